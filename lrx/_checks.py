@@ -1,0 +1,97 @@
+"""Argument checks: concrete values raise, tracers pass.
+
+Every message has the same four parts: the argument, the rule, the value that was given, and the way out. A check
+never changes a value and never looks into a tracer, so that every hyperparameter can be swept under `jax.vmap` or
+passed through `jax.jit`; an array of concrete values is checked element by element.
+"""
+
+from __future__ import annotations
+
+import itertools
+import operator
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+INT32_MAX = 2**31 - 1
+
+
+def is_concrete(value: Any) -> bool:
+    """Whether `value` can be looked at now, which a tracer cannot."""
+    return not isinstance(value, jax.core.Tracer)
+
+
+def _numbers(name: str, value: Any) -> np.ndarray:
+    if isinstance(value, (bool | np.bool_, str | bytes)) or value is None:
+        raise TypeError(f"{name} must be a number, got {name}={value!r}.")
+    try:
+        numbers = np.asarray(value)
+    except Exception as error:
+        raise TypeError(f"{name} must be a number, got {name}={value!r}.") from error
+    if not (np.issubdtype(numbers.dtype, np.number) or numbers.dtype.name == "bfloat16"):
+        raise TypeError(f"{name} must be a number, got {name}={value!r} of type {type(value).__name__}.")
+    if np.issubdtype(numbers.dtype, np.complexfloating):
+        raise TypeError(f"{name} must be a real number, got {name}={value!r}.")
+    return numbers.astype(np.float64)
+
+
+def _require(name: str, value: Any, holds: Callable[[np.ndarray], Any], rule: str, hint: str) -> None:
+    if not is_concrete(value):
+        return
+    numbers = _numbers(name, value)
+    # An infinity satisfies most orderings and a NaN none; neither is ever meant, so both fail here.
+    if not np.all(np.isfinite(numbers)) or not np.all(holds(numbers)):
+        raise ValueError(f"{name} must be {rule}, got {name}={value}{': ' + hint if hint else ''}.")
+
+
+def non_negative(name: str, value: Any, hint: str = "") -> None:
+    """Require a finite value >= 0."""
+    _require(name, value, lambda x: x >= 0, "a finite number >= 0", hint)
+
+
+def positive(name: str, value: Any, hint: str = "") -> None:
+    """Require a finite value > 0."""
+    _require(name, value, lambda x: x > 0, "a finite number > 0", hint)
+
+
+def in_interval(name: str, value: Any, interval: str, hint: str = "") -> None:
+    """Require a value in `interval`, written as in mathematics: `"[0, 1)"`."""
+    low, high = (float(part) for part in interval[1:-1].split(","))
+    above = operator.ge if interval[0] == "[" else operator.gt
+    below = operator.le if interval[-1] == "]" else operator.lt
+    _require(name, value, lambda x: above(x, low) & below(x, high), f"in {interval}", hint)
+
+
+def steps(name: str, value: Any, *, at_least: int = 1, hint: str = "") -> None:
+    """Require a whole number of optimizer steps, from `at_least` to 2^31 - 1."""
+    _require(
+        name,
+        value,
+        lambda x: (x == np.floor(x)) & (x >= at_least) & (x <= INT32_MAX),
+        f"a whole number of steps >= {at_least} and < 2^31",
+        hint,
+    )
+
+
+def increasing_steps(name: str, values: Sequence[Any], *, at_least: int = 1) -> None:
+    """Require strictly increasing whole numbers of steps."""
+    for index, value in enumerate(values):
+        steps(f"{name}[{index}]", value, at_least=at_least)
+    known = [int(value) for value in values if is_concrete(value)]
+    if any(later <= earlier for earlier, later in itertools.pairwise(known)):
+        raise ValueError(f"{name} must increase strictly, got {name}={list(values)}: sort them and drop repetitions.")
+
+
+def one_of(name: str, value: Any, choices: Sequence[str]) -> None:
+    """Require one of a few words."""
+    if value not in choices:
+        listed = ", ".join(repr(choice) for choice in choices)
+        raise ValueError(f"{name} must be one of {listed}, got {name}={value!r}.")
+
+
+def flag(name: str, value: Any) -> None:
+    """Require `True` or `False`: a switch changes the program, so it cannot be traced."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} must be True or False, got {name}={value!r}.")

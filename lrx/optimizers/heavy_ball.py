@@ -1,0 +1,86 @@
+"""Polyak's heavy ball: momentum with the rate inside the velocity."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from lrx import _checks
+from lrx.optimizers._leaves import leafwise, zeros_like
+from lrx.rates import ArrayLike, Rate, RateState, as_rate
+
+
+class HeavyBallState(NamedTuple):
+    """State of `heavy_ball`."""
+
+    velocity: Any  # like the parameters, and in their units; with momentum_correction in the gradients' units
+    momentum: jax.Array  # () float32: beta, dimensionless
+    rate: RateState
+
+
+def heavy_ball(
+    learning_rate: ArrayLike | Rate, *, momentum: ArrayLike = 0.9, momentum_correction: bool = False
+) -> optax.GradientTransformationExtraArgs:
+    """Let the parameters roll on as a heavy ball does.
+
+    The update is `v_t = beta v_{t-1} + alpha_t g_t`, `theta_t = theta_{t-1} - v_t`. The rate stands inside the
+    velocity: at a change of the rate, steps already in the velocity keep the size that they had. With a constant rate
+    it equals `sgd(momentum=beta)`, whose rate stands outside. `momentum_correction=True` rescales the velocity with
+    the rate, `v_t = beta (alpha_t / alpha_{t-1}) v_{t-1} + alpha_t g_t`, which is `sgd(momentum=beta)` for every
+    schedule; it is computed as `u_t = beta u_{t-1} + g_t`, `v_t = alpha_t u_t`, so that a rate of 0 divides nothing.
+
+    Nothing may scale the updates afterwards: the velocity would not know. Multiply the rate instead,
+    `heavy_ball(schedule * controller)`.
+
+    Args:
+      learning_rate: alpha, >= 0: a float, a `Schedule` or another `Rate`; may be traced.
+      momentum: beta, in [0, 1), dimensionless; may be traced.
+      momentum_correction: rescale the velocity when the rate changes.
+
+    Returns:
+      A transformation whose updates are added to the parameters. `update` needs `value=` only if the rate does.
+
+    Raises:
+      ValueError: if `learning_rate` is negative or `momentum` not in [0, 1).
+      TypeError: if `learning_rate` is no rate, or `momentum_correction` is not a bool.
+
+    Source:
+      B. Polyak, USSR Comput. Math. Math. Phys. 4(5), 1964; P. Goyal et al., arXiv:1706.02677, equation 10.
+
+    Example:
+      >>> import lrx, jax.numpy as jnp
+      >>> tx = lrx.heavy_ball(lrx.step_decay(1.0, 1, factor=0.1), momentum=0.9)
+      >>> theta, state = jnp.zeros(1), tx.init(jnp.zeros(1))
+      >>> for _ in range(2):
+      ...     updates, state = tx.update(jnp.ones(1), state)
+      ...     theta = theta + updates
+      >>> print(theta)
+      [-2.]
+    """
+    rate = as_rate(learning_rate)
+    _checks.in_interval("momentum", momentum, "[0, 1)", "at 1 nothing is ever forgotten")
+    _checks.flag("momentum_correction", momentum_correction)
+
+    def init(params: Any) -> HeavyBallState:
+        return HeavyBallState(zeros_like(params), jnp.asarray(momentum, jnp.float32), rate.init_rate(params))
+
+    def update(
+        updates: Any, state: HeavyBallState, params: Any = None, **extra_args: Any
+    ) -> tuple[Any, HeavyBallState]:
+        alpha, rate_state = rate.next_rate(state.rate, updates=updates, params=params, **extra_args)
+        beta = jnp.asarray(momentum, jnp.float32)
+
+        def step(gradient: jax.Array, velocity: jax.Array) -> tuple[jax.Array, jax.Array]:
+            if momentum_correction:
+                velocity = beta * velocity + gradient
+                return -alpha * velocity, velocity
+            velocity = beta * velocity + alpha * gradient
+            return -velocity, velocity
+
+        updates, velocity = leafwise(step, updates, state.velocity)
+        return updates, HeavyBallState(velocity, beta, rate_state)
+
+    return optax.GradientTransformationExtraArgs(init, update)

@@ -1,0 +1,76 @@
+"""Nesterov's accelerated gradient in its look-ahead form: the gradient is taken where the velocity leads to."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from lrx import _checks
+from lrx.optimizers._leaves import leafwise, zeros_like
+from lrx.rates import ArrayLike, Rate, RateState, as_rate
+
+
+class NesterovState(NamedTuple):
+    """State of `nesterov`."""
+
+    velocity: Any  # like the parameters, and in their units
+    momentum: jax.Array  # () float32: beta, dimensionless
+    rate: RateState
+
+
+def nesterov(learning_rate: ArrayLike | Rate, *, momentum: ArrayLike = 0.9) -> optax.GradientTransformationExtraArgs:
+    """Look ahead along the velocity, and correct it by the gradient found there.
+
+    The method is `y_t = theta_{t-1} + beta (theta_{t-1} - theta_{t-2})`, `v_t = beta v_{t-1} + alpha_t g(y_t)`,
+    `theta_t = theta_{t-1} - v_t`. The parameters that the caller holds are y_t, the point at which the gradient is
+    asked for, so the update is `y_{t+1} - y_t = beta v_{t-1} - (1 + beta) v_t`; `eval_params(state, params)` gives
+    theta_t. `sgd(momentum=..., nesterov=True)` is the same with a constant rate, and differs when the rate changes,
+    since there it stands outside the velocity.
+
+    Nothing may scale the updates afterwards: the velocity would not know. Multiply the rate instead,
+    `nesterov(schedule * controller)`.
+
+    Args:
+      learning_rate: alpha, >= 0: a float, a `Schedule` or another `Rate`; may be traced.
+      momentum: beta, in [0, 1), dimensionless; may be traced.
+
+    Returns:
+      A transformation whose updates are added to the parameters. `update` needs `value=` only if the rate does.
+
+    Raises:
+      ValueError: if `learning_rate` is negative or `momentum` not in [0, 1).
+      TypeError: if `learning_rate` is no rate.
+
+    Source:
+      Y. Nesterov, Soviet Math. Dokl. 27, 1983; the constant momentum as in I. Sutskever et al., ICML 2013.
+
+    Example:
+      >>> import lrx, jax.numpy as jnp
+      >>> tx = lrx.nesterov(0.1, momentum=0.9)
+      >>> y, state = jnp.ones(1), tx.init(jnp.ones(1))
+      >>> updates, state = tx.update(y, state, y)
+      >>> y = y + updates
+      >>> print(y, lrx.eval_params(state, y))
+      [0.81] [0.9]
+    """
+    rate = as_rate(learning_rate)
+    _checks.in_interval("momentum", momentum, "[0, 1)", "at 1 nothing is ever forgotten")
+
+    def init(params: Any) -> NesterovState:
+        return NesterovState(zeros_like(params), jnp.asarray(momentum, jnp.float32), rate.init_rate(params))
+
+    def update(updates: Any, state: NesterovState, params: Any = None, **extra_args: Any) -> tuple[Any, NesterovState]:
+        alpha, rate_state = rate.next_rate(state.rate, updates=updates, params=params, **extra_args)
+        beta = jnp.asarray(momentum, jnp.float32)
+
+        def step(gradient: jax.Array, before: jax.Array) -> tuple[jax.Array, jax.Array]:
+            velocity = beta * before + alpha * gradient
+            return beta * before - (1 + beta) * velocity, velocity
+
+        updates, velocity = leafwise(step, updates, state.velocity)
+        return updates, NesterovState(velocity, beta, rate_state)
+
+    return optax.GradientTransformationExtraArgs(init, update)

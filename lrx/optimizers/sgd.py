@@ -1,0 +1,107 @@
+"""Stochastic gradient descent, plain or with momentum whose rate stands outside the velocity."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import optax
+
+from lrx import _checks
+from lrx.optimizers._leaves import leafwise, zeros_like
+from lrx.rates import ArrayLike, Rate, as_rate
+
+
+class MomentumState(NamedTuple):
+    """State of `scale_by_momentum`."""
+
+    velocity: Any  # like the parameters: the decaying sum of gradients, in the gradients' units
+
+
+def scale_by_momentum(momentum: ArrayLike, *, nesterov: bool = False) -> optax.GradientTransformationExtraArgs:
+    """Replace the gradient by a decaying sum of gradients.
+
+    The direction is `u_t = beta u_{t-1} + g_t`, with `nesterov=True` `g_t + beta u_t`. Close a chain with a rate
+    behind it: this is the core of `sgd(momentum=...)`.
+
+    Args:
+      momentum: beta, in [0, 1), dimensionless; may be traced.
+      nesterov: give the direction of the point looked ahead to.
+
+    Returns:
+      A transformation without sign. `update` needs neither `params` nor `value`.
+
+    Raises:
+      ValueError: if `momentum` is not in [0, 1).
+      TypeError: if `nesterov` is not a bool.
+
+    Source:
+      I. Sutskever, J. Martens, G. Dahl, G. Hinton, ICML 2013; P. Goyal et al., arXiv:1706.02677, equation 9.
+
+    Example:
+      >>> import lrx, jax.numpy as jnp
+      >>> tx = lrx.scale_by_momentum(0.5)
+      >>> state = tx.init(jnp.zeros(1))
+      >>> for _ in range(2):
+      ...     direction, state = tx.update(jnp.ones(1), state)
+      >>> print(direction)
+      [1.5]
+    """
+    _checks.in_interval("momentum", momentum, "[0, 1)", "at 1 nothing is ever forgotten")
+    _checks.flag("nesterov", nesterov)
+
+    def init(params: Any) -> MomentumState:
+        return MomentumState(zeros_like(params))
+
+    def update(updates: Any, state: MomentumState, params: Any = None, **extra_args: Any) -> tuple[Any, MomentumState]:
+        del params, extra_args
+
+        def step(gradient: jax.Array, velocity: jax.Array) -> tuple[jax.Array, jax.Array]:
+            velocity = gradient + momentum * velocity
+            return (gradient + momentum * velocity if nesterov else velocity), velocity
+
+        updates, velocity = leafwise(step, updates, state.velocity)
+        return updates, MomentumState(velocity)
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def sgd(
+    learning_rate: ArrayLike | Rate, *, momentum: ArrayLike | None = None, nesterov: bool = False
+) -> optax.GradientTransformationExtraArgs:
+    """Descend along the gradient, or along a decaying sum of gradients.
+
+    The update is `theta_{t+1} = theta_t - alpha_t g_t`, with momentum `theta_{t+1} = theta_t - alpha_t u_t` where
+    `u_t = beta u_{t-1} + g_t`. The rate stands outside the velocity, as in PyTorch and optax: a change of the rate
+    acts on the whole step at once. `heavy_ball` has the rate inside, where a change acts on new gradients only.
+
+    Args:
+      learning_rate: alpha, >= 0: a float, a `Schedule` or another `Rate`; may be traced. A good start for vision is
+        1e-2 to 1e-1.
+      momentum: beta, in [0, 1), dimensionless, usually 0.9; may be traced. None keeps no velocity.
+      nesterov: take the gradient's step from the point that the velocity leads to.
+
+    Returns:
+      A transformation whose updates are added to the parameters. `update` needs `value=` only if the rate does.
+
+    Raises:
+      ValueError: if `learning_rate` is negative, `momentum` not in [0, 1), or `nesterov` is given without momentum.
+      TypeError: if `learning_rate` is no rate, or `nesterov` is not a bool.
+
+    Source:
+      H. Robbins, S. Monro, Ann. Math. Stat. 22(3), 1951; I. Sutskever et al., ICML 2013, for the momentum.
+
+    Example:
+      >>> import lrx, jax.numpy as jnp
+      >>> tx = lrx.sgd(0.1, momentum=0.9)
+      >>> updates, state = tx.update(jnp.ones(2), tx.init(jnp.zeros(2)))
+      >>> print(updates)
+      [-0.1 -0.1]
+    """
+    rate = as_rate(learning_rate)
+    _checks.flag("nesterov", nesterov)
+    if momentum is None:
+        if nesterov:
+            raise ValueError("nesterov needs momentum, got nesterov=True, momentum=None: give momentum=0.9.")
+        return optax.chain(rate)
+    return optax.chain(scale_by_momentum(momentum, nesterov=nesterov), rate)

@@ -1,0 +1,551 @@
+"""Rates and their algebra: an update is a direction times a rate.
+
+A rate is a gradient transformation whose core is two pure functions. One gives the factor before any feedback and
+the memory to start with, the other takes the memory and the feedback of a step to the factor of this step and the
+next memory. Rates multiply: a product runs the cores of its factors side by side.
+
+    Schedule     a rate from the step alone; also callable, `schedule(count)`
+    Controller   a factor >= 0 from feedback, which starts at 1 and never applies a sign
+    Rate         anything that closes a chain: a schedule, or a product that holds one
+
+The state of each shows the rate that the latest update used, so that it can be read, logged and checkpointed.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, TypeAlias, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from lrx import _checks
+
+Memory: TypeAlias = Any
+ArrayLike: TypeAlias = jax.typing.ArrayLike
+TransformT = TypeVar("TransformT")
+
+
+class Feedback(NamedTuple):
+    """What a rate may look at in one update."""
+
+    count: jax.Array  # () int32: completed updates, so 0 in the first
+    updates: Any = None  # the incoming gradients or direction
+    params: Any = None  # the parameters before this update, None where the caller passes none
+    extra_args: Mapping[str, Any] = {}
+
+
+class Core(NamedTuple):
+    """The two pure functions that a factor of a rate consists of."""
+
+    init: Callable[[Any], tuple[jax.Array, Memory]]  # params -> (factor before any feedback, memory)
+    update: Callable[[Memory, Feedback], tuple[jax.Array, Memory]]  # -> (factor of this step, next memory)
+
+
+class RateState(NamedTuple):
+    """State of every `Rate`, whether constant, scheduled or controlled: checkpoints swap between the first two."""
+
+    count: jax.Array  # () int32: completed updates; stays at 2^31 - 1 once there
+    rate: jax.Array  # () float32: what the latest update used; before the first, what it starts with
+    scale: jax.Array  # () float32: set by hand with `scale_learning_rate`, multiplies everything
+    memories: tuple[Memory, ...]  # one for each factor: () for a schedule, a ControllerState for a controller
+
+
+class FactorState(NamedTuple):
+    """State of an unsigned link: a `Controller` alone in a chain, or `schedule.multiplier()`."""
+
+    count: jax.Array  # () int32: completed updates; stays at 2^31 - 1 once there
+    factor: jax.Array  # () float32: what the latest update was multiplied by; before the first, the initial one
+    memories: tuple[Memory, ...]  # one for each factor
+
+
+class ControllerState(NamedTuple):
+    """State of one controller within a rate."""
+
+    factor: jax.Array  # () float32: the controller's part in the rate
+    observed: jax.Array  # () float32: the value written by `observe` and not consumed yet
+    pending: jax.Array  # () bool: whether there is one
+    memory: Memory  # the method's own statistics, a NamedTuple
+
+
+def as_count(count: ArrayLike) -> jax.Array:
+    """Turn a step count of any integer type into int32, stopping at 2^31 - 1.
+
+    Raises:
+      TypeError: for a count that is not an integer: time is counted, never measured.
+      ValueError: for a concrete negative count.
+    """
+    if isinstance(count, bool) or not jnp.issubdtype(jnp.result_type(count), jnp.integer):
+        raise TypeError(f"count must be an integer or an array of integers, got count={count!r}: steps are counted.")
+    if _checks.is_concrete(count):
+        known = np.asarray(count)
+        if np.any(known < 0):
+            raise ValueError(f"count must be >= 0, got count={count}: the first step is step 0.")
+        return jnp.asarray(np.minimum(known, _checks.INT32_MAX).astype(np.int32))
+    if jnp.iinfo(count.dtype).max > _checks.INT32_MAX:  # type: ignore[union-attr]
+        count = jnp.minimum(count, jnp.asarray(_checks.INT32_MAX, count.dtype))  # type: ignore[union-attr]
+    return jnp.maximum(jnp.asarray(count).astype(jnp.int32), 0)
+
+
+def scale_tree(tree: Any, factor: jax.Array) -> Any:
+    """Multiply every leaf by a scalar, in at least float32, and give it back in the leaf's own type."""
+
+    def scale_leaf(leaf: jax.Array) -> jax.Array:
+        dtype = jnp.result_type(leaf)
+        wide = jnp.promote_types(dtype, jnp.float32)
+        return (jnp.asarray(leaf).astype(wide) * factor.astype(wide)).astype(dtype)
+
+    return jax.tree.map(scale_leaf, tree)
+
+
+def _call(name: str, arguments: Mapping[str, Any], signature: inspect.Signature) -> str:
+    """Write the call that made an object, leaving out what is at its default."""
+    parts = []
+    for key, parameter in signature.parameters.items():
+        value = arguments[key]
+        if parameter.default is not parameter.empty and value is parameter.default:
+            continue
+        if isinstance(value, jax.Array | np.ndarray | np.generic) and _checks.is_concrete(value):
+            value = value.tolist()
+        if not (_checks.is_concrete(value) and parameter.default is not parameter.empty and value == parameter.default):
+            positional = parameter.kind is parameter.POSITIONAL_OR_KEYWORD and parameter.default is parameter.empty
+            parts.append(repr(value) if positional else f"{key}={value!r}")
+    return f"{name}({', '.join(parts)})"
+
+
+def _rebuild(factory: Callable[..., Any], arguments: dict[str, Any]) -> Any:
+    """Call a factory again with the arguments that an object remembers: what unpickling does."""
+    bound = inspect.signature(factory).bind_partial()
+    bound.arguments.update(arguments)
+    return factory(*bound.args, **bound.kwargs)
+
+
+def _multiply(left: Any, right: Any) -> Any:
+    return left * right
+
+
+def _multiplier(schedule: Schedule) -> Controller:
+    return schedule.multiplier()
+
+
+def _one_call(self: Any, other: Any) -> Any:
+    del other
+    raise TypeError(
+        f"{type(self).__name__}s are combined by `*` only: a rate is a product of factors. "
+        "For one schedule after another use join or warmup."
+    )
+
+
+class _Factor(optax.GradientTransformationExtraArgs):
+    """What rates and controllers share: cores that run side by side, and the memory of how the object was made."""
+
+    cores: tuple[Core, ...]
+    factory: Callable[..., Any]  # how to make it again ...
+    arguments: dict[str, Any]  # ... and from what
+    text: str
+
+    def __new__(
+        cls,
+        init: Callable[..., Any],
+        update: Callable[..., Any],
+        *,
+        cores: tuple[Core, ...],
+        factory: Callable[..., Any],
+        arguments: Mapping[str, Any],
+        text: str | None = None,
+    ) -> Any:
+        self = super().__new__(cls, init, update)
+        self.cores, self.factory, self.arguments = cores, factory, dict(arguments)
+        name = getattr(factory, "__name__", repr(factory))
+        self.text = text or _call(name, self.arguments, inspect.signature(factory))
+        return self
+
+    # A NumPy scalar on the left would otherwise take the tuple underneath for an array of objects.
+    __array_ufunc__ = None
+
+    @property
+    def family(self) -> str:
+        """The name of the factory that made it, such as `cosine_decay`."""
+        return getattr(self.factory, "__name__", repr(self.factory))
+
+    def __repr__(self) -> str:
+        return self.text
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (_rebuild, (self.factory, self.arguments))
+
+    __add__ = __radd__ = __sub__ = __rsub__ = __truediv__ = __rtruediv__ = _one_call
+    __floordiv__ = __rfloordiv__ = __mod__ = __rmod__ = __pow__ = __rpow__ = __matmul__ = __rmatmul__ = _one_call
+    __lt__ = __le__ = __gt__ = __ge__ = _one_call
+    __hash__ = object.__hash__  # closures make every object its own: equality is identity
+    __eq__ = object.__eq__
+    __ne__ = object.__ne__
+
+    def __neg__(self) -> Any:
+        raise TypeError(f"a rate is never negative, got -({self!r}): the sign is applied once, where a chain ends.")
+
+    def __mul__(self, other: Any) -> Any:
+        if isinstance(other, _Factor):
+            return _product(self, other)
+        if _is_number(other):
+            return _product(self, _number(other))
+        return NotImplemented
+
+    def __rmul__(self, other: Any) -> Any:
+        if _is_number(other):
+            if not isinstance(self, Schedule) and _checks.is_concrete(other) and np.all(np.asarray(other) == -1):
+                raise TypeError(
+                    f"{self!r} follows feedback, which optax's `learning_rate=` cannot carry: use an lrx optimizer, "
+                    "as lrx.adamw(rate), or end the chain with it, optax.chain(optax.scale_by_adam(), rate)."
+                )
+            return _product(_number(other), self)
+        return NotImplemented
+
+    def _start(self, params: Any) -> tuple[jax.Array, tuple[Memory, ...]]:
+        first = [core.init(params) for core in self.cores]
+        return _product_of([factor for factor, _ in first]), tuple(memory for _, memory in first)
+
+    def _advance(self, memories: tuple[Memory, ...], feedback: Feedback) -> tuple[jax.Array, tuple[Memory, ...]]:
+        pairs = [core.update(memory, feedback) for core, memory in zip(self.cores, memories, strict=True)]
+        return _product_of([factor for factor, _ in pairs]), tuple(memory for _, memory in pairs)
+
+
+def _is_number(value: Any) -> bool:
+    if isinstance(value, bool | np.bool_):
+        return False
+    return isinstance(value, int | float | np.number | np.ndarray | jax.Array)
+
+
+def _product_of(factors: list[jax.Array]) -> jax.Array:
+    rate = jnp.asarray(factors[0], jnp.float32)
+    for factor in factors[1:]:
+        rate = rate * jnp.asarray(factor, jnp.float32)
+    return rate
+
+
+class Rate(_Factor):
+    """A learning rate as a gradient transformation.
+
+    As the last link of a chain it multiplies the incoming direction by `-rate`. As the `learning_rate` of an lrx
+    optimizer it is threaded to where the paper has it. Made by the schedules and by products with controllers; an
+    optimizer asks it for the rate of a step with `init_rate` and `next_rate`.
+
+    Example:
+      >>> import lrx, jax.numpy as jnp
+      >>> rate = lrx.cosine_decay(0.1, 100) * lrx.reduce_on_plateau(patience=5)
+      >>> tx = lrx.heavy_ball(rate)
+      >>> state = tx.init(jnp.zeros(3))
+      >>> updates, state = tx.update(jnp.ones(3), state, jnp.zeros(3), value=1.0)
+      >>> print(lrx.learning_rate(state))
+      0.1
+    """
+
+    def init_rate(self, params: Any = None) -> RateState:
+        """Give the state to start with; `params` is needed by factors whose memory has the parameters' shape."""
+        rate, memories = self._start(params)
+        return RateState(jnp.zeros([], jnp.int32), rate, jnp.ones([], jnp.float32), memories)
+
+    def next_rate(
+        self, state: RateState, *, updates: Any = None, params: Any = None, **extra_args: Any
+    ) -> tuple[jax.Array, RateState]:
+        """Take the state and a step's feedback to the rate of this step, () float32, and the next state."""
+        feedback = Feedback(state.count, updates, params, extra_args)
+        rate, memories = self._advance(state.memories, feedback)
+        rate = rate * state.scale
+        return rate, RateState(optax.safe_increment(state.count), rate, state.scale, memories)
+
+    @classmethod
+    def from_cores(
+        cls,
+        cores: tuple[Core, ...],
+        factory: Callable[..., Any],
+        arguments: Mapping[str, Any],
+        text: str | None = None,
+    ) -> Rate:
+        """Make a rate of cores whose product it is; `factory` and `arguments` say how to make it again."""
+
+        def init(params: Any) -> RateState:
+            return self.init_rate(params)
+
+        def update(updates: Any, state: RateState, params: Any = None, **extra_args: Any) -> tuple[Any, RateState]:
+            rate, state = self.next_rate(state, updates=updates, params=params, **extra_args)
+            return scale_tree(updates, -rate), state
+
+        self: Rate = cls.__new__(cls, init, update, cores=cores, factory=factory, arguments=arguments, text=text)
+        return self
+
+
+class Schedule(Rate):
+    """A rate from the step alone: a gradient transformation and a function of the step at once.
+
+    The same object goes into `lrx.adam(schedule)`, `optax.chain(..., schedule)`, `optax.adamw(schedule)` and
+    `optax.inject_hyperparams(optax.adamw)(learning_rate=schedule)`. It is made by the factories of `lrx.schedules`,
+    or as `Schedule(function)` from any function of the step. Its `repr` rebuilds it, and it pickles.
+
+    Args:
+      function: takes an int32 array of steps to the rates, elementwise and with JAX operations only.
+
+    Example:
+      >>> import lrx, jax.numpy as jnp
+      >>> schedule = lrx.linear_decay(0.1, decay_steps=4)
+      >>> print(schedule(jnp.arange(6)))
+      [0.1   0.075 0.05  0.025 0.    0.   ]
+      >>> schedule * 0.5
+      linear_decay(0.1, 4) * 0.5
+    """
+
+    function: Callable[[jax.Array], jax.Array]
+
+    def __new__(
+        cls,
+        function: Callable[[jax.Array], Any],
+        *,
+        factory: Callable[..., Any] | None = None,
+        arguments: Mapping[str, Any] | None = None,
+        text: str | None = None,
+    ) -> Schedule:
+        if not callable(function):
+            raise TypeError(f"function must take a step to a rate, got function={function!r}: lrx.constant makes one.")
+
+        def rate_at(count: jax.Array) -> jax.Array:
+            # A function that ignores the step, as a constant's, still gives one rate for each step asked for.
+            rate = jnp.asarray(function(count), jnp.float32)
+            return jnp.broadcast_to(rate, jnp.broadcast_shapes(jnp.shape(count), rate.shape))
+
+        core = Core(
+            init=lambda _params: (rate_at(jnp.zeros([], jnp.int32)), ()),
+            update=lambda memory, feedback: (rate_at(feedback.count), memory),
+        )
+
+        # optax recognises a stateful schedule by `init()`, `update(state)` and `__call__(state)`: the same three
+        # names, told apart by what they are called with.
+        def init(params: Any = None) -> RateState:
+            return self.init_rate(params)
+
+        def update(updates: Any, state: Any = None, params: Any = None, **extra_args: Any) -> Any:
+            if isinstance(updates, RateState) and state is None:
+                return self.next_rate(updates)[1]
+            rate, state = self.next_rate(state, updates=updates, params=params, **extra_args)
+            return scale_tree(updates, -rate), state
+
+        if factory is None:
+            factory, arguments = cls, {"function": function}
+            text = text or f"Schedule({getattr(function, '__name__', repr(function))})"
+        self: Schedule = super().__new__(
+            cls, init, update, cores=(core,), factory=factory, arguments=arguments or {}, text=text
+        )
+        self.function = rate_at
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if self.factory is Schedule:
+            return (Schedule, (self.arguments["function"],))
+        return super().__reduce__()
+
+    def __call__(self, count: ArrayLike | RateState, **extra_args: Any) -> jax.Array:
+        """Give the rate at a step, or at each of an array of steps, as float32."""
+        del extra_args
+        if isinstance(count, RateState):
+            return self.function(count.count) * count.scale
+        return self.function(as_count(count))
+
+    def multiplier(self) -> Controller:
+        """Give the unsigned link: it multiplies by the schedule's value and applies no sign.
+
+        Example:
+          >>> import lrx, optax
+          >>> tx = optax.chain(lrx.warmup(1.0, 10).multiplier(), optax.adam(1e-3))
+        """
+        return Controller.from_cores(self.cores, _multiplier, {"schedule": self}, text=f"({self!r}).multiplier()")
+
+
+class Controller(_Factor):
+    """A factor >= 0 that starts at 1 and comes from feedback; it never applies a sign.
+
+    Alone in a chain it multiplies what comes in. `schedule * controller` is a `Rate`, `controller * controller` a
+    `Controller`. Made by the factories of `lrx.controllers`, by `controller` below for a new method, and by
+    `schedule.multiplier()`.
+
+    Example:
+      >>> import lrx, optax
+      >>> tx = optax.chain(optax.adam(1e-3), lrx.reduce_on_plateau(patience=5))
+    """
+
+    @classmethod
+    def from_cores(
+        cls,
+        cores: tuple[Core, ...],
+        factory: Callable[..., Any],
+        arguments: Mapping[str, Any],
+        text: str | None = None,
+    ) -> Controller:
+        """Make a controller of cores whose product it is; `factory` and `arguments` say how to make it again."""
+
+        def init(params: Any) -> FactorState:
+            factor, memories = self._start(params)
+            return FactorState(jnp.zeros([], jnp.int32), factor, memories)
+
+        def update(updates: Any, state: FactorState, params: Any = None, **extra_args: Any) -> tuple[Any, FactorState]:
+            feedback = Feedback(state.count, updates, params, extra_args)
+            factor, memories = self._advance(state.memories, feedback)
+            return scale_tree(updates, factor), FactorState(optax.safe_increment(state.count), factor, memories)
+
+        self: Controller = cls.__new__(cls, init, update, cores=cores, factory=factory, arguments=arguments, text=text)
+        return self
+
+
+def controller(
+    factory: Callable[..., Controller],
+    arguments: Mapping[str, Any],
+    *,
+    init: Callable[[Any], Memory],
+    update: Callable[[Memory, jax.Array], tuple[jax.Array, Memory]],
+    feedback: str = "value",
+) -> Controller:
+    """Build a controller that follows a loss from the two functions of its method.
+
+    This is the one place that deals with where a loss comes from, so that no method has to: it asks for `value=`
+    (`feedback="value"`), or waits for `observe` (`feedback="observed"`), and consumes an observation once. A pending
+    observation goes before the `value=` of the same update.
+
+    Args:
+      factory: the public function that is being called, for the `repr`, errors and pickling.
+      arguments: its arguments, by name.
+      init: takes the parameters to the method's memory.
+      update: takes the memory and a loss, () float32, to the factor and the next memory.
+      feedback: "value" or "observed".
+
+    Returns:
+      The `Controller`.
+    """
+    _checks.one_of("feedback", feedback, ("value", "observed"))
+    name = factory.__name__
+
+    def core_init(params: Any) -> tuple[jax.Array, ControllerState]:
+        one = jnp.ones([], jnp.float32)
+        return one, ControllerState(one, jnp.zeros([], jnp.float32), jnp.zeros([], bool), init(params))
+
+    def core_update(state: ControllerState, seen: Feedback) -> tuple[jax.Array, ControllerState]:
+        if feedback == "observed":
+            factor, memory = update(state.memory, state.observed)
+            kept = (state.factor, state.memory)
+            factor, memory = jax.tree.map(lambda a, b: jnp.where(state.pending, a, b), (factor, memory), kept)
+        else:
+            value = seen.extra_args.get("value")
+            if value is None:
+                raise ValueError(
+                    f"{name} needs the loss: pass it as tx.update(grads, state, params, value=loss). Where a wrapper "
+                    f'drops it, build {name}(..., feedback="observed") and call '
+                    "state = lrx.observe(state, value=loss) before the update."
+                )
+            if jnp.shape(value) != ():
+                raise ValueError(
+                    f"value must be a scalar, got value of shape {jnp.shape(value)}: pass the mean, jnp.mean(loss)."
+                )
+            value = jnp.where(state.pending, state.observed, jnp.asarray(value, jnp.float32))
+            factor, memory = update(state.memory, value)
+        return factor, ControllerState(factor, jnp.zeros_like(state.observed), jnp.zeros_like(state.pending), memory)
+
+    return Controller.from_cores((Core(core_init, core_update),), factory, arguments)
+
+
+def _number(value: Any) -> Schedule:
+    """A number inside a product: printed as the number that it is."""
+    return constant(value)
+
+
+def _product(left: _Factor, right: _Factor) -> Any:
+    """Multiply two factors; the kind of the product follows from the kinds of the two."""
+
+    def written(factor: _Factor) -> str:
+        return repr(factor.arguments["value"]) if factor.family == "constant" else repr(factor)
+
+    arguments = {"left": left, "right": right}
+    if isinstance(left, Schedule) and isinstance(right, Schedule):
+        # A number is written as a number, but two of them would be an ordinary multiplication.
+        text = f"{written(left)} * {written(right)}"
+        if left.family == right.family == "constant":
+            text = f"{left!r} * {written(right)}"
+        f, g = left.function, right.function
+        return Schedule(lambda count: f(count) * g(count), factory=_multiply, arguments=arguments, text=text)
+    # A number times a controller would be an ordinary rate that nobody wrote as one: spell the constant out.
+    text = f"{left!r} * {right!r}"
+    cores = left.cores + right.cores
+    kind = Rate if isinstance(left, Rate) or isinstance(right, Rate) else Controller
+    return kind.from_cores(cores, _multiply, arguments, text)
+
+
+def constant(value: ArrayLike) -> Schedule:
+    """Keep the rate at one value.
+
+    The update is `alpha_t = alpha`. A float given as the `learning_rate` of an optimizer becomes this, so that a
+    constant rate can be read, scaled and checkpointed like every other.
+
+    Args:
+      value: the rate alpha, >= 0, () float; may be traced.
+
+    Returns:
+      A `Schedule`. `update` needs neither `params` nor `value`.
+
+    Raises:
+      ValueError: if `value` is negative or not finite.
+      TypeError: if `value` is not a number.
+
+    Source:
+      A. Cauchy, "Méthode générale pour la résolution des systèmes d'équations simultanées", 1847: the fixed step.
+
+    Example:
+      >>> import lrx
+      >>> lrx.constant(0.1)
+      constant(0.1)
+      >>> print(lrx.constant(0.1)(1_000_000))
+      0.1
+    """
+    _checks.non_negative("value", value, "a rate is never negative")
+    return Schedule(
+        lambda count: jnp.broadcast_to(jnp.asarray(value, jnp.float32), jnp.shape(count)),
+        factory=constant,
+        arguments={"value": value},
+    )
+
+
+def as_rate(learning_rate: Any, *, name: str = "learning_rate") -> Rate:
+    """Take what a user gives for a learning rate to a `Rate`: a number, a rate, or a function of the step.
+
+    Raises:
+      TypeError: for anything else; a `Controller` alone is a factor without a rate to multiply.
+    """
+    if isinstance(learning_rate, Rate):
+        return learning_rate
+    if isinstance(learning_rate, Controller):
+        raise TypeError(
+            f"{name} must be a rate, got the factor {learning_rate!r}, which starts at 1 and multiplies a rate: "
+            f"write 1e-3 * {learning_rate!r}."
+        )
+    if _is_number(learning_rate):
+        _checks.non_negative(name, learning_rate, "the sign is applied where the chain ends")
+        return constant(learning_rate)
+    if callable(learning_rate) and not isinstance(learning_rate, type | optax.GradientTransformation):
+        return Schedule(learning_rate)
+    raise TypeError(
+        f"{name} must be a number, a Rate such as lrx.cosine_decay(0.1, 1000), or a function of the step, "
+        f"got {name}={learning_rate!r}."
+    )
+
+
+def as_schedule(schedule: Any, *, name: str) -> Schedule:
+    """Take a number or a schedule to a `Schedule`, for the factories that build on one.
+
+    Raises:
+      TypeError: for a rate that follows feedback, which has no value at a step.
+    """
+    rate = as_rate(schedule, name=name)
+    if isinstance(rate, Schedule):
+        return rate
+    raise TypeError(
+        f"{name} must be a Schedule, got the feedback-driven {rate!r}: shape the schedule first and multiply "
+        "afterwards, as warmup(schedule, 500) * controller."
+    )

@@ -1,0 +1,377 @@
+"""What a state says about its rate, and what it takes from outside.
+
+All functions are pure: they read an optimizer state, or give back a new one of the same structure, so they work on
+traced states, under `jax.vmap`, and on states restored from a checkpoint. They find rates wherever they are: in a
+chain, inside an optimizer, and inside optax's and flax's wrappers.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from optax.schedules import InjectStatefulHyperparamsState
+from optax.transforms import PartitionState
+
+from lrx import _checks
+from lrx.rates import ControllerState, FactorState, RateState
+
+
+class NoRateError(ValueError):
+    """The state holds no learning rate that could be read."""
+
+
+@dataclasses.dataclass
+class _Path:
+    """The rates between an incoming gradient and the update, one after the other."""
+
+    signed: list[jax.Array] = dataclasses.field(default_factory=list)
+    factors: list[jax.Array] = dataclasses.field(default_factory=list)
+    groups: dict[str, _Path] = dataclasses.field(default_factory=dict)
+
+    def extend(self, other: _Path) -> None:
+        self.signed += other.signed
+        self.factors += other.factors
+        for label, path in other.groups.items():
+            self.groups.setdefault(label, _Path()).extend(path)
+
+    def by_group(self, label: str = "") -> Iterator[tuple[str, list[jax.Array], list[jax.Array]]]:
+        if not self.groups:
+            yield label, self.signed, self.factors
+        for name, path in self.groups.items():
+            inner = _Path(self.signed + path.signed, self.factors + path.factors, path.groups)
+            yield from inner.by_group(f"{label}/{name}" if label else name)
+
+
+def _children(node: Any) -> tuple[Any, ...]:
+    """The nodes one level below; none below an array."""
+    flat = jax.tree_util.default_registry.flatten_one_level(node)
+    return () if flat is None else tuple(flat[0])
+
+
+def _array(leaf: Any) -> jax.Array:
+    """A field's value, where flax has wrapped it in a variable too."""
+    return jax.tree.leaves(leaf)[0]
+
+
+def _opt_state(state: Any) -> Any:
+    """The optimizer state of an object that carries one, as nnx.Optimizer and TrainState."""
+    return getattr(state, "opt_state", state)
+
+
+def _collect(node: Any) -> _Path:
+    if isinstance(node, RateState):
+        return _Path(signed=[_array(node.rate)])
+    if isinstance(node, FactorState):
+        return _Path(factors=[_array(node.factor)])
+    if isinstance(node, PartitionState):
+        return _Path(groups={str(label): _collect(inner) for label, inner in node.inner_states.items()})
+    path = _Path()
+    if isinstance(node, InjectStatefulHyperparamsState):
+        path.extend(_collect(node.inner_state))
+        if not _holds_signed(path) and "learning_rate" in node.hyperparams:
+            path.signed.append(_array(node.hyperparams["learning_rate"]))
+        return path
+    for child in _children(node):
+        path.extend(_collect(child))
+    return path
+
+
+def _holds_signed(path: _Path) -> bool:
+    return bool(path.signed) or any(_holds_signed(inner) for inner in path.groups.values())
+
+
+def _product(signed: list[jax.Array], factors: list[jax.Array]) -> jax.Array:
+    rate = jnp.asarray(signed[0], jnp.float32)
+    for factor in factors:
+        rate = rate * factor
+    return rate
+
+
+def _rates(state: Any) -> dict[str, jax.Array]:
+    rates = {}
+    for label, signed, factors in _collect(_opt_state(state)).by_group():
+        if len(signed) > 1:
+            where = f" of group {label!r}" if label else ""
+            raise ValueError(
+                f"the state holds {len(signed)} learning rates on the path{where}, and each applies the sign, so that "
+                "an even number of them would ascend: make one rate of them, rate = schedule * other, or let one be "
+                "schedule.multiplier(). For different parameters use optax.partition."
+            )
+        if signed:
+            rates[label] = _product(signed, factors)
+    if not rates:
+        raise NoRateError(
+            "the state holds no learning rate: optax keeps only a count of its schedules. Build the optimizer with "
+            "lrx (lrx.adam(schedule)), end the chain with an lrx schedule, or wrap the optax optimizer as "
+            "optax.inject_hyperparams(optax.adamw)(learning_rate=schedule)."
+        )
+    return rates
+
+
+def learning_rates(state: Any) -> dict[str, jax.Array]:
+    """Read the learning rate of every parameter group.
+
+    Args:
+      state: an optimizer state, or an object that carries one as `opt_state` (`nnx.Optimizer`, `TrainState`).
+
+    Returns:
+      Group label to rate, () float32, with what lies outside the groups multiplied into each. Groups nested in groups
+      are named `outer/inner`, groups without a rate (frozen ones) are left out, and a state without groups has the
+      one label `""`.
+
+    Raises:
+      ValueError: if the state holds no rate, or two on one path.
+
+    Example:
+      >>> import lrx, optax, jax.numpy as jnp
+      >>> tx = optax.partition({"body": lrx.sgd(0.1), "head": lrx.sgd(1.0)}, {"w": "body", "b": "head"})
+      >>> state = tx.init({"w": jnp.zeros(2), "b": jnp.zeros(1)})
+      >>> {label: float(rate) for label, rate in lrx.learning_rates(state).items()}
+      {'body': 0.10000000149011612, 'head': 1.0}
+    """
+    return _rates(state)
+
+
+def learning_rate(state: Any, group: str | None = None) -> jax.Array:
+    """Read the learning rate that the latest update used.
+
+    It is the product of the rates on the path: before the first update schedule(0), after an accumulating or skipped
+    call the last applied one, and 0 once a controller has stopped the run.
+
+    Args:
+      state: an optimizer state, or an object that carries one as `opt_state` (`nnx.Optimizer`, `TrainState`).
+      group: which group's, where the state has several.
+
+    Returns:
+      () float32.
+
+    Raises:
+      ValueError: if the state holds no rate, two on one path, or several groups of which none is named.
+
+    Example:
+      >>> import lrx, jax.numpy as jnp
+      >>> tx = lrx.adam(lrx.linear_decay(0.1, decay_steps=8))
+      >>> state = tx.init(jnp.zeros(3))
+      >>> for _ in range(3):
+      ...     updates, state = tx.update(jnp.ones(3), state)
+      >>> print(lrx.learning_rate(state))
+      0.075
+    """
+    rates = _rates(state)
+    if group is not None:
+        if group not in rates:
+            raise ValueError(f"group must be one of {sorted(rates)}, got group={group!r}.")
+        return rates[group]
+    if len(rates) > 1:
+        raise ValueError(
+            f"the state holds the groups {sorted(rates)}: name one, learning_rate(state, group={next(iter(rates))!r}), "
+            "or take them all with learning_rates(state)."
+        )
+    return next(iter(rates.values()))
+
+
+def _snake_case(node: Any) -> str:
+    name = re.sub(r"State$", "", type(node).__name__)
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
+
+
+_MAILBOX = ("observed", "pending")
+
+
+def _entries(node: Any, prefix: str) -> Iterator[tuple[str, jax.Array]]:
+    """Every scalar of the states that are lrx's own, and the hyperparameters of optax's injection."""
+    if isinstance(node, RateState | FactorState):
+        for memory in node.memories:
+            yield from _entries(memory, prefix)
+    elif isinstance(node, ControllerState):
+        name = f"{prefix}{_snake_case(node.memory)}"
+        yield f"{name}/factor", _array(node.factor)
+        yield from _entries(node.memory, prefix)
+    elif isinstance(node, PartitionState):
+        for label, inner in node.inner_states.items():
+            yield from _entries(inner, f"{prefix}{label}/")
+    elif isinstance(node, InjectStatefulHyperparamsState):
+        for key, value in node.hyperparams.items():
+            if key != "learning_rate":
+                yield f"{prefix}{key}", _array(value)
+        yield from _entries(node.inner_state, prefix)
+    elif type(node).__module__.split(".")[0] == "lrx" and hasattr(node, "_fields"):
+        for field, child in zip(node._fields, node, strict=True):
+            leaves = jax.tree.leaves(child)
+            if len(_children(child)) <= 1 and len(leaves) == 1 and jnp.ndim(leaves[0]) == 0:
+                yield f"{prefix}{_snake_case(node)}/{field}", leaves[0]
+            else:
+                yield from _entries(child, prefix)
+    else:
+        for child in _children(node):
+            yield from _entries(child, prefix)
+
+
+def monitor(state: Any) -> dict[str, jax.Array]:
+    """Collect every rate, factor, estimate and momentum of a state in a flat dict, for a logger.
+
+    Args:
+      state: an optimizer state, or an object that carries one as `opt_state` (`nnx.Optimizer`, `TrainState`).
+
+    Returns:
+      Name to scalar. The rate is `learning_rate`, or `learning_rate/<group>` where there are groups; what a controller
+      or optimizer keeps is `<method>/<field>`, within a group `<group>/<method>/<field>`; a name that repeats gets a
+      number. Empty where nothing is to be shown.
+
+    Raises:
+      ValueError: if two rates lie on one path.
+
+    Example:
+      >>> import lrx, jax.numpy as jnp
+      >>> tx = lrx.sgd(0.1 * lrx.reduce_on_plateau(patience=5))
+      >>> state = tx.init(jnp.zeros(3))
+      >>> updates, state = tx.update(jnp.ones(3), state, value=2.0)
+      >>> report = lrx.monitor(state)
+      >>> print(report["learning_rate"], report["reduce_on_plateau/best_value"])
+      0.1 2.0
+    """
+    report: dict[str, jax.Array] = {}
+    try:
+        for label, rate in _rates(state).items():
+            report[f"learning_rate/{label}" if label else "learning_rate"] = rate
+    except NoRateError:
+        pass
+    for name, value in _entries(_opt_state(state), ""):
+        unique, copy = name, 2
+        while unique in report:
+            unique, copy = f"{name}_{copy}", copy + 1
+        report[unique] = value
+    return report
+
+
+def _refuse_objects(function: str, state: Any) -> None:
+    if hasattr(state, "opt_state"):
+        raise TypeError(
+            f"{function} takes an optimizer state and gives back a new one, got a {type(state).__name__}: give it "
+            f"x.opt_state, and put the result back (nnx: x.opt_state = ..., TrainState: x.replace(opt_state=...))."
+        )
+
+
+def _rewrite(state: Any, kind: type | tuple[type, ...], change: Callable[[Any], Any]) -> Any:
+    return jax.tree.map(
+        lambda node: change(node) if isinstance(node, kind) else node,
+        state,
+        is_leaf=lambda node: isinstance(node, kind),
+    )
+
+
+def scale_learning_rate(state: Any, factor: jax.typing.ArrayLike) -> Any:
+    """Multiply the learning rate by hand, in the middle of a run.
+
+    The factor is kept in the state: it acts on every later step of a schedule too, survives a checkpoint, needs no
+    recompilation, and repeated calls multiply. Where the state has groups, all are scaled.
+
+    Args:
+      state: an optimizer state.
+      factor: >= 0, () float; may be traced.
+
+    Returns:
+      The new state, of the same structure. `learning_rate` shows the change with the next update.
+
+    Raises:
+      ValueError: if `factor` is negative or not finite, if the state holds no rate that can be scaled, or two rates
+        on one path.
+
+    Example:
+      >>> import lrx, jax.numpy as jnp
+      >>> tx = lrx.sgd(0.1)
+      >>> state = lrx.scale_learning_rate(tx.init(jnp.zeros(2)), 0.5)
+      >>> print(tx.update(jnp.ones(2), state)[0])
+      [-0.05 -0.05]
+    """
+    _refuse_objects("scale_learning_rate", state)
+    _checks.non_negative("factor", factor, "a negative rate would ascend")
+    _rates(state)
+
+    def times(leaf: Any) -> Any:
+        return jax.tree.map(lambda x: (x * factor).astype(x.dtype), leaf)
+
+    def change(node: Any) -> Any:
+        if isinstance(node, RateState):
+            # Before the first update the rate on show is the one that the first update will use.
+            first = _array(node.count) == 0
+            shown = jax.tree.map(lambda x: jnp.where(first, x * factor, x).astype(x.dtype), node.rate)
+            return node._replace(scale=times(node.scale), rate=shown)
+        if _holds_signed(_collect(node.inner_state)):
+            return node._replace(inner_state=_rewrite(node.inner_state, kinds, change))
+        schedule = node.hyperparams_states.get("learning_rate")
+        if schedule is not None and not isinstance(schedule, RateState):
+            raise ValueError(
+                "the learning rate of optax.inject_hyperparams comes from a function of the step, which cannot be "
+                "scaled: give it an lrx schedule, lrx.Schedule(function), which keeps a factor in the state."
+            )
+        changed = node._replace(
+            hyperparams={**node.hyperparams, "learning_rate": times(node.hyperparams["learning_rate"])}
+        )
+        if schedule is None:
+            return changed
+        states = {**node.hyperparams_states, "learning_rate": schedule._replace(scale=times(schedule.scale))}
+        return (changed if node_is_new(node) else node)._replace(hyperparams_states=states)
+
+    def node_is_new(node: Any) -> bool:
+        count = _array(node.count)
+        return _checks.is_concrete(count) and bool((count == 0).all())
+
+    kinds = (RateState, InjectStatefulHyperparamsState)
+    return _rewrite(state, kinds, change)
+
+
+def observe(state: Any, *, value: jax.typing.ArrayLike) -> Any:
+    """Give the controllers of a state a loss that does not pass through `update`.
+
+    For wrappers that drop extra arguments (flax's `TrainState.apply_gradients`, `optax.MultiSteps` inside a chain) and
+    for feedback that is not there at every step, as a validation loss. The next update consumes it once; there it goes
+    before the `value=` of that update. A second observation before that update replaces the first.
+
+    Args:
+      state: an optimizer state.
+      value: the loss, () float of any type; may be traced.
+
+    Returns:
+      The new state, of the same structure.
+
+    Raises:
+      ValueError: if the state holds no controller, or `value` is not a scalar.
+
+    Example:
+      >>> import lrx, jax.numpy as jnp
+      >>> tx = lrx.sgd(0.1 * lrx.reduce_on_plateau(factor=0.5, patience=0, feedback="observed"))
+      >>> state = tx.init(jnp.zeros(2))
+      >>> for validation_loss in (1.0, 1.0):
+      ...     state = lrx.observe(state, value=validation_loss)
+      ...     updates, state = tx.update(jnp.ones(2), state)
+      >>> print(lrx.learning_rate(state))
+      0.05
+    """
+    _refuse_objects("observe", state)
+    if jnp.ndim(value) != 0:
+        raise ValueError(
+            f"value must be a scalar, got value of shape {jnp.shape(value)}: pass the mean, jnp.mean(loss)."
+        )
+    found = 0
+
+    def write(node: ControllerState) -> ControllerState:
+        nonlocal found
+        found += 1
+        return node._replace(
+            observed=jax.tree.map(lambda x: jnp.full_like(x, value), node.observed),
+            pending=jax.tree.map(jnp.ones_like, node.pending),
+        )
+
+    changed = _rewrite(state, ControllerState, write)
+    if not found:
+        raise ValueError(
+            "the state holds no controller that could take value: multiply the rate by one, as "
+            "lrx.adam(1e-3 * lrx.reduce_on_plateau())."
+        )
+    return changed
