@@ -25,14 +25,14 @@ import optax
 from lrx import _checks
 
 Memory: TypeAlias = Any
-ArrayLike: TypeAlias = jax.typing.ArrayLike
+ArrayLike: TypeAlias = float | jax.Array | np.ndarray | np.number
 TransformT = TypeVar("TransformT")
 
 
 class Feedback(NamedTuple):
     """What a rate may look at in one update."""
 
-    count: jax.Array  # () int32: completed updates, so 0 in the first
+    count: jax.Array  # type: ignore[assignment]  # () int32: completed updates, so 0 in the first
     updates: Any = None  # the incoming gradients or direction
     params: Any = None  # the parameters before this update, None where the caller passes none
     extra_args: Mapping[str, Any] = {}
@@ -48,7 +48,7 @@ class Core(NamedTuple):
 class RateState(NamedTuple):
     """State of every `Rate`, whether constant, scheduled or controlled: checkpoints swap between the first two."""
 
-    count: jax.Array  # () int32: completed updates; stays at 2^31 - 1 once there
+    count: jax.Array  # type: ignore[assignment]  # () int32: completed updates; stays at 2^31 - 1 once there
     rate: jax.Array  # () float32: what the latest update used; before the first, what it starts with
     scale: jax.Array  # () float32: set by hand with `scale_learning_rate`, multiplies everything
     memories: tuple[Memory, ...]  # one for each factor: () for a schedule, a ControllerState for a controller
@@ -57,7 +57,7 @@ class RateState(NamedTuple):
 class FactorState(NamedTuple):
     """State of an unsigned link: a `Controller` alone in a chain, or `schedule.multiplier()`."""
 
-    count: jax.Array  # () int32: completed updates; stays at 2^31 - 1 once there
+    count: jax.Array  # type: ignore[assignment]  # () int32: completed updates; stays at 2^31 - 1 once there
     factor: jax.Array  # () float32: what the latest update was multiplied by; before the first, the initial one
     memories: tuple[Memory, ...]  # one for each factor
 

@@ -38,6 +38,6 @@ def leafwise(function: Callable[..., tuple[jax.Array, ...]], updates: Any, *stat
         return tuple(result.astype(dtype) for result, dtype in zip(results, types, strict=True))
 
     leaves, structure = jax.tree.flatten(updates)
-    columns = [structure.flatten_up_to(state) for state in states]
+    columns = [structure.flatten_up_to(state) for state in states]  # type: ignore[attr-defined]
     rows = [on_leaf(*row) for row in zip(leaves, *columns, strict=True)]
     return tuple(jax.tree.unflatten(structure, [row[index] for row in rows]) for index in range(len(states) + 1))

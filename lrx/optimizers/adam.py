@@ -17,7 +17,7 @@ from lrx.rates import ArrayLike, Rate, as_rate
 class AdamState(NamedTuple):
     """State of `scale_by_adam`."""
 
-    count: jax.Array  # () int32: completed updates
+    count: jax.Array  # type: ignore[assignment]  # () int32: completed updates
     first_moment: Any  # like the parameters: m, in the gradients' units
     second_moment: Any  # like the parameters, at least float32: v, in the gradients' units squared
 
@@ -78,8 +78,8 @@ def scale_by_adam(
         weight1, weight2 = _remaining_weight(b1, count), _remaining_weight(b2, count)
 
         def step(gradient: jax.Array, m: jax.Array, v: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-            m = b1 * m + (1 - b1) * gradient
-            v = b2 * v + (1 - b2) * jnp.square(gradient)
+            m = jnp.asarray(b1 * m + (1 - b1) * gradient)
+            v = jnp.asarray(b2 * v + (1 - b2) * jnp.square(gradient))
             root = jnp.sqrt(v / weight2)
             # With eps = 0 a coordinate that has never seen a gradient stays where it is.
             return jnp.where(root > 0, (m / weight1) / (root + eps), 0.0), m, v

@@ -11,9 +11,9 @@ import math
 
 import jax
 import jax.numpy as jnp
-from jax.typing import ArrayLike
 
 from lrx import _checks
+from lrx.rates import ArrayLike
 
 
 def as_steps(steps: ArrayLike) -> jax.Array:

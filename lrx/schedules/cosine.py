@@ -15,8 +15,8 @@ def half_cosine(start: ArrayLike, end: ArrayLike, passed: jax.Array, left: jax.A
 
     end + (start - end) (1 + cos(pi u)) / 2 = start sin^2(pi (1 - u) / 2) + end sin^2(pi u / 2), where nothing cancels.
     """
-    start, end = jnp.float32(start), jnp.float32(end)
-    return start * jnp.square(jnp.sin(jnp.pi / 2 * left)) + end * jnp.square(jnp.sin(jnp.pi / 2 * passed))
+    falling, rising = jnp.square(jnp.sin(jnp.pi / 2 * left)), jnp.square(jnp.sin(jnp.pi / 2 * passed))
+    return jnp.float32(start) * falling + jnp.float32(end) * rising
 
 
 def cosine_decay(init_value: ArrayLike, decay_steps: ArrayLike, *, end_value: ArrayLike = 0.0) -> Schedule:

@@ -1,0 +1,20 @@
+"""Papers whose convergence plots are reproduced and whose claims are checked, one paper a file."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+
+from lrx.papers.result import Claim, Paper, Result, Scale, load
+
+__all__ = ["Claim", "Paper", "Result", "Scale", "available", "load"]
+
+
+def available() -> dict[str, Paper]:
+    """Give every paper of this folder by its name, `<author>_<year>`."""
+    found = {}
+    for module in pkgutil.iter_modules(__path__):
+        if module.name != "result":
+            paper = importlib.import_module(f"{__name__}.{module.name}").PAPER
+            found[paper.name] = paper
+    return dict(sorted(found.items()))

@@ -1,0 +1,128 @@
+"""What a reproduction leaves behind: a result from which plots and claims can be made again without training."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import importlib.metadata
+import json
+import os
+import platform
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import jax
+import numpy as np
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_PACKAGES = ("lrx", "jax", "jaxlib", "optax", "flax", "numpy")
+
+
+@dataclasses.dataclass(frozen=True)
+class Scale:
+    """One size at which a paper can be reproduced."""
+
+    description: str  # the model and the lengths
+    cost: str  # roughly how long, and on what
+    data: str  # the data set that it takes by default
+
+
+@dataclasses.dataclass(frozen=True)
+class Claim:
+    """A statement of the paper beside what was measured."""
+
+    text: str
+    published: str
+    measured: str
+    holds: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Paper:
+    """A paper that can be reproduced: who wrote it, what is shown, and the three functions that show it."""
+
+    name: str  # <author>_<year>
+    title: str
+    authors: str
+    year: int
+    source: str
+    figure: str
+    scales: dict[str, Scale]
+    run: Callable[..., Result]  # run(scale, *, data=None, data_dir=None, seeds=None, checkpoints=None, progress=True)
+    claims: Callable[[Result], list[Claim]]
+    plot: Callable[[Result], dict[str, Figure]]  # file stem -> figure; draws from the result alone
+
+
+@dataclasses.dataclass
+class Result:
+    """The numbers of one reproduction and where they come from."""
+
+    paper: str
+    scale: str
+    data: str
+    seeds: list[int]
+    settings: dict[str, Any]  # what was run: model, lengths, rates
+    curves: dict[str, Any]  # what came out, as nested dicts of lists
+    seconds: float
+    date: str = dataclasses.field(default_factory=lambda: datetime.datetime.now(datetime.UTC).isoformat("T", "seconds"))
+    command: str = dataclasses.field(default_factory=lambda: " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]))
+    device: str = dataclasses.field(default_factory=lambda: describe_device())
+    versions: dict[str, str] = dataclasses.field(default_factory=lambda: describe_versions())
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write the result as JSON, whole or not at all."""
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_name(path.name + ".part")
+        part.write_text(json.dumps(dataclasses.asdict(self), indent=1, allow_nan=True, default=_plain) + "\n")
+        part.replace(path)
+        return path
+
+
+def load(path: str | os.PathLike[str]) -> Result:
+    """Read a saved result.
+
+    Raises:
+      ValueError: if the file is not a saved result.
+    """
+    try:
+        return Result(**json.loads(Path(path).read_text()))
+    except (json.JSONDecodeError, UnicodeDecodeError, TypeError) as error:
+        raise ValueError(
+            f"path must be a result.json that `lrx reproduce` has written, got path={str(path)!r} ({error})."
+        ) from error
+
+
+def describe_device() -> str:
+    """Name the hardware that a result was measured on."""
+    device = jax.devices()[0]
+    machine = f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPU cores"
+    return machine if device.platform == "cpu" else f"{jax.device_count()} x {device.device_kind}, {machine}"
+
+
+def describe_versions() -> dict[str, str]:
+    """Name the versions that a result was measured with."""
+    versions = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            versions[package] = "not installed as a package"
+    return versions
+
+
+def stopwatch() -> Callable[[], float]:
+    """Start a clock; calling it gives the seconds since."""
+    start = time.perf_counter()
+    return lambda: round(time.perf_counter() - start, 1)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.ndarray | np.generic | jax.Array):
+        return np.asarray(value).tolist()
+    raise TypeError(f"a result holds numbers, text, lists and dicts, got {value!r}.")

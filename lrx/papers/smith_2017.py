@@ -1,0 +1,346 @@
+"""Cyclical learning rates: as accurate as the fixed policy in a fraction of the iterations.
+
+L. Smith, "Cyclical Learning Rates for Training Neural Networks", WACV 2017, arXiv:1506.01186. Figure 1 and the first
+rows of Table 1 (CIFAR-10, Caffe's `cifar10_full` network): the fixed policy reaches 81.4 % after 70,000 iterations,
+triangular2 81.4 % after 25,000, the control `decay`, which falls from the upper bound to the lower and stays there,
+78.5 % after 25,000. Section 3.3 and Figure 3: the range test, from which the bounds are read.
+
+    lrx reproduce smith_2017                      digits, a perceptron: within a minute on 2 CPU cores
+    lrx reproduce smith_2017 --scale cpu          CIFAR-10, the paper's network, lengths / 5: about an hour
+    lrx reproduce smith_2017 --scale paper        CIFAR-10, the paper's network and lengths
+
+Differs from the paper: the data are shuffled anew in each epoch (Caffe reads them in a fixed order), and rates at the
+demo's scale are read from a range test by the rule of section 3.3, since the paper gives none for these data.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import jax
+import numpy as np
+import optax
+
+import lrx
+from lrx.papers.result import Claim, Paper, Result, Scale, stopwatch
+from lrx.training import Workload, train
+from lrx.workloads import make_workload
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+SCALES = {
+    "demo": Scale(
+        "perceptron 64-32-10, 1,400 / 500 / 500 iterations, 3 seeds", "under 1 minute, 2 CPU cores", "digits"
+    ),
+    "cpu": Scale(
+        "Caffe's network, 14,000 / 5,000 / 5,000 iterations, 1 seed", "under 90 minutes, 2 CPU cores", "cifar10"
+    ),
+    "paper": Scale("Caffe's network, 70,000 / 25,000 / 25,000 iterations, 1 seed", "8 hours on 2 CPU cores", "cifar10"),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Lengths:
+    """The paper's durations, in iterations, divided by one number."""
+
+    fixed: int
+    drops: tuple[int, int]  # where the fixed policy divides its rate by 10
+    short: int  # what the cyclical policy and its control are given
+    stepsize: int  # half a cycle
+    range_test: int
+    every: int  # between two evaluations
+
+    @classmethod
+    def divided_by(cls, divisor: int) -> Lengths:
+        return cls(
+            fixed=70_000 // divisor,
+            drops=(60_000 // divisor, 65_000 // divisor),
+            short=25_000 // divisor,
+            stepsize=2_000 // divisor,
+            range_test=4_000 // divisor,
+            every=500 // divisor,
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What is run at one scale."""
+
+    model: str
+    batch_size: int
+    lengths: Lengths
+    weight_decay: float
+    range_max: float  # the upper end of the range test
+    bounds: tuple[float, float] | None  # the cycle's, where the paper gives them; otherwise read from the range test
+    seeds: tuple[int, ...]
+
+
+SETTINGS = {
+    "demo": Settings("mlp", 100, Lengths.divided_by(50), 0.0, 1.0, None, (0, 1, 2)),
+    "cpu": Settings("caffe", 100, Lengths.divided_by(5), 0.004, 0.02, (0.001, 0.006), (0,)),
+    "paper": Settings("caffe", 100, Lengths.divided_by(1), 0.004, 0.02, (0.001, 0.006), (0,)),
+}
+
+POLICIES = ("fixed", "decay", "triangular2")
+LABELS = {"fixed": "fixed policy", "decay": "decay (control)", "triangular2": "cyclical, triangular2"}
+
+
+def schedules(lengths: Lengths, low: float, high: float) -> dict[str, lrx.Schedule]:
+    """Give the three policies; for the paper's bounds these are its rates, and their ratios for others."""
+    return {
+        "fixed": lrx.join([low, low / 10, low / 100], list(lengths.drops)),
+        # From .007, a sixth above the upper bound, to the lower bound within one cycle.
+        "decay": lrx.linear_decay(high * 7 / 6, 2 * lengths.stepsize, end_value=low),
+        "triangular2": lrx.cyclical(low, high, lengths.stepsize, mode="triangular2"),
+    }
+
+
+def caffe_gradient(weight_decay: float) -> optax.GradientTransformationExtraArgs:
+    """Give Caffe's multipliers of `cifar10_full`: biases learn twice as fast, the last layer decays 250 times as much.
+
+    g <- lr_mult (g + weight_decay decay_mult w), before the momentum, whose velocity holds the rate.
+    """
+
+    def on_leaf(path: Any, gradient: jax.Array, weight: jax.Array) -> jax.Array:
+        layer, kind = (str(getattr(entry, "key", entry)) for entry in path[-2:])
+        output, bias = layer == "output", kind == "bias"
+        decay = weight_decay * ((0.0 if bias else 250.0) if output else 1.0)
+        speed = 2.0 if bias and layer != "conv3" else 1.0
+        return speed * (gradient + decay * weight)
+
+    return optax.stateless(lambda updates, params: jax.tree_util.tree_map_with_path(on_leaf, updates, params))
+
+
+def optimizer(settings: Settings, rate: lrx.Rate) -> optax.GradientTransformationExtraArgs:
+    """Give Caffe's solver: momentum 0.9 with the rate inside the velocity."""
+    heavy_ball = lrx.heavy_ball(rate, momentum=0.9)
+    if settings.model != "caffe":
+        return heavy_ball
+    return optax.chain(caffe_gradient(settings.weight_decay), heavy_ball)
+
+
+def read_bounds(rates: np.ndarray, accuracies: np.ndarray) -> tuple[float, float]:
+    """Read the cycle's bounds from a range test by the rule of section 3.3.
+
+    The upper bound is where the accuracy, smoothed over five evaluations, stops rising: the smallest rate at which it
+    is within a point of its highest. The lower bound is a quarter of that ("one third or one fourth").
+    """
+    smooth = np.convolve(np.pad(accuracies, 2, mode="edge"), np.full(5, 0.2), mode="valid")
+    high = float(rates[int(np.argmax(smooth >= smooth.max() - 0.01))])
+    return high / 4, high
+
+
+def range_test(workload: Workload, settings: Settings, *, seed: int, progress: bool) -> dict[str, Any]:
+    """Let the rate rise linearly from 0 through one short run, and record the accuracy."""
+    lengths = settings.lengths
+    rising = lrx.linear_decay(0.0, lengths.range_test, end_value=settings.range_max)
+    history = train(
+        workload,
+        optimizer(settings, rising),
+        steps=lengths.range_test,
+        seed=seed,
+        evaluate_every=max(lengths.range_test // 80, 1),
+        progress=progress,
+        stop_on_nonfinite=False,  # the end of a range test may well diverge
+    )
+    steps = history.evaluation_steps
+    return {
+        "steps": steps.tolist(),
+        "rate": np.asarray(rising(steps)).tolist(),
+        "accuracy": history.evaluations["accuracy"].tolist(),
+    }
+
+
+def run(
+    scale: str = "demo",
+    *,
+    data: str | None = None,
+    data_dir: str | None = None,
+    seeds: tuple[int, ...] | None = None,
+    checkpoints: str | Path | None = None,
+    progress: bool = True,
+) -> Result:
+    """Train under the three policies and with the range test's rising rate.
+
+    Args:
+      scale: "demo", "cpu" or "paper".
+      data: another data set than the scale's own.
+      data_dir: folder of the data set's files.
+      seeds: others than the scale's own; each seed is one run of each policy.
+      checkpoints: folder that keeps the runs, so that an interrupted reproduction goes on where it was.
+      progress: show a progress bar.
+
+    Returns:
+      The `Result`, with test accuracy over iterations for each policy and seed.
+
+    Raises:
+      ValueError: if `scale` is unknown.
+    """
+    if scale not in SETTINGS:
+        raise ValueError(f"scale must be one of {', '.join(SETTINGS)}, got scale={scale!r}.")
+    settings = SETTINGS[scale]
+    data = data or SCALES[scale].data
+    seeds = settings.seeds if seeds is None else tuple(seeds)
+    elapsed = stopwatch()
+    # Caffe's example does not augment.
+    workload = make_workload(data, settings.model, batch_size=settings.batch_size, data_dir=data_dir, augment=False)
+
+    ladder = range_test(workload, settings, seed=seeds[0], progress=progress)
+    bounds = settings.bounds or read_bounds(np.asarray(ladder["rate"]), np.asarray(ladder["accuracy"]))
+    lengths = settings.lengths
+    curves: dict[str, Any] = {"range_test": ladder}
+    for policy, schedule in schedules(lengths, *bounds).items():
+        steps = lengths.fixed if policy == "fixed" else lengths.short
+        tx = optimizer(settings, schedule)
+        histories = [
+            train(
+                workload,
+                tx,
+                steps=steps,
+                seed=seed,
+                evaluate_every=lengths.every,
+                checkpoint=None if checkpoints is None else Path(checkpoints) / f"{policy}-{seed}",
+                progress=progress,
+            )
+            for seed in seeds
+        ]
+        curves[policy] = {
+            "steps": histories[0].evaluation_steps.tolist(),
+            "accuracy": [history.evaluations["accuracy"].tolist() for history in histories],
+            "test_loss": [history.evaluations["loss"].tolist() for history in histories],
+            "train_loss": [_means(history.loss, lengths.every) for history in histories],
+            "rate": np.asarray(schedule(np.arange(0, steps, max(lengths.every // 10, 1)))).tolist(),
+        }
+    written = {**dataclasses.asdict(settings), "bounds": list(bounds), "seeds": list(seeds)}
+    return Result("smith_2017", scale, data, list(seeds), written, curves, elapsed())
+
+
+def _means(values: np.ndarray, length: int) -> list[float]:
+    whole = values[: len(values) // length * length].reshape(-1, length)
+    return [round(float(mean), 6) for mean in whole.mean(axis=1)]
+
+
+def claims(result: Result) -> list[Claim]:
+    """Compare with Table 1 and with the statement that accuracy peaks where a cycle ends."""
+    final = {policy: 100 * np.asarray(result.curves[policy]["accuracy"])[:, -1] for policy in POLICIES}
+    mean = {policy: float(np.mean(values)) for policy, values in final.items()}
+
+    def written(policy: str) -> str:
+        spread = f" ± {np.std(final[policy], ddof=1):.1f}" if len(final[policy]) > 1 else ""
+        return f"{mean[policy]:.1f}{spread} %"
+
+    lengths = result.settings["lengths"]
+    short, fixed = f"{lengths['short']:,}", f"{lengths['fixed']:,}"
+    near, total = peaks_at_cycle_ends(result)
+    return [
+        Claim(
+            f"triangular2 after {short} iterations is as accurate as fixed after {fixed} (within 0.5 points)",
+            "81.4 % and 81.4 %",
+            f"{written('triangular2')} and {written('fixed')}",
+            mean["triangular2"] >= mean["fixed"] - 0.5,
+        ),
+        Claim(
+            f"triangular2 beats the decay control after {short} iterations (by 1.5 points or more)",
+            "81.4 % and 78.5 %",
+            f"{written('triangular2')} and {written('decay')}",
+            mean["triangular2"] >= mean["decay"] + 1.5,
+        ),
+        Claim(
+            "accuracy peaks where a cycle ends (within a tenth of a cycle)",
+            "at the end of cycles",
+            f"{near} of {total} cycles",
+            near == total,
+        ),
+    ]
+
+
+def peaks_at_cycle_ends(result: Result) -> tuple[int, int]:
+    """Count the cycles whose best accuracy lies within a tenth of a cycle, or one evaluation, of their end."""
+    curve, lengths = result.curves["triangular2"], result.settings["lengths"]
+    steps, accuracy = np.asarray(curve["steps"]), np.mean(curve["accuracy"], axis=0)
+    cycle = 2 * lengths["stepsize"]
+    tolerance = max(cycle // 10, lengths["every"])
+    ends = [end for end in range(cycle, steps[-1] + 1, cycle) if end + tolerance <= steps[-1]]
+    near = 0
+    for end in ends:
+        # From the middle of this cycle to the middle of the next.
+        around = (steps > end - lengths["stepsize"]) & (steps <= end + lengths["stepsize"])
+        peak = steps[around][int(np.argmax(accuracy[around]))]
+        near += int(abs(peak - end) <= tolerance)
+    return near, len(ends)
+
+
+def plot(result: Result) -> dict[str, Figure]:
+    """Draw accuracy and rate over iterations (Figure 1), and the range test (Figure 3)."""
+    from matplotlib.figure import Figure
+
+    colours = {"fixed": "#4C5A67", "decay": "#C2742B", "triangular2": "#1F77A8"}
+    title = f"{result.data}, {result.settings['model']}, {result.scale} scale"
+    seeds = len(result.seeds)
+
+    curve_figure = Figure(figsize=(8.0, 5.6), dpi=150, layout="constrained")
+    above, below = curve_figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+    for policy in POLICIES:
+        curve = result.curves[policy]
+        steps, accuracy = np.asarray(curve["steps"]), 100 * np.asarray(curve["accuracy"])
+        middle = accuracy.mean(axis=0)
+        above.plot(steps, middle, color=colours[policy], lw=1.6, label=f"{LABELS[policy]}: {middle[-1]:.1f} %")
+        if seeds > 1:
+            above.fill_between(
+                steps, accuracy.min(axis=0), accuracy.max(axis=0), color=colours[policy], alpha=0.15, lw=0
+            )
+        above.plot(steps[-1:], middle[-1:], "o", color=colours[policy], ms=5)
+        rate = np.asarray(curve["rate"])
+        below.plot(np.linspace(0, steps[-1], len(rate)), rate, color=colours[policy], lw=1.4)
+    # The first evaluations, near chance, would flatten everything that is to be compared.
+    finals = [100 * np.asarray(result.curves[policy]["accuracy"]) for policy in POLICIES]
+    low = min(np.quantile(values.mean(axis=0), 0.1) for values in finals)
+    high = max(float(values.max()) for values in finals)
+    above.set_ylim(low - 0.05 * (high - low), high + 0.05 * (high - low))
+    above.set_ylabel("test accuracy (%)")
+    shown = f", mean and range of {seeds} seeds" if seeds > 1 else ", 1 seed"
+    above.set_title(f"Smith 2017, figure 1: {title}{shown}", loc="left", fontsize=11)
+    above.legend(loc="lower right", frameon=False)
+    below.set_ylabel("learning rate")
+    below.set_xlabel("iteration")
+    below.ticklabel_format(axis="y", style="sci", scilimits=(-2, 2))
+
+    range_figure = Figure(figsize=(8.0, 3.6), dpi=150, layout="constrained")
+    axes = range_figure.subplots()
+    ladder = result.curves["range_test"]
+    axes.plot(ladder["rate"], 100 * np.asarray(ladder["accuracy"]), color=colours["triangular2"], lw=1.6)
+    minimum, maximum = result.settings["bounds"]
+    axes.axvspan(minimum, maximum, color=colours["decay"], alpha=0.15, lw=0)
+    read = "read from this test" if SETTINGS[result.scale].bounds is None else "the paper's"
+    axes.annotate(
+        f"bounds of the cycle, {read}: {minimum:.3g} to {maximum:.3g}",
+        (maximum, 0.08),
+        xycoords=("data", "axes fraction"),
+        xytext=(6, 0),
+        textcoords="offset points",
+        fontsize=9,
+    )
+    axes.set_xlabel("learning rate, rising linearly")
+    axes.set_ylabel("test accuracy (%)")
+    axes.set_title(f"Smith 2017, figure 3: range test, {title}", loc="left", fontsize=11)
+    for panel in (above, below, axes):
+        panel.spines[["top", "right"]].set_visible(False)
+        panel.grid(alpha=0.25, lw=0.6)
+    return {"accuracy": curve_figure, "range_test": range_figure}
+
+
+PAPER = Paper(
+    name="smith_2017",
+    title="Cyclical Learning Rates for Training Neural Networks",
+    authors="L. Smith",
+    year=2017,
+    source="WACV 2017, arXiv:1506.01186",
+    figure="Figure 1 (accuracy over iterations), Figure 3 (range test)",
+    scales=SCALES,
+    run=run,
+    claims=claims,
+    plot=plot,
+)
