@@ -5,14 +5,19 @@ from lrx.optimizers import adam, eval_params, heavy_ball, nesterov, scale_by_ada
 from lrx.rates import Controller, Rate, Schedule
 from lrx.reading import learning_rate, learning_rates, monitor, observe, scale_learning_rate
 from lrx.schedules import constant, cosine_decay, cyclical, join, linear_decay, step_decay, warmup
-# from lrx.training import Batches, History, Workload, train
+from lrx.training import Batches, DivergenceError, History, TrainingInterrupted, Workload, train
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Batches",
     "Controller",
+    "DivergenceError",
+    "History",
     "Rate",
     "Schedule",
+    "TrainingInterrupted",
+    "Workload",
     "adam",
     "constant",
     "cosine_decay",
@@ -32,5 +37,6 @@ __all__ = [
     "scale_learning_rate",
     "sgd",
     "step_decay",
+    "train",
     "warmup",
 ]

@@ -1,0 +1,226 @@
+"""What is trained: `Workload` (a model, its data and its loss), and what comes out: `History`."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lrx import _checks
+
+Params = Any  # pytree of arrays
+ModelState = (
+    Any  # pytree of arrays that training changes without a gradient, such as batch-norm statistics; () for none
+)
+
+
+def as_stored(minibatch: Any, key: jax.Array) -> Any:
+    """Give the minibatch as it is stored, the transform of `Batches` that changes nothing."""
+    del key
+    return minibatch
+
+
+def _require_callable(name: str, value: Any, signature: str) -> None:
+    if not callable(value):
+        raise TypeError(f"{name} must be a function {signature}, got {name}={value!r}.")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Batches:
+    """Training examples held on the device, and how a minibatch is made of them inside the compiled step.
+
+    Each epoch goes once through a fresh permutation of the examples. The incomplete last batch is dropped; since each
+    epoch is permuted anew, no example is left out for good.
+
+    Args:
+      arrays: pytree of arrays with the same leading axis of length n, as `(images uint8 (n, h, w, c), labels int32
+        (n,))`. They are put on the device here, once.
+      batch_size: examples in a minibatch, 1 to n.
+      transform: `(minibatch of arrays, key) -> batch`, a pure function: normalisation and augmentation. It runs inside
+        the compiled step, so the data can stay in their small type; the key is another one at each step.
+      shuffle: whether to permute; without, the minibatches come in the order of the arrays.
+
+    Raises:
+      ValueError: if there is no array, if leading axes differ, or `batch_size` is not a whole number from 1 to n.
+      TypeError: if `transform` is no function or `shuffle` is not True or False.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from lrx.training import Batches
+      >>> batches = Batches((jnp.zeros((100, 8, 8)), jnp.zeros(100, jnp.int32)), batch_size=32)
+      >>> batches.num_examples, batches.steps_per_epoch
+      (100, 3)
+    """
+
+    arrays: Any
+    batch_size: int
+    transform: Callable[[Any, jax.Array], Any] = as_stored
+    shuffle: bool = True
+
+    def __post_init__(self) -> None:
+        lengths = {}
+        for path, leaf in jax.tree_util.tree_leaves_with_path(self.arrays):
+            name = f"arrays{jax.tree_util.keystr(path)}"
+            if np.ndim(leaf) == 0:
+                raise ValueError(f"{name} must be an array with a leading axis of examples, got {name}={leaf!r}.")
+            lengths[name] = np.shape(leaf)[0]
+        if not lengths:
+            raise ValueError(f"arrays must hold at least one array, got arrays={self.arrays!r}.")
+        if len(set(lengths.values())) > 1:
+            listed = ", ".join(f"{name} has {length}" for name, length in lengths.items())
+            raise ValueError(
+                f"arrays must have the same leading axis, the examples, but {listed}: leave out what does not belong "
+                "to every example."
+            )
+        _checks.steps("batch_size", self.batch_size)
+        number = next(iter(lengths.values()))
+        if self.batch_size > number:
+            raise ValueError(
+                f"batch_size must be at most the number of examples, {number}, got batch_size={self.batch_size}: "
+                "make it smaller."
+            )
+        _require_callable("transform", self.transform, "(minibatch, key) -> batch")
+        _checks.flag("shuffle", self.shuffle)
+        object.__setattr__(self, "batch_size", int(self.batch_size))
+        object.__setattr__(self, "arrays", jax.tree.map(jnp.asarray, self.arrays))
+
+    @property
+    def num_examples(self) -> int:
+        """n, the length of the leading axis."""
+        return int(jax.tree.leaves(self.arrays)[0].shape[0])
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Minibatches in an epoch, the incomplete last one not counted."""
+        return self.num_examples // self.batch_size
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Workload:
+    """A model, its data and its loss: everything that training needs but the optimizer.
+
+    All functions are pure. Where there is no model state, `Workload.from_functions` takes the plainer ones.
+
+    Args:
+      name: shown in progress bars and kept in checkpoints.
+      init: `key -> (params, model_state)`.
+      loss_fn: `(params, model_state, batch, key) -> (loss, model_state)`: the mean loss of the batch, a scalar of any
+        float type, and the new model state. The key is another one at each step (dropout).
+      batches: the training examples.
+      evaluate: `(params, model_state) -> {name: scalar}`, as loss and accuracy on held-out data; None for no
+        evaluation. It is called outside of the compiled steps: compile it, with the data as an argument of the
+        compiled function (what it closes over becomes a constant, which compiles slowly).
+
+    Raises:
+      TypeError: if a function is not callable, `batches` is not a `Batches` or `name` is not a string.
+    """
+
+    name: str
+    init: Callable[[jax.Array], tuple[Params, ModelState]]
+    loss_fn: Callable[[Params, ModelState, Any, jax.Array], tuple[jax.Array, ModelState]]
+    batches: Batches
+    evaluate: Callable[[Params, ModelState], dict[str, jax.Array]] | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.name, str):
+            raise TypeError(f"name must be a string, got name={self.name!r}.")
+        _require_callable("init", self.init, "key -> (params, model_state)")
+        _require_callable("loss_fn", self.loss_fn, "(params, model_state, batch, key) -> (loss, model_state)")
+        if not isinstance(self.batches, Batches):
+            raise TypeError(
+                f"batches must be an lrx.training.Batches, got a {type(self.batches).__name__}: wrap the arrays, "
+                "Batches(arrays, batch_size=128)."
+            )
+        if self.evaluate is not None:
+            _require_callable("evaluate", self.evaluate, "(params, model_state) -> {name: scalar}")
+
+    @classmethod
+    def from_functions(
+        cls,
+        name: str,
+        init_fn: Callable[[jax.Array], Any],
+        loss_fn: Callable[..., Any],
+        batches: Batches,
+        *,
+        evaluate: Callable[..., dict[str, jax.Array]] | None = None,
+        has_state: bool = False,
+    ) -> Workload:
+        """Make a workload of the functions that most training code has.
+
+        Args:
+          name: shown in progress bars and kept in checkpoints.
+          init_fn: `key -> params`.
+          loss_fn: `(params, batch, key) -> loss`.
+          batches: the training examples.
+          evaluate: `params -> {name: scalar}`, or None.
+          has_state: the functions are those of `Workload` itself, with a model state.
+
+        Raises:
+          TypeError: if a function is not callable, `batches` is not a `Batches` or `name` is not a string.
+
+        Example:
+          >>> import jax, jax.numpy as jnp
+          >>> from lrx.training import Batches, Workload
+          >>> x = jnp.linspace(-1.0, 1.0, 64)
+          >>> workload = Workload.from_functions(
+          ...     "line",
+          ...     lambda key: {"slope": jax.random.normal(key)},
+          ...     lambda params, batch, key: jnp.mean((params["slope"] * batch[0] - batch[1]) ** 2),
+          ...     Batches((x, 3.0 * x), batch_size=16),
+          ... )
+          >>> workload.batches.steps_per_epoch
+          4
+        """
+        _checks.flag("has_state", has_state)
+        if has_state:
+            return cls(name, init_fn, loss_fn, batches, evaluate)
+        _require_callable("init_fn", init_fn, "key -> params")
+        _require_callable("loss_fn", loss_fn, "(params, batch, key) -> loss")
+        if evaluate is None:
+            evaluate_both = None
+        else:
+            _require_callable("evaluate", evaluate, "params -> {name: scalar}")
+
+            def evaluate_both(params: Params, model_state: ModelState) -> dict[str, jax.Array]:
+                del model_state
+                return evaluate(params)
+
+        def init(key: jax.Array) -> tuple[Params, ModelState]:
+            return init_fn(key), ()
+
+        def loss_and_state(
+            params: Params, model_state: ModelState, batch: Any, key: jax.Array
+        ) -> tuple[jax.Array, ModelState]:
+            return loss_fn(params, batch, key), model_state
+
+        return cls(name, init, loss_and_state, batches, evaluate_both)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class History:
+    """What a run leaves: curves as NumPy arrays, and the final state on the device.
+
+    Attributes:
+      loss: (steps,) float32, of each step's minibatch, before its update.
+      rate: (steps,) float32, the learning rate of each update; NaN where the optimizer's state holds no rate, or one
+        for each of several groups (then they are in `metrics`).
+      metrics: name to (steps,) array, what `lrx.monitor` finds in the optimizer's state after each update.
+      evaluations: name to (k,) float32, what the workload's `evaluate` gave.
+      evaluation_steps: (k,) int32, the number of completed steps at each evaluation.
+      params: the final parameters.
+      model_state: the final model state, () where the model has none.
+      opt_state: the final optimizer state.
+    """
+
+    loss: np.ndarray
+    rate: np.ndarray
+    metrics: dict[str, np.ndarray]
+    evaluations: dict[str, np.ndarray]
+    evaluation_steps: np.ndarray
+    params: Params
+    model_state: ModelState
+    opt_state: Any
