@@ -2,7 +2,7 @@
 
 Every message has the same four parts: the argument, the rule, the value that was given, and the way out. A check
 never changes a value and never looks into a tracer, so that every hyperparameter can be swept under `jax.vmap` or
-passed through `jax.jit`; an array of concrete values is checked element by element.
+passed through `jax.jit`; its shape is known all the same, and must be that of a scalar.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import jax
 import numpy as np
 
 INT32_MAX = 2**31 - 1
+FLOAT32_MAX = float(np.finfo(np.float32).max)
 
 
 def is_concrete(value: Any) -> bool:
@@ -38,11 +39,17 @@ def _numbers(name: str, value: Any) -> np.ndarray:
 
 
 def _require(name: str, value: Any, holds: Callable[[np.ndarray], Any], rule: str, hint: str) -> None:
-    if not is_concrete(value):
+    numbers = _numbers(name, value) if is_concrete(value) else None
+    if np.ndim(value) != 0:
+        raise ValueError(
+            f"{name} must be a scalar, got {name} of shape {np.shape(value)}: for several at once put jax.vmap around "
+            "the function that uses one, for one each of several groups use optax.partition."
+        )
+    if numbers is None:
         return
-    numbers = _numbers(name, value)
-    # An infinity satisfies most orderings and a NaN none; neither is ever meant, so both fail here.
-    if not np.all(np.isfinite(numbers)) or not np.all(holds(numbers)):
+    # An infinity satisfies most orderings and a NaN none; neither is ever meant, so both fail here, and so does what
+    # is finite in Python but infinite in float32, where every rate is computed.
+    if not np.all(np.abs(numbers) <= FLOAT32_MAX) or not np.all(holds(numbers)):
         raise ValueError(f"{name} must be {rule}, got {name}={value}{': ' + hint if hint else ''}.")
 
 

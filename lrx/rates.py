@@ -78,16 +78,27 @@ def as_count(count: ArrayLike) -> jax.Array:
       TypeError: for a count that is not an integer: time is counted, never measured.
       ValueError: for a concrete negative count.
     """
-    if isinstance(count, bool) or not jnp.issubdtype(jnp.result_type(count), jnp.integer):
-        raise TypeError(f"count must be an integer or an array of integers, got count={count!r}: steps are counted.")
+    if not _is_number(count) or not jnp.issubdtype(jnp.result_type(count), jnp.integer):
+        raise TypeError(
+            f"count must be an integer or an array of integers, got count={count!r}: steps are counted, so take "
+            "jnp.arange(n) for a curve and int(step) for a step in a float."
+        )
     if _checks.is_concrete(count):
         known = np.asarray(count)
         if np.any(known < 0):
             raise ValueError(f"count must be >= 0, got count={count}: the first step is step 0.")
-        return jnp.asarray(np.minimum(known, _checks.INT32_MAX).astype(np.int32))
+        # The limit does not fit into the narrow types, nor a longer Python integer into NumPy's.
+        known = known if known.dtype == object else known.astype(np.uint64)
+        return jnp.asarray(np.asarray(np.minimum(known, _checks.INT32_MAX)).astype(np.int32))
     if jnp.iinfo(count.dtype).max > _checks.INT32_MAX:  # type: ignore[union-attr]
         count = jnp.minimum(count, jnp.asarray(_checks.INT32_MAX, count.dtype))  # type: ignore[union-attr]
     return jnp.maximum(jnp.asarray(count).astype(jnp.int32), 0)
+
+
+def at_least_float32(dtype: Any) -> Any:
+    """The type in which leaves of a type are computed with; asked for by name, so that strict promotion allows it."""
+    with jax.numpy_dtype_promotion("standard"):
+        return jnp.promote_types(dtype, jnp.float32)
 
 
 def scale_tree(tree: Any, factor: jax.Array) -> Any:
@@ -95,10 +106,19 @@ def scale_tree(tree: Any, factor: jax.Array) -> Any:
 
     def scale_leaf(leaf: jax.Array) -> jax.Array:
         dtype = jnp.result_type(leaf)
-        wide = jnp.promote_types(dtype, jnp.float32)
+        wide = at_least_float32(dtype)
         return (jnp.asarray(leaf).astype(wide) * factor.astype(wide)).astype(dtype)
 
     return jax.tree.map(scale_leaf, tree)
+
+
+def _written(value: Any) -> str:
+    """Write an argument as an expression that needs no names but lrx's own."""
+    if isinstance(value, jax.Array | np.ndarray | np.generic) and _checks.is_concrete(value):
+        return repr(value.tolist())
+    if isinstance(value, list | tuple) and not isinstance(value, _Factor):
+        return f"[{', '.join(_written(part) for part in value)}]"
+    return repr(value)
 
 
 def _call(name: str, arguments: Mapping[str, Any], signature: inspect.Signature) -> str:
@@ -108,11 +128,10 @@ def _call(name: str, arguments: Mapping[str, Any], signature: inspect.Signature)
         value = arguments[key]
         if parameter.default is not parameter.empty and value is parameter.default:
             continue
-        if isinstance(value, jax.Array | np.ndarray | np.generic) and _checks.is_concrete(value):
-            value = value.tolist()
-        if not (_checks.is_concrete(value) and parameter.default is not parameter.empty and value == parameter.default):
+        text = _written(value)
+        if parameter.default is parameter.empty or text != _written(parameter.default):
             positional = parameter.kind is parameter.POSITIONAL_OR_KEYWORD and parameter.default is parameter.empty
-            parts.append(repr(value) if positional else f"{key}={value!r}")
+            parts.append(text if positional else f"{key}={text}")
     return f"{name}({', '.join(parts)})"
 
 
@@ -131,16 +150,19 @@ def _multiplier(schedule: Schedule) -> Controller:
     return schedule.multiplier()
 
 
-def _one_call(self: Any, other: Any) -> Any:
-    del other
+def _only_multiplies(self: Any, other: Any) -> Any:
     raise TypeError(
-        f"{type(self).__name__}s are combined by `*` only: a rate is a product of factors. "
+        f"a {type(self).__name__} is combined by `*` only, got {self!r} and {other!r}: a rate is a product of factors. "
         "For one schedule after another use join or warmup."
     )
 
 
 class _Factor(optax.GradientTransformationExtraArgs):
-    """What rates and controllers share: cores that run side by side, and the memory of how the object was made."""
+    """What rates and controllers share: cores that run side by side, and the memory of how the object was made.
+
+    The kinds below are registered as static, so that one passes through `jax.jit` and `jax.tree.map` as a whole: JAX
+    would otherwise take the tuple underneath for two leaves, and could not put it together again.
+    """
 
     cores: tuple[Core, ...]
     factory: Callable[..., Any]  # how to make it again ...
@@ -177,40 +199,61 @@ class _Factor(optax.GradientTransformationExtraArgs):
     def __reduce__(self) -> tuple[Any, ...]:
         return (_rebuild, (self.factory, self.arguments))
 
-    __add__ = __radd__ = __sub__ = __rsub__ = __truediv__ = __rtruediv__ = _one_call
-    __floordiv__ = __rfloordiv__ = __mod__ = __rmod__ = __pow__ = __rpow__ = __matmul__ = __rmatmul__ = _one_call
-    __lt__ = __le__ = __gt__ = __ge__ = _one_call
-    __hash__ = object.__hash__  # closures make every object its own: equality is identity
-    __eq__ = object.__eq__
-    __ne__ = object.__ne__
+    __add__ = __radd__ = __sub__ = __rsub__ = __truediv__ = __rtruediv__ = _only_multiplies
+    __floordiv__ = __rfloordiv__ = __mod__ = __rmod__ = __pow__ = __rpow__ = __matmul__ = __rmatmul__ = _only_multiplies
+    __lt__ = __le__ = __gt__ = __ge__ = _only_multiplies
+    __hash__ = object.__hash__
+
+    def __eq__(self, other: object) -> bool:
+        # Closures make every object its own; object.__eq__ would leave the last word to the tuple on the other side.
+        return self is other
+
+    def __ne__(self, other: object) -> bool:
+        return self is not other
 
     def __neg__(self) -> Any:
         raise TypeError(f"a rate is never negative, got -({self!r}): the sign is applied once, where a chain ends.")
 
     def __mul__(self, other: Any) -> Any:
-        if isinstance(other, _Factor):
-            return _product(self, other)
-        if _is_number(other):
-            return _product(self, _number(other))
-        return NotImplemented
+        return _product(self, _as_factor(other))
 
     def __rmul__(self, other: Any) -> Any:
-        if _is_number(other):
-            if not isinstance(self, Schedule) and _checks.is_concrete(other) and np.all(np.asarray(other) == -1):
-                raise TypeError(
-                    f"{self!r} follows feedback, which optax's `learning_rate=` cannot carry: use an lrx optimizer, "
-                    "as lrx.adamw(rate), or end the chain with it, optax.chain(optax.scale_by_adam(), rate)."
-                )
-            return _product(_number(other), self)
-        return NotImplemented
+        # Optax multiplies by -1 what it takes for a number.
+        if not isinstance(self, Schedule) and _is_number(other) and _checks.is_concrete(other) and np.all(other == -1):
+            raise TypeError(
+                f"learning_rate must be a number or a function of the step in an optax optimizer, got {self!r}, which "
+                "follows feedback: use an lrx optimizer, lrx.adam(rate), or end the chain with it, "
+                "optax.chain(optax.scale_by_adam(), rate)."
+            )
+        return _product(_as_factor(other), self)
 
     def _start(self, params: Any) -> tuple[jax.Array, tuple[Memory, ...]]:
         first = [core.init(params) for core in self.cores]
-        return _product_of([factor for factor, _ in first]), tuple(memory for _, memory in first)
+        # Copied, so that no leaf shares its buffer with a memory or a hyperparameter: the whole state can be donated.
+        return jnp.array(_product_of([factor for factor, _ in first])), tuple(memory for _, memory in first)
 
     def _advance(self, memories: tuple[Memory, ...], feedback: Feedback) -> tuple[jax.Array, tuple[Memory, ...]]:
         pairs = [core.update(memory, feedback) for core, memory in zip(self.cores, memories, strict=True)]
-        return _product_of([factor for factor, _ in pairs]), tuple(memory for _, memory in pairs)
+        return jnp.array(_product_of([factor for factor, _ in pairs])), tuple(memory for _, memory in pairs)
+
+
+def _elementwise(function: Any) -> Callable[[jax.Array], jax.Array]:
+    """Check that a user's function takes a step to a rate, and let it take an array of steps too."""
+    try:
+        result = jax.eval_shape(function, jax.ShapeDtypeStruct((), jnp.int32))
+        number = result.shape == () and jnp.issubdtype(at_least_float32(result.dtype), jnp.floating)
+    except Exception as error:
+        raise TypeError(
+            f"function must take a step, () int32, to a rate with JAX operations only, got function={function!r}, "
+            f"which raises {type(error).__name__}: call a factory, lrx.cosine_decay(0.1, 1000), for a schedule; write "
+            "jnp.where in place of if."
+        ) from error
+    if not number:
+        raise TypeError(
+            f"function must take a step, () int32, to one real number, got function={function!r}, which gives "
+            f"{result}: sum or select what it returns."
+        )
+    return jnp.vectorize(function)
 
 
 def _is_number(value: Any) -> bool:
@@ -226,6 +269,7 @@ def _product_of(factors: list[jax.Array]) -> jax.Array:
     return rate
 
 
+@jax.tree_util.register_static
 class Rate(_Factor):
     """A learning rate as a gradient transformation.
 
@@ -278,6 +322,7 @@ class Rate(_Factor):
         return self
 
 
+@jax.tree_util.register_static
 class Schedule(Rate):
     """A rate from the step alone: a gradient transformation and a function of the step at once.
 
@@ -285,8 +330,14 @@ class Schedule(Rate):
     `optax.inject_hyperparams(optax.adamw)(learning_rate=schedule)`. It is made by the factories of `lrx.schedules`,
     or as `Schedule(function)` from any function of the step. Its `repr` rebuilds it, and it pickles.
 
+    It may be called within compiled functions and passed to them. What is given to `jax.jit` itself must be a function,
+    `jax.jit(lambda step: schedule(step))`: JAX refers weakly to what it compiles, which Python cannot do to a tuple.
+
     Args:
-      function: takes an int32 array of steps to the rates, elementwise and with JAX operations only.
+      function: takes a step, () int32, to the rate of that step, with JAX operations only.
+
+    Raises:
+      TypeError: if `function` does not take a traced step to one real number.
 
     Example:
       >>> import lrx, jax.numpy as jnp
@@ -307,8 +358,10 @@ class Schedule(Rate):
         arguments: Mapping[str, Any] | None = None,
         text: str | None = None,
     ) -> Schedule:
-        if not callable(function):
-            raise TypeError(f"function must take a step to a rate, got function={function!r}: lrx.constant makes one.")
+        if factory is None:
+            factory, arguments = cls, {"function": function}
+            text = text or f"Schedule({getattr(function, '__name__', repr(function))})"
+            function = _elementwise(function)
 
         def rate_at(count: jax.Array) -> jax.Array:
             # A function that ignores the step, as a constant's, still gives one rate for each step asked for.
@@ -331,19 +384,11 @@ class Schedule(Rate):
             rate, state = self.next_rate(state, updates=updates, params=params, **extra_args)
             return scale_tree(updates, -rate), state
 
-        if factory is None:
-            factory, arguments = cls, {"function": function}
-            text = text or f"Schedule({getattr(function, '__name__', repr(function))})"
         self: Schedule = super().__new__(
             cls, init, update, cores=(core,), factory=factory, arguments=arguments or {}, text=text
         )
         self.function = rate_at
         return self
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        if self.factory is Schedule:
-            return (Schedule, (self.arguments["function"],))
-        return super().__reduce__()
 
     def __call__(self, count: ArrayLike | RateState, **extra_args: Any) -> jax.Array:
         """Give the rate at a step, or at each of an array of steps, as float32."""
@@ -359,9 +404,11 @@ class Schedule(Rate):
           >>> import lrx, optax
           >>> tx = optax.chain(lrx.warmup(1.0, 10).multiplier(), optax.adam(1e-3))
         """
-        return Controller.from_cores(self.cores, _multiplier, {"schedule": self}, text=f"({self!r}).multiplier()")
+        text = f"({self!r})" if self.factory is _multiply else repr(self)
+        return Controller.from_cores(self.cores, _multiplier, {"schedule": self}, text=f"{text}.multiplier()")
 
 
+@jax.tree_util.register_static
 class Controller(_Factor):
     """A factor >= 0 that starts at 1 and comes from feedback; it never applies a sign.
 
@@ -395,6 +442,16 @@ class Controller(_Factor):
 
         self: Controller = cls.__new__(cls, init, update, cores=cores, factory=factory, arguments=arguments, text=text)
         return self
+
+
+def check_loss(value: Any) -> None:
+    """Require one real number; that it is finite is each method's own affair."""
+    if not _is_number(value) or jnp.issubdtype(jnp.result_type(value), jnp.complexfloating):
+        raise TypeError(f"value must be a real number, got value={value!r}: pass the loss.")
+    if jnp.ndim(value) != 0:
+        raise ValueError(
+            f"value must be a scalar, got value of shape {jnp.shape(value)}: pass the mean, jnp.mean(loss)."
+        )
 
 
 def controller(
@@ -441,19 +498,25 @@ def controller(
                     f'drops it, build {name}(..., feedback="observed") and call '
                     "state = lrx.observe(state, value=loss) before the update."
                 )
-            if jnp.shape(value) != ():
-                raise ValueError(
-                    f"value must be a scalar, got value of shape {jnp.shape(value)}: pass the mean, jnp.mean(loss)."
-                )
+            check_loss(value)
             value = jnp.where(state.pending, state.observed, jnp.asarray(value, jnp.float32))
             factor, memory = update(state.memory, value)
-        return factor, ControllerState(factor, jnp.zeros_like(state.observed), jnp.zeros_like(state.pending), memory)
+        nothing = (jnp.zeros_like(state.observed), jnp.zeros_like(state.pending))
+        return factor, ControllerState(jnp.array(factor), *nothing, memory)  # a copy: the memory may hold it as well
 
     return Controller.from_cores((Core(core_init, core_update),), factory, arguments)
 
 
-def _number(value: Any) -> Schedule:
-    """A number inside a product: printed as the number that it is."""
+def _as_factor(value: Any) -> _Factor:
+    """What stands beside a rate or controller in a product."""
+    if isinstance(value, _Factor):
+        return value
+    if not _is_number(value):
+        raise TypeError(
+            f"factor must be a number, a Schedule, a Rate or a Controller, got factor={value!r}: make a "
+            "schedule of a function with lrx.Schedule(function), put other transformations beside it with optax.chain."
+        )
+    _checks.non_negative("factor", value, "a rate is never negative")
     return constant(value)
 
 
@@ -461,18 +524,17 @@ def _product(left: _Factor, right: _Factor) -> Any:
     """Multiply two factors; the kind of the product follows from the kinds of the two."""
 
     def written(factor: _Factor) -> str:
-        return repr(factor.arguments["value"]) if factor.family == "constant" else repr(factor)
+        return _written(factor.arguments["value"]) if factor.factory is constant else repr(factor)
 
+    # A constant is written as a number, but two numbers would make an ordinary multiplication of it. Parentheses keep
+    # the order of multiplication, and with it the last bit.
+    first = repr(left) if left.factory is right.factory is constant else written(left)
+    second = f"({right!r})" if right.factory is _multiply else written(right)
+    text = f"{first} * {second}"
     arguments = {"left": left, "right": right}
     if isinstance(left, Schedule) and isinstance(right, Schedule):
-        # A number is written as a number, but two of them would be an ordinary multiplication.
-        text = f"{written(left)} * {written(right)}"
-        if left.family == right.family == "constant":
-            text = f"{left!r} * {written(right)}"
         f, g = left.function, right.function
         return Schedule(lambda count: f(count) * g(count), factory=_multiply, arguments=arguments, text=text)
-    # A number times a controller would be an ordinary rate that nobody wrote as one: spell the constant out.
-    text = f"{left!r} * {right!r}"
     cores = left.cores + right.cores
     kind = Rate if isinstance(left, Rate) or isinstance(right, Rate) else Controller
     return kind.from_cores(cores, _multiply, arguments, text)
@@ -491,7 +553,7 @@ def constant(value: ArrayLike) -> Schedule:
       A `Schedule`. `update` needs neither `params` nor `value`.
 
     Raises:
-      ValueError: if `value` is negative or not finite.
+      ValueError: if `value` is negative, not finite, or not a scalar.
       TypeError: if `value` is not a number.
 
     Source:
@@ -531,8 +593,8 @@ def as_rate(learning_rate: Any, *, name: str = "learning_rate") -> Rate:
     if callable(learning_rate) and not isinstance(learning_rate, type | optax.GradientTransformation):
         return Schedule(learning_rate)
     raise TypeError(
-        f"{name} must be a number, a Rate such as lrx.cosine_decay(0.1, 1000), or a function of the step, "
-        f"got {name}={learning_rate!r}."
+        f"{name} must be a number, a Rate or a function of the step, got {name}={learning_rate!r}: give 1e-3, or a "
+        "schedule such as lrx.cosine_decay(0.1, 1000)."
     )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import typing
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -18,7 +19,7 @@ from optax.schedules import InjectStatefulHyperparamsState
 from optax.transforms import PartitionState
 
 from lrx import _checks
-from lrx.rates import ControllerState, FactorState, RateState
+from lrx.rates import ControllerState, FactorState, RateState, check_loss
 
 
 class NoRateError(ValueError):
@@ -33,9 +34,18 @@ class _Path:
     factors: list[jax.Array] = dataclasses.field(default_factory=list)
     groups: dict[str, _Path] = dataclasses.field(default_factory=dict)
 
+    def __bool__(self) -> bool:
+        return bool(self.signed or self.factors or self.groups)
+
     def extend(self, other: _Path) -> None:
         self.signed += other.signed
         self.factors += other.factors
+        if self.groups and other.groups and self.groups.keys() != other.groups.keys():
+            raise ValueError(
+                f"the state must hold one set of groups on a path, got {sorted(self.groups)} and then "
+                f"{sorted(other.groups)}: which meet at a parameter is not in the state. Use the same labels in both "
+                "optax.partition."
+            )
         for label, path in other.groups.items():
             self.groups.setdefault(label, _Path()).extend(path)
 
@@ -69,7 +79,9 @@ def _collect(node: Any) -> _Path:
     if isinstance(node, FactorState):
         return _Path(factors=[_array(node.factor)])
     if isinstance(node, PartitionState):
-        return _Path(groups={str(label): _collect(inner) for label, inner in node.inner_states.items()})
+        groups = {str(label): _collect(inner) for label, inner in node.inner_states.items()}
+        # Groups that hold nothing, as those of a weight decay, do not divide the rate.
+        return _Path(groups=groups if any(groups.values()) else {})
     path = _Path()
     if isinstance(node, InjectStatefulHyperparamsState):
         path.extend(_collect(node.inner_state))
@@ -165,12 +177,16 @@ def learning_rate(state: Any, group: str | None = None) -> jax.Array:
     rates = _rates(state)
     if group is not None:
         if group not in rates:
-            raise ValueError(f"group must be one of {sorted(rates)}, got group={group!r}.")
+            raise ValueError(
+                f"group must be one of {sorted(rates)}, got group={group!r}: take all with learning_rates(state)."
+                if rates.keys() != {""}
+                else f"group must be left out, got group={group!r}: the state has no groups, but one rate for all."
+            )
         return rates[group]
     if len(rates) > 1:
         raise ValueError(
-            f"the state holds the groups {sorted(rates)}: name one, learning_rate(state, group={next(iter(rates))!r}), "
-            "or take them all with learning_rates(state)."
+            f"group must be one of {sorted(rates)} for this state, got group=None: give learning_rate(state, "
+            f"group={next(iter(rates))!r}), or take all with learning_rates(state)."
         )
     return next(iter(rates.values()))
 
@@ -180,12 +196,11 @@ def _snake_case(node: Any) -> str:
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
 
 
-_MAILBOX = ("observed", "pending")
-
-
 def _entries(node: Any, prefix: str) -> Iterator[tuple[str, jax.Array]]:
     """Every scalar of the states that are lrx's own, and the hyperparameters of optax's injection."""
     if isinstance(node, RateState | FactorState):
+        if isinstance(node, FactorState):
+            yield f"{prefix}factor", _array(node.factor)
         for memory in node.memories:
             yield from _entries(memory, prefix)
     elif isinstance(node, ControllerState):
@@ -201,12 +216,13 @@ def _entries(node: Any, prefix: str) -> Iterator[tuple[str, jax.Array]]:
                 yield f"{prefix}{key}", _array(value)
         yield from _entries(node.inner_state, prefix)
     elif type(node).__module__.split(".")[0] == "lrx" and hasattr(node, "_fields"):
+        # A method's own numbers are fields of type jax.Array; what has the parameters' structure may be scalar too.
+        types = typing.get_type_hints(type(node))
         for field, child in zip(node._fields, node, strict=True):
-            leaves = jax.tree.leaves(child)
-            if len(_children(child)) <= 1 and len(leaves) == 1 and jnp.ndim(leaves[0]) == 0:
-                yield f"{prefix}{_snake_case(node)}/{field}", leaves[0]
-            else:
+            if types[field] is not jax.Array:
                 yield from _entries(child, prefix)
+            elif jnp.ndim(_array(child)) == 0:
+                yield f"{prefix}{_snake_case(node)}/{field}", _array(child)
     else:
         for child in _children(node):
             yield from _entries(child, prefix)
@@ -220,8 +236,8 @@ def monitor(state: Any) -> dict[str, jax.Array]:
 
     Returns:
       Name to scalar. The rate is `learning_rate`, or `learning_rate/<group>` where there are groups; what a controller
-      or optimizer keeps is `<method>/<field>`, within a group `<group>/<method>/<field>`; a name that repeats gets a
-      number. Empty where nothing is to be shown.
+      or optimizer keeps is `<method>/<field>`, within a group `<group>/<method>/<field>`; what an unsigned link
+      multiplies by is `factor`, and a name that repeats gets a number. Empty where nothing is to be shown.
 
     Raises:
       ValueError: if two rates lie on one path.
@@ -250,7 +266,8 @@ def monitor(state: Any) -> dict[str, jax.Array]:
 
 
 def _refuse_objects(function: str, state: Any) -> None:
-    if hasattr(state, "opt_state"):
+    # Some of optax's own states have a field of that name; they are tuples.
+    if hasattr(state, "opt_state") and not isinstance(state, tuple):
         raise TypeError(
             f"{function} takes an optimizer state and gives back a new one, got a {type(state).__name__}: give it "
             f"x.opt_state, and put the result back (nnx: x.opt_state = ..., TrainState: x.replace(opt_state=...))."
@@ -273,14 +290,15 @@ def scale_learning_rate(state: Any, factor: jax.typing.ArrayLike) -> Any:
 
     Args:
       state: an optimizer state.
-      factor: >= 0, () float; may be traced.
+      factor: >= 0, () float; may be traced. For one each of the members of a vmapped state put `jax.vmap` around this.
 
     Returns:
-      The new state, of the same structure. `learning_rate` shows the change with the next update.
+      The new state, of the same structure. `learning_rate` shows the change with the next update; a number in
+      `optax.inject_hyperparams` at once, where what is shown is what is kept.
 
     Raises:
-      ValueError: if `factor` is negative or not finite, if the state holds no rate that can be scaled, or two rates
-        on one path.
+      ValueError: if `factor` is negative, not finite or not a scalar, if the state holds no rate that can be scaled, or
+        two rates on one path.
 
     Example:
       >>> import lrx, jax.numpy as jnp
@@ -293,34 +311,29 @@ def scale_learning_rate(state: Any, factor: jax.typing.ArrayLike) -> Any:
     _checks.non_negative("factor", factor, "a negative rate would ascend")
     _rates(state)
 
-    def times(leaf: Any) -> Any:
-        return jax.tree.map(lambda x: (x * factor).astype(x.dtype), leaf)
+    def scaled(leaf: Any, where: Any = True) -> Any:
+        return jax.tree.map(lambda x: jnp.where(where, x * factor, x).astype(jnp.result_type(x)), leaf)
 
     def change(node: Any) -> Any:
+        # Before the first update the rate on show is the one that the first update will use.
+        first = _array(node.count) == 0
         if isinstance(node, RateState):
-            # Before the first update the rate on show is the one that the first update will use.
-            first = _array(node.count) == 0
-            shown = jax.tree.map(lambda x: jnp.where(first, x * factor, x).astype(x.dtype), node.rate)
-            return node._replace(scale=times(node.scale), rate=shown)
-        if _holds_signed(_collect(node.inner_state)):
+            return node._replace(scale=scaled(node.scale), rate=scaled(node.rate, where=first))
+        if _holds_signed(_collect(node.inner_state)) or "learning_rate" not in node.hyperparams:
             return node._replace(inner_state=_rewrite(node.inner_state, kinds, change))
-        schedule = node.hyperparams_states.get("learning_rate")
-        if schedule is not None and not isinstance(schedule, RateState):
+        # Injected: optax keeps a number as it is, and computes a schedule's anew from the schedule's own state.
+        value, memory = node.hyperparams["learning_rate"], node.hyperparams_states.get("learning_rate")
+        if memory is None:
+            return node._replace(hyperparams={**node.hyperparams, "learning_rate": scaled(value)})
+        if not isinstance(memory, RateState):
             raise ValueError(
-                "the learning rate of optax.inject_hyperparams comes from a function of the step, which cannot be "
-                "scaled: give it an lrx schedule, lrx.Schedule(function), which keeps a factor in the state."
+                "learning_rate must be a number or an lrx schedule in optax.inject_hyperparams to be scaled, got a "
+                f"{type(memory).__name__}, which counts steps and keeps no factor: give lrx.Schedule(function)."
             )
-        changed = node._replace(
-            hyperparams={**node.hyperparams, "learning_rate": times(node.hyperparams["learning_rate"])}
+        return node._replace(
+            hyperparams={**node.hyperparams, "learning_rate": scaled(value, where=first)},
+            hyperparams_states={**node.hyperparams_states, "learning_rate": change(memory)},
         )
-        if schedule is None:
-            return changed
-        states = {**node.hyperparams_states, "learning_rate": schedule._replace(scale=times(schedule.scale))}
-        return (changed if node_is_new(node) else node)._replace(hyperparams_states=states)
-
-    def node_is_new(node: Any) -> bool:
-        count = _array(node.count)
-        return _checks.is_concrete(count) and bool((count == 0).all())
 
     kinds = (RateState, InjectStatefulHyperparamsState)
     return _rewrite(state, kinds, change)
@@ -342,6 +355,7 @@ def observe(state: Any, *, value: jax.typing.ArrayLike) -> Any:
 
     Raises:
       ValueError: if the state holds no controller, or `value` is not a scalar.
+      TypeError: if `value` is not a number.
 
     Example:
       >>> import lrx, jax.numpy as jnp
@@ -354,10 +368,7 @@ def observe(state: Any, *, value: jax.typing.ArrayLike) -> Any:
       0.05
     """
     _refuse_objects("observe", state)
-    if jnp.ndim(value) != 0:
-        raise ValueError(
-            f"value must be a scalar, got value of shape {jnp.shape(value)}: pass the mean, jnp.mean(loss)."
-        )
+    check_loss(value)
     found = 0
 
     def write(node: ControllerState) -> ControllerState:

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from lrx import _checks
 from lrx.rates import ArrayLike, Controller, controller
@@ -103,7 +104,7 @@ def reduce_on_plateau(
     def update(state: ReduceOnPlateauState, value: jax.Array) -> tuple[jax.Array, ReduceOnPlateauState]:
         finite = jnp.isfinite(value)
         total = state.sum_value + jnp.where(finite, value, 0.0)
-        number = state.value_count + finite.astype(jnp.int32)
+        number = jnp.where(finite, optax.safe_increment(state.value_count), state.value_count)
         complete = number >= jnp.asarray(accumulation_size, jnp.int32)
         mean = total / jnp.maximum(number, 1).astype(jnp.float32)
 
@@ -112,7 +113,7 @@ def reduce_on_plateau(
         margin = jnp.where(jnp.isfinite(best), jnp.float32(rtol) * jnp.abs(best) + jnp.float32(atol), 0.0)
         improved = sign * mean < sign * best - margin
         cooling = state.cooldown_count > 0
-        plateau = jnp.where(improved | cooling, 0, state.plateau_count + 1)
+        plateau = jnp.where(improved | cooling, 0, optax.safe_increment(state.plateau_count))
         reduce = plateau > jnp.asarray(patience, jnp.int32)
         # A scale that rose above the floor's own rounding must not be lifted by it.
         lower = jnp.minimum(jnp.maximum(state.scale * jnp.float32(factor), jnp.float32(min_scale)), state.scale)

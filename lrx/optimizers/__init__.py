@@ -1,4 +1,9 @@
-"""Optimizers: gradients to a direction, and the direction times a rate, one method a file."""
+"""Optimizers: gradients to a direction, and the direction times a rate, one method a file.
+
+A gradient that is not finite is not repaired: it makes the update of its own coordinate infinite or not a number, and
+stays in that coordinate's momentum and moments; all other coordinates go on as if nothing had happened. To skip such
+a step as a whole, put `optax.apply_if_finite` around the optimizer.
+"""
 
 from lrx.optimizers.adam import adam, scale_by_adam
 from lrx.optimizers.evaluation import eval_params

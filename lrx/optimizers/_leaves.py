@@ -8,19 +8,26 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from lrx import _checks
+from lrx.rates import at_least_float32
+
 
 def wide(leaf: jax.Array) -> jax.Array:
     """A leaf in at least float32, where accumulations of bfloat16 do not get stuck."""
     leaf = jnp.asarray(leaf)
-    return leaf.astype(jnp.promote_types(leaf.dtype, jnp.float32))
+    return leaf.astype(at_least_float32(leaf.dtype))
 
 
-def zeros_like(params: Any, *, at_least: Any = None) -> Any:
-    """Zeros in the shape of the parameters, in their types or in at least the type given."""
+def zeros_like(params: Any, *, wide: bool = False) -> Any:
+    """Zeros in the shape and with the sharding of the parameters, in their types or in at least float32."""
 
     def zeros(leaf: jax.Array) -> jax.Array:
         dtype = jnp.result_type(leaf)
-        return jnp.zeros_like(leaf, dtype=dtype if at_least is None else jnp.promote_types(dtype, at_least))
+        zero = jnp.zeros_like(leaf, dtype=at_least_float32(dtype) if wide else dtype)
+        if _checks.is_concrete(leaf):
+            return zero
+        # Within jit a constant would be put on one device: a value that depends on the leaf is laid out as it is.
+        return jnp.where(leaf == leaf, zero, zero)
 
     return jax.tree.map(zeros, params)
 
@@ -29,15 +36,17 @@ def leafwise(function: Callable[..., tuple[jax.Array, ...]], updates: Any, *stat
     """Map `function(gradient, *state leaves) -> (update, *new state leaves)` over trees, in one pass.
 
     The function sees everything in at least float32; the update comes back in the gradient's type, each state leaf in
-    its own. `None` leaves pass.
+    its own. A gradient of `None` passes and leaves its state as it is.
     """
 
-    def on_leaf(gradient: jax.Array, *memory: jax.Array) -> tuple[jax.Array, ...]:
+    def on_leaf(gradient: Any, *memory: Any) -> tuple[Any, ...]:
+        if gradient is None:
+            return (None, *memory)
         results = function(wide(gradient), *(wide(leaf) for leaf in memory))
         types = [jnp.result_type(leaf) for leaf in (gradient, *memory)]
         return tuple(result.astype(dtype) for result, dtype in zip(results, types, strict=True))
 
-    leaves, structure = jax.tree.flatten(updates)
+    leaves, structure = jax.tree.flatten(updates, is_leaf=lambda leaf: leaf is None)
     columns = [structure.flatten_up_to(state) for state in states]  # type: ignore[attr-defined]
     rows = [on_leaf(*row) for row in zip(leaves, *columns, strict=True)]
     return tuple(jax.tree.unflatten(structure, [row[index] for row in rows]) for index in range(len(states) + 1))

@@ -24,8 +24,9 @@ class AdamState(NamedTuple):
 
 def _remaining_weight(decay: ArrayLike, count: jax.Array) -> jax.Array:
     """1 - decay^count, without the cancellation that costs 1e-5 at decay 0.999 and count 1 in float32."""
-    if _checks.is_concrete(decay) and jnp.ndim(decay) == 0:
-        logarithm = jnp.float32(math.log(decay) if decay > 0 else -math.inf)
+    if _checks.is_concrete(decay):
+        known = float(decay)
+        logarithm = jnp.float32(math.log(known) if known > 0 else -math.inf)
     else:
         logarithm = jnp.log(jnp.asarray(decay, jnp.float32))
     return -jnp.expm1(count.astype(jnp.float32) * logarithm)
@@ -70,7 +71,7 @@ def scale_by_adam(
     _checks.non_negative("eps", eps)
 
     def init(params: Any) -> AdamState:
-        return AdamState(jnp.zeros([], jnp.int32), zeros_like(params), zeros_like(params, at_least=jnp.float32))
+        return AdamState(jnp.zeros([], jnp.int32), zeros_like(params), zeros_like(params, wide=True))
 
     def update(updates: Any, state: AdamState, params: Any = None, **extra_args: Any) -> tuple[Any, AdamState]:
         del params, extra_args
@@ -81,8 +82,9 @@ def scale_by_adam(
             m = jnp.asarray(b1 * m + (1 - b1) * gradient)
             v = jnp.asarray(b2 * v + (1 - b2) * jnp.square(gradient))
             root = jnp.sqrt(v / weight2)
-            # With eps = 0 a coordinate that has never seen a gradient stays where it is.
-            return jnp.where(root > 0, (m / weight1) / (root + eps), 0.0), m, v
+            denominator = root + eps
+            # With eps = 0 a coordinate that has never seen a gradient stays where it is; not a number stays visible.
+            return jnp.where(denominator == 0, 0.0, (m / weight1) / denominator), m, v
 
         updates, first, second = leafwise(step, updates, state.first_moment, state.second_moment)
         return updates, AdamState(count, first, second)

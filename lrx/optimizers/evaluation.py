@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from lrx.optimizers._leaves import wide
 from lrx.optimizers.nesterov import NesterovState
@@ -46,10 +47,17 @@ def eval_params(state: Any, params: Any) -> Any:
             f"state must hold one method with an evaluation point, got {len(found)}: give the state of one."
         )
     momentum = jax.tree.leaves(found[0].momentum)[0]
-    leaves, structure = jax.tree.flatten(params)
-    velocities = jax.tree.leaves(found[0].velocity)
-    moved = [
-        (wide(leaf) + momentum * wide(velocity)).astype(jnp.result_type(leaf))
-        for leaf, velocity in zip(leaves, velocities, strict=True)
-    ]
-    return jax.tree.unflatten(structure, moved)
+
+    def move(velocity: Any, leaf: Any) -> Any:
+        if isinstance(velocity, optax.MaskedNode):  # not this method's: stays
+            return leaf
+        return (wide(leaf) + momentum * wide(velocity)).astype(jnp.result_type(leaf))
+
+    velocities, structure = jax.tree.flatten(
+        found[0].velocity, is_leaf=lambda node: isinstance(node, optax.MaskedNode)
+    )
+    if any(isinstance(velocity, optax.MaskedNode) for velocity in velocities):
+        leaves = structure.flatten_up_to(params)
+    else:  # flax may keep velocities in other containers than parameters, so only the order of leaves counts
+        leaves, structure = jax.tree.flatten(params)
+    return jax.tree.unflatten(structure, [move(*pair) for pair in zip(velocities, leaves, strict=True)])

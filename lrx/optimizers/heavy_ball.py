@@ -65,13 +65,13 @@ def heavy_ball(
     _checks.flag("momentum_correction", momentum_correction)
 
     def init(params: Any) -> HeavyBallState:
-        return HeavyBallState(zeros_like(params), jnp.asarray(momentum, jnp.float32), rate.init_rate(params))
+        return HeavyBallState(zeros_like(params), jnp.array(momentum, jnp.float32), rate.init_rate(params))
 
     def update(
         updates: Any, state: HeavyBallState, params: Any = None, **extra_args: Any
     ) -> tuple[Any, HeavyBallState]:
         alpha, rate_state = rate.next_rate(state.rate, updates=updates, params=params, **extra_args)
-        beta = jnp.asarray(momentum, jnp.float32)
+        beta = jnp.array(momentum, jnp.float32)
 
         def step(gradient: jax.Array, velocity: jax.Array) -> tuple[jax.Array, jax.Array]:
             if momentum_correction:

@@ -60,15 +60,16 @@ def nesterov(learning_rate: ArrayLike | Rate, *, momentum: ArrayLike = 0.9) -> o
     _checks.in_interval("momentum", momentum, "[0, 1)", "at 1 nothing is ever forgotten")
 
     def init(params: Any) -> NesterovState:
-        return NesterovState(zeros_like(params), jnp.asarray(momentum, jnp.float32), rate.init_rate(params))
+        return NesterovState(zeros_like(params), jnp.array(momentum, jnp.float32), rate.init_rate(params))
 
     def update(updates: Any, state: NesterovState, params: Any = None, **extra_args: Any) -> tuple[Any, NesterovState]:
         alpha, rate_state = rate.next_rate(state.rate, updates=updates, params=params, **extra_args)
-        beta = jnp.asarray(momentum, jnp.float32)
+        beta = jnp.array(momentum, jnp.float32)
 
         def step(gradient: jax.Array, before: jax.Array) -> tuple[jax.Array, jax.Array]:
-            velocity = beta * before + alpha * gradient
-            return beta * before - (1 + beta) * velocity, velocity
+            push = alpha * gradient
+            # beta v_{t-1} - (1 + beta) v_t with v_t written out: nothing cancels, and an overflow stays an infinity.
+            return -(jnp.square(beta) * before + (1 + beta) * push), beta * before + push
 
         updates, velocity = leafwise(step, updates, state.velocity)
         return updates, NesterovState(velocity, beta, rate_state)

@@ -6,6 +6,7 @@ import dataclasses
 import datetime
 import importlib.metadata
 import json
+import math
 import os
 import platform
 import sys
@@ -79,7 +80,7 @@ class Result:
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         part = path.with_name(path.name + ".part")
-        part.write_text(json.dumps(dataclasses.asdict(self), indent=1, allow_nan=True, default=_plain) + "\n")
+        part.write_text(json.dumps(_plain(dataclasses.asdict(self)), indent=1, allow_nan=False) + "\n")
         part.replace(path)
         return path
 
@@ -123,6 +124,11 @@ def stopwatch() -> Callable[[], float]:
 
 
 def _plain(value: Any) -> Any:
+    """What JSON can hold: arrays become lists, and what is not finite, as the loss of a run that diverged, null."""
     if isinstance(value, np.ndarray | np.generic | jax.Array):
-        return np.asarray(value).tolist()
-    raise TypeError(f"a result holds numbers, text, lists and dicts, got {value!r}.")
+        value = np.asarray(value).tolist()
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

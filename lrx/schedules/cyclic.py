@@ -55,7 +55,8 @@ def cyclical(
     """
     _checks.non_negative("min_value", min_value)
     _checks.non_negative("max_value", max_value)
-    if _checks.is_concrete(min_value) and _checks.is_concrete(max_value) and jnp.any(max_value < min_value):
+    # Compared by float: within jit, JAX would trace a comparison of arrays even where both are known.
+    if _checks.is_concrete(min_value) and _checks.is_concrete(max_value) and float(max_value) < float(min_value):
         raise ValueError(
             f"max_value must be >= min_value, got max_value={max_value}, min_value={min_value}: swap them."
         )
@@ -64,7 +65,7 @@ def cyclical(
         _checks.steps("down_steps", down_steps)
     _checks.one_of("mode", mode, ("triangular", "triangular2", "exp_range"))
     _checks.in_interval("decay_rate", decay_rate, "(0, 1]", "it multiplies the amplitude at each step")
-    if mode != "exp_range" and _checks.is_concrete(decay_rate) and decay_rate != 1.0:
+    if mode != "exp_range" and _checks.is_concrete(decay_rate) and float(decay_rate) != 1.0:
         raise ValueError(f'decay_rate must be 1 in mode={mode!r}, got decay_rate={decay_rate}: use mode="exp_range".')
 
     def rate_at(count: jax.Array) -> jax.Array:

@@ -1,117 +1,151 @@
-"""A folder that keeps a training run: written whole or not at all, and checked before anything is taken from it."""
+"""The folder of a run: checkpoints from which it continues bit for bit.
+
+A checkpoint holds the whole state, the history so far, and a description of the run by which another run is told
+apart. Orbax writes it under another name and renames it when it is complete, so that a process killed at any time
+leaves whole checkpoints only.
+"""
 
 from __future__ import annotations
 
+import os
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-_KEPT = 2  # the latest, and the one before in case somebody removes the latest
+KEPT = 3
+SHOWN_DIFFERENCES = 4
+
+Description = dict[str, Any]  # of JSON values
 
 
-class CheckpointFolder:
+def describe(state: Any) -> dict[str, str]:
+    """Give path to type and shape of every leaf: `{"params['w']": "float32[3]"}`."""
+    return {name: f"{leaf.dtype}{list(leaf.shape)}" for name, leaf in _named(state)}
+
+
+def _named(state: Any) -> list[tuple[str, Any]]:
+    return [(jax.tree_util.keystr(path), leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(state)]
+
+
+def _is_key(leaf: Any) -> bool:
+    return jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def _implementation(leaf: Any) -> str:
+    """Name the generator of keys of which only the type is known."""
+    known = ("threefry2x32", "rbg", "unsafe_rbg")
+    return next(name for name in known if jax.random.key(0, impl=name).dtype == leaf.dtype)
+
+
+class RunFolder:
     """The checkpoints of one run.
 
     Args:
-      path: the folder; made when it is not there.
-      about: what the run is, name to number or text; a folder of another run is refused.
-      resume: whether a folder that holds a run is gone on with; otherwise it is refused.
+      path: the folder; made where it does not exist.
 
     Raises:
-      ValueError: if the folder holds a run and `resume` is False, or another run.
-      OSError: if the folder cannot be written.
-      ImportError: if orbax-checkpoint is not installed.
+      ValueError: if it cannot be made or written.
+      ImportError: if orbax is not installed.
     """
 
-    def __init__(self, path: Path, about: dict[str, Any], *, resume: bool) -> None:
+    def __init__(self, path: str | os.PathLike[str]) -> None:
         try:
             import orbax.checkpoint as ocp
         except ImportError as error:
             raise ImportError('checkpoints need orbax-checkpoint: pip install "lrx[papers]".') from error
-        self._ocp = ocp
-        self.path, self._about = path.absolute(), about
+        self.path = path = Path(path).expanduser().absolute()
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
+            path.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=path):
+                pass
         except OSError as error:
-            raise OSError(
-                f"checkpoint must be a folder that can be written, got checkpoint={str(path)!r}: {error}."
-            ) from error
-        options = ocp.CheckpointManagerOptions(max_to_keep=_KEPT, enable_async_checkpointing=False)
-        self._manager = ocp.CheckpointManager(self.path, options=options)
-        if not resume and self._manager.latest_step() is not None:
             raise ValueError(
-                f"checkpoint must be an empty folder with resume=False, got {str(path)!r}, which holds a run: "
-                "use another folder, or remove this one yourself."
+                f"checkpoint must be a folder that can be written, got checkpoint={str(path)!r} "
+                f"({error.strerror}): give another."
+            ) from error
+        self._args = ocp.args
+        self._manager = ocp.CheckpointManager(
+            path,
+            item_names=("state", "history", "run"),
+            options=ocp.CheckpointManagerOptions(max_to_keep=KEPT, enable_async_checkpointing=False),
+        )
+
+    def latest(self) -> int | None:
+        """Give the number of steps of the newest checkpoint, None where there is none."""
+        return self._manager.latest_step()
+
+    def require_same_run(self, run: Description) -> None:
+        """Raise a ValueError where the newest checkpoint belongs to another run than `run`."""
+        step = self.latest()
+        try:
+            found = self._manager.restore(step, args=self._args.Composite(run=self._args.JsonRestore()))["run"]
+        except Exception as error:
+            raise ValueError(
+                f"checkpoint={str(self.path)!r} holds a folder {step} that is no checkpoint of lrx.training.train: "
+                "give another folder."
+            ) from error
+        differences = []
+        for name in sorted(run.keys() | found.keys()):
+            there, here = found.get(name), run.get(name)
+            if isinstance(there, dict) and isinstance(here, dict):
+                for leaf in sorted(there.keys() | here.keys()):
+                    was, would_be = there.get(leaf, "absent"), here.get(leaf, "absent")
+                    if was != would_be:
+                        differences.append(f"{name}{leaf} is {was} there and {would_be} here")
+            elif there != here:
+                differences.append(f"{name} is {there!r} there and {here!r} here")
+        if differences:
+            more = len(differences) - SHOWN_DIFFERENCES
+            listed = "; ".join(differences[:SHOWN_DIFFERENCES]) + (f"; and {more} more" if more > 0 else "")
+            raise ValueError(
+                f"checkpoint={str(self.path)!r} holds another run, at step {step}: {listed}. Give another folder, or "
+                "delete this one if that run is not wanted any more."
             )
 
-    def save(self, step: int, state: Any, history: dict[str, np.ndarray]) -> None:
-        """Write the state and the history after `step` steps."""
-        leaves = [np.asarray(leaf) for leaf in jax.device_get(jax.tree.leaves(state))]
-        arrays = {f"state {index}": leaf for index, leaf in enumerate(leaves)}
-        arrays |= {f"history {name}": values for name, values in history.items()}
-        # The names go beside the arrays by number: a name may hold what a file's name may not. Nothing is not stored.
-        names = [name for name, array in arrays.items() if array.size]
-        about = {
-            "run": self._about,
-            "state": _describe(state),
-            "arrays": {name: [list(array.shape), str(array.dtype)] for name, array in arrays.items()},
-            "stored": names,
+    def save(self, step: int, state: Any, history: dict[str, np.ndarray], run: Description) -> None:
+        """Write a checkpoint; the oldest goes where there are more than three."""
+        leaves = {
+            name: np.asarray(jax.random.key_data(leaf) if _is_key(leaf) else leaf) for name, leaf in _named(state)
         }
-        ocp = self._ocp
         self._manager.save(
             step,
-            args=ocp.args.Composite(
-                arrays=ocp.args.StandardSave({f"{i:04d}": arrays[name] for i, name in enumerate(names)}),
-                about=ocp.args.JsonSave(about),
+            args=self._args.Composite(
+                state=self._args.StandardSave(_not_empty(leaves)),
+                history=self._args.StandardSave(_not_empty(history)),
+                run=self._args.JsonSave(run),
             ),
             force=True,
         )
         self._manager.wait_until_finished()
 
-    def restore(self, like: Any) -> tuple[Any, dict[str, np.ndarray]] | None:
-        """Give the latest state, in the structure of `like`, and the history; None for an empty folder.
-
-        Raises:
-          ValueError: if the folder holds another run; names what differs.
-        """
+    def restore(self, state: Any) -> tuple[int, Any, dict[str, np.ndarray]]:
+        """Read the newest checkpoint into a state of the shapes of `state`; give step, state and history."""
         step = self._manager.latest_step()
-        if step is None:
-            return None
-        ocp = self._ocp
-        about = self._manager.restore(step, args=ocp.args.Composite(about=ocp.args.JsonRestore()))["about"]
-        expected = _describe(like)
-        differences = [
-            f"{name} is {about['run'].get(name)!r} there and {value!r} here"
-            for name, value in self._about.items()
-            if about["run"].get(name) != value
-        ]
-        differences += [
-            f"{name} is {about['state'].get(name, 'absent')} there and {expected.get(name, 'absent')} here"
-            for name in sorted(about["state"].keys() | expected.keys())
-            if about["state"].get(name) != expected.get(name)
-        ]
-        if differences:
-            more = f", and {len(differences) - 3} more" if len(differences) > 3 else ""
-            raise ValueError(
-                f"checkpoint must hold this run, got {str(self.path)!r}, which holds another: "
-                f"{'; '.join(differences[:3])}{more}. Use another folder."
-            )
-        arrays = {name: np.zeros(shape, jnp.dtype(dtype)) for name, (shape, dtype) in about["arrays"].items()}
-        stored = {f"{i:04d}": arrays[name] for i, name in enumerate(about["stored"])}
-        found = self._manager.restore(step, args=ocp.args.Composite(arrays=ocp.args.StandardRestore(stored)))["arrays"]
-        arrays |= {name: np.asarray(found[f"{i:04d}"]) for i, name in enumerate(about["stored"])}
-        leaves = [jnp.asarray(arrays[f"state {index}"]) for index in range(len(jax.tree.leaves(like)))]
-        history = {
-            name.removeprefix("history "): array for name, array in arrays.items() if name.startswith("history ")
-        }
-        return jax.tree.unflatten(jax.tree.structure(like), leaves), history
+        args = self._args.Composite(state=self._args.StandardRestore(), history=self._args.StandardRestore())
+        found = self._manager.restore(step, args=args)
+        leaves = []
+        for name, leaf in _named(state):
+            if _is_key(leaf):
+                leaves.append(jax.random.wrap_key_data(found["state"][name], impl=_implementation(leaf)))
+            else:
+                leaves.append(found["state"].get(name, np.zeros(leaf.shape, leaf.dtype)))
+        history = {name: np.asarray(values) for name, values in found["history"].items()}
+        return step, jax.tree.unflatten(jax.tree.structure(state), leaves), history
+
+    def discard(self, step: int) -> None:
+        """Delete the checkpoint of `step` where there is an older one."""
+        steps = self._manager.all_steps()
+        if step in steps and len(steps) > 1:
+            self._manager.delete(step)
+
+    def close(self) -> None:
+        """Release what Orbax holds."""
+        self._manager.close()
 
 
-def _describe(tree: Any) -> dict[str, str]:
-    return {
-        jax.tree_util.keystr(path): f"{jnp.result_type(leaf)}{list(jnp.shape(leaf))}"
-        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
-    }
+def _not_empty(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Leave out arrays without elements, which Orbax cannot write."""
+    return {name: array for name, array in arrays.items() if array.size}

@@ -1,23 +1,16 @@
-"""The one training loop.
-
-Many steps are one compiled call: a `lax.while_loop` over donated buffers that draws its minibatches from data on the
-device, and that ends early at the step whose loss is not finite. It is a while loop rather than a scan because its
-length is then an argument: one compilation serves segments of every length, so that progress, evaluations,
-checkpoints and Ctrl-C come in time whatever a step costs.
-"""
+"""The one training loop: compiled segments of about a second, and between them what a run needs."""
 
 from __future__ import annotations
 
-import dataclasses
-import functools
+import contextlib
+import math
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -25,28 +18,42 @@ import numpy as np
 import optax
 
 from lrx import _checks
-from lrx.reading import monitor
-from lrx.training.checkpoints import CheckpointFolder
-from lrx.training.progress import Progress
-from lrx.training.workload import History, ModelState, Params, Workload
+from lrx.training.checkpoints import Description, RunFolder, describe
+from lrx.training.program import SEGMENT_STEPS, State, compiled, local_devices, placement
+from lrx.training.progress import Status, reporter
+from lrx.training.workload import History, Workload
 
-_BUFFER = 4096  # steps that a segment may have: the length of the buffers for what is recorded by step
-_SEGMENT_SECONDS = 1.0  # how long one compiled call should take: the latency of Ctrl-C and of the progress bar
+SEGMENT_SECONDS = 1.0  # how long a compiled call should take
+SEGMENT_GROWTH = 8  # at most; a short call tells little about the time that a long one will take
+CHECKPOINT_SECONDS = 30.0  # between two checkpoints where `checkpoint_every` is not given
 
 
 class DivergenceError(FloatingPointError):
-    """The loss of a training run is not finite."""
+    """The loss is not finite, and training stopped at that very step, before its update.
+
+    Attributes:
+      step: completed updates, whose number is the index of the step that failed.
+      loss: NaN or infinite.
+      rate: the learning rate that the update would have had, NaN where the state holds none.
+      history: the `History` up to the step, with the state before it.
+    """
+
+    def __init__(self, message: str, step: int, loss: float, rate: float, history: History) -> None:
+        super().__init__(message)
+        self.step, self.loss, self.rate, self.history = step, loss, rate, history
 
 
 class TrainingInterrupted(KeyboardInterrupt):
-    """Ctrl-C ended a training run, after its checkpoint was written."""
+    """Ctrl-C stopped the run between two steps, after its checkpoint was written if it keeps any.
 
+    Attributes:
+      step: completed steps.
+      history: the `History` up to the step.
+    """
 
-class _Carry(NamedTuple):
-    params: Params
-    model_state: ModelState
-    opt_state: Any
-    step: jax.Array  # () int32: completed steps
+    def __init__(self, message: str, step: int, history: History) -> None:
+        super().__init__(message)
+        self.step, self.history = step, history
 
 
 def train(
@@ -63,312 +70,347 @@ def train(
     progress: bool = False,
     stop_on_nonfinite: bool = True,
 ) -> History:
-    """Train a workload.
+    """Train a workload with an optimizer, every step inside of compiled loops.
 
-    `tx.update` is given `value=loss`. The key of a step is a function of the seed and the step, and the permutation of
-    an epoch of the seed and the epoch, so that a run that was stopped and resumed is the run that was not stopped, bit
-    for bit. Where there are several devices and the batch divides among them, each takes its part of every batch.
+    The data stay on the device; a minibatch is drawn, transformed and used in the compiled step. The keys of step t
+    and the permutation of epoch e are functions of the seed and t or e alone. Where there are several local devices
+    and their number divides the batch size, the batch is split over them and the parameters are on all of them
+    (results are the same up to rounding); `jax.config.jax_default_device`, if set, is used alone.
+
+    `tx.update` gets `params`, and `value=loss`, `grad=` and `value_fn=` as optax's line searches take them; what takes
+    no extra arguments gets none.
 
     Args:
-      workload: what to train.
-      tx: any optax transformation whose updates are added to the parameters.
-      epochs: passes through the examples, >= 1; give this or `steps`.
-      steps: optimizer steps, >= 1.
-      seed: of the initial parameters, the permutations and the keys of the steps.
-      evaluate_every: epochs between two evaluations where the length is given in epochs, steps where it is given in
-        steps; None takes one epoch. The last step is always evaluated.
-      checkpoint: folder in which the run is kept; the same call goes on where it was, after `kill -9` too, and a call
-        with more steps extends it. None keeps nothing.
-      checkpoint_every: between two checkpoints, in the same unit; None takes one epoch, and never less than half a
-        minute.
-      resume: go on with a run that the folder holds; False refuses such a folder.
-      progress: show a bar with loss, rate, examples per second and time left.
-      stop_on_nonfinite: end the run at the step whose loss is not finite; False for transformations that recover.
+      workload: model, data and loss.
+      tx: any optax transformation; with a rate of lrx in it the history holds the rate.
+      epochs: length of the run; give this or `steps`.
+      steps: length of the run.
+      seed: of initial parameters, permutations, transforms and loss, 0 to 2^31 - 1.
+      evaluate_every: between two evaluations, in epochs where `epochs` is given, in steps where `steps` is; by default
+        an epoch. The end of a run is always evaluated.
+      checkpoint: folder of this run, made where it does not exist. The newest three checkpoints are kept.
+      checkpoint_every: between two checkpoints, in the unit of `evaluate_every`; by default half a minute. The end of
+        a run is always kept.
+      resume: go on where the folder's newest checkpoint is, bit for bit as if the run had not stopped; a run that is
+        complete gives its history without training, and a longer `epochs` or `steps` extends it. With False the folder
+        must hold no run.
+      progress: show loss, rate, speed and time left: a bar on a terminal, otherwise a line every ten seconds.
+      stop_on_nonfinite: stop at a loss that is NaN or infinite. With False the update is made, for transformations
+        that recover by themselves (`optax.apply_if_finite`) and runs that may well diverge (range tests).
 
     Returns:
-      The `History` of the whole run, including what an earlier call did.
+      The `History` from step 0 on, also of a resumed run.
 
     Raises:
-      ValueError: if not exactly one of `epochs` and `steps` is given, a number is out of range, or the folder holds a
-        different run.
-      DivergenceError: if a loss is not finite; the last good checkpoint stays.
-      TrainingInterrupted: after Ctrl-C, when the checkpoint has been written; its message says how to go on.
+      ValueError: if not exactly one of `epochs` and `steps` is given, a number is not whole or out of range, the folder
+        cannot be written, holds another run, a longer one, or any with `resume=False`; before anything is compiled
+        but what tells the shapes.
+      TypeError: if an argument is of another type, or `loss_fn` or `tx` change the type of the state.
+      DivergenceError: if the loss is not finite: a `FloatingPointError` with the step, the rate and the history. The
+        checkpoints before that step stay.
+      TrainingInterrupted: after Ctrl-C: a `KeyboardInterrupt` with the history. The state is saved first if there is a
+        folder. A second Ctrl-C stops at once.
+      ImportError: if `checkpoint` is given and orbax is not installed.
 
     Example:
-      >>> import lrx, jax.numpy as jnp
-      >>> line = lrx.Workload.from_functions(
+      >>> import jax, jax.numpy as jnp, lrx
+      >>> from lrx.training import Batches, Workload, train
+      >>> x = jnp.linspace(-1.0, 1.0, 64)
+      >>> workload = Workload.from_functions(
       ...     "line",
-      ...     lambda key: jnp.zeros(()),
-      ...     lambda slope, x, key: jnp.mean((slope * x - 3 * x) ** 2),
-      ...     lrx.Batches(jnp.linspace(-1, 1, 32), batch_size=8),
+      ...     lambda key: {"slope": jax.random.normal(key)},
+      ...     lambda params, batch, key: jnp.mean((params["slope"] * batch[0] - batch[1]) ** 2),
+      ...     Batches((x, 3.0 * x), batch_size=16),
       ... )
-      >>> history = lrx.train(line, lrx.sgd(lrx.linear_decay(1.0, 40)), epochs=10)
-      >>> print(history.params.round(2), history.rate[[0, -1]])
-      3.0 [1.    0.025]
+      >>> history = train(workload, lrx.sgd(lrx.linear_decay(0.8, decay_steps=80)), epochs=20)
+      >>> history.loss.shape, round(float(history.params["slope"]), 3)
+      ((80,), 3.0)
+      >>> print(history.rate[[0, 40]].round(3))
+      [0.8 0.4]
     """
-    total = _total_steps(workload, epochs, steps)
-    per_epoch = workload.batches.steps_per_epoch
-    unit = per_epoch if steps is None else 1
-    for name, value in (("evaluate_every", evaluate_every), ("checkpoint_every", checkpoint_every)):
-        if value is not None:
-            _checks.steps(name, value)
-    evaluate_every = evaluate_every * unit if evaluate_every else per_epoch
-    checkpoint_steps = checkpoint_every * unit if checkpoint_every else per_epoch
-    tx = optax.with_extra_args_support(tx)
+    _require_workload(workload, tx)
+    total, unit = _length(epochs, steps, workload.batches.steps_per_epoch)
+    evaluate_steps = _interval("evaluate_every", evaluate_every, unit) or workload.batches.steps_per_epoch
+    checkpoint_steps = _interval("checkpoint_every", checkpoint_every, unit)
+    if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or not 0 <= seed <= _checks.INT32_MAX:
+        raise ValueError(f"seed must be a whole number from 0 to 2^31 - 1, got seed={seed!r}.")
+    for name, value in (("resume", resume), ("progress", progress), ("stop_on_nonfinite", stop_on_nonfinite)):
+        _checks.flag(name, value)
 
-    key = jax.random.key(seed)
-    mesh = _mesh(workload.batches.batch_size)
-    place = _replicate(mesh)
-    carry = _start(workload, tx, place(key))
-    data = place(jax.tree.map(jnp.asarray, workload.batches.arrays))
-    recorder = _Recorder(np.zeros(0, np.float32), np.zeros(0, np.float32), {}, [], {})
-
-    folder = None
-    if checkpoint is not None:
-        about = {"workload": workload.name, "seed": seed, "batch_size": workload.batches.batch_size}
-        folder = CheckpointFolder(Path(checkpoint), about, resume=resume)
-        saved = folder.restore(carry)
-        if saved is not None:
-            carry, recorder = place(saved[0]), _Recorder.from_arrays(saved[1])
-            if int(carry.step) > total:
-                raise ValueError(
-                    f"steps must be at least the {int(carry.step)} that the run in {folder.path} has done, got "
-                    f"{total}: ask for more, or use another folder."
-                )
-
-    # More than the program's own names would keep the data of every workload alive.
-    segment = _program(
-        workload.loss_fn,
-        tx,
-        workload.batches.transform,
-        workload.batches.batch_size,
-        workload.batches.shuffle,
-        min(total, _BUFFER),
-        stop_on_nonfinite,
-        mesh,
-    )
-    done, length = int(carry.step), 1
-    saved_at, saved_time = done, time.monotonic()
-    with _deferred_interrupt() as interrupted, Progress(progress, total, done, workload.batches.batch_size) as bar:
-        while done < total:
-            until = min(total, done + length, (done // evaluate_every + 1) * evaluate_every)
-            started = time.perf_counter()
-            carry, recorded = segment(carry, data, key, jnp.int32(min(until, done + _BUFFER)))
-            now = int(carry.step)
-            seconds = max(time.perf_counter() - started, 1e-6)
-            # At most doubled each time: the first call's time is mostly the compilation's.
-            length = int(min(max(_SEGMENT_SECONDS * (now - done) / seconds, 1), 2 * length, _BUFFER))
-            recorder.append(recorded, now - done)
-            if stop_on_nonfinite and not np.isfinite(recorder.loss[-1]):
-                raise DivergenceError(_divergence(now - 1, recorder, folder))
-            done = now
-            bar.show(done, recorder.loss[-1], recorder.rate[-1])
-            if workload.evaluate is not None and (done % evaluate_every == 0 or done == total):
-                recorder.evaluate(done, workload.evaluate(carry.params, carry.model_state))
-                bar.evaluated({name: values[-1] for name, values in recorder.evaluations.items()})
-            if folder is not None:
-                due = done - saved_at >= checkpoint_steps
-                # Unless asked for, writing should not take a noticeable part of the time.
-                due = due and (checkpoint_every is not None or time.monotonic() - saved_time > 30)
-                if (due or done == total or interrupted.is_set()) and _all_finite(carry.params):
-                    folder.save(done, carry, recorder.to_arrays())
-                    saved_at, saved_time = done, time.monotonic()
-            if interrupted.is_set() and done < total:
-                raise TrainingInterrupted(
-                    f"stopped after step {done} of {total}. "
-                    + (
-                        f"The run is saved in {folder.path}: the same call goes on from here."
-                        if folder is not None
-                        else "Nothing was saved: give checkpoint=FOLDER to be able to go on."
-                    )
-                )
-    return History(
-        loss=recorder.loss,
-        rate=recorder.rate,
-        metrics=recorder.metrics,
-        evaluation_steps=np.asarray(recorder.evaluation_steps, np.int32),
-        evaluations={name: np.asarray(values, np.float32) for name, values in recorder.evaluations.items()},
-        params=carry.params,
-        model_state=carry.model_state,
-        opt_state=carry.opt_state,
-    )
+    run = _Run(workload, tx, int(seed), total, stop_on_nonfinite)
+    with contextlib.ExitStack() as stack:
+        if checkpoint is not None:
+            run.folder = stack.enter_context(contextlib.closing(RunFolder(checkpoint)))
+        run.begin(resume, evaluate_steps)
+        arrays = jax.tree.leaves(workload.batches.arrays)
+        status = reporter(
+            progress,
+            workload.name,
+            step=run.step,
+            total=total,
+            batch_size=workload.batches.batch_size,
+            unit="images" if any(array.ndim >= 3 for array in arrays) else "examples",
+        )
+        interrupted = stack.enter_context(_ctrl_c())
+        stack.enter_context(status)
+        run.go(evaluate_steps, checkpoint_steps, status, interrupted)
+    return run.history()
 
 
-def _total_steps(workload: Workload, epochs: int | None, steps: int | None) -> int:
+def _require_workload(workload: Any, tx: Any) -> None:
+    if not isinstance(workload, Workload):
+        raise TypeError(f"workload must be an lrx.training.Workload, got a {type(workload).__name__}.")
+    if not (callable(getattr(tx, "init", None)) and callable(getattr(tx, "update", None))):
+        raise TypeError(f"tx must be an optax transformation, with init and update, got a {type(tx).__name__}.")
+
+
+def _length(epochs: Any, steps: Any, steps_per_epoch: int) -> tuple[int, int]:
+    """Give the number of steps of the run, and of the unit that its intervals are given in."""
     if (epochs is None) == (steps is None):
-        raise ValueError(f"exactly one of epochs and steps must be given, got epochs={epochs}, steps={steps}.")
+        raise ValueError(
+            f"exactly one of epochs and steps must be given, got epochs={epochs}, steps={steps}: the other follows "
+            f"from {steps_per_epoch} steps per epoch."
+        )
     if steps is not None:
         _checks.steps("steps", steps)
-        return int(steps)
+        return int(steps), 1
+    _checks.positive("epochs", epochs)
     _checks.steps("epochs", epochs)
-    total = int(epochs) * workload.batches.steps_per_epoch  # type: ignore[arg-type]
-    _checks.steps("epochs * steps_per_epoch", total)
-    return total
+    _checks.steps("epochs * steps_per_epoch", epochs * steps_per_epoch)
+    return int(epochs) * steps_per_epoch, steps_per_epoch
 
 
-def _mesh(batch_size: int) -> jax.sharding.Mesh | None:
-    devices = jax.local_devices()
-    if len(devices) == 1 or batch_size % len(devices):
+def _interval(name: str, value: Any, unit: int) -> int | None:
+    if value is None:
         return None
-    return jax.sharding.Mesh(np.asarray(devices), ("batch",))
+    _checks.steps(name, value)
+    return int(value) * unit
 
 
-def _replicate(mesh: jax.sharding.Mesh | None) -> Callable[[Any], Any]:
-    if mesh is None:
-        return lambda tree: jax.tree.map(jnp.asarray, tree)
-    everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
-    return lambda tree: jax.device_put(tree, everywhere)
+@contextlib.contextmanager
+def _ctrl_c() -> Iterator[Callable[[], bool]]:
+    """Let the first Ctrl-C wait for the end of a segment: tell by the function given whether there was one.
 
+    An exception in the middle of a compiled call would lose the state, whose buffers the call has taken over. Another
+    handler than Python's own is left in its place; other threads get no signals.
+    """
+    pressed = False
 
-def _start(workload: Workload, tx: optax.GradientTransformationExtraArgs, key: jax.Array) -> _Carry:
-    # Each output of a compiled function has a buffer of its own, so all of them can be donated.
-    @jax.jit
-    def start(key: jax.Array) -> _Carry:
-        params, model_state = workload.init(jax.random.fold_in(key, 0))
-        return _Carry(params, model_state, tx.init(params), jnp.zeros([], jnp.int32))
-
-    return start(key)
-
-
-def _reported(opt_state: Any) -> dict[str, jax.Array]:
-    report = {name: jnp.asarray(value, jnp.float32) for name, value in monitor(opt_state).items()}
-    # Where there are several groups, their rates are among the metrics.
-    return {"": report.pop("learning_rate", jnp.float32(jnp.nan)), **report}
-
-
-@functools.lru_cache(maxsize=16)
-def _program(
-    loss_fn: Callable[..., Any],
-    tx: optax.GradientTransformationExtraArgs,
-    transform: Callable[[Any, jax.Array], Any],
-    batch_size: int,
-    shuffle: bool,
-    buffer: int,
-    stop_on_nonfinite: bool,
-    mesh: jax.sharding.Mesh | None,
-) -> Callable[..., tuple[_Carry, dict[str, jax.Array]]]:
-    """Compile "train from carry.step to `until`", once for a loss and an optimizer."""
-
-    def minibatch(data: Any, order: jax.Array, step: jax.Array, key: jax.Array) -> Any:
-        position = step % (order.shape[0] // batch_size) * batch_size
-        chosen = jax.lax.dynamic_slice_in_dim(order, position, batch_size)
-        batch = jax.tree.map(lambda leaf: jnp.take(leaf, chosen, axis=0), data)
-        if mesh is not None:
-            parts = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("batch"))
-            batch = jax.lax.with_sharding_constraint(batch, parts)
-        return transform(batch, key)
-
-    @functools.partial(jax.jit, donate_argnums=0)
-    def segment(carry: _Carry, data: Any, key: jax.Array, until: jax.Array) -> tuple[_Carry, dict[str, jax.Array]]:
-        begin = carry.step
-        examples = jax.tree.leaves(data)[0].shape[0]
-        order_key, step_key = jax.random.fold_in(key, 1), jax.random.fold_in(key, 2)
-
-        def order_at(step: jax.Array) -> jax.Array:
-            epoch = step // (examples // batch_size)
-            if not shuffle:
-                return jnp.arange(examples)
-            return jax.random.permutation(jax.random.fold_in(order_key, epoch), examples)
-
-        def one_step(state: tuple[_Carry, jax.Array, Any, jax.Array]) -> tuple[_Carry, jax.Array, Any, jax.Array]:
-            carry, order, records, _ = state
-            starts = carry.step % (examples // batch_size) == 0
-            order = jax.lax.cond(starts, order_at, lambda _: order, carry.step)
-            batch_key, loss_key = jax.random.split(jax.random.fold_in(step_key, carry.step))
-            batch = minibatch(data, order, carry.step, batch_key)
-            (loss, model_state), grads = jax.value_and_grad(loss_fn, has_aux=True)(
-                carry.params, carry.model_state, batch, loss_key
-            )
-            updates, opt_state = tx.update(grads, carry.opt_state, carry.params, value=loss)
-            params = optax.apply_updates(carry.params, updates)
-            now = {"loss": jnp.asarray(loss, jnp.float32), **_reported(opt_state)}
-            at = carry.step - begin
-            records = {name: records[name].at[at].set(value) for name, value in now.items()}
-            return _Carry(params, model_state, opt_state, carry.step + 1), order, records, jnp.isfinite(now["loss"])
-
-        def goes_on(state: tuple[_Carry, jax.Array, Any, jax.Array]) -> jax.Array:
-            carry, _, _, finite = state
-            return (carry.step < until) & (finite | (not stop_on_nonfinite))
-
-        names = ["loss", *jax.eval_shape(_reported, carry.opt_state)]
-        records = {name: jnp.zeros(buffer, jnp.float32) for name in names}
-        start = (carry, order_at(carry.step), records, jnp.array(True))
-        carry, _, records, _ = jax.lax.while_loop(goes_on, one_step, start)
-        return carry, records
-
-    return segment
-
-
-@dataclasses.dataclass
-class _Recorder:
-    """The history so far."""
-
-    loss: np.ndarray
-    rate: np.ndarray
-    metrics: dict[str, np.ndarray]
-    evaluation_steps: list[int]
-    evaluations: dict[str, list[float]]
-
-    def append(self, records: dict[str, jax.Array], length: int) -> None:
-        new = {name: np.asarray(values)[:length] for name, values in jax.device_get(records).items()}
-        self.loss = np.concatenate([self.loss, new.pop("loss")])
-        self.rate = np.concatenate([self.rate, new.pop("")])
-        empty = np.zeros(0, np.float32)
-        self.metrics = {name: np.concatenate([self.metrics.get(name, empty), values]) for name, values in new.items()}
-
-    def evaluate(self, step: int, values: dict[str, jax.Array]) -> None:
-        # A run that is extended was evaluated at its old end already.
-        if self.evaluation_steps and self.evaluation_steps[-1] == step:
-            return
-        self.evaluation_steps.append(step)
-        for name, value in jax.device_get(values).items():
-            self.evaluations.setdefault(name, []).append(float(value))
-
-    def to_arrays(self) -> dict[str, np.ndarray]:
-        arrays = {"loss": self.loss, "rate": self.rate, "steps": np.asarray(self.evaluation_steps, np.int64)}
-        arrays |= {f"metric {name}": values for name, values in self.metrics.items()}
-        return arrays | {f"evaluation {name}": np.asarray(values) for name, values in self.evaluations.items()}
-
-    @classmethod
-    def from_arrays(cls, arrays: dict[str, np.ndarray]) -> _Recorder:
-        def named(kind: str) -> dict[str, np.ndarray]:
-            return {name.removeprefix(kind): values for name, values in arrays.items() if name.startswith(kind)}
-
-        evaluations = {name: values.tolist() for name, values in named("evaluation ").items()}
-        return cls(arrays["loss"], arrays["rate"], named("metric "), arrays["steps"].tolist(), evaluations)
-
-
-def _divergence(step: int, recorder: _Recorder, folder: CheckpointFolder | None) -> str:
-    used = recorder.rate[-2] if len(recorder.rate) > 1 else recorder.rate[-1]
-    kept = "" if folder is None else f" The last good checkpoint stays in {folder.path}."
-    return (
-        f"the loss must be finite, got {recorder.loss[-1]} at step {step}, after a learning rate of {used:.3g}: lower "
-        "the rate (a tenth is a good next try), warm it up (lrx.warmup), or clip the gradients "
-        f"(optax.clip_by_global_norm(1.0)).{kept}"
-    )
-
-
-@jax.jit
-def _all_finite(params: Params) -> jax.Array:
-    flags = [jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(params) if jnp.issubdtype(leaf.dtype, jnp.inexact)]
-    return jnp.all(jnp.stack(flags)) if flags else jnp.array(True)
-
-
-@contextmanager
-def _deferred_interrupt() -> Iterator[threading.Event]:
-    """Let Ctrl-C wait for the compiled call under way, whose buffers would be lost; a second one does not wait."""
-    event = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield event  # signals are the main thread's
-        return
-
-    def handle(number: int, frame: Any) -> None:
-        if event.is_set():
+    def handler(number: int, frame: Any) -> None:
+        nonlocal pressed
+        if pressed:
             signal.default_int_handler(number, frame)
-        event.set()
+        pressed = True
+        print("Ctrl-C: stopping in about a second; once more to stop at once, without saving.", file=sys.stderr)
 
-    previous = signal.signal(signal.SIGINT, handle)
+    in_charge = threading.current_thread() is threading.main_thread()
+    if not in_charge or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield lambda: False
+        return
+    signal.signal(signal.SIGINT, handler)
     try:
-        yield event
+        yield lambda: pressed
     finally:
-        signal.signal(signal.SIGINT, previous)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+class _Run:
+    """A run on the host: its state on the device, and what is recorded of it."""
+
+    folder: RunFolder | None = None
+    state: State
+
+    def __init__(
+        self, workload: Workload, tx: optax.GradientTransformation, seed: int, total: int, stop_on_nonfinite: bool
+    ) -> None:
+        self.workload, self.seed, self.total = workload, seed, total
+        self.devices = local_devices(workload.batches)
+        self.placement, _ = placement(self.devices)
+        self.program = compiled(workload, tx, stop_on_nonfinite=stop_on_nonfinite)
+        keys = jax.device_put(tuple(jax.random.split(jax.random.key(seed))), self.placement)
+        self.init_key, self.key = keys
+        self.step = 0
+        self.curves: dict[str, list[np.ndarray]] = {}
+        self.evaluations: dict[str, list[float]] = {}
+        self.evaluation_steps: list[int] = []
+        self.saved_step, self.saved_at = 0, time.monotonic()
+
+    def begin(self, resume: bool, evaluate_steps: int) -> None:
+        """Make the initial state, or read the newest checkpoint."""
+        latest = None if self.folder is None else self.folder.latest()
+        if self.folder is None or latest is None:
+            self.state = self.program.initialize(self.init_key)
+            return
+        where = f"checkpoint={str(self.folder.path)!r} holds a run that has made {latest:,} steps"
+        if not resume:
+            raise ValueError(
+                f"{where}, which resume=False would overwrite: give another folder, delete this one, or go on with "
+                "resume=True."
+            )
+        shapes = jax.eval_shape(self.program.initialize, self.init_key)
+        self.folder.require_same_run(self._description(shapes))
+        if latest > self.total:
+            raise ValueError(f"{where}, got a length of {self.total:,}: give at least that, or another folder.")
+        self.step, state, history = self.folder.restore(shapes)
+        self.state = jax.device_put(state, self.placement)
+        self.saved_step = self.step
+        self.evaluation_steps = [int(step) for step in history.pop("evaluation_steps", ())]
+        for name, recorded in history.items():
+            if name.startswith("evaluations/"):
+                self.evaluations[name.removeprefix("evaluations/")] = recorded.tolist()
+            else:
+                self.curves[name] = [recorded]
+        # The end of a shorter run was evaluated out of turn; the longer run would not have stopped there.
+        last = self.evaluation_steps[-1] if self.evaluation_steps else 0
+        if last % evaluate_steps and last < self.total:
+            self.evaluation_steps.pop()
+            for values in self.evaluations.values():
+                values.pop()
+
+    def go(
+        self,
+        evaluate_steps: int,
+        checkpoint_steps: int | None,
+        status: Status,
+        interrupted: Callable[[], bool],
+    ) -> None:
+        """Train to the end."""
+        arrays = jax.device_put(self.workload.batches.arrays, self.placement)
+        length = 1
+        compiling = True
+        while True:
+            evaluated = bool(self.evaluation_steps) and self.evaluation_steps[-1] == self.step
+            if self._due(evaluate_steps) and not evaluated and not interrupted():
+                self._evaluate()
+                status.evaluations = {name: values[-1] for name, values in self.evaluations.items()}
+            if self.folder is not None and self.step > self.saved_step:
+                waited = time.monotonic() - self.saved_at >= CHECKPOINT_SECONDS
+                if self._due(checkpoint_steps) or (checkpoint_steps is None and waited) or interrupted():
+                    self._save(self.folder)
+            if interrupted():
+                raise self._interruption()
+            if self.step == self.total:
+                return
+            if compiling:  # A call that makes no step compiles, and so the clock shows how long steps take.
+                self._segment(arrays, self.step)
+                status.start()
+                compiling = False
+            stop = min(
+                self.total,
+                self.step + length,
+                *(_next_multiple(self.step, every) for every in (evaluate_steps, checkpoint_steps) if every),
+            )
+            first, began = self.step, time.monotonic()
+            self._segment(arrays, stop)
+            done, elapsed = self.step - first, time.monotonic() - began
+            status.update(self.step, float(np.mean(self.curves["loss"][-1])), float(self.curves["rate"][-1][-1]))
+            wanted = int(SEGMENT_SECONDS / max(elapsed, 1e-9) * done)
+            length = max(1, min(wanted, SEGMENT_GROWTH * done, SEGMENT_STEPS))
+
+    def _due(self, every: int | None) -> bool:
+        """Whether what is done every so many steps, and at the end, is to be done now."""
+        return self.step > 0 and (self.step == self.total or (every is not None and self.step % every == 0))
+
+    def _segment(self, arrays: Any, stop: int) -> None:
+        start = self.step
+        self.state, completed, curves = self.program.segment(
+            self.state, arrays, self.key, jnp.int32(start), jnp.int32(stop)
+        )
+        self.step = int(completed)
+        recorded = {name: np.asarray(values) for name, values in curves.items()}
+        for name, values in recorded.items():
+            self.curves.setdefault(name, []).append(values[: self.step - start].copy())
+        if self.step < stop:
+            failed = {name: float(recorded[name][self.step - start]) for name in ("loss", "rate")}
+            raise self._divergence(**failed)
+
+    def _evaluate(self) -> None:
+        evaluate = self.workload.evaluate
+        if evaluate is None:
+            return
+        results = evaluate(*self._state_on_first_device()[:2])
+        if self.evaluation_steps and results.keys() != self.evaluations.keys():
+            raise ValueError(
+                f"evaluate must always return the same names, got {sorted(results)} after {sorted(self.evaluations)}."
+            )
+        for name, value in results.items():
+            if np.ndim(value) != 0:
+                raise ValueError(
+                    f"evaluate must return scalars, got {name!r} of shape {np.shape(value)}: take the mean."
+                )
+        for name, value in jax.device_get(results).items():
+            self.evaluations.setdefault(name, []).append(float(np.float32(value)))
+        self.evaluation_steps.append(self.step)
+
+    def _save(self, folder: RunFolder) -> None:
+        folder.save(self.step, self.state, self._recorded(), self._description(self.state))
+        self.saved_step, self.saved_at = self.step, time.monotonic()
+
+    def _description(self, state: State) -> Description:
+        batches = self.workload.batches
+        return {
+            "workload": self.workload.name,
+            "seed": self.seed,
+            "batch_size": batches.batch_size,
+            "shuffle": batches.shuffle,
+            "arrays": describe(batches.arrays),
+            **{name: describe(part) for name, part in state._asdict().items()},
+        }
+
+    def _state_on_first_device(self) -> State:
+        # What works on one device need not work on several, and evaluating on each would be no faster.
+        return jax.device_put(self.state, self.devices[0])
+
+    def _recorded(self) -> dict[str, np.ndarray]:
+        recorded = {name: np.concatenate(pieces) for name, pieces in self.curves.items()}
+        for name, values in self.evaluations.items():
+            recorded[f"evaluations/{name}"] = np.asarray(values, np.float32)
+        recorded["evaluation_steps"] = np.asarray(self.evaluation_steps, np.int32)
+        return recorded
+
+    def history(self) -> History:
+        """Give what the run has left until now."""
+        recorded = self._recorded()
+        nothing = np.zeros(0, np.float32)
+
+        def of(group: str) -> dict[str, np.ndarray]:
+            return {name.removeprefix(group): values for name, values in recorded.items() if name.startswith(group)}
+
+        return History(
+            recorded.get("loss", nothing),
+            recorded.get("rate", nothing),
+            of("metrics/"),
+            of("evaluations/"),
+            recorded["evaluation_steps"],
+            *self._state_on_first_device(),
+        )
+
+    def _interruption(self) -> TrainingInterrupted:
+        message = f"stopped by Ctrl-C after {self.step:,} of {self.total:,} steps. "
+        if self.folder is None:
+            message += "Nothing is saved, for want of checkpoint=FOLDER; the state is in the exception's history."
+        else:
+            message += f"Saved in {str(self.folder.path)!r}: start it again with the same arguments to go on."
+        return TrainingInterrupted(message, self.step, self.history())
+
+    def _divergence(self, loss: float, rate: float) -> DivergenceError:
+        epoch = self.step / self.workload.batches.steps_per_epoch
+        at = "" if math.isnan(rate) else f", at a learning rate of {rate:.6g}"
+        message = (
+            f"the loss is {loss} at step {self.step:,} (epoch {epoch:.1f}){at}. Try a lower rate, a warm-up, "
+            "lrx.warmup(schedule, steps), or clipping, optax.clip_by_global_norm(1.0) before the optimizer; where this "
+            "is step 0, look at the data."
+        )
+        if self.folder is not None:
+            self.folder.discard(self.step)  # made just before the step that failed, it would fail again
+            good = self.folder.latest()
+            if good is not None:
+                message += (
+                    f" The checkpoint of step {good:,} in {str(self.folder.path)!r} is good: the same call with "
+                    "another rate goes on from there."
+                )
+        return DivergenceError(message, self.step, loss, rate, self.history())
+
+
+def _next_multiple(step: int, every: int) -> int:
+    return (step // every + 1) * every

@@ -1,74 +1,131 @@
-"""What a person sees of a run under way: a bar in a terminal, now and then a line elsewhere."""
+"""What a run shows while it goes: a bar on a terminal, a line every few seconds elsewhere."""
 
 from __future__ import annotations
 
+import math
 import sys
 import time
-from typing import Any
+from typing import Any, Self
 
-_LINE_SECONDS = 10.0  # between two lines where there is no terminal
+LINE_EVERY = 10.0  # seconds between two lines where there is no terminal
+BAR_WIDTH = 20  # columns that a bar with a title has at least; in a narrower terminal it has none
 
 
-class Progress:
-    """Show loss, rate, speed and time left of a training run.
+class Status:
+    """Where a run is, for one who does not look: it shows nothing.
 
     Args:
-      shown: False shows nothing.
-      total: steps in all.
-      done: steps that an earlier call did.
-      batch_size: examples in a step, for the speed.
+      title: what is trained.
+      step: completed steps at the start.
+      total: steps of the whole run.
+      batch_size: examples in a step.
+      unit: what an example is called, "images".
     """
 
-    def __init__(self, shown: bool, total: int, done: int, batch_size: int) -> None:
-        self._total, self._first, self._batch_size = total, done, batch_size
-        self._shown, self._bar, self._task = shown, None, None
-        self._start = self._latest_line = time.monotonic()
-        self._evaluation = ""
+    def __init__(self, title: str, *, step: int, total: int, batch_size: int, unit: str) -> None:
+        self.title, self.step, self.total, self.batch_size, self.unit = title, step, total, batch_size, unit
+        self.loss = self.rate = math.nan
+        self.evaluations: dict[str, float] = {}
+        self._first, self._started = step, time.monotonic()
 
-    def __enter__(self) -> Progress:
-        if self._shown and sys.stderr.isatty():
-            try:
-                from rich.console import Console
-                from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
-                from rich.progress import Progress as Bar
-            except ImportError as error:
-                raise ImportError('progress=True needs rich: pip install "lrx[papers]", or progress=False.') from error
-            # The bar gives way first in a narrow terminal: the numbers are what one looks for.
-            self._bar = Bar(
-                TextColumn("{task.completed}/{task.total}"),
-                BarColumn(bar_width=None),
-                TextColumn("{task.fields[numbers]}"),
-                TimeRemainingColumn(compact=True),
-                console=Console(stderr=True),
-                transient=True,
-                expand=True,
-            )
-            self._task = self._bar.add_task("", total=self._total, completed=self._first, numbers="compiling")
-            self._bar.start()
+    def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *error: Any) -> None:
-        if self._bar is not None:
-            self._bar.stop()
+    def __exit__(self, *exception: object) -> None:
+        pass
 
-    def show(self, done: int, loss: float, rate: float) -> None:
-        """Tell that `done` steps are done, and the latest loss and rate."""
-        if not self._shown:
-            return
-        elapsed = max(time.monotonic() - self._start, 1e-6)
-        speed = (done - self._first) * self._batch_size / elapsed
-        numbers = f"loss {loss:.3f} lr {rate:.2e} {_short(speed)} ex/s{self._evaluation}"
-        if self._bar is not None:
-            self._bar.update(self._task, completed=done, numbers=numbers)  # type: ignore[arg-type]
-        elif done == self._total or time.monotonic() - self._latest_line >= _LINE_SECONDS:
-            self._latest_line = time.monotonic()
-            left = elapsed / max(done - self._first, 1) * (self._total - done)
-            print(f"step {done}/{self._total} {numbers} {left:.0f} s left", file=sys.stderr, flush=True)
+    def start(self) -> None:
+        """Start the clock: compilation is over."""
+        self._first, self._started = self.step, time.monotonic()
 
-    def evaluated(self, values: dict[str, float]) -> None:
-        """Tell what an evaluation gave."""
-        self._evaluation = f" acc {values['accuracy']:.3f}" if "accuracy" in values else ""
+    def update(self, step: int, loss: float, rate: float) -> None:
+        """Take the numbers after `step` steps."""
+        self.step, self.loss, self.rate = step, loss, rate
+
+    def parts(self) -> list[str]:
+        """Loss, rate, speed and time left, then the latest evaluation."""
+        if self.step == self._first:
+            return ["compiling"]
+        # Evaluations and checkpoints are included, so that the time left is right.
+        speed = (self.step - self._first) / max(time.monotonic() - self._started, 1e-6)
+        shown = [f"loss {self.loss:.4g}"]
+        if not math.isnan(self.rate):
+            shown.append(f"rate {self.rate:.3g}")
+        shown.append(f"{speed * self.batch_size:,.0f} {self.unit}/s")
+        shown.append(f"{_clock((self.total - self.step) / speed)} left")
+        return shown + [f"{name} {value:.4g}" for name, value in self.evaluations.items()]
 
 
-def _short(speed: float) -> str:
-    return f"{speed / 1000:.1f}k" if speed >= 10_000 else f"{speed:.0f}"
+class Lines(Status):
+    """A line every few seconds and at the end, for logs."""
+
+    _printed = -math.inf
+
+    def update(self, step: int, loss: float, rate: float) -> None:
+        super().update(step, loss, rate)
+        now = time.monotonic()
+        if now - self._printed >= LINE_EVERY:
+            self._printed = now
+            self._print()
+
+    def __exit__(self, *exception: object) -> None:
+        self._print()
+
+    def _print(self) -> None:
+        print(f"{self.title}: step {self.step:,} of {self.total:,}  {'  '.join(self.parts())}", flush=True)
+
+
+class Bar(Status):
+    """A bar on a terminal of any width, the numbers below it."""
+
+    def __init__(self, console: Any, title: str, **arguments: Any) -> None:
+        super().__init__(title, **arguments)
+        from rich.live import Live
+
+        self._console = console
+        self._live = Live(get_renderable=self._render, console=console, refresh_per_second=4)
+
+    def __enter__(self) -> Self:
+        self._live.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._live.stop()
+
+    def _render(self) -> Any:
+        from rich.console import Group
+        from rich.progress_bar import ProgressBar
+        from rich.table import Table
+        from rich.text import Text
+
+        row = Table.grid(padding=(0, 1), expand=True)
+        count = f"{self.step:,}/{self.total:,}"
+        cells: list[Any] = [ProgressBar(total=self.total, completed=self.step), count]
+        if self._console.width >= len(self.title) + len(count) + BAR_WIDTH:
+            row.add_column(no_wrap=True)
+            cells.insert(0, Text(self.title, style="bold"))
+        row.add_column(ratio=1)
+        row.add_column(no_wrap=True, justify="right")
+        row.add_row(*cells)
+        # Between two numbers a line may break, within one not.
+        return Group(row, Text("  ".join(part.replace(" ", "\N{NO-BREAK SPACE}") for part in self.parts())))
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def reporter(progress: bool, title: str, **arguments: Any) -> Status:
+    """Choose how a run is shown: nothing, a bar where stdout is a terminal and rich is installed, otherwise lines."""
+    if not progress:
+        return Status(title, **arguments)
+    if sys.stdout.isatty():
+        try:
+            from rich.console import Console
+        except ImportError:
+            pass
+        else:
+            return Bar(Console(), title, **arguments)
+    return Lines(title, **arguments)

@@ -180,24 +180,38 @@ class Workload:
             return cls(name, init_fn, loss_fn, batches, evaluate)
         _require_callable("init_fn", init_fn, "key -> params")
         _require_callable("loss_fn", loss_fn, "(params, batch, key) -> loss")
-        if evaluate is None:
-            evaluate_both = None
-        else:
+        if evaluate is not None:
             _require_callable("evaluate", evaluate, "params -> {name: scalar}")
+            evaluate = _StatelessEvaluation(evaluate)
+        return cls(name, _StatelessInit(init_fn), _StatelessLoss(loss_fn), batches, evaluate)
 
-            def evaluate_both(params: Params, model_state: ModelState) -> dict[str, jax.Array]:
-                del model_state
-                return evaluate(params)
 
-        def init(key: jax.Array) -> tuple[Params, ModelState]:
-            return init_fn(key), ()
+# Objects and not closures, so that two workloads of the same functions are equal in what is compiled of them.
+@dataclasses.dataclass(frozen=True)
+class _StatelessInit:
+    function: Callable[[jax.Array], Params]
 
-        def loss_and_state(
-            params: Params, model_state: ModelState, batch: Any, key: jax.Array
-        ) -> tuple[jax.Array, ModelState]:
-            return loss_fn(params, batch, key), model_state
+    def __call__(self, key: jax.Array) -> tuple[Params, ModelState]:
+        return self.function(key), ()
 
-        return cls(name, init, loss_and_state, batches, evaluate_both)
+
+@dataclasses.dataclass(frozen=True)
+class _StatelessLoss:
+    function: Callable[[Params, Any, jax.Array], jax.Array]
+
+    def __call__(
+        self, params: Params, model_state: ModelState, batch: Any, key: jax.Array
+    ) -> tuple[jax.Array, ModelState]:
+        return self.function(params, batch, key), model_state
+
+
+@dataclasses.dataclass(frozen=True)
+class _StatelessEvaluation:
+    function: Callable[[Params], dict[str, jax.Array]]
+
+    def __call__(self, params: Params, model_state: ModelState) -> dict[str, jax.Array]:
+        del model_state
+        return self.function(params)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -19,7 +19,6 @@ import numpy as np
 import optax
 from flax import nnx
 
-from lrx import _checks
 from lrx.training import Batches, Workload
 from lrx.workloads.datasets import Dataset, load
 from lrx.workloads.models import MODELS
@@ -49,7 +48,7 @@ def make_workload(
       model: a name in `lrx.workloads.models.MODELS`.
       batch_size: examples in a minibatch.
       data_dir: folder of the data set's files; see `lrx.workloads.datasets.load`.
-      augment: shift the training images by up to 4 pixels and mirror every other one, at random; by default for
+      augment: shift the training images by up to 4 pixels and mirror half of them, at random; by default for
         cifar10 only.
       **model_options: arguments of the model, such as `widths=(64, 64)` of the perceptron.
 
@@ -59,8 +58,7 @@ def make_workload(
     Raises:
       ValueError: if a name is unknown, or `batch_size` exceeds the number of training images.
     """
-    _known("model", model, MODELS)
-    _known("data", data, ("cifar10", "digits", "mnist"))
+    _known_model(model)
     augment = data in AUGMENTED if augment is None else augment
     dataset = load(data, data_dir)
     return dataset_workload(dataset, model, batch_size=batch_size, augment=augment, **model_options)
@@ -70,18 +68,13 @@ def dataset_workload(
     dataset: Dataset, model: str, *, batch_size: int = 128, augment: bool = False, **model_options: Any
 ) -> Workload:
     """Build the workload of training `model` on images that are already in memory; see `make_workload`."""
-    architecture = MODELS[_known("model", model, MODELS)]
-    _checks.steps("batch_size", batch_size)
-    if batch_size > len(dataset.train_images):
-        raise ValueError(
-            f"batch_size must be at most the {len(dataset.train_images)} training images of {dataset.name}, "
-            f"got batch_size={batch_size}: make it smaller."
-        )
+    architecture = MODELS[_known_model(model)]
     image_shape = dataset.train_images.shape[1:]
     if architecture.pixels == "centred":
-        mean, scale = np.mean(dataset.train_images, axis=0, dtype=np.float64), np.ones(())
+        mean, scale = np.asarray(dataset.train_images.mean(axis=0, dtype=np.float64)), np.ones(1)
     else:
-        mean, scale = np.asarray(dataset.mean), np.asarray(dataset.std)
+        # The data set gives them for pixels of 0..1.
+        mean, scale = 255 * np.asarray(dataset.mean), 255 * np.asarray(dataset.std)
     prepare = pixel_transform(mean, scale, max_shift=MAX_SHIFT if augment else 0, mirror=augment)
     batches = Batches(
         (jnp.asarray(dataset.train_images), jnp.asarray(dataset.train_labels)), batch_size, transform=prepare
@@ -93,12 +86,10 @@ def dataset_workload(
     graph_definition = nnx.graphdef(nnx.eval_shape(build, jax.random.key(0)))
 
     def init(key: jax.Array) -> tuple[Params, ModelState]:
-        _, params, rest = nnx.split(build(key), nnx.Param, nnx.BatchStat)
-        return nnx.to_pure_dict(params), nnx.to_pure_dict(rest)
+        network = build(key)
+        return nnx.to_pure_dict(nnx.state(network, nnx.Param)), nnx.to_pure_dict(nnx.state(network, nnx.BatchStat))
 
-    def loss_fn(
-        params: Params, model_state: ModelState, batch: Any, key: jax.Array
-    ) -> tuple[jax.Array, ModelState]:
+    def loss_fn(params: Params, model_state: ModelState, batch: Any, key: jax.Array) -> tuple[jax.Array, ModelState]:
         del key  # no model here is random
         images, labels = batch
         network = nnx.merge(graph_definition, params, model_state)
@@ -117,48 +108,50 @@ def dataset_workload(
 def pixel_transform(
     mean: np.ndarray, scale: np.ndarray, *, max_shift: int = 0, mirror: bool = False
 ) -> Callable[[Any, jax.Array], Any]:
-    """Make the transform of a raw minibatch into network input: `(pixels - mean) / scale`, shifted and mirrored.
+    """Make the transform of a raw minibatch into a network's input, `(pixels - mean) / scale`, at random places.
 
-    Each image is shifted by whole pixels drawn from -max_shift..max_shift, up or down and left or right, and
-    mirrored with probability 1/2 (pad 4, random crop and flip of He et al. 2015 is `max_shift=4, mirror=True`).
-    What enters from outside is 0 after normalisation, the mean colour.
+    Each image is shifted by whole pixels drawn from -max_shift..max_shift, up or down and left or right, and mirrored
+    with probability 1/2. So `max_shift=4, mirror=True` is the padding by 4, random crop and flip of He et al. (2015).
+    What comes in from outside is 0 after normalisation, the mean colour.
 
     Args:
-      mean: subtracted from the pixels, by channel or by pixel and channel.
-      scale: divides the difference; the same shapes.
+      mean: what is subtracted from the pixels, by channel or by pixel and channel.
+      scale: what divides the difference, of any shape that broadcasts.
       max_shift: in pixels; 0 shifts nothing.
       mirror: whether to mirror.
 
     Returns:
-      `transform((images, labels), key) -> (float32 images, labels)`, a pure function.
+      `transform((images, labels), key) -> (float32 images, labels)`, a pure function. Without shift and mirror it
+      draws nothing.
     """
-    centre, gain = jnp.asarray(mean, jnp.float32), jnp.asarray(1 / scale, jnp.float32)
+
+    # (1, 1 or height, 1 or width, channels)
+    centre, gain = (np.float32(x).reshape((1,) * (4 - x.ndim) + x.shape) for x in (mean, 1 / scale))
 
     def transform(raw: Any, key: jax.Array) -> Any:
         images, labels = raw
         x = (images.astype(jnp.float32) - centre) * gain
-        if max_shift or mirror:
-            x = shift_and_mirror(x, key, max_shift=max_shift, mirror=mirror)
-        return x, labels
+        return (shift_and_mirror(x, key, max_shift=max_shift, mirror=mirror) if max_shift or mirror else x), labels
 
     return transform
 
 
 def shift_and_mirror(images: jax.Array, key: jax.Array, *, max_shift: int, mirror: bool) -> jax.Array:
-    """Shift each image by random whole pixels, zeros coming in, and mirror every other one."""
+    """Shift each image by random whole pixels, with zeros coming in, and mirror it with probability 1/2."""
     n, height, width, _ = images.shape
-    row_key, column_key, mirror_key = jax.random.split(key, 3)
-    down = jax.random.randint(row_key, (n, 1), -max_shift, max_shift + 1)
-    right = jax.random.randint(column_key, (n, 1), -max_shift, max_shift + 1)
-    rows, columns = jnp.arange(height) + down, jnp.arange(width) + right
+    down_key, right_key, mirror_key = jax.random.split(key, 3)
+    down = jax.random.randint(down_key, (n, 1), -max_shift, max_shift + 1)
+    right = jax.random.randint(right_key, (n, 1), -max_shift, max_shift + 1)
+    rows, columns = jnp.arange(height)[None, :] + down, jnp.arange(width)[None, :] + right
     if mirror:
-        columns = jnp.where(jax.random.bernoulli(mirror_key, 0.5, (n, 1)), columns[:, ::-1], columns)
-    # One-hot matrices select rows and columns; an index outside of the image selects nothing, hence zeros. Matrix
-    # products are fast everywhere, where gathers of single pixels are not.
-    select_rows = jax.nn.one_hot(rows, height, dtype=images.dtype)
-    select_columns = jax.nn.one_hot(columns, width, dtype=images.dtype)
-    x = jnp.einsum("nih,nhwc->niwc", select_rows, images, precision="highest")
-    return jnp.einsum("njw,niwc->nijc", select_columns, x, precision="highest")
+        columns = jnp.where(jax.random.bernoulli(mirror_key, shape=(n, 1)), columns[:, ::-1], columns)
+
+    # One gather for shift and mirror; mapped over the batch, so that a batch that is split over devices stays split.
+    def gather(image: jax.Array, rows: jax.Array, columns: jax.Array) -> jax.Array:
+        pixels = image.at[rows[:, None], columns]
+        return pixels.get(mode="fill", fill_value=0, wrap_negative_indices=False)
+
+    return jax.vmap(gather)(images, rows, columns)
 
 
 def _cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
@@ -204,11 +197,8 @@ def _evaluation(
     return evaluate
 
 
-def _known(argument: str, name: str, known: Iterable[str]) -> str:
-    names = sorted(known)
-    if name not in names:
-        nearest = difflib.get_close_matches(name, names, n=1, cutoff=0.0)[0]
-        raise ValueError(
-            f"{argument} must be one of {', '.join(names)}, got {argument}={name!r}: did you mean {nearest!r}?"
-        )
-    return name
+def _known_model(model: str) -> str:
+    if model not in MODELS:
+        nearest = difflib.get_close_matches(str(model), MODELS, n=1, cutoff=0.0)[0]
+        raise ValueError(f"model must be one of {', '.join(MODELS)}, got model={model!r}: did you mean {nearest!r}?")
+    return model

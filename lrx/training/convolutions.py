@@ -1,0 +1,86 @@
+"""Convolutions that stay fast inside of a compiled loop on the CPU.
+
+XLA's CPU compiler has a fast convolution for one layout, channels last, and brings others into it only outside of
+loops. The gradient with respect to a kernel comes in another layout: inside of a loop it then runs 50 to 100 times
+slower (jax issue 12868). So the layout is changed here, where the step becomes a jaxpr, at no cost: these are the
+transpositions that the compiler would make outside of a loop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+from jax import lax
+from jax.extend import core
+
+
+def staged(function: Callable[..., Any], *arguments: Any, channels_last: bool) -> tuple[Callable[..., Any], Any]:
+    """Trace `function` once.
+
+    Args:
+      function: takes and gives pytrees of arrays.
+      *arguments: arrays, tracers or their shapes.
+      channels_last: bring the convolutions into the CPU's layout.
+
+    Returns:
+      The function, that can be called any number of times without tracing it again, and the shapes of its output.
+    """
+    closed, shapes = jax.make_jaxpr(function, return_shape=True)(*arguments)
+    if channels_last:
+        closed = _rewritten(closed)
+    flat = core.jaxpr_as_fun(closed)
+    structure = jax.tree.structure(shapes)
+    return lambda *values: jax.tree.unflatten(structure, flat(*jax.tree.leaves(values))), shapes
+
+
+def _channels_last(ndim: int) -> lax.ConvDimensionNumbers:
+    spatial = range(1, ndim - 1)
+    images = (0, ndim - 1, *spatial)
+    return lax.ConvDimensionNumbers(images, (ndim - 1, ndim - 2, *range(ndim - 2)), images)
+
+
+def _moved(x: jax.Array, source: Sequence[int], target: Sequence[int]) -> jax.Array:
+    """Transpose so that what lies at axis source[i] comes to axis target[i]."""
+    axes = dict(zip(target, source, strict=True))
+    return x.transpose([axes[axis] for axis in range(x.ndim)])
+
+
+def _rewritten(jaxpr: Any) -> Any:
+    """Give a jaxpr, or whatever else a parameter of an equation is, with every convolution in it channels last."""
+    if isinstance(jaxpr, core.ClosedJaxpr):
+        return jaxpr.replace(jaxpr=_rewritten(jaxpr.jaxpr))
+    if isinstance(jaxpr, tuple):
+        return (
+            tuple(map(_rewritten, jaxpr)) if any(isinstance(x, core.ClosedJaxpr | core.Jaxpr) for x in jaxpr) else jaxpr
+        )
+    if not isinstance(jaxpr, core.Jaxpr):
+        return jaxpr
+    equations = []
+    for equation in jaxpr.eqns:
+        if equation.primitive is core.primitives.conv_general_dilated_p:
+            equations.append(_channels_last_equation(equation))
+        else:
+            params = {name: _rewritten(value) for name, value in equation.params.items()}
+            equations.append(equation.replace(params=params))
+    return jaxpr.replace(eqns=equations)
+
+
+def _channels_last_equation(equation: Any) -> Any:
+    params = dict(equation.params)
+    given = params.pop("dimension_numbers")
+    wanted = _channels_last(equation.outvars[0].aval.ndim)
+    if given == wanted:
+        return equation
+
+    @jax.jit  # makes it a single equation, which the compiler inlines
+    def convolution(lhs: jax.Array, rhs: jax.Array) -> jax.Array:
+        lhs = _moved(lhs, given.lhs_spec, wanted.lhs_spec)
+        rhs = _moved(rhs, given.rhs_spec, wanted.rhs_spec)
+        out = core.primitives.conv_general_dilated_p.bind(lhs, rhs, dimension_numbers=wanted, **params)
+        return _moved(out, wanted.out_spec, given.out_spec)
+
+    shapes = [jax.ShapeDtypeStruct(variable.aval.shape, variable.aval.dtype) for variable in equation.invars]
+    (called,) = jax.make_jaxpr(convolution)(*shapes).jaxpr.eqns
+    return called.replace(invars=equation.invars, outvars=equation.outvars)

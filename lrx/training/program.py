@@ -1,0 +1,196 @@
+"""The compiled half of a run: the initial state, and a segment of any number of steps.
+
+A segment goes through a *dynamic* number of steps, so one compilation serves segments of every length. That keeps a
+run resumable bit for bit (the same machine code makes every step, wherever the segments begin), ends the loop at the
+very step whose loss is not finite, and lets the host choose segments of about a second for progress and Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding, SingleDeviceSharding
+
+from lrx.reading import monitor
+from lrx.training.checkpoints import describe
+from lrx.training.convolutions import staged
+from lrx.training.workload import Batches, Workload
+
+SEGMENT_STEPS = 2**14  # length of the buffers that a segment fills: its most steps
+
+
+class State(NamedTuple):
+    """What a step changes."""
+
+    params: Any
+    model_state: Any
+    opt_state: Any
+
+
+class Program(NamedTuple):
+    """The compiled functions of a run; they depend on none of its data."""
+
+    initialize: Callable[[jax.Array], State]  # from a key
+    segment: Callable[..., tuple[State, jax.Array, dict[str, jax.Array]]]
+    # (state, arrays, key, start, stop) -> (state, completed steps, curves); the state that is given is used up.
+    # curves: name to (SEGMENT_STEPS,), of step start + i at i, and at `completed` of a step that failed.
+
+
+def compiled(workload: Workload, tx: optax.GradientTransformation, *, stop_on_nonfinite: bool) -> Program:
+    """Give the program of a workload and an optimizer, compiled when it is first called."""
+    batches = workload.batches
+    parts = (
+        *(workload.init, workload.loss_fn, batches.transform, batches.batch_size, batches.shuffle, tx),
+        *(stop_on_nonfinite, local_devices(batches)),
+    )
+    try:
+        hash(parts)
+    except TypeError:  # a function that is an object without a hash
+        return _program(*parts)
+    return _cached_program(*parts)
+
+
+def local_devices(batches: Batches) -> tuple[jax.Device, ...]:
+    """Give the devices that a batch is split over."""
+    chosen = jax.config.jax_default_device  # type: ignore[attr-defined]
+    if isinstance(chosen, jax.Device):
+        return (chosen,)
+    devices = tuple(jax.local_devices(backend=chosen))
+    return devices if batches.batch_size % len(devices) == 0 else devices[:1]
+
+
+def placement(devices: tuple[jax.Device, ...]) -> tuple[Sharding, Callable[[jax.Array], jax.Array]]:
+    """Give where the state and the data are, and what splits an array's leading axis over the devices."""
+    if len(devices) == 1:
+        return SingleDeviceSharding(devices[0]), lambda x: x
+    mesh = Mesh(np.array(devices), ("batch",))
+    by_example = NamedSharding(mesh, PartitionSpec("batch"))
+    return NamedSharding(mesh, PartitionSpec()), lambda x: jax.lax.with_sharding_constraint(x, by_example)
+
+
+def _program(
+    init: Callable[..., Any],
+    loss_fn: Callable[..., Any],
+    transform: Callable[..., Any],
+    batch_size: int,
+    shuffle: bool,
+    tx: optax.GradientTransformation,
+    stop_on_nonfinite: bool,
+    devices: tuple[jax.Device, ...],
+) -> Program:
+    everywhere, split = placement(devices)
+    update = optax.with_extra_args_support(tx).update
+
+    def initialize(key: jax.Array) -> State:
+        params, model_state = _pair(init(key), "init", "(params, model_state)")
+        return jax.tree.map(_strongly_typed, State(params, model_state, tx.init(params)))
+
+    def step(state: State, arrays: Any, permutation: jax.Array, key: jax.Array, count: jax.Array) -> Any:
+        """Make one step: give the new state, what is recorded, and whether the loss is finite."""
+        steps_per_epoch = permutation.shape[0] // batch_size
+        transform_key, loss_key = jax.random.split(jax.random.fold_in(key, count))
+        first = count % steps_per_epoch * batch_size
+        chosen = split(jax.lax.dynamic_slice(permutation, (first,), (batch_size,)))
+        minibatch = jax.tree.map(lambda x: split(x.at[chosen].get(mode="promise_in_bounds")), arrays)
+        batch = transform(minibatch, transform_key)
+
+        def loss_of(params: Any) -> tuple[jax.Array, Any]:
+            result = loss_fn(params, state.model_state, batch, loss_key)
+            loss, model_state = _pair(result, "loss_fn", "(loss, model_state)")
+            if jnp.ndim(loss) != 0:
+                raise ValueError(
+                    f"loss_fn must return a scalar loss, got one of shape {jnp.shape(loss)}: return its mean, "
+                    "jnp.mean(loss)."
+                )
+            return loss, model_state
+
+        (loss, model_state), grads = jax.value_and_grad(loss_of, has_aux=True)(state.params)
+        updates, opt_state = update(
+            grads, state.opt_state, state.params, value=loss, grad=grads, value_fn=lambda params: loss_of(params)[0]
+        )
+        new = State(optax.apply_updates(state.params, updates), model_state, opt_state)
+        _require_same_types(new, state)
+        report = dict(monitor(opt_state))
+        record = {"loss": loss, "rate": report.pop("learning_rate", jnp.nan)}
+        record |= {f"metrics/{name}": value for name, value in report.items()}
+        return new, {name: _recorded(value) for name, value in record.items()}, jnp.isfinite(loss)
+
+    def segment(state: State, arrays: Any, key: jax.Array, start: jax.Array, stop: jax.Array) -> Any:
+        shuffle_key, step_key = jax.random.split(key)
+        in_order = jnp.arange(jax.tree.leaves(arrays)[0].shape[0], dtype=jnp.int32)
+        steps_per_epoch = in_order.shape[0] // batch_size
+        on_cpu = devices[0].platform == "cpu"
+        one_step, (_, shapes, _) = staged(step, state, arrays, in_order, step_key, start, channels_last=on_cpu)
+        curves = {name: jnp.zeros(SEGMENT_STEPS, shape.dtype) for name, shape in shapes.items()}
+
+        def rest_of_epoch(carry: Any) -> Any:
+            epoch = carry[0] // steps_per_epoch
+            end = jnp.minimum(stop, (epoch + 1) * steps_per_epoch)
+            permutation = in_order
+            if shuffle:
+                permutation = jax.random.permutation(jax.random.fold_in(shuffle_key, epoch), in_order)
+
+            def body(carry: Any) -> Any:
+                count, going, state, curves = carry
+                new, record, finite = one_step(state, arrays, permutation, step_key, count)
+                curves = {name: curves[name].at[count - start].set(value) for name, value in record.items()}
+                if stop_on_nonfinite:
+                    going = finite
+                    new = jax.tree.map(lambda after, before: jnp.where(finite, after, before), new, state)
+                return count + going.astype(jnp.int32), going, new, curves
+
+            return jax.lax.while_loop(lambda carry: (carry[0] < end) & carry[1], body, carry)
+
+        carry = (start, jnp.bool_(True), state, curves)
+        count, _, state, curves = jax.lax.while_loop(lambda carry: (carry[0] < stop) & carry[1], rest_of_epoch, carry)
+        return state, count, curves
+
+    return Program(
+        jax.jit(initialize, out_shardings=everywhere),
+        jax.jit(segment, donate_argnums=0, out_shardings=everywhere),
+    )
+
+
+# Several seeds of one run, or a run and its extension, share a compilation. The data are no part of the key, so what
+# is kept alive are functions.
+_cached_program = functools.lru_cache(maxsize=16)(_program)
+
+
+def _pair(value: Any, name: str, wanted: str) -> tuple[Any, Any]:
+    if not (isinstance(value, tuple) and len(value) == 2):
+        raise TypeError(
+            f"{name} must return {wanted}, got a {type(value).__name__}: Workload.from_functions takes functions "
+            "without a model state."
+        )
+    return value
+
+
+def _strongly_typed(x: Any) -> jax.Array:
+    """Give an array whose type does not depend on what it meets: a loop's state must keep its type."""
+    if isinstance(x, jax.Array) and jax.dtypes.issubdtype(x.dtype, jax.dtypes.extended):
+        return x
+    return jnp.asarray(x, jnp.result_type(x))
+
+
+def _recorded(value: Any) -> jax.Array:
+    """Make curves float32, whatever the model's type is; counts and flags stay what they are."""
+    value = jnp.asarray(value)
+    return value.astype(jnp.float32) if jnp.issubdtype(value.dtype, jnp.floating) else value
+
+
+def _require_same_types(new: State, old: State) -> None:
+    for name, origin in (("params", "tx"), ("model_state", "loss_fn"), ("opt_state", "tx")):
+        after, before = describe(getattr(new, name)), describe(getattr(old, name))
+        for leaf in {**before, **after}:
+            was, became = before.get(leaf, "absent"), after.get(leaf, "absent")
+            if was != became:
+                raise TypeError(
+                    f"{origin} must keep the types of {name}, but {name}{leaf} is {was} before a step and {became} "
+                    "after it."
+                )

@@ -1,0 +1,118 @@
+"""Smith (2017): the recipe is the paper's, and claims and figures follow from the saved numbers alone."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import lrx
+from lrx import papers
+from lrx.papers import smith_2017
+from lrx.papers.result import Result
+
+
+def made_up(fixed=81.4, decay=78.5, triangular2=81.4, peaks_off_by=0):
+    """A result as `run` leaves it, whose accuracies are given."""
+    lengths = smith_2017.Lengths.divided_by(5)
+    curves = {"range_test": {"steps": [1, 2], "rate": [0.0, 0.02], "accuracy": [0.1, 0.5]}}
+    for policy, final in (("fixed", fixed), ("decay", decay), ("triangular2", triangular2)):
+        total = lengths.fixed if policy == "fixed" else lengths.short
+        steps = np.arange(lengths.every, total + 1, lengths.every)
+        wave = np.abs(((steps - peaks_off_by) / lengths.stepsize + 1) % 2 - 1)  # 1 at the ends of cycles
+        accuracy = 0.7 + 0.05 * wave
+        accuracy[-1] = final / 100
+        curves[policy] = {"steps": steps.tolist(), "accuracy": [accuracy.tolist()], "rate": [0.1, 0.2]}
+    settings = dataclasses.asdict(smith_2017.SETTINGS["cpu"]) | {"bounds": [0.001, 0.006]}
+    return Result("smith_2017", "cpu", "cifar10", [0], settings, curves, 1.0)
+
+
+def test_policies_have_the_rates_of_the_paper():
+    policies = smith_2017.schedules(smith_2017.Lengths.divided_by(1), 0.001, 0.006)
+    fixed = policies["fixed"](jnp.array([0, 59_999, 60_000, 64_999, 65_000, 69_999]))
+    np.testing.assert_allclose(fixed, [1e-3, 1e-3, 1e-4, 1e-4, 1e-5, 1e-5], rtol=1e-6)
+    np.testing.assert_allclose(
+        policies["decay"](jnp.array([0, 2000, 4000, 25_000])), [7e-3, 4e-3, 1e-3, 1e-3], rtol=1e-6
+    )
+    cycles = policies["triangular2"](jnp.array([0, 2000, 4000, 6000, 8000, 10_000]))
+    np.testing.assert_allclose(cycles, [1e-3, 6e-3, 1e-3, 3.5e-3, 1e-3, 2.25e-3], rtol=1e-6)
+
+
+def test_caffe_gradient_doubles_biases_and_decays_the_last_layer_250_times():
+    params = {name: {"kernel": jnp.full(2, 3.0), "bias": jnp.full(2, 5.0)} for name in ("conv1", "conv3", "output")}
+    grads = jax.tree.map(jnp.ones_like, params)
+    tx = smith_2017.caffe_gradient(0.004)
+    new, _ = tx.update(grads, tx.init(params), params)
+    np.testing.assert_allclose(new["conv1"]["kernel"], 1 + 0.004 * 3, rtol=1e-6)
+    np.testing.assert_allclose(new["conv1"]["bias"], 2 * (1 + 0.004 * 5), rtol=1e-6)
+    np.testing.assert_allclose(new["conv3"]["bias"], 1 + 0.004 * 5, rtol=1e-6)
+    np.testing.assert_allclose(new["output"]["kernel"], 1 + 250 * 0.004 * 3, rtol=1e-6)
+    np.testing.assert_allclose(new["output"]["bias"], 2.0, rtol=1e-6)
+
+
+def test_bounds_are_read_where_the_accuracy_stops_rising():
+    rates = np.linspace(0, 1, 101)
+    accuracies = np.where(rates < 0.4, 0.1 + 2 * rates, np.where(rates < 0.7, 0.9, 0.1))
+    low, high = smith_2017.read_bounds(rates, accuracies)
+    assert high == pytest.approx(0.4, abs=0.02)
+    assert low == high / 4
+
+
+def test_published_accuracies_would_make_every_claim_hold():
+    assert [claim.holds for claim in smith_2017.claims(made_up())] == [True, True, True]
+
+
+@pytest.mark.parametrize(
+    ("changed", "failing"),
+    [({"triangular2": 80.8, "decay": 70.0}, 0), ({"decay": 80.0}, 1), ({"peaks_off_by": 200}, 2)],
+)
+def test_a_claim_fails_when_its_numbers_do(changed, failing):
+    holds = [claim.holds for claim in smith_2017.claims(made_up(**changed))]
+    assert holds == [index != failing for index in range(3)]
+
+
+def test_result_survives_saving_and_draws_its_figures_alone(tmp_path):
+    result = made_up()
+    result.curves["fixed"]["test_loss"] = [[float("nan")]]
+    loaded = papers.load(result.save(tmp_path / "deep" / "result.json"))
+    assert loaded.settings["lengths"]["stepsize"] == 400
+    assert loaded.curves["fixed"]["test_loss"] == [[None]]
+    assert {"jax", "optax", "python"} <= set(loaded.versions)
+    for name, figure in smith_2017.plot(loaded).items():
+        figure.savefig(tmp_path / f"{name}.png")
+        assert (tmp_path / f"{name}.png").stat().st_size > 10_000
+
+
+def test_a_file_that_is_no_result_is_refused_by_name(tmp_path):
+    path = tmp_path / "other.json"
+    path.write_text('{"a": 1}')
+    with pytest.raises(ValueError, match=r"path must be a result.json .*other.json"):
+        papers.load(path)
+
+
+def test_unknown_scale_is_refused_with_the_known_ones():
+    with pytest.raises(ValueError, match="scale must be one of demo, cpu, paper, got scale='full'"):
+        smith_2017.run("full")
+
+
+@pytest.mark.slow
+def test_a_tiny_run_records_every_policy_and_seed(monkeypatch):
+    tiny = dataclasses.replace(smith_2017.SETTINGS["demo"], lengths=smith_2017.Lengths.divided_by(500))
+    monkeypatch.setitem(smith_2017.SETTINGS, "demo", tiny)
+    result = smith_2017.run("demo", seeds=(0, 1), progress=False)
+    assert np.shape(result.curves["fixed"]["accuracy"]) == (2, 140)
+    assert np.shape(result.curves["triangular2"]["accuracy"]) == (2, 50)
+    assert result.curves["triangular2"]["steps"][-1] == 50
+    assert result.curves["fixed"]["accuracy"][0] != result.curves["fixed"]["accuracy"][1]
+    assert len(smith_2017.claims(result)) == 3
+
+
+def test_every_paper_names_its_scales_and_their_cost():
+    found = papers.available()
+    assert "smith_2017" in found
+    for name, paper in found.items():
+        assert paper.name == name
+        assert set(paper.scales) == {"demo", "cpu", "paper"}
+        assert all(scale.cost and scale.description and scale.data for scale in paper.scales.values())
+    assert isinstance(smith_2017.schedules(smith_2017.Lengths.divided_by(1), 0.1, 0.2)["fixed"], lrx.Schedule)

@@ -1,0 +1,55 @@
+"""Linear decay against alpha_end + (alpha_0 - alpha_end) (1 - t/T)."""
+
+from __future__ import annotations
+
+import jax
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+from problems import reference
+
+import lrx
+
+INT32_MAX = 2**31 - 1
+durations = st.integers(1, INT32_MAX)
+rates = st.floats(1e-6, 10.0)
+traced = jax.jit(lambda init, steps, end, counts: lrx.linear_decay(init, steps, end_value=end)(counts))
+
+
+def near(length: int, others: list[int]) -> np.ndarray:
+    """Steps around the ends and anywhere."""
+    counts = [0, 1, length // 2, length - 1, length, length + 1, *others]
+    return np.clip(counts, 0, INT32_MAX)
+
+
+@given(rates, durations, rates, st.lists(durations, min_size=3, max_size=3))
+def test_linear_decay_is_exact_for_any_duration(init, steps, end, others):
+    counts = near(steps, others)
+    schedule = lrx.linear_decay(init, steps, end_value=end)
+    np.testing.assert_allclose(schedule(counts), reference(schedule, counts), rtol=1e-6)
+    init, end = np.float32(init), np.float32(end)
+    rounded = lrx.linear_decay(float(init), steps, end_value=float(end))
+    by_argument = traced(init, np.int32(steps), end, counts.astype(np.int32))
+    np.testing.assert_allclose(by_argument, reference(rounded, counts), rtol=1e-6)
+
+
+def test_linear_decay_is_the_seeds_line():
+    alpha_0, total = 0.1, 10
+    expected = [alpha_0 * (1 - t / total) for t in range(total + 1)]
+    np.testing.assert_allclose(lrx.linear_decay(alpha_0, total)(np.arange(total + 1)), expected, rtol=1e-6, atol=1e-9)
+
+
+def test_linear_decay_reaches_its_end_exactly_and_stays():
+    schedule = lrx.linear_decay(0.3, 7, end_value=0.123)
+    np.testing.assert_array_equal(schedule(np.asarray([7, 8, 10**6, INT32_MAX])), np.float32([0.123] * 4))
+    assert schedule(6) > np.float32(0.123)
+
+
+def test_last_step_before_the_end_does_not_cancel():
+    # 1 - t/T in float32 would be 0 here, or off by half.
+    total = 50_000_017
+    np.testing.assert_allclose(lrx.linear_decay(1.0, total)(total - 1), 1 / total, rtol=1e-6)
+
+
+def test_linear_decay_rises_to_a_higher_end():
+    np.testing.assert_allclose(lrx.linear_decay(0.0, 4, end_value=1.0)(np.arange(6)), [0, 0.25, 0.5, 0.75, 1, 1])
