@@ -1,0 +1,276 @@
+"""The command `lrx`: train, plot a schedule, reproduce a paper."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+try:
+    import typer
+    from rich.console import Console
+    from rich.table import Table
+except ImportError as error:  # pragma: no cover - the other tests need both
+    raise SystemExit('the command lrx needs typer and rich: pip install "lrx[papers]"') from error
+
+if TYPE_CHECKING:
+    from lrx.training import History
+
+app = typer.Typer(
+    help="Learning-rate control for JAX: train, look at schedules, reproduce papers.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+out = Console(highlight=False, soft_wrap=True)
+err = Console(stderr=True, highlight=False, soft_wrap=True, markup=False)
+
+DataDir = Annotated[Path | None, typer.Option(help="Folder of the data files; also LRX_DATA_DIR.")]
+
+
+def main() -> None:
+    """Run the command; what a user can mend ends in a message, not in a traceback."""
+    try:
+        app()
+    except KeyboardInterrupt as error:
+        err.print(str(error) or "interrupted")
+        sys.exit(130)
+    except (ValueError, TypeError, OSError, ImportError, FloatingPointError) as error:
+        if os.environ.get("LRX_TRACEBACK"):
+            raise
+        err.print(f"error: {error}")
+        sys.exit(2 if isinstance(error, ValueError | TypeError) else 1)
+
+
+def _version(shown: bool) -> None:
+    if shown:
+        from importlib.metadata import version
+
+        out.print(f"lrx {version('lrx')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show it.")] = False,
+) -> None:
+    del version
+
+
+def _wrote(path: Path) -> None:
+    out.print(f"wrote {path}", markup=False)
+
+
+def _save_figure(figure: Any, path: Path) -> None:
+    """Write a PNG, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    figure.savefig(part, format="png")
+    part.replace(path)
+    _wrote(path)
+
+
+def _refuse(message: str) -> NoReturn:
+    raise ValueError(message)
+
+
+@app.command()
+def train(
+    data: Annotated[str, typer.Option(help="digits (bundled), mnist or cifar10.")] = "digits",
+    model: Annotated[str, typer.Option(help="mlp, resnet8, resnet20, ... resnet110, or caffe.")] = "mlp",
+    tx: Annotated[str, typer.Option(help="The optimizer, as an expression.")] = "adam(1e-3)",
+    epochs: Annotated[int | None, typer.Option(help="Length of the run; 10 if no length is given.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Length of the run, in optimizer steps.")] = None,
+    batch_size: int = 128,
+    seed: int = 0,
+    data_dir: DataDir = None,
+    folder: Annotated[Path | None, typer.Option("--out", help="Where the run is kept.")] = None,
+    host_devices: Annotated[int, typer.Option(help="Split each batch over so many CPU devices.")] = 1,
+) -> None:
+    """Train a model; the same command goes on where an interrupted run was.
+
+    \b
+    lrx train
+    lrx train --data cifar10 --model resnet20 --epochs 30 \\
+        --tx "chain(add_decayed_weights(1e-4), sgd(warmup(cosine_decay(0.1, 11300), 400), momentum=0.9))"
+    """
+    if host_devices != 1:
+        if host_devices < 1 or batch_size % host_devices:
+            _refuse(f"--host-devices must divide the batch size {batch_size}, got {host_devices}.")
+        # Read when JAX starts, which the imports below do.
+        flags = os.environ.get("XLA_FLAGS", "")
+        os.environ["XLA_FLAGS"] = f"{flags} --xla_force_host_platform_device_count={host_devices}".strip()
+    from lrx import expressions, training, workloads
+
+    optimizer = expressions.parse_optimizer(tx)  # before anything that takes time
+    if epochs is None and steps is None:
+        epochs = 10
+    folder = folder or Path("lrx-results") / f"{data}-{model}"
+    workload = workloads.make_workload(data, model, batch_size=batch_size, data_dir=data_dir)
+    started = time.perf_counter()
+    history = training.train(
+        workload, optimizer, epochs=epochs, steps=steps, seed=seed, checkpoint=folder / "checkpoints", progress=True
+    )
+    seconds = time.perf_counter() - started
+    final = {name: float(values[-1]) for name, values in history.evaluations.items()}
+    shown = ", ".join(f"test {name} {value:.4f}" for name, value in final.items())
+    out.print(f"{workload.name}: {len(history.loss)} steps, {shown}", markup=False)
+    _write_run(
+        folder,
+        history,
+        {
+            "data": data,
+            "model": model,
+            "tx": tx,
+            "batch_size": batch_size,
+            "seed": seed,
+            "seconds": seconds,
+            "final": final,
+        },
+    )
+
+
+def _write_run(folder: Path, history: History, about: dict[str, Any]) -> None:
+    import numpy as np
+    from matplotlib.figure import Figure
+
+    from lrx.papers.result import describe_device, describe_versions
+
+    arrays = {"loss": history.loss, "rate": history.rate, "evaluation_steps": history.evaluation_steps}
+    arrays |= {f"metrics/{name}": values for name, values in history.metrics.items()}
+    arrays |= {f"evaluations/{name}": values for name, values in history.evaluations.items()}
+    part = folder / "history.npz.part"
+    with part.open("wb") as file:
+        np.savez_compressed(file, **arrays)
+    part.replace(folder / "history.npz")
+    _wrote(folder / "history.npz")
+
+    about |= {"command": " ".join(sys.argv[1:]), "device": describe_device(), "versions": describe_versions()}
+    part = folder / "run.json.part"
+    part.write_text(json.dumps(about, indent=1) + "\n")
+    part.replace(folder / "run.json")
+    _wrote(folder / "run.json")
+
+    figure = Figure(figsize=(8, 4.5), dpi=120, layout="constrained")
+    above, below = figure.subplots(2, 1, sharex=True, height_ratios=(2, 1))
+    above.plot(history.loss, lw=0.8, color="#1F77A8", label="training loss")
+    if "loss" in history.evaluations:
+        above.plot(
+            history.evaluation_steps, history.evaluations["loss"], "o-", ms=3, color="#C2742B", label="test loss"
+        )
+    above.set_yscale("log")
+    above.legend(frameon=False)
+    above.set_title(f"{about['data']}, {about['model']}: {about['tx']}", loc="left", fontsize=9)
+    below.plot(history.rate, color="#4C5A67")
+    below.set_ylabel("learning rate")
+    below.set_xlabel("step")
+    _save_figure(figure, folder / "history.png")
+
+
+@app.command()
+def plot(
+    schedules: Annotated[list[str], typer.Argument(help="One schedule or several, as expressions.")],
+    steps: Annotated[int, typer.Option(help="How many steps to draw.")] = 1000,
+    path: Annotated[Path, typer.Option("--out", help="The PNG to write.")] = Path("schedule.png"),
+) -> None:
+    """Draw schedules.
+
+    \b
+    lrx plot "warmup(cosine_decay(0.1, 2000), 200)" --steps 2500
+    lrx plot "one of them" "another" --out both.png
+    """
+    import numpy as np
+    from matplotlib.figure import Figure
+
+    from lrx.expressions import parse_schedule
+
+    if not 1 <= steps <= 100_000_000:
+        _refuse(f"--steps must be from 1 to 100,000,000, got {steps}.")
+    # More points than pixels show nothing more; every step is drawn where there are few.
+    counts = np.unique(np.linspace(0, steps - 1, min(steps, 20_000)).astype(np.int64))
+    curves = [(text, np.asarray(parse_schedule(text)(counts))) for text in schedules]
+    figure = Figure(figsize=(8, 4), dpi=150, layout="constrained")
+    axes = figure.subplots()
+    for text, rates in curves:
+        axes.plot(counts, rates, label=text, lw=1.6)
+    axes.set_xlabel("step")
+    axes.set_ylabel("learning rate")
+    axes.set_ylim(bottom=0)
+    axes.grid(alpha=0.25, lw=0.6)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.legend(loc="outside upper left", frameon=False, fontsize=9)
+    _save_figure(figure, path)
+
+
+@app.command()
+def reproduce(
+    paper: Annotated[str, typer.Argument(help="Its name, see `lrx papers`.")],
+    scale: Annotated[str, typer.Option(help="demo, cpu or paper.")] = "demo",
+    data: Annotated[str | None, typer.Option(help="Another data set than the scale's own.")] = None,
+    data_dir: DataDir = None,
+    folder: Annotated[Path | None, typer.Option("--out", help="Where results and figures go.")] = None,
+    seeds: Annotated[int | None, typer.Option(help="How many seeds, instead of the scale's.")] = None,
+    from_results: Annotated[Path | None, typer.Option(help="Draw again from this result.json; trains nothing.")] = None,
+) -> None:
+    """Reproduce a paper's figures and check its claims.
+
+    \b
+    lrx reproduce smith_2017
+    lrx reproduce smith_2017 --scale cpu --data-dir path/to/data
+    """
+    from lrx import papers
+
+    found = papers.available()
+    if paper not in found:
+        _refuse(f"PAPER must be one of {', '.join(found)}, got {paper!r}.")
+    chosen = found[paper]
+    if from_results is not None:
+        result = papers.load(from_results)
+        folder = folder or from_results.parent
+    else:
+        if scale not in chosen.scales:
+            _refuse(f"--scale must be one of {', '.join(chosen.scales)}, got {scale!r}.")
+        if seeds is not None and seeds < 1:
+            _refuse(f"--seeds must be at least 1, got {seeds}.")
+        # Runs of other data or seeds are other runs, with other checkpoints.
+        changed = [part for part in (data, f"{seeds}-seeds" if seeds else None) if part]
+        folder = folder or Path("lrx-results") / "-".join([paper, scale, *changed])
+        size = chosen.scales[scale]
+        out.print(f"{chosen.authors} {chosen.year}, {chosen.title}", markup=False)
+        out.print(f"{scale}: {size.description}, on {data or size.data}; {size.cost}", markup=False)
+        result = chosen.run(
+            scale,
+            data=data,
+            data_dir=data_dir,
+            seeds=None if seeds is None else tuple(range(seeds)),
+            checkpoints=folder / "checkpoints",
+            progress=True,
+        )
+        _wrote(result.save(folder / "result.json"))
+    for name, figure in chosen.plot(result).items():
+        _save_figure(figure, folder / f"{name}.png")
+    table = Table("claim", "published", "measured", "holds", title=f"{paper}, {result.scale} scale, {result.data}")
+    for claim in chosen.claims(result):
+        table.add_row(claim.text, claim.published, claim.measured, "yes" if claim.holds else "no")
+    Console(highlight=False).print(table)
+
+
+@app.command()
+def papers() -> None:
+    """List the papers that can be reproduced, and what each scale costs."""
+    from lrx.papers import available
+
+    table = Table("paper", "figure", "scale", "what", "cost")
+    for paper in available().values():
+        for number, (scale, size) in enumerate(paper.scales.items()):
+            first = (paper.name, paper.figure) if number == 0 else ("", "")
+            table.add_row(*first, scale, f"{size.description}, on {size.data}", size.cost)
+    Console(highlight=False).print(table)
+
+
+if __name__ == "__main__":
+    main()

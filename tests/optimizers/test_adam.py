@@ -1,0 +1,127 @@
+"""Adam against algorithm 1 of the paper in plain NumPy."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from problems import assert_trees_close, gradient_stream, vector_params
+
+import lrx
+
+STEPS = 40
+
+
+def paper(gradients, alpha_at, b1=0.9, b2=0.999, eps=1e-8):
+    theta, m, v, path = np.ones(gradients.shape[1]), 0.0, 0.0, []
+    for t, gradient in enumerate(gradients, 1):
+        m = b1 * m + (1 - b1) * gradient
+        v = b2 * v + (1 - b2) * gradient**2
+        theta = theta - alpha_at(t - 1) * (m / (1 - b1**t)) / (np.sqrt(v / (1 - b2**t)) + eps)
+        path.append(theta)
+    return np.asarray(path)
+
+
+def run(tx, gradients):
+    params = jnp.ones(gradients.shape[1])
+    state, update, path = tx.init(params), jax.jit(tx.update), []
+    for gradient in gradients:
+        updates, state = update(jnp.asarray(gradient, jnp.float32), state)
+        params = optax.apply_updates(params, updates)
+        path.append(np.asarray(params))
+    return np.asarray(path)
+
+
+def stream(scale=1.0):
+    return scale * np.random.default_rng(7).normal(size=(STEPS, 4))
+
+
+@pytest.mark.parametrize(
+    "arguments", [{}, {"b1": 0.5, "b2": 0.9}, {"b1": 0.0, "b2": 0.99}, {"b2": 0.0}, {"eps": 0.1}, {"eps": 0.0}]
+)
+def test_adam_follows_algorithm_1(arguments):
+    path = run(lrx.adam(0.01, **arguments), stream())
+    np.testing.assert_allclose(path, paper(stream(), lambda t: 0.01, **arguments), rtol=1e-5, atol=1e-6)
+
+
+def test_adam_follows_algorithm_1_under_a_schedule():
+    schedule = lrx.warmup(lrx.linear_decay(0.05, 30), 10)
+    expected = paper(stream(), lambda t: 0.05 * t / 10 if t < 10 else 0.05 * (1 - (t - 10) / 30))
+    np.testing.assert_allclose(run(lrx.adam(schedule), stream()), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_the_paper_default_rate_is_one_thousandth():
+    np.testing.assert_array_equal(run(lrx.adam(), stream()), run(lrx.adam(1e-3), stream()))
+
+
+@pytest.mark.parametrize("scale", [1e-6, 1.0, 1e6])
+def test_steps_do_not_depend_on_the_size_of_the_gradients(scale):
+    path = run(lrx.adam(0.01, eps=0.0), stream(scale))
+    np.testing.assert_allclose(path, run(lrx.adam(0.01, eps=0.0), stream()), rtol=1e-4, atol=1e-5)
+
+
+def test_adam_equals_optax():
+    ours, theirs = lrx.adam(0.01), optax.adam(0.01)
+    params = vector_params()
+    our_state, their_state = ours.init(params), theirs.init(params)
+    for gradients in gradient_stream(params, STEPS):
+        our_updates, our_state = ours.update(gradients, our_state, params)
+        their_updates, their_state = theirs.update(gradients, their_state, params)
+        # optax computes 1 - b2^t in float32, which cancels at first: hence the tolerance.
+        assert_trees_close(our_updates, their_updates, rtol=1e-4, atol=1e-7)
+
+
+def test_the_first_bias_corrections_do_not_cancel():
+    # 1 - 0.999 is wrong by 5e-5 relative in float32, which would show in the first steps.
+    gradient = jnp.asarray([0.3])
+    tx = lrx.scale_by_adam(eps=0.0)
+    direction, _ = tx.update(gradient, tx.init(gradient))
+    np.testing.assert_allclose(direction, [1.0], rtol=5e-7)
+
+
+def test_a_traced_decay_is_as_exact():
+    gradient = jnp.asarray([0.3])
+
+    @jax.jit
+    def first(b2):
+        tx = lrx.scale_by_adam(b2=b2, eps=0.0)
+        return tx.update(gradient, tx.init(gradient))[0]
+
+    np.testing.assert_allclose(first(0.999), [1.0], rtol=2e-6)
+
+
+def test_eps_zero_leaves_coordinates_without_gradients_where_they_are():
+    tx = lrx.adam(0.1, eps=0.0)
+    updates, _ = tx.update(jnp.asarray([0.0, 2.0]), tx.init(jnp.zeros(2)))
+    np.testing.assert_allclose(updates, [0.0, -0.1], rtol=1e-6)
+
+
+def test_what_is_left_of_the_mean_over_a_vanished_root_is_divided_by_eps():
+    # b2 = 0: after a gradient of 0 the root is 0 but the mean is not, and the paper divides it by eps.
+    tx = lrx.scale_by_adam(b1=0.5, b2=0.0, eps=0.25)
+    state = tx.init(jnp.zeros(1))
+    _, state = tx.update(jnp.ones(1), state)
+    direction, _ = tx.update(jnp.zeros(1), state)
+    np.testing.assert_allclose(direction, [(0.5 * 0.5) / (1 - 0.25) / 0.25], rtol=1e-6)
+
+
+def test_the_second_moment_of_narrow_parameters_moves():
+    # 0.999 v + 0.001 g^2 is v again in bfloat16 from the start of convergence on.
+    params = jnp.zeros(1, jnp.bfloat16)
+    tx = lrx.scale_by_adam()
+    state, update = tx.init(params), jax.jit(tx.update)
+    for _ in range(300):
+        _, state = update(jnp.ones(1, jnp.bfloat16), state)
+    assert state.second_moment.dtype == jnp.float32
+    np.testing.assert_allclose(state.second_moment, [1 - 0.999**300], rtol=1e-4)
+
+
+def test_adam_shows_its_rate_and_its_count():
+    tx = lrx.adam(lrx.linear_decay(0.1, 10))
+    state = tx.init(jnp.zeros(1))
+    for _ in range(4):
+        _, state = tx.update(jnp.ones(1), state)
+    np.testing.assert_allclose(lrx.learning_rate(state), 0.07, rtol=1e-6)
+    assert state[0].count == 4
