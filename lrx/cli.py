@@ -140,7 +140,7 @@ def _write_run(folder: Path, history: History, about: dict[str, Any]) -> None:
 
     from lrx.papers.result import describe_device, describe_versions
 
-    arrays = {"loss": history.loss, "rate": history.rate, "evaluation_steps": history.evaluation_steps}
+    arrays: dict[str, Any] = {"loss": history.loss, "rate": history.rate, "evaluation_steps": history.evaluation_steps}
     arrays |= {f"metrics/{name}": values for name, values in history.metrics.items()}
     arrays |= {f"evaluations/{name}": values for name, values in history.evaluations.items()}
     part = folder / "history.npz.part"

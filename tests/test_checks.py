@@ -12,7 +12,9 @@ from lrx import _checks
 NAN, INF = float("nan"), float("inf")
 
 
-@pytest.mark.parametrize("value", [0, 0.0, 1, 2.5, 3e38, np.float32(1), np.int64(3), jnp.asarray(2.0), jnp.bfloat16(1.5)])
+@pytest.mark.parametrize(
+    "value", [0, 0.0, 1, 2.5, 3e38, np.float32(1), np.int64(3), jnp.asarray(2.0), jnp.bfloat16(1.5)]
+)
 def test_non_negative_accepts_numbers_of_every_kind(value):
     assert _checks.non_negative("rate", value) is None
 
@@ -115,5 +117,5 @@ def test_one_of_lists_the_words():
 @pytest.mark.parametrize("value", [1, 0, None, "True", np.True_])
 def test_flags_are_python_booleans(value):
     _checks.flag("nesterov", True)
-    with pytest.raises(TypeError, match="^nesterov must be True or False, got nesterov="):
+    with pytest.raises(TypeError, match=r"^nesterov must be True or False, got nesterov="):
         _checks.flag("nesterov", value)

@@ -53,11 +53,9 @@ def eval_params(state: Any, params: Any) -> Any:
             return leaf
         return (wide(leaf) + momentum * wide(velocity)).astype(jnp.result_type(leaf))
 
-    velocities, structure = jax.tree.flatten(
-        found[0].velocity, is_leaf=lambda node: isinstance(node, optax.MaskedNode)
-    )
+    velocities, structure = jax.tree.flatten(found[0].velocity, is_leaf=lambda node: isinstance(node, optax.MaskedNode))
     if any(isinstance(velocity, optax.MaskedNode) for velocity in velocities):
-        leaves = structure.flatten_up_to(params)
+        leaves = structure.flatten_up_to(params)  # type: ignore[attr-defined]
     else:  # flax may keep velocities in other containers than parameters, so only the order of leaves counts
         leaves, structure = jax.tree.flatten(params)
     return jax.tree.unflatten(structure, [move(*pair) for pair in zip(velocities, leaves, strict=True)])

@@ -256,7 +256,9 @@ class _Bar:
     """What pooch reports a download to, shown by rich."""
 
     def __init__(self, name: str) -> None:
-        self.total, self._name, self._progress, self._task = 0, name, None, None
+        self.total, self._name = 0, name
+        self._progress: Any = None
+        self._task: Any = None
 
     def update(self, size: int) -> None:
         if self._progress is None:

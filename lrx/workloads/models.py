@@ -48,30 +48,76 @@ class MLP(nnx.Module):
         return self.output(x)
 
 
-@jax.custom_vjp
-def halving_convolution(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """Convolve with a 3x3 kernel at stride 2, with one pixel of zeros around the image.
+_LAYOUT = ("NHWC", "HWIO", "NHWC")
+_CHUNKS = 4  # of a batch, in which the gradient of a kernel is added up on a CPU
 
-    A gradient is written by hand for CPUs, where the automatic one, a convolution of an image full of zeros, is three
-    times slower; elsewhere it is the automatic one.
+
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def convolution(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
+    """Convolve with a square kernel of odd size and as many zeros around the image as keep every pixel a centre.
+
+    On CPUs the gradients are written by hand, elsewhere they are the automatic ones. XLA's CPU compiler is fast where
+    channels come last and nothing is dilated; it reorders other convolutions only outside of loops, and training is
+    a loop.
 
     Args:
       x: (n, height, width, channels).
-      kernel: (3, 3, channels, features).
+      kernel: (size, size, channels, features); of size 3 where the stride is 2.
+      stride: 1 or 2.
+
+    Returns:
+      (n, ceil(height / stride), ceil(width / stride), features).
     """
-    return _halving_convolution(x, kernel)
+    return _convolution(x, kernel, stride)
 
 
-def _halving_convolution(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    layout = ("NHWC", "HWIO", "NHWC")
-    return jax.lax.conv_general_dilated(x, kernel, (2, 2), ((1, 1), (1, 1)), dimension_numbers=layout)
+def _convolution(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
+    margin = kernel.shape[0] // 2
+    padding = ((margin, margin), (margin, margin))
+    return jax.lax.conv_general_dilated(x, kernel, (stride, stride), padding, dimension_numbers=_LAYOUT)
 
 
-def _halving_gradients(x: jax.Array, kernel: jax.Array, dy: jax.Array) -> tuple[jax.Array, jax.Array]:
-    return jax.vjp(_halving_convolution, x, kernel)[1](dy)
+def _convolution_gradients(stride: int, x: jax.Array, kernel: jax.Array, dy: jax.Array) -> tuple[jax.Array, jax.Array]:
+    return jax.vjp(lambda x, kernel: _convolution(x, kernel, stride), x, kernel)[1](dy)
 
 
-def _halving_gradients_on_cpu(x: jax.Array, kernel: jax.Array, dy: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _convolution_gradients_on_cpu(
+    stride: int, x: jax.Array, kernel: jax.Array, dy: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    if stride == 1:
+        dx = _convolution(dy, kernel[::-1, ::-1].transpose(0, 1, 3, 2), 1)
+    else:
+        dx = _halving_image_gradient(x, kernel, dy)
+
+    # The kernel's gradient is a convolution too: of the images, with their channels as the batch and the batch as the
+    # channels, by dy as a kernel. The transpositions are quicker chunk by chunk, and the loop keeps the compiler from
+    # computing x anew inside of them, pixel by pixel in a bad order.
+    n, chunks = x.shape[0], math.gcd(x.shape[0], _CHUNKS)
+    margin = kernel.shape[0] // 2
+    padding = [
+        (margin, kernel.shape[0] - size - margin + stride * (outputs - 1))
+        for size, outputs in zip(x.shape[1:3], dy.shape[1:3], strict=True)
+    ]
+
+    def add_chunk(total: jax.Array, index: jax.Array) -> tuple[jax.Array, None]:
+        images, kernels = (
+            jax.lax.dynamic_index_in_dim(a.reshape(n // chunks, chunks, *a.shape[1:]), index, 1, keepdims=False)
+            for a in (x, dy)
+        )
+        part = jax.lax.conv_general_dilated(
+            *(images.transpose(3, 1, 2, 0), kernels.transpose(1, 2, 0, 3), (1, 1), padding),
+            rhs_dilation=(stride, stride),
+            dimension_numbers=_LAYOUT,
+        )
+        return total + part, None
+
+    zeros = jnp.zeros((x.shape[3], *kernel.shape[:2], dy.shape[3]), dy.dtype)
+    total, _ = jax.lax.scan(add_chunk, zeros, jnp.arange(chunks))
+    return dx, total.transpose(1, 2, 0, 3)
+
+
+def _halving_image_gradient(x: jax.Array, kernel: jax.Array, dy: jax.Array) -> jax.Array:
+    """Give dx of a 3x3 convolution with stride 2 by one convolution with four times the channels."""
     (n, height, width, channels), (_, rows, columns, features) = x.shape, dy.shape
     # In one dimension y[i] = k[0] x[2i-1] + k[1] x[2i] + k[2] x[2i+1], so that
     # dx[2i] = k[1] dy[i] and dx[2i+1] = k[2] dy[i] + k[0] dy[i+1]; the tap 3 is a zero.
@@ -79,43 +125,35 @@ def _halving_gradients_on_cpu(x: jax.Array, kernel: jax.Array, dy: jax.Array) ->
     padded = jnp.pad(kernel, ((0, 1), (0, 1), (0, 0), (0, 0)))
     phases = padded[taps[:, :, None, None], taps[None, None, :, :]]  # (row phase, 2, column phase, 2, c, f)
     phases = phases.transpose(1, 3, 5, 0, 2, 4).reshape(2, 2, features, 4 * channels)
-    layout = ("NHWC", "HWIO", "NHWC")
-    dx = jax.lax.conv_general_dilated(dy, phases, (1, 1), ((0, 1), (0, 1)), dimension_numbers=layout)
+    dx = jax.lax.conv_general_dilated(dy, phases, (1, 1), ((0, 1), (0, 1)), dimension_numbers=_LAYOUT)
     dx = dx.reshape(n, rows, columns, 2, 2, channels).transpose(0, 1, 3, 2, 4, 5)
-    dx = dx.reshape(n, 2 * rows, 2 * columns, channels)[:, :height, :width]
-
-    image = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
-    dkernel = [
-        jnp.tensordot(image[:, i : i + 2 * rows - 1 : 2, j : j + 2 * columns - 1 : 2], dy, axes=((0, 1, 2), (0, 1, 2)))
-        for i in range(3)
-        for j in range(3)
-    ]
-    return dx, jnp.stack(dkernel).reshape(kernel.shape)
+    return dx.reshape(n, 2 * rows, 2 * columns, channels)[:, :height, :width]
 
 
-halving_convolution.defvjp(
-    lambda x, kernel: (_halving_convolution(x, kernel), (x, kernel)),
-    lambda saved, dy: jax.lax.platform_dependent(*saved, dy, cpu=_halving_gradients_on_cpu, default=_halving_gradients),
-)
+def _convolution_backward(
+    stride: int, saved: tuple[jax.Array, jax.Array], dy: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    by_hand, automatic = partial(_convolution_gradients_on_cpu, stride), partial(_convolution_gradients, stride)
+    return jax.lax.platform_dependent(*saved, dy, cpu=by_hand, default=automatic)
 
 
-class Conv3x3(nnx.Conv):
-    """3x3 convolution with one pixel of zeros around the image, without bias, at stride 1 or 2."""
+convolution.defvjp(lambda x, kernel, stride: (_convolution(x, kernel, stride), (x, kernel)), _convolution_backward)
 
-    def __init__(self, in_features: int, out_features: int, stride: int, *, rngs: nnx.Rngs) -> None:
-        # One pixel on every side also at stride 2, where "SAME" would pad the far side only.
-        padding, initial = ((1, 1), (1, 1)), nnx.initializers.he_normal()
-        super().__init__(
-            *(in_features, out_features, (3, 3), stride),
-            padding=padding,
-            use_bias=False,
-            kernel_init=initial,
-            rngs=rngs,
-        )
-        self.halves = stride == 2
 
-    def __call__(self, x: jax.Array) -> jax.Array:  # type: ignore[override]
-        return halving_convolution(x, self.kernel[...]) if self.halves else super().__call__(x)
+def _conv(size: int, in_features: int, out_features: int, stride: int = 1, **options: Any) -> nnx.Conv:
+    """Make Flax's layer of `convolution`."""
+
+    def as_flax_calls_it(x: jax.Array, kernel: jax.Array, *_: Any, **__: Any) -> jax.Array:
+        return convolution(x, kernel, stride)
+
+    return nnx.Conv(
+        *(in_features, out_features, (size, size), stride), conv_general_dilated=as_flax_calls_it, **options
+    )
+
+
+def _conv3x3(in_features: int, out_features: int, stride: int, rngs: nnx.Rngs) -> nnx.Conv:
+    initial = nnx.initializers.he_normal()
+    return _conv(3, in_features, out_features, stride, use_bias=False, kernel_init=initial, rngs=rngs)
 
 
 BATCH_NORM_EPSILON = 1e-5
@@ -201,9 +239,9 @@ class ResidualBlock(nnx.Module):
     """Two 3x3 convolutions with batch norm beside an option-A shortcut (He et al. 2015, figure 2)."""
 
     def __init__(self, in_features: int, out_features: int, stride: int, *, rngs: nnx.Rngs) -> None:
-        self.conv1 = Conv3x3(in_features, out_features, stride, rngs=rngs)
+        self.conv1 = _conv3x3(in_features, out_features, stride, rngs)
         self.norm1 = BatchNorm(out_features, rngs=rngs)
-        self.conv2 = Conv3x3(out_features, out_features, 1, rngs=rngs)
+        self.conv2 = _conv3x3(out_features, out_features, 1, rngs)
         self.norm2 = BatchNorm(out_features, rngs=rngs)
         self.out_features = out_features
         self.stride = stride
@@ -238,7 +276,7 @@ class ResNet(nnx.Module):
             raise ValueError(
                 f"depth must be 6 n + 2 with n >= 1, got depth={depth}: take 8, 14, 20, 32, 44, 56 or 110."
             )
-        self.conv = Conv3x3(image_shape[-1], 16, 1, rngs=rngs)
+        self.conv = _conv3x3(image_shape[-1], 16, 1, rngs)
         self.norm = BatchNorm(16, rngs=rngs)
         names, in_features = [], 16
         for stage, features in enumerate((16, 32, 64), start=1):
@@ -343,7 +381,7 @@ class CaffeNet(nnx.Module):
     ) -> None:
         if len(widths) != 3:
             raise ValueError(f"widths must be three numbers of channels, got widths={widths!r}: take (32, 32, 64).")
-        conv = partial(nnx.Conv, kernel_size=(5, 5), padding=((2, 2), (2, 2)), rngs=rngs)
+        conv = partial(_conv, 5, rngs=rngs)
         normal = nnx.initializers.normal
         self.conv1 = conv(image_shape[-1], widths[0], kernel_init=normal(1e-4))
         self.conv2 = conv(widths[0], widths[1], kernel_init=normal(1e-2))

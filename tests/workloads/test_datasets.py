@@ -120,7 +120,7 @@ def test_mnist_files_are_read(tmp_path):
 def test_a_corrupted_mnist_file_is_named(tmp_path, content):
     path = tmp_path / "train-images-idx3-ubyte.gz"
     path.write_bytes(content)
-    with pytest.raises(ValueError, match="train-images-idx3-ubyte.gz must"):
+    with pytest.raises(ValueError, match=r"train-images-idx3-ubyte\.gz must"):
         datasets._read_idx(path, (60_000, 28, 28))
 
 

@@ -1,0 +1,105 @@
+"""The commands run, write what they say, and end bad input with a message."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from lrx import papers
+from lrx.papers import smith_2017
+
+
+def lrx(*arguments, cwd, columns=100):
+    environment = os.environ | {"COLUMNS": str(columns), "JAX_PLATFORMS": "cpu"}
+    environment.pop("XLA_FLAGS", None)
+    command = [sys.executable, "-m", "lrx.cli", *arguments]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, env=environment, timeout=300)
+
+
+def written(done):
+    return re.findall(r"^wrote (.*)$", done.stdout, re.MULTILINE)
+
+
+def test_importing_the_command_imports_no_jax():
+    code = "import lrx.cli, sys; print([m for m in ('flax', 'matplotlib', 'sklearn') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.stdout.strip() == "[]", done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("columns", [50, 140])
+def test_help_names_the_commands_in_any_width(tmp_path, columns):
+    done = lrx("--help", cwd=tmp_path, columns=columns)
+    assert done.returncode == 0
+    for command in ("train", "plot", "reproduce", "papers"):
+        assert command in done.stdout
+
+
+@pytest.mark.slow
+def test_plot_writes_the_png_it_names(tmp_path):
+    done = lrx("plot", "warmup(cosine_decay(0.1, 200), 20)", "0.05", "--steps", "300", "--out", "a/b.png", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    (path,) = written(done)
+    assert (tmp_path / path).read_bytes()[:4] == b"\x89PNG"
+    assert os.listdir(tmp_path / "a") == ["b.png"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["plot", "cosin_decay(0.1, 3)"], "did you mean cosine_decay"),
+        (["train", "--tx", "sgd(0.1, momentun=0.9)"], "did you mean momentum"),
+        (["train", "--model", "resnet21"], "did you mean 'resnet2"),
+        (["reproduce", "smith_2018"], "PAPER must be one of smith_2017"),
+        (["reproduce", "smith_2017", "--scale", "big"], "--scale must be one of demo, cpu, paper"),
+    ],
+)
+def test_bad_input_ends_with_a_message_and_no_traceback(tmp_path, arguments, message):
+    done = lrx(*arguments, cwd=tmp_path)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+def test_train_writes_its_history_and_goes_on_when_extended(tmp_path):
+    first = lrx("train", "--epochs", "2", "--batch-size", "64", cwd=tmp_path)
+    assert first.returncode == 0, first.stderr
+    names = sorted(os.path.basename(path) for path in written(first))
+    assert names == ["history.npz", "history.png", "run.json"]
+    longer = lrx("train", "--epochs", "3", "--batch-size", "64", cwd=tmp_path)
+    assert longer.returncode == 0, longer.stderr
+    folder = tmp_path / "lrx-results" / "digits-mlp"
+    history = np.load(folder / "history.npz")
+    assert history["loss"].shape == (66,)
+    np.testing.assert_allclose(history["rate"], 1e-3)
+    run = json.loads((folder / "run.json").read_text())
+    assert run["final"]["accuracy"] == pytest.approx(history["evaluations/accuracy"][-1])
+    assert "jax" in run["versions"]
+
+
+@pytest.mark.slow
+def test_a_figure_is_drawn_again_from_results(tmp_path, monkeypatch):
+    import dataclasses
+
+    tiny = dataclasses.replace(smith_2017.SETTINGS["demo"], lengths=smith_2017.Lengths.divided_by(500))
+    monkeypatch.setitem(smith_2017.SETTINGS, "demo", tiny)
+    smith_2017.run("demo", seeds=(0,), progress=False).save(tmp_path / "result.json")
+    done = lrx("reproduce", "smith_2017", "--from-results", "result.json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert sorted(written(done)) == ["accuracy.png", "range_test.png"]
+    assert "holds" in done.stdout
+    assert papers.load(tmp_path / "result.json").scale == "demo"
+
+
+@pytest.mark.slow
+def test_papers_lists_every_paper_and_scale(tmp_path):
+    done = lrx("papers", cwd=tmp_path, columns=160)
+    assert done.returncode == 0, done.stderr
+    for word in ("smith_2017", "demo", "cpu", "paper"):
+        assert word in done.stdout
