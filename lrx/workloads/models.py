@@ -130,9 +130,7 @@ def _halving_image_gradient(x: jax.Array, kernel: jax.Array, dy: jax.Array) -> j
     return dx.reshape(n, 2 * rows, 2 * columns, channels)[:, :height, :width]
 
 
-def _convolution_backward(
-    stride: int, saved: tuple[jax.Array, jax.Array], dy: jax.Array
-) -> tuple[jax.Array, jax.Array]:
+def _convolution_backward(stride: int, saved: Any, dy: jax.Array) -> tuple[jax.Array, jax.Array]:
     by_hand, automatic = partial(_convolution_gradients_on_cpu, stride), partial(_convolution_gradients, stride)
     return jax.lax.platform_dependent(*saved, dy, cpu=by_hand, default=automatic)
 
@@ -140,15 +138,14 @@ def _convolution_backward(
 convolution.defvjp(lambda x, kernel, stride: (_convolution(x, kernel, stride), (x, kernel)), _convolution_backward)
 
 
+def _as_flax_calls_it(x: jax.Array, kernel: jax.Array, strides: tuple[int, int], *_: Any, **__: Any) -> jax.Array:
+    return convolution(x, kernel, strides[0])
+
+
 def _conv(size: int, in_features: int, out_features: int, stride: int = 1, **options: Any) -> nnx.Conv:
     """Make Flax's layer of `convolution`."""
-
-    def as_flax_calls_it(x: jax.Array, kernel: jax.Array, *_: Any, **__: Any) -> jax.Array:
-        return convolution(x, kernel, stride)
-
-    return nnx.Conv(
-        *(in_features, out_features, (size, size), stride), conv_general_dilated=as_flax_calls_it, **options
-    )
+    window = in_features, out_features, (size, size), stride
+    return nnx.Conv(*window, conv_general_dilated=_as_flax_calls_it, **options)
 
 
 def _conv3x3(in_features: int, out_features: int, stride: int, rngs: nnx.Rngs) -> nnx.Conv:

@@ -70,7 +70,7 @@ def test_with_a_constant_rate_it_is_sgd():
 
 
 def test_a_drop_of_the_rate_leaves_the_velocity_its_size():
-    # optax: gradients 1, beta .9, rate 1 then .1: inside -1.9 + -1.0 ... of the research notes, outside -0.19.
+    # Gradients of 1, rates 1 and 0.1: the second step is 0.9 + 0.1 with the rate inside, 0.1 (0.9 + 1) outside.
     tx = lrx.heavy_ball(lrx.step_decay(1.0, 1, factor=0.1), momentum=0.9)
     state = tx.init(jnp.zeros(1))
     _, state = tx.update(jnp.ones(1), state)
