@@ -264,12 +264,10 @@ def papers() -> None:
     """List the papers that can be reproduced, and what each scale costs."""
     from lrx.papers import available
 
-    table = Table("paper", "figure", "scale", "what", "cost")
     for paper in available().values():
-        for number, (scale, size) in enumerate(paper.scales.items()):
-            first = (paper.name, paper.figure) if number == 0 else ("", "")
-            table.add_row(*first, scale, f"{size.description}, on {size.data}", size.cost)
-    Console(highlight=False).print(table)
+        out.print(f"[bold]{paper.name}[/bold]  {paper.authors}, {paper.title}, {paper.source}. {paper.figure}")
+        for name, scale in paper.scales.items():
+            out.print(f"  {name:<6} {scale.description}, on {scale.data}; {scale.cost}", markup=False)
 
 
 if __name__ == "__main__":

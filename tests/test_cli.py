@@ -24,7 +24,7 @@ def written(done):
     return re.findall(r"^wrote (.*)$", done.stdout, re.MULTILINE)
 
 
-def test_importing_the_command_imports_no_jax():
+def test_importing_the_command_imports_no_models_and_no_plots():
     code = "import lrx.cli, sys; print([m for m in ('flax', 'matplotlib', 'sklearn') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert done.stdout.strip() == "[]", done.stderr
@@ -54,7 +54,7 @@ def test_plot_writes_the_png_it_names(tmp_path):
     [
         (["plot", "cosin_decay(0.1, 3)"], "did you mean cosine_decay"),
         (["train", "--tx", "sgd(0.1, momentun=0.9)"], "did you mean momentum"),
-        (["train", "--model", "resnet21"], "did you mean 'resnet2"),
+        (["train", "--model", "resnet21"], "did you mean 'resnet"),
         (["reproduce", "smith_2018"], "PAPER must be one of smith_2017"),
         (["reproduce", "smith_2017", "--scale", "big"], "--scale must be one of demo, cpu, paper"),
     ],

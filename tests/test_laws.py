@@ -916,14 +916,8 @@ def test_law_5_rates_are_exact_over_long_durations(case):
         for length in LONG:
             near = np.asarray([0, 1, length // 3, length // 2, length - 2, length - 1, length, length + 1])
             schedule = case(**{name: length})
-            rounded = {
-                key: float(np.float32(value)) if isinstance(value, float) else value
-                for key, value in case.arguments.items()
-            }
-            assert_exact(case, schedule(near), schedule, near)
             rates = traced(jnp.asarray(length), near.astype(np.int32))
             # Only the duration is traced: the other arguments are as given, and as exact as before.
-            assert rounded.keys() == case.arguments.keys()
             assert_exact(case, rates, schedule, near)
 
 
@@ -1079,25 +1073,18 @@ def test_law_7_apply_if_finite_skips_a_non_finite_gradient(case):
 @pytest.mark.parametrize("case", CONTROLLED, ids=[*CONTROLLERS, *CONTROLLED_COMPOSITIONS])
 @pytest.mark.parametrize("bad", [NAN, INF, -INF])
 def test_law_7_a_non_finite_value_changes_nothing_but_the_count(case, bad):
-    params = vector_params()
-    stream = gradient_stream(params, 5)
-    tx = case()
-
-    def states(values):
-        state = tx.init(params)
-        for gradients, value in zip(stream, values, strict=True):
-            state = observed(state, value)
-            _, state = tx.update(gradients, state, params, value=value)
-        return state
+    params, tx = vector_params(), case()
+    gradients = gradient_stream(params, 1)[0]
 
     def memories(values):
-        found = jax.tree.leaves(states(values), is_leaf=lambda node: isinstance(node, lrx.rates.ControllerState))
-        return [(node.factor, node.memory) for node in found if isinstance(node, lrx.rates.ControllerState)]
+        state = tx.init(params)
+        for value in values:
+            _, state = tx.update(gradients, observed(state, value), params, value=value)
+        nodes = jax.tree.leaves(state, is_leaf=lambda node: isinstance(node, lrx.rates.ControllerState))
+        return [(node.factor, node.memory) for node in nodes if isinstance(node, lrx.rates.ControllerState)]
 
-    stream = stream[:3]
-    without = memories([1.0, 1.0, 1.0])
-    stream = gradient_stream(params, 5)
-    assert_trees_equal(memories([1.0, bad, 1.0, bad, 1.0]), without)
+    assert memories([1.0])
+    assert_trees_equal(memories([1.0, bad, 1.0, bad, 1.0]), memories([1.0, 1.0, 1.0]))
 
 
 def _buffers(tree: Any) -> list[int]:

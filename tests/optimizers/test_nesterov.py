@@ -99,7 +99,7 @@ def test_eval_params_leave_alone_what_is_masked_out():
     _, state = tx.update(params, tx.init(params), params)
     moved = lrx.eval_params(state, params)
     np.testing.assert_array_equal(moved["a"], [1.25, 1.25])
-    assert moved["b"] is params["b"] or jax.tree.map(np.array_equal, moved["b"], params["b"]) == {"c": True, "d": True}
+    assert jax.tree.map(float, jax.tree.map(jnp.squeeze, moved["b"])) == {"c": 1.0, "d": 1.0}
 
 
 def test_eval_params_reads_an_nnx_optimizer():

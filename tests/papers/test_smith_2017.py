@@ -20,8 +20,8 @@ def made_up(fixed=81.4, decay=78.5, triangular2=81.4, peaks_off_by=0):
     for policy, final in (("fixed", fixed), ("decay", decay), ("triangular2", triangular2)):
         total = lengths.fixed if policy == "fixed" else lengths.short
         steps = np.arange(lengths.every, total + 1, lengths.every)
-        wave = np.abs(((steps - peaks_off_by) / lengths.stepsize + 1) % 2 - 1)  # 1 at the ends of cycles
-        accuracy = 0.7 + 0.05 * wave
+        wave = np.abs(((steps - peaks_off_by) / lengths.stepsize) % 2 - 1)  # 1 at the ends of cycles
+        accuracy = 0.85 + 0.05 * wave
         accuracy[-1] = final / 100
         curves[policy] = {"steps": steps.tolist(), "accuracy": [accuracy.tolist()], "rate": [0.1, 0.2]}
     settings = dataclasses.asdict(smith_2017.SETTINGS["cpu"]) | {"bounds": [0.001, 0.006]}
