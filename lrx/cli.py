@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -36,9 +38,6 @@ def main() -> None:
     """Run the command; what a user can mend ends in a message, not in a traceback."""
     try:
         app()
-    except KeyboardInterrupt as error:
-        err.print(str(error) or "interrupted")
-        sys.exit(130)
     except (ValueError, TypeError, OSError, ImportError, FloatingPointError) as error:
         if os.environ.get("LRX_TRACEBACK"):
             raise
@@ -72,6 +71,16 @@ def _save_figure(figure: Any, path: Path) -> None:
     figure.savefig(part, format="png")
     part.replace(path)
     _wrote(path)
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[None]:
+    """Say how an interrupted run goes on: the command-line library would drop the message."""
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        err.print(str(error) or "interrupted")
+        raise typer.Exit(130) from None
 
 
 def _refuse(message: str) -> NoReturn:
@@ -112,9 +121,10 @@ def train(
     folder = folder or Path("lrx-results") / f"{data}-{model}"
     workload = workloads.make_workload(data, model, batch_size=batch_size, data_dir=data_dir)
     started = time.perf_counter()
-    history = training.train(
-        workload, optimizer, epochs=epochs, steps=steps, seed=seed, checkpoint=folder / "checkpoints", progress=True
-    )
+    with _interruptible():
+        history = training.train(
+            workload, optimizer, epochs=epochs, steps=steps, seed=seed, checkpoint=folder / "checkpoints", progress=True
+        )
     seconds = time.perf_counter() - started
     final = {name: float(values[-1]) for name, values in history.evaluations.items()}
     shown = ", ".join(f"test {name} {value:.4f}" for name, value in final.items())
@@ -242,14 +252,15 @@ def reproduce(
         size = chosen.scales[scale]
         out.print(f"{chosen.authors} {chosen.year}, {chosen.title}", markup=False)
         out.print(f"{scale}: {size.description}, on {data or size.data}; {size.cost}", markup=False)
-        result = chosen.run(
-            scale,
-            data=data,
-            data_dir=data_dir,
-            seeds=None if seeds is None else tuple(range(seeds)),
-            checkpoints=folder / "checkpoints",
-            progress=True,
-        )
+        with _interruptible():
+            result = chosen.run(
+                scale,
+                data=data,
+                data_dir=data_dir,
+                seeds=None if seeds is None else tuple(range(seeds)),
+                checkpoints=folder / "checkpoints",
+                progress=True,
+            )
         _wrote(result.save(folder / "result.json"))
     for name, figure in chosen.plot(result).items():
         _save_figure(figure, folder / f"{name}.png")

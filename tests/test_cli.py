@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 
@@ -81,6 +82,27 @@ def test_train_writes_its_history_and_goes_on_when_extended(tmp_path):
     run = json.loads((folder / "run.json").read_text())
     assert run["final"]["accuracy"] == pytest.approx(history["evaluations/accuracy"][-1])
     assert "jax" in run["versions"]
+
+
+@pytest.mark.slow
+def test_ctrl_c_says_how_the_run_goes_on(tmp_path):
+    # A shell's background job ignores SIGINT and hands that on, hence the reset.
+    code = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); from lrx.cli import main; main()"
+    command = [sys.executable, "-c", code, "train", "--epochs", "100000", "--out", "run"]
+    environment = os.environ | {"JAX_PLATFORMS": "cpu"}
+    process = subprocess.Popen(
+        command,
+        cwd=tmp_path,
+        env=environment,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert "step 1 of" in process.stderr.readline()
+    process.send_signal(signal.SIGINT)
+    message = process.communicate(timeout=120)[1]
+    assert process.returncode == 130
+    assert "run/checkpoints" in message
+    assert "Traceback" not in message
 
 
 @pytest.mark.slow
