@@ -94,12 +94,13 @@ def test_ctrl_c_says_how_the_run_goes_on(tmp_path):
         command,
         cwd=tmp_path,
         env=environment,
-        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
         text=True,
     )
-    assert "step 1 of" in process.stderr.readline()
+    assert "step 1 of" in process.stdout.readline()
     process.send_signal(signal.SIGINT)
-    message = process.communicate(timeout=120)[1]
+    message = process.communicate(timeout=120)[0]
     assert process.returncode == 130
     assert "run/checkpoints" in message
     assert "Traceback" not in message
