@@ -1094,7 +1094,8 @@ def _buffers(tree: Any) -> list[int]:
 @all_cases
 def test_law_7_parameters_and_state_can_both_be_donated(case):
     # Hyperparameters as arrays, the user's own, which must outlive the donation as well.
-    numbers = {name: jnp.asarray(values[1]) for name, values in case.sweep.items()}
+    # Strongly typed, since a conversion would make the copy that is asked for.
+    numbers = {name: sweep_values(case, name)[1] for name in case.sweep}
     params = vector_params()
     tx = case(**numbers)
     state = tx.init(params)

@@ -140,6 +140,17 @@ def test_narrow_losses_are_averaged_in_float32():
     assert float(value) == 1.2578125  # the loss as the model gives it
 
 
+def test_a_plateau_of_any_length_is_counted_without_overflow():
+    longest = 2**31 - 1
+    controller = lrx.reduce_on_plateau(patience=longest)
+    _, state = controller.update((), controller.init(None), value=1.0)
+    (memory,) = state.memories
+    at_the_end = memory.memory._replace(plateau_count=jnp.asarray(longest, jnp.int32))
+    _, state = controller.update((), state._replace(memories=(memory._replace(memory=at_the_end),)), value=1.0)
+    assert state.memories[0].memory.plateau_count == longest
+    assert state.factor == 1.0
+
+
 def test_mode_max_waits_for_the_accuracy_to_rise():
     assert scales([0.5, 0.6, 0.7, 0.7, 0.7], patience=1, mode="max") == [1, 1, 1, 1, 0.5]
     assert scales([0.5, 0.4, 0.3], patience=1, mode="max") == [1, 1, 0.5]
