@@ -13,13 +13,16 @@ import difflib
 import inspect
 import math
 import operator
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import jax.numpy as jnp
 import optax
 
 from lrx import controllers, optimizers, schedules
 from lrx.rates import Controller, Rate, Schedule
+from lrx.reading import NoRateError, learning_rates
 
 _MOST_CHARACTERS = 2_000
 _MOST_DEPTH = 30
@@ -52,12 +55,22 @@ class ExpressionError(ValueError):
 
 def names() -> dict[str, Callable[..., Any]]:
     """Give the names that an expression may call, each with what it calls."""
-    known: dict[str, Callable[..., Any]] = {"chain": optax.chain}
+    known: dict[str, Callable[..., Any]] = {"chain": _chain}
     known |= {name: getattr(optax, name) for name in _OPTAX_LINKS}
     for package in (schedules, optimizers, controllers):
         known |= {name: getattr(package, name) for name in package.__all__}
     del known["eval_params"]  # reads a state, makes no link
     return known
+
+
+def _chain(*links: optax.GradientTransformation) -> optax.GradientTransformation:
+    """Chain links as `optax.chain` does, which says little about what is no link."""
+    if not links:
+        raise ValueError("at least one link must be given, such as chain(clip(1.0), sgd(0.1)).")
+    for number, link in enumerate(links, 1):
+        if not isinstance(link, optax.GradientTransformation):
+            raise TypeError(f"link {number} must be a transformation, got {link!r}: for a rate, write constant(0.1).")
+    return optax.chain(*links)
 
 
 def parse(text: str, namespace: Mapping[str, Callable[..., Any]] | None = None) -> Any:
@@ -82,9 +95,11 @@ def parse(text: str, namespace: Mapping[str, Callable[..., Any]] | None = None) 
         raise ExpressionError(f"the expression must have at most {_MOST_CHARACTERS:,} characters, got {len(text):,}.")
     reader = _Reader(text, names() if namespace is None else namespace)
     try:
-        tree = ast.parse(text.strip(), mode="eval")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of the parser, about spellings that are refused or harmless here
+            tree = ast.parse(reader.text, mode="eval")
     except SyntaxError as error:
-        raise reader.error(error.offset or 1, f"this is not an expression: {error.msg}.") from None
+        raise reader.error(error.offset or 1, f"this is not an expression: {error.msg}.", error.lineno or 1) from None
     except (ValueError, MemoryError, RecursionError) as error:
         raise reader.error(1, f"this is not an expression: {error}.") from None
     return reader.value(tree.body, 0)
@@ -96,34 +111,63 @@ def parse_schedule(text: str) -> Schedule:
     Raises:
       ExpressionError: also for what has no value at a step: an optimizer, or a rate that follows feedback.
     """
-    value = parse(text)
-    if isinstance(value, int | float):
-        value = schedules.constant(value)
+    value, reader = parse(text), _Reader(text, {})
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        try:
+            value = schedules.constant(value)
+        except ValueError as error:
+            raise reader.error(1, str(error)) from None
     if isinstance(value, Schedule):
         return value
     if isinstance(value, Rate | Controller):
-        why = "follows feedback, so it has no value at a step: give the schedule alone."
+        why = "it follows feedback, so it has no value at a step: give the schedule alone."
+    elif isinstance(value, optax.GradientTransformation):
+        why = "this is a transformation: give the schedule inside of it."
     else:
-        why = "is an optimizer: give the schedule inside of it."
-    raise ExpressionError(f"{text.strip()}\nmust be a schedule, but {why}")
+        why = f"this is {_kind(value)}: call one, such as cosine_decay(0.1, 1000)."
+    raise reader.error(1, f"a schedule must stand here, but {why}")
 
 
 def parse_optimizer(text: str) -> optax.GradientTransformationExtraArgs:
-    """Build an optimizer: something whose updates can be added to parameters.
+    """Build an optimizer: a transformation whose updates, scaled by one learning rate, can be added to parameters.
 
     Raises:
-      ExpressionError: also for a number, and for a rate or controller alone.
+      ExpressionError: also for a number, for a rate or controller alone, and for a chain in which no rate, or more than
+        one, applies the sign: its updates may ascend.
     """
-    value = parse(text)
-    if isinstance(value, Rate) or not isinstance(value, optax.GradientTransformation | Controller):
-        inner = text.strip()
-        raise ExpressionError(f"{inner}\nmust be an optimizer, but is a rate: say what it drives, as sgd({inner}).")
+    value, reader = parse(text), _Reader(text, {})
+    inner = reader.text
+    number = isinstance(value, int | float) and not isinstance(value, bool)
     if isinstance(value, Controller):
-        raise ExpressionError(
-            f"{text.strip()}\nmust be an optimizer, but is a factor: say what it multiplies, as "
-            f"sgd(0.1 * {text.strip()})."
-        )
+        why = f"this is a factor: say what it multiplies, as sgd(0.1 * {inner})."
+    elif isinstance(value, Rate) or number:
+        why = f"this is a rate: say what it drives, as sgd({inner})."
+    elif not isinstance(value, optax.GradientTransformation):
+        why = f"this is {_kind(value)}: call one, such as sgd(0.1)."
+    else:
+        why = _no_single_rate(value)
+    if why:
+        raise reader.error(1, f"an optimizer must stand here, but {why}")
     return optax.with_extra_args_support(value)
+
+
+def _kind(value: Any) -> str:
+    return str(value) if value is None or isinstance(value, bool) else f"a {type(value).__name__}"
+
+
+def _no_single_rate(tx: optax.GradientTransformation) -> str:
+    """Say what is wrong with the rates of a transformation, if anything is."""
+    try:
+        state = tx.init(jnp.zeros(()))
+    except Exception:  # it wants parameters of another shape, and says so itself when it gets the real ones
+        return ""
+    try:
+        learning_rates(state)
+    except NoRateError:
+        return "no rate turns its direction downhill: end the chain with one, as chain(..., cosine_decay(0.1, 1000))."
+    except ValueError as error:
+        return str(error)
+    return ""
 
 
 class _Reader:
@@ -132,16 +176,20 @@ class _Reader:
     def __init__(self, text: str, namespace: Mapping[str, Callable[..., Any]]) -> None:
         self.text, self.namespace = text.strip(), namespace
 
+    def _lines(self) -> list[str]:
+        # Not splitlines, which also splits where the parser does not, as at a form feed.
+        return self.text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+
     def error(self, column: int, message: str, line: int = 1) -> ExpressionError:
         """Point at a column, counted from 1."""
-        lines = self.text.splitlines() or [""]
+        lines = self._lines()
         shown = lines[min(line, len(lines)) - 1]
         return ExpressionError(f"{shown}\n{' ' * (min(column, len(shown) + 1) - 1)}^ {message}")
 
     def at(self, node: ast.AST, message: str) -> ExpressionError:
         # The parser counts bytes.
         line, offset = getattr(node, "lineno", 1), getattr(node, "col_offset", 0)
-        before = self.text.splitlines()[line - 1].encode()[:offset].decode(errors="replace")
+        before = self._lines()[line - 1].encode()[:offset].decode(errors="replace")
         return self.error(len(before) + 1, message, line)
 
     def value(self, node: ast.expr, depth: int) -> Any:
@@ -150,7 +198,10 @@ class _Reader:
         match node:
             case ast.Constant(value=bool() | int() | float() | str() | None):
                 if isinstance(node.value, int | float) and not abs(node.value) <= _LARGEST:
-                    raise self.at(node, f"a number must be at most {_LARGEST:g} in size, got {node.value:.3g}.")
+                    # As written: the largest whole numbers are no floats, and could not be formatted as such.
+                    written = ast.get_source_segment(self.text, node) or ""
+                    shown = written if len(written) <= 20 else f"{len(written)} digits"
+                    raise self.at(node, f"a number must be at most {_LARGEST:g} in size, got {shown}.")
                 return node.value
             case ast.Name(id=name):
                 if name in self.namespace:
@@ -184,6 +235,8 @@ class _Reader:
 
     def _call(self, node: ast.Call, depth: int) -> Any:
         if not isinstance(node.func, ast.Name):
+            if isinstance(node.func, ast.Attribute) and node.func.attr in self.namespace:
+                raise self.at(node.func, f"names stand here without a prefix: {node.func.attr}(...).")
             raise self.at(node.func, "only a name may be called, such as cosine_decay(0.1, 1000).")
         name = node.func.id
         if name not in self.namespace:
@@ -231,7 +284,9 @@ class _Reader:
             if symbol == "**" and abs(left) > 1 and abs(right) * math.log10(abs(left)) > 15:
                 raise OverflowError("the power is too large")
             result = operation(left, right)
-            if numbers and not (isinstance(result, int | float) and abs(result) <= _LARGEST):
+            if isinstance(result, complex):
+                raise ArithmeticError("the root of a negative number is not real")
+            if numbers and not abs(result) <= _LARGEST:
                 raise OverflowError("the result is too large")
         except (ArithmeticError, TypeError, ValueError) as error:
             raise self.at(node, f"{error}.") from None

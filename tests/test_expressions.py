@@ -82,10 +82,16 @@ def test_every_public_factory_can_be_called():
         ("constant(0.1) + 1", 17, r"\+ stands between numbers"),
         ("1 / 0", 1, "division by zero"),
         ("sgd(*[0.1])", 5, "not unpacked"),
+        ("sgd(0.1, momentum=0.9, momentum=0.8)", 24, "momentum is given twice"),
         ("sgd(**{'a': 1})", 7, "not unpacked"),
         ("f'{1}'", 1, "only calls, numbers"),
         ("-constant(0.1)", 1, "a sign belongs to a number"),
         ("α + cosin(1)", 1, "is no name"),
+        ("lrx.sgd(0.1)", 1, r"without a prefix: sgd\("),
+        ("chain(clip(1.0), 0.1)", 1, r"link 2 must be a transformation, got 0.1: .* constant\(0.1\)"),
+        ("chain()", 1, "at least one link"),
+        ("(-8) ** 0.5", 1, "root of a negative number"),
+        ("9" * 400, 1, "a number must be at most 1e.15 in size, got 400 digits"),
     ],
 )
 def test_an_error_points_at_its_place(text, column, message):
@@ -94,6 +100,28 @@ def test_an_error_points_at_its_place(text, column, message):
     shown, pointer = str(caught.value).split("\n")[:2]
     assert shown == text
     assert pointer.index("^") == column - 1
+
+
+@pytest.mark.parametrize(
+    ("text", "shown", "column"),
+    [
+        ("sgd(\n  0.1,\n  momentun=3)", "  momentun=3)", 3),
+        ("sgd(0.1,\n ))", " ))", 3),
+        ("sgd(0.1,\r\n momentum=y)", " momentum=y)", 11),
+        ("[1,\x0c y]", "[1,\x0c y]", 6),
+    ],
+)
+def test_an_error_points_at_its_own_line(text, shown, column):
+    with pytest.raises(ExpressionError) as caught:
+        parse(text)
+    lines = str(caught.value).split("\n")
+    assert lines[0] == shown
+    assert lines[1].index("^") == column - 1
+
+
+def test_an_odd_spelling_warns_of_nothing(recwarn):
+    assert parse(r"'\d'") == r"\d"
+    assert not recwarn.list
 
 
 def test_too_long_and_too_deep_are_refused():
@@ -106,13 +134,18 @@ def test_too_long_and_too_deep_are_refused():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("sgd(0.1)", "is an optimizer"),
+        ("sgd(0.1)", "this is a transformation"),
         ("0.1 * reduce_on_plateau()", "follows feedback"),
+        ("[0.1]", "this is a list"),
+        ("None", "this is None"),
+        ("True", "this is True"),
+        ("-1", "must be a finite number >= 0"),
     ],
 )
 def test_what_is_no_schedule_is_refused_with_the_reason(text, message):
-    with pytest.raises(ExpressionError, match=message):
+    with pytest.raises(ExpressionError, match=message) as caught:
         parse_schedule(text)
+    assert str(caught.value).startswith(f"{text}\n^ ")
     assert float(parse_schedule("0.25")(3)) == 0.25
 
 
@@ -120,6 +153,29 @@ def test_what_is_no_schedule_is_refused_with_the_reason(text, message):
 def test_what_is_no_optimizer_is_refused_with_a_way_out(text):
     with pytest.raises(ExpressionError, match=r"as sgd\("):
         parse_optimizer(text)
+
+
+@pytest.mark.parametrize("text", ["clip(1.0)", "chain(scale_by_adam())", "chain(reduce_on_plateau())"])
+def test_an_optimizer_without_a_rate_is_refused_because_it_would_ascend(text):
+    with pytest.raises(ExpressionError, match="no rate turns its direction downhill"):
+        parse_optimizer(text)
+
+
+def test_an_optimizer_with_two_rates_is_refused():
+    with pytest.raises(ExpressionError, match="2 learning rates on the path"):
+        parse_optimizer("chain(sgd(0.1), cosine_decay(0.1, 10))")
+
+
+@pytest.mark.parametrize("text", ["[sgd(0.1)]", "'sgd'", "None"])
+def test_what_is_no_transformation_is_no_optimizer(text):
+    with pytest.raises(ExpressionError, match="an optimizer must stand here, but this is"):
+        parse_optimizer(text)
+
+
+def test_a_chain_closed_by_a_rate_is_an_optimizer():
+    tx = parse_optimizer("chain(scale_by_adam(), cosine_decay(0.1, 10))")
+    updates, _ = tx.update(jnp.ones(2), tx.init(jnp.ones(2)))
+    assert np.all(np.asarray(updates) < 0)
 
 
 def test_optax_links_are_optax_own():
@@ -134,5 +190,6 @@ _pieces = st.sampled_from(
 @settings(deadline=None, max_examples=300)
 @given(st.one_of(st.text(max_size=40), st.lists(_pieces, max_size=12).map("".join)))
 def test_no_text_ends_in_another_error(text):
-    with contextlib.suppress(ExpressionError):
-        parse(text)
+    for build in (parse, parse_schedule, parse_optimizer):
+        with contextlib.suppress(ExpressionError):
+            build(text)
