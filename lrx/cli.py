@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import datetime
 import json
+import math
 import os
 import sys
 import time
@@ -41,7 +43,8 @@ def main() -> None:
     except (ValueError, TypeError, OSError, ImportError, FloatingPointError) as error:
         if os.environ.get("LRX_TRACEBACK"):
             raise
-        err.print(f"error: {error}")
+        # A message with a caret begins a line of its own, so that the caret stands under its place.
+        err.print("error:", str(error), sep="\n" if "\n" in str(error) else " ")
         sys.exit(2 if isinstance(error, ValueError | TypeError) else 1)
 
 
@@ -65,10 +68,10 @@ def _wrote(path: Path) -> None:
 
 
 def _save_figure(figure: Any, path: Path) -> None:
-    """Write a PNG, whole or not at all."""
+    """Write a picture in the format that the file's name ends in, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
-    figure.savefig(part, format="png")
+    figure.savefig(part, format=path.suffix[1:].lower())
     part.replace(path)
     _wrote(path)
 
@@ -83,6 +86,16 @@ def _interruptible() -> Iterator[None]:
         raise typer.Exit(130) from None
 
 
+def _set_aside(checkpoints: Path) -> None:
+    """Keep an earlier run's checkpoints under the next free name: --fresh must not cost anybody a long run."""
+    if checkpoints.exists():
+        number = 1
+        while (aside := checkpoints.with_name(f"{checkpoints.name}-{number}")).exists():
+            number += 1
+        checkpoints.rename(aside)
+        out.print(f"moved the earlier run to {aside}", markup=False)
+
+
 def _refuse(message: str) -> NoReturn:
     raise ValueError(message)
 
@@ -94,10 +107,16 @@ def train(
     tx: Annotated[str, typer.Option(help="The optimizer, as an expression.")] = "adam(1e-3)",
     epochs: Annotated[int | None, typer.Option(help="Length of the run; 10 if no length is given.")] = None,
     steps: Annotated[int | None, typer.Option(help="Length of the run, in optimizer steps.")] = None,
-    batch_size: int = 128,
-    seed: int = 0,
+    batch_size: Annotated[int, typer.Option(help="Examples in a minibatch.")] = 128,
+    seed: Annotated[int, typer.Option(help="Of initial parameters and the order of the data.")] = 0,
     data_dir: DataDir = None,
     folder: Annotated[Path | None, typer.Option("--out", help="Where the run is kept.")] = None,
+    checkpoint_every: Annotated[
+        int | None, typer.Option(help="In epochs, or in steps with --steps; by default half a minute.")
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume/--fresh", help="Go on with an earlier run, or set it aside and begin anew.")
+    ] = True,
     host_devices: Annotated[int, typer.Option(help="Split each batch over so many CPU devices.")] = 1,
 ) -> None:
     """Train a model; the same command goes on where an interrupted run was.
@@ -120,10 +139,19 @@ def train(
         epochs = 10
     folder = folder or Path("lrx-results") / f"{data}-{model}"
     workload = workloads.make_workload(data, model, batch_size=batch_size, data_dir=data_dir)
+    if not resume:
+        _set_aside(folder / "checkpoints")
     started = time.perf_counter()
     with _interruptible():
         history = training.train(
-            workload, optimizer, epochs=epochs, steps=steps, seed=seed, checkpoint=folder / "checkpoints", progress=True
+            workload,
+            optimizer,
+            epochs=epochs,
+            steps=steps,
+            seed=seed,
+            checkpoint=folder / "checkpoints",
+            checkpoint_every=checkpoint_every,
+            progress=True,
         )
     seconds = time.perf_counter() - started
     final = {name: float(values[-1]) for name, values in history.evaluations.items()}
@@ -136,10 +164,13 @@ def train(
             "data": data,
             "model": model,
             "tx": tx,
+            "epochs": epochs,
+            "steps": steps,
             "batch_size": batch_size,
             "seed": seed,
-            "seconds": seconds,
-            "final": final,
+            "session_seconds": seconds,  # of this command; an earlier one that it went on from is not in it
+            # JSON has no NaN.
+            "final": {name: value if math.isfinite(value) else None for name, value in final.items()},
         },
     )
 
@@ -159,9 +190,10 @@ def _write_run(folder: Path, history: History, about: dict[str, Any]) -> None:
     part.replace(folder / "history.npz")
     _wrote(folder / "history.npz")
 
+    about["date"] = datetime.datetime.now(datetime.UTC).isoformat("T", "seconds")
     about |= {"command": " ".join(sys.argv[1:]), "device": describe_device(), "versions": describe_versions()}
     part = folder / "run.json.part"
-    part.write_text(json.dumps(about, indent=1) + "\n")
+    part.write_text(json.dumps(about, indent=1, allow_nan=False) + "\n")
     part.replace(folder / "run.json")
     _wrote(folder / "run.json")
 
@@ -185,13 +217,15 @@ def _write_run(folder: Path, history: History, about: dict[str, Any]) -> None:
 def plot(
     schedules: Annotated[list[str], typer.Argument(help="One schedule or several, as expressions.")],
     steps: Annotated[int, typer.Option(help="How many steps to draw.")] = 1000,
-    path: Annotated[Path, typer.Option("--out", help="The PNG to write.")] = Path("schedule.png"),
+    path: Annotated[Path, typer.Option("--out", help="The picture to write: .png, .pdf or .svg.")] = Path(
+        "schedule.png"
+    ),
 ) -> None:
     """Draw schedules.
 
     \b
     lrx plot "warmup(cosine_decay(0.1, 2000), 200)" --steps 2500
-    lrx plot "one of them" "another" --out both.png
+    lrx plot 0.05 "cyclical(0.01, 0.1, 400, mode='triangular2')" --out both.png
     """
     import numpy as np
     from matplotlib.figure import Figure
@@ -200,6 +234,8 @@ def plot(
 
     if not 1 <= steps <= 100_000_000:
         _refuse(f"--steps must be from 1 to 100,000,000, got {steps}.")
+    if path.suffix.lower() not in (".png", ".pdf", ".svg") or path.is_dir():
+        _refuse(f"--out must be a file whose name ends in .png, .pdf or .svg, got {str(path)!r}.")
     # More points than pixels show nothing more; every step is drawn where there are few.
     counts = np.unique(np.linspace(0, steps - 1, min(steps, 20_000)).astype(np.int64))
     curves = [(text, np.asarray(parse_schedule(text)(counts))) for text in schedules]
@@ -240,6 +276,10 @@ def reproduce(
     chosen = found[paper]
     if from_results is not None:
         result = papers.load(from_results)
+        if result.paper != paper:
+            _refuse(
+                f"--from-results must hold a result of {paper}, got one of {result.paper}: name that paper instead."
+            )
         folder = folder or from_results.parent
     else:
         if scale not in chosen.scales:

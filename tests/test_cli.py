@@ -56,6 +56,8 @@ def test_plot_writes_the_png_it_names(tmp_path):
         (["plot", "cosin_decay(0.1, 3)"], "did you mean cosine_decay"),
         (["train", "--tx", "sgd(0.1, momentun=0.9)"], "did you mean momentum"),
         (["train", "--model", "resnet21"], "did you mean 'resnet"),
+        (["train", "--tx", "chain(scale_by_adam())"], "no rate turns its direction downhill"),
+        (["plot", "0.1", "--out", "schedule.jpg"], "must be a file whose name ends in .png, .pdf or .svg"),
         (["reproduce", "smith_2018"], "PAPER must be one of smith_2017"),
         (["reproduce", "smith_2017", "--scale", "big"], "--scale must be one of demo, cpu, paper"),
     ],
@@ -65,6 +67,14 @@ def test_bad_input_ends_with_a_message_and_no_traceback(tmp_path, arguments, mes
     assert done.returncode == 2
     assert message in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+def test_the_caret_stands_under_its_place(tmp_path):
+    text = "sgd(cosin_decay(0.1, 3))"
+    lines = lrx("train", "--tx", text, cwd=tmp_path, columns=30).stderr.splitlines()
+    place = lines.index(text) + 1
+    assert lines[place].index("^") == text.index("cosin")
 
 
 @pytest.mark.slow
@@ -82,6 +92,29 @@ def test_train_writes_its_history_and_goes_on_when_extended(tmp_path):
     run = json.loads((folder / "run.json").read_text())
     assert run["final"]["accuracy"] == pytest.approx(history["evaluations/accuracy"][-1])
     assert "jax" in run["versions"]
+    assert (run["epochs"], run["steps"]) == (3, None)
+    assert run["date"].endswith("+00:00")
+
+
+@pytest.mark.slow
+def test_fresh_sets_the_earlier_run_aside_and_begins_anew(tmp_path):
+    arguments = ("--steps", "4", "--checkpoint-every", "2", "--out", "run")
+    assert lrx("train", *arguments, cwd=tmp_path).returncode == 0
+    kept = sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir())
+    assert kept == ["2", "4"]
+    anew = lrx("train", *arguments, "--tx", "sgd(0.1)", "--fresh", cwd=tmp_path)
+    assert anew.returncode == 0, anew.stderr
+    assert "moved the earlier run to run/checkpoints-1" in anew.stdout
+    assert sorted(path.name for path in (tmp_path / "run" / "checkpoints-1").iterdir()) == kept
+    np.testing.assert_allclose(np.load(tmp_path / "run" / "history.npz")["rate"], 0.1)
+
+
+@pytest.mark.slow
+def test_results_of_another_paper_are_refused(tmp_path):
+    papers.Result("other_2000", "demo", "digits", [0], {}, {}, 0.0).save(tmp_path / "result.json")
+    done = lrx("reproduce", "smith_2017", "--from-results", "result.json", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "must hold a result of smith_2017, got one of other_2000" in done.stderr
 
 
 @pytest.mark.slow

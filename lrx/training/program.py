@@ -19,7 +19,6 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding, SingleDev
 
 from lrx.reading import monitor
 from lrx.training.checkpoints import describe
-from lrx.training.convolutions import staged
 from lrx.training.workload import Batches, Workload
 
 SEGMENT_STEPS = 2**14  # length of the buffers that a segment fills: its most steps
@@ -122,6 +121,8 @@ def _program(
         return new, {name: _recorded(value) for name, value in record.items()}, jnp.isfinite(loss)
 
     def segment(state: State, arrays: Any, key: jax.Array, start: jax.Array, stop: jax.Array) -> Any:
+        from lrx.training.convolutions import staged  # loads jax.extend, a third of what `import lrx` would cost
+
         shuffle_key, step_key = jax.random.split(key)
         in_order = jnp.arange(jax.tree.leaves(arrays)[0].shape[0], dtype=jnp.int32)
         steps_per_epoch = in_order.shape[0] // batch_size
