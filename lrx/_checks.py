@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -71,15 +71,37 @@ def in_interval(name: str, value: Any, interval: str, hint: str = "") -> None:
     _require(name, value, lambda x: above(x, low) & below(x, high), f"in {interval}", hint)
 
 
-def steps(name: str, value: Any, *, at_least: int = 1, hint: str = "") -> None:
+def at_least(name: str, value: Any, low: float, hint: str = "") -> None:
+    """Require a finite value >= low."""
+    _require(name, value, lambda x: x >= low, f"a finite number >= {low}", hint)
+
+
+def steps(name: str, value: Any, *, at_least: int = 1, hint: str = "", unit: str = "steps") -> None:
     """Require a whole number of optimizer steps, from `at_least` to 2^31 - 1."""
     _require(
         name,
         value,
         lambda x: (x == np.floor(x)) & (x >= at_least) & (x <= INT32_MAX),
-        f"a whole number of steps >= {at_least} and < 2^31",
+        f"a whole number of {unit} >= {at_least} and < 2^31",
         hint,
     )
+
+
+def non_negative_list(name: str, values: Any) -> np.ndarray | None:
+    """Require a list of finite numbers >= 0, at least one; give it in float64, or None where it is traced."""
+    entries = values if isinstance(values, list | tuple) else [values]
+    traced = not all(is_concrete(value) for value in entries)
+    shape = (len(values),) if traced and isinstance(values, list | tuple) else np.shape(values)
+    if len(shape) != 1 or shape[0] == 0:
+        raise ValueError(f"{name} must be a list of at least one number, got {name} of shape {shape}.")
+    if traced:
+        return None
+    numbers = _numbers(name, values)
+    wrong = ~((numbers >= 0) & (numbers <= FLOAT32_MAX))
+    if np.any(wrong):
+        first = int(np.argmax(wrong))
+        raise ValueError(f"{name}[{first}] must be a finite number >= 0, got {name}[{first}]={numbers[first]}.")
+    return numbers
 
 
 def increasing_steps(name: str, values: Sequence[Any], *, at_least: int = 1) -> None:
@@ -102,3 +124,25 @@ def flag(name: str, value: Any) -> None:
     """Require `True` or `False`: a switch changes the program, so it cannot be traced."""
     if not isinstance(value, bool):
         raise TypeError(f"{name} must be True or False, got {name}={value!r}.")
+
+
+def not_above(name: str, value: Any, bound_name: str, bound: Any, hint: str = "") -> None:
+    """Require a scalar that is not above another one, where both can be looked at."""
+    # Compared by float: within jit, JAX would trace a comparison of arrays even where both are known.
+    if is_concrete(value) and is_concrete(bound) and float(value) > float(bound):
+        given = f"{name}={value}, {bound_name}={bound}"
+        raise ValueError(f"{name} must be <= {bound_name}, got {given}{': ' + hint if hint else ''}.")
+
+
+def pairs_of_steps(name: str, pairs: Any, *, at_least: int, what: str) -> tuple[list[Any], list[Any]]:
+    """Require `{step: number, ...}`, or pairs where a step is traced, sorted; give the steps and the numbers."""
+    items = list(pairs.items()) if isinstance(pairs, Mapping) else pairs
+    if not isinstance(items, list | tuple) or not all(
+        isinstance(item, list | tuple) and len(item) == 2 for item in items
+    ):
+        raise TypeError(f"{name} must be a dict {{step: {what}, ...}} or a list of such pairs, got {name}={pairs!r}.")
+    begins, numbers = [step for step, _ in items], [number for _, number in items]
+    increasing_steps(name, begins, at_least=at_least)
+    for step, number in items:
+        non_negative(f"{name}[{step}]", number)
+    return begins, numbers

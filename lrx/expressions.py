@@ -59,7 +59,8 @@ def names() -> dict[str, Callable[..., Any]]:
     known |= {name: getattr(optax, name) for name in _OPTAX_LINKS}
     for package in (schedules, optimizers, controllers):
         known |= {name: getattr(package, name) for name in package.__all__}
-    del known["eval_params"]  # reads a state, makes no link
+    for name in ("eval_params", "group_rates"):  # one makes no link, one needs a tree or a function
+        del known[name]
     return known
 
 

@@ -13,6 +13,7 @@ The state of each shows the rate that the latest update used, so that it can be 
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, TypeAlias, TypeVar
@@ -25,6 +26,7 @@ import optax
 from lrx import _checks
 
 Memory: TypeAlias = Any
+Path: TypeAlias = tuple[Any, ...]  # of a leaf, as jax.tree.leaves_with_path gives it
 ArrayLike: TypeAlias = float | jax.Array | np.ndarray | np.number
 TransformT = TypeVar("TransformT")
 
@@ -60,6 +62,14 @@ class FactorState(NamedTuple):
     count: jax.Array  # type: ignore[assignment]  # () int32: completed updates; stays at 2^31 - 1 once there
     factor: jax.Array  # () float32: what the latest update was multiplied by; before the first, the initial one
     memories: tuple[Memory, ...]  # one for each factor
+
+
+class GroupState(NamedTuple):
+    """State of `group_rates`, which gives groups of parameters factors of their own."""
+
+    count: jax.Array  # type: ignore[assignment]  # () int32: completed updates; stays at 2^31 - 1 once there
+    factors: dict[str, jax.Array]  # group to () float32: what the latest update of the group was multiplied by
+    inner: Any  # of the transformation whose rate is multiplied
 
 
 class ControllerState(NamedTuple):
@@ -101,15 +111,55 @@ def at_least_float32(dtype: Any) -> Any:
         return jnp.promote_types(dtype, jnp.float32)
 
 
+class LeafFactors:
+    """Factors of single leaves, on their way from `group_rates` to the places where a rate acts.
+
+    They travel as the extra argument `leaf_factors`, by path, so that they find their leaves through every wrapper
+    that hides some of the tree. What no rate has taken is left for `group_rates` to multiply afterwards.
+    """
+
+    def __init__(self, factors: Mapping[Path, jax.Array], outer: LeafFactors | None = None) -> None:
+        self.factors, self.outer, self.taken = factors, outer, set[Path]()
+        self._products: dict[tuple[int, int], jax.Array] = {}  # one for each pair of groups, not for each leaf
+
+    def take(self, path: Path) -> jax.Array | None:
+        """Give the factor of a leaf to the rate that acts there, with those of groups around the group."""
+        self.taken.add(path)
+        factor, outer = self.factors.get(path), None if self.outer is None else self.outer.take(path)
+        if factor is None or outer is None:
+            return outer if factor is None else factor
+        return self._products.setdefault((id(factor), id(outer)), factor * outer)
+
+
+def rates_by_leaf(rate: jax.Array, updates: Any, extra_args: Mapping[str, Any]) -> list[jax.Array]:
+    """The rate of each leaf of `updates`, `None` leaves included: the same for all outside of `group_rates`."""
+    leaves = jax.tree.leaves_with_path(updates, is_leaf=lambda leaf: leaf is None)
+    carried = extra_args.get("leaf_factors")
+    if not isinstance(carried, LeafFactors):
+        return [rate] * len(leaves)
+    factors = [carried.take(path) for path, _ in leaves]
+    products: dict[int, jax.Array] = {}  # one multiplication for each group, not for each leaf
+    return [rate if f is None else products.setdefault(id(f), rate * f) for f in factors]
+
+
+def scale_leaf(leaf: jax.Array, factor: jax.Array) -> jax.Array:
+    """Multiply a leaf by a scalar, in at least float32, and give it back in the leaf's own type."""
+    dtype = jnp.result_type(leaf)
+    wide = at_least_float32(dtype)
+    return (jnp.asarray(leaf).astype(wide) * factor.astype(wide)).astype(dtype)
+
+
 def scale_tree(tree: Any, factor: jax.Array) -> Any:
-    """Multiply every leaf by a scalar, in at least float32, and give it back in the leaf's own type."""
+    """Multiply every leaf by a scalar."""
+    return jax.tree.map(lambda leaf: scale_leaf(leaf, factor), tree)
 
-    def scale_leaf(leaf: jax.Array) -> jax.Array:
-        dtype = jnp.result_type(leaf)
-        wide = at_least_float32(dtype)
-        return (jnp.asarray(leaf).astype(wide) * factor.astype(wide)).astype(dtype)
 
-    return jax.tree.map(scale_leaf, tree)
+def _descend(updates: Any, rate: jax.Array, extra_args: Mapping[str, Any]) -> Any:
+    """Multiply a direction by minus the rate: what every rate does that closes a chain."""
+    leaves, structure = jax.tree.flatten(updates, is_leaf=lambda leaf: leaf is None)
+    rates = rates_by_leaf(-rate, updates, extra_args)
+    scaled = [None if leaf is None else scale_leaf(leaf, of_leaf) for leaf, of_leaf in zip(leaves, rates, strict=True)]
+    return jax.tree.unflatten(structure, scaled)
 
 
 def _written(value: Any) -> str:
@@ -168,6 +218,7 @@ class _Factor(optax.GradientTransformationExtraArgs):
     factory: Callable[..., Any]  # how to make it again ...
     arguments: dict[str, Any]  # ... and from what
     text: str
+    peak: ArrayLike | None  # the largest value that it is known to reach, feedback apart; None where that is unknown
 
     def __new__(
         cls,
@@ -178,9 +229,10 @@ class _Factor(optax.GradientTransformationExtraArgs):
         factory: Callable[..., Any],
         arguments: Mapping[str, Any],
         text: str | None = None,
+        peak: ArrayLike | None = None,
     ) -> Any:
         self = super().__new__(cls, init, update)
-        self.cores, self.factory, self.arguments = cores, factory, dict(arguments)
+        self.cores, self.factory, self.arguments, self.peak = cores, factory, dict(arguments), peak
         name = getattr(factory, "__name__", repr(factory))
         self.text = text or _call(name, self.arguments, inspect.signature(factory))
         return self
@@ -308,6 +360,7 @@ class Rate(_Factor):
         factory: Callable[..., Any],
         arguments: Mapping[str, Any],
         text: str | None = None,
+        peak: ArrayLike | None = None,
     ) -> Rate:
         """Make a rate of cores whose product it is; `factory` and `arguments` say how to make it again."""
 
@@ -316,9 +369,11 @@ class Rate(_Factor):
 
         def update(updates: Any, state: RateState, params: Any = None, **extra_args: Any) -> tuple[Any, RateState]:
             rate, state = self.next_rate(state, updates=updates, params=params, **extra_args)
-            return scale_tree(updates, -rate), state
+            return _descend(updates, rate, extra_args), state
 
-        self: Rate = cls.__new__(cls, init, update, cores=cores, factory=factory, arguments=arguments, text=text)
+        self: Rate = cls.__new__(
+            cls, init, update, cores=cores, factory=factory, arguments=arguments, text=text, peak=peak
+        )
         return self
 
 
@@ -357,6 +412,7 @@ class Schedule(Rate):
         factory: Callable[..., Any] | None = None,
         arguments: Mapping[str, Any] | None = None,
         text: str | None = None,
+        peak: ArrayLike | None = None,
     ) -> Schedule:
         if factory is None:
             factory, arguments = cls, {"function": function}
@@ -382,10 +438,10 @@ class Schedule(Rate):
             if isinstance(updates, RateState) and state is None:
                 return self.next_rate(updates)[1]
             rate, state = self.next_rate(state, updates=updates, params=params, **extra_args)
-            return scale_tree(updates, -rate), state
+            return _descend(updates, rate, extra_args), state
 
         self: Schedule = super().__new__(
-            cls, init, update, cores=(core,), factory=factory, arguments=arguments or {}, text=text
+            cls, init, update, cores=(core,), factory=factory, arguments=arguments or {}, text=text, peak=peak
         )
         self.function = rate_at
         return self
@@ -405,7 +461,9 @@ class Schedule(Rate):
           >>> tx = optax.chain(lrx.warmup(1.0, 10).multiplier(), optax.adam(1e-3))
         """
         text = f"({self!r})" if self.factory is _multiply else repr(self)
-        return Controller.from_cores(self.cores, _multiplier, {"schedule": self}, text=f"{text}.multiplier()")
+        return Controller.from_cores(
+            self.cores, _multiplier, {"schedule": self}, text=f"{text}.multiplier()", peak=self.peak
+        )
 
 
 @jax.tree_util.register_static
@@ -428,6 +486,7 @@ class Controller(_Factor):
         factory: Callable[..., Any],
         arguments: Mapping[str, Any],
         text: str | None = None,
+        peak: ArrayLike | None = 1.0,
     ) -> Controller:
         """Make a controller of cores whose product it is; `factory` and `arguments` say how to make it again."""
 
@@ -440,7 +499,9 @@ class Controller(_Factor):
             factor, memories = self._advance(state.memories, feedback)
             return scale_tree(updates, factor), FactorState(optax.safe_increment(state.count), factor, memories)
 
-        self: Controller = cls.__new__(cls, init, update, cores=cores, factory=factory, arguments=arguments, text=text)
+        self: Controller = cls.__new__(
+            cls, init, update, cores=cores, factory=factory, arguments=arguments, text=text, peak=peak
+        )
         return self
 
 
@@ -532,12 +593,33 @@ def _product(left: _Factor, right: _Factor) -> Any:
     second = f"({right!r})" if right.factory is _multiply else written(right)
     text = f"{first} * {second}"
     arguments = {"left": left, "right": right}
+    # Two shapes may peak at different times; beside one shape, constants and feedback leave no doubt.
+    known = left.peak is not None and right.peak is not None and (_is_steady(left) or _is_steady(right))
+    peak = left.peak * right.peak if known else None  # type: ignore[operator]
     if isinstance(left, Schedule) and isinstance(right, Schedule):
         f, g = left.function, right.function
-        return Schedule(lambda count: f(count) * g(count), factory=_multiply, arguments=arguments, text=text)
+        return Schedule(lambda count: f(count) * g(count), factory=_multiply, arguments=arguments, text=text, peak=peak)
     cores = left.cores + right.cores
     kind = Rate if isinstance(left, Rate) or isinstance(right, Rate) else Controller
-    return kind.from_cores(cores, _multiply, arguments, text)
+    return kind.from_cores(cores, _multiply, arguments, text, peak)
+
+
+def _is_steady(factor: _Factor) -> bool:
+    """Whether a factor keeps its value but for feedback."""
+    if factor.factory is _multiply:
+        return all(_is_steady(part) for part in factor.arguments.values())
+    if factor.factory is _multiplier:
+        return _is_steady(factor.arguments["schedule"])
+    return factor.factory is constant or isinstance(factor, Controller)
+
+
+def largest(*values: ArrayLike | None) -> ArrayLike | None:
+    """The largest of several peaks; unknown where one of them is."""
+    if any(value is None for value in values):
+        return None
+    if all(_checks.is_concrete(value) for value in values):
+        return max(float(value) for value in values)  # type: ignore[arg-type]
+    return functools.reduce(jnp.maximum, [jnp.asarray(value, jnp.float32) for value in values])
 
 
 def constant(value: ArrayLike) -> Schedule:
@@ -571,6 +653,7 @@ def constant(value: ArrayLike) -> Schedule:
         lambda count: jnp.broadcast_to(jnp.asarray(value, jnp.float32), jnp.shape(count)),
         factory=constant,
         arguments={"value": value},
+        peak=value,
     )
 
 
@@ -611,3 +694,26 @@ def as_schedule(schedule: Any, *, name: str) -> Schedule:
         f"{name} must be a Schedule, got the feedback-driven {rate!r}: shape the schedule first and multiply "
         "afterwards, as warmup(schedule, 500) * controller."
     )
+
+
+def as_setting(
+    name: str, value: Any, check: Callable[[str, Any], None]
+) -> tuple[Callable[[jax.Array], ArrayLike], jax.Array]:
+    """Take a hyperparameter that may follow the step, as a momentum, to a function of the count.
+
+    Args:
+      name: the argument, for errors.
+      value: a number, a `Schedule`, or a function of the step.
+      check: takes the name and a number, and raises if that is not allowed; a schedule's known peak is checked.
+
+    Returns:
+      The function, from a count to the value, and the value at count 0, () float32, in a buffer of its own. A number
+      is given back as it is, so that what is computed from it before it meets an array is computed in Python.
+    """
+    if isinstance(value, Rate | Controller) or (callable(value) and not isinstance(value, type)):
+        schedule = as_schedule(value, name=name)
+        if schedule.peak is not None:
+            check(name, schedule.peak)
+        return schedule.function, schedule.function(jnp.zeros([], jnp.int32))
+    check(name, value)
+    return lambda _count: value, jnp.array(value, jnp.float32)

@@ -19,7 +19,7 @@ from optax.schedules import InjectStatefulHyperparamsState
 from optax.transforms import PartitionState
 
 from lrx import _checks
-from lrx.rates import ControllerState, FactorState, RateState, check_loss
+from lrx.rates import ControllerState, FactorState, GroupState, RateState, check_loss
 
 
 class NoRateError(ValueError):
@@ -83,6 +83,10 @@ def _collect(node: Any) -> _Path:
         # Groups that hold nothing, as those of a weight decay, do not divide the rate.
         return _Path(groups=groups if any(groups.values()) else {})
     path = _Path()
+    if isinstance(node, GroupState):
+        path.extend(_collect(node.inner))
+        path.extend(_Path(groups={label: _Path(factors=[_array(factor)]) for label, factor in node.factors.items()}))
+        return path
     if isinstance(node, InjectStatefulHyperparamsState):
         path.extend(_collect(node.inner_state))
         if not _holds_signed(path) and "learning_rate" in node.hyperparams:
@@ -207,6 +211,8 @@ def _entries(node: Any, prefix: str) -> Iterator[tuple[str, jax.Array]]:
         name = f"{prefix}{_snake_case(node.memory)}"
         yield f"{name}/factor", _array(node.factor)
         yield from _entries(node.memory, prefix)
+    elif isinstance(node, GroupState):
+        yield from _entries(node.inner, prefix)
     elif isinstance(node, PartitionState):
         for label, inner in node.inner_states.items():
             yield from _entries(inner, f"{prefix}{label}/")

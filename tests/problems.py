@@ -6,6 +6,7 @@ schedule object itself (its family and arguments), so that compositions are foll
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -144,14 +145,174 @@ def _product(t: np.ndarray, *, left: Any, right: Any) -> np.ndarray:
     return reference(left, t) * reference(right, t)
 
 
+def _pairs(points: Any) -> list[tuple[int, float]]:
+    return [(int(step), float(number)) for step, number in (points.items() if isinstance(points, dict) else points)]
+
+
+def _piecewise_constant(t: np.ndarray, *, init_value: Any, boundaries_and_factors: Any) -> np.ndarray:
+    rate = np.full(t.shape, float(init_value))
+    for boundary, factor in _pairs(boundaries_and_factors):
+        rate = np.where(t >= boundary, rate * factor, rate)
+    return rate
+
+
+def _exponential_decay(
+    t: np.ndarray, *, init_value: Any, decay_rate: Any, transition_steps: Any, staircase: bool, end_value: Any
+) -> np.ndarray:
+    exponent = t // int(transition_steps) if staircase else t / int(transition_steps)
+    return np.maximum(float(init_value) * float(decay_rate) ** exponent.astype(np.float64), float(end_value))
+
+
+def _polynomial_decay(t: np.ndarray, *, init_value: Any, decay_steps: Any, power: Any, end_value: Any) -> np.ndarray:
+    _, left = _fractions(t, decay_steps)
+    return float(end_value) + (float(init_value) - float(end_value)) * left ** float(power)
+
+
+def _inverse_time_decay(t: np.ndarray, *, init_value: Any, decay_rate: Any, power: Any) -> np.ndarray:
+    return float(init_value) / (1 + float(decay_rate) * t) ** float(power)
+
+
+def _inverse_sqrt_decay(t: np.ndarray, *, peak_value: Any, warmup_steps: Any) -> np.ndarray:
+    length = int(warmup_steps)
+    return float(peak_value) * np.where(t < length, t / length, np.sqrt(length / np.maximum(t, 1)))
+
+
+def _cosine_restarts(
+    t: np.ndarray, *, init_value: Any, period_steps: Any, period_mult: Any, end_value: Any, restart_mult: Any
+) -> np.ndarray:
+    first, growth, end = int(period_steps), float(period_mult), float(end_value)
+    if growth == 1:
+        index, passed = np.divmod(t, first)
+        length = np.full(t.shape, first)
+    else:
+        index, passed, length = np.zeros_like(t), t.copy(), np.full(t.shape, first)
+        number, begin, steps = 0, 0, first
+        while begin + steps <= t.max():
+            number, begin, steps = number + 1, begin + steps, round(first * growth ** (number + 1))
+            here = t >= begin
+            index, passed = np.where(here, number, index), np.where(here, t - begin, passed)
+            length = np.where(here, steps, length)
+    peak = float(init_value) * float(restart_mult) ** index.astype(np.float64)
+    peak = np.maximum(peak, min(end, float(init_value)))
+    return end + (peak - end) * np.sin(np.pi * ((length - passed) / length) / 2) ** 2
+
+
+def _phases(t: np.ndarray, values: list[float], total: int, share: float, anneal: str) -> np.ndarray:
+    """PyTorch's phases, which may end between two steps; an end that misses a step by rounding is that step."""
+    ends = [0.0, share * total - 1, *([2 * share * total - 2] if len(values) == 4 else []), total - 1.0]
+    ends = [round(end) if abs(end - round(end)) < 2.0**-20 else end for end in ends]
+    rate = np.full(t.shape, values[-1])
+    for begin, end, start, target in reversed(list(zip(ends, ends[1:], values, values[1:], strict=False))):
+        length = end - begin if end > begin else 1.0
+        passed, left = (t - begin) / length, (end - t) / length
+        if anneal == "cosine":
+            within = start * np.sin(np.pi / 2 * left) ** 2 + target * np.sin(np.pi / 2 * passed) ** 2
+        else:
+            within = start * left + target * passed
+        rate = np.where(t < end, within, np.where(t == end, target, rate))
+    return rate
+
+
+def _one_cycle(
+    t: np.ndarray,
+    *,
+    peak_value: Any,
+    total_steps: Any,
+    pct_start: Any,
+    div_factor: Any,
+    final_div_factor: Any,
+    anneal: str,
+    three_phase: bool,
+) -> np.ndarray:
+    peak, start = float(peak_value), float(peak_value) / float(div_factor)
+    values = [start, peak, *([start] if three_phase else []), start / float(final_div_factor)]
+    return _phases(t, values, int(total_steps), float(pct_start), anneal)
+
+
+def _one_cycle_momentum(
+    t: np.ndarray,
+    *,
+    total_steps: Any,
+    min_value: Any,
+    max_value: Any,
+    pct_start: Any,
+    anneal: str,
+    three_phase: bool,
+) -> np.ndarray:
+    low, high = float(min_value), float(max_value)
+    values = [high, low, high, *([high] if three_phase else [])]
+    return _phases(t, values, int(total_steps), float(pct_start), anneal)
+
+
+def _warmup_stable_decay(
+    t: np.ndarray,
+    *,
+    peak_value: Any,
+    warmup_steps: Any,
+    stable_steps: Any,
+    decay_steps: Any,
+    end_value: Any,
+    decay: str,
+) -> np.ndarray:
+    climb, begin = int(warmup_steps), int(warmup_steps) + int(stable_steps)
+    peak, end = float(peak_value), float(end_value)
+    passed, left = _fractions(np.maximum(t - begin, 0), decay_steps)
+    if decay == "exponential":
+        falling = peak * (end / peak) ** passed
+    else:
+        shape = {"linear": left, "cosine": np.sin(np.pi / 2 * left) ** 2, "sqrt": left / (1 + np.sqrt(passed))}[decay]
+        falling = end + (peak - end) * shape
+    return np.where(t < climb, peak * (t / max(climb, 1)), np.where(t < begin, peak, falling))
+
+
+def _interpolate(t: np.ndarray, *, points: Any, kind: str) -> np.ndarray:
+    pairs = _pairs(points)
+    rate = np.full(t.shape, pairs[0][1])
+    for (begin, first), (end, second) in itertools.pairwise(pairs):
+        left = (end - np.clip(t, begin, end)) / (end - begin)
+        shape = np.sin(np.pi / 2 * left) ** 2 if kind == "cosine" else left
+        rate = np.where(t > begin, second + (first - second) * shape, rate)
+    return rate
+
+
+def _tabulated(t: np.ndarray, *, values: Any) -> np.ndarray:
+    return np.asarray([float(value) for value in values])[np.minimum(t, len(values) - 1)]
+
+
+def _refined(t: np.ndarray, *, grad_norms: Any, peak_value: Any, norm: str, smoothing: float) -> np.ndarray:
+    norms = [float(g) for g in grad_norms]
+    half, last = int(smoothing * len(norms) / 2), len(norms) - 1
+
+    def at(i: int) -> float:
+        # Left of the beginning the first repeats, right of the end the series comes back.
+        return norms[max(i if i <= last else 2 * last - i, 0)]
+
+    smooth = [float(np.median([at(i) for i in range(k - half, k + half + 1)])) for k in range(len(norms))]
+    weights = [g ** (-2 if norm == "l2" else -1) for g in smooth]
+    shape = np.asarray([weight * sum(weights[k + 1 :]) for k, weight in enumerate(weights)])
+    return float(peak_value) * (shape / shape.max())[np.minimum(t, last)]
+
+
 _FAMILIES: dict[str, Callable[..., np.ndarray]] = {
     "constant": _constant,
     "cosine_decay": _cosine_decay,
+    "cosine_restarts": _cosine_restarts,
     "cyclical": _cyclical,
+    "exponential_decay": _exponential_decay,
+    "interpolate": _interpolate,
+    "inverse_sqrt_decay": _inverse_sqrt_decay,
+    "inverse_time_decay": _inverse_time_decay,
     "join": _join,
     "linear_decay": _linear_decay,
+    "one_cycle": _one_cycle,
+    "one_cycle_momentum": _one_cycle_momentum,
+    "piecewise_constant": _piecewise_constant,
+    "polynomial_decay": _polynomial_decay,
+    "refined": _refined,
     "step_decay": _step_decay,
+    "tabulated": _tabulated,
     "warmup": _warmup,
+    "warmup_stable_decay": _warmup_stable_decay,
     "_multiply": _product,
 }
 

@@ -44,7 +44,10 @@ import lrx.schedules
 
 INT32_MAX = 2**31 - 1
 PACKAGES: tuple[ModuleType, ...] = (lrx.schedules, lrx.optimizers, lrx.controllers)
-NOT_TRANSFORMATIONS = {"eval_params": "reads a state and parameters and gives parameters; it has no init and update"}
+NOT_TRANSFORMATIONS = {
+    "eval_params": "reads a state and parameters and gives parameters; it has no init and update",
+    "scale_for_batch_size": "takes a number to a number",
+}
 
 
 def itself(value: Any) -> Any:
@@ -61,6 +64,8 @@ class Case:
     build: Mapping[str, Callable[[Any], Any]] = dataclasses.field(default_factory=dict)  # number -> argument
     tolerance: float = 1e-6  # law 5
     end: int | None = None  # the step from which on a schedule holds its end
+    needs_params: bool = False  # for weight decay, which also moves parameters that have no gradient
+    only_vectors: bool = False  # its arguments name the leaves of `vector_params`
 
     def __call__(self, **numbers: Any) -> Any:
         changed = {name: self.build.get(name, itself)(value) for name, value in numbers.items()}
@@ -142,6 +147,153 @@ SCHEDULES: dict[str, Case] = {
         {"schedules": lambda value: [value, lrx.linear_decay(0.4, 2)], "boundaries": lambda value: [value]},
         end=4,
     ),
+    "piecewise_constant": Case(
+        lrx.piecewise_constant,
+        {"init_value": 0.3, "boundaries_and_factors": {2: 0.5, 4: 0.1}},
+        {"init_value": (0.0, 0.1, 2.0), "boundaries_and_factors": (1, 3, 10_000)},
+        {"boundaries_and_factors": lambda step: [(step, 0.5)]},
+        end=4,
+    ),
+    "piecewise_constant with swept factors": Case(
+        lrx.piecewise_constant,
+        {"init_value": 0.3, "boundaries_and_factors": {1: 0.5, 5: 0.1}},
+        {"boundaries_and_factors": (0.0, 0.1, 2.0)},
+        {"boundaries_and_factors": lambda factor: {1: factor, 5: 0.1}},
+        end=5,
+    ),
+    "exponential_decay": Case(
+        lrx.exponential_decay,
+        {"init_value": 0.3, "decay_rate": 0.9, "transition_steps": 2},
+        {"init_value": (0.0, 0.1, 2.0), "decay_rate": (0.5, 0.9999, 1.0), "transition_steps": (1, 3, 10_000)},
+        tolerance=5e-6,
+    ),
+    "exponential_decay in steps to a floor": Case(
+        lrx.exponential_decay,
+        {"init_value": 0.3, "decay_rate": 0.5, "transition_steps": 2, "staircase": True, "end_value": 0.1},
+        {"end_value": (0.0, 0.1, 0.2), "transition_steps": (1, 3, 10_000)},
+        tolerance=5e-6,
+        end=4,
+    ),
+    "polynomial_decay": Case(
+        lrx.polynomial_decay,
+        {"init_value": 0.3, "decay_steps": 4, "power": 2.0, "end_value": 0.01},
+        {
+            "init_value": (0.0, 0.1, 2.0),
+            "decay_steps": (1, 3, 10_000),
+            "power": (0.5, 0.9, 3.0),
+            "end_value": (0.0, 0.2, 1.0),
+        },
+        tolerance=5e-6,
+        end=4,
+    ),
+    "inverse_time_decay": Case(
+        lrx.inverse_time_decay,
+        {"init_value": 0.3, "decay_rate": 0.1},
+        {"init_value": (0.0, 0.1, 2.0), "decay_rate": (0.0, 1e-3, 1.0), "power": (0.5, 0.75, 1.0)},
+        tolerance=5e-6,
+    ),
+    "inverse_sqrt_decay": Case(
+        lrx.inverse_sqrt_decay,
+        {"peak_value": 0.3, "warmup_steps": 3},
+        {"peak_value": (0.0, 0.1, 2.0), "warmup_steps": (1, 3, 10_000)},
+    ),
+    "cosine_restarts": Case(
+        lrx.cosine_restarts,
+        {"init_value": 0.3, "period_steps": 2, "period_mult": 1.5, "end_value": 0.01, "restart_mult": 0.9},
+        {
+            "init_value": (0.0, 0.1, 2.0),
+            "period_steps": (1, 3, 10_000),
+            "period_mult": (1.0, 1.5, 3.0),
+            "end_value": (0.0, 0.2, 1.0),
+            "restart_mult": (0.5, 0.9, 1.0),
+        },
+        tolerance=5e-6,
+    ),
+    "one_cycle": Case(
+        lrx.one_cycle,
+        {"peak_value": 0.3, "total_steps": 10},
+        {
+            "peak_value": (0.0, 0.1, 2.0),
+            "total_steps": (1, 3, 10_000),
+            "pct_start": (0.1, 0.35, 0.5),
+            "div_factor": (1.0, 5.0, 25.0),
+            "final_div_factor": (1.0, 1e2, 1e4),
+        },
+        end=9,
+    ),
+    "one_cycle in three lines": Case(
+        lrx.one_cycle,
+        {"peak_value": 0.3, "total_steps": 8, "anneal": "linear", "three_phase": True},
+        {"total_steps": (2, 7, 10_000), "pct_start": (0.1, 0.35, 0.5)},
+        end=7,
+    ),
+    "one_cycle_momentum": Case(
+        lrx.one_cycle_momentum,
+        {"total_steps": 6},
+        {
+            "total_steps": (1, 3, 10_000),
+            "min_value": (0.0, 0.5, 0.85),
+            "max_value": (0.9, 0.95, 0.99),
+            "pct_start": (0.1, 0.35, 0.5),
+        },
+        end=5,
+    ),
+    "warmup_stable_decay": Case(
+        lrx.warmup_stable_decay,
+        {"peak_value": 0.3, "warmup_steps": 2, "stable_steps": 1, "decay_steps": 3, "end_value": 0.01},
+        {
+            "peak_value": (0.0, 0.1, 2.0),
+            "warmup_steps": (0, 1, 10_000),
+            "stable_steps": (0, 1, 10_000),
+            "decay_steps": (1, 3, 10_000),
+            "end_value": (0.0, 0.2, 1.0),
+        },
+        end=6,
+    ),
+    **{
+        f"warmup_stable_decay, {decay}": Case(
+            lrx.warmup_stable_decay,
+            {
+                "peak_value": 0.3,
+                "warmup_steps": 0,
+                "stable_steps": 1,
+                "decay_steps": 3,
+                "end_value": 0.01,
+                "decay": decay,
+            },
+            {"decay_steps": (1, 3, 10_000), "end_value": (0.001, 0.1, 1.0)},
+            tolerance=5e-6 if decay == "exponential" else 1e-6,
+            end=4,
+        )
+        for decay in ("cosine", "sqrt", "exponential")
+    },
+    "interpolate": Case(
+        lrx.interpolate,
+        {"points": {0: 0.0, 2: 0.4, 5: 0.1}},
+        {"points": (1, 3, 10_000)},
+        {"points": lambda step: [(0, 0.3), (step, 0.1)]},
+        end=5,
+    ),
+    "interpolate along cosines": Case(
+        lrx.interpolate,
+        {"points": {1: 0.1, 4: 0.4, 5: 0.2}, "kind": "cosine"},
+        {"points": (0.0, 0.1, 2.0)},
+        {"points": lambda rate: {1: 0.1, 4: rate, 5: 0.2}},
+        end=5,
+    ),
+    "tabulated": Case(
+        lrx.tabulated,
+        {"values": (0.3, 0.1, 0.2)},
+        {"values": (0.0, 0.1, 2.0)},
+        {"values": lambda rate: [rate, 0.2]},
+        end=2,
+    ),
+    "refined": Case(
+        lrx.refined,
+        {"grad_norms": [3.0, 2.0, 1.5, 1.0, 4.0], "peak_value": 0.3},
+        {"peak_value": (0.0, 0.1, 2.0)},
+        end=4,
+    ),
     "product": Case(
         lambda left, right: lrx.warmup(left, 2) * right * lrx.linear_decay(1.0, 5),
         {"left": 0.3, "right": 0.5},
@@ -152,6 +304,7 @@ SCHEDULES: dict[str, Case] = {
 
 RATES = (0.0, 0.01, 0.1)
 DECAYS = (0.0, 0.5, 0.95)
+EPS = (1e-8, 1e-3, 1.0)
 OPTIMIZERS: dict[str, Case] = {
     "sgd": Case(lrx.sgd, {"learning_rate": 0.1}, {"learning_rate": RATES}),
     "sgd with momentum": Case(
@@ -171,9 +324,51 @@ OPTIMIZERS: dict[str, Case] = {
     "adam": Case(
         lrx.adam,
         {"learning_rate": 0.1},
-        {"learning_rate": RATES, "b1": DECAYS, "b2": DECAYS, "eps": (1e-8, 1e-3, 1.0)},
+        {"learning_rate": RATES, "b1": DECAYS, "b2": DECAYS, "eps": EPS},
     ),
-    "scale_by_adam": Case(lrx.scale_by_adam, {}, {"b1": DECAYS, "b2": DECAYS, "eps": (1e-8, 1e-3, 1.0)}),
+    "scale_by_adam": Case(lrx.scale_by_adam, {}, {"b1": DECAYS, "b2": DECAYS, "eps": EPS}),
+    "adam with scheduled decays": Case(
+        lrx.adam,
+        {"learning_rate": 0.1, "b1": lrx.linear_decay(0.9, 4), "b2": lrx.interpolate({0: 0.9, 3: 0.99})},
+        {"eps": EPS},
+    ),
+    "adamw": Case(
+        lrx.adamw,
+        {"learning_rate": 0.1},
+        {"learning_rate": RATES, "b1": DECAYS, "b2": DECAYS, "eps": EPS, "weight_decay": (0.0, 0.1, 1.0)},
+        needs_params=True,
+    ),
+    "adamw of the paper": Case(
+        lrx.adamw,
+        {
+            "learning_rate": lrx.warmup(0.1, 3),
+            "weight_decay": lrx.linear_decay(0.1, 9),
+            "decoupling": "schedule",
+            "mask": {"a": True, "b": False},
+        },
+        {"base_rate": (0.01, 0.1, 1.0)},
+        needs_params=True,
+        only_vectors=True,
+    ),
+    "adagrad": Case(
+        lrx.adagrad,
+        {"learning_rate": 0.1},
+        {"learning_rate": RATES, "eps": EPS, "initial_accumulator": (0.0, 0.1, 1.0)},
+    ),
+    "scale_by_adagrad": Case(
+        lrx.scale_by_adagrad, {"eps_root": False}, {"eps": EPS, "initial_accumulator": (0.0, 0.1, 1.0)}
+    ),
+    "rmsprop": Case(lrx.rmsprop, {"learning_rate": 0.1}, {"learning_rate": RATES, "decay": DECAYS, "eps": EPS}),
+    "scale_by_rmsprop": Case(lrx.scale_by_rmsprop, {"eps_root": False}, {"decay": DECAYS, "eps": EPS}),
+    "accumulate": Case(
+        lrx.accumulate, {"tx": lrx.sgd(lrx.linear_decay(0.1, 9), momentum=0.9), "every": 1}, {"every": (1, 2, 3)}
+    ),
+    "group_rates": Case(
+        lrx.group_rates,
+        {"tx": lrx.heavy_ball(0.1), "labels": lambda path, leaf: len(path) % 2, "factors": lambda label: 0.5 + label},
+        {"factors": RATES},
+        {"factors": lambda factor: lambda label: factor + label},
+    ),
 }
 
 CONTROLLERS: dict[str, Case] = {
@@ -557,7 +752,12 @@ REFUSED: list[tuple[Callable[..., Any], dict[str, Any], Any, str]] = [
     *_fractions_refused(lrx.step_decay, "factor", "(0, 1]", (0.0, -0.5, 1.1)),
     *_rates_refused(lrx.cyclical, "min_value"),
     *_rates_refused(lrx.cyclical, "max_value"),
-    (lrx.cyclical, {"max_value": 0.05}, ValueError, "^max_value must be >= min_value, got max_value=0.05, min_value="),
+    (
+        lrx.cyclical,
+        {"max_value": 0.05},
+        ValueError,
+        "^min_value must be <= max_value, got min_value=0.1, max_value=0.05: swap",
+    ),
     *_steps_refused(lrx.cyclical, "half_period_steps"),
     *_refusals(lrx.cyclical, "down_steps", (0, -5, 2.5, 2**31, NAN), ValueError, STEPS),
     *_words_refused(lrx.cyclical, "mode"),
@@ -580,6 +780,108 @@ REFUSED: list[tuple[Callable[..., Any], dict[str, Any], Any, str]] = [
     (lrx.join, {"boundaries": [2.5]}, ValueError, r"^boundaries\[0\] must be a whole number of steps >= 1"),
     (lrx.join, {"schedules": [0.1] * 3, "boundaries": [4, 4]}, ValueError, "^boundaries must increase strictly"),
     (lrx.join, {"schedules": [0.1] * 3, "boundaries": [4, 2]}, ValueError, "^boundaries must increase strictly"),
+    *_rates_refused(lrx.piecewise_constant, "init_value"),
+    *[
+        (factory, {name: value}, error, message)
+        for factory, name, what in (
+            (lrx.piecewise_constant, "boundaries_and_factors", "factor"),
+            (lrx.interpolate, "points", "rate"),
+        )
+        for value, error, message in (
+            ({5: 0.1, 2: 0.1}, ValueError, rf"^{name} must increase strictly, got {name}=\[5, 2\]: sort them"),
+            ([(2, 0.1), (2, 0.1)], ValueError, f"^{name} must increase strictly"),
+            ({2: -0.5}, ValueError, rf"^{name}\[2\] must be a finite number >= 0, got {name}\[2\]=-0.5"),
+            ({2: NAN}, ValueError, rf"^{name}\[2\] must be a finite number >= 0"),
+            ({-1: 0.1}, ValueError, rf"^{name}\[0\] must be a whole number of steps"),
+            ({2.5: 0.1}, ValueError, rf"^{name}\[0\] must be a whole number of steps"),
+            ({2: "0.1"}, TypeError, rf"^{name}\[2\] must be a number"),
+            ([2, 0.1], TypeError, rf"^{name} must be a dict {{step: {what}, ...}} or a list of such pairs"),
+            (0.1, TypeError, f"^{name} must be a dict"),
+        )
+    ],
+    (lrx.interpolate, {"points": {}}, ValueError, "^points must hold at least one point"),
+    *_words_refused(lrx.interpolate, "kind"),
+    *_rates_refused(lrx.exponential_decay, "init_value"),
+    *_fractions_refused(lrx.exponential_decay, "decay_rate", "(0, 1]", (0.0, -0.5, 1.1)),
+    *_steps_refused(lrx.exponential_decay, "transition_steps"),
+    *_flags_refused(lrx.exponential_decay, "staircase"),
+    *_rates_refused(lrx.exponential_decay, "end_value"),
+    (
+        lrx.exponential_decay,
+        {"end_value": 0.4},
+        ValueError,
+        "^end_value must be <= init_value, got end_value=0.4, init",
+    ),
+    *_rates_refused(lrx.polynomial_decay, "init_value"),
+    *_steps_refused(lrx.polynomial_decay, "decay_steps"),
+    *_rates_refused(lrx.polynomial_decay, "end_value"),
+    *_refusals(lrx.polynomial_decay, "power", (0.0, -1.0, NAN), ValueError, "must be a finite number > 0, got {0}="),
+    *_rates_refused(lrx.inverse_time_decay, "init_value"),
+    *_rates_refused(lrx.inverse_time_decay, "decay_rate"),
+    *_refusals(lrx.inverse_time_decay, "power", (0.0, -1.0, NAN), ValueError, "must be a finite number > 0, got {0}="),
+    *_rates_refused(lrx.inverse_sqrt_decay, "peak_value"),
+    *_steps_refused(lrx.inverse_sqrt_decay, "warmup_steps"),
+    *_rates_refused(lrx.cosine_restarts, "init_value"),
+    *_steps_refused(lrx.cosine_restarts, "period_steps"),
+    *_refusals(lrx.cosine_restarts, "period_mult", (0.5, 0, NAN, INF), ValueError, "must be a finite number >= 1, got"),
+    *_rates_refused(lrx.cosine_restarts, "end_value"),
+    *_fractions_refused(lrx.cosine_restarts, "restart_mult", "(0, 1]", (0.0, -0.5, 1.1)),
+    *_rates_refused(lrx.one_cycle, "peak_value"),
+    *_refusals(lrx.one_cycle, "div_factor", (0.5, -1.0, NAN), ValueError, "must be a finite number >= 1, got {0}="),
+    *_refusals(lrx.one_cycle, "final_div_factor", (0.5, INF), ValueError, "must be a finite number >= 1, got {0}="),
+    *[
+        refusal
+        for factory in (lrx.one_cycle, lrx.one_cycle_momentum)
+        for refusal in (
+            *_steps_refused(factory, "total_steps"),
+            *_fractions_refused(factory, "pct_start", "(0, 1)", (0.0, 1.0, -0.5, 30)),
+            (factory, {"three_phase": True, "pct_start": 0.6}, ValueError, r"^pct_start must be in \(0, 0.5\], got"),
+            *_words_refused(factory, "anneal"),
+            *_flags_refused(factory, "three_phase"),
+        )
+    ],
+    *_fractions_refused(lrx.one_cycle_momentum, "min_value", "[0, 1)", (-0.1, 1.0)),
+    *_fractions_refused(lrx.one_cycle_momentum, "max_value", "[0, 1)", (-0.1, 1.0)),
+    (
+        lrx.one_cycle_momentum,
+        {"min_value": 0.96},
+        ValueError,
+        "^min_value must be <= max_value, got min_value=0.96, max",
+    ),
+    *_rates_refused(lrx.warmup_stable_decay, "peak_value"),
+    *_steps_refused(lrx.warmup_stable_decay, "warmup_steps", at_least=0),
+    *_steps_refused(lrx.warmup_stable_decay, "stable_steps", at_least=0),
+    *_steps_refused(lrx.warmup_stable_decay, "decay_steps"),
+    *_rates_refused(lrx.warmup_stable_decay, "end_value"),
+    (
+        lrx.warmup_stable_decay,
+        {"decay": "exponential", "end_value": 0.0},
+        ValueError,
+        "^end_value must be a finite number > 0, got end_value=0.0: an exponential cannot reach 0",
+    ),
+    *_words_refused(lrx.warmup_stable_decay, "decay"),
+    *[
+        (factory, {name: value}, error, message)
+        for factory, name in ((lrx.tabulated, "values"), (lrx.refined, "grad_norms"))
+        for value, error, message in (
+            ([], ValueError, rf"^{name} must be a list of at least one number, got {name} of shape \(0,\)"),
+            (0.1, ValueError, f"^{name} must be a list of at least one number"),
+            (np.ones((2, 2)), ValueError, f"^{name} must be a list of at least one number"),
+            ([0.1, -0.1], ValueError, rf"^{name}\[1\] must be a finite number >= 0, got {name}\[1\]=-0.1"),
+            ([NAN], ValueError, rf"^{name}\[0\] must be a finite number >= 0"),
+            (["0.1"], TypeError, f"^{name} must be a number"),
+        )
+    ],
+    (lrx.refined, {"grad_norms": [1.0]}, ValueError, "^grad_norms must be at least two numbers > 0, got 1"),
+    (
+        lrx.refined,
+        {"grad_norms": [1.0, 0.0]},
+        ValueError,
+        "^grad_norms must be at least two numbers > 0, got 2 of which 1",
+    ),
+    *_rates_refused(lrx.refined, "peak_value"),
+    *_words_refused(lrx.refined, "norm"),
+    *_fractions_refused(lrx.refined, "smoothing", "[0, 1]", (-0.1, 1.1)),
     *_learning_rates_refused(lrx.sgd),
     *_fractions_refused(lrx.sgd, "momentum", "[0, 1)", (-0.1, 1.0)),
     *_flags_refused(lrx.sgd, "nesterov"),
@@ -601,6 +903,57 @@ REFUSED: list[tuple[Callable[..., Any], dict[str, Any], Any, str]] = [
             *_rates_refused(factory, "eps"),
         )
     ],
+    *[
+        refusal
+        for factory in (lrx.adamw,)
+        for refusal in (
+            *_learning_rates_refused(factory),
+            *_fractions_refused(factory, "b1", "[0, 1)", (-0.1, 1.0)),
+            *_fractions_refused(factory, "b2", "[0, 1)", (-0.1, 1.0)),
+            *_rates_refused(factory, "eps"),
+            *_rates_refused(factory, "weight_decay"),
+            *_words_refused(factory, "decoupling"),
+            (factory, {"base_rate": 0.1}, ValueError, '^base_rate must be left out with decoupling="rate", got'),
+            (
+                factory,
+                {"decoupling": "schedule", "base_rate": 0.0},
+                ValueError,
+                "^base_rate must be a finite number > 0",
+            ),
+            (
+                factory,
+                {"decoupling": "schedule", "learning_rate": lambda count: 0.1 / (1 + count)},
+                ValueError,
+                '^base_rate must be given with decoupling="schedule" for .*got base_rate=None',
+            ),
+            (factory, {"mask": {"a": 1}}, TypeError, "^mask must hold True and False only"),
+            (factory, {"b1": lrx.constant(1.5)}, ValueError, r"^b1 must be in \[0, 1\), got b1=1.5"),
+            (factory, {"weight_decay": _following_feedback}, TypeError, f"^weight_decay {_not_a_schedule}"),
+        )
+    ],
+    *_learning_rates_refused(lrx.adagrad),
+    *_learning_rates_refused(lrx.rmsprop),
+    *[
+        refusal
+        for factory in (lrx.adagrad, lrx.scale_by_adagrad, lrx.rmsprop, lrx.scale_by_rmsprop)
+        for refusal in (*_rates_refused(factory, "eps"), *_flags_refused(factory, "eps_root"))
+    ],
+    *_rates_refused(lrx.adagrad, "initial_accumulator"),
+    *_rates_refused(lrx.scale_by_adagrad, "initial_accumulator"),
+    *_fractions_refused(lrx.rmsprop, "decay", "[0, 1)", (-0.1, 1.0)),
+    *_fractions_refused(lrx.scale_by_rmsprop, "decay", "[0, 1)", (-0.1, 1.0)),
+    *[
+        (factory, {"tx": tx}, TypeError, "^tx must be a gradient transformation, got tx=")
+        for factory in (lrx.accumulate, lrx.group_rates)
+        for tx in (0.1, None, lrx.sgd)
+    ],
+    *_refusals(
+        lrx.accumulate, "every", (0, -2, 2.5, NAN), ValueError, "must be a whole number of gradients >= 1 and.*got {0}="
+    ),
+    (lrx.group_rates, {"labels": None}, TypeError, "^labels must be a tree of labels or a function"),
+    (lrx.group_rates, {"factors": {"x": -1.0}}, ValueError, r"^factors\['x'\] must be a finite number >= 0, got"),
+    (lrx.group_rates, {"factors": {"x": "1"}}, TypeError, r"^factors\['x'\] must be a number, got"),
+    (lrx.group_rates, {"factors": 0.5}, TypeError, "^factors must be a dict or a function of the label"),
     *_fractions_refused(lrx.reduce_on_plateau, "factor", "(0, 1)", (0.0, -0.5, 1.0)),
     *_steps_refused(lrx.reduce_on_plateau, "patience", at_least=0),
     *_fractions_refused(lrx.reduce_on_plateau, "rtol", "[0, 1)", (-0.1, 1.0)),
@@ -878,6 +1231,15 @@ def test_law_4_counts_stay_at_their_largest_value(case):
 COUNTS = np.concatenate([np.arange(10_001), [2**24 - 1, 2**24 + 1, 10**9, INT32_MAX - 1, INT32_MAX]])
 # Long durations of every sort, at which float32 time would be off by many steps.
 LONG = (7_777, 16_777_259, 1_500_000_001)
+ENDLESS = {
+    "constant",
+    "cosine_restarts",
+    "cyclical",
+    "exponential_decay",
+    "inverse_sqrt_decay",
+    "inverse_time_decay",
+    "step_decay",
+}
 
 
 def assert_exact(case: Case, rates: Any, schedule: Any, counts: np.ndarray = COUNTS) -> None:
@@ -936,7 +1298,7 @@ def test_law_5_the_update_at_a_step_uses_the_schedule_there(case):
 def test_law_5_a_schedule_that_ends_holds_its_end_value(case):
     if case.end is None:
         family = case().family
-        assert family in {"constant", "step_decay", "cyclical"}, f"no end is written down for {family}"
+        assert family in ENDLESS, f"no end is written down for {family}"
         return
     rates = np.asarray(case()(COUNTS))
     np.testing.assert_array_equal(rates[case.end :], rates[case.end])

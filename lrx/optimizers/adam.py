@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -10,20 +11,35 @@ import jax.numpy as jnp
 import optax
 
 from lrx import _checks
-from lrx.optimizers._leaves import leafwise, zeros_like
-from lrx.rates import ArrayLike, Rate, as_rate
+from lrx.optimizers._leaves import check_momentum, leafwise, zeros_like
+from lrx.rates import ArrayLike, Rate, Schedule, as_rate, as_setting
 
 
 class AdamState(NamedTuple):
     """State of `scale_by_adam`."""
 
     count: jax.Array  # type: ignore[assignment]  # () int32: completed updates
+    b1: jax.Array  # () float32: decay of the first moment in the latest update
+    b2: jax.Array  # () float32: decay of the second
+    first_weight: jax.Array  # () float32: 1 - prod_i b1_i, what the first moment weighs so far
+    second_weight: jax.Array  # () float32: 1 - prod_i b2_i
     first_moment: Any  # like the parameters: m, in the gradients' units
     second_moment: Any  # like the parameters, at least float32: v, in the gradients' units squared
 
 
-def _remaining_weight(decay: ArrayLike, count: jax.Array) -> jax.Array:
-    """1 - decay^count, without the cancellation that costs 1e-5 at decay 0.999 and count 1 in float32."""
+class Moments(NamedTuple):
+    """The two functions of Adam's memory; `adamw` shares them."""
+
+    init: Callable[[Any], AdamState]
+    # (state) -> (the next state but for its moments, (gradient, m, v) -> (direction, m, v))
+    advance: Callable[[AdamState], tuple[AdamState, Callable[..., tuple[jax.Array, jax.Array, jax.Array]]]]
+
+
+def _weight_after(decay: ArrayLike, decay_at: Any, count: jax.Array, weight: jax.Array) -> jax.Array:
+    """1 - decay^count, or for a scheduled decay 1 - prod_i decay_i, from the weight before this update."""
+    if isinstance(decay, Schedule) or callable(decay):
+        return decay_at * weight + (1 - decay_at)
+    # Without the cancellation that costs 1e-5 at decay 0.999 and count 1 in float32.
     if _checks.is_concrete(decay):
         known = float(decay)
         logarithm = jnp.float32(math.log(known) if known > 0 else -math.inf)
@@ -32,8 +48,39 @@ def _remaining_weight(decay: ArrayLike, count: jax.Array) -> jax.Array:
     return -jnp.expm1(count.astype(jnp.float32) * logarithm)
 
 
+def moments(b1: ArrayLike | Schedule, b2: ArrayLike | Schedule, eps: ArrayLike) -> Moments:
+    """Check the hyperparameters of Adam's memory and make its functions."""
+    b1_at, first_b1 = as_setting("b1", b1, check_momentum)
+    b2_at, first_b2 = as_setting("b2", b2, check_momentum)
+    _checks.non_negative("eps", eps)
+
+    def init(params: Any) -> AdamState:
+        zero = jnp.zeros([], jnp.int32)
+        weights = (jnp.zeros([], jnp.float32), jnp.zeros([], jnp.float32))
+        first, second = zeros_like(params), zeros_like(params, wide=True)
+        return AdamState(zero, jnp.array(first_b1), jnp.array(first_b2), *weights, first, second)
+
+    def advance(state: AdamState) -> tuple[AdamState, Callable[..., tuple[jax.Array, jax.Array, jax.Array]]]:
+        beta1, beta2 = b1_at(state.count), b2_at(state.count)
+        count = optax.safe_increment(state.count)
+        weight1 = _weight_after(b1, beta1, count, state.first_weight)
+        weight2 = _weight_after(b2, beta2, count, state.second_weight)
+
+        def direction(gradient: jax.Array, m: jax.Array, v: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+            m = jnp.asarray(beta1 * m + (1 - beta1) * gradient)
+            v = jnp.asarray(beta2 * v + (1 - beta2) * jnp.square(gradient))
+            denominator = jnp.sqrt(v / weight2) + eps
+            # With eps = 0 a coordinate that has never seen a gradient stays where it is; not a number stays visible.
+            return jnp.where(denominator == 0, 0.0, (m / weight1) / denominator), m, v
+
+        shown = (jnp.array(beta1, jnp.float32), jnp.array(beta2, jnp.float32))
+        return AdamState(count, *shown, weight1, weight2, state.first_moment, state.second_moment), direction
+
+    return Moments(init, advance)
+
+
 def scale_by_adam(
-    *, b1: ArrayLike = 0.9, b2: ArrayLike = 0.999, eps: ArrayLike = 1e-8
+    *, b1: ArrayLike | Schedule = 0.9, b2: ArrayLike | Schedule = 0.999, eps: ArrayLike = 1e-8
 ) -> optax.GradientTransformationExtraArgs:
     """Normalise the gradient's mean by its root mean square.
 
@@ -42,8 +89,8 @@ def scale_by_adam(
     chain with a rate behind it: this is the core of `adam`.
 
     Args:
-      b1: decay of the first moment, in [0, 1); may be traced.
-      b2: decay of the second moment, in [0, 1); may be traced.
+      b1: decay of the first moment, in [0, 1): a float or a `Schedule`; may be traced.
+      b2: decay of the second moment, in [0, 1): a float or a `Schedule`; may be traced.
       eps: added to the root, after the bias correction, >= 0, in the gradients' units; may be traced.
 
     Returns:
@@ -54,7 +101,7 @@ def scale_by_adam(
 
     Differs from the source:
       The second moment is kept in float32 for narrower parameters too: 1 - b2 lies below the resolution of bfloat16,
-      where it would never change.
+      where it would never change. For a scheduled decay the powers b^t become products of the decays so far.
 
     Source:
       D. Kingma, J. Ba, "Adam", ICLR 2015, arXiv:1412.6980, algorithm 1.
@@ -66,37 +113,22 @@ def scale_by_adam(
       >>> print(direction.round(4))
       [ 1. -1.]
     """
-    _checks.in_interval("b1", b1, "[0, 1)")
-    _checks.in_interval("b2", b2, "[0, 1)")
-    _checks.non_negative("eps", eps)
-
-    def init(params: Any) -> AdamState:
-        return AdamState(jnp.zeros([], jnp.int32), zeros_like(params), zeros_like(params, wide=True))
+    memory = moments(b1, b2, eps)
 
     def update(updates: Any, state: AdamState, params: Any = None, **extra_args: Any) -> tuple[Any, AdamState]:
         del params, extra_args
-        count = optax.safe_increment(state.count)
-        weight1, weight2 = _remaining_weight(b1, count), _remaining_weight(b2, count)
+        state, direction = memory.advance(state)
+        updates, first, second = leafwise(direction, updates, state.first_moment, state.second_moment)
+        return updates, state._replace(first_moment=first, second_moment=second)
 
-        def step(gradient: jax.Array, m: jax.Array, v: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-            m = jnp.asarray(b1 * m + (1 - b1) * gradient)
-            v = jnp.asarray(b2 * v + (1 - b2) * jnp.square(gradient))
-            root = jnp.sqrt(v / weight2)
-            denominator = root + eps
-            # With eps = 0 a coordinate that has never seen a gradient stays where it is; not a number stays visible.
-            return jnp.where(denominator == 0, 0.0, (m / weight1) / denominator), m, v
-
-        updates, first, second = leafwise(step, updates, state.first_moment, state.second_moment)
-        return updates, AdamState(count, first, second)
-
-    return optax.GradientTransformationExtraArgs(init, update)
+    return optax.GradientTransformationExtraArgs(memory.init, update)
 
 
 def adam(
     learning_rate: ArrayLike | Rate = 1e-3,
     *,
-    b1: ArrayLike = 0.9,
-    b2: ArrayLike = 0.999,
+    b1: ArrayLike | Schedule = 0.9,
+    b2: ArrayLike | Schedule = 0.999,
     eps: ArrayLike = 1e-8,
 ) -> optax.GradientTransformationExtraArgs:
     """Give each coordinate a step of about the rate's size, whatever the size of its gradients.
@@ -106,8 +138,8 @@ def adam(
 
     Args:
       learning_rate: alpha, >= 0: a float, a `Schedule` or another `Rate`; may be traced.
-      b1: decay of the first moment, in [0, 1); may be traced.
-      b2: decay of the second moment, in [0, 1); may be traced.
+      b1: decay of the first moment, in [0, 1): a float or a `Schedule`; may be traced.
+      b2: decay of the second moment, in [0, 1): a float or a `Schedule`; may be traced.
       eps: added to the root, after the bias correction, >= 0, in the gradients' units; may be traced.
 
     Returns:

@@ -9,20 +9,20 @@ import jax.numpy as jnp
 import optax
 
 from lrx import _checks
-from lrx.optimizers._leaves import leafwise, zeros_like
-from lrx.rates import ArrayLike, Rate, RateState, as_rate
+from lrx.optimizers._leaves import check_momentum, leafwise, zeros_like
+from lrx.rates import ArrayLike, Rate, RateState, Schedule, as_rate, as_setting
 
 
 class HeavyBallState(NamedTuple):
     """State of `heavy_ball`."""
 
     velocity: Any  # like the parameters, and in their units; with momentum_correction in the gradients' units
-    momentum: jax.Array  # () float32: beta, dimensionless
+    momentum: jax.Array  # () float32: beta of the latest update, dimensionless
     rate: RateState
 
 
 def heavy_ball(
-    learning_rate: ArrayLike | Rate, *, momentum: ArrayLike = 0.9, momentum_correction: bool = False
+    learning_rate: ArrayLike | Rate, *, momentum: ArrayLike | Schedule = 0.9, momentum_correction: bool = False
 ) -> optax.GradientTransformationExtraArgs:
     """Let the parameters roll on as a heavy ball does.
 
@@ -33,11 +33,11 @@ def heavy_ball(
     schedule; it is computed as `u_t = beta u_{t-1} + g_t`, `v_t = alpha_t u_t`, so that a rate of 0 divides nothing.
 
     Nothing may scale the updates afterwards: the velocity would not know. Multiply the rate instead,
-    `heavy_ball(schedule * controller)`.
+    `heavy_ball(schedule * controller)`; `group_rates` gives each group's factor to the velocity.
 
     Args:
       learning_rate: alpha, >= 0: a float, a `Schedule` or another `Rate`; may be traced.
-      momentum: beta, in [0, 1), dimensionless; may be traced.
+      momentum: beta, in [0, 1), dimensionless: a float or a `Schedule`; may be traced.
       momentum_correction: rescale the velocity when the rate changes.
 
     Returns:
@@ -61,26 +61,26 @@ def heavy_ball(
       [-2.]
     """
     rate = as_rate(learning_rate)
-    _checks.in_interval("momentum", momentum, "[0, 1)", "at 1 nothing is ever forgotten")
+    momentum_at, first_momentum = as_setting("momentum", momentum, check_momentum)
     _checks.flag("momentum_correction", momentum_correction)
 
     def init(params: Any) -> HeavyBallState:
-        return HeavyBallState(zeros_like(params), jnp.array(momentum, jnp.float32), rate.init_rate(params))
+        return HeavyBallState(zeros_like(params), jnp.array(first_momentum), rate.init_rate(params))
 
     def update(
         updates: Any, state: HeavyBallState, params: Any = None, **extra_args: Any
     ) -> tuple[Any, HeavyBallState]:
         alpha, rate_state = rate.next_rate(state.rate, updates=updates, params=params, **extra_args)
-        beta = jnp.array(momentum, jnp.float32)
+        beta = jnp.array(momentum_at(state.rate.count), jnp.float32)
 
-        def step(gradient: jax.Array, velocity: jax.Array) -> tuple[jax.Array, jax.Array]:
+        def step(gradient: jax.Array, velocity: jax.Array, *, alpha: jax.Array) -> tuple[jax.Array, jax.Array]:
             if momentum_correction:
                 velocity = beta * velocity + gradient
                 return -alpha * velocity, velocity
             velocity = beta * velocity + alpha * gradient
             return -velocity, velocity
 
-        updates, velocity = leafwise(step, updates, state.velocity)
+        updates, velocity = leafwise(step, updates, state.velocity, rate=alpha, extra_args=extra_args)
         return updates, HeavyBallState(velocity, beta, rate_state)
 
     return optax.GradientTransformationExtraArgs(init, update)

@@ -8,34 +8,35 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from lrx import _checks
-from lrx.optimizers._leaves import leafwise, zeros_like
-from lrx.rates import ArrayLike, Rate, RateState, as_rate
+from lrx.optimizers._leaves import check_momentum, leafwise, zeros_like
+from lrx.rates import ArrayLike, Rate, RateState, Schedule, as_rate, as_setting
 
 
 class NesterovState(NamedTuple):
     """State of `nesterov`."""
 
     velocity: Any  # like the parameters, and in their units
-    momentum: jax.Array  # () float32: beta, dimensionless
+    momentum: jax.Array  # () float32: the beta with which the parameters look ahead, dimensionless
     rate: RateState
 
 
-def nesterov(learning_rate: ArrayLike | Rate, *, momentum: ArrayLike = 0.9) -> optax.GradientTransformationExtraArgs:
+def nesterov(
+    learning_rate: ArrayLike | Rate, *, momentum: ArrayLike | Schedule = 0.9
+) -> optax.GradientTransformationExtraArgs:
     """Look ahead along the velocity, and correct it by the gradient found there.
 
-    The method is `y_t = theta_{t-1} + beta (theta_{t-1} - theta_{t-2})`, `v_t = beta v_{t-1} + alpha_t g(y_t)`,
+    The method is `y_t = theta_{t-1} + beta_t (theta_{t-1} - theta_{t-2})`, `v_t = beta_t v_{t-1} + alpha_t g(y_t)`,
     `theta_t = theta_{t-1} - v_t`. The parameters that the caller holds are y_t, the point at which the gradient is
-    asked for, so the update is `y_{t+1} - y_t = beta v_{t-1} - (1 + beta) v_t`; `eval_params(state, params)` gives
-    theta_t. `sgd(momentum=..., nesterov=True)` is the same with a constant rate, and differs when the rate changes,
-    since there it stands outside the velocity.
+    asked for, so the update is `y_{t+1} - y_t = beta_t v_{t-1} - (1 + beta_{t+1}) v_t`, and
+    `eval_params(state, params)` gives theta_t. `sgd(momentum=..., nesterov=True)` is the same with a constant rate, and
+    differs when the rate changes, since there it stands outside the velocity.
 
     Nothing may scale the updates afterwards: the velocity would not know. Multiply the rate instead,
-    `nesterov(schedule * controller)`.
+    `nesterov(schedule * controller)`; `group_rates` gives each group's factor to the velocity.
 
     Args:
       learning_rate: alpha, >= 0: a float, a `Schedule` or another `Rate`; may be traced.
-      momentum: beta, in [0, 1), dimensionless; may be traced.
+      momentum: beta, in [0, 1), dimensionless: a float or a `Schedule`; may be traced.
 
     Returns:
       A transformation whose updates are added to the parameters. `update` needs `value=` only if the rate does.
@@ -57,21 +58,22 @@ def nesterov(learning_rate: ArrayLike | Rate, *, momentum: ArrayLike = 0.9) -> o
       [0.81] [0.9]
     """
     rate = as_rate(learning_rate)
-    _checks.in_interval("momentum", momentum, "[0, 1)", "at 1 nothing is ever forgotten")
+    momentum_at, first_momentum = as_setting("momentum", momentum, check_momentum)
 
     def init(params: Any) -> NesterovState:
-        return NesterovState(zeros_like(params), jnp.array(momentum, jnp.float32), rate.init_rate(params))
+        return NesterovState(zeros_like(params), jnp.array(first_momentum), rate.init_rate(params))
 
     def update(updates: Any, state: NesterovState, params: Any = None, **extra_args: Any) -> tuple[Any, NesterovState]:
         alpha, rate_state = rate.next_rate(state.rate, updates=updates, params=params, **extra_args)
-        beta = jnp.array(momentum, jnp.float32)
+        # The gradient was taken where the momentum in the state had led to.
+        beta, following = state.momentum, jnp.array(momentum_at(rate_state.count), jnp.float32)
 
-        def step(gradient: jax.Array, before: jax.Array) -> tuple[jax.Array, jax.Array]:
+        def step(gradient: jax.Array, before: jax.Array, *, alpha: jax.Array) -> tuple[jax.Array, jax.Array]:
             push = alpha * gradient
-            # beta v_{t-1} - (1 + beta) v_t with v_t written out: nothing cancels, and an overflow stays an infinity.
-            return -(jnp.square(beta) * before + (1 + beta) * push), beta * before + push
+            # beta v_{t-1} - (1 + beta') v_t with v_t written out: nothing cancels, and an overflow stays an infinity.
+            return -(beta * following * before + (1 + following) * push), beta * before + push
 
-        updates, velocity = leafwise(step, updates, state.velocity)
-        return updates, NesterovState(velocity, beta, rate_state)
+        updates, velocity = leafwise(step, updates, state.velocity, rate=alpha, extra_args=extra_args)
+        return updates, NesterovState(velocity, following, rate_state)
 
     return optax.GradientTransformationExtraArgs(init, update)

@@ -5,27 +5,32 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from lrx import _checks
-from lrx.optimizers._leaves import leafwise, zeros_like
-from lrx.rates import ArrayLike, Rate, as_rate
+from lrx.optimizers._leaves import check_momentum, leafwise, zeros_like
+from lrx.rates import ArrayLike, Rate, Schedule, as_rate, as_setting
 
 
 class MomentumState(NamedTuple):
     """State of `scale_by_momentum`."""
 
+    count: jax.Array  # type: ignore[assignment]  # () int32: completed updates
+    momentum: jax.Array  # () float32: beta of the latest update, dimensionless
     velocity: Any  # like the parameters: the decaying sum of gradients, in the gradients' units
 
 
-def scale_by_momentum(momentum: ArrayLike, *, nesterov: bool = False) -> optax.GradientTransformationExtraArgs:
+def scale_by_momentum(
+    momentum: ArrayLike | Schedule, *, nesterov: bool = False
+) -> optax.GradientTransformationExtraArgs:
     """Replace the gradient by a decaying sum of gradients.
 
     The direction is `u_t = beta u_{t-1} + g_t`, with `nesterov=True` `g_t + beta u_t`. Close a chain with a rate
     behind it: this is the core of `sgd(momentum=...)`.
 
     Args:
-      momentum: beta, in [0, 1), dimensionless; may be traced.
+      momentum: beta, in [0, 1), dimensionless: a float or a `Schedule`; may be traced.
       nesterov: give the direction of the point looked ahead to.
 
     Returns:
@@ -47,27 +52,28 @@ def scale_by_momentum(momentum: ArrayLike, *, nesterov: bool = False) -> optax.G
       >>> print(direction)
       [1.5]
     """
-    _checks.in_interval("momentum", momentum, "[0, 1)", "at 1 nothing is ever forgotten")
+    momentum_at, first_momentum = as_setting("momentum", momentum, check_momentum)
     _checks.flag("nesterov", nesterov)
 
     def init(params: Any) -> MomentumState:
-        return MomentumState(zeros_like(params))
+        return MomentumState(jnp.zeros([], jnp.int32), jnp.array(first_momentum), zeros_like(params))
 
     def update(updates: Any, state: MomentumState, params: Any = None, **extra_args: Any) -> tuple[Any, MomentumState]:
         del params, extra_args
+        beta = jnp.array(momentum_at(state.count), jnp.float32)
 
         def step(gradient: jax.Array, velocity: jax.Array) -> tuple[jax.Array, jax.Array]:
-            velocity = gradient + momentum * velocity
-            return (gradient + momentum * velocity if nesterov else velocity), velocity
+            velocity = gradient + beta * velocity
+            return (gradient + beta * velocity if nesterov else velocity), velocity
 
         updates, velocity = leafwise(step, updates, state.velocity)
-        return updates, MomentumState(velocity)
+        return updates, MomentumState(optax.safe_increment(state.count), beta, velocity)
 
     return optax.GradientTransformationExtraArgs(init, update)
 
 
 def sgd(
-    learning_rate: ArrayLike | Rate, *, momentum: ArrayLike | None = None, nesterov: bool = False
+    learning_rate: ArrayLike | Rate, *, momentum: ArrayLike | Schedule | None = None, nesterov: bool = False
 ) -> optax.GradientTransformationExtraArgs:
     """Descend along the gradient, or along a decaying sum of gradients.
 
@@ -78,7 +84,8 @@ def sgd(
     Args:
       learning_rate: alpha, >= 0: a float, a `Schedule` or another `Rate`; may be traced. A good start for vision is
         1e-2 to 1e-1.
-      momentum: beta, in [0, 1), dimensionless, usually 0.9; may be traced. None keeps no velocity.
+      momentum: beta, in [0, 1), dimensionless, usually 0.9: a float or a `Schedule`, such as `one_cycle_momentum`; may
+        be traced. None keeps no velocity.
       nesterov: take the gradient's step from the point that the velocity leads to.
 
     Returns:

@@ -1,16 +1,20 @@
 """Exact time: what every schedule computes from integer step counts.
 
-Schedules are right to 1e-6 relative at every step up to 2^31 - 1 in float32. Three habits make that possible: time is
+Schedules are right to 1e-6 relative at every step up to 2^31 - 1 in float32. Four habits make that possible: time is
 counted in int32 and turned into a fraction once, what remains is counted as well as what has passed (so that nothing
-cancels near an end), and powers of a known base come from a table in float64.
+cancels near an end), powers of a known base come from a table in float64, and where steps are multiplied by a number
+that is no whole one, the product is computed digit by digit in integers.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from lrx import _checks
 from lrx.rates import ArrayLike
@@ -19,6 +23,12 @@ from lrx.rates import ArrayLike
 def as_steps(steps: ArrayLike) -> jax.Array:
     """A duration as int32; what is not traced has been checked to be a whole number."""
     return jnp.asarray(int(steps) if _checks.is_concrete(steps) and jnp.ndim(steps) == 0 else steps).astype(jnp.int32)
+
+
+def sum_of_steps(first: ArrayLike, second: ArrayLike) -> jax.Array:
+    """Two durations after each other, or 2^31 - 1 where that is longer than time."""
+    a, b = as_steps(first), as_steps(second)
+    return jnp.minimum(a, _checks.INT32_MAX - b) + b
 
 
 def passed_and_left(count: jax.Array, steps: ArrayLike) -> tuple[jax.Array, jax.Array]:
@@ -50,3 +60,168 @@ def power(base: ArrayLike, exponent: jax.Array) -> jax.Array:
         result = jnp.where((exponent >> bit) & 1 == 1, result * jnp.float32(rounded), result)
         factor = factor * factor if factor < 1e150 else math.inf
     return result
+
+
+def segment_of(count: jax.Array, begins: ArrayLike) -> jax.Array:
+    """How many of the sorted steps `begins`, (n,) int32, are not later than each count."""
+    # A single count, as in training, is compared with all at once; many are searched for, in log n steps each.
+    method = "compare_all" if jnp.ndim(count) == 0 else "scan"
+    return jnp.searchsorted(jnp.asarray(begins), count, side="right", method=method).astype(jnp.int32)
+
+
+def steps_table(steps: Sequence[ArrayLike]) -> ArrayLike:
+    """Steps as one array, (n,) int32, a constant where all are known: a thousand scalars would compile for seconds."""
+    if all(_checks.is_concrete(step) for step in steps):
+        return np.array([int(step) for step in steps], np.int32)
+    return jnp.stack([as_steps(step) for step in steps])
+
+
+# Numbers >= 0 in base 2^16, least digit first, as uint32 so that two digits multiply without loss. FRACTION of the
+# digits stand behind the point.
+Digits: TypeAlias = Sequence[jax.Array]
+FRACTION = 4
+_BASE = 2**16
+
+
+def digits_of(value: ArrayLike) -> Digits:
+    """The digits of a number in [0, 2^32): all of a known one's that fit, all of a traced float32's down to 2^-64."""
+    if _checks.is_concrete(value):
+        whole = int(float(value) * 2.0 ** (16 * FRACTION))  # a float64 times a power of two is exact
+        return [jnp.uint32(whole >> 16 * place & (_BASE - 1)) for place in range(FRACTION + 2)]
+    if jnp.issubdtype(jnp.result_type(value), jnp.integer):
+        unit, behind = jnp.asarray(value).astype(jnp.uint32), [jnp.zeros(jnp.shape(value), jnp.uint32)] * FRACTION
+    else:
+        number = jnp.minimum(jnp.asarray(value, jnp.float32), jnp.float32(2**31))
+        unit, rest, behind = jnp.floor(number).astype(jnp.uint32), number - jnp.floor(number), []
+        for _ in range(FRACTION):
+            rest = rest * _BASE
+            behind.insert(0, jnp.floor(rest).astype(jnp.uint32))
+            rest = rest - jnp.floor(rest)
+    return [*behind, unit & (_BASE - 1), unit >> 16]
+
+
+def multiply(left: Digits, right: Digits) -> Digits:
+    """The product, cut off behind the point; its whole part must be less than 2^64."""
+    columns = [jnp.uint32(0)] * (len(left) + len(right))
+    for i, a in enumerate(left):
+        for j, b in enumerate(right):
+            product = a * b
+            columns[i + j] = columns[i + j] + (product & (_BASE - 1))
+            columns[i + j + 1] = columns[i + j + 1] + (product >> 16)
+    carry, digits = jnp.uint32(0), []
+    for column in columns:
+        total = column + carry
+        digits.append(total & (_BASE - 1))
+        carry = total >> 16
+    return digits[FRACTION : 2 * FRACTION + 4]
+
+
+def whole_and_fraction(digits: Digits) -> tuple[jax.Array, jax.Array]:
+    """The whole part, at most 2^31 - 1, as int32, and the rest as float32."""
+    fraction = jnp.float32(0)
+    for digit in digits[:FRACTION]:
+        fraction = (fraction + digit.astype(jnp.float32)) / _BASE
+    low, high, *beyond = digits[FRACTION:]
+    whole = low | (high << 16)
+    too_large = (whole > _checks.INT32_MAX) | (sum(beyond, jnp.uint32(0)) > 0)
+    return jnp.where(too_large, _checks.INT32_MAX, whole).astype(jnp.int32), fraction
+
+
+def nearest_whole(digits: Digits) -> tuple[jax.Array, jax.Array]:
+    """The nearest whole number, and of two as near the even one, as `round` gives it: as uint32, and as float32.
+
+    The first is 2^32 - 1 where the number is larger.
+    """
+    *lower, first = digits[:FRACTION]
+    above_half = (first > _BASE // 2) | ((first == _BASE // 2) & (sum(lower, jnp.uint32(0)) > 0))
+    is_half = (first == _BASE // 2) & ~above_half
+    low, high, *beyond = digits[FRACTION:]
+    whole = low | (high << 16)
+    whole = whole + (above_half | (is_half & (whole % 2 == 1))).astype(jnp.uint32)
+    size = whole.astype(jnp.float32)
+    for place, digit in enumerate(beyond, 2):
+        size = size + digit.astype(jnp.float32) * 2.0 ** (16 * place)
+    return jnp.where(sum(beyond, jnp.uint32(0)) > 0, jnp.uint32(2**32 - 1), whole), size
+
+
+def growing_periods(period_steps: ArrayLike, period_mult: ArrayLike) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Where periods of round(P m^i) steps begin, up to 2^31 - 1, as a table of runs of equal length.
+
+    Returns:
+      Of each run the first step, the length of its periods, and the index of its first period, all int64. There are
+      at most 65,536 runs, for so many different whole numbers add up to 2^31.
+    """
+    first_length, growth = int(period_steps), float(period_mult)
+    if growth == 1.0:
+        return np.zeros(1, np.int64), np.full(1, first_length), np.zeros(1, np.int64)
+
+    def length_of(index: int) -> int:
+        # A period of 2^60 steps is the last one, whatever its length.
+        exponent = index * math.log2(growth) + math.log2(first_length)
+        return 2**60 if exponent >= 60 else round(first_length * growth**index)
+
+    begins, lengths, indices = [0], [first_length], [0]
+    while True:
+        index, length, begin = indices[-1], lengths[-1], begins[-1]
+        if length > _checks.INT32_MAX:
+            return np.array(begins), np.array(lengths), np.array(indices)
+        # The first period that is longer: galloping, then halving.
+        step = 1
+        while length_of(index + step) == length:
+            step *= 2
+        low, high = index + step // 2, index + step
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (middle, high) if length_of(middle) == length else (low, middle)
+        begin += (high - index) * length
+        if begin > _checks.INT32_MAX:
+            return np.array(begins), np.array(lengths), np.array(indices)
+        begins.append(begin)
+        lengths.append(length_of(high))
+        indices.append(high)
+
+
+def period_at(
+    count: jax.Array, period_steps: ArrayLike, period_mult: ArrayLike
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Of periods that last round(P m^i) steps: in which one a count lies, and what fraction has passed and is left."""
+    if _checks.is_concrete(period_steps) and _checks.is_concrete(period_mult):
+        begins, lengths, indices = growing_periods(period_steps, period_mult)
+        run = jnp.zeros_like(count) if len(begins) == 1 else segment_of(count, begins.astype(np.int32)) - 1
+        index, begin = jnp.asarray(indices.astype(np.int32))[run], jnp.asarray(begins.astype(np.int32))[run]
+        length = jnp.asarray(np.minimum(lengths, 2**32 - 1).astype(np.uint32))[run]
+        size = jnp.asarray(lengths.astype(np.float32))[run]
+    else:
+        index, begin, length, size = _period_by_search(count, period_steps, period_mult)
+    since = (count - begin).astype(jnp.uint32)
+    index, passed = index + (since // length).astype(jnp.int32), since % length
+    elapsed = passed.astype(jnp.float32) / size
+    # The last period may end beyond 2^32, far from where anything could cancel.
+    return index, elapsed, jnp.where(size < 2.0**32, (length - passed).astype(jnp.float32) / size, 1.0 - elapsed)
+
+
+def _period_by_search(
+    count: jax.Array, period_steps: ArrayLike, period_mult: ArrayLike
+) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+    """Go from period to period until the latest count lies in one; every count keeps the last that it has reached."""
+    growth, last = digits_of(period_mult), jnp.max(count, initial=0)
+    grows = jnp.asarray(period_mult, jnp.float32) > 1
+    first = jnp.maximum(as_steps(period_steps), 1)
+    exact = [*digits_of(first), *[jnp.uint32(0)] * 2]
+
+    def more(carry: Any) -> jax.Array:
+        (_, begin, length, _), _, _ = carry
+        # Periods of equal length are counted by a division instead.
+        return grows & ((last - begin).astype(jnp.uint32) >= length)
+
+    def advance(carry: Any) -> Any:
+        (index, begin, length, _), exact, reached = carry
+        exact = multiply(exact, growth)
+        current = (index + 1, begin + length.astype(jnp.int32), *nearest_whole(exact))
+        here = count >= current[1]
+        return current, exact, tuple(jnp.where(here, new, old) for new, old in zip(current, reached, strict=True))
+
+    start = (jnp.int32(0), jnp.int32(0), first.astype(jnp.uint32), first.astype(jnp.float32))
+    reached = tuple(jnp.broadcast_to(value, jnp.shape(count)) for value in start)
+    _, _, (index, begin, length, size) = jax.lax.while_loop(more, advance, (start, exact, reached))
+    return index, begin, length, size

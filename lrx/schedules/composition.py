@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from lrx import _checks
-from lrx.rates import ArrayLike, Schedule, as_schedule
+from lrx.rates import ArrayLike, Schedule, as_schedule, largest
 from lrx.schedules._time import as_steps, passed_and_left
 
 
@@ -79,6 +79,7 @@ def warmup(
             "init_value": init_value,
             "mode": mode,
         },
+        peak=largest(init_value, after.peak),
     )
 
 
@@ -125,4 +126,9 @@ def join(schedules: Sequence[Schedule | ArrayLike], boundaries: Sequence[ArrayLi
             rate = jnp.where(count >= begin, part.function(jnp.maximum(count - begin, 0)), rate)
         return rate
 
-    return Schedule(rate_at, factory=join, arguments={"schedules": list(schedules), "boundaries": boundaries})
+    return Schedule(
+        rate_at,
+        factory=join,
+        arguments={"schedules": list(schedules), "boundaries": boundaries},
+        peak=largest(*(part.peak for part in parts)),
+    )

@@ -1,4 +1,4 @@
-"""Cosine annealing: the rate follows half a period of a cosine."""
+"""Cosine annealing: the rate follows half a period of a cosine, once or again and again."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 
 from lrx import _checks
-from lrx.rates import ArrayLike, Schedule
-from lrx.schedules._time import passed_and_left
+from lrx.rates import ArrayLike, Schedule, largest
+from lrx.schedules._time import passed_and_left, period_at, power
 
 
 def half_cosine(start: ArrayLike, end: ArrayLike, passed: jax.Array, left: jax.Array) -> jax.Array:
@@ -55,4 +55,72 @@ def cosine_decay(init_value: ArrayLike, decay_steps: ArrayLike, *, end_value: Ar
         rate_at,
         factory=cosine_decay,
         arguments={"init_value": init_value, "decay_steps": decay_steps, "end_value": end_value},
+        peak=largest(init_value, end_value),
+    )
+
+
+def cosine_restarts(
+    init_value: ArrayLike,
+    period_steps: ArrayLike,
+    *,
+    period_mult: ArrayLike = 1,
+    end_value: ArrayLike = 0.0,
+    restart_mult: ArrayLike = 1.0,
+) -> Schedule:
+    """Anneal along half a cosine, then start again: SGDR's warm restarts.
+
+    Period i lasts `T_i = round(P m^i)` steps, and T_cur steps after its beginning the rate is
+    `alpha_t = alpha_min + (alpha_max k^i - alpha_min) (1 + cos(pi T_cur / T_i)) / 2`. A restart is the first step of
+    its period, so `alpha_min` itself is never reached. Run until the end of a period, where the rate is low.
+
+    Args:
+      init_value: alpha_max, the rate at step 0, >= 0; may be traced.
+      period_steps: P, the length of the first period in optimizer steps, >= 1; may be traced.
+      period_mult: m, by which each period is longer than the one before, >= 1, whole or not; may be traced (a factor
+        just above 1 then takes one turn of a loop for each period).
+      end_value: alpha_min, >= 0; may be traced.
+      restart_mult: k, by which each restart begins lower than the one before, in (0, 1]; may be traced. A peak does
+        not fall below `end_value`.
+
+    Returns:
+      A `Schedule`, which has no end. `update` needs neither `params` nor `value`.
+
+    Raises:
+      ValueError: if a rate is negative or not finite, `period_steps` is not a whole number >= 1, `period_mult` is
+        below 1, or `restart_mult` is not in (0, 1].
+
+    Differs from the source:
+      Restarts come by the step; the source counts periods in epochs. k is our addition.
+
+    Source:
+      I. Loshchilov, F. Hutter, "SGDR", ICLR 2017, arXiv:1608.03983, equation 5.
+
+    Example:
+      >>> import lrx, jax.numpy as jnp
+      >>> print(lrx.cosine_restarts(0.8, 2, period_mult=2, restart_mult=0.5)(jnp.arange(7)).round(3))
+      [0.8   0.4   0.4   0.341 0.2   0.059 0.2  ]
+    """
+    _checks.non_negative("init_value", init_value)
+    _checks.steps("period_steps", period_steps)
+    _checks.at_least("period_mult", period_mult, 1, "periods may not shrink; restart_mult lowers the peaks")
+    _checks.non_negative("end_value", end_value)
+    _checks.in_interval("restart_mult", restart_mult, "(0, 1]", "it multiplies the peak at each restart")
+
+    def rate_at(count: jax.Array) -> jax.Array:
+        index, passed, left = period_at(count, period_steps, period_mult)
+        peak = jnp.float32(init_value) * power(restart_mult, index)
+        peak = jnp.maximum(peak, jnp.minimum(jnp.float32(end_value), jnp.float32(init_value)))
+        return half_cosine(peak, end_value, passed, left)
+
+    return Schedule(
+        rate_at,
+        factory=cosine_restarts,
+        arguments={
+            "init_value": init_value,
+            "period_steps": period_steps,
+            "period_mult": period_mult,
+            "end_value": end_value,
+            "restart_mult": restart_mult,
+        },
+        peak=largest(init_value, end_value),
     )

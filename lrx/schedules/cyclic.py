@@ -55,11 +55,7 @@ def cyclical(
     """
     _checks.non_negative("min_value", min_value)
     _checks.non_negative("max_value", max_value)
-    # Compared by float: within jit, JAX would trace a comparison of arrays even where both are known.
-    if _checks.is_concrete(min_value) and _checks.is_concrete(max_value) and float(max_value) < float(min_value):
-        raise ValueError(
-            f"max_value must be >= min_value, got max_value={max_value}, min_value={min_value}: swap them."
-        )
+    _checks.not_above("min_value", min_value, "max_value", max_value, "swap them")
     _checks.steps("half_period_steps", half_period_steps)
     if down_steps is not None:
         _checks.steps("down_steps", down_steps)
@@ -96,4 +92,5 @@ def cyclical(
             "mode": mode,
             "decay_rate": decay_rate,
         },
+        peak=max_value,
     )

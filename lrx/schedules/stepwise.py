@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from lrx import _checks
 from lrx.rates import ArrayLike, Schedule
-from lrx.schedules._time import as_steps, power
+from lrx.schedules._time import as_steps, power, segment_of, steps_table
 
 
 def step_decay(init_value: ArrayLike, step_size: ArrayLike, *, factor: ArrayLike = 0.1) -> Schedule:
@@ -46,4 +49,59 @@ def step_decay(init_value: ArrayLike, step_size: ArrayLike, *, factor: ArrayLike
         rate_at,
         factory=step_decay,
         arguments={"init_value": init_value, "step_size": step_size, "factor": factor},
+        peak=init_value,
+    )
+
+
+def piecewise_constant(
+    init_value: ArrayLike,
+    boundaries_and_factors: Mapping[int, ArrayLike] | Sequence[tuple[ArrayLike, ArrayLike]],
+) -> Schedule:
+    """Multiply the rate by a factor at each of some steps.
+
+    The rate is `alpha_t = alpha_0 prod_{b_i <= t} gamma_i`: a factor acts from its own step on, and on everything
+    after. He et al. train with `piecewise_constant(0.1, {32_000: 0.1, 48_000: 0.1})`.
+
+    Args:
+      init_value: alpha_0, the rate at step 0, >= 0; may be traced.
+      boundaries_and_factors: `{b_i: gamma_i}`, or pairs `(b_i, gamma_i)`, where a step may be traced too; the b_i in
+        optimizer steps, >= 1 and strictly increasing, the gamma_i >= 0.
+
+    Returns:
+      A `Schedule`. `update` needs neither `params` nor `value`.
+
+    Raises:
+      ValueError: if `init_value` or a factor is negative or not finite, or the boundaries are not whole numbers >= 1
+        that increase.
+      TypeError: if `boundaries_and_factors` is neither a dict nor a list of pairs.
+
+    Source:
+      K. He, X. Zhang, S. Ren, J. Sun, "Deep Residual Learning", CVPR 2016, arXiv:1512.03385, section 4.2.
+
+    Example:
+      >>> import lrx, jax.numpy as jnp
+      >>> print(lrx.piecewise_constant(0.8, {2: 0.5, 3: 0.1})(jnp.arange(5)))
+      [0.8  0.8  0.4  0.04 0.04]
+    """
+    _checks.non_negative("init_value", init_value)
+    name = "boundaries_and_factors"
+    begins, factors = _checks.pairs_of_steps(name, boundaries_and_factors, at_least=1, what="factor")
+    known = all(_checks.is_concrete(factor) for factor in factors)
+
+    def products() -> ArrayLike:
+        if known:
+            return np.cumprod([1.0, *(float(factor) for factor in factors)])
+        return jnp.cumprod(jnp.stack([jnp.float32(1), *(jnp.float32(factor) for factor in factors)]))
+
+    def rate_at(count: jax.Array) -> jax.Array:
+        if not begins:
+            return jnp.broadcast_to(jnp.float32(init_value), jnp.shape(count))
+        table = jnp.asarray(products(), jnp.float32)
+        return jnp.float32(init_value) * table[segment_of(count, steps_table(begins))]
+
+    return Schedule(
+        rate_at,
+        factory=piecewise_constant,
+        arguments={"init_value": init_value, name: boundaries_and_factors},
+        peak=float(init_value) * float(np.max(products())) if known and _checks.is_concrete(init_value) else None,
     )

@@ -1,0 +1,120 @@
+"""AdaGrad: each coordinate's rate shrinks with the squares of the gradients that it has seen."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from lrx import _checks
+from lrx.optimizers._leaves import divided_by_root, leafwise, zeros_like
+from lrx.rates import ArrayLike, Rate, as_rate
+
+
+class AdagradState(NamedTuple):
+    """State of `scale_by_adagrad`."""
+
+    sum_of_squares: Any  # like the parameters, at least float32: G, in the gradients' units squared
+
+
+def scale_by_adagrad(
+    *, eps: ArrayLike = 1e-8, eps_root: bool = True, initial_accumulator: ArrayLike = 0.0
+) -> optax.GradientTransformationExtraArgs:
+    """Divide the gradient by the root of the sum of its squares.
+
+    The direction is `g_t / sqrt(G_t + eps)`, with `eps_root=False` `g_t / (sqrt(G_t) + eps)`, where
+    `G_t = G_{t-1} + g_t^2`. Close a chain with a rate behind it: this is the core of `adagrad`.
+
+    Args:
+      eps: >= 0, in the gradients' units squared, with `eps_root=False` in their units; may be traced.
+      eps_root: whether eps is added within the root.
+      initial_accumulator: G_0, >= 0, in the gradients' units squared; may be traced.
+
+    Returns:
+      A transformation without sign. `update` needs neither `params` nor `value`.
+
+    Raises:
+      ValueError: if `eps` or `initial_accumulator` is negative or not finite.
+      TypeError: if `eps_root` is not a bool.
+
+    Differs from the source:
+      The source adds eps outside of the root, as PyTorch does; optax adds it within, and starts from G_0 = 0.1. The sum
+      is kept in float32 for narrower parameters too, where it would soon stop growing.
+
+    Source:
+      J. Duchi, E. Hazan, Y. Singer, JMLR 12, 2011, figure 1, the diagonal case.
+
+    Example:
+      >>> import lrx, jax.numpy as jnp
+      >>> tx = lrx.scale_by_adagrad()
+      >>> state = tx.init(jnp.zeros(2))
+      >>> for _ in range(4):
+      ...     direction, state = tx.update(jnp.array([3.0, -0.02]), state)
+      >>> print(direction.round(3))
+      [ 0.5 -0.5]
+    """
+    _checks.non_negative("eps", eps)
+    _checks.flag("eps_root", eps_root)
+    _checks.non_negative("initial_accumulator", initial_accumulator)
+
+    def init(params: Any) -> AdagradState:
+        def start(zero: jax.Array) -> jax.Array:
+            return zero + jnp.asarray(initial_accumulator, zero.dtype)
+
+        return AdagradState(jax.tree.map(start, zeros_like(params, wide=True)))
+
+    def update(updates: Any, state: AdagradState, params: Any = None, **extra_args: Any) -> tuple[Any, AdagradState]:
+        del params, extra_args
+
+        def step(gradient: jax.Array, total: jax.Array) -> tuple[jax.Array, jax.Array]:
+            total = total + jnp.square(gradient)
+            return divided_by_root(gradient, total, eps, eps_root=eps_root), total
+
+        updates, total = leafwise(step, updates, state.sum_of_squares)
+        return updates, AdagradState(total)
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def adagrad(
+    learning_rate: ArrayLike | Rate,
+    *,
+    eps: ArrayLike = 1e-8,
+    eps_root: bool = True,
+    initial_accumulator: ArrayLike = 0.0,
+) -> optax.GradientTransformationExtraArgs:
+    """Give rare features large steps: each coordinate's rate falls with what it has seen.
+
+    The update is `theta_t = theta_{t-1} - alpha_t g_t / sqrt(G_t + eps)` with `G_t = G_{t-1} + g_t^2` (see
+    `scale_by_adagrad`). The steps shrink as 1 / sqrt(t) by themselves, so a constant rate is usual.
+
+    Args:
+      learning_rate: alpha, >= 0: a float, a `Schedule` or another `Rate`; may be traced. 1e-2 is usual.
+      eps: >= 0, in the gradients' units squared, with `eps_root=False` in their units; may be traced.
+      eps_root: whether eps is added within the root; `False` is PyTorch's form, with `eps=1e-10`.
+      initial_accumulator: G_0, >= 0, in the gradients' units squared; may be traced. optax starts from 0.1.
+
+    Returns:
+      A transformation whose updates are added to the parameters. `update` needs `value=` only if the rate does.
+
+    Raises:
+      ValueError: if `learning_rate`, `eps` or `initial_accumulator` is negative or not finite.
+      TypeError: if `learning_rate` is no rate, or `eps_root` is not a bool.
+
+    Differs from the source:
+      eps stands within the root; the source's own form is `eps_root=False`.
+
+    Source:
+      J. Duchi, E. Hazan, Y. Singer, JMLR 12, 2011, figure 1, the diagonal case.
+
+    Example:
+      >>> import lrx, jax.numpy as jnp
+      >>> tx = lrx.adagrad(0.1)
+      >>> updates, state = tx.update(jnp.array([3.0, -0.02]), tx.init(jnp.zeros(2)))
+      >>> print(-updates)
+      [ 0.09999999 -0.09999999]
+    """
+    core = scale_by_adagrad(eps=eps, eps_root=eps_root, initial_accumulator=initial_accumulator)
+    return optax.chain(core, as_rate(learning_rate))

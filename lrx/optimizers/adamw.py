@@ -1,0 +1,146 @@
+"""AdamW: Adam whose weight decay acts on the parameters themselves, not through the gradient."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from lrx import _checks
+from lrx.optimizers._leaves import leafwise, wide
+from lrx.optimizers.adam import AdamState, moments
+from lrx.rates import ArrayLike, Rate, RateState, Schedule, as_rate, as_setting
+
+
+class AdamwState(NamedTuple):
+    """State of `adamw`."""
+
+    adam: AdamState
+    weight_decay: jax.Array  # () float32: lambda of the latest update, per unit of the rate or of the schedule
+    rate: RateState
+
+
+def adamw(
+    learning_rate: ArrayLike | Rate = 1e-3,
+    *,
+    b1: ArrayLike | Schedule = 0.9,
+    b2: ArrayLike | Schedule = 0.999,
+    eps: ArrayLike = 1e-8,
+    weight_decay: ArrayLike | Schedule = 1e-2,
+    decoupling: str = "rate",
+    base_rate: ArrayLike | None = None,
+    mask: Any | Callable[[Any], Any] | None = None,
+) -> optax.GradientTransformationExtraArgs:
+    """Adam with decoupled weight decay.
+
+    With `decoupling="rate"`, as PyTorch and optax have it, the update is
+    `theta_t = theta_{t-1} - alpha_t (m^ / (sqrt(v^) + eps) + lambda theta_{t-1})`. With `decoupling="schedule"`, as the
+    paper has it, the decay follows the schedule's shape only, `eta_t = alpha_t / alpha`:
+    `theta_t = theta_{t-1} - alpha_t m^ / (sqrt(v^) + eps) - eta_t lambda theta_{t-1}`, so that the rate can be tuned
+    without tuning the decay again. There lambda is smaller by the factor alpha: 1e-5 is what 1e-2 at alpha = 1e-3 is
+    elsewhere.
+
+    Args:
+      learning_rate: alpha_t, >= 0: a float, a `Schedule` or another `Rate`; may be traced.
+      b1: decay of the first moment, in [0, 1): a float or a `Schedule`; may be traced.
+      b2: decay of the second moment, in [0, 1): a float or a `Schedule`; may be traced.
+      eps: added to the root, after the bias correction, >= 0, in the gradients' units; may be traced.
+      weight_decay: lambda, >= 0: a float or a `Schedule`; may be traced.
+      decoupling: "rate" or "schedule".
+      base_rate: alpha, > 0, for "schedule" only; may be traced. By default the largest rate of the schedule, which is
+        known unless it is your own function or a product of two shapes.
+      mask: which leaves decay: a tree of bools, a prefix of the parameters' tree, or a function from the parameters to
+        one. By default all; biases and the scales of normalisation are often left out.
+
+    Returns:
+      A transformation whose updates are added to the parameters. `update` needs `params`, and `value=` only if the rate
+      does.
+
+    Raises:
+      ValueError: if `learning_rate`, `eps` or `weight_decay` is negative, a decay is not in [0, 1), `decoupling` is
+        unknown, or `base_rate` is not > 0, is missing where the peak is unknown, or is given with "rate"; in `update`,
+        if `params` is missing.
+      TypeError: if `learning_rate` is no rate.
+
+    Source:
+      I. Loshchilov, F. Hutter, "Decoupled Weight Decay Regularization", ICLR 2019, arXiv:1711.05101, algorithm 2,
+      line 12.
+
+    Example:
+      >>> import lrx, jax.numpy as jnp
+      >>> rate = lrx.warmup(lrx.cosine_decay(1e-3, 1000), 10)
+      >>> tx = lrx.adamw(rate, weight_decay=1e-5, decoupling="schedule", mask=lambda params: {"w": True, "b": False})
+      >>> params = {"w": jnp.ones(2), "b": jnp.zeros(1)}
+      >>> updates, state = tx.update(params, tx.init(params), params)
+      >>> print(lrx.monitor(state)["adamw/weight_decay"])
+      1e-05
+    """
+    rate, memory = as_rate(learning_rate), moments(b1, b2, eps)
+    weight_decay_at, first_weight_decay = as_setting("weight_decay", weight_decay, _checks.non_negative)
+    _checks.one_of("decoupling", decoupling, ("rate", "schedule"))
+    if decoupling == "rate" and base_rate is not None:
+        raise ValueError(f'base_rate must be left out with decoupling="rate", got base_rate={base_rate}.')
+    if base_rate is not None:
+        _checks.positive("base_rate", base_rate, "the decay is weight_decay * rate / base_rate")
+    elif decoupling == "schedule" and rate.peak is None:
+        raise ValueError(
+            f'base_rate must be given with decoupling="schedule" for {rate!r}, whose largest value is not known, got '
+            "base_rate=None: give the rate at which weight_decay is to act in full."
+        )
+    base = rate.peak if base_rate is None else base_rate
+    if not callable(mask):
+        _check_mask(mask)
+
+    def init(params: Any) -> AdamwState:
+        return AdamwState(memory.init(params), jnp.array(first_weight_decay), rate.init_rate(params))
+
+    def update(updates: Any, state: AdamwState, params: Any = None, **extra_args: Any) -> tuple[Any, AdamwState]:
+        if params is None and jax.tree.leaves(updates):
+            raise ValueError("adamw needs the parameters, which it decays: pass tx.update(grads, state, params).")
+        alpha, rate_state = rate.next_rate(state.rate, updates=updates, params=params, **extra_args)
+        decay = jnp.array(weight_decay_at(state.rate.count), jnp.float32)
+        adam, direction = memory.advance(state.adam)
+
+        def step(
+            gradient: jax.Array, m: jax.Array, v: jax.Array, *, alpha: jax.Array, theta: jax.Array, decays: bool
+        ) -> tuple[jax.Array, jax.Array, jax.Array]:
+            step_direction, m, v = direction(gradient, m, v)
+            if not decays:
+                return -alpha * step_direction, m, v
+            if decoupling == "rate":
+                return -alpha * (step_direction + decay * wide(theta)), m, v
+            # A schedule that is 0 throughout multiplies by 0.
+            eta = jnp.where(jnp.asarray(base) > 0, alpha / jnp.float32(base), 0.0)
+            return -(alpha * step_direction + eta * decay * wide(theta)), m, v
+
+        moments_so_far = (adam.first_moment, adam.second_moment)
+        trees = {"theta": params, "decays": _spread(mask, params)}
+        updates, first, second = leafwise(
+            step, updates, *moments_so_far, rate=alpha, extra_args=extra_args, trees=trees
+        )
+        return updates, AdamwState(adam._replace(first_moment=first, second_moment=second), decay, rate_state)
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _check_mask(mask: Any) -> None:
+    if not all(isinstance(flag, bool | np.bool_) for flag in jax.tree.leaves(mask)):
+        raise TypeError(
+            f"mask must hold True and False only, or be a function that gives such a tree, got mask={mask!r}."
+        )
+
+
+def _spread(mask: Any, params: Any) -> Any:
+    """A bool for each leaf of the parameters, from a mask that may name whole branches."""
+    mask = mask(params) if callable(mask) else mask
+    if mask is None:
+        return jax.tree.map(lambda _: True, params)
+    _check_mask(mask)
+    try:
+        return jax.tree.map(lambda flag, branch: jax.tree.map(lambda _: bool(flag), branch), mask, params)
+    except ValueError as error:
+        raise ValueError(f"mask must have the parameters' tree or a prefix of it, got mask={mask!r}: {error}") from None

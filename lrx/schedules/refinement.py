@@ -1,0 +1,95 @@
+"""Schedule refinement: the next run's rate from the gradient norms of the last one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lrx import _checks
+from lrx.rates import ArrayLike, Schedule
+
+
+def refined(
+    grad_norms: Sequence[float] | jax.Array | np.ndarray,
+    peak_value: ArrayLike,
+    *,
+    norm: str = "l2",
+    smoothing: float = 0.1,
+) -> Schedule:
+    """Give the schedule that the theory finds best for a run with such gradient norms.
+
+    With G_1..G_T the smoothed norms of a previous run and w_t = G_t^-2 (for `norm="l2"`, SGD) or w_t = G_t^-1 (for
+    `norm="l1"`, the l1 norms of Adam's case), the rate of the t-th step is `alpha_t = w_t sum_{s > t} w_s`, scaled so
+    that its largest value is `peak_value`. The last rate is 0 and holds. Where the norms are constant it is the linear
+    decay `(T - t) / (T - 1)`; where they fall early it warms up, and where they rise late it anneals faster. Norms are
+    those of a run with a similar schedule; `monitor` or your own loop records them.
+
+    Args:
+      grad_norms: one norm for each step of the previous run, (T,) float, > 0, T >= 2; not traced. A run of other length
+        is resampled by the user.
+      peak_value: the largest rate, >= 0; may be traced.
+      norm: "l2" or "l1", which norm was recorded.
+      smoothing: the width of the running median that smooths the norms, as a fraction of T, in [0, 1]; 0 leaves them
+        as they are.
+
+    Returns:
+      A `Schedule`. `update` needs neither `params` nor `value`.
+
+    Raises:
+      ValueError: if `grad_norms` has fewer than two entries or one that is not finite and > 0, `peak_value` is
+        negative, `norm` is unknown, or `smoothing` is not in [0, 1].
+      TypeError: if `grad_norms` is traced or holds no numbers.
+
+    Source:
+      A. Defazio, A. Cutkosky, H. Mehta, K. Mishchenko, 2023, arXiv:2310.07831, algorithm 1 and section 4; the median
+      over a tenth of the run as in the authors' experiments.
+
+    Example:
+      >>> import lrx, jax.numpy as jnp
+      >>> print(lrx.refined([2.0, 1.0, 1.0, 1.0], 0.8, smoothing=0.0)(jnp.arange(5)))
+      [0.3 0.8 0.4 0.  0. ]
+    """
+    norms = _checks.non_negative_list("grad_norms", grad_norms)
+    if norms is None:
+        raise TypeError("grad_norms must be known numbers, got a tracer: compute the schedule outside of jit and vmap.")
+    if len(norms) < 2 or not np.all(norms > 0):
+        raise ValueError(
+            f"grad_norms must be at least two numbers > 0, got {len(norms)} of which {int(np.sum(norms <= 0))} are 0: "
+            "leave out the steps after which the run stood still."
+        )
+    _checks.non_negative("peak_value", peak_value)
+    _checks.one_of("norm", norm, ("l2", "l1"))
+    _checks.in_interval("smoothing", smoothing, "[0, 1]", "it is a fraction of the run")
+
+    smooth = _running_median(norms, 2 * int(smoothing * len(norms) / 2) + 1)
+    # In units of the smallest norm, so that no square overflows.
+    weights = (smooth.min() / smooth) ** (2 if norm == "l2" else 1)
+    following = np.append(np.cumsum(weights[:0:-1])[::-1], 0.0)
+    shape = weights * following
+    table = shape / shape.max()
+
+    def rate_at(count: jax.Array) -> jax.Array:
+        rates = jnp.asarray(table, jnp.float32)
+        return jnp.float32(peak_value) * rates[jnp.minimum(count, len(table) - 1)]
+
+    return Schedule(
+        rate_at,
+        factory=refined,
+        arguments={"grad_norms": grad_norms, "peak_value": peak_value, "norm": norm, "smoothing": smoothing},
+        peak=peak_value,
+    )
+
+
+def _running_median(values: np.ndarray, width: int) -> np.ndarray:
+    """The median over a window, with the first value repeated before the beginning and the end mirrored behind it."""
+    if width == 1:
+        return values
+    from scipy.ndimage import median_filter  # of JAX's own dependencies; loaded here, for it takes its time
+
+    half = width // 2
+    behind = values[-2 : -half - 2 : -1]
+    padded = np.concatenate([np.full(half, values[0]), values, np.pad(behind, (0, half - len(behind)), mode="edge")])
+    return median_filter(padded, size=width, mode="nearest")[half:-half]
