@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import jax
 import numpy as np
-from hypothesis import given
+import pytest
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from problems import reference
 
@@ -46,3 +47,77 @@ def test_last_steps_of_a_long_cosine_do_not_cancel():
     rates = lrx.cosine_decay(1.0, total)(total - before)
     # From 2.5e-12 of the initial rate on: law 5 counts what lies below 1e-12 absolutely.
     np.testing.assert_allclose(rates, expected, rtol=1e-6)
+
+
+# --- restarts
+
+mults = st.sampled_from([1, 1.0001, 1.1, 1.25, 1.5, 2, 2.5, 3, 1000.0])
+restarted = jax.jit(lambda period, mult, counts: lrx.cosine_restarts(1.0, period, period_mult=mult)(counts))
+
+
+def restarts(period: int, mult: float, last: int = INT32_MAX) -> list[int]:
+    """The first steps of all periods, added up in whole numbers."""
+    begins, index = [0], 0
+    while begins[-1] + round(period * mult**index) <= last and index < 50_000:
+        begins.append(begins[-1] + round(period * mult**index))
+        index += 1
+    return begins
+
+
+def near_restarts(period: int, mult: float, places: list[int]) -> np.ndarray:
+    begins = restarts(period, mult)
+    chosen = [begins[place % len(begins)] for place in [0, 1, -1, *places]]
+    return np.clip([begin + shift for begin in chosen for shift in (-1, 0, 1)], 0, INT32_MAX)
+
+
+@pytest.mark.parametrize(
+    ("period", "mult", "step"), [(10, 2, 81_910), (10, 2, 327_670), (1, 3, 121), (1, 3, 29_524), (1, 3, 1_743_392_200)]
+)
+def test_restarts_fall_on_the_exact_step(period, mult, step):
+    # Where libraries that take a logarithm in floating point are one period off.
+    assert step in restarts(period, mult)
+    schedule = lrx.cosine_restarts(1.0, period, period_mult=mult)
+    before, at, after = np.asarray(schedule(np.asarray([step - 1, step, step + 1])))
+    assert before < 1e-2
+    assert at == 1.0
+    assert after > 0.99
+    by_argument = restarted(np.int32(period), np.float32(mult), np.asarray([step - 1, step, step + 1], np.int32))
+    np.testing.assert_allclose(by_argument, [before, at, after], rtol=1e-6)
+
+
+@settings(max_examples=60)
+@given(st.integers(1, 10**6), mults, st.lists(st.integers(0, 10**6), min_size=3, max_size=3))
+def test_cosine_restarts_is_exact_at_any_restart(period, mult, places):
+    counts = near_restarts(period, mult, places)
+    schedule = lrx.cosine_restarts(0.3, period, period_mult=mult, end_value=1e-3, restart_mult=0.97)
+    np.testing.assert_allclose(schedule(counts), reference(schedule, counts), rtol=5e-6)
+
+
+@settings(max_examples=40)
+@given(
+    st.integers(1, 10**6), st.floats(1.0625, 50.0, width=32), st.lists(st.integers(0, 10**6), min_size=3, max_size=3)
+)
+def test_cosine_restarts_is_exact_for_traced_periods_and_growth(period, mult, places):
+    counts = near_restarts(period, mult, places)
+    expected = reference(lrx.cosine_restarts(1.0, period, period_mult=mult), counts)
+    rates = restarted(np.int32(period), np.float32(mult), counts.astype(np.int32))
+    np.testing.assert_allclose(rates, expected, rtol=1e-6, atol=1e-12)
+
+
+def test_growth_just_above_one_costs_no_table_of_periods():
+    # Two hundred million periods, in few different lengths.
+    schedule = lrx.cosine_restarts(1.0, 10, period_mult=1 + 1e-9)
+    counts = np.asarray([0, 9, 10, 10**9, INT32_MAX])
+    assert np.all(np.isfinite(np.asarray(schedule(counts))))
+    np.testing.assert_allclose(schedule(10**8 + 5), schedule(5), rtol=1e-6)
+
+
+def test_equal_periods_repeat_the_decay():
+    counts = np.arange(100)
+    once = lrx.cosine_decay(0.1, 20, end_value=0.01)
+    np.testing.assert_allclose(lrx.cosine_restarts(0.1, 20, end_value=0.01)(counts), once(counts % 20), rtol=1e-6)
+
+
+def test_peaks_fall_with_each_restart_but_not_below_the_end():
+    schedule = lrx.cosine_restarts(0.8, 2, end_value=0.1, restart_mult=0.5)
+    np.testing.assert_allclose(schedule(np.arange(0, 12, 2)), [0.8, 0.4, 0.2, 0.1, 0.1, 0.1], rtol=1e-6)

@@ -16,6 +16,9 @@ rates = st.floats(1e-6, 10.0)
 traced = jax.jit(lambda init, steps, end, counts: lrx.linear_decay(init, steps, end_value=end)(counts))
 
 
+powers = st.sampled_from([0.5, 0.9, 2.0, 3.0])
+
+
 def near(length: int, others: list[int]) -> np.ndarray:
     """Steps around the ends and anywhere."""
     counts = [0, 1, length // 2, length - 1, length, length + 1, *others]
@@ -53,3 +56,22 @@ def test_last_step_before_the_end_does_not_cancel():
 
 def test_linear_decay_rises_to_a_higher_end():
     np.testing.assert_allclose(lrx.linear_decay(0.0, 4, end_value=1.0)(np.arange(6)), [0, 0.25, 0.5, 0.75, 1, 1])
+
+
+@given(rates, durations, powers, rates, st.lists(durations, min_size=3, max_size=3))
+def test_polynomial_decay_is_exact_for_any_duration(init, steps, power, end, others):
+    counts = near(steps, others)
+    schedule = lrx.polynomial_decay(init, steps, power=power, end_value=end)
+    np.testing.assert_allclose(schedule(counts), reference(schedule, counts), rtol=5e-6)
+
+
+def test_the_first_power_is_linear_decay():
+    counts = np.arange(100)
+    polynomial = lrx.polynomial_decay(0.3, 77, power=1.0, end_value=0.01)(counts)
+    np.testing.assert_allclose(polynomial, lrx.linear_decay(0.3, 77, end_value=0.01)(counts), rtol=1e-6)
+
+
+def test_a_rise_to_a_much_higher_end_does_not_cancel_at_its_beginning():
+    # end + (init - end) (1 - u)^p loses all of init here.
+    schedule = lrx.polynomial_decay(1e-8, 10**9, power=2.0, end_value=1.0)
+    np.testing.assert_allclose(schedule(np.asarray([0, 1, 2])), [1e-8, 1.2e-8, 1.4e-8], rtol=1e-6)

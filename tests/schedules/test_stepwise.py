@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from problems import reference
@@ -38,3 +40,34 @@ def test_a_million_small_drops_do_not_drift():
 
 def test_a_factor_of_one_changes_nothing():
     np.testing.assert_array_equal(lrx.step_decay(0.3, 1, factor=1.0)(np.asarray([0, 5, INT32_MAX])), np.float32(0.3))
+
+
+@given(
+    st.dictionaries(st.integers(1, INT32_MAX), st.floats(0.0, 2.0), max_size=8),
+    st.lists(st.integers(0, INT32_MAX), min_size=3),
+)
+def test_piecewise_constant_is_exact_at_any_boundaries(factors, others):
+    factors = dict(sorted(factors.items()))
+    counts = np.clip([0, *factors, *(step - 1 for step in factors), *others], 0, INT32_MAX)
+    schedule = lrx.piecewise_constant(0.3, factors)
+    np.testing.assert_allclose(schedule(counts), reference(schedule, counts), rtol=1e-6, atol=1e-12)
+    for count, rate in zip(counts, np.asarray(schedule(counts)), strict=True):
+        assert schedule(int(count)) == rate  # one count is looked up in another way than many
+
+
+def test_the_resnets_schedule_drops_at_its_boundaries():
+    schedule = lrx.piecewise_constant(0.1, {32_000: 0.1, 48_000: 0.1})
+    counts = np.asarray([0, 31_999, 32_000, 47_999, 48_000, 64_000])
+    np.testing.assert_allclose(schedule(counts), [0.1, 0.1, 0.01, 0.01, 0.001, 0.001], rtol=1e-6)
+
+
+def test_equal_drops_are_step_decay():
+    counts = np.arange(100)
+    piecewise = lrx.piecewise_constant(0.1, dict.fromkeys(range(20, 100, 20), 0.5))
+    np.testing.assert_allclose(piecewise(counts), lrx.step_decay(0.1, 20, factor=0.5)(counts), rtol=1e-6)
+
+
+def test_factors_are_swept_and_their_peak_is_known():
+    rates = jax.vmap(lambda factor: lrx.piecewise_constant(1.0, {2: factor})(jnp.arange(3)))(jnp.asarray([0.5, 2.0]))
+    np.testing.assert_allclose(rates, [[1.0, 1.0, 0.5], [1.0, 1.0, 2.0]])
+    assert lrx.piecewise_constant(0.1, {2: 3.0, 4: 0.1}).peak == pytest.approx(0.3)

@@ -1,0 +1,47 @@
+"""Warm-up, stable phase and cool-down in its four shapes."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from problems import reference
+
+import lrx
+
+INT32_MAX = 2**31 - 1
+durations = st.integers(0, INT32_MAX)
+
+
+@given(durations, durations, st.integers(1, INT32_MAX), st.sampled_from(["linear", "cosine", "sqrt"]), durations)
+def test_it_is_exact_for_any_durations(warmup, stable, decay_steps, decay, other):
+    begin = warmup + stable
+    counts = np.clip([0, 1, warmup - 1, warmup, begin, begin + 1, begin + decay_steps - 1, other], 0, INT32_MAX)
+    schedule = lrx.warmup_stable_decay(
+        0.3, warmup_steps=warmup, stable_steps=stable, decay_steps=decay_steps, end_value=0.01, decay=decay
+    )
+    if begin <= INT32_MAX:
+        np.testing.assert_allclose(schedule(counts), reference(schedule, counts), rtol=1e-6)
+    else:  # longer than time: all of it is before the decay
+        before = reference(schedule, np.minimum(counts, INT32_MAX - 1))
+        np.testing.assert_allclose(schedule(np.minimum(counts, INT32_MAX - 1)), before, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("decay", "middle"), [("linear", 0.505), ("cosine", 0.505), ("sqrt", 0.3), ("exponential", 0.1)]
+)
+def test_the_cool_downs_differ_in_the_middle_only(decay, middle):
+    schedule = lrx.warmup_stable_decay(
+        1.0, warmup_steps=10, stable_steps=70, decay_steps=20, end_value=0.01, decay=decay
+    )
+    expected_middle = 0.01 + 0.99 * (1 - np.sqrt(0.5)) if decay == "sqrt" else middle
+    expected = [0.0, 0.5, 1.0, 1.0, 1.0, expected_middle, 0.01, 0.01]
+    np.testing.assert_allclose(schedule(np.asarray([0, 5, 10, 79, 80, 90, 100, 10**6])), expected, rtol=2e-6)
+
+
+def test_linear_is_a_join_of_its_parts():
+    counts = np.arange(120)
+    parts = lrx.join([lrx.warmup(0.3, 10), lrx.linear_decay(0.3, 20)], [80])
+    whole = lrx.warmup_stable_decay(0.3, warmup_steps=10, stable_steps=70, decay_steps=20)
+    np.testing.assert_allclose(whole(counts), parts(counts), rtol=1e-6)
