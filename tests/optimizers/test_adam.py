@@ -126,3 +126,22 @@ def test_adam_shows_its_rate_and_its_count():
         _, state = tx.update(jnp.ones(1), state)
     np.testing.assert_allclose(lrx.learning_rate(state), 0.07, rtol=1e-6)
     assert state[0].count == 4
+
+
+def test_decays_may_follow_the_step_and_the_correction_is_their_product():
+    b1_at, b2_at = lambda t: 0.95 - 0.1 * min(t / 20, 1), lambda t: 0.9 + 0.099 * min(t / 30, 1)
+    theta, m, v, expected = np.ones(4), 0.0, 0.0, []
+    kept1 = kept2 = 1.0
+    for t, gradient in enumerate(stream()):
+        b1, b2 = b1_at(t), b2_at(t)
+        m, v = b1 * m + (1 - b1) * gradient, b2 * v + (1 - b2) * gradient**2
+        kept1, kept2 = kept1 * b1, kept2 * b2
+        theta = theta - 0.01 * (m / (1 - kept1)) / (np.sqrt(v / (1 - kept2)) + 1e-8)
+        expected.append(theta)
+    b1, b2 = lrx.interpolate({0: 0.95, 20: 0.85}), lrx.interpolate({0: 0.9, 30: 0.999})
+    np.testing.assert_allclose(run(lrx.adam(0.01, b1=b1, b2=b2), stream()), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_a_scheduled_decay_that_stays_is_the_constant_one():
+    constant, scheduled = lrx.adam(0.01), lrx.adam(0.01, b1=lrx.constant(0.9), b2=lrx.constant(0.999))
+    np.testing.assert_allclose(run(scheduled, stream()), run(constant, stream()), rtol=1e-5, atol=1e-6)

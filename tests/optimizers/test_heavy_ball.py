@@ -103,3 +103,15 @@ def test_a_controller_scales_new_gradients_only():
         velocity = 0.9 * velocity + alpha
         np.testing.assert_allclose(updates, [-velocity], rtol=1e-6)
         assert lrx.learning_rate(state) == alpha
+
+
+def test_the_momentum_may_follow_the_step():
+    momentum = lrx.interpolate({0: 0.5, 10: 0.9})
+    theta, velocity, expected = np.ones(3), np.zeros(3), []
+    for t, gradient in enumerate(stream()):
+        velocity = (0.5 + 0.4 * min(t / 10, 1)) * velocity + alpha_at(t) * gradient
+        theta = theta - velocity
+        expected.append(theta)
+    path, state = descend(lrx.heavy_ball(SCHEDULE, momentum=momentum))
+    np.testing.assert_allclose(path, expected, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(lrx.monitor(state)["heavy_ball/momentum"], 0.9, rtol=1e-6)

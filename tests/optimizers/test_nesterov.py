@@ -120,3 +120,20 @@ def test_eval_params_refuses_two_methods_with_points_of_their_own():
     tx = optax.partition({"x": lrx.nesterov(0.1), "y": lrx.nesterov(0.2)}, {"a": "x", "b": "y"})
     with pytest.raises(ValueError, match="state must hold one method with an evaluation point, got 2"):
         lrx.eval_params(tx.init(params), params)
+
+
+def test_a_momentum_that_follows_the_step_looks_ahead_with_that_of_the_next_step():
+    # Sutskever's momentum rises; y_{t+1} is where beta_{t+1} leads to.
+    momentum = lrx.interpolate({0: 0.5, 20: 0.95})
+    theta = before = np.asarray([1.0, -2.0])
+    velocity, thetas, points = np.zeros(2), [], []
+    for t in range(STEPS):
+        beta = 0.5 + 0.45 * min(t / 20, 1)
+        point = theta + beta * (theta - before)
+        velocity = beta * velocity + 0.1 * gradient_at(point)
+        theta, before = theta - velocity, theta
+        thetas.append(theta)
+        points.append(point)
+    our_thetas, our_points = run(lrx.nesterov(0.1, momentum=momentum))
+    np.testing.assert_allclose(our_points, points, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(our_thetas, thetas, rtol=1e-4, atol=1e-5)

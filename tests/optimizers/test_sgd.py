@@ -92,3 +92,28 @@ def test_sgd_converges_on_a_quadratic():
         updates, state = tx.update(curvature * theta, state)
         theta = theta + updates
     assert float(jnp.max(jnp.abs(theta))) < 1e-4
+
+
+def test_the_momentum_may_follow_the_step_and_is_shown():
+    momentum = lrx.one_cycle_momentum(STEPS, pct_start=0.4, anneal="linear")
+    theta, velocity, expected = np.ones(4), np.zeros(4), []
+    for t, gradient in enumerate(stream()):
+        velocity = float(momentum(t)) * velocity + gradient
+        theta = theta - 0.1 * velocity
+        expected.append(theta)
+    tx = lrx.sgd(0.1, momentum=momentum)
+    np.testing.assert_allclose(descend(tx, np.ones(4), stream()), expected, rtol=1e-5, atol=1e-5)
+    _, state = tx.update(jnp.ones(4), tx.init(jnp.ones(4)))
+    np.testing.assert_allclose(lrx.monitor(state)["momentum/momentum"], 0.95, rtol=1e-6)
+
+
+def test_constant_and_scheduled_momentum_have_one_state_tree():
+    states = [lrx.sgd(0.1, momentum=beta).init(jnp.ones(4)) for beta in (0.9, lrx.linear_decay(0.9, 5))]
+    assert jax.tree.structure(states[0]) == jax.tree.structure(states[1])
+
+
+def test_a_momentum_that_is_none_is_refused():
+    with pytest.raises(ValueError, match=r"^momentum must be in \[0, 1\), got momentum=1.5"):
+        lrx.sgd(0.1, momentum=lrx.linear_decay(1.5, 10))
+    with pytest.raises(TypeError, match=r"^momentum must be a Schedule, got the feedback-driven"):
+        lrx.sgd(0.1, momentum=0.9 * lrx.reduce_on_plateau())

@@ -1,0 +1,166 @@
+"""Rates by group: each group against an optimizer of its own whose rate is multiplied."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+from problems import assert_trees_close, gradient_stream
+
+import lrx
+
+STEPS = 12
+PARAMS = {"body": {"w": jnp.asarray([[1.0, -2.0]]), "b": jnp.asarray([0.5])}, "head": jnp.asarray([3.0, 0.1])}
+LABELS = {"body": "slow", "head": "fast"}
+FACTORS = {"slow": 0.1, "fast": 2.0}
+SCHEDULE = lrx.warmup(lrx.step_decay(0.1, 4, factor=0.3), 2)
+METHODS = {
+    "sgd": lambda rate: lrx.sgd(rate, momentum=0.9),
+    "heavy_ball": lrx.heavy_ball,
+    "heavy_ball with correction": lambda rate: lrx.heavy_ball(rate, momentum_correction=True),
+    "nesterov": lrx.nesterov,
+    "adam": lrx.adam,
+    "adagrad": lrx.adagrad,
+    "rmsprop": lrx.rmsprop,
+    "adamw": lambda rate: lrx.adamw(rate, weight_decay=0.1),
+    "adamw of the paper": lambda rate: lrx.adamw(rate, weight_decay=0.1, decoupling="schedule", base_rate=0.1),
+    "a chain": lambda rate: optax.chain(optax.clip(0.5), optax.scale_by_adam(), rate),
+    "accumulation": lambda rate: lrx.accumulate(lrx.heavy_ball(rate), 2),
+    "masked": lambda rate: optax.masked(lrx.heavy_ball(rate), {"body": True, "head": True}),
+    "partition": lambda rate: optax.partition(
+        {"slow": lrx.heavy_ball(rate), "fast": lrx.heavy_ball(rate)}, {"body": "slow", "head": "fast"}
+    ),
+    "multi steps": lambda rate: optax.MultiSteps(lrx.heavy_ball(rate), 2).gradient_transformation(),
+    "apply_if_finite": lambda rate: optax.apply_if_finite(lrx.heavy_ball(rate), 3),
+    "injected": lambda rate: optax.inject_hyperparams(lrx.heavy_ball, static_args=("learning_rate",))(rate),
+    "optax": lambda rate: optax.adam(rate),
+    "flattened": lambda rate: optax.flatten(lrx.sgd(rate)),
+}
+
+
+def run(tx, params, stream):
+    tx = optax.with_extra_args_support(tx)
+    state, update, rows = tx.init(params), jax.jit(tx.update), []
+    for gradients in stream:
+        updates, state = update(gradients, state, params)
+        params = optax.apply_updates(params, updates)
+        rows.append(updates)
+    return rows, state, params
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_each_group_has_a_rate_of_its_own_wherever_the_method_has_it(name):
+    stream = gradient_stream(PARAMS, STEPS)
+    rows, _, _ = run(lrx.group_rates(METHODS[name](SCHEDULE), LABELS, FACTORS), PARAMS, stream)
+    alone = METHODS["heavy_ball" if name in ("masked", "partition") else name]
+    # Clipping by value, Adam and the rest treat leaves one by one, so a group alone is a run of its own.
+    for group, label in LABELS.items():
+        expected, _, _ = run(
+            alone(SCHEDULE * FACTORS[label]),
+            {group: PARAMS[group]},
+            [{group: gradients[group]} for gradients in stream],
+        )
+        for row, expected_row in zip(rows, expected, strict=True):
+            assert_trees_close({group: row[group]}, expected_row, rtol=2e-5, atol=1e-6)
+
+
+def test_a_factor_that_follows_the_step_is_inside_the_velocity():
+    factor = lrx.step_decay(1.0, 5, factor=0.1)
+    stream = gradient_stream(PARAMS, STEPS)
+    rows, state, _ = run(
+        lrx.group_rates(lrx.heavy_ball(SCHEDULE), LABELS, {"slow": factor, "fast": 1.0}), PARAMS, stream
+    )
+    expected, _, _ = run(lrx.heavy_ball(SCHEDULE * factor), PARAMS["body"], [gradients["body"] for gradients in stream])
+    assert_trees_close([row["body"] for row in rows], expected)
+    np.testing.assert_allclose(lrx.learning_rate(state, "slow"), SCHEDULE(STEPS - 1) * 0.01, rtol=1e-6)
+
+
+def test_evaluation_points_know_the_groups_rates():
+    stream = gradient_stream(PARAMS, STEPS)
+    _, state, params = run(lrx.group_rates(lrx.nesterov(SCHEDULE), LABELS, FACTORS), PARAMS, stream)
+    _, alone, head = run(lrx.nesterov(SCHEDULE * 2.0), PARAMS["head"], [gradients["head"] for gradients in stream])
+    assert_trees_close(lrx.eval_params(state, params)["head"], lrx.eval_params(alone, head))
+
+
+def test_groups_are_read_and_scaled():
+    tx = lrx.group_rates(lrx.adam(SCHEDULE), LABELS, FACTORS)
+    _, state, _ = run(tx, PARAMS, gradient_stream(PARAMS, 3))
+    rates = lrx.learning_rates(state)
+    assert set(rates) == {"slow", "fast"}
+    np.testing.assert_allclose([rates["slow"], rates["fast"]], np.asarray([0.1, 2.0]) * SCHEDULE(2), rtol=1e-6)
+    assert {"learning_rate/slow", "learning_rate/fast", "adam/count"} <= set(lrx.monitor(state))
+    with pytest.raises(ValueError, match=r"^group must be one of \['fast', 'slow'\]"):
+        lrx.learning_rate(state)
+    _, state = tx.update(PARAMS, lrx.scale_learning_rate(state, 0.5), PARAMS)
+    np.testing.assert_allclose(lrx.learning_rate(state, "fast"), SCHEDULE(3), rtol=1e-6)
+
+
+def test_before_the_first_update_the_groups_show_what_it_will_use():
+    state = lrx.group_rates(lrx.sgd(0.5), LABELS, FACTORS).init(PARAMS)
+    np.testing.assert_allclose(lrx.learning_rate(state, "slow"), 0.05, rtol=1e-6)
+
+
+def test_groups_within_groups_multiply():
+    inner = lrx.group_rates(lrx.heavy_ball(0.1), LABELS, FACTORS)
+    tx = lrx.group_rates(inner, LABELS, {"slow": 0.5, "fast": 1.0})
+    once = lrx.group_rates(lrx.heavy_ball(0.1), LABELS, {"slow": 0.05, "fast": 2.0})
+    stream = gradient_stream(PARAMS, STEPS)
+    rows, state, _ = run(tx, PARAMS, stream)
+    assert_trees_close(rows, run(once, PARAMS, stream)[0])
+    np.testing.assert_allclose(lrx.learning_rate(state, "slow"), 0.005, rtol=1e-6)
+
+
+def test_layer_wise_decay_is_one_line():
+    params = {f"layer_{depth}": {"kernel": jnp.ones(2)} for depth in range(4)}
+    tx = lrx.group_rates(lrx.sgd(1.0), lambda path, leaf: int(path.split("/")[0][6:]), lambda depth: 0.8 ** (3 - depth))
+    updates, state = tx.update(params, tx.init(params))
+    for depth in range(4):
+        np.testing.assert_allclose(updates[f"layer_{depth}"]["kernel"], -(0.8 ** (3 - depth)), rtol=1e-6)
+    assert list(lrx.learning_rates(state)) == ["0", "1", "2", "3"]
+
+
+def test_a_label_function_sees_paths_and_leaves():
+    tx = lrx.group_rates(
+        lrx.sgd(1.0), lambda path, leaf: "vector" if leaf.ndim == 1 else path, {"vector": 0.0, "body/w": 1.0}
+    )
+    updates, _ = tx.update(PARAMS, tx.init(PARAMS), PARAMS)
+    assert not np.any(updates["head"])
+    np.testing.assert_array_equal(updates["body"]["w"], -PARAMS["body"]["w"])
+
+
+def test_an_nnx_model_is_grouped_by_path():
+    class Model(nnx.Module):
+        def __init__(self):
+            self.body, self.head = nnx.Param(jnp.ones(2)), nnx.Param(jnp.ones(2))
+
+    model = Model()
+    tx = lrx.group_rates(lrx.heavy_ball(0.1), lambda path, leaf: path.split("/")[0], {"body": 0.5, "head": 1.0})
+    optimizer = nnx.Optimizer(model, tx, wrt=nnx.Param)
+    for _ in range(2):
+        optimizer.update(model, jax.tree.map(jnp.ones_like, nnx.state(model, nnx.Param)))
+    np.testing.assert_allclose(model.body[...] - 1, 0.5 * (model.head[...] - 1), rtol=1e-6)
+    np.testing.assert_allclose(lrx.learning_rate(optimizer, "body"), 0.05, rtol=1e-6)
+
+
+def test_factors_are_swept():
+    def first_update(factor):
+        tx = lrx.group_rates(lrx.sgd(1.0), LABELS, {"slow": factor, "fast": 1.0})
+        return tx.update(PARAMS, tx.init(PARAMS))[0]["body"]["b"]
+
+    np.testing.assert_allclose(jax.vmap(first_update)(jnp.asarray([0.0, 0.5])), [[0.0], [-0.25]])
+
+
+@pytest.mark.parametrize(
+    ("labels", "factors", "message"),
+    [
+        (LABELS, {"slow": 1.0}, "^factors must have one for each label, got none for 'fast': known are"),
+        (LABELS, {**FACTORS, "slwo": 1.0}, r"^factors must belong to a leaf each, got no leaf labelled \['slwo'\]"),
+        ({"body": "slow"}, FACTORS, "^labels must have the parameters' tree or a prefix of it, got labels="),
+    ],
+)
+def test_labels_and_factors_must_fit(labels, factors, message):
+    with pytest.raises(ValueError, match=message):
+        lrx.group_rates(lrx.sgd(0.1), labels, factors).init(PARAMS)
