@@ -451,7 +451,13 @@ class Schedule(Rate):
         del extra_args
         if isinstance(count, RateState):
             return self.function(count.count) * count.scale
-        return self.function(as_count(count))
+        counts = as_count(count)
+        # A long curve is one compiled call; a short one is not worth the compiler's time.
+        return (self._compiled if counts.size >= 2**16 else self.function)(counts)
+
+    @functools.cached_property
+    def _compiled(self) -> Callable[[jax.Array], jax.Array]:
+        return jax.jit(self.function)
 
     def multiplier(self) -> Controller:
         """Give the unsigned link: it multiplies by the schedule's value and applies no sign.
