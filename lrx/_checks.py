@@ -71,6 +71,11 @@ def in_interval(name: str, value: Any, interval: str, hint: str = "") -> None:
     _require(name, value, lambda x: above(x, low) & below(x, high), f"in {interval}", hint)
 
 
+def decay(name: str, value: Any) -> None:
+    """Require what a running sum or mean may forget by."""
+    in_interval(name, value, "[0, 1)", "at 1 nothing is ever forgotten")
+
+
 def at_least(name: str, value: Any, low: float, hint: str = "") -> None:
     """Require a finite value >= low."""
     _require(name, value, lambda x: x >= low, f"a finite number >= {low}", hint)

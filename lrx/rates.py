@@ -24,9 +24,9 @@ import numpy as np
 import optax
 
 from lrx import _checks
+from lrx._leaves import at_least_float32, descend, scale_tree
 
 Memory: TypeAlias = Any
-Path: TypeAlias = tuple[Any, ...]  # of a leaf, as jax.tree.leaves_with_path gives it
 ArrayLike: TypeAlias = float | jax.Array | np.ndarray | np.number
 TransformT = TypeVar("TransformT")
 
@@ -103,63 +103,6 @@ def as_count(count: ArrayLike) -> jax.Array:
     if jnp.iinfo(count.dtype).max > _checks.INT32_MAX:  # type: ignore[union-attr]
         count = jnp.minimum(count, jnp.asarray(_checks.INT32_MAX, count.dtype))  # type: ignore[union-attr]
     return jnp.maximum(jnp.asarray(count).astype(jnp.int32), 0)
-
-
-def at_least_float32(dtype: Any) -> Any:
-    """The type in which leaves of a type are computed with; asked for by name, so that strict promotion allows it."""
-    with jax.numpy_dtype_promotion("standard"):
-        return jnp.promote_types(dtype, jnp.float32)
-
-
-class LeafFactors:
-    """Factors of single leaves, on their way from `group_rates` to the places where a rate acts.
-
-    They travel as the extra argument `leaf_factors`, by path, so that they find their leaves through every wrapper
-    that hides some of the tree. What no rate has taken is left for `group_rates` to multiply afterwards.
-    """
-
-    def __init__(self, factors: Mapping[Path, jax.Array], outer: LeafFactors | None = None) -> None:
-        self.factors, self.outer, self.taken = factors, outer, set[Path]()
-        self._products: dict[tuple[int, int], jax.Array] = {}  # one for each pair of groups, not for each leaf
-
-    def take(self, path: Path) -> jax.Array | None:
-        """Give the factor of a leaf to the rate that acts there, with those of groups around the group."""
-        self.taken.add(path)
-        factor, outer = self.factors.get(path), None if self.outer is None else self.outer.take(path)
-        if factor is None or outer is None:
-            return outer if factor is None else factor
-        return self._products.setdefault((id(factor), id(outer)), factor * outer)
-
-
-def rates_by_leaf(rate: jax.Array, updates: Any, extra_args: Mapping[str, Any]) -> list[jax.Array]:
-    """The rate of each leaf of `updates`, `None` leaves included: the same for all outside of `group_rates`."""
-    leaves = jax.tree.leaves_with_path(updates, is_leaf=lambda leaf: leaf is None)
-    carried = extra_args.get("leaf_factors")
-    if not isinstance(carried, LeafFactors):
-        return [rate] * len(leaves)
-    factors = [carried.take(path) for path, _ in leaves]
-    products: dict[int, jax.Array] = {}  # one multiplication for each group, not for each leaf
-    return [rate if f is None else products.setdefault(id(f), rate * f) for f in factors]
-
-
-def scale_leaf(leaf: jax.Array, factor: jax.Array) -> jax.Array:
-    """Multiply a leaf by a scalar, in at least float32, and give it back in the leaf's own type."""
-    dtype = jnp.result_type(leaf)
-    wide = at_least_float32(dtype)
-    return (jnp.asarray(leaf).astype(wide) * factor.astype(wide)).astype(dtype)
-
-
-def scale_tree(tree: Any, factor: jax.Array) -> Any:
-    """Multiply every leaf by a scalar."""
-    return jax.tree.map(lambda leaf: scale_leaf(leaf, factor), tree)
-
-
-def _descend(updates: Any, rate: jax.Array, extra_args: Mapping[str, Any]) -> Any:
-    """Multiply a direction by minus the rate: what every rate does that closes a chain."""
-    leaves, structure = jax.tree.flatten(updates, is_leaf=lambda leaf: leaf is None)
-    rates = rates_by_leaf(-rate, updates, extra_args)
-    scaled = [None if leaf is None else scale_leaf(leaf, of_leaf) for leaf, of_leaf in zip(leaves, rates, strict=True)]
-    return jax.tree.unflatten(structure, scaled)
 
 
 def _written(value: Any) -> str:
@@ -369,7 +312,7 @@ class Rate(_Factor):
 
         def update(updates: Any, state: RateState, params: Any = None, **extra_args: Any) -> tuple[Any, RateState]:
             rate, state = self.next_rate(state, updates=updates, params=params, **extra_args)
-            return _descend(updates, rate, extra_args), state
+            return descend(updates, rate, extra_args), state
 
         self: Rate = cls.__new__(
             cls, init, update, cores=cores, factory=factory, arguments=arguments, text=text, peak=peak
@@ -438,7 +381,7 @@ class Schedule(Rate):
             if isinstance(updates, RateState) and state is None:
                 return self.next_rate(updates)[1]
             rate, state = self.next_rate(state, updates=updates, params=params, **extra_args)
-            return _descend(updates, rate, extra_args), state
+            return descend(updates, rate, extra_args), state
 
         self: Schedule = super().__new__(
             cls, init, update, cores=(core,), factory=factory, arguments=arguments or {}, text=text, peak=peak

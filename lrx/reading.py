@@ -227,7 +227,7 @@ def _entries(node: Any, prefix: str) -> Iterator[tuple[str, jax.Array]]:
         for field, child in zip(node._fields, node, strict=True):
             if types[field] is not jax.Array:
                 yield from _entries(child, prefix)
-            elif jnp.ndim(_array(child)) == 0:
+            elif jnp.ndim(_array(child)) == 0 and field != "count":
                 yield f"{prefix}{_snake_case(node)}/{field}", _array(child)
     else:
         for child in _children(node):
@@ -242,8 +242,8 @@ def monitor(state: Any) -> dict[str, jax.Array]:
 
     Returns:
       Name to scalar. The rate is `learning_rate`, or `learning_rate/<group>` where there are groups; what a controller
-      or optimizer keeps is `<method>/<field>`, within a group `<group>/<method>/<field>`; what an unsigned link
-      multiplies by is `factor`, and a name that repeats gets a number. Empty where nothing is to be shown.
+      or optimizer keeps, but for counts, is `<method>/<field>`, within a group `<group>/<method>/<field>`; what an
+      unsigned link multiplies by is `factor`, and a name that repeats gets a number. Empty where nothing is to be shown.
 
     Raises:
       ValueError: if two rates lie on one path.

@@ -163,7 +163,7 @@ def test_frozen_groups_are_left_out() -> None:
     state = advance(tx, tx.init(PARAMS), steps=2)
     assert list(lrx.learning_rates(state)) == ["body"]
     assert rate_of(state) == 0.7
-    assert list(lrx.monitor(state)) == ["learning_rate/body", "body/adam/count"]
+    assert list(lrx.monitor(state)) == ["learning_rate/body", *[f"body/{key}" for key in ADAM_KEYS]]
 
 
 def test_groups_that_hold_no_rate_do_not_divide_it() -> None:
@@ -361,6 +361,7 @@ def test_observing_without_a_controller_says_how_to_add_one() -> None:
 
 
 PLATEAU = ["factor", "scale", "best_value", "plateau_count", "cooldown_count", "sum_value", "value_count"]
+ADAM_KEYS = ["adam/b1", "adam/b2", "adam/first_weight", "adam/second_weight"]
 PLATEAU_KEYS = [f"reduce_on_plateau/{field}" for field in PLATEAU]
 
 
@@ -368,8 +369,17 @@ PLATEAU_KEYS = [f"reduce_on_plateau/{field}" for field in PLATEAU]
     ("tx", "keys"),
     [
         (linear(), ["learning_rate"]),
-        (lrx.sgd(0.1, momentum=0.9), ["learning_rate"]),
-        (lrx.adam(0.1), ["learning_rate", "adam/count"]),
+        (lrx.sgd(0.1, momentum=0.9), ["learning_rate", "momentum/momentum"]),
+        (lrx.adam(0.1), ["learning_rate", *ADAM_KEYS]),
+        (lrx.adamw(0.1), ["learning_rate", *ADAM_KEYS, "adamw/weight_decay"]),
+        (
+            lrx.accumulate(lrx.rmsprop(0.1), 2),
+            ["learning_rate", "accumulation/gathered", "accumulation/value", "rmsprop/decay"],
+        ),
+        (
+            lrx.group_rates(lrx.heavy_ball(0.1), LABELS, {"body": 1.0, "head": 0.1}),
+            ["learning_rate/body", "learning_rate/head", "heavy_ball/momentum"],
+        ),
         (lrx.heavy_ball(0.1), ["learning_rate", "heavy_ball/momentum"]),
         (lrx.nesterov(0.1 * plateau()), ["learning_rate", "nesterov/momentum", *PLATEAU_KEYS]),
         (optax.chain(optax.adam(1e-3), plateau()), ["factor", *PLATEAU_KEYS]),

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from lrx import _checks
-from lrx.optimizers._leaves import leafwise, zeros_like
+from lrx._leaves import leafwise, zeros_like
 from lrx.rates import ArrayLike, check_loss
 
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from lrx import _checks
-from lrx.optimizers._leaves import divided_by_root, leafwise, zeros_like
+from lrx._leaves import divided_by_root, leafwise, zeros_like
 from lrx.rates import ArrayLike, Rate, as_rate
 
 
@@ -113,8 +113,8 @@ def adagrad(
       >>> import lrx, jax.numpy as jnp
       >>> tx = lrx.adagrad(0.1)
       >>> updates, state = tx.update(jnp.array([3.0, -0.02]), tx.init(jnp.zeros(2)))
-      >>> print(-updates)
-      [ 0.09999999 -0.09999999]
+      >>> print(lrx.learning_rate(state), state[0].sum_of_squares)
+      0.1 [9.e+00 4.e-04]
     """
     core = scale_by_adagrad(eps=eps, eps_root=eps_root, initial_accumulator=initial_accumulator)
     return optax.chain(core, as_rate(learning_rate))

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import optax
 
 from lrx import _checks
-from lrx.optimizers._leaves import check_momentum, leafwise, zeros_like
+from lrx._leaves import leafwise, zeros_like
 from lrx.rates import ArrayLike, Rate, Schedule, as_rate, as_setting
 
 
@@ -50,8 +50,8 @@ def _weight_after(decay: ArrayLike, decay_at: Any, count: jax.Array, weight: jax
 
 def moments(b1: ArrayLike | Schedule, b2: ArrayLike | Schedule, eps: ArrayLike) -> Moments:
     """Check the hyperparameters of Adam's memory and make its functions."""
-    b1_at, first_b1 = as_setting("b1", b1, check_momentum)
-    b2_at, first_b2 = as_setting("b2", b2, check_momentum)
+    b1_at, first_b1 = as_setting("b1", b1, _checks.decay)
+    b2_at, first_b2 = as_setting("b2", b2, _checks.decay)
     _checks.non_negative("eps", eps)
 
     def init(params: Any) -> AdamState:

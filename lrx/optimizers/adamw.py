@@ -11,7 +11,7 @@ import numpy as np
 import optax
 
 from lrx import _checks
-from lrx.optimizers._leaves import leafwise, wide
+from lrx._leaves import leafwise, wide
 from lrx.optimizers.adam import AdamState, moments
 from lrx.rates import ArrayLike, Rate, RateState, Schedule, as_rate, as_setting
 

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from lrx.optimizers._leaves import wide
+from lrx._leaves import wide
 from lrx.optimizers.nesterov import NesterovState
 
 

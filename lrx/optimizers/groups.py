@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import optax
 
 from lrx import _checks
-from lrx.rates import ArrayLike, GroupState, LeafFactors, Path, Schedule, as_setting, scale_leaf
+from lrx._leaves import LeafFactors, Path, scale_leaf
+from lrx.rates import ArrayLike, GroupState, Schedule, as_setting
 
 
 def group_rates(

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from lrx import _checks
-from lrx.optimizers._leaves import check_momentum, leafwise, zeros_like
+from lrx._leaves import leafwise, zeros_like
 from lrx.rates import ArrayLike, Rate, RateState, Schedule, as_rate, as_setting
 
 
@@ -61,7 +61,7 @@ def heavy_ball(
       [-2.]
     """
     rate = as_rate(learning_rate)
-    momentum_at, first_momentum = as_setting("momentum", momentum, check_momentum)
+    momentum_at, first_momentum = as_setting("momentum", momentum, _checks.decay)
     _checks.flag("momentum_correction", momentum_correction)
 
     def init(params: Any) -> HeavyBallState:

@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from lrx.optimizers._leaves import check_momentum, leafwise, zeros_like
+from lrx import _checks
+from lrx._leaves import leafwise, zeros_like
 from lrx.rates import ArrayLike, Rate, RateState, Schedule, as_rate, as_setting
 
 
@@ -58,7 +59,7 @@ def nesterov(
       [0.81] [0.9]
     """
     rate = as_rate(learning_rate)
-    momentum_at, first_momentum = as_setting("momentum", momentum, check_momentum)
+    momentum_at, first_momentum = as_setting("momentum", momentum, _checks.decay)
 
     def init(params: Any) -> NesterovState:
         return NesterovState(zeros_like(params), jnp.array(first_momentum), rate.init_rate(params))

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from lrx import _checks
-from lrx.optimizers._leaves import check_momentum, divided_by_root, leafwise, zeros_like
+from lrx._leaves import divided_by_root, leafwise, zeros_like
 from lrx.rates import ArrayLike, Rate, Schedule, as_rate, as_setting
 
 
@@ -55,7 +55,7 @@ def scale_by_rmsprop(
       >>> print(direction.round(4))
       [ 2. -2.]
     """
-    decay_at, first_decay = as_setting("decay", decay, check_momentum)
+    decay_at, first_decay = as_setting("decay", decay, _checks.decay)
     _checks.non_negative("eps", eps)
     _checks.flag("eps_root", eps_root)
 

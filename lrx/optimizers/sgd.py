@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from lrx import _checks
-from lrx.optimizers._leaves import check_momentum, leafwise, zeros_like
+from lrx._leaves import leafwise, zeros_like
 from lrx.rates import ArrayLike, Rate, Schedule, as_rate, as_setting
 
 
@@ -52,7 +52,7 @@ def scale_by_momentum(
       >>> print(direction)
       [1.5]
     """
-    momentum_at, first_momentum = as_setting("momentum", momentum, check_momentum)
+    momentum_at, first_momentum = as_setting("momentum", momentum, _checks.decay)
     _checks.flag("nesterov", nesterov)
 
     def init(params: Any) -> MomentumState:

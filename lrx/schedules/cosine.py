@@ -97,8 +97,9 @@ def cosine_restarts(
 
     Example:
       >>> import lrx, jax.numpy as jnp
-      >>> print(lrx.cosine_restarts(0.8, 2, period_mult=2, restart_mult=0.5)(jnp.arange(7)).round(3))
-      [0.8   0.4   0.4   0.341 0.2   0.059 0.2  ]
+      >>> schedule = lrx.cosine_restarts(0.8, 10, period_mult=2, restart_mult=0.5)
+      >>> print(schedule(jnp.array([0, 10, 30, 70])))
+      [0.8 0.4 0.2 0.1]
     """
     _checks.non_negative("init_value", init_value)
     _checks.steps("period_steps", period_steps)

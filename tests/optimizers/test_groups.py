@@ -91,7 +91,7 @@ def test_groups_are_read_and_scaled():
     rates = lrx.learning_rates(state)
     assert set(rates) == {"slow", "fast"}
     np.testing.assert_allclose([rates["slow"], rates["fast"]], np.asarray([0.1, 2.0]) * SCHEDULE(2), rtol=1e-6)
-    assert {"learning_rate/slow", "learning_rate/fast", "adam/count"} <= set(lrx.monitor(state))
+    assert {"learning_rate/slow", "learning_rate/fast", "adam/b1"} <= set(lrx.monitor(state))
     with pytest.raises(ValueError, match=r"^group must be one of \['fast', 'slow'\]"):
         lrx.learning_rate(state)
     _, state = tx.update(PARAMS, lrx.scale_learning_rate(state, 0.5), PARAMS)

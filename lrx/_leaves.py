@@ -1,0 +1,142 @@
+"""Leafwise arithmetic with one rule for types: compute wide, store as the state is, return as the gradient is.
+
+And how a rate finds a leaf: the same for all, or with the factor that `group_rates` has sent along.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, TypeAlias
+
+import jax
+import jax.numpy as jnp
+
+from lrx import _checks
+
+Path: TypeAlias = tuple[Any, ...]  # of a leaf, as jax.tree.leaves_with_path gives it
+
+
+def at_least_float32(dtype: Any) -> Any:
+    """The type in which leaves of a type are computed with; asked for by name, so that strict promotion allows it."""
+    with jax.numpy_dtype_promotion("standard"):
+        return jnp.promote_types(dtype, jnp.float32)
+
+
+def wide(leaf: jax.Array) -> jax.Array:
+    """A leaf in at least float32, where accumulations of bfloat16 do not get stuck."""
+    leaf = jnp.asarray(leaf)
+    return leaf.astype(at_least_float32(leaf.dtype))
+
+
+def zeros_like(params: Any, *, wide: bool = False) -> Any:
+    """Zeros in the shape and with the sharding of the parameters, in their types or in at least float32."""
+
+    def zeros(leaf: jax.Array) -> jax.Array:
+        dtype = jnp.result_type(leaf)
+        zero = jnp.zeros_like(leaf, dtype=at_least_float32(dtype) if wide else dtype)
+        if _checks.is_concrete(leaf):
+            return zero
+        # Within jit a constant would be put on one device: a value that depends on the leaf is laid out as it is.
+        return jnp.where(leaf == leaf, zero, zero)
+
+    return jax.tree.map(zeros, params)
+
+
+class LeafFactors:
+    """Factors of single leaves, on their way from `group_rates` to the places where a rate acts.
+
+    They travel as the extra argument `leaf_factors`, by path, so that they find their leaves through every wrapper
+    that hides some of the tree. What no rate has taken is left for `group_rates` to multiply afterwards.
+    """
+
+    def __init__(self, factors: Mapping[Path, jax.Array], outer: LeafFactors | None = None) -> None:
+        self.factors, self.outer, self.taken = factors, outer, set[Path]()
+        self._products: dict[tuple[int, int], jax.Array] = {}  # one for each pair of groups, not for each leaf
+
+    def take(self, path: Path) -> jax.Array | None:
+        """Give the factor of a leaf to the rate that acts there, with those of groups around the group."""
+        self.taken.add(path)
+        factor, outer = self.factors.get(path), None if self.outer is None else self.outer.take(path)
+        if factor is None or outer is None:
+            return outer if factor is None else factor
+        pair = (id(factor), id(outer))
+        if pair not in self._products:
+            self._products[pair] = factor * outer
+        return self._products[pair]
+
+
+def rates_by_leaf(rate: jax.Array, updates: Any, extra_args: Mapping[str, Any]) -> list[jax.Array]:
+    """The rate of each leaf of `updates`, `None` leaves included: the same for all outside of `group_rates`."""
+    leaves = jax.tree.leaves_with_path(updates, is_leaf=lambda leaf: leaf is None)
+    carried = extra_args.get("leaf_factors")
+    if not isinstance(carried, LeafFactors):
+        return [rate] * len(leaves)
+    products: dict[int, jax.Array] = {}  # one multiplication for each group, not for each leaf
+    factors = [carried.take(path) for path, _ in leaves]
+    for factor in factors:
+        if factor is not None and id(factor) not in products:
+            products[id(factor)] = rate * factor
+    return [rate if factor is None else products[id(factor)] for factor in factors]
+
+
+def scale_leaf(leaf: jax.Array, factor: jax.Array) -> jax.Array:
+    """Multiply a leaf by a scalar, in at least float32, and give it back in the leaf's own type."""
+    dtype = jnp.result_type(leaf)
+    wide = at_least_float32(dtype)
+    return (jnp.asarray(leaf).astype(wide) * factor.astype(wide)).astype(dtype)
+
+
+def scale_tree(tree: Any, factor: jax.Array) -> Any:
+    """Multiply every leaf by a scalar."""
+    return jax.tree.map(lambda leaf: scale_leaf(leaf, factor), tree)
+
+
+def descend(updates: Any, rate: jax.Array, extra_args: Mapping[str, Any]) -> Any:
+    """Multiply a direction by minus the rate: what every rate does that closes a chain."""
+    leaves, structure = jax.tree.flatten(updates, is_leaf=lambda leaf: leaf is None)
+    rates = rates_by_leaf(-rate, updates, extra_args)
+    scaled = [None if leaf is None else scale_leaf(leaf, of_leaf) for leaf, of_leaf in zip(leaves, rates, strict=True)]
+    return jax.tree.unflatten(structure, scaled)
+
+
+def leafwise(
+    function: Callable[..., tuple[jax.Array, ...]],
+    updates: Any,
+    *states: Any,
+    rate: jax.Array | None = None,
+    extra_args: Mapping[str, Any] | None = None,
+    trees: Mapping[str, Any] | None = None,
+) -> tuple[Any, ...]:
+    """Map `function(gradient, *state leaves) -> (update, *new state leaves)` over trees, in one pass.
+
+    The function sees everything in at least float32; the update comes back in the gradient's type, each state leaf in
+    its own. A gradient of `None` passes and leaves its state as it is. With `rate`, the function gets the rate of the
+    leaf as `alpha=`, which `extra_args` may have made different from others'; with `trees`, further leaves by name, as
+    they are.
+    """
+
+    def on_leaf(gradient: Any, *memory: Any, **named: Any) -> tuple[Any, ...]:
+        if gradient is None:
+            return (None, *memory)
+        results = function(wide(gradient), *(wide(leaf) for leaf in memory), **named)
+        types = [jnp.result_type(leaf) for leaf in (gradient, *memory)]
+        return tuple(result.astype(dtype) for result, dtype in zip(results, types, strict=True))
+
+    leaves, structure = jax.tree.flatten(updates, is_leaf=lambda leaf: leaf is None)
+    columns = [structure.flatten_up_to(state) for state in states]  # type: ignore[attr-defined]
+    named: dict[str, list[Any]] = {}
+    if rate is not None:
+        named["alpha"] = rates_by_leaf(rate, updates, extra_args or {})
+    for name, tree in (trees or {}).items():
+        named[name] = structure.flatten_up_to(tree)  # type: ignore[attr-defined]
+    rows = [
+        on_leaf(*row, **{name: column[index] for name, column in named.items()})
+        for index, row in enumerate(zip(leaves, *columns, strict=True))
+    ]
+    return tuple(jax.tree.unflatten(structure, [row[index] for row in rows]) for index in range(len(states) + 1))
+
+
+def divided_by_root(gradient: jax.Array, square: jax.Array, eps: jax.typing.ArrayLike, *, eps_root: bool) -> jax.Array:
+    """g / sqrt(s + eps), or g / (sqrt(s) + eps); 0 where both s and eps are 0."""
+    root = jnp.sqrt(square + eps) if eps_root else jnp.sqrt(square) + eps
+    return jnp.where(root == 0, 0.0, gradient / root)
