@@ -1,0 +1,433 @@
+"""Every public transformation, with arguments: what the laws are held to.
+
+A factory for which no case is written down fails the suite, and so does a hyperparameter that no case sweeps.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from collections.abc import Callable, Mapping
+from types import ModuleType
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+import lrx
+import lrx.controllers
+import lrx.optimizers
+import lrx.schedules
+
+PACKAGES: tuple[ModuleType, ...] = (lrx.schedules, lrx.optimizers, lrx.controllers)
+NOT_TRANSFORMATIONS = {
+    "eval_params": "reads a state and parameters and gives parameters; it has no init and update",
+    "scale_for_batch_size": "takes a number to a number",
+}
+
+
+def itself(value: Any) -> Any:
+    return value
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """One way to call a factory, and the values over which each traced hyperparameter is swept."""
+
+    make: Callable[..., Any]
+    arguments: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    sweep: Mapping[str, tuple[Any, ...]] = dataclasses.field(default_factory=dict)
+    build: Mapping[str, Callable[[Any], Any]] = dataclasses.field(default_factory=dict)  # number -> argument
+    tolerance: float = 1e-6  # law 5
+    end: int | None = None  # the step from which on a schedule holds its end
+    needs_params: bool = False  # for weight decay, which also moves parameters that have no gradient
+
+    def __call__(self, **numbers: Any) -> Any:
+        changed = {name: self.build.get(name, itself)(value) for name, value in numbers.items()}
+        return self.make(**{**self.arguments, **changed})
+
+    @property
+    def needs_value(self) -> bool:
+        return self in CONTROLLED and self.arguments.get("feedback", "value") == "value"
+
+    __hash__ = object.__hash__
+    __eq__ = object.__eq__
+
+
+SCHEDULES: dict[str, Case] = {
+    "constant": Case(lrx.constant, {"value": 0.3}, {"value": (0.0, 0.1, 2.0)}),
+    "linear_decay": Case(
+        lrx.linear_decay,
+        {"init_value": 0.3, "decay_steps": 4, "end_value": 0.01},
+        {"init_value": (0.0, 0.1, 2.0), "decay_steps": (1, 3, 10_000), "end_value": (0.0, 0.2, 1.0)},
+        end=4,
+    ),
+    "cosine_decay": Case(
+        lrx.cosine_decay,
+        {"init_value": 0.3, "decay_steps": 4, "end_value": 0.01},
+        {"init_value": (0.0, 0.1, 2.0), "decay_steps": (1, 3, 10_000), "end_value": (0.0, 0.2, 1.0)},
+        end=4,
+    ),
+    "step_decay": Case(
+        lrx.step_decay,
+        {"init_value": 0.3, "step_size": 2, "factor": 0.3},
+        {"init_value": (0.0, 0.1, 2.0), "step_size": (1, 3, 10_000), "factor": (0.1, 0.5, 1.0)},
+        tolerance=5e-6,
+    ),
+    "triangular": Case(
+        lrx.cyclical,
+        {"min_value": 0.1, "max_value": 0.7, "half_period_steps": 3, "down_steps": 2},
+        {
+            "min_value": (0.0, 0.1, 0.7),
+            "max_value": (0.1, 0.2, 1.0),
+            "half_period_steps": (1, 3, 10_000),
+            "down_steps": (1, 3, 10_000),
+        },
+    ),
+    "triangular2": Case(
+        lrx.cyclical,
+        {"min_value": 0.1, "max_value": 0.7, "half_period_steps": 2, "mode": "triangular2"},
+        {"half_period_steps": (1, 3, 10_000)},
+        tolerance=5e-6,
+    ),
+    "exp_range": Case(
+        lrx.cyclical,
+        {"min_value": 0.1, "max_value": 0.7, "half_period_steps": 2, "mode": "exp_range", "decay_rate": 0.999},
+        {"decay_rate": (0.5, 0.9999, 1.0)},
+        tolerance=5e-6,
+    ),
+    "warmup": Case(
+        lrx.warmup,
+        {"schedule": lrx.linear_decay(0.3, 3), "warmup_steps": 2},
+        {"warmup_steps": (0, 1, 10_000), "init_value": (0.0, 0.1, 2.0)},
+        end=5,
+    ),
+    "warmup of a float": Case(
+        lrx.warmup,
+        {"schedule": 0.3, "warmup_steps": 3, "init_value": 0.1, "mode": "constant"},
+        {"schedule": (0.0, 0.1, 2.0), "warmup_steps": (0, 1, 10_000)},
+        end=3,
+    ),
+    "exponential warmup": Case(
+        lrx.warmup,
+        {"schedule": 0.3, "warmup_steps": 4, "init_value": 1e-4, "mode": "exponential"},
+        {"schedule": (0.1, 0.2, 2.0), "init_value": (1e-6, 0.1, 2.0), "warmup_steps": (0, 1, 10_000)},
+        tolerance=5e-6,
+        end=4,
+    ),
+    "join": Case(
+        lrx.join,
+        {"schedules": [0.1, lrx.linear_decay(0.4, 2)], "boundaries": [2]},
+        {"schedules": (0.0, 0.1, 2.0), "boundaries": (1, 3, 10_000)},
+        {"schedules": lambda value: [value, lrx.linear_decay(0.4, 2)], "boundaries": lambda value: [value]},
+        end=4,
+    ),
+    "piecewise_constant": Case(
+        lrx.piecewise_constant,
+        {"init_value": 0.3, "boundaries_and_factors": {2: 0.5, 4: 0.1}},
+        {"init_value": (0.0, 0.1, 2.0), "boundaries_and_factors": (1, 3, 10_000)},
+        {"boundaries_and_factors": lambda step: [(step, 0.5)]},
+        end=4,
+    ),
+    "piecewise_constant with swept factors": Case(
+        lrx.piecewise_constant,
+        {"init_value": 0.3, "boundaries_and_factors": {1: 0.5, 5: 0.1}},
+        {"boundaries_and_factors": (0.0, 0.1, 2.0)},
+        {"boundaries_and_factors": lambda factor: {1: factor, 5: 0.1}},
+        end=5,
+    ),
+    "exponential_decay": Case(
+        lrx.exponential_decay,
+        {"init_value": 0.3, "decay_rate": 0.9, "transition_steps": 2},
+        {"init_value": (0.0, 0.1, 2.0), "decay_rate": (0.5, 0.9999, 1.0), "transition_steps": (1, 3, 10_000)},
+        tolerance=5e-6,
+    ),
+    "exponential_decay in steps to a floor": Case(
+        lrx.exponential_decay,
+        {"init_value": 0.3, "decay_rate": 0.5, "transition_steps": 2, "staircase": True, "end_value": 0.1},
+        {"end_value": (0.0, 0.1, 0.2), "transition_steps": (1, 3, 10_000)},
+        tolerance=5e-6,
+        end=4,
+    ),
+    "polynomial_decay": Case(
+        lrx.polynomial_decay,
+        {"init_value": 0.3, "decay_steps": 4, "power": 2.0, "end_value": 0.01},
+        {
+            "init_value": (0.0, 0.1, 2.0),
+            "decay_steps": (1, 3, 10_000),
+            "power": (0.5, 0.9, 3.0),
+            "end_value": (0.0, 0.2, 1.0),
+        },
+        tolerance=5e-6,
+        end=4,
+    ),
+    "inverse_time_decay": Case(
+        lrx.inverse_time_decay,
+        {"init_value": 0.3, "decay_rate": 0.1},
+        {"init_value": (0.0, 0.1, 2.0), "decay_rate": (0.0, 1e-3, 1.0), "power": (0.5, 0.75, 1.0)},
+        tolerance=5e-6,
+    ),
+    "inverse_sqrt_decay": Case(
+        lrx.inverse_sqrt_decay,
+        {"peak_value": 0.3, "warmup_steps": 3},
+        {"peak_value": (0.0, 0.1, 2.0), "warmup_steps": (1, 3, 10_000)},
+    ),
+    "cosine_restarts": Case(
+        lrx.cosine_restarts,
+        {"init_value": 0.3, "period_steps": 2, "period_mult": 1.5, "end_value": 0.01, "restart_mult": 0.9},
+        {
+            "init_value": (0.0, 0.1, 2.0),
+            "period_steps": (1, 3, 10_000),
+            "period_mult": (1.0, 1.5, 3.0),
+            "end_value": (0.0, 0.2, 1.0),
+            "restart_mult": (0.5, 0.9, 1.0),
+        },
+        tolerance=5e-6,
+    ),
+    "one_cycle": Case(
+        lrx.one_cycle,
+        {"peak_value": 0.3, "total_steps": 10},
+        {
+            "peak_value": (0.0, 0.1, 2.0),
+            "total_steps": (1, 3, 10_000),
+            "pct_start": (0.1, 0.35, 0.5),
+            "div_factor": (1.0, 5.0, 25.0),
+            "final_div_factor": (1.0, 1e2, 1e4),
+        },
+        end=9,
+    ),
+    "one_cycle in three lines": Case(
+        lrx.one_cycle,
+        {"peak_value": 0.3, "total_steps": 8, "anneal": "linear", "three_phase": True},
+        {"total_steps": (2, 7, 10_000), "pct_start": (0.1, 0.35, 0.5)},
+        end=7,
+    ),
+    "one_cycle_momentum": Case(
+        lrx.one_cycle_momentum,
+        {"total_steps": 6},
+        {
+            "total_steps": (1, 3, 10_000),
+            "min_value": (0.0, 0.5, 0.85),
+            "max_value": (0.9, 0.95, 0.99),
+            "pct_start": (0.1, 0.35, 0.5),
+        },
+        end=5,
+    ),
+    "warmup_stable_decay": Case(
+        lrx.warmup_stable_decay,
+        {"peak_value": 0.3, "warmup_steps": 2, "stable_steps": 1, "decay_steps": 3, "end_value": 0.01},
+        {
+            "peak_value": (0.0, 0.1, 2.0),
+            "warmup_steps": (0, 1, 10_000),
+            "stable_steps": (0, 1, 10_000),
+            "decay_steps": (1, 3, 10_000),
+            "end_value": (0.0, 0.2, 1.0),
+        },
+        end=6,
+    ),
+    **{
+        f"warmup_stable_decay, {decay}": Case(
+            lrx.warmup_stable_decay,
+            {
+                "peak_value": 0.3,
+                "warmup_steps": 0,
+                "stable_steps": 1,
+                "decay_steps": 3,
+                "end_value": 0.01,
+                "decay": decay,
+            },
+            {"decay_steps": (1, 3, 10_000), "end_value": (0.001, 0.1, 1.0)},
+            tolerance=5e-6 if decay == "exponential" else 1e-6,
+            end=4,
+        )
+        for decay in ("cosine", "sqrt", "exponential")
+    },
+    "interpolate": Case(
+        lrx.interpolate,
+        {"points": {0: 0.0, 2: 0.4, 5: 0.1}},
+        {"points": (1, 3, 10_000)},
+        {"points": lambda step: [(0, 0.3), (step, 0.1)]},
+        end=5,
+    ),
+    "interpolate along cosines": Case(
+        lrx.interpolate,
+        {"points": {1: 0.1, 4: 0.4, 5: 0.2}, "kind": "cosine"},
+        {"points": (0.0, 0.1, 2.0)},
+        {"points": lambda rate: {1: 0.1, 4: rate, 5: 0.2}},
+        end=5,
+    ),
+    "tabulated": Case(
+        lrx.tabulated,
+        {"values": (0.3, 0.1, 0.2)},
+        {"values": (0.0, 0.1, 2.0)},
+        {"values": lambda rate: [rate, 0.2]},
+        end=2,
+    ),
+    "refined": Case(
+        lrx.refined,
+        {"grad_norms": [3.0, 2.0, 1.5, 1.0, 4.0], "peak_value": 0.3},
+        {"peak_value": (0.0, 0.1, 2.0)},
+        end=4,
+    ),
+    "product": Case(
+        lambda left, right: lrx.warmup(left, 2) * right * lrx.linear_decay(1.0, 5),
+        {"left": 0.3, "right": 0.5},
+        {"left": (0.0, 0.1, 2.0), "right": (0.0, 0.1, 2.0)},
+        end=5,
+    ),
+}
+
+RATES = (0.0, 0.01, 0.1)
+DECAYS = (0.0, 0.5, 0.95)
+EPS = (1e-8, 1e-3, 1.0)
+OPTIMIZERS: dict[str, Case] = {
+    "sgd": Case(lrx.sgd, {"learning_rate": 0.1}, {"learning_rate": RATES}),
+    "sgd with momentum": Case(
+        lrx.sgd, {"learning_rate": 0.1, "momentum": 0.9}, {"learning_rate": RATES, "momentum": DECAYS}
+    ),
+    "sgd with nesterov": Case(lrx.sgd, {"learning_rate": 0.1, "momentum": 0.9, "nesterov": True}, {"momentum": DECAYS}),
+    "scale_by_momentum": Case(lrx.scale_by_momentum, {"momentum": 0.9}, {"momentum": DECAYS}),
+    "heavy_ball": Case(
+        lrx.heavy_ball, {"learning_rate": 0.1, "momentum": 0.9}, {"learning_rate": RATES, "momentum": DECAYS}
+    ),
+    "heavy_ball with correction": Case(
+        lrx.heavy_ball, {"learning_rate": 0.1, "momentum_correction": True}, {"momentum": DECAYS}
+    ),
+    "nesterov": Case(
+        lrx.nesterov, {"learning_rate": 0.1, "momentum": 0.9}, {"learning_rate": RATES, "momentum": DECAYS}
+    ),
+    "adam": Case(
+        lrx.adam,
+        {"learning_rate": 0.1},
+        {"learning_rate": RATES, "b1": DECAYS, "b2": DECAYS, "eps": EPS},
+    ),
+    "scale_by_adam": Case(lrx.scale_by_adam, {}, {"b1": DECAYS, "b2": DECAYS, "eps": EPS}),
+    "adam with scheduled decays": Case(
+        lrx.adam,
+        {"learning_rate": 0.1, "b1": lrx.linear_decay(0.9, 4), "b2": lrx.interpolate({0: 0.9, 3: 0.99})},
+        {"eps": EPS},
+    ),
+    "adamw": Case(
+        lrx.adamw,
+        {"learning_rate": 0.1},
+        {"learning_rate": RATES, "b1": DECAYS, "b2": DECAYS, "eps": EPS, "weight_decay": (0.0, 0.1, 1.0)},
+        needs_params=True,
+    ),
+    "adamw of the paper": Case(
+        lrx.adamw,
+        {
+            "learning_rate": lrx.warmup(0.1, 3),
+            "weight_decay": lrx.linear_decay(0.1, 9),
+            "decoupling": "schedule",
+            "mask": lambda params: jax.tree.map(lambda leaf: jnp.ndim(leaf) == 2, params),
+        },
+        {"base_rate": (0.01, 0.1, 1.0)},
+        needs_params=True,
+    ),
+    "adagrad": Case(
+        lrx.adagrad,
+        {"learning_rate": 0.1},
+        {"learning_rate": RATES, "eps": EPS, "initial_accumulator": (0.0, 0.1, 1.0)},
+    ),
+    "scale_by_adagrad": Case(
+        lrx.scale_by_adagrad, {"eps_root": False}, {"eps": EPS, "initial_accumulator": (0.0, 0.1, 1.0)}
+    ),
+    "rmsprop": Case(lrx.rmsprop, {"learning_rate": 0.1}, {"learning_rate": RATES, "decay": DECAYS, "eps": EPS}),
+    "scale_by_rmsprop": Case(lrx.scale_by_rmsprop, {"eps_root": False}, {"decay": DECAYS, "eps": EPS}),
+    "accumulate": Case(
+        lrx.accumulate, {"tx": lrx.sgd(lrx.linear_decay(0.1, 9), momentum=0.9), "every": 1}, {"every": (1, 2, 3)}
+    ),
+    "group_rates": Case(
+        lrx.group_rates,
+        {"tx": lrx.heavy_ball(0.1), "labels": lambda path, leaf: len(path) % 2, "factors": lambda label: 0.5 + label},
+        {"factors": RATES},
+        {"factors": lambda factor: lambda label: factor + label},
+    ),
+}
+
+CONTROLLERS: dict[str, Case] = {
+    "reduce_on_plateau": Case(
+        lrx.reduce_on_plateau,
+        {"factor": 0.5, "patience": 1},
+        {
+            "factor": (0.1, 0.3, 0.9),
+            "patience": (0, 1, 3),
+            "rtol": (0.0, 0.1, 0.9),
+            "atol": (0.0, 0.1, 0.6),
+            "cooldown": (0, 1, 3),
+            "min_scale": (0.0, 0.4, 1.0),
+            "accumulation_size": (1, 2, 3),
+        },
+    ),
+    "reduce_on_plateau, observed": Case(
+        lrx.reduce_on_plateau,
+        {"factor": 0.5, "patience": 0, "feedback": "observed"},
+        {"factor": (0.1, 0.3, 0.9)},
+    ),
+}
+
+
+def _plateau(feedback: str = "value") -> Any:
+    return lrx.reduce_on_plateau(factor=0.5, patience=0, feedback=feedback)
+
+
+# The algebra's own objects: what a schedule, a controller and a number make of each other.
+CONTROLLED_COMPOSITIONS: dict[str, Case] = {
+    "schedule * controller": Case(
+        lambda value, feedback: value * lrx.linear_decay(1.0, 9) * _plateau(feedback),
+        {"value": 0.3, "feedback": "value"},
+        {"value": RATES},
+    ),
+    "controller * controller": Case(
+        lambda factor, feedback: (
+            _plateau(feedback) * lrx.reduce_on_plateau(factor=factor, patience=1, feedback=feedback)
+        ),
+        {"factor": 0.3, "feedback": "value"},
+        {"factor": (0.1, 0.3, 0.9)},
+    ),
+    "heavy_ball of a controlled rate": Case(
+        lambda value, feedback: lrx.heavy_ball(value * _plateau(feedback)),
+        {"value": 0.3, "feedback": "value"},
+        {"value": RATES},
+    ),
+}
+COMPOSITIONS: dict[str, Case] = {
+    "Schedule(function)": Case(
+        lambda value: lrx.Schedule(lambda count: value / (1.0 + count.astype(jnp.float32))),
+        {"value": 0.3},
+        {"value": RATES},
+    ),
+    "multiplier": Case(lambda value: lrx.linear_decay(value, 9).multiplier(), {"value": 0.3}, {"value": RATES}),
+    "adam of a schedule": Case(
+        lambda value: lrx.adam(lrx.warmup(lrx.cosine_decay(value, 4), 2)), {"value": 0.3}, {"value": RATES}
+    ),
+}
+
+CONTROLLED: tuple[Case, ...] = (*CONTROLLERS.values(), *CONTROLLED_COMPOSITIONS.values())
+CASES: dict[str, Case] = {**SCHEDULES, **OPTIMIZERS, **CONTROLLERS, **COMPOSITIONS, **CONTROLLED_COMPOSITIONS}
+
+all_cases = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+all_schedules = pytest.mark.parametrize("case", SCHEDULES.values(), ids=SCHEDULES)
+all_optimizers = pytest.mark.parametrize("case", OPTIMIZERS.values(), ids=OPTIMIZERS)
+all_sweeps = pytest.mark.parametrize(
+    ("case", "name"),
+    [(case, name) for case in CASES.values() for name in case.sweep],
+    ids=[f"{label}-{name}" for label, case in CASES.items() for name in case.sweep],
+)
+
+
+def public_factories() -> dict[str, Callable[..., Any]]:
+    """Every public function of the packages that gives a transformation."""
+    found = {}
+    for package in PACKAGES:
+        for name in package.__all__:
+            if name not in NOT_TRANSFORMATIONS and inspect.isfunction(getattr(package, name)):
+                found[name] = getattr(package, name)
+    return found
+
+
+def traceable_parameters(factory: Callable[..., Any]) -> set[str]:
+    """The hyperparameters that may be tracers: those annotated as array-like."""
+    signature = inspect.signature(factory)
+    return {name for name, parameter in signature.parameters.items() if "ArrayLike" in str(parameter.annotation)}
