@@ -343,6 +343,19 @@ def test_schedule_times_schedule_multiplies_values() -> None:
     np.testing.assert_allclose(rates, (cosine() * ramp)(np.arange(15)), rtol=1e-6)
 
 
+def test_a_peak_is_known_unless_two_shapes_meet() -> None:
+    shape, controller = lrx.linear_decay(0.4, 10), lrx.reduce_on_plateau()
+    assert (0.5 * shape).peak == 0.2
+    assert (shape * controller).peak == 0.4
+    assert (lrx.constant(0.5) * shape * controller * 0.1).peak == pytest.approx(0.02)
+    assert lrx.warmup(shape, 5).peak == 0.4
+    assert lrx.join([0.1, shape], [5]).peak == 0.4
+    assert (shape * shape).peak is None
+    assert (shape * controller * lrx.warmup(1.0, 5).multiplier()).peak is None
+    assert lrx.warmup(shape * shape, 5).peak is None
+    assert lrx.Schedule(lambda count: 1.0 / (1 + count)).peak is None
+
+
 @pytest.mark.parametrize("number", [-0.5, -1, float("nan"), float("inf"), np.float32(-2), jnp.asarray(-0.5), np.nan])
 def test_negative_and_non_finite_factors_are_refused(number: Any) -> None:
     for factor in (cosine(), plateau(), cosine() * plateau()):

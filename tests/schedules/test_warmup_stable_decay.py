@@ -45,3 +45,8 @@ def test_linear_is_a_join_of_its_parts():
     parts = lrx.join([lrx.warmup(0.3, 10), lrx.linear_decay(0.3, 20)], [80])
     whole = lrx.warmup_stable_decay(0.3, warmup_steps=10, stable_steps=70, decay_steps=20)
     np.testing.assert_allclose(whole(counts), parts(counts), rtol=1e-6)
+
+
+def test_phases_longer_than_time_do_not_wrap_around():
+    schedule = lrx.warmup_stable_decay(0.3, warmup_steps=INT32_MAX, stable_steps=INT32_MAX, decay_steps=3)
+    np.testing.assert_allclose(schedule(np.asarray([0, 5, INT32_MAX])), [0.0, 0.3 * 5 / INT32_MAX, 0.3], rtol=1e-6)
