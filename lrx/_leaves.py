@@ -5,6 +5,7 @@ And how a rate finds a leaf: the same for all, or with the factor that `group_ra
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
@@ -16,6 +17,7 @@ from lrx import _checks
 Path: TypeAlias = tuple[Any, ...]  # of a leaf, as jax.tree.leaves_with_path gives it
 
 
+@functools.cache
 def at_least_float32(dtype: Any) -> Any:
     """The type in which leaves of a type are computed with; asked for by name, so that strict promotion allows it."""
     with jax.numpy_dtype_promotion("standard"):
@@ -25,7 +27,12 @@ def at_least_float32(dtype: Any) -> Any:
 def wide(leaf: jax.Array) -> jax.Array:
     """A leaf in at least float32, where accumulations of bfloat16 do not get stuck."""
     leaf = jnp.asarray(leaf)
-    return leaf.astype(at_least_float32(leaf.dtype))
+    return _as_type(leaf, at_least_float32(leaf.dtype))
+
+
+def _as_type(leaf: jax.Array, dtype: Any) -> jax.Array:
+    """Convert where there is something to convert: of thousands of leaves, most are float32 and stay it."""
+    return leaf if leaf.dtype == dtype and not leaf.weak_type else leaf.astype(dtype)
 
 
 def zeros_like(params: Any, *, wide: bool = False) -> Any:
@@ -81,9 +88,8 @@ def rates_by_leaf(rate: jax.Array, updates: Any, extra_args: Mapping[str, Any]) 
 
 def scale_leaf(leaf: jax.Array, factor: jax.Array) -> jax.Array:
     """Multiply a leaf by a scalar, in at least float32, and give it back in the leaf's own type."""
-    dtype = jnp.result_type(leaf)
-    wide = at_least_float32(dtype)
-    return (jnp.asarray(leaf).astype(wide) * factor.astype(wide)).astype(dtype)
+    of_leaf = wide(leaf)
+    return _as_type(of_leaf * _as_type(factor, of_leaf.dtype), jnp.result_type(leaf))
 
 
 def scale_tree(tree: Any, factor: jax.Array) -> Any:
@@ -120,7 +126,7 @@ def leafwise(
             return (None, *memory)
         results = function(wide(gradient), *(wide(leaf) for leaf in memory), **named)
         types = [jnp.result_type(leaf) for leaf in (gradient, *memory)]
-        return tuple(result.astype(dtype) for result, dtype in zip(results, types, strict=True))
+        return tuple(_as_type(result, dtype) for result, dtype in zip(results, types, strict=True))
 
     leaves, structure = jax.tree.flatten(updates, is_leaf=lambda leaf: leaf is None)
     columns = [structure.flatten_up_to(state) for state in states]  # type: ignore[attr-defined]
@@ -136,7 +142,13 @@ def leafwise(
     return tuple(jax.tree.unflatten(structure, [row[index] for row in rows]) for index in range(len(states) + 1))
 
 
-def divided_by_root(gradient: jax.Array, square: jax.Array, eps: jax.typing.ArrayLike, *, eps_root: bool) -> jax.Array:
+def divided_by_root(gradient: jax.Array, square: jax.Array, eps: Any, *, eps_root: bool) -> jax.Array:
     """g / sqrt(s + eps), or g / (sqrt(s) + eps); 0 where both s and eps are 0."""
-    root = jnp.sqrt(square + eps) if eps_root else jnp.sqrt(square) + eps
-    return jnp.where(root == 0, 0.0, gradient / root)
+    return quotient(gradient, jnp.sqrt(square + eps) if eps_root else jnp.sqrt(square) + eps, eps)
+
+
+def quotient(numerator: jax.Array, denominator: jax.Array, eps: Any) -> jax.Array:
+    """The quotient, and 0 where the denominator, of which eps is a part, is 0; what is not a number stays visible."""
+    if _checks.is_concrete(eps) and float(eps) > 1e-30:
+        return numerator / denominator
+    return jnp.where(denominator == 0, 0.0, numerator / denominator)

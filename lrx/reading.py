@@ -243,7 +243,7 @@ def monitor(state: Any) -> dict[str, jax.Array]:
     Returns:
       Name to scalar. The rate is `learning_rate`, or `learning_rate/<group>` where there are groups; what a controller
       or optimizer keeps, but for counts, is `<method>/<field>`, within a group `<group>/<method>/<field>`; what an
-      unsigned link multiplies by is `factor`, and a name that repeats gets a number. Empty where nothing is to be shown.
+      unsigned link multiplies by is `factor`, and a name that repeats gets a number. Empty where there is nothing.
 
     Raises:
       ValueError: if two rates lie on one path.

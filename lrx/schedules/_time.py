@@ -64,8 +64,8 @@ def power(base: ArrayLike, exponent: jax.Array) -> jax.Array:
 
 def segment_of(count: jax.Array, begins: ArrayLike) -> jax.Array:
     """How many of the sorted steps `begins`, (n,) int32, are not later than each count."""
-    # A single count, as in training, is compared with all at once; many are searched for, in log n steps each.
-    method = "compare_all" if jnp.ndim(count) == 0 else "scan"
+    # A single count, as in training, is compared with all at once; many are searched for among many, in log n steps.
+    method = "compare_all" if jnp.ndim(count) == 0 or jnp.shape(begins)[0] <= 16 else "scan"
     return jnp.searchsorted(jnp.asarray(begins), count, side="right", method=method).astype(jnp.int32)
 
 
