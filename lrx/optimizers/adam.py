@@ -65,13 +65,15 @@ def moments(b1: ArrayLike | Schedule, b2: ArrayLike | Schedule, eps: ArrayLike) 
         count = optax.safe_increment(state.count)
         weight1 = _weight_after(b1, beta1, count, state.first_weight)
         weight2 = _weight_after(b2, beta2, count, state.second_weight)
-        correction1, correction2 = 1 / weight1, 1 / weight2  # so that a coordinate needs one division, not three
+        # m^ / (sqrt(v^) + eps) with the weights drawn together: one division for a coordinate instead of three.
+        root = jnp.sqrt(weight2)
+        correction, scaled_eps = root / weight1, root * eps
 
         def direction(gradient: jax.Array, m: jax.Array, v: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
             m = jnp.asarray(beta1 * m + (1 - beta1) * gradient)
             v = jnp.asarray(beta2 * v + (1 - beta2) * jnp.square(gradient))
             # With eps = 0 a coordinate that has never seen a gradient stays where it is.
-            return quotient(m * correction1, jnp.sqrt(v * correction2) + eps, eps), m, v
+            return quotient(m * correction, jnp.sqrt(v) + scaled_eps, eps), m, v
 
         shown = (jnp.array(beta1, jnp.float32), jnp.array(beta2, jnp.float32))
         return AdamState(count, *shown, weight1, weight2, state.first_moment, state.second_moment), direction
