@@ -326,7 +326,9 @@ class Schedule(Rate):
 
     The same object goes into `lrx.adam(schedule)`, `optax.chain(..., schedule)`, `optax.adamw(schedule)` and
     `optax.inject_hyperparams(optax.adamw)(learning_rate=schedule)`. It is made by the factories of `lrx.schedules`,
-    or as `Schedule(function)` from any function of the step. Its `repr` rebuilds it, and it pickles.
+    or as `Schedule(function)` from any function of the step. Its `repr` rebuilds it, and it pickles. Its `peak` is the
+    largest rate that it can reach, or None where that is not known: for a function of your own, and for a product of
+    two shapes.
 
     It may be called within compiled functions and passed to them. What is given to `jax.jit` itself must be a function,
     `jax.jit(lambda step: schedule(step))`: JAX refers weakly to what it compiles, which Python cannot do to a tuple.
@@ -659,7 +661,12 @@ def as_setting(
       The function, from a count to the value, and the value at count 0, () float32, in a buffer of its own. A number
       is given back as it is, so that what is computed from it before it meets an array is computed in Python.
     """
-    if isinstance(value, Rate | Controller) or (callable(value) and not isinstance(value, type)):
+    if isinstance(value, Rate | Controller) and not isinstance(value, Schedule):
+        raise TypeError(
+            f"{name} must be a number or a Schedule, got {value!r}, which follows feedback: only a learning rate can, "
+            "as 1e-3 * controller."
+        )
+    if callable(value) and not isinstance(value, type):
         schedule = as_schedule(value, name=name)
         if schedule.peak is not None:
             check(name, schedule.peak)

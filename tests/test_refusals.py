@@ -255,7 +255,12 @@ REFUSED: list[tuple[Callable[..., Any], dict[str, Any], Any, str]] = [
             ),
             (factory, {"mask": {"a": 1}}, TypeError, "^mask must hold True and False only"),
             (factory, {"b1": lrx.constant(1.5)}, ValueError, r"^b1 must be in \[0, 1\), got b1=1.5"),
-            (factory, {"weight_decay": _following_feedback}, TypeError, f"^weight_decay {_not_a_schedule}"),
+            (
+                factory,
+                {"weight_decay": _following_feedback},
+                TypeError,
+                "^weight_decay must be a number or a Schedule, got",
+            ),
         )
     ],
     *_learning_rates_refused(lrx.adagrad),

@@ -71,16 +71,16 @@ def heavy_ball(
         updates: Any, state: HeavyBallState, params: Any = None, **extra_args: Any
     ) -> tuple[Any, HeavyBallState]:
         alpha, rate_state = rate.next_rate(state.rate, updates=updates, params=params, **extra_args)
-        beta = jnp.array(momentum_at(state.rate.count), jnp.float32)
+        beta = momentum_at(state.rate.count)
 
         def step(gradient: jax.Array, velocity: jax.Array, *, alpha: jax.Array) -> tuple[jax.Array, jax.Array]:
             if momentum_correction:
-                velocity = beta * velocity + gradient
+                velocity = jnp.asarray(beta * velocity + gradient)
                 return -alpha * velocity, velocity
-            velocity = beta * velocity + alpha * gradient
+            velocity = jnp.asarray(beta * velocity + alpha * gradient)
             return -velocity, velocity
 
         updates, velocity = leafwise(step, updates, state.velocity, rate=alpha, extra_args=extra_args)
-        return updates, HeavyBallState(velocity, beta, rate_state)
+        return updates, HeavyBallState(velocity, jnp.array(beta, jnp.float32), rate_state)
 
     return optax.GradientTransformationExtraArgs(init, update)

@@ -60,14 +60,14 @@ def scale_by_momentum(
 
     def update(updates: Any, state: MomentumState, params: Any = None, **extra_args: Any) -> tuple[Any, MomentumState]:
         del params, extra_args
-        beta = jnp.array(momentum_at(state.count), jnp.float32)
+        beta = momentum_at(state.count)
 
         def step(gradient: jax.Array, velocity: jax.Array) -> tuple[jax.Array, jax.Array]:
             velocity = gradient + beta * velocity
             return (gradient + beta * velocity if nesterov else velocity), velocity
 
         updates, velocity = leafwise(step, updates, state.velocity)
-        return updates, MomentumState(optax.safe_increment(state.count), beta, velocity)
+        return updates, MomentumState(optax.safe_increment(state.count), jnp.array(beta, jnp.float32), velocity)
 
     return optax.GradientTransformationExtraArgs(init, update)
 

@@ -8,6 +8,7 @@ that is no whole one, the product is computed digit by digit in integers.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from typing import Any, TypeAlias
@@ -84,24 +85,24 @@ _BASE = 2**16
 
 
 def digits_of(value: ArrayLike) -> Digits:
-    """The digits of a number in [0, 2^32): all of a known one's that fit, all of a traced float32's down to 2^-64."""
+    """The digits of a number >= 0, down to 2^-64; what exceeds 2^47, which is longer than time, is cut to that."""
+    places = range(-FRACTION, 3)
     if _checks.is_concrete(value):
-        whole = int(float(value) * 2.0 ** (16 * FRACTION))  # a float64 times a power of two is exact
-        return [jnp.uint32(whole >> 16 * place & (_BASE - 1)) for place in range(FRACTION + 2)]
+        scaled = int(min(float(value), 2.0**47) * 2.0 ** (16 * FRACTION))  # a float64 times a power of two is exact
+        return [jnp.uint32(scaled >> 16 * (place + FRACTION) & (_BASE - 1)) for place in places]
     if jnp.issubdtype(jnp.result_type(value), jnp.integer):
-        unit, behind = jnp.asarray(value).astype(jnp.uint32), [jnp.zeros(jnp.shape(value), jnp.uint32)] * FRACTION
-    else:
-        number = jnp.minimum(jnp.asarray(value, jnp.float32), jnp.float32(2**31))
-        unit, rest, behind = jnp.floor(number).astype(jnp.uint32), number - jnp.floor(number), []
-        for _ in range(FRACTION):
-            rest = rest * _BASE
-            behind.insert(0, jnp.floor(rest).astype(jnp.uint32))
-            rest = rest - jnp.floor(rest)
-    return [*behind, unit & (_BASE - 1), unit >> 16]
+        whole, zero = jnp.asarray(value).astype(jnp.uint32), jnp.zeros(jnp.shape(value), jnp.uint32)
+        return [*[zero] * FRACTION, whole & (_BASE - 1), whole >> 16, zero]
+    rest, digits = jnp.minimum(jnp.asarray(value, jnp.float32), 2.0**47), list[jax.Array]()
+    for place in reversed(places):  # all of these are exact in floating point
+        digit = jnp.floor(rest * 2.0 ** (-16 * place))
+        rest = rest - digit * 2.0 ** (16 * place)
+        digits.insert(0, digit.astype(jnp.uint32))
+    return digits
 
 
 def multiply(left: Digits, right: Digits) -> Digits:
-    """The product, cut off behind the point; its whole part must be less than 2^64."""
+    """The product, cut off behind the point; its whole part must be less than 2^96."""
     columns = [jnp.uint32(0)] * (len(left) + len(right))
     for i, a in enumerate(left):
         for j, b in enumerate(right):
@@ -113,7 +114,7 @@ def multiply(left: Digits, right: Digits) -> Digits:
         total = column + carry
         digits.append(total & (_BASE - 1))
         carry = total >> 16
-    return digits[FRACTION : 2 * FRACTION + 4]
+    return digits[FRACTION : 2 * FRACTION + 6]
 
 
 def whole_and_fraction(digits: Digits) -> tuple[jax.Array, jax.Array]:
@@ -137,21 +138,22 @@ def nearest_whole(digits: Digits) -> tuple[jax.Array, jax.Array]:
     is_half = (first == _BASE // 2) & ~above_half
     low, high, *beyond = digits[FRACTION:]
     whole = low | (high << 16)
-    whole = whole + (above_half | (is_half & (whole % 2 == 1))).astype(jnp.uint32)
+    up = (above_half | (is_half & (whole % 2 == 1))) & (whole < 2**32 - 1)
+    whole = whole + up.astype(jnp.uint32)
     size = whole.astype(jnp.float32)
     for place, digit in enumerate(beyond, 2):
         size = size + digit.astype(jnp.float32) * 2.0 ** (16 * place)
     return jnp.where(sum(beyond, jnp.uint32(0)) > 0, jnp.uint32(2**32 - 1), whole), size
 
 
-def growing_periods(period_steps: ArrayLike, period_mult: ArrayLike) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+@functools.lru_cache(maxsize=32)
+def growing_periods(first_length: int, growth: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Where periods of round(P m^i) steps begin, up to 2^31 - 1, as a table of runs of equal length.
 
     Returns:
       Of each run the first step, the length of its periods, and the index of its first period, all int64. There are
       at most 65,536 runs, for so many different whole numbers add up to 2^31.
     """
-    first_length, growth = int(period_steps), float(period_mult)
     if growth == 1.0:
         return np.zeros(1, np.int64), np.full(1, first_length), np.zeros(1, np.int64)
 
@@ -186,7 +188,7 @@ def period_at(
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Of periods that last round(P m^i) steps: in which one a count lies, and what fraction has passed and is left."""
     if _checks.is_concrete(period_steps) and _checks.is_concrete(period_mult):
-        begins, lengths, indices = growing_periods(period_steps, period_mult)
+        begins, lengths, indices = growing_periods(int(period_steps), float(period_mult))
         run = jnp.zeros_like(count) if len(begins) == 1 else segment_of(count, begins.astype(np.int32)) - 1
         index, begin = jnp.asarray(indices.astype(np.int32))[run], jnp.asarray(begins.astype(np.int32))[run]
         length = jnp.asarray(np.minimum(lengths, 2**32 - 1).astype(np.uint32))[run]
@@ -207,7 +209,7 @@ def _period_by_search(
     growth, last = digits_of(period_mult), jnp.max(count, initial=0)
     grows = jnp.asarray(period_mult, jnp.float32) > 1
     first = jnp.maximum(as_steps(period_steps), 1)
-    exact = [*digits_of(first), *[jnp.uint32(0)] * 2]
+    exact = [*digits_of(first), *[jnp.uint32(0)] * 3]
 
     def more(carry: Any) -> jax.Array:
         (_, begin, length, _), _, _ = carry

@@ -69,11 +69,10 @@ def refined(
     weights = (smooth.min() / smooth) ** (2 if norm == "l2" else 1)
     following = np.append(np.cumsum(weights[:0:-1])[::-1], 0.0)
     shape = weights * following
-    table = shape / shape.max()
+    table = (shape / shape.max()).astype(np.float32)
 
     def rate_at(count: jax.Array) -> jax.Array:
-        rates = jnp.asarray(table, jnp.float32)
-        return jnp.float32(peak_value) * rates[jnp.minimum(count, len(table) - 1)]
+        return jnp.float32(peak_value) * jnp.asarray(table)[jnp.minimum(count, len(table) - 1)]
 
     return Schedule(
         rate_at,

@@ -98,9 +98,10 @@ def tabulated(values: Sequence[ArrayLike] | jax.Array | np.ndarray) -> Schedule:
       [0.1 0.4 0.2 0.2 0.2]
     """
     known = _checks.non_negative_list("values", values)
+    rounded = None if known is None else known.astype(np.float32)
 
     def rate_at(count: jax.Array) -> jax.Array:
-        table = jnp.asarray(known, jnp.float32) if known is not None else _as_array(values)
+        table = _as_array(values if rounded is None else rounded)
         return table[jnp.minimum(count, table.shape[0] - 1)]
 
     return Schedule(

@@ -115,5 +115,5 @@ def test_constant_and_scheduled_momentum_have_one_state_tree():
 def test_a_momentum_that_is_none_is_refused():
     with pytest.raises(ValueError, match=r"^momentum must be in \[0, 1\), got momentum=1.5"):
         lrx.sgd(0.1, momentum=lrx.linear_decay(1.5, 10))
-    with pytest.raises(TypeError, match=r"^momentum must be a Schedule, got the feedback-driven"):
+    with pytest.raises(TypeError, match=r"^momentum must be a number or a Schedule, got .*, which follows feedback"):
         lrx.sgd(0.1, momentum=0.9 * lrx.reduce_on_plateau())

@@ -112,6 +112,13 @@ def test_growth_just_above_one_costs_no_table_of_periods():
     np.testing.assert_allclose(schedule(10**8 + 5), schedule(5), rtol=1e-6)
 
 
+def test_growth_beyond_all_time_makes_the_second_period_the_last():
+    known = lrx.cosine_restarts(1.0, 10, period_mult=1e12)(np.asarray([0, 9, 10, INT32_MAX]))
+    traced_period = jax.jit(lambda period, counts: lrx.cosine_restarts(1.0, period, period_mult=1e12)(counts))
+    np.testing.assert_allclose(traced_period(10, np.asarray([0, 9, 10, INT32_MAX], np.int32)), known, rtol=1e-4)
+    np.testing.assert_allclose(known[2:], 1.0, rtol=1e-4)
+
+
 def test_equal_periods_repeat_the_decay():
     counts = np.arange(100)
     once = lrx.cosine_decay(0.1, 20, end_value=0.01)
