@@ -138,7 +138,7 @@ def nearest_whole(digits: Digits) -> tuple[jax.Array, jax.Array]:
     is_half = (first == _BASE // 2) & ~above_half
     low, high, *beyond = digits[FRACTION:]
     whole = low | (high << 16)
-    up = (above_half | (is_half & (whole % 2 == 1))) & (whole < 2**32 - 1)
+    up = (above_half | (is_half & (whole % 2 == 1))) & (whole < jnp.uint32(2**32 - 1))
     whole = whole + up.astype(jnp.uint32)
     size = whole.astype(jnp.float32)
     for place, digit in enumerate(beyond, 2):
