@@ -26,8 +26,12 @@ def at_least_float32(dtype: Any) -> Any:
 
 def wide(leaf: jax.Array) -> jax.Array:
     """A leaf in at least float32, where accumulations of bfloat16 do not get stuck."""
-    leaf = jnp.asarray(leaf)
+    leaf = leaf if isinstance(leaf, jax.Array) else jnp.asarray(leaf)
     return _as_type(leaf, at_least_float32(leaf.dtype))
+
+
+def _type_of(leaf: Any) -> Any:
+    return leaf.dtype if isinstance(leaf, jax.Array) else jnp.result_type(leaf)
 
 
 def _as_type(leaf: jax.Array, dtype: Any) -> jax.Array:
@@ -74,10 +78,10 @@ class LeafFactors:
 
 def rates_by_leaf(rate: jax.Array, updates: Any, extra_args: Mapping[str, Any]) -> list[jax.Array]:
     """The rate of each leaf of `updates`, `None` leaves included: the same for all outside of `group_rates`."""
-    leaves = jax.tree.leaves_with_path(updates, is_leaf=lambda leaf: leaf is None)
     carried = extra_args.get("leaf_factors")
     if not isinstance(carried, LeafFactors):
-        return [rate] * len(leaves)
+        return [rate] * len(jax.tree.leaves(updates, is_leaf=lambda leaf: leaf is None))
+    leaves = jax.tree.leaves_with_path(updates, is_leaf=lambda leaf: leaf is None)
     products: dict[int, jax.Array] = {}  # one multiplication for each group, not for each leaf
     factors = [carried.take(path) for path, _ in leaves]
     for factor in factors:
@@ -89,7 +93,7 @@ def rates_by_leaf(rate: jax.Array, updates: Any, extra_args: Mapping[str, Any]) 
 def scale_leaf(leaf: jax.Array, factor: jax.Array) -> jax.Array:
     """Multiply a leaf by a scalar, in at least float32, and give it back in the leaf's own type."""
     of_leaf = wide(leaf)
-    return _as_type(of_leaf * _as_type(factor, of_leaf.dtype), jnp.result_type(leaf))
+    return _as_type(of_leaf * _as_type(factor, of_leaf.dtype), _type_of(leaf))
 
 
 def scale_tree(tree: Any, factor: jax.Array) -> Any:
@@ -125,8 +129,9 @@ def leafwise(
         if gradient is None:
             return (None, *memory)
         results = function(wide(gradient), *(wide(leaf) for leaf in memory), **named)
-        types = [jnp.result_type(leaf) for leaf in (gradient, *memory)]
-        return tuple(_as_type(result, dtype) for result, dtype in zip(results, types, strict=True))
+        return tuple(
+            _as_type(result, _type_of(leaf)) for result, leaf in zip(results, (gradient, *memory), strict=True)
+        )
 
     leaves, structure = jax.tree.flatten(updates, is_leaf=lambda leaf: leaf is None)
     columns = [structure.flatten_up_to(state) for state in states]  # type: ignore[attr-defined]
