@@ -53,6 +53,11 @@ def _require(name: str, value: Any, holds: Callable[[np.ndarray], Any], rule: st
         raise ValueError(f"{name} must be {rule}, got {name}={value}{': ' + hint if hint else ''}.")
 
 
+def finite(name: str, value: Any, hint: str = "") -> None:
+    """Require a finite value of either sign."""
+    _require(name, value, lambda x: np.full(x.shape, True), "a finite number", hint)
+
+
 def non_negative(name: str, value: Any, hint: str = "") -> None:
     """Require a finite value >= 0."""
     _require(name, value, lambda x: x >= 0, "a finite number >= 0", hint)
@@ -79,6 +84,11 @@ def decay(name: str, value: Any) -> None:
 def at_least(name: str, value: Any, low: float, hint: str = "") -> None:
     """Require a finite value >= low."""
     _require(name, value, lambda x: x >= low, f"a finite number >= {low}", hint)
+
+
+def above(name: str, value: Any, low: float, hint: str = "") -> None:
+    """Require a finite value > low."""
+    _require(name, value, lambda x: x > low, f"a finite number > {low}", hint)
 
 
 def steps(name: str, value: Any, *, at_least: int = 1, hint: str = "", unit: str = "steps") -> None:

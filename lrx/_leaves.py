@@ -53,6 +53,49 @@ def zeros_like(params: Any, *, wide: bool = False) -> Any:
     return jax.tree.map(zeros, params)
 
 
+def copies(params: Any) -> Any:
+    """The parameters in buffers of their own, laid out as they are."""
+    return jax.tree.map(lambda leaf: jnp.array(leaf, jnp.result_type(leaf), copy=True), params)
+
+
+def require_params(method: str, params: Any, updates: Any, why: str) -> None:
+    """Refuse an update without parameters, for a method that looks at them."""
+    if params is None and jax.tree.leaves(updates):
+        raise ValueError(f"{method} needs the parameters, {why}: pass tx.update(grads, state, params).")
+
+
+def total(function: Callable[..., jax.Array], updates: Any, *trees: Any) -> jax.Array:
+    """Sum `function(gradient, *leaves)` over all coordinates, in float32.
+
+    The function sees everything in at least float32. Leaves without a gradient are left out, and so are coordinates
+    whose term is not finite: one that is spoilt must not spoil all others through a statistic that they share.
+    """
+    leaves, structure = jax.tree.flatten(updates, is_leaf=lambda leaf: leaf is None)
+    columns = [structure.flatten_up_to(tree) for tree in trees]  # type: ignore[attr-defined]
+    rows = [row for row in zip(leaves, *columns, strict=True) if row[0] is not None]
+    return plus([sum_of_finite(function(*(wide(leaf) for leaf in row))) for row in rows])
+
+
+def sum_of_finite(terms: jax.Array) -> jax.Array:
+    """The sum of an array's finite entries, () float32, and the largest number where it overflows."""
+    return jnp.nan_to_num(jnp.sum(jnp.where(jnp.isfinite(terms), terms, 0)).astype(jnp.float32))
+
+
+def plus(terms: list[jax.Array]) -> jax.Array:
+    """The sum of scalars, () float32, 0 for none."""
+    return jnp.nan_to_num(functools.reduce(jnp.add, terms, jnp.zeros([], jnp.float32)))
+
+
+def real(params: Any) -> Any:
+    """The parameters that can have a gradient, others as `None`."""
+    return jax.tree.map(lambda leaf: leaf if jnp.issubdtype(jnp.result_type(leaf), jnp.inexact) else None, params)
+
+
+def measured(new: jax.Array, old: jax.Array) -> jax.Array:
+    """A statistic, or the one before where it has overflowed."""
+    return jnp.where(jnp.isfinite(new), new, old)
+
+
 class LeafFactors:
     """Factors of single leaves, on their way from `group_rates` to the places where a rate acts.
 

@@ -8,8 +8,8 @@ chain, inside an optimizer, and inside optax's and flax's wrappers.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import re
-import typing
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -19,7 +19,7 @@ from optax.schedules import InjectStatefulHyperparamsState
 from optax.transforms import PartitionState
 
 from lrx import _checks
-from lrx.rates import ControllerState, FactorState, GroupState, RateState, check_loss
+from lrx.rates import ComputedRate, ControllerState, FactorState, GroupState, Inbox, RateState, Snapshot, check_loss
 
 
 class NoRateError(ValueError):
@@ -58,7 +58,9 @@ class _Path:
 
 
 def _children(node: Any) -> tuple[Any, ...]:
-    """The nodes one level below; none below an array."""
+    """The nodes one level below; none below an array, nor in what is only kept for later."""
+    if isinstance(node, Snapshot):
+        return ()
     flat = jax.tree_util.default_registry.flatten_one_level(node)
     return () if flat is None else tuple(flat[0])
 
@@ -74,7 +76,7 @@ def _opt_state(state: Any) -> Any:
 
 
 def _collect(node: Any) -> _Path:
-    if isinstance(node, RateState):
+    if isinstance(node, RateState | ComputedRate):
         return _Path(signed=[_array(node.rate)])
     if isinstance(node, FactorState):
         return _Path(factors=[_array(node.factor)])
@@ -208,9 +210,8 @@ def _entries(node: Any, prefix: str) -> Iterator[tuple[str, jax.Array]]:
         for memory in node.memories:
             yield from _entries(memory, prefix)
     elif isinstance(node, ControllerState):
-        name = f"{prefix}{_snake_case(node.memory)}"
-        yield f"{name}/factor", _array(node.factor)
-        yield from _entries(node.memory, prefix)
+        yield f"{prefix}{_snake_case(node.memory)}/factor", _array(node.factor)
+        yield from _own_entries(node.memory, prefix)
     elif isinstance(node, GroupState):
         yield from _entries(node.inner, prefix)
     elif isinstance(node, PartitionState):
@@ -221,17 +222,28 @@ def _entries(node: Any, prefix: str) -> Iterator[tuple[str, jax.Array]]:
             if key != "learning_rate":
                 yield f"{prefix}{key}", _array(value)
         yield from _entries(node.inner_state, prefix)
+    elif isinstance(node, Inbox | Snapshot | ComputedRate):
+        return
     elif type(node).__module__.split(".")[0] == "lrx" and hasattr(node, "_fields"):
-        # A method's own numbers are fields of type jax.Array; what has the parameters' structure may be scalar too.
-        types = typing.get_type_hints(type(node))
-        for field, child in zip(node._fields, node, strict=True):
-            if types[field] is not jax.Array:
-                yield from _entries(child, prefix)
-            elif jnp.ndim(_array(child)) == 0 and field != "count":
-                yield f"{prefix}{_snake_case(node)}/{field}", _array(child)
+        yield from _own_entries(node, prefix)
     else:
         for child in _children(node):
             yield from _entries(child, prefix)
+
+
+def _own_entries(node: Any, prefix: str) -> Iterator[tuple[str, jax.Array]]:
+    """The scalars of a method's state, and what the states within it say."""
+    if not hasattr(node, "_fields"):
+        yield from _entries(node, prefix)
+        return
+    # A method's own numbers are fields of type jax.Array; what has the parameters' structure may be scalar too.
+    kinds = {field: getattr(kind, "__forward_arg__", kind) for field, kind in type(node).__annotations__.items()}
+    own = {field for field, kind in kinds.items() if kind in (jax.Array, "jax.Array")}
+    for field, child in zip(node._fields, node, strict=True):
+        if field not in own:
+            yield from _entries(child, prefix)
+        elif jnp.ndim(_array(child)) == 0 and field != "count":
+            yield f"{prefix}{_snake_case(node)}/{field}", _array(child)
 
 
 def monitor(state: Any) -> dict[str, jax.Array]:
@@ -269,6 +281,53 @@ def monitor(state: Any) -> dict[str, jax.Array]:
             unique, copy = f"{name}_{copy}", copy + 1
         report[unique] = value
     return report
+
+
+def stopped(state: Any) -> jax.Array:
+    """Say whether a controller has ended the run.
+
+    `early_stopping` ends it when the loss has not improved for a while, `rollback_on_divergence` when it has taken the
+    run back as often as it may. The rate is 0 from then on, so a run that goes on moves nothing; `lrx.train` ends.
+
+    Args:
+      state: an optimizer state, or an object that carries one as `opt_state` (`nnx.Optimizer`, `TrainState`).
+
+    Returns:
+      () bool, False where nothing in the state can end a run.
+
+    Example:
+      >>> import lrx, jax.numpy as jnp
+      >>> tx = lrx.sgd(0.1 * lrx.early_stopping(patience=0))
+      >>> state = tx.init(jnp.zeros(2))
+      >>> for loss in (1.0, 1.0):
+      ...     updates, state = tx.update(jnp.ones(2), state, value=loss)
+      ...     print(lrx.stopped(state))
+      False
+      True
+    """
+    return _any_flag(state, "stopped")
+
+
+def can_stop(state: Any) -> bool:
+    """Whether something in a state can end a run."""
+    return bool(_flags(_opt_state(state), "stopped"))
+
+
+def improved(state: Any) -> jax.Array:
+    """Whether the latest update saw the best loss so far of an `early_stopping`, () bool."""
+    return _any_flag(state, "improved")
+
+
+def _any_flag(state: Any, name: str) -> jax.Array:
+    flags = [jnp.asarray(flag, bool) for flag in _flags(_opt_state(state), name)]
+    return functools.reduce(jnp.logical_or, flags, jnp.zeros([], bool))
+
+
+def _flags(node: Any, name: str) -> list[jax.Array]:
+    """The fields of a name in lrx's own states."""
+    own = type(node).__module__.split(".")[0] == "lrx" and name in getattr(node, "_fields", ())
+    found = [_array(getattr(node, name))] if own else []
+    return [*found, *(flag for child in _children(node) for flag in _flags(child, name))]
 
 
 def _refuse_objects(function: str, state: Any) -> None:
@@ -377,7 +436,7 @@ def observe(state: Any, *, value: jax.typing.ArrayLike) -> Any:
     check_loss(value)
     found = 0
 
-    def write(node: ControllerState) -> ControllerState:
+    def write(node: Inbox) -> Inbox:
         nonlocal found
         found += 1
         return node._replace(
@@ -385,7 +444,7 @@ def observe(state: Any, *, value: jax.typing.ArrayLike) -> Any:
             pending=jax.tree.map(jnp.ones_like, node.pending),
         )
 
-    changed = _rewrite(state, ControllerState, write)
+    changed = _rewrite(state, Inbox, write)
     if not found:
         raise ValueError(
             "the state holds no controller that could take value: multiply the rate by one, as "

@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 import pytest
 
 import lrx
@@ -22,6 +23,7 @@ import lrx.schedules
 
 PACKAGES: tuple[ModuleType, ...] = (lrx.schedules, lrx.optimizers, lrx.controllers)
 NOT_TRANSFORMATIONS = {
+    "apply_updates": "takes parameters and updates and gives parameters",
     "eval_params": "reads a state and parameters and gives parameters; it has no init and update",
     "scale_for_batch_size": "takes a number to a number",
 }
@@ -29,6 +31,12 @@ NOT_TRANSFORMATIONS = {
 
 def itself(value: Any) -> Any:
     return value
+
+
+def bowl(params: Any) -> jax.Array:
+    """A loss for what searches along a line; the gradients of the laws are not its own."""
+    leaves = [leaf for leaf in map(jnp.asarray, jax.tree.leaves(params)) if jnp.issubdtype(leaf.dtype, jnp.inexact)]
+    return 0.7 + sum((jnp.mean(jnp.abs(leaf.astype(jnp.float32))) for leaf in leaves if leaf.size), jnp.zeros([])) / 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,15 +49,28 @@ class Case:
     build: Mapping[str, Callable[[Any], Any]] = dataclasses.field(default_factory=dict)  # number -> argument
     tolerance: float = 1e-6  # law 5
     end: int | None = None  # the step from which on a schedule holds its end
-    needs_params: bool = False  # for weight decay, which also moves parameters that have no gradient
+    needs_params: bool = False
+    needs_value: bool = False  # unless built with observed feedback
+    decays: bool = False  # moves parameters that have no gradient
+    coupled: bool = False  # a statistic of all coordinates acts on each
+    rolls_on: bool = False  # what is under way goes on at a rate of 0
+    recovers: bool = False  # a gradient that is not finite never arrives
+    searches: bool = False  # evaluates a loss function, which no wrapper may drop
+    values: tuple[float, ...] = (1.0, 1.0, 0.95, 1.0, 1.0, 0.9, 1.0, 1.0)  # over which every sweep shows
+
+    def complete(self, tx: Any) -> Any:
+        """Add the loss function to the updates of what searches."""
+        if not self.searches:
+            return tx
+
+        def update(updates: Any, state: Any, params: Any = None, **extra_args: Any) -> Any:
+            return tx.update(updates, state, params, **{"value_fn": bowl, **extra_args})
+
+        return optax.GradientTransformationExtraArgs(tx.init, update)
 
     def __call__(self, **numbers: Any) -> Any:
         changed = {name: self.build.get(name, itself)(value) for name, value in numbers.items()}
-        return self.make(**{**self.arguments, **changed})
-
-    @property
-    def needs_value(self) -> bool:
-        return self in CONTROLLED and self.arguments.get("feedback", "value") == "value"
+        return self.complete(self.make(**{**self.arguments, **changed}))
 
     __hash__ = object.__hash__
     __eq__ = object.__eq__
@@ -281,6 +302,8 @@ SCHEDULES: dict[str, Case] = {
 RATES = (0.0, 0.01, 0.1)
 DECAYS = (0.0, 0.5, 0.95)
 EPS = (1e-8, 1e-3, 1.0)
+OPEN = (0.5, 0.9, 0.99)
+WEIGHTS = (0.0, 0.1, 1.0)
 OPTIMIZERS: dict[str, Case] = {
     "sgd": Case(lrx.sgd, {"learning_rate": 0.1}, {"learning_rate": RATES}),
     "sgd with momentum": Case(
@@ -289,13 +312,19 @@ OPTIMIZERS: dict[str, Case] = {
     "sgd with nesterov": Case(lrx.sgd, {"learning_rate": 0.1, "momentum": 0.9, "nesterov": True}, {"momentum": DECAYS}),
     "scale_by_momentum": Case(lrx.scale_by_momentum, {"momentum": 0.9}, {"momentum": DECAYS}),
     "heavy_ball": Case(
-        lrx.heavy_ball, {"learning_rate": 0.1, "momentum": 0.9}, {"learning_rate": RATES, "momentum": DECAYS}
+        lrx.heavy_ball,
+        {"learning_rate": 0.1, "momentum": 0.9},
+        {"learning_rate": RATES, "momentum": DECAYS},
+        rolls_on=True,
     ),
     "heavy_ball with correction": Case(
         lrx.heavy_ball, {"learning_rate": 0.1, "momentum_correction": True}, {"momentum": DECAYS}
     ),
     "nesterov": Case(
-        lrx.nesterov, {"learning_rate": 0.1, "momentum": 0.9}, {"learning_rate": RATES, "momentum": DECAYS}
+        lrx.nesterov,
+        {"learning_rate": 0.1, "momentum": 0.9},
+        {"learning_rate": RATES, "momentum": DECAYS},
+        rolls_on=True,
     ),
     "adam": Case(
         lrx.adam,
@@ -313,6 +342,7 @@ OPTIMIZERS: dict[str, Case] = {
         {"learning_rate": 0.1},
         {"learning_rate": RATES, "b1": DECAYS, "b2": DECAYS, "eps": EPS, "weight_decay": (0.0, 0.1, 1.0)},
         needs_params=True,
+        decays=True,
     ),
     "adamw of the paper": Case(
         lrx.adamw,
@@ -324,6 +354,7 @@ OPTIMIZERS: dict[str, Case] = {
         },
         {"base_rate": (0.01, 0.1, 1.0)},
         needs_params=True,
+        decays=True,
     ),
     "adagrad": Case(
         lrx.adagrad,
@@ -344,6 +375,235 @@ OPTIMIZERS: dict[str, Case] = {
         {"factors": RATES},
         {"factors": lambda factor: lambda label: factor + label},
     ),
+    "d_adaptation": Case(
+        lrx.d_adaptation,
+        {"d0": 0.01},
+        {
+            "learning_rate": RATES,
+            "b1": DECAYS,
+            "b2": OPEN,
+            "eps": EPS,
+            "weight_decay": WEIGHTS,
+            "d0": (1e-6, 1e-3, 0.1),
+        },
+        coupled=True,
+        rolls_on=True,
+    ),
+    "d_adaptation with its switches": Case(
+        lrx.d_adaptation,
+        {"learning_rate": 1.0, "d0": 1e-3, "bias_correction": True, "weight_decay": 0.1, "growth_rate": 1.1},
+        {"growth_rate": (1.01, 1.1, 2.0)},
+        needs_params=True,
+        decays=True,
+        coupled=True,
+        rolls_on=True,
+    ),
+    "prodigy": Case(
+        lrx.prodigy,
+        {"learning_rate": 1.0, "d0": 0.01},
+        {
+            "learning_rate": RATES,
+            "b1": DECAYS,
+            "b2": OPEN,
+            "b3": OPEN,
+            "eps": EPS,
+            "weight_decay": WEIGHTS,
+            "d0": (1e-6, 1e-3, 0.1),
+            "d_coef": (0.1, 1.0, 10.0),
+        },
+        needs_params=True,
+        coupled=True,
+    ),
+    "prodigy with its switches": Case(
+        lrx.prodigy,
+        {
+            "learning_rate": 1.0,
+            "d0": 1e-3,
+            "bias_correction": True,
+            "safeguard_warmup": True,
+            "weight_decay": 0.1,
+            "growth_rate": 1.1,
+            "d_coef": 10.0,
+        },
+        {"growth_rate": (1.01, 1.1, 2.0)},
+        needs_params=True,
+        decays=True,
+        coupled=True,
+    ),
+    "dog": Case(
+        lrx.dog,
+        {"learning_rate": 1.0, "reps_rel": 0.1},
+        {"learning_rate": RATES, "reps_rel": (1e-6, 1e-2, 0.1), "eps": EPS},
+        needs_params=True,
+        coupled=True,
+    ),
+    "dog by layers": Case(
+        lrx.dog,
+        {"learning_rate": 1.0, "reps_rel": 0.1, "layerwise": True, "averaging": None},
+        {"learning_rate": RATES},
+        needs_params=True,
+        coupled=True,
+    ),
+    "dowg": Case(
+        lrx.dowg,
+        {"learning_rate": 1.0},
+        {"learning_rate": RATES, "r0": (1e-3, 1e-2, 0.1), "eps": EPS},
+        needs_params=True,
+        coupled=True,
+    ),
+    "cocob": Case(lrx.cocob, {}, {"alpha": (1.0, 10.0, 100.0), "eps": EPS}, needs_params=True),
+    "mechanic": Case(
+        lrx.mechanic,
+        {"tx": lrx.sgd(lrx.linear_decay(0.1, 9), momentum=0.9), "betas": (0.9, 0.99), "s_init": 0.1},
+        {"s_init": (1e-6, 1e-3, 0.1), "weight_decay": WEIGHTS, "eps": EPS},
+        needs_params=True,
+        coupled=True,
+    ),
+    "momo": Case(
+        lrx.momo,
+        {"learning_rate": 0.1},
+        {
+            "learning_rate": RATES,
+            "momentum": DECAYS,
+            "lower_bound": (0.0, 0.3, 0.6),
+            "weight_decay": WEIGHTS,
+        },
+        needs_params=True,
+        needs_value=True,
+        coupled=True,
+    ),
+    "momo with its switch": Case(
+        lrx.momo,
+        {"learning_rate": 1.0, "adapt_lower_bound": True, "weight_decay": 0.1},
+        {"lower_bound": (-1.0, 0.0, 0.9)},
+        needs_params=True,
+        needs_value=True,
+        decays=True,
+        coupled=True,
+    ),
+    "momo_adam": Case(
+        lrx.momo_adam,
+        {"learning_rate": 0.1},
+        {
+            "learning_rate": RATES,
+            "b1": DECAYS,
+            "b2": DECAYS,
+            "eps": EPS,
+            "lower_bound": (0.0, 0.3, 0.6),
+            "weight_decay": WEIGHTS,
+        },
+        needs_params=True,
+        needs_value=True,
+        coupled=True,
+    ),
+    "schedule_free_sgd": Case(
+        lrx.schedule_free_sgd,
+        {"learning_rate": 0.1},
+        {
+            "learning_rate": RATES,
+            "b1": (0.5, 0.9, 1.0),
+            "weight_decay": WEIGHTS,
+            "r": (0.0, 1.0, 2.0),
+        },
+        needs_params=True,
+        rolls_on=True,
+    ),
+    "schedule_free_sgd under a warm-up": Case(
+        lrx.schedule_free_sgd,
+        {"learning_rate": lrx.warmup(0.1, 4)},
+        {"weight_power": (0.0, 1.0, 2.0)},
+        needs_params=True,
+        rolls_on=True,
+    ),
+    "schedule_free_adamw": Case(
+        lrx.schedule_free_adamw,
+        {"learning_rate": lrx.warmup(0.1, 4)},
+        {
+            "learning_rate": RATES,
+            "b1": (0.5, 0.9, 1.0),
+            "b2": DECAYS,
+            "eps": EPS,
+            "weight_decay": WEIGHTS,
+            "r": (0.0, 1.0, 2.0),
+            "weight_power": (0.0, 1.0, 2.0),
+        },
+        needs_params=True,
+        rolls_on=True,
+    ),
+    "hypergradient_sgd": Case(
+        lrx.hypergradient_sgd,
+        {"learning_rate": 0.1, "hyper_rate": 0.01, "momentum": 0.5, "nesterov": True},
+        {
+            "learning_rate": RATES,
+            "hyper_rate": (0.0, 1e-3, 1e-2),
+            "momentum": DECAYS,
+            "min_value": (0.0, 0.09, 0.2),
+        },
+        coupled=True,
+    ),
+    "hypergradient_sgd without momentum": Case(
+        lrx.hypergradient_sgd, {"learning_rate": 0.1, "hyper_rate": 0.01}, {"learning_rate": RATES}, coupled=True
+    ),
+    "hypergradient_adam": Case(
+        lrx.hypergradient_adam,
+        {"learning_rate": 0.1, "hyper_rate": 1e-3},
+        {
+            "learning_rate": RATES,
+            "hyper_rate": (0.0, 1e-3, 1e-2),
+            "b1": DECAYS,
+            "b2": DECAYS,
+            "eps": EPS,
+            "min_value": (0.0, 0.09, 0.2),
+        },
+        coupled=True,
+    ),
+    "polyak": Case(
+        lrx.polyak,
+        {"max_rate": 10.0},
+        {"c": (0.1, 0.5, 1.0), "max_rate": (1e-3, 0.1, 10.0), "f_min": (-1.0, 0.0, 0.9)},
+        needs_value=True,
+        coupled=True,
+    ),
+    "polyak with growth": Case(
+        lrx.polyak,
+        {"max_rate": 10.0, "f_min": 0.94, "growth": 1.1},
+        {"growth": (1.0, 1.1, 2.0)},
+        needs_value=True,
+        coupled=True,
+    ),
+    "armijo": Case(
+        lrx.armijo,
+        {"max_evaluations": 5},
+        {
+            "c": (1e-3, 0.1, 0.9),
+            "backtrack": (0.1, 0.5, 0.9),
+            "max_rate": (0.01, 0.1, 1.0),
+            "max_evaluations": (1, 5, 20),
+        },
+        needs_params=True,
+        needs_value=True,
+        coupled=True,
+        searches=True,
+    ),
+    "armijo with growth": Case(
+        lrx.armijo,
+        {"backtrack": 0.3, "growth": 2.0},
+        {"growth": (1.0, 1.5, 3.0)},
+        needs_params=True,
+        needs_value=True,
+        coupled=True,
+        searches=True,
+    ),
+    "rollback_on_divergence": Case(
+        lrx.rollback_on_divergence,
+        {"tx": lrx.sgd(lrx.linear_decay(0.1, 9), momentum=0.9)},
+        {"factor": (0.1, 0.5, 0.9), "max_rollbacks": (0, 1, 3), "explode": (0.1, 5.0, 100.0)},
+        needs_params=True,
+        needs_value=True,
+        coupled=True,
+        recovers=True,
+        values=(1.0, 1.0, 9.0, 1.0, 1.2, 9.0, 3.0, 1.0),
+    ),
 }
 
 CONTROLLERS: dict[str, Case] = {
@@ -359,11 +619,94 @@ CONTROLLERS: dict[str, Case] = {
             "min_scale": (0.0, 0.4, 1.0),
             "accumulation_size": (1, 2, 3),
         },
+        needs_value=True,
     ),
     "reduce_on_plateau, observed": Case(
         lrx.reduce_on_plateau,
         {"factor": 0.5, "patience": 0, "feedback": "observed"},
         {"factor": (0.1, 0.3, 0.9)},
+    ),
+    "greedy": Case(
+        lrx.greedy,
+        {"factor": 0.5, "patience": 0, "smoothing": 0.5},
+        {
+            "factor": (0.1, 0.3, 0.9),
+            "patience": (0, 1, 3),
+            "min_factor": (0.1, 0.9, 1.0),
+            "max_factor": (1.0, 1.5, 9.0),
+            "smoothing": (0.0, 0.5, 0.9),
+        },
+        needs_value=True,
+        values=(1.0, 0.5, 0.9, 0.8, 0.7, 0.6, 0.55, 0.52),
+    ),
+    "pid": Case(
+        lrx.pid,
+        {"kp": 5.0, "set_point": 0.1},
+        {
+            "kp": (0.0, 1.0, 10.0),
+            "ki": (0.0, 0.1, 1.0),
+            "kd": (0.0, 0.1, 1.0),
+            "set_point": (0.01, 0.1, 1.0),
+            "smoothing": (0.0, 0.5, 0.9),
+            "min_factor": (0.1, 0.9, 1.0),
+            "max_factor": (1.0, 1.2, 9.0),
+        },
+        needs_value=True,
+    ),
+    "relative_adaptation": Case(
+        lrx.relative_adaptation,
+        {},
+        {
+            "smoothing": (0.0, 0.5, 0.9),
+            "growth": (1.1, 1.2, 2.0),
+            "creep": (0.0, 0.01, 0.1),
+            "backoff": (0.1, 0.3, 0.9),
+            "tolerance": (0.0, 0.1, 9.0),
+            "target": (0.01, 0.1, 0.9),
+            "min_factor": (0.1, 0.9, 1.0),
+            "max_factor": (1.0, 1.1, 9.0),
+        },
+        needs_value=True,
+        values=(5.0, 5.0, 5.0, 1.0) + (1.0,) * 19 + (0.5, 0.5, 0.4, 0.4, 3.0, 3.0),
+    ),
+    "early_stopping": Case(
+        lrx.early_stopping,
+        {"patience": 1},
+        {"patience": (0, 1, 3), "min_delta": (0.0, 0.02, 0.2)},
+        needs_value=True,
+    ),
+    "early_stopping of an accuracy": Case(
+        lrx.early_stopping,
+        {"patience": 1, "mode": "max", "feedback": "observed"},
+        {"patience": (0, 1, 9)},
+    ),
+    "cumulative_path": Case(
+        lrx.cumulative_path,
+        {"c": 0.5, "damping": 1.0},
+        {
+            "c": (0.1, 0.2, 0.9),
+            "damping": (0.1, 1.0, 2.0),
+            "min_factor": (0.1, 0.9, 1.0),
+            "max_factor": (1.0, 1.1, 9.0),
+        },
+        coupled=True,
+    ),
+    "cumulative_path with its own damping": Case(lrx.cumulative_path, {}, {"c": (0.1, 0.2, 0.9)}, coupled=True),
+    "warmup_until": Case(
+        lrx.warmup_until,
+        {"learning_rate": lrx.linear_decay(0.3, 9), "warmup_value": 0.01, "threshold": 0.97},
+        {"learning_rate": RATES, "warmup_value": RATES, "threshold": (0.5, 0.92, 2.0)},
+        needs_value=True,
+    ),
+    "warmup_until, of a controlled rate": Case(
+        lrx.warmup_until,
+        {
+            "learning_rate": 0.3 * lrx.reduce_on_plateau(patience=0, feedback="observed"),
+            "warmup_value": 0.01,
+            "threshold": 0.97,
+            "feedback": "observed",
+        },
+        {"threshold": (0.5, 0.92, 2.0)},
     ),
 }
 
@@ -378,6 +721,7 @@ CONTROLLED_COMPOSITIONS: dict[str, Case] = {
         lambda value, feedback: value * lrx.linear_decay(1.0, 9) * _plateau(feedback),
         {"value": 0.3, "feedback": "value"},
         {"value": RATES},
+        needs_value=True,
     ),
     "controller * controller": Case(
         lambda factor, feedback: (
@@ -385,11 +729,13 @@ CONTROLLED_COMPOSITIONS: dict[str, Case] = {
         ),
         {"factor": 0.3, "feedback": "value"},
         {"factor": (0.1, 0.3, 0.9)},
+        needs_value=True,
     ),
     "heavy_ball of a controlled rate": Case(
         lambda value, feedback: lrx.heavy_ball(value * _plateau(feedback)),
         {"value": 0.3, "feedback": "value"},
         {"value": RATES},
+        needs_value=True,
     ),
 }
 COMPOSITIONS: dict[str, Case] = {
@@ -404,7 +750,6 @@ COMPOSITIONS: dict[str, Case] = {
     ),
 }
 
-CONTROLLED: tuple[Case, ...] = (*CONTROLLERS.values(), *CONTROLLED_COMPOSITIONS.values())
 CASES: dict[str, Case] = {**SCHEDULES, **OPTIMIZERS, **CONTROLLERS, **COMPOSITIONS, **CONTROLLED_COMPOSITIONS}
 
 all_cases = pytest.mark.parametrize("case", CASES.values(), ids=CASES)

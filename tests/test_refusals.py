@@ -295,6 +295,135 @@ REFUSED: list[tuple[Callable[..., Any], dict[str, Any], Any, str]] = [
     *_steps_refused(lrx.reduce_on_plateau, "accumulation_size"),
     *_words_refused(lrx.reduce_on_plateau, "mode"),
     *_words_refused(lrx.reduce_on_plateau, "feedback"),
+    *[
+        refusal
+        for factory in (
+            *(lrx.d_adaptation, lrx.prodigy, lrx.dog, lrx.dowg, lrx.momo, lrx.momo_adam),
+            *(lrx.schedule_free_sgd, lrx.schedule_free_adamw, lrx.hypergradient_sgd, lrx.hypergradient_adam),
+            lrx.warmup_until,
+        )
+        for refusal in _learning_rates_refused(factory)
+    ],
+    *[
+        refusal
+        for factory, name in (
+            *((lrx.d_adaptation, name) for name in ("eps", "weight_decay")),
+            *((lrx.prodigy, name) for name in ("eps", "weight_decay")),
+            *((lrx.mechanic, "weight_decay"), (lrx.momo, "weight_decay")),
+            *((lrx.momo_adam, "weight_decay"), (lrx.schedule_free_adamw, "eps")),
+            *((lrx.schedule_free_sgd, name) for name in ("weight_decay", "r", "weight_power")),
+            *((lrx.schedule_free_adamw, name) for name in ("weight_decay", "r", "weight_power")),
+            *((lrx.hypergradient_sgd, name) for name in ("hyper_rate", "min_value")),
+            *((lrx.hypergradient_adam, name) for name in ("hyper_rate", "min_value", "eps")),
+            *((lrx.pid, name) for name in ("kp", "ki", "kd")),
+            *((lrx.relative_adaptation, name) for name in ("creep", "tolerance")),
+            *((lrx.early_stopping, "min_delta"), (lrx.warmup_until, "warmup_value")),
+        )
+        for refusal in _rates_refused(factory, name)
+    ],
+    *[
+        refusal
+        for factory, name in (
+            *((lrx.d_adaptation, "d0"), (lrx.prodigy, "d0"), (lrx.prodigy, "d_coef")),
+            *((lrx.dog, "reps_rel"), (lrx.dog, "eps"), (lrx.dowg, "r0"), (lrx.dowg, "eps")),
+            *((lrx.cocob, "alpha"), (lrx.cocob, "eps"), (lrx.mechanic, "s_init"), (lrx.mechanic, "eps")),
+            *((lrx.momo_adam, "eps"), (lrx.polyak, "c"), (lrx.polyak, "max_rate"), (lrx.armijo, "max_rate")),
+            *((lrx.cumulative_path, "damping"), (lrx.pid, "set_point"), (lrx.rollback_on_divergence, "explode")),
+        )
+        for refusal in _refusals(
+            factory, name, (0.0, -1.0, NAN, INF), ValueError, "must be a finite number > 0, got {0}="
+        )
+    ],
+    *[
+        refusal
+        for factory, name, low in (
+            *((lrx.polyak, "growth", 1), (lrx.armijo, "growth", 1), (lrx.cumulative_path, "max_factor", 1)),
+            *((lrx.greedy, "max_factor", 1), (lrx.pid, "max_factor", 1), (lrx.relative_adaptation, "max_factor", 1)),
+        )
+        for refusal in _refusals(factory, name, (0.9, NAN), ValueError, f"must be a finite number >= {low}, got {{0}}=")
+    ],
+    *[
+        refusal
+        for factory, name in (
+            *((lrx.d_adaptation, "growth_rate"), (lrx.prodigy, "growth_rate"), (lrx.relative_adaptation, "growth")),
+        )
+        for refusal in _refusals(factory, name, (1.0, NAN), ValueError, "must be a finite number > 1, got {0}=")
+    ],
+    *[
+        refusal
+        for factory, name in (
+            *((lrx.momo, "lower_bound"), (lrx.momo_adam, "lower_bound")),
+            *((lrx.polyak, "f_min"), (lrx.warmup_until, "threshold")),
+        )
+        for refusal in _refusals(factory, name, (NAN, INF), ValueError, "must be a finite number, got {0}=")
+    ],
+    *[
+        refusal
+        for factory, name in (
+            *((lrx.d_adaptation, "b1"), (lrx.prodigy, "b1"), (lrx.momo, "momentum"), (lrx.momo_adam, "b1")),
+            *((lrx.momo_adam, "b2"), (lrx.schedule_free_adamw, "b2"), (lrx.hypergradient_sgd, "momentum")),
+            *((lrx.hypergradient_adam, "b1"), (lrx.hypergradient_adam, "b2"), (lrx.greedy, "smoothing")),
+            *((lrx.pid, "smoothing"), (lrx.relative_adaptation, "smoothing")),
+        )
+        for refusal in _fractions_refused(factory, name, "[0, 1)", (-0.1, 1.0))
+    ],
+    *[
+        refusal
+        for factory, name in (
+            *((lrx.d_adaptation, "b2"), (lrx.prodigy, "b2"), (lrx.prodigy, "b3"), (lrx.armijo, "c")),
+            *((lrx.armijo, "backtrack"), (lrx.greedy, "factor"), (lrx.relative_adaptation, "backoff")),
+            *((lrx.relative_adaptation, "target"), (lrx.cumulative_path, "c"), (lrx.rollback_on_divergence, "factor")),
+        )
+        for refusal in _fractions_refused(factory, name, "(0, 1)", (0.0, 1.0))
+    ],
+    *[
+        refusal
+        for factory, name in (
+            *((lrx.schedule_free_sgd, "b1"), (lrx.schedule_free_adamw, "b1"), (lrx.greedy, "min_factor")),
+            *((lrx.pid, "min_factor"), (lrx.relative_adaptation, "min_factor"), (lrx.cumulative_path, "min_factor")),
+        )
+        for refusal in _fractions_refused(factory, name, "(0, 1]", (0.0, 1.1))
+    ],
+    *[
+        refusal
+        for factory, name in (
+            *((lrx.d_adaptation, "bias_correction"), (lrx.prodigy, "bias_correction")),
+            *((lrx.prodigy, "safeguard_warmup"), (lrx.dog, "layerwise"), (lrx.momo, "adapt_lower_bound")),
+            *((lrx.momo_adam, "adapt_lower_bound"), (lrx.hypergradient_sgd, "nesterov")),
+        )
+        for refusal in _flags_refused(factory, name)
+    ],
+    (
+        lrx.hypergradient_sgd,
+        {"nesterov": True, "momentum": None},
+        ValueError,
+        "^nesterov needs momentum, got nesterov=True, momentum=None",
+    ),
+    *[
+        refusal
+        for factory in (
+            *(lrx.momo, lrx.momo_adam, lrx.polyak, lrx.rollback_on_divergence, lrx.greedy, lrx.pid),
+            *(lrx.relative_adaptation, lrx.early_stopping, lrx.warmup_until),
+        )
+        for refusal in _words_refused(factory, "feedback")
+    ],
+    *_words_refused(lrx.early_stopping, "mode"),
+    *[
+        (factory, {"tx": tx}, TypeError, "^tx must be a gradient transformation, got tx=")
+        for factory in (lrx.mechanic, lrx.rollback_on_divergence)
+        for tx in (0.1, None, lrx.sgd)
+    ],
+    (lrx.mechanic, {"betas": (0.9, 1.0)}, ValueError, r"^betas must be numbers in \[0, 1\), got betas="),
+    *_refusals(lrx.dog, "averaging", (-0.1, NAN), ValueError, "must be a finite number >= 0, got {0}="),
+    (lrx.mechanic, {"betas": ()}, ValueError, "^betas must be a list of at least one number"),
+    (lrx.pid, {"error": 0.1}, TypeError, "^error must be a function of the loss, got error=0.1"),
+    (lrx.warmup_until, {"metric": "not a name"}, TypeError, "^metric must be the name of an argument, got metric="),
+    *_steps_refused(lrx.greedy, "patience", at_least=0),
+    *_refusals(lrx.armijo, "max_evaluations", (0, 2.5, NAN), ValueError, "must be a whole number of evaluations >= 1"),
+    *_refusals(lrx.early_stopping, "patience", (-1, 2.5), ValueError, "must be a whole number of losses >= 0"),
+    *_refusals(
+        lrx.rollback_on_divergence, "max_rollbacks", (-1, 2.5), ValueError, "must be a whole number of rollbacks >= 0"
+    ),
 ]
 
 

@@ -1,5 +1,22 @@
-"""Feedback controllers: factors that follow the loss, one method a file."""
+"""Controllers: feedback to a factor >= 0 that starts at 1, one method a file."""
 
+from lrx.controllers.cumulative_path import cumulative_path
+from lrx.controllers.early_stopping import early_stopping
+from lrx.controllers.greedy import greedy
+from lrx.controllers.pid import pid
 from lrx.controllers.plateau import reduce_on_plateau
+from lrx.controllers.relative_adaptation import relative_adaptation
+from lrx.controllers.rollback import apply_updates, rollback_on_divergence
+from lrx.controllers.warmup_until import warmup_until
 
-__all__ = ["reduce_on_plateau"]
+__all__ = [
+    "apply_updates",
+    "cumulative_path",
+    "early_stopping",
+    "greedy",
+    "pid",
+    "reduce_on_plateau",
+    "relative_adaptation",
+    "rollback_on_divergence",
+    "warmup_until",
+]

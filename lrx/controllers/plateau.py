@@ -102,11 +102,10 @@ def reduce_on_plateau(
         )
 
     def update(state: ReduceOnPlateauState, value: jax.Array) -> tuple[jax.Array, ReduceOnPlateauState]:
-        finite = jnp.isfinite(value)
-        total = state.sum_value + jnp.where(finite, value, 0.0)
-        number = jnp.where(finite, optax.safe_increment(state.value_count), state.value_count)
+        total = state.sum_value + value
+        number = optax.safe_increment(state.value_count)
         complete = number >= jnp.asarray(accumulation_size, jnp.int32)
-        mean = total / jnp.maximum(number, 1).astype(jnp.float32)
+        mean = total / number.astype(jnp.float32)
 
         best = state.best_value
         # Before the first average the best is infinite, and infinity minus a tolerance of it is not a number.

@@ -9,11 +9,22 @@ from lrx.optimizers.accumulation import accumulate
 from lrx.optimizers.adagrad import adagrad, scale_by_adagrad
 from lrx.optimizers.adam import adam, scale_by_adam
 from lrx.optimizers.adamw import adamw
+from lrx.optimizers.armijo import armijo
+from lrx.optimizers.cocob import cocob
+from lrx.optimizers.d_adaptation import d_adaptation
+from lrx.optimizers.dog import dog
+from lrx.optimizers.dowg import dowg
 from lrx.optimizers.evaluation import eval_params
 from lrx.optimizers.groups import group_rates
 from lrx.optimizers.heavy_ball import heavy_ball
+from lrx.optimizers.hypergradient import hypergradient_adam, hypergradient_sgd
+from lrx.optimizers.mechanic import mechanic
+from lrx.optimizers.momo import momo, momo_adam
 from lrx.optimizers.nesterov import nesterov
+from lrx.optimizers.polyak import polyak
+from lrx.optimizers.prodigy import prodigy
 from lrx.optimizers.rmsprop import rmsprop, scale_by_rmsprop
+from lrx.optimizers.schedule_free import schedule_free_adamw, schedule_free_sgd
 from lrx.optimizers.sgd import scale_by_momentum, sgd
 
 __all__ = [
@@ -21,14 +32,28 @@ __all__ = [
     "adagrad",
     "adam",
     "adamw",
+    "armijo",
+    "cocob",
+    "d_adaptation",
+    "dog",
+    "dowg",
     "eval_params",
     "group_rates",
     "heavy_ball",
+    "hypergradient_adam",
+    "hypergradient_sgd",
+    "mechanic",
+    "momo",
+    "momo_adam",
     "nesterov",
+    "polyak",
+    "prodigy",
     "rmsprop",
     "scale_by_adagrad",
     "scale_by_adam",
     "scale_by_momentum",
     "scale_by_rmsprop",
+    "schedule_free_adamw",
+    "schedule_free_sgd",
     "sgd",
 ]

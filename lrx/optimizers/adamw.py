@@ -11,7 +11,7 @@ import numpy as np
 import optax
 
 from lrx import _checks
-from lrx._leaves import leafwise, wide
+from lrx._leaves import leafwise, require_params, wide
 from lrx.optimizers.adam import AdamState, moments
 from lrx.rates import ArrayLike, Rate, RateState, Schedule, as_rate, as_setting
 
@@ -99,8 +99,7 @@ def adamw(
         return AdamwState(memory.init(params), jnp.array(first_weight_decay), rate.init_rate(params))
 
     def update(updates: Any, state: AdamwState, params: Any = None, **extra_args: Any) -> tuple[Any, AdamwState]:
-        if params is None and jax.tree.leaves(updates):
-            raise ValueError("adamw needs the parameters, which it decays: pass tx.update(grads, state, params).")
+        require_params("adamw", params, updates, "which it decays")
         alpha, rate_state = rate.next_rate(state.rate, updates=updates, params=params, **extra_args)
         decay = jnp.array(weight_decay_at(state.rate.count), jnp.float32)
         adam, direction = memory.advance(state.adam)

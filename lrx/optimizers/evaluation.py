@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -9,17 +10,20 @@ import jax.numpy as jnp
 import optax
 
 from lrx._leaves import wide
-from lrx.optimizers.nesterov import NesterovState
+from lrx.rates import Snapshot
 
 
 def eval_params(state: Any, params: Any) -> Any:
     """Give the parameters to evaluate and to keep, from those at which gradients are taken.
 
-    For `nesterov` the caller holds the point looked ahead to, y, and `theta = y + beta v` is the method's own iterate.
-    For methods that take their gradients at the iterate itself, the parameters come back as they are.
+    For `nesterov` the caller holds the point looked ahead to, y, and `theta = y + beta v` is the method's own iterate;
+    for `schedule_free_sgd` and `schedule_free_adamw` it is the average x, for `dog` the polynomial average. For methods
+    that take their gradients at the iterate itself, the parameters come back as they are. Batch statistics of the model
+    belong to the parameters that gradients were taken at: compute them anew before an evaluation elsewhere.
 
     Args:
-      state: the optimizer state that goes with `params`.
+      state: the optimizer state that goes with `params`, or an object that carries one as `opt_state`
+        (`nnx.Optimizer`, `TrainState`).
       params: the parameters that the updates were added to.
 
     Returns:
@@ -29,7 +33,8 @@ def eval_params(state: Any, params: Any) -> Any:
       ValueError: if the state holds several such methods, whose points would depend on each other.
 
     Source:
-      Y. Nesterov, Soviet Math. Dokl. 27, 1983.
+      Y. Nesterov, Soviet Math. Dokl. 27, 1983; A. Defazio et al., 2024, arXiv:2405.15682; M. Ivgi et al., 2023,
+      arXiv:2302.12022.
 
     Example:
       >>> import lrx, jax.numpy as jnp
@@ -37,25 +42,37 @@ def eval_params(state: Any, params: Any) -> Any:
       >>> print(lrx.eval_params(tx.init(jnp.ones(2)), jnp.ones(2)))
       [1. 1.]
     """
-    state = getattr(state, "opt_state", state)
-    nodes = jax.tree.leaves(state, is_leaf=lambda node: isinstance(node, NesterovState))
-    found = [node for node in nodes if isinstance(node, NesterovState)]
+    found = [node.evaluation() for node in _nodes(getattr(state, "opt_state", state))]
+    found = [one for one in found if one is not None]
     if not found:
         return params
     if len(found) > 1:
         raise ValueError(
             f"state must hold one method with an evaluation point, got {len(found)}: give the state of one."
         )
-    momentum = jax.tree.leaves(found[0].momentum)[0]
+    tree, function = found[0]
+    return _moved(tree, function, params)
 
-    def move(velocity: Any, leaf: Any) -> Any:
-        if isinstance(velocity, optax.MaskedNode):  # not this method's: stays
+
+def _has_evaluation(node: Any) -> bool:
+    return isinstance(node, Snapshot) or hasattr(type(node), "evaluation")
+
+
+def _nodes(state: Any) -> list[Any]:
+    """The states with an evaluation point; not those that are only kept for later."""
+    nodes = jax.tree.leaves(state, is_leaf=_has_evaluation)
+    return [node for node in nodes if _has_evaluation(node) and not isinstance(node, Snapshot)]
+
+
+def _moved(tree: Any, function: Callable[..., jax.Array], params: Any) -> Any:
+    def move(kept: Any, leaf: Any) -> Any:
+        if isinstance(kept, optax.MaskedNode):  # not this method's: stays
             return leaf
-        return (wide(leaf) + momentum * wide(velocity)).astype(jnp.result_type(leaf))
+        return function(wide(leaf), wide(kept)).astype(jnp.result_type(leaf))
 
-    velocities, structure = jax.tree.flatten(found[0].velocity, is_leaf=lambda node: isinstance(node, optax.MaskedNode))
-    if any(isinstance(velocity, optax.MaskedNode) for velocity in velocities):
+    kept, structure = jax.tree.flatten(tree, is_leaf=lambda node: isinstance(node, optax.MaskedNode))
+    if any(isinstance(leaf, optax.MaskedNode) for leaf in kept):
         leaves = structure.flatten_up_to(params)  # type: ignore[attr-defined]
-    else:  # flax may keep velocities in other containers than parameters, so only the order of leaves counts
+    else:  # flax may keep a state in other containers than parameters, so only the order of leaves counts
         leaves, structure = jax.tree.flatten(params)
-    return jax.tree.unflatten(structure, [move(*pair) for pair in zip(velocities, leaves, strict=True)])
+    return jax.tree.unflatten(structure, [move(*pair) for pair in zip(kept, leaves, strict=True)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -19,6 +20,11 @@ class NesterovState(NamedTuple):
     velocity: Any  # like the parameters, and in their units
     momentum: jax.Array  # () float32: the beta with which the parameters look ahead, dimensionless
     rate: RateState
+
+    def evaluation(self) -> tuple[Any, Callable[..., jax.Array]]:
+        """What `eval_params` needs: the velocity, and theta from y and v."""
+        beta = jax.tree.leaves(self.momentum)[0]
+        return self.velocity, lambda y, v: y + beta * v
 
 
 def nesterov(

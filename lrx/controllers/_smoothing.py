@@ -1,0 +1,30 @@
+"""A running mean of a loss that is right from the first value on."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from lrx.rates import ArrayLike
+
+
+class RunningMean(NamedTuple):
+    """An exponential moving average and what its weights sum to so far."""
+
+    weighted_sum: jax.Array  # () float32, in the units of what is averaged
+    weight: jax.Array  # () float32: 0 before the first value, and towards 1
+
+
+def empty_mean() -> RunningMean:
+    """Give the mean of no values."""
+    return RunningMean(jnp.zeros([], jnp.float32), jnp.zeros([], jnp.float32))
+
+
+def add(mean: RunningMean, value: jax.Array, smoothing: ArrayLike) -> tuple[jax.Array, RunningMean]:
+    """Take a value in: `m_t = sum_i s^(t-i) x_i / sum_i s^(t-i)` with s = `smoothing`; give m_t and what to keep."""
+    keep = jnp.asarray(smoothing, jnp.float32)
+    weighted_sum = keep * mean.weighted_sum + (1 - keep) * value
+    weight = keep * mean.weight + (1 - keep)
+    return weighted_sum / weight, RunningMean(weighted_sum, weight)

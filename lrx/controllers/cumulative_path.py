@@ -1,0 +1,111 @@
+"""Follow the length of the path that the steps add up to.
+
+Steps that point the same way make a longer path than a random walk, and could have been larger; steps that cancel
+make a shorter one, and should be smaller. The idea comes from evolution strategies.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from lrx import _checks
+from lrx._leaves import leafwise, total, zeros_like
+from lrx.rates import ArrayLike, Controller, Core, Feedback
+
+
+class CumulativePathState(NamedTuple):
+    """State of `cumulative_path`."""
+
+    scale: jax.Array  # () float32: multiplies the rate of the next update, dimensionless
+    path_length: jax.Array  # () float32: |p|^2 over its mean for steps without direction, dimensionless
+    path: Any  # like the parameters, at least float32: p, dimensionless
+
+
+def cumulative_path(
+    *, c: ArrayLike = 0.2, damping: ArrayLike | None = None, min_factor: ArrayLike = 1e-6, max_factor: ArrayLike = 1e6
+) -> Controller:
+    """Raise the rate while steps point the same way, lower it while they cancel.
+
+    With g^ the incoming direction over its norm (over all parameters together), `p_t = (1 - c) p_{t-1} + c g^_t`. For
+    unit steps without any direction |p|^2 has the mean `mu = c / (2 - c)` and, in n dimensions, the standard deviation
+    `sigma = 2 mu (1 - c) / sqrt(((1 - c)^2 + 1) n)`. The rate follows `scale <- scale exp(d (|p_t|^2 / mu - 1))` with
+    the damping `d = 2 sigma`. A step uses the scale from before it. No loss is needed.
+
+    Args:
+      c: share of the newest step in the path, in (0, 1), dimensionless; may be traced.
+      damping: d, > 0, dimensionless; by default 2 sigma, which is slow in many dimensions; may be traced.
+      min_factor: lower bound of the scale, in (0, 1], dimensionless; may be traced.
+      max_factor: upper bound of the scale, >= 1, dimensionless; may be traced.
+
+    Returns:
+      A `Controller`. `update` needs neither `params` nor `value`. In an optimizer it sees the finished direction: with
+      momentum the velocity, whose steps point the same way by themselves. A direction that is 0 or not finite is
+      ignored.
+
+    Raises:
+      ValueError: if an argument is out of its range.
+
+    Differs from the source:
+      The authors' sigma is smaller by the root of 2; ours is the standard deviation as measured. The bounds are ours.
+
+    Source:
+      CLARA, 2025, arXiv:2508.05408; after the cumulative step-size adaptation of N. Hansen, A. Ostermeier, 2001.
+
+    Example:
+      >>> import lrx, jax.numpy as jnp
+      >>> tx = lrx.sgd(0.1 * lrx.cumulative_path())
+      >>> state = tx.init(jnp.zeros(2))
+      >>> for _ in range(20):
+      ...     updates, state = tx.update(jnp.ones(2), state)
+      >>> print(lrx.learning_rate(state) > 0.1)
+      True
+    """
+    _checks.in_interval("c", c, "(0, 1)", "the newest step must count, and the path remember")
+    if damping is not None:
+        _checks.positive("damping", damping)
+    _checks.in_interval("min_factor", min_factor, "(0, 1]", "it bounds a factor that starts at 1")
+    _checks.at_least("max_factor", max_factor, 1, "it bounds a factor that starts at 1")
+
+    def init(params: Any) -> tuple[jax.Array, CumulativePathState]:
+        one, zero = jnp.ones([], jnp.float32), jnp.zeros([], jnp.float32)
+        return jnp.ones([], jnp.float32), CumulativePathState(one, zero, zeros_like(params, wide=True))
+
+    def update(state: CumulativePathState, seen: Feedback) -> tuple[jax.Array, CumulativePathState]:
+        size = sum(leaf.size for leaf in map(jnp.asarray, jax.tree.leaves(seen.updates)))
+        # Of what is divided by its largest entry first, no square overflows or vanishes.
+        largest = _largest(seen.updates)
+        norm = jnp.sqrt(total(lambda g: jnp.square(g / largest.astype(g.dtype)), seen.updates))
+        usable = jnp.isfinite(norm) & (norm > 0)
+        share = jnp.asarray(c, jnp.float32)
+
+        def step(gradient: jax.Array, path: jax.Array) -> tuple[jax.Array, jax.Array]:
+            unit = gradient / largest.astype(gradient.dtype) / norm.astype(gradient.dtype)
+            moved = (1 - share).astype(path.dtype) * path + share.astype(path.dtype) * unit
+            return gradient, jnp.where(usable, moved, path)
+
+        _, path = leafwise(step, seen.updates, state.path)
+        mu = share / (2 - share)
+        length = total(lambda _, p: jnp.square(p), seen.updates, path) / mu
+        if damping is None:
+            sigma = 2 * mu * (1 - share) / jnp.sqrt(((1 - share) ** 2 + 1) * max(size, 1))
+            d = 2 * sigma
+        else:
+            d = jnp.asarray(damping, jnp.float32)
+        scale = state.scale * jnp.exp(jnp.clip(d * (length - 1), -math.log(1e6), math.log(1e6)))
+        scale = jnp.clip(scale, jnp.asarray(min_factor, jnp.float32), jnp.asarray(max_factor, jnp.float32))
+        scale = jnp.where(usable, scale, state.scale)
+        return state.scale, CumulativePathState(scale, length, path)
+
+    arguments = {"c": c, "damping": damping, "min_factor": min_factor, "max_factor": max_factor}
+    return Controller.from_cores((Core(init, update),), cumulative_path, arguments)
+
+
+def _largest(updates: Any) -> jax.Array:
+    """The largest absolute value of all coordinates, () float32, and 1 where there is none but 0."""
+    leaves = [jnp.max(jnp.abs(leaf), initial=0.0) for leaf in map(jnp.asarray, jax.tree.leaves(updates))]
+    largest = jnp.max(jnp.stack([leaf.astype(jnp.float32) for leaf in leaves])) if leaves else jnp.zeros([])
+    return jnp.where(largest > 0, largest, 1.0).astype(jnp.float32)

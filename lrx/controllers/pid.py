@@ -1,0 +1,142 @@
+"""Proportional, integral and derivative control of the logarithm of the rate.
+
+As the step-size controllers of ODE solvers hold the local error at a tolerance, this one holds the speed at which the
+loss falls at a set point.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from lrx import _checks
+from lrx.controllers._smoothing import RunningMean, add, empty_mean
+from lrx.rates import ArrayLike, Controller, controller
+
+
+class PidState(NamedTuple):
+    """State of `pid`."""
+
+    scale: jax.Array  # () float32: multiplies the rate, dimensionless
+    decrease: jax.Array  # () float32: r, the smoothed relative decrease of the loss per step
+    error: jax.Array  # () float32: e
+    integral: jax.Array  # () float32: the integral part of log(scale)
+    derivative: jax.Array  # () float32: d, the smoothed change of the error per step
+    previous_value: jax.Array  # () float32: the loss before, infinite before the first
+    mean: RunningMean  # of the relative decrease
+
+
+def pid(
+    *,
+    kp: ArrayLike = 1.0,
+    ki: ArrayLike = 0.1,
+    kd: ArrayLike = 0.1,
+    set_point: ArrayLike = 0.01,
+    smoothing: ArrayLike = 0.9,
+    min_factor: ArrayLike = 1e-2,
+    max_factor: ArrayLike = 10.0,
+    error: Callable[[jax.Array], Any] | None = None,
+    feedback: str = "value",
+) -> Controller:
+    """Hold the speed at which the loss falls at a set point.
+
+    With v_t the loss, the relative decrease `2 (v_{t-1} - v_t) / (|v_{t-1}| + |v_t|)` lies in [-2, 2], is 0 on average
+    over a loss that only fluctuates, and its running mean is r_t. The error is `e_t = r* - r_t` with r* = `set_point`:
+    a loss that falls too slowly raises the rate. Where it rises, r_t < 0, a smaller rate is what brings the decrease
+    back, and `e_t = r_t - r*`. Then
+
+        log(scale_t) = kp e_t + I_t + kd d_t,     I_t = I_{t-1} + ki e_t,     d_t = s d_{t-1} + (1 - s) (e_t - e_{t-1})
+
+    within [log(min_factor), log(max_factor)], with s = `smoothing`. At a bound the integral stays unless the error
+    leads away from it (anti-windup). All gains 0 is the identity. The loss falls slowly both at a rate
+    that is too small and close to the largest stable one: a rate that only just makes the loss rise may hover there.
+
+    Args:
+      kp: proportional gain, >= 0; may be traced.
+      ki: integral gain per step, >= 0; may be traced.
+      kd: derivative gain, in steps, >= 0; may be traced.
+      set_point: r*, > 0, relative decrease of the loss per step; may be traced.
+      smoothing: s of the running means, in [0, 1): about 1 / (1 - s) losses count; may be traced.
+      min_factor: lower bound of the scale, in (0, 1], dimensionless; may be traced.
+      max_factor: upper bound of the scale, >= 1, dimensionless; may be traced.
+      error: takes the loss, () float32, to e_t, in place of set point and decrease.
+      feedback: "value" where `update` is given `value=loss`, "observed" where the loss comes through `observe`.
+
+    Returns:
+      A `Controller`. `update` needs `value=`, a scalar, unless `feedback="observed"`. A `value` that is not finite is
+      ignored, and so is an error that is not.
+
+    Raises:
+      ValueError: if an argument is out of its range, or `update` gets no `value`.
+      TypeError: if `error` is no function.
+
+    Source:
+      No paper; a controller in the textbook's form, on the logarithm as those of ODE solvers: K. Gustafsson, ACM Trans.
+      Math. Softw. 17, 1991, and the step-size controllers of diffrax.
+
+    Example:
+      >>> import lrx, jax.numpy as jnp
+      >>> tx = lrx.sgd(0.1 * lrx.pid(set_point=0.1))
+      >>> theta, state = jnp.ones(1), tx.init(jnp.ones(1))
+      >>> for _ in range(200):
+      ...     loss = 0.5 * jnp.sum(theta**2)
+      ...     updates, state = tx.update(theta, state, value=loss)
+      ...     theta = theta + updates
+      >>> print(f"{lrx.monitor(state)['pid/decrease']:.1f} {lrx.learning_rate(state):.2f}")
+      0.1 0.05
+    """
+    _checks.non_negative("kp", kp)
+    _checks.non_negative("ki", ki)
+    _checks.non_negative("kd", kd)
+    _checks.positive("set_point", set_point, "a loss that is not meant to fall needs no controller")
+    _checks.decay("smoothing", smoothing)
+    _checks.in_interval("min_factor", min_factor, "(0, 1]", "it bounds a factor that starts at 1")
+    _checks.at_least("max_factor", max_factor, 1, "it bounds a factor that starts at 1")
+    if error is not None and not callable(error):
+        raise TypeError(f"error must be a function of the loss, got error={error!r}.")
+
+    def init(params: object) -> PidState:
+        del params
+        decrease, e, integral, derivative = (jnp.zeros([], jnp.float32) for _ in range(4))
+        before = jnp.asarray(jnp.inf, jnp.float32)
+        return PidState(jnp.ones([], jnp.float32), decrease, e, integral, derivative, before, empty_mean())
+
+    def update(state: PidState, value: jax.Array) -> tuple[jax.Array, PidState]:
+        first = jnp.isinf(state.previous_value)
+        size = jnp.abs(state.previous_value) / 2 + jnp.abs(value) / 2
+        change = jnp.where(first | (size == 0), 0.0, (state.previous_value / size - value / size))
+        decrease, mean = add(state.mean, change, smoothing)
+        if error is None:
+            target = jnp.asarray(set_point, jnp.float32)
+            e = jnp.where(decrease < 0, decrease - target, target - decrease)
+            e, started = jnp.where(first, 0.0, e), ~first
+            mean = jax.tree.map(lambda new, old: jnp.where(first, old, new), mean, state.mean)
+        else:
+            e = jnp.asarray(error(value), jnp.float32)
+            e, started = jnp.where(jnp.isfinite(e), e, state.error), jnp.bool_(True)
+        keep = jnp.asarray(smoothing, jnp.float32)
+        derivative = keep * state.derivative + (1 - keep) * jnp.where(first, 0.0, e - state.error)
+        low, high = (jnp.log(jnp.asarray(bound, jnp.float32)) for bound in (min_factor, max_factor))
+        integral = jnp.clip(state.integral + jnp.asarray(ki, jnp.float32) * e, low, high)
+        others = jnp.asarray(kp, jnp.float32) * e + jnp.asarray(kd, jnp.float32) * derivative
+        wanted = others + integral
+        winds_up = ((wanted > high) & (e > 0)) | ((wanted < low) & (e < 0))
+        integral = jnp.where(winds_up, state.integral, integral)
+        scale = jnp.where(started, jnp.exp(jnp.clip(others + integral, low, high)), 1.0)
+        return scale, PidState(scale, jnp.where(first, 0.0, decrease), e, integral, derivative, value, mean)
+
+    arguments = {
+        "kp": kp,
+        "ki": ki,
+        "kd": kd,
+        "set_point": set_point,
+        "smoothing": smoothing,
+        "min_factor": min_factor,
+        "max_factor": max_factor,
+        "error": error,
+        "feedback": feedback,
+    }
+    return controller(pid, arguments, init=init, update=update, feedback=feedback)

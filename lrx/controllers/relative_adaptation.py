@@ -1,0 +1,177 @@
+"""Find the rate from the relative change of the loss curve, whatever rate a run starts with.
+
+The rate is raised from below until the loss begins to fall, creeps up from there, and is cut back where it rises.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from lrx import _checks
+from lrx.controllers._smoothing import RunningMean, add, empty_mean
+from lrx.rates import ArrayLike, Controller, controller
+
+FIRST_LOSSES = 20  # in which only the level and the noise of the loss are learned
+REST = 3  # losses after a cut in which the rate stays, so that the mean can follow
+DEVIATIONS = 4.0  # of the mean's noise that a rise must exceed besides the tolerance
+LEAK = 0.05  # share by which the lowest mean follows a higher one: a slow wandering of the loss is no rise
+MEMORY = 0.98  # of the noise's estimate: of some fifty losses
+WEAKENING = 0.5  # of the growth, at each cut: the search settles
+
+
+class RelativeAdaptationState(NamedTuple):
+    """State of `relative_adaptation`."""
+
+    scale: jax.Array  # () float32: multiplies the rate, dimensionless
+    log_growth: jax.Array  # () float32: what log(scale) grows by in a step of the search
+    relative_change: jax.Array  # () float32: of the mean loss over its lowest, dimensionless
+    noise: jax.Array  # () float32: standard deviation of that change while nothing happens
+    fallen: jax.Array  # () bool: whether the search is over
+    first_value: jax.Array  # () float32: the first loss, in its units; infinite before it
+    lowest_mean: jax.Array  # () float32: the lowest mean, which follows a higher one slowly; infinite before the first
+    seen_count: jax.Array  # () int32: losses so far
+    rest_count: jax.Array  # () int32: losses for which the rate still stays
+    mean: RunningMean  # of the loss
+    variance: RunningMean  # of a loss around the mean, relative
+
+
+def relative_adaptation(
+    *,
+    smoothing: ArrayLike = 0.8,
+    growth: ArrayLike = 1.2,
+    creep: ArrayLike = 0.005,
+    backoff: ArrayLike = 0.3,
+    tolerance: ArrayLike = 0.1,
+    target: ArrayLike = 0.1,
+    min_factor: ArrayLike = 1e-8,
+    max_factor: ArrayLike = 1e8,
+    feedback: str = "value",
+) -> Controller:
+    """Let the rate follow the relative change of the loss, so that none has to be tuned.
+
+    `constant(1.0) * relative_adaptation()` is a rate without a number in it; from starting rates between 1e-6 and 1,
+    plain gradient descent ends within two points of accuracy. With l_t the running mean of the loss, and l* its lowest
+    (which follows a higher mean by a twentieth a step), the relative change is `rho_t = (l_t - l*) / |l*|`, and sigma_t
+    is the standard deviation that the fluctuation of single losses gives it. After the first twenty losses:
+
+    - search, until `l_t < v_1 - target |v_1|` with v_1 the first loss: `scale <- growth scale`
+    - then: `scale <- growth^creep scale`
+    - at any time, `rho_t > tolerance + 4 sigma_t`: the loss rises. `scale <- backoff scale`, the growth's logarithm is
+      halved, the search is over, l* begins anew, and the rate stays for three losses.
+
+    Args:
+      smoothing: s of the running mean of the loss, in [0, 1): about 1 / (1 - s) losses count; may be traced.
+      growth: factor for each loss while searching, > 1, dimensionless; may be traced.
+      creep: power of it afterwards, >= 0: 0 only ever lowers the rate that was found; may be traced.
+      backoff: what the rate is multiplied by when the loss rises, in (0, 1), dimensionless; may be traced.
+      tolerance: relative rise that is borne besides the noise, >= 0; may be traced.
+      target: relative fall that ends the search, in (0, 1); may be traced.
+      min_factor: lower bound of the scale, in (0, 1], dimensionless; may be traced.
+      max_factor: upper bound of the scale, >= 1, dimensionless; may be traced.
+      feedback: "value" where `update` is given `value=loss`, "observed" where the loss comes through `observe`.
+
+    Returns:
+      A `Controller`. `update` needs `value=`, a scalar, unless `feedback="observed"`. A `value` that is not finite is
+      ignored.
+
+    Raises:
+      ValueError: if an argument is out of its range, or `update` gets no `value`.
+
+    Source:
+      The rule is ours. The idea, to set the rate from the relative change of the global loss curve with none to start
+      from, is that of S. Biswas et al., "LRT-RA", AppliedMath 5(1), 2025, whose formula was not at hand: this is not
+      LRT-RA.
+
+    Example:
+      >>> import jax, lrx, jax.numpy as jnp
+      >>> tx = lrx.sgd(1e-6 * lrx.relative_adaptation())
+      >>> theta, state = jnp.ones(2), tx.init(jnp.ones(2))
+      >>> for _ in range(100):
+      ...     loss, grad = jax.value_and_grad(lambda x: 0.5 * jnp.sum(x**2))(theta)
+      ...     updates, state = tx.update(grad, state, theta, value=loss)
+      ...     theta = theta + updates
+      >>> print(bool(lrx.learning_rate(state) > 1e-2))
+      True
+    """
+    _checks.decay("smoothing", smoothing)
+    _checks.above("growth", growth, 1, "at 1 nothing is searched")
+    _checks.non_negative("creep", creep)
+    _checks.in_interval("backoff", backoff, "(0, 1)", "it multiplies the rate when the loss rises")
+    _checks.non_negative("tolerance", tolerance)
+    _checks.in_interval("target", target, "(0, 1)", "it is a share of the first loss")
+    _checks.in_interval("min_factor", min_factor, "(0, 1]", "it bounds a factor that starts at 1")
+    _checks.at_least("max_factor", max_factor, 1, "it bounds a factor that starts at 1")
+
+    def init(params: object) -> RelativeAdaptationState:
+        del params
+        return RelativeAdaptationState(
+            scale=jnp.ones([], jnp.float32),
+            log_growth=jnp.log(jnp.array(growth, jnp.float32)),
+            relative_change=jnp.zeros([], jnp.float32),
+            noise=jnp.zeros([], jnp.float32),
+            fallen=jnp.zeros([], bool),
+            first_value=jnp.asarray(jnp.inf, jnp.float32),
+            lowest_mean=jnp.asarray(jnp.inf, jnp.float32),
+            seen_count=jnp.zeros([], jnp.int32),
+            rest_count=jnp.zeros([], jnp.int32),
+            mean=empty_mean(),
+            variance=empty_mean(),
+        )
+
+    def update(state: RelativeAdaptationState, value: jax.Array) -> tuple[jax.Array, RelativeAdaptationState]:
+        begun = state.seen_count > 0
+        first_value = jnp.where(begun, state.first_value, value)
+        before = jnp.where(begun, state.mean.weighted_sum / jnp.maximum(state.mean.weight, 1e-30), value)
+        size = jnp.maximum(jnp.abs(before), 1e-30)
+        # One loss far out must neither sit in the mean for long, nor hide the next behind the noise that it makes.
+        loss, mean = add(state.mean, jnp.minimum(value, before + 2 * size), smoothing)
+        known = jnp.sqrt(state.variance.weighted_sum / jnp.maximum(state.variance.weight, 1e-30))
+        bound = jnp.maximum(DEVIATIONS * known, 0.05)
+        deviation = jnp.clip(value / size - before / size, -bound, bound)
+        _, variance = add(state.variance, jnp.square(deviation), MEMORY)
+        s = jnp.asarray(smoothing, jnp.float32)
+        noise = known * jnp.sqrt((1 - s) / (1 + s))
+
+        followed = jnp.where(begun, state.lowest_mean + LEAK * (loss - state.lowest_mean), loss)
+        lowest = jnp.minimum(followed, loss)
+        change = (loss - lowest) / jnp.maximum(jnp.abs(lowest), 1e-30)
+        resting = state.rest_count > 0
+        rising = ~resting & (change > jnp.asarray(tolerance, jnp.float32) + DEVIATIONS * noise)
+        fall = jnp.asarray(target, jnp.float32) * jnp.abs(first_value)
+        fallen = state.fallen | rising | (loss < first_value - fall)
+
+        log_growth = jnp.where(rising, WEAKENING * state.log_growth, state.log_growth)
+        rise = log_growth * jnp.where(fallen, jnp.asarray(creep, jnp.float32), 1.0)
+        still = resting | (state.seen_count < FIRST_LOSSES)
+        moved = state.scale * jnp.where(rising, jnp.asarray(backoff, jnp.float32), jnp.where(still, 1.0, jnp.exp(rise)))
+        scale = jnp.clip(moved, jnp.asarray(min_factor, jnp.float32), jnp.asarray(max_factor, jnp.float32))
+        return scale, RelativeAdaptationState(
+            scale=scale,
+            log_growth=log_growth,
+            relative_change=change,
+            noise=noise,
+            fallen=fallen,
+            first_value=first_value,
+            lowest_mean=jnp.where(rising, loss, lowest),
+            seen_count=optax.safe_increment(state.seen_count),
+            rest_count=jnp.where(rising, REST, jnp.maximum(state.rest_count - 1, 0)),
+            mean=mean,
+            variance=variance,
+        )
+
+    arguments = {
+        "smoothing": smoothing,
+        "growth": growth,
+        "creep": creep,
+        "backoff": backoff,
+        "tolerance": tolerance,
+        "target": target,
+        "min_factor": min_factor,
+        "max_factor": max_factor,
+        "feedback": feedback,
+    }
+    return controller(relative_adaptation, arguments, init=init, update=update, feedback=feedback)

@@ -1,0 +1,239 @@
+"""Take a diverging run back to where it was well, and go on with a smaller rate.
+
+What one does by hand after a run has diverged, restart from a checkpoint with half the rate, inside the compiled loop.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from lrx import _checks
+from lrx._leaves import copies, leafwise, require_params, total
+from lrx.controllers._smoothing import RunningMean, add, empty_mean
+from lrx.rates import ArrayLike, Inbox, RateState, Snapshot, empty_inbox, receive
+from lrx.reading import scale_learning_rate
+
+SMOOTHING = 0.9  # of the loss that a loss is compared with: of some ten minibatches
+
+
+class RollbackState(NamedTuple):
+    """State of `rollback_on_divergence`."""
+
+    stopped: jax.Array  # () bool: whether the last rollback was not enough
+    rolled_back: jax.Array  # () bool: whether the latest update took the parameters back
+    rollbacks: jax.Array  # () int32: how often that was
+    scale: jax.Array  # () float32: what the rate has been multiplied by, dimensionless
+    first_value: jax.Array  # () float32: the first loss, in its units; infinite before it
+    lowest_mean: jax.Array  # () float32: the lowest running mean of the loss; infinite before the first
+    mean: RunningMean  # of the losses while things were well
+    inbox: Inbox
+    snapshot: Snapshot  # the parameters while things were well, and the state of `tx` with which to go on from them
+    inner: Any  # the state of `tx`
+
+
+def rollback_on_divergence(
+    tx: optax.GradientTransformation,
+    *,
+    factor: ArrayLike = 0.5,
+    max_rollbacks: ArrayLike = 20,
+    explode: ArrayLike = 2.0,
+    feedback: str = "value",
+) -> optax.GradientTransformationExtraArgs:
+    """Take parameters and state back when a run diverges, and multiply the rate.
+
+    While things are well (the loss is not above its running mean), parameters and the state of `tx` are kept. They
+    come back when the loss, a gradient or the update that `tx` would make is not finite, or when the loss has exploded:
+    `v > v_1` and `v > l* + explode |l*|` with v_1 the first loss and l* the lowest running mean so far. The rate is
+    then multiplied by `factor`, for good, wherever `tx` has it. A run started at 1,000 times the largest stable rate is
+    trained after ten rollbacks. When `max_rollbacks` are used up and things go wrong again, the run stops: the
+    parameters are those that were kept, the rate is 0, and `lrx.stopped(state)` says so.
+
+    The parameters are taken back exactly by
+
+        updates, state = tx.update(grads, state, params, value=loss)
+        params = lrx.apply_updates(params, updates, state)
+
+    With `optax.apply_updates` (as in `TrainState` and `nnx.Optimizer`) they come back up to rounding.
+
+    Args:
+      tx: the transformation with its rate: an lrx optimizer, or one of `optax.inject_hyperparams`.
+      factor: what the rate is multiplied by at each rollback, in (0, 1), dimensionless; may be traced.
+      max_rollbacks: how often, >= 0; may be traced.
+      explode: how far above the lowest mean a loss may be, in that mean's size, > 0; may be traced.
+      feedback: "value" where `update` is given `value=loss`, "observed" where the loss comes through `observe`;
+        without an observation only gradients and updates are looked at.
+
+    Returns:
+      A transformation. `update` needs `params`, `value=` unless `feedback="observed"`, and what `tx` needs. The memory
+      is that of `tx` twice, and of the parameters once.
+
+    Raises:
+      ValueError: if an argument is out of its range, `tx` has no rate that can be scaled, or `update` gets no `params`
+        or no `value`.
+      TypeError: if `tx` is no gradient transformation.
+
+    Source:
+      No paper; the loss spikes of A. Chowdhery et al., "PaLM", 2022, section 5.1, were handled so by hand.
+
+    Example:
+      >>> import jax, lrx, jax.numpy as jnp
+      >>> tx = lrx.rollback_on_divergence(lrx.sgd(1_500.0))
+      >>> theta, state = jnp.ones(2), tx.init(jnp.ones(2))
+      >>> for _ in range(80):
+      ...     loss, grad = jax.value_and_grad(lambda x: 0.5 * jnp.sum(x**2))(theta)
+      ...     updates, state = tx.update(grad, state, theta, value=loss)
+      ...     theta = lrx.apply_updates(theta, updates, state)
+      >>> print(state.rollbacks, lrx.learning_rate(state), bool(jnp.all(jnp.abs(theta) < 0.05)))
+      10 1.4648438 True
+    """
+    if not isinstance(tx, optax.GradientTransformation):
+        raise TypeError(f"tx must be a gradient transformation, got tx={tx!r}: give lrx.sgd(0.1).")
+    _checks.in_interval("factor", factor, "(0, 1)", "it multiplies the rate at each rollback")
+    _checks.steps("max_rollbacks", max_rollbacks, at_least=0, unit="rollbacks")
+    _checks.positive("explode", explode, "a loss above its lowest mean is not yet a divergence")
+    _checks.one_of("feedback", feedback, ("value", "observed"))
+    wrapped = optax.with_extra_args_support(tx)
+
+    def init(params: Any) -> RollbackState:
+        inner = wrapped.init(params)
+        if jax.tree.leaves(params):
+            scale_learning_rate(inner, 1.0)  # raises where there is no rate
+        infinity = jnp.inf
+        return RollbackState(
+            stopped=jnp.zeros([], bool),
+            rolled_back=jnp.zeros([], bool),
+            rollbacks=jnp.zeros([], jnp.int32),
+            scale=jnp.ones([], jnp.float32),
+            first_value=jnp.array(infinity, jnp.float32),
+            lowest_mean=jnp.array(infinity, jnp.float32),
+            mean=empty_mean(),
+            inbox=empty_inbox(),
+            snapshot=Snapshot(copies(params), copies(inner)),
+            inner=inner,
+        )
+
+    def update(updates: Any, state: RollbackState, params: Any = None, **extra_args: Any) -> tuple[Any, RollbackState]:
+        require_params("rollback_on_divergence", params, updates, "which it keeps")
+        value, arrived = receive("rollback_on_divergence", state.inbox, extra_args, feedback)
+        candidate, inner = wrapped.update(updates, state.inner, params, **extra_args)
+        wrong = total(
+            lambda u, x, g: (~jnp.isfinite(x + u.astype(x.dtype)) | ~jnp.isfinite(g)).astype(jnp.float32),
+            candidate,
+            params,
+            updates,
+        )
+        finite = wrong == 0
+        level = jnp.where(jnp.isfinite(state.lowest_mean), state.lowest_mean, value)
+        exploded = (value > state.first_value) & (value > level + jnp.asarray(explode, jnp.float32) * jnp.abs(level))
+        bad = ~finite | (arrived & (~jnp.isfinite(value) | exploded))
+        over = state.stopped | (bad & (state.rollbacks >= jnp.asarray(max_rollbacks, jnp.int32)))
+        back = bad & ~state.stopped
+
+        measured = arrived & ~bad & ~over
+        mean_value, mean = add(state.mean, jnp.where(measured, value, 0.0), SMOOTHING)
+        mean = _select(measured, mean, state.mean)
+        lowest = jnp.where(measured, jnp.minimum(state.lowest_mean, mean_value), state.lowest_mean)
+        well = measured & (value <= mean_value)
+
+        lowered = jnp.where(back & ~over, jnp.asarray(factor, jnp.float32), 1.0)
+        kept = _select(well, Snapshot(params, state.inner), state.snapshot)
+        kept = kept._replace(inner=_scaled(kept.inner, lowered))
+        held = _select(over, _halted(kept.inner), kept.inner)
+        # Where the caller adds updates, and does not select: what leads to the parameters that were kept.
+        difference, *_ = leafwise(lambda _, old, new: (old - new, old, new), candidate, kept.params, params)
+        nothing = jax.tree.map(jnp.zeros_like, candidate)
+        return _select(back, difference, _select(over, nothing, candidate)), RollbackState(
+            stopped=over,
+            rolled_back=back,
+            rollbacks=jnp.where(back & ~over, state.rollbacks + 1, state.rollbacks),
+            scale=state.scale * lowered,
+            first_value=jnp.where(measured & jnp.isinf(state.first_value), value, state.first_value),
+            lowest_mean=lowest,
+            mean=mean,
+            inbox=empty_inbox(),
+            snapshot=kept,
+            inner=_select(back | over, held, inner),
+        )
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def apply_updates(params: Any, updates: Any, state: Any) -> Any:
+    """Give the parameters after an update: the sum, or those that `rollback_on_divergence` has taken back.
+
+    Adding a difference would round what is taken back, and could not leave infinity; so the parameters that were kept
+    are selected. For every other transformation this is `optax.apply_updates`.
+
+    Args:
+      params: the parameters before the update.
+      updates: what `tx.update` gave.
+      state: the state that it gave with them.
+
+    Returns:
+      Parameters of the same structure, shapes and types.
+
+    Example:
+      >>> import lrx, jax.numpy as jnp
+      >>> tx = lrx.sgd(0.5)
+      >>> params = jnp.ones(2)
+      >>> updates, state = tx.update(params, tx.init(params), params)
+      >>> print(lrx.apply_updates(params, updates, state))
+      [0.5 0.5]
+    """
+    # A leaf without an update stays, as with equinox.apply_updates.
+    complete = jax.tree.map(
+        lambda u, x: u if u is not None or x is None else jnp.zeros_like(x),
+        updates,
+        params,
+        is_leaf=lambda leaf: leaf is None,
+    )
+    applied = optax.apply_updates(params, complete)
+    nodes = jax.tree.leaves(
+        getattr(state, "opt_state", state), is_leaf=lambda node: isinstance(node, RollbackState | Snapshot)
+    )
+    for node in nodes:
+        if isinstance(node, RollbackState):
+            applied = _taken_back(node, applied)
+    return applied
+
+
+def _taken_back(node: RollbackState, params: Any) -> Any:
+    def is_masked(leaf: Any) -> bool:
+        return isinstance(leaf, optax.MaskedNode)
+
+    kept, structure = jax.tree.flatten(node.snapshot.params, is_leaf=is_masked)
+    leaves = structure.flatten_up_to(params)  # type: ignore[attr-defined]
+    chosen = [
+        new if is_masked(old) else jnp.where(node.rolled_back, old, new) for old, new in zip(kept, leaves, strict=True)
+    ]
+    return jax.tree.unflatten(structure, chosen)
+
+
+def recovers(state: Any) -> bool:
+    """Whether a state belongs to a transformation that takes a diverging run back by itself."""
+    nodes = jax.tree.leaves(state, is_leaf=lambda node: isinstance(node, RollbackState))
+    return any(isinstance(node, RollbackState) for node in nodes)
+
+
+def _select(condition: jax.Array, yes: Any, no: Any) -> Any:
+    return jax.tree.map(functools.partial(jnp.where, condition), yes, no)
+
+
+def _scaled(state: Any, factor: jax.Array) -> Any:
+    return scale_learning_rate(state, factor) if jax.tree.leaves(state) else state
+
+
+def _halted(state: Any) -> Any:
+    """The state with all rates at 0, also those on show."""
+
+    def halt(node: Any) -> Any:
+        if not isinstance(node, RateState):
+            return node
+        return node._replace(rate=jnp.zeros_like(node.rate), scale=jnp.zeros_like(node.scale))
+
+    return jax.tree.map(halt, _scaled(state, jnp.zeros([])), is_leaf=lambda node: isinstance(node, RateState))

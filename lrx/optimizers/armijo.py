@@ -1,0 +1,134 @@
+"""Armijo's line search on the minibatch: the largest rate that decreases the loss enough."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from lrx import _checks
+from lrx._leaves import descend, require_params, total, wide
+from lrx.rates import ArrayLike, Core, Feedback, Rate, check_loss
+
+
+class ArmijoState(NamedTuple):
+    """What `armijo` keeps."""
+
+    rate: jax.Array  # () float32: the latest that was tried
+    evaluations: jax.Array  # () int32: of the loss in the latest search
+    accepted: jax.Array  # () bool: whether it decreased the loss enough
+
+
+def armijo(
+    *,
+    c: ArrayLike = 0.1,
+    backtrack: ArrayLike = 0.9,
+    max_rate: ArrayLike = 1.0,
+    growth: ArrayLike | None = None,
+    max_evaluations: ArrayLike = 100,
+) -> Rate:
+    """Search for a rate that decreases the loss of this minibatch by a share of what its slope promises.
+
+    From `gamma = max_rate`, or with `growth` from `min(max_rate, growth gamma_{t-1})`, the rate is multiplied by
+    `backtrack` until `f(x - gamma u) <= f(x) - c gamma <g, u>`, with u the incoming direction (alone, the gradient). A
+    loss that is not finite does not satisfy this. When no rate does, the step is not made: the rate is 0. The authors
+    grow by 2 in an epoch of n minibatches, `growth=2 ** (1 / n)`, which takes few evaluations.
+
+    Each trial is an evaluation of the loss, made by `value_fn` as in optax's line searches:
+
+        updates, state = tx.update(grads, state, params, value=loss, grad=grads, value_fn=lambda params: ...)
+
+    Args:
+      c: share of the promised decrease that is asked for, in (0, 1); may be traced.
+      backtrack: from a rate to the next one tried, in (0, 1); may be traced.
+      max_rate: the largest rate, > 0; may be traced.
+      growth: from a step's rate to the first one tried in the next, >= 1; None starts at `max_rate`; may be traced.
+      max_evaluations: of the loss in a search, >= 1; may be traced.
+
+    Returns:
+      A `Rate`. `update` needs `params`, `value=`, a scalar, and `value_fn=`; `grad=`, the gradient, where it is not
+      what comes in.
+
+    Raises:
+      ValueError: if an argument is out of its range, or `update` gets no `params`, `value` or `value_fn`.
+
+    Differs from the source:
+      After the last evaluation the authors step by 1e-6 whatever the loss is there.
+
+    Source:
+      S. Vaswani et al., NeurIPS 2019, arXiv:1905.09997, equation 1 and algorithm 1; L. Armijo, 1966.
+
+    Example:
+      >>> import jax, lrx, jax.numpy as jnp
+      >>> loss_fn = lambda theta: 4.0 * jnp.sum(theta**2)
+      >>> tx = lrx.armijo(backtrack=0.5)
+      >>> theta, state = jnp.ones(2), tx.init(jnp.ones(2))
+      >>> loss, grads = jax.value_and_grad(loss_fn)(theta)
+      >>> updates, state = tx.update(grads, state, theta, value=loss, value_fn=loss_fn)
+      >>> print(lrx.learning_rate(state), theta + updates)
+      0.125 [0. 0.]
+    """
+    _checks.in_interval("c", c, "(0, 1)", "it is a share of the promised decrease")
+    _checks.in_interval("backtrack", backtrack, "(0, 1)", "it multiplies a rate that was too large")
+    _checks.positive("max_rate", max_rate)
+    if growth is not None:
+        _checks.at_least("growth", growth, 1, "below 1 the rate could only fall")
+    _checks.steps("max_evaluations", max_evaluations, unit="evaluations")
+
+    def init(params: Any) -> tuple[jax.Array, ArmijoState]:
+        del params
+        first = jnp.array(max_rate, jnp.float32)
+        return jnp.array(first), ArmijoState(first, jnp.zeros([], jnp.int32), jnp.ones([], bool))
+
+    def update(state: ArmijoState, seen: Feedback) -> tuple[jax.Array, ArmijoState]:
+        require_params("armijo", seen.params, seen.updates, "from which it searches")
+        value, value_fn = seen.extra_args.get("value"), seen.extra_args.get("value_fn")
+        if value is None:
+            raise ValueError(
+                "armijo needs the loss: pass it as tx.update(grads, state, params, value=loss, value_fn=loss_fn)."
+            )
+        check_loss(value)
+        if not callable(value_fn):
+            raise ValueError(
+                f"armijo needs value_fn, a function from parameters to the loss of this minibatch, got {value_fn!r}: "
+                "pass it as tx.update(grads, state, params, value=loss, value_fn=loss_fn)."
+            )
+        grads = seen.extra_args.get("grad")
+        grads = seen.updates if grads is None else grads
+        slope = total(lambda u, g: u * g, seen.updates, grads)
+        loss = jnp.asarray(value, jnp.float32)
+        share, shrink = jnp.asarray(c, jnp.float32), jnp.asarray(backtrack, jnp.float32)
+        most = jnp.asarray(max_evaluations, jnp.int32)
+
+        def accepts(rate: jax.Array) -> jax.Array:
+            step = descend(seen.updates, rate, seen.extra_args)
+            trial = jax.tree.map(
+                lambda u, x: x if u is None else (wide(x) + wide(u)).astype(jnp.result_type(x)),
+                step,
+                seen.params,
+                is_leaf=lambda leaf: leaf is None,
+            )
+            found = jnp.asarray(value_fn(trial), jnp.float32)
+            return jnp.isfinite(found) & (found <= loss - share * rate * slope)
+
+        def search(carry: tuple[jax.Array, jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array, jax.Array]:
+            rate, tried, _ = carry
+            rate = jnp.where(tried == 0, rate, rate * shrink)
+            return rate, tried + 1, accepts(rate)
+
+        start = jnp.asarray(max_rate, jnp.float32)
+        if growth is not None:
+            start = jnp.minimum(start, jnp.asarray(growth, jnp.float32) * state.rate)
+        carry = (start, jnp.zeros([], jnp.int32), jnp.zeros([], bool))
+        rate, tried, accepted = jax.lax.while_loop(lambda carry: ~carry[2] & (carry[1] < most), search, carry)
+        return jnp.where(accepted, rate, 0.0), ArmijoState(jnp.array(rate), tried, accepted)
+
+    arguments = {
+        "c": c,
+        "backtrack": backtrack,
+        "max_rate": max_rate,
+        "growth": growth,
+        "max_evaluations": max_evaluations,
+    }
+    return Rate.from_cores((Core(init, update),), armijo, arguments, peak=max_rate)

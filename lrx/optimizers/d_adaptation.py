@@ -1,0 +1,153 @@
+"""D-Adaptation: Adam with an estimate of the distance to the solution in place of a tuned rate.
+
+The estimate d is a lower bound of |x_0 - x*| that only grows; where the theory asks for a rate of d, Adam is given
+one.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from lrx import _checks
+from lrx._leaves import leafwise, measured, plus, quotient, require_params, sum_of_finite, wide, zeros_like
+from lrx.rates import ArrayLike, Rate, RateState, as_rate
+
+
+class DAdaptationState(NamedTuple):
+    """State of `d_adaptation`."""
+
+    distance: jax.Array  # () float32: d, in the parameters' units
+    numerator: jax.Array  # () float32: the weighted sum of <g, s / (sqrt(v) + eps)>
+    first_moment: Any  # like the parameters, at least float32: m, weighted with the rate of each step
+    second_moment: Any  # like the parameters, at least float32: v, in the gradients' units squared
+    weighted_sum: Any  # like the parameters, at least float32: s, the decaying sum of rate times gradient
+    rate: RateState
+
+
+def d_adaptation(
+    learning_rate: ArrayLike | Rate = 1.0,
+    *,
+    b1: ArrayLike = 0.9,
+    b2: ArrayLike = 0.999,
+    eps: ArrayLike = 1e-8,
+    weight_decay: ArrayLike = 0.0,
+    d0: ArrayLike = 1e-6,
+    growth_rate: ArrayLike | None = None,
+    bias_correction: bool = False,
+) -> optax.GradientTransformationExtraArgs:
+    """Take Adam's steps at the rate `gamma_t d_t`, with d_t estimated on the way.
+
+    With `a_t = gamma_t d_t` and s, v from the step before, the estimate follows
+
+        num <- sqrt(b2) num + (1 - sqrt(b2)) a_t <g, s / (sqrt(v) + eps)>
+        m <- b1 m + (1 - b1) a_t g,   v <- b2 v + (1 - b2) g^2,   s <- sqrt(b2) s + (1 - sqrt(b2)) a_t g
+        d <- max(d, num / ((1 - sqrt(b2)) |s|_1))
+
+    and the update is `-m / (sqrt(v) + eps) - weight_decay a_t x`. Leave `learning_rate` at 1 and shape it with a
+    schedule, `d_adaptation(lrx.warmup(lrx.cosine_decay(1.0, 10_000), 500))`. `learning_rate(state)` shows a_t.
+
+    Nothing may scale the updates afterwards: s would not know. Multiply the rate instead.
+
+    Args:
+      learning_rate: gamma, >= 0, a multiple of the estimate: a float, a `Schedule` or another `Rate`; may be traced.
+      b1: decay of the first moment, in [0, 1); may be traced.
+      b2: decay of the second moment, in (0, 1); may be traced.
+      eps: added to the root, >= 0, in the gradients' units; may be traced.
+      weight_decay: decoupled, >= 0; may be traced.
+      d0: the first estimate, > 0, in the parameters' units; may be traced.
+      growth_rate: largest factor by which d may grow in a step, > 1; unlimited by default; may be traced.
+      bias_correction: multiply a_t by `sqrt(1 - b2^t) / (1 - b1^t)`.
+
+    Returns:
+      A transformation whose updates are added to the parameters. `update` needs `params` with weight decay only, and
+      `value=` only if the rate does.
+
+    Raises:
+      ValueError: if an argument is out of its range.
+      TypeError: if `learning_rate` is no rate, or `bias_correction` is not a bool.
+
+    Differs from the source:
+      A step in which s is still 0 (zero gradients, a rate of 0) leaves the estimate alone. In optax.contrib it makes
+      NaN, for good.
+
+    Source:
+      A. Defazio, K. Mishchenko, ICML 2023, arXiv:2301.07733, algorithm 5, in the third version of the authors' code.
+
+    Example:
+      >>> import lrx, jax.numpy as jnp
+      >>> tx = lrx.d_adaptation()
+      >>> theta, state = jnp.ones(2), tx.init(jnp.ones(2))
+      >>> for _ in range(200):
+      ...     updates, state = tx.update(theta, state)
+      ...     theta = theta + updates
+      >>> print(bool(lrx.learning_rate(state) > 1e-2), bool(jnp.all(theta < 0.1)))
+      True True
+    """
+    rate = as_rate(learning_rate)
+    _checks.decay("b1", b1)
+    _checks.in_interval("b2", b2, "(0, 1)", "its root weights the estimate")
+    _checks.non_negative("eps", eps)
+    _checks.non_negative("weight_decay", weight_decay)
+    _checks.positive("d0", d0, "an estimate of 0 can never grow")
+    if growth_rate is not None:
+        _checks.above("growth_rate", growth_rate, 1, "at 1 the estimate could never grow")
+    _checks.flag("bias_correction", bias_correction)
+
+    def init(params: Any) -> DAdaptationState:
+        m, v, s = (zeros_like(params, wide=True) for _ in range(3))
+        first = rate.init_rate(params)
+        shown = first._replace(rate=first.rate * jnp.asarray(d0, jnp.float32))
+        return DAdaptationState(jnp.array(d0, jnp.float32), jnp.zeros([], jnp.float32), m, v, s, shown)
+
+    def update(
+        updates: Any, state: DAdaptationState, params: Any = None, **extra_args: Any
+    ) -> tuple[Any, DAdaptationState]:
+        gamma, rate_state = rate.next_rate(state.rate, updates=updates, params=params, **extra_args)
+        decays = not _checks.is_concrete(weight_decay) or float(weight_decay) > 0
+        if decays:
+            require_params("d_adaptation", params, updates, "which it decays")
+        alpha = gamma * state.distance
+        if bias_correction:
+            alpha = alpha * corrections(b1, b2, rate_state.count)
+        second = jnp.asarray(b2, jnp.float32)
+        root = jnp.sqrt(second)
+        rest = (1 - second) / (1 + root)  # 1 - root, without its cancellation
+        products: list[jax.Array] = []
+        lengths: list[jax.Array] = []
+
+        def step(
+            g: jax.Array, m: jax.Array, v: jax.Array, s: jax.Array, *, alpha: jax.Array, x: Any
+        ) -> tuple[jax.Array, ...]:
+            products.append(sum_of_finite(alpha * g * quotient(s, jnp.sqrt(v) + eps, eps)))
+            m = jnp.asarray(b1 * m + (1 - b1) * alpha * g)
+            v = second * v + (1 - second) * jnp.square(g)
+            s = root * s + rest * alpha * g
+            lengths.append(sum_of_finite(jnp.abs(s)))
+            update = -quotient(m, jnp.sqrt(v) + eps, eps)
+            return (update - weight_decay * alpha * wide(x) if decays else update), m, v, s
+
+        memories = (state.first_moment, state.second_moment, state.weighted_sum)
+        updates, *after = leafwise(
+            step, updates, *memories, rate=alpha, extra_args=extra_args, trees={"x": params if decays else updates}
+        )
+        numerator = measured(root * state.numerator + rest * plus(products), state.numerator)
+        estimate = quotient(numerator, rest * plus(lengths), 0.0)
+        if growth_rate is not None:
+            estimate = jnp.minimum(estimate, state.distance * growth_rate)
+        distance = measured(jnp.maximum(state.distance, estimate), state.distance)
+        return updates, DAdaptationState(
+            distance, numerator, after[0], after[1], after[2], rate_state._replace(rate=jnp.array(alpha))
+        )
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def corrections(b1: ArrayLike, b2: ArrayLike, count: jax.Array) -> jax.Array:
+    """Adam's two bias corrections as one factor of the rate: sqrt(1 - b2^t) / (1 - b1^t), t = `count` >= 1."""
+    t = count.astype(jnp.float32)
+    second, first = (-jnp.expm1(t * jnp.log(jnp.asarray(b, jnp.float32))) for b in (b2, b1))
+    return jnp.sqrt(second) / first

@@ -1,0 +1,159 @@
+"""DoG: the rate is the distance travelled over the root of the gradients seen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from lrx import _checks
+from lrx._leaves import copies, leafwise, measured, real, require_params, total, wide, zeros_like
+from lrx.rates import ArrayLike, Rate, RateState, as_rate
+
+
+class DogState(NamedTuple):
+    """State of `dog`."""
+
+    largest_distance: Any  # r, in the parameters' units: () float32, layerwise one for each leaf
+    sum_squares: Any  # G, in the gradients' units squared: () float32, layerwise one for each leaf
+    exponent: jax.Array  # () float32: gamma of the average
+    initial_params: Any  # x_0
+    average: Any  # like the parameters, at least float32: of x_1 to x_{t-1}; () without averaging
+    rate: RateState
+
+    def evaluation(self) -> tuple[Any, Callable[..., jax.Array]] | None:
+        """What `eval_params` needs: the average, and how the newest iterate enters it."""
+        if isinstance(self.average, tuple) and not self.average:
+            return None
+        count, exponent = (jax.tree.leaves(leaf)[0] for leaf in (self.rate.count, self.exponent))
+        weight = jnp.where(count > 0, _weight(count, exponent), 1.0)
+        return self.average, lambda x, mean: (1 - weight) * mean + weight * x
+
+
+def _weight(count: jax.Array, exponent: jax.Array) -> jax.Array:
+    """What x_t weighs in the average of x_1 to x_t: all for t = 1."""
+    return (1 + exponent) / (jnp.maximum(count, 1).astype(jnp.float32) + exponent)
+
+
+def dog(
+    learning_rate: ArrayLike | Rate = 1.0,
+    *,
+    reps_rel: ArrayLike = 1e-6,
+    eps: ArrayLike = 1e-8,
+    layerwise: bool = False,
+    averaging: float | None = 8.0,
+) -> optax.GradientTransformationExtraArgs:
+    """Descend at the rate of distance over gradients.
+
+    With `r_t = max(r_{t-1}, |x_t - x_0|)`, `r_0 = reps_rel (1 + |x_0|)` and `G_t = G_{t-1} + |g_t|^2` the update is
+    `-gamma_t r_t / sqrt(G_t + eps) g_t`. Leave `learning_rate` at 1. The method is meant for averaged iterates:
+    `eval_params(state, params)` gives the polynomial average `x~_t = (1 - w_t) x~_{t-1} + w_t x_t`,
+    `w_t = (1 + averaging) / (t + averaging)`. `learning_rate(state)` shows the rate with everything in it, layerwise
+    the mean over the leaves. Where there is batch normalization the authors set `reps_rel=1e-4`.
+
+    Args:
+      learning_rate: gamma, >= 0, a multiple of the rule's rate: a float, a `Schedule` or another `Rate`; may be traced.
+      reps_rel: size of the first step relative to 1 + |x_0|, > 0, dimensionless; may be traced.
+      eps: added to G, > 0, in the gradients' units squared; may be traced.
+      layerwise: norms of each leaf for itself (L-DoG) in place of all together.
+      averaging: exponent of the average, >= 0: 0 weighs all iterates alike; None keeps no average.
+
+    Returns:
+      A transformation whose updates are added to the parameters. `update` needs `params`, and `value=` only if the rate
+      does.
+
+    Raises:
+      ValueError: if an argument is out of its range, or `update` gets no `params`.
+      TypeError: if `learning_rate` is no rate, or `layerwise` is not a bool.
+
+    Source:
+      M. Ivgi, O. Hinder, Y. Carmon, ICML 2023, arXiv:2302.12022, equations 1 and 2; the average in appendix E.
+
+    Example:
+      >>> import lrx, jax.numpy as jnp
+      >>> tx = lrx.dog(reps_rel=1e-2)
+      >>> theta, state = jnp.ones(2), tx.init(jnp.ones(2))
+      >>> for _ in range(50):
+      ...     updates, state = tx.update(theta, state, theta)
+      ...     theta = theta + updates
+      >>> print(bool(jnp.all(jnp.abs(lrx.eval_params(state, theta)) < 0.1)))
+      True
+    """
+    rate = as_rate(learning_rate)
+    _checks.positive("reps_rel", reps_rel, "a first step of 0 goes nowhere")
+    _checks.positive("eps", eps)
+    _checks.flag("layerwise", layerwise)
+    if averaging is not None:
+        _checks.non_negative("averaging", averaging)
+
+    def first_distance(tree: Any) -> jax.Array:
+        norm = jnp.sqrt(total(jnp.square, real(tree)))
+        return jnp.asarray(reps_rel, jnp.float32) * (1 + norm)
+
+    def init(params: Any) -> DogState:
+        if layerwise:
+            distance = jax.tree.map(first_distance, params)
+            squares = jax.tree.map(lambda _: jnp.zeros([], jnp.float32), params)
+        else:
+            distance, squares = first_distance(params), jnp.zeros([], jnp.float32)
+        average = () if averaging is None else zeros_like(params, wide=True)
+        exponent = jnp.array(0.0 if averaging is None else averaging, jnp.float32)
+        return DogState(distance, squares, exponent, copies(params), average, rate.init_rate(params))
+
+    def update(updates: Any, state: DogState, params: Any = None, **extra_args: Any) -> tuple[Any, DogState]:
+        require_params("dog", params, updates, "whose way from the start it measures")
+        gamma, rate_state = rate.next_rate(state.rate, updates=updates, params=params, **extra_args)
+
+        def rule(g: Any, x: Any, x0: Any, distance: jax.Array, squares: jax.Array) -> tuple[jax.Array, ...]:
+            away = jnp.sqrt(total(lambda _, now, then: jnp.square(now - then), g, x, x0))
+            distance = measured(jnp.maximum(distance, away), distance)
+            squares = measured(squares + total(jnp.square, g), squares)
+            return distance / jnp.sqrt(squares + eps), distance, squares
+
+        if layerwise:
+            leaves, structure = jax.tree.flatten(updates, is_leaf=lambda leaf: leaf is None)
+            trees = (params, state.initial_params, state.largest_distance, state.sum_squares)
+            columns = [structure.flatten_up_to(tree) for tree in trees]  # type: ignore[attr-defined]
+            rows = [
+                (jnp.zeros([], jnp.float32), *row[2:]) if g is None else rule(g, *row)
+                for g, *row in zip(leaves, *columns, strict=True)
+            ]
+            etas, distance, squares = (
+                (jax.tree.unflatten(structure, column) for column in zip(*rows, strict=True))
+                if rows
+                else (updates,) * 3
+            )
+            known = [row[0] for g, row in zip(leaves, rows, strict=True) if g is not None]
+            shown = gamma * (sum(known) / len(known) if known else 0.0)
+        else:
+            eta, distance, squares = rule(
+                updates, params, state.initial_params, state.largest_distance, state.sum_squares
+            )
+            etas, shown = jax.tree.map(lambda _: eta, updates, is_leaf=lambda leaf: leaf is None), gamma * eta
+
+        def step(g: jax.Array, *, alpha: jax.Array, eta: jax.Array) -> tuple[jax.Array]:
+            return (-alpha * eta * g,)
+
+        (scaled,) = leafwise(step, updates, rate=gamma, extra_args=extra_args, trees={"eta": etas})
+        average = state.average
+        if averaging is not None:
+            weight = jnp.where(state.rate.count > 0, _weight(state.rate.count, state.exponent), 0.0)
+            average = jax.tree.map(lambda mean, x: _mixed(mean, wide(x), weight), average, params)
+        return scaled, DogState(
+            distance,
+            squares,
+            jnp.array(state.exponent),
+            copies(state.initial_params),
+            average,
+            rate_state._replace(rate=jnp.array(shown, jnp.float32)),
+        )
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _mixed(mean: jax.Array, x: jax.Array, weight: jax.Array) -> jax.Array:
+    mixed = jnp.where(jnp.isfinite(x), (1 - weight) * mean + weight * x, mean)  # what has overflowed is no iterate
+    return mixed.astype(mean.dtype)

@@ -1,0 +1,82 @@
+"""DoWG: distance over weighted gradients, which follows the largest distance rather than the average one."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from lrx import _checks
+from lrx._leaves import copies, leafwise, measured, require_params, total
+from lrx.rates import ArrayLike, Rate, RateState, as_rate
+
+
+class DowgState(NamedTuple):
+    """State of `dowg`."""
+
+    squared_distance: jax.Array  # () float32: r^2, in the parameters' units squared
+    weighted_squares: jax.Array  # () float32: v, the sum of r^2 |g|^2
+    initial_params: Any  # x_0
+    rate: RateState
+
+
+def dowg(
+    learning_rate: ArrayLike | Rate = 1.0, *, r0: ArrayLike = 1e-2, eps: ArrayLike = 1e-4
+) -> optax.GradientTransformationExtraArgs:
+    """Descend at the rate of squared distance over weighted gradients.
+
+    With `r_t = max(r_{t-1}, |x_t - x_0|)` and `v_t = v_{t-1} + r_t^2 |g_t|^2` the update is
+    `-gamma_t r_t^2 / (sqrt(v_t) + eps) g_t`. Leave `learning_rate` at 1. `learning_rate(state)` shows the rate with
+    everything in it.
+
+    Args:
+      learning_rate: gamma, >= 0, a multiple of the rule's rate: a float, a `Schedule` or another `Rate`; may be traced.
+      r0: the first distance, > 0, in the parameters' units; may be traced.
+      eps: added to the root, > 0; may be traced.
+
+    Returns:
+      A transformation whose updates are added to the parameters. `update` needs `params`, and `value=` only if the rate
+      does.
+
+    Raises:
+      ValueError: if an argument is out of its range, or `update` gets no `params`.
+      TypeError: if `learning_rate` is no rate.
+
+    Source:
+      A. Khaled, K. Mishchenko, C. Jin, NeurIPS 2023, arXiv:2305.16284, algorithm 1; eps as in optax.contrib.
+
+    Example:
+      >>> import lrx, jax.numpy as jnp
+      >>> tx = lrx.dowg()
+      >>> theta, state = jnp.ones(2), tx.init(jnp.ones(2))
+      >>> for _ in range(50):
+      ...     updates, state = tx.update(theta, state, theta)
+      ...     theta = theta + updates
+      >>> print(bool(jnp.all(jnp.abs(theta) < 0.1)))
+      True
+    """
+    rate = as_rate(learning_rate)
+    _checks.positive("r0", r0, "a distance of 0 goes nowhere")
+    _checks.positive("eps", eps)
+
+    def init(params: Any) -> DowgState:
+        squared = jnp.square(jnp.array(r0, jnp.float32))
+        return DowgState(squared, jnp.zeros([], jnp.float32), copies(params), rate.init_rate(params))
+
+    def update(updates: Any, state: DowgState, params: Any = None, **extra_args: Any) -> tuple[Any, DowgState]:
+        require_params("dowg", params, updates, "whose way from the start it measures")
+        gamma, rate_state = rate.next_rate(state.rate, updates=updates, params=params, **extra_args)
+        away = total(lambda _, x, x0: jnp.square(x - x0), updates, params, state.initial_params)
+        squared = measured(jnp.maximum(state.squared_distance, away), state.squared_distance)
+        squares = measured(state.weighted_squares + squared * total(jnp.square, updates), state.weighted_squares)
+        eta = squared / (jnp.sqrt(squares) + eps)
+
+        def step(g: jax.Array, *, alpha: jax.Array) -> tuple[jax.Array]:
+            return (-alpha * eta * g,)
+
+        (scaled,) = leafwise(step, updates, rate=gamma, extra_args=extra_args)
+        return scaled, DowgState(squared, squares, copies(state.initial_params), rate_state._replace(rate=gamma * eta))
+
+    return optax.GradientTransformationExtraArgs(init, update)

@@ -1,0 +1,240 @@
+"""MoMo: momentum whose rate is capped by a model of the loss, so that a rate that is too large does no harm."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from lrx import _checks
+from lrx._leaves import leafwise, require_params, total, wide, zeros_like
+from lrx.rates import ArrayLike, Inbox, Rate, RateState, as_rate, empty_inbox, receive
+
+
+class MomoState(NamedTuple):
+    """State of `momo` and `momo_adam`."""
+
+    mean_value: jax.Array  # () float32: f_bar, the running mean of the loss, in its units
+    mean_product: jax.Array  # () float32: gamma, the running mean of <g, x>, in the loss's units
+    lower_bound: jax.Array  # () float32: f*, in the loss's units
+    inbox: Inbox
+    mean_gradient: Any  # like the parameters, at least float32: d
+    second_moment: Any  # like the parameters, at least float32: v; () in momo
+    rate: RateState
+
+
+def momo(
+    learning_rate: ArrayLike | Rate = 1.0,
+    *,
+    momentum: ArrayLike = 0.9,
+    lower_bound: ArrayLike = 0.0,
+    adapt_lower_bound: bool = False,
+    weight_decay: ArrayLike = 0.0,
+    feedback: str = "value",
+) -> optax.GradientTransformationExtraArgs:
+    """Take momentum's step, no further than to where a model of the loss reaches its lower bound.
+
+    With beta = `momentum` (0 in the first step), lambda = `weight_decay`, f* = `lower_bound` and
+    `d_t = beta d_{t-1} + (1 - beta) g_t`, and f_bar and gamma the means of f_t and <g_t, x_t> in the same weights,
+
+        tau_t = min(alpha_t, [(1 + alpha_t lambda) (f_bar - f* - gamma) + <d_t, x_t>]_+ / |d_t|^2)
+        x_{t+1} = x_t / (1 + alpha_t lambda) - tau_t d_t
+
+    A rate that is too large is cut back; only one that is too small must be avoided.
+    `learning_rate(state)` shows tau_t.
+
+    Args:
+      learning_rate: alpha, >= 0, the largest rate: a float, a `Schedule` or another `Rate`; may be traced.
+      momentum: beta, in [0, 1), dimensionless; may be traced.
+      lower_bound: f*, in the loss's units: 0 for a mean loss that can be fitted; may be traced.
+      adapt_lower_bound: raise the bound by what the model says, starting at `lower_bound`.
+      weight_decay: lambda, >= 0, in 1 over the rate's units; may be traced.
+      feedback: "value" where `update` is given `value=loss`, "observed" where the loss comes through `observe`; a step
+        without a loss moves nothing.
+
+    Returns:
+      A transformation whose updates are added to the parameters. `update` needs `params` and, unless
+      `feedback="observed"`, `value=`, a scalar. A `value` that is not finite is no measurement: that step moves nothing
+      and is not averaged.
+
+    Raises:
+      ValueError: if an argument is out of its range, or `update` gets no `params` or `value`.
+      TypeError: if `learning_rate` is no rate, or `adapt_lower_bound` is not a bool.
+
+    Source:
+      F. Schaipp et al., "MoMo", ICML 2024, arXiv:2305.07583, algorithms 1 and 3.
+
+    Example:
+      >>> import lrx, jax.numpy as jnp
+      >>> tx = lrx.momo(100.0)
+      >>> theta, state = jnp.ones(2), tx.init(jnp.ones(2))
+      >>> for _ in range(60):
+      ...     updates, state = tx.update(theta, state, theta, value=0.5 * jnp.sum(theta**2))
+      ...     theta = theta + updates
+      >>> print(bool(jnp.all(jnp.abs(theta) < 0.1)), bool(lrx.learning_rate(state) < 100))
+      True True
+    """
+    _checks.decay("momentum", momentum)
+    return _momo("momo", learning_rate, momentum, None, lower_bound, adapt_lower_bound, weight_decay, feedback)
+
+
+def momo_adam(
+    learning_rate: ArrayLike | Rate = 1e-2,
+    *,
+    b1: ArrayLike = 0.9,
+    b2: ArrayLike = 0.999,
+    eps: ArrayLike = 1e-8,
+    lower_bound: ArrayLike = 0.0,
+    adapt_lower_bound: bool = False,
+    weight_decay: ArrayLike = 0.0,
+    feedback: str = "value",
+) -> optax.GradientTransformationExtraArgs:
+    """Take Adam's step, no further than to where a model of the loss reaches its lower bound.
+
+    With the preconditioner `D = eps + sqrt(v_t / (1 - b2^t))` and d, f_bar and gamma as running means that start at 0,
+
+        tau_t = min(alpha_t / c, [(1 + alpha_t lambda) (f_bar - c f* - gamma) + <d_t, x_t>]_+ / <d_t, d_t / D>)
+        x_{t+1} = x_t / (1 + alpha_t lambda) - tau_t d_t / D,     c = 1 - b1^t
+
+    `learning_rate(state)` shows c tau_t, which is alpha_t where nothing is cut back.
+
+    Args:
+      learning_rate: alpha, >= 0, the largest rate: a float, a `Schedule` or another `Rate`; may be traced.
+      b1: decay of the means, in [0, 1); may be traced.
+      b2: decay of the second moment, in [0, 1); may be traced.
+      eps: added to the root, > 0, in the gradients' units; may be traced.
+      lower_bound: f*, in the loss's units: 0 for a mean loss that can be fitted; may be traced.
+      adapt_lower_bound: raise the bound by what the model says, starting at `lower_bound`.
+      weight_decay: lambda, >= 0, in 1 over the rate's units; may be traced.
+      feedback: "value" where `update` is given `value=loss`, "observed" where the loss comes through `observe`; a step
+        without a loss moves nothing.
+
+    Returns:
+      A transformation whose updates are added to the parameters. `update` needs `params` and, unless
+      `feedback="observed"`, `value=`, a scalar. A `value` that is not finite is no measurement: that step moves nothing
+      and is not averaged.
+
+    Raises:
+      ValueError: if an argument is out of its range, or `update` gets no `params` or `value`.
+      TypeError: if `learning_rate` is no rate, or `adapt_lower_bound` is not a bool.
+
+    Source:
+      F. Schaipp et al., "MoMo", ICML 2024, arXiv:2305.07583, algorithm 2.
+
+    Example:
+      >>> import lrx, jax.numpy as jnp
+      >>> tx = lrx.momo_adam(10.0)
+      >>> theta, state = jnp.ones(2), tx.init(jnp.ones(2))
+      >>> for _ in range(60):
+      ...     updates, state = tx.update(theta, state, theta, value=0.5 * jnp.sum(theta**2))
+      ...     theta = theta + updates
+      >>> print(bool(jnp.all(jnp.abs(theta) < 0.1)), bool(lrx.learning_rate(state) < 10))
+      True True
+    """
+    _checks.decay("b1", b1)
+    _checks.decay("b2", b2)
+    _checks.positive("eps", eps, "it divides where there has been no gradient")
+    return _momo("momo_adam", learning_rate, b1, (b2, eps), lower_bound, adapt_lower_bound, weight_decay, feedback)
+
+
+def _momo(
+    name: str,
+    learning_rate: Any,
+    beta: ArrayLike,
+    preconditioner: tuple[ArrayLike, ArrayLike] | None,  # (b2, eps); none is momo
+    lower_bound: ArrayLike,
+    adapt_lower_bound: bool,
+    weight_decay: ArrayLike,
+    feedback: str,
+) -> optax.GradientTransformationExtraArgs:
+    rate = as_rate(learning_rate)
+    _checks.finite("lower_bound", lower_bound)
+    _checks.flag("adapt_lower_bound", adapt_lower_bound)
+    _checks.non_negative("weight_decay", weight_decay)
+    _checks.one_of("feedback", feedback, ("value", "observed"))
+
+    def init(params: Any) -> MomoState:
+        return MomoState(
+            jnp.zeros([], jnp.float32),
+            jnp.zeros([], jnp.float32),
+            jnp.array(lower_bound, jnp.float32),
+            empty_inbox(),
+            zeros_like(params, wide=True),
+            () if preconditioner is None else zeros_like(params, wide=True),
+            rate.init_rate(params),
+        )
+
+    def update(updates: Any, state: MomoState, params: Any = None, **extra_args: Any) -> tuple[Any, MomoState]:
+        require_params(name, params, updates, "on which its model of the loss rests")
+        value, arrived = receive(name, state.inbox, extra_args, feedback)
+        usable = jnp.isfinite(value) & arrived
+        alpha, rate_state = rate.next_rate(state.rate, updates=updates, params=params, **extra_args)
+        count = rate_state.count.astype(jnp.float32)
+        if preconditioner is None:
+            b: Any = jnp.where(state.rate.count == 0, 0.0, jnp.asarray(beta, jnp.float32))
+            complete: Any = jnp.ones([], jnp.float32)
+        else:
+            b = jnp.asarray(beta, jnp.float32)
+            complete = -jnp.expm1(count * jnp.log(b))
+
+        def averaged(before: jax.Array, now: jax.Array) -> jax.Array:
+            return b * before + (1 - b) * now
+
+        def moments(g: jax.Array, d: jax.Array, v: jax.Array | None = None) -> tuple[jax.Array, ...]:
+            d = jnp.where(usable, averaged(d, g), d)
+            if v is None or preconditioner is None:
+                return g, d
+            b2 = preconditioner[0]
+            return g, d, jnp.where(usable, b2 * v + (1 - b2) * jnp.square(g), v)
+
+        def scale_of(v: jax.Array) -> jax.Array:
+            b2, eps = preconditioner  # type: ignore[misc]
+            second = -jnp.expm1(count * jnp.log(jnp.asarray(b2, jnp.float32)))
+            return jnp.asarray(eps + jnp.sqrt(v / second.astype(v.dtype)))
+
+        if preconditioner is None:
+            _, mean_gradient = leafwise(moments, updates, state.mean_gradient)
+            second_moment: Any = ()
+            length = total(lambda _, d: jnp.square(d), updates, mean_gradient)
+        else:
+            _, mean_gradient, second_moment = leafwise(moments, updates, state.mean_gradient, state.second_moment)
+            length = total(lambda _, d, v: jnp.square(d) / scale_of(v), updates, mean_gradient, second_moment)
+        product = total(lambda g, x: g * x, updates, params)
+        along = total(lambda _, d, x: d * x, updates, mean_gradient, params)
+        mean_value, mean_product = averaged(state.mean_value, value), averaged(state.mean_product, product)
+        shrink = 1 + alpha * jnp.asarray(weight_decay, jnp.float32)
+        bound = state.lower_bound
+        level = shrink * (mean_value - mean_product) + along  # what the model says, above the bound or not
+        if adapt_lower_bound:
+            reset = jnp.maximum(level / (2 * complete * shrink), jnp.asarray(lower_bound, jnp.float32))
+            bound = jnp.where(level < shrink * complete * bound, reset, bound)
+        ratio = jnp.maximum(level - shrink * complete * bound, 0) / length
+        tau = jnp.where(usable & (length > 0) & ~jnp.isnan(ratio), jnp.minimum(alpha / complete, ratio), 0.0)
+        if adapt_lower_bound:
+            model = (mean_value + along - mean_product - tau * length / 2) / complete
+            bound = jnp.where(usable, jnp.maximum(model, jnp.asarray(lower_bound, jnp.float32)), state.lower_bound)
+
+        def step(
+            g: jax.Array, d: jax.Array, v: jax.Array | None = None, *, alpha: jax.Array, x: Any
+        ) -> tuple[jax.Array, ...]:
+            del g
+            direction = d if v is None else d / scale_of(v)
+            pull = jnp.where(usable, 1 - 1 / shrink, 0.0)
+            moved = -jnp.where(pull == 0, 0.0, pull * wide(x)) - alpha * direction
+            return (moved, d) if v is None else (moved, d, v)
+
+        memories = (mean_gradient,) if preconditioner is None else (mean_gradient, second_moment)
+        moved, *_ = leafwise(step, updates, *memories, rate=tau, extra_args=extra_args, trees={"x": params})
+        return moved, MomoState(
+            jnp.where(usable, mean_value, state.mean_value),
+            jnp.where(usable, mean_product, state.mean_product),
+            jnp.array(bound),
+            empty_inbox(),
+            mean_gradient,
+            second_moment,
+            rate_state._replace(rate=complete * tau),
+        )
+
+    return optax.GradientTransformationExtraArgs(init, update)

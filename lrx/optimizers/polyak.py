@@ -1,0 +1,86 @@
+"""Polyak's step size: as far as the loss is above its lowest value, over the squared length of the gradient."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from lrx import _checks
+from lrx._leaves import quotient, total
+from lrx.rates import ArrayLike, Feedback, Rate, feedback_core
+
+
+class PolyakState(NamedTuple):
+    """What `polyak` keeps."""
+
+    rate: jax.Array  # () float32: of the latest update, before a scale set by hand
+    squared_norm: jax.Array  # () float32: |g|^2, in the gradients' units squared
+
+
+def polyak(
+    *,
+    c: ArrayLike = 0.5,
+    max_rate: ArrayLike = 1.0,
+    f_min: ArrayLike = 0.0,
+    growth: ArrayLike | None = None,
+    feedback: str = "value",
+) -> Rate:
+    """Set the rate by the loss and the length of the direction (the stochastic Polyak step size).
+
+    The rate is `gamma_t = min(gamma_max, (f_t - f_min) / (c |g_t|^2))`, 0 where the gradient is 0 or the loss below
+    `f_min`. With `growth` the cap follows the rate, `gamma_max = min(max_rate, growth gamma_{t-1})`: the authors grow
+    by 2 in an epoch of n minibatches, `growth=2 ** (1 / n)`. It is a `Rate`: alone it is gradient descent, and it can
+    be multiplied or given to an optimizer, whose finished direction then stands in place of g.
+
+    Args:
+      c: how much of the model's step is taken: 0.5 is Polyak's, smaller is larger steps, > 0; may be traced.
+      max_rate: the largest rate, > 0; may be traced.
+      f_min: the lowest loss possible, in the loss's units: 0 for a mean loss that can be fitted; may be traced.
+      growth: largest factor from a rate to the next, >= 1; None leaves it free; may be traced.
+      feedback: "value" where `update` is given `value=loss`, "observed" where the loss comes through `observe`: then a
+        step without an observation keeps the rate.
+
+    Returns:
+      A `Rate`. `update` needs `value=`, a scalar, unless `feedback="observed"`. A `value` that is not finite keeps the
+      rate.
+
+    Raises:
+      ValueError: if an argument is out of its range, or `update` gets no `value`.
+
+    Source:
+      N. Loizou et al., AISTATS 2021, arXiv:2002.10542, equation 2 and section 5; B. Polyak, 1987, for the step.
+
+    Example:
+      >>> import lrx, jax.numpy as jnp
+      >>> tx = lrx.polyak()
+      >>> theta, state = jnp.ones(2), tx.init(jnp.ones(2))
+      >>> updates, state = tx.update(theta, state, value=0.5 * jnp.sum(theta**2))
+      >>> print(lrx.learning_rate(state), updates)
+      1.0 [-1. -1.]
+    """
+    _checks.positive("c", c)
+    _checks.positive("max_rate", max_rate)
+    _checks.finite("f_min", f_min)
+    if growth is not None:
+        _checks.at_least("growth", growth, 1, "below 1 the rate could only fall")
+
+    def init(params: Any) -> tuple[ArrayLike, PolyakState]:
+        del params
+        return max_rate, PolyakState(jnp.array(max_rate, jnp.float32), jnp.zeros([], jnp.float32))
+
+    def update(state: PolyakState, value: jax.Array, seen: Feedback) -> tuple[jax.Array, PolyakState]:
+        squared = total(jnp.square, seen.updates)
+        gap = jnp.maximum(value - jnp.asarray(f_min, jnp.float32), 0)
+        wanted = quotient(gap, jnp.asarray(c, jnp.float32) * squared, 0.0)
+        cap = jnp.asarray(max_rate, jnp.float32)
+        if growth is not None:
+            # From a rate of 0 no factor leads away.
+            cap = jnp.where(state.rate > 0, jnp.minimum(cap, jnp.asarray(growth, jnp.float32) * state.rate), cap)
+        rate = jnp.minimum(cap, wanted)
+        return rate, PolyakState(rate, squared)
+
+    core = feedback_core("polyak", init=init, update=update, feedback=feedback)
+    arguments = {"c": c, "max_rate": max_rate, "f_min": f_min, "growth": growth, "feedback": feedback}
+    return Rate.from_cores((core,), polyak, arguments, peak=max_rate)

@@ -1,0 +1,169 @@
+"""Prodigy: Adam with an estimate of the distance to the solution that grows faster than D-Adaptation's."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from lrx import _checks
+from lrx._leaves import copies, leafwise, measured, plus, quotient, require_params, sum_of_finite, wide, zeros_like
+from lrx.optimizers.d_adaptation import corrections
+from lrx.rates import ArrayLike, Rate, RateState, as_rate
+
+
+class ProdigyState(NamedTuple):
+    """State of `prodigy`."""
+
+    distance: jax.Array  # () float32: d, in the parameters' units
+    largest_distance: jax.Array  # () float32: the largest estimate so far; d may lag behind with a growth_rate
+    numerator: jax.Array  # () float32: the weighted sum of <g, x_0 - x>
+    initial_params: Any  # x_0
+    first_moment: Any  # like the parameters, at least float32: m, of d g
+    second_moment: Any  # like the parameters, at least float32: v, of (d g)^2
+    weighted_sum: Any  # like the parameters, at least float32: s
+    rate: RateState
+
+
+def prodigy(
+    learning_rate: ArrayLike | Rate = 1.0,
+    *,
+    b1: ArrayLike = 0.9,
+    b2: ArrayLike = 0.999,
+    b3: ArrayLike | None = None,
+    eps: ArrayLike = 1e-8,
+    weight_decay: ArrayLike = 0.0,
+    d0: ArrayLike = 1e-6,
+    d_coef: ArrayLike = 1.0,
+    growth_rate: ArrayLike | None = None,
+    bias_correction: bool = False,
+    safeguard_warmup: bool = False,
+) -> optax.GradientTransformationExtraArgs:
+    """Take Adam's steps at the rate `gamma_t d_t`, with d_t estimated from how far the parameters have come.
+
+    With `a_t = gamma_t d_t` the method is
+
+        num <- b3 num + (d / d0) a_t <g, x_0 - x>,   s <- b3 s + (d / d0) a_t g
+        m <- b1 m + (1 - b1) d g,                    v <- b2 v + (1 - b2) d^2 g^2
+        d <- max(d, d_coef num / |s|_1)
+
+    and the update is `-a_t m / (sqrt(v) + d eps) - weight_decay a_t x`, with the new d beside eps. Leave
+    `learning_rate` at 1 and shape it with a schedule; the authors recommend a cosine. `learning_rate(state)` shows a_t.
+
+    Nothing may scale the updates afterwards: the numerator would not know. Multiply the rate instead.
+
+    Args:
+      learning_rate: gamma, >= 0, a multiple of the estimate: a float, a `Schedule` or another `Rate`; may be traced.
+      b1: decay of the first moment, in [0, 1); may be traced.
+      b2: decay of the second moment, in (0, 1); may be traced.
+      b3: decay of numerator and s, in (0, 1); by default sqrt(b2); may be traced.
+      eps: added to the root, times d, >= 0; may be traced.
+      weight_decay: decoupled, >= 0; may be traced.
+      d0: the first estimate, > 0, in the parameters' units; may be traced.
+      d_coef: multiplies the estimate, > 0, dimensionless: the knob to turn if any; may be traced.
+      growth_rate: largest factor by which d may grow in a step, > 1; unlimited by default; may be traced.
+      bias_correction: multiply a_t by `sqrt(1 - b2^t) / (1 - b1^t)`.
+      safeguard_warmup: leave gamma out of s, so that a warm-up does not inflate the estimate.
+
+    Returns:
+      A transformation whose updates are added to the parameters. `update` needs `params`, and `value=` only if the rate
+      does.
+
+    Raises:
+      ValueError: if an argument is out of its range, or `update` gets no `params`.
+      TypeError: if `learning_rate` is no rate, or a switch is not a bool.
+
+    Differs from the source:
+      A step in which s is still 0 (zero gradients, a rate of 0) leaves the estimate alone. In optax.contrib it makes
+      NaN, for good.
+
+    Source:
+      K. Mishchenko, A. Defazio, ICML 2024, arXiv:2306.06101, algorithm 4, in the form of the authors' code.
+
+    Example:
+      >>> import lrx, jax.numpy as jnp
+      >>> tx = lrx.prodigy()
+      >>> theta, state = jnp.ones(2), tx.init(jnp.ones(2))
+      >>> for _ in range(100):
+      ...     updates, state = tx.update(theta, state, theta)
+      ...     theta = theta + updates
+      >>> print(bool(lrx.learning_rate(state) > 1e-2), bool(jnp.all(theta < 0.1)))
+      True True
+    """
+    rate = as_rate(learning_rate)
+    _checks.decay("b1", b1)
+    _checks.in_interval("b2", b2, "(0, 1)", "its root weights the estimate")
+    if b3 is not None:
+        _checks.in_interval("b3", b3, "(0, 1)", "it weights the estimate")
+    _checks.non_negative("eps", eps)
+    _checks.non_negative("weight_decay", weight_decay)
+    _checks.positive("d0", d0, "an estimate of 0 can never grow")
+    _checks.positive("d_coef", d_coef)
+    if growth_rate is not None:
+        _checks.above("growth_rate", growth_rate, 1, "at 1 the estimate could never grow")
+    _checks.flag("bias_correction", bias_correction)
+    _checks.flag("safeguard_warmup", safeguard_warmup)
+
+    def init(params: Any) -> ProdigyState:
+        first = rate.init_rate(params)
+        return ProdigyState(
+            distance=jnp.array(d0, jnp.float32),
+            largest_distance=jnp.array(d0, jnp.float32),
+            numerator=jnp.zeros([], jnp.float32),
+            initial_params=copies(params),
+            first_moment=zeros_like(params, wide=True),
+            second_moment=zeros_like(params, wide=True),
+            weighted_sum=zeros_like(params, wide=True),
+            rate=first._replace(rate=first.rate * jnp.asarray(d0, jnp.float32)),
+        )
+
+    def update(updates: Any, state: ProdigyState, params: Any = None, **extra_args: Any) -> tuple[Any, ProdigyState]:
+        require_params("prodigy", params, updates, "whose way from the start it measures")
+        gamma, rate_state = rate.next_rate(state.rate, updates=updates, params=params, **extra_args)
+        d, start = state.distance, jnp.asarray(d0, jnp.float32)
+        alpha = gamma * d
+        if bias_correction:
+            alpha = alpha * corrections(b1, b2, rate_state.count)
+        decay = jnp.sqrt(jnp.asarray(b2, jnp.float32)) if b3 is None else jnp.asarray(b3, jnp.float32)
+        products: list[jax.Array] = []
+        lengths: list[jax.Array] = []
+
+        def measure(
+            g: jax.Array, m: jax.Array, v: jax.Array, s: jax.Array, *, alpha: jax.Array, x: Any, x0: Any
+        ) -> tuple[jax.Array, ...]:
+            products.append(sum_of_finite(d / start * alpha * (g * (wide(x0) - wide(x)))))
+            m = jnp.asarray(b1 * m + (1 - b1) * d * g)
+            v = jnp.asarray(b2 * v + (1 - b2) * jnp.square(d * g))
+            s = decay * s + d / start * (d if safeguard_warmup else alpha) * g
+            lengths.append(sum_of_finite(jnp.abs(s)))
+            return g, m, v, s
+
+        trees = {"x": params, "x0": state.initial_params}
+        memories = (state.first_moment, state.second_moment, state.weighted_sum)
+        _, *after = leafwise(measure, updates, *memories, rate=alpha, extra_args=extra_args, trees=trees)
+        numerator = measured(decay * state.numerator + plus(products), state.numerator)
+        estimate = measured(quotient(jnp.asarray(d_coef * numerator), plus(lengths), 0.0), d)
+        # The first estimate that says anything replaces d0, which is a guess, whatever the growth rate is.
+        followed = jnp.where(d == start, jnp.maximum(d, estimate), d)
+        largest = jnp.maximum(state.largest_distance, estimate)
+        distance = largest if growth_rate is None else jnp.minimum(largest, followed * growth_rate)
+
+        def step(_: jax.Array, m: jax.Array, v: jax.Array, *, alpha: jax.Array, x: Any) -> tuple[jax.Array, ...]:
+            update = -alpha * quotient(m, jnp.sqrt(v) + distance * eps, eps)
+            return update - weight_decay * alpha * wide(x), m, v
+
+        updates, *_ = leafwise(step, updates, *after[:2], rate=alpha, extra_args=extra_args, trees={"x": params})
+        return updates, ProdigyState(
+            jnp.array(distance),
+            jnp.array(largest),
+            numerator,
+            copies(state.initial_params),
+            after[0],
+            after[1],
+            after[2],
+            rate_state._replace(rate=jnp.array(alpha)),
+        )
+
+    return optax.GradientTransformationExtraArgs(init, update)
