@@ -812,3 +812,48 @@ def test_importing_training_imports_no_optional_package():
     code = "import sys, lrx.training; print([m for m in ('flax', 'orbax', 'rich', 'sklearn') if m in sys.modules])"
     out, errors = start(code).communicate(timeout=60)
     assert out.strip() == "[]", errors
+
+
+# ---------------------------------------------------------------------------------------------- controllers that stop
+
+
+def _line(evaluate=None):
+    x = jnp.linspace(-1.0, 1.0, 64)
+    return Workload.from_functions(
+        "line",
+        lambda key: {"slope": jnp.zeros([]) + jax.random.uniform(key)},
+        lambda params, batch, key: jnp.mean((params["slope"] * batch[0] - 3.0 * batch[1]) ** 2),
+        Batches((x, x), batch_size=16),
+        **({"evaluate": evaluate} if evaluate else {}),
+    )
+
+
+def test_early_stopping_ends_a_run_by_what_was_evaluated():
+    seen = iter([3.0, 2.0, 2.5, 2.5, *[9.0] * 50])
+    tx = lrx.sgd(0.1 * lrx.early_stopping(patience=1, feedback="observed"))
+    history = train(_line(lambda params: {"loss": next(seen)}), tx, epochs=20, observe="loss")
+    # Evaluated after epochs 1 to 4; the step that takes the fourth in is the last.
+    assert len(history.loss) == 4 * 4 + 1
+    assert bool(lrx.stopped(history.opt_state))
+    assert history.rate[-1] == 0
+    assert np.all(history.rate[:-1] > 0)
+
+
+def test_observe_names_what_is_evaluated():
+    tx = lrx.sgd(0.1 * lrx.early_stopping(feedback="observed"))
+    message = r"^observe must be one of the results of evaluate, \['loss'\], got observe='los'"
+    with pytest.raises(ValueError, match=message):
+        train(_line(lambda params: {"loss": 1.0}), tx, epochs=2, observe="los")
+
+
+def test_a_diverging_run_is_rolled_back_within_the_loop():
+    history = train(_line(), lrx.rollback_on_divergence(lrx.sgd(1000.0)), epochs=50)
+    assert int(history.opt_state.rollbacks) >= 5
+    np.testing.assert_allclose(history.params["slope"], 3.0, rtol=1e-2)
+
+
+def test_a_run_that_is_given_up_says_so_and_keeps_its_parameters():
+    tx = lrx.rollback_on_divergence(lrx.sgd(1e6), max_rollbacks=2)
+    with pytest.raises(DivergenceError, match=r"diverged again at step .* after the last of its rollbacks") as caught:
+        train(_line(), tx, epochs=50)
+    assert 0 <= float(caught.value.history.params["slope"]) <= 1

@@ -18,6 +18,8 @@ import numpy as np
 import optax
 
 from lrx import _checks
+from lrx.controllers.rollback import recovers
+from lrx.reading import can_stop, observe, stopped
 from lrx.training.checkpoints import Description, RunFolder, describe
 from lrx.training.program import SEGMENT_STEPS, State, compiled, local_devices, placement
 from lrx.training.progress import Status, reporter
@@ -69,6 +71,7 @@ def train(
     resume: bool = True,
     progress: bool = False,
     stop_on_nonfinite: bool = True,
+    observe: str | None = None,
 ) -> History:
     """Train a workload with an optimizer, every step inside of compiled loops.
 
@@ -96,7 +99,10 @@ def train(
         must hold no run.
       progress: show loss, rate, speed and time left: a bar on a terminal, otherwise a line every ten seconds.
       stop_on_nonfinite: stop at a loss that is NaN or infinite. With False the update is made, for transformations
-        that recover by themselves (`optax.apply_if_finite`) and runs that may well diverge (range tests).
+        that recover by themselves (`optax.apply_if_finite`) and runs that may well diverge (range tests). What
+        `rollback_on_divergence` wraps is never stopped by it.
+      observe: the name of a result of the workload's `evaluate`, such as "loss", that controllers with
+        `feedback="observed"` are given after every evaluation; an `early_stopping` among them ends the run.
 
     Returns:
       The `History` from step 0 on, also of a resumed run.
@@ -137,7 +143,7 @@ def train(
     for name, value in (("resume", resume), ("progress", progress), ("stop_on_nonfinite", stop_on_nonfinite)):
         _checks.flag(name, value)
 
-    run = _Run(workload, tx, int(seed), total, stop_on_nonfinite)
+    run = _Run(workload, tx, int(seed), total, stop_on_nonfinite, observe)
     with contextlib.ExitStack() as stack:
         if checkpoint is not None:
             run.folder = stack.enter_context(contextlib.closing(RunFolder(checkpoint)))
@@ -221,9 +227,15 @@ class _Run:
     state: State
 
     def __init__(
-        self, workload: Workload, tx: optax.GradientTransformation, seed: int, total: int, stop_on_nonfinite: bool
+        self,
+        workload: Workload,
+        tx: optax.GradientTransformation,
+        seed: int,
+        total: int,
+        stop_on_nonfinite: bool,
+        observed: str | None,
     ) -> None:
-        self.workload, self.seed, self.total = workload, seed, total
+        self.workload, self.seed, self.total, self.observed = workload, seed, total, observed
         self.devices = local_devices(workload.batches)
         self.placement, _ = placement(self.devices)
         self.program = compiled(workload, tx, stop_on_nonfinite=stop_on_nonfinite)
@@ -282,6 +294,8 @@ class _Run:
             evaluated = bool(self.evaluation_steps) and self.evaluation_steps[-1] == self.step
             if self._due(evaluate_steps) and not evaluated and not interrupted():
                 self._evaluate()
+                if self.step % evaluate_steps == 0:
+                    self._observe()
                 status.evaluations = {name: values[-1] for name, values in self.evaluations.items()}
             if self.folder is not None and self.step > self.saved_step:
                 waited = time.monotonic() - self.saved_at >= CHECKPOINT_SECONDS
@@ -289,7 +303,7 @@ class _Run:
                     self._save(self.folder)
             if interrupted():
                 raise self._interruption()
-            if self.step == self.total:
+            if self._finished():
                 return
             if compiling:  # A call that makes no step compiles, and so the clock shows how long steps take.
                 self._segment(arrays, self.step)
@@ -309,7 +323,11 @@ class _Run:
 
     def _due(self, every: int | None) -> bool:
         """Whether what is done every so many steps, and at the end, is to be done now."""
-        return self.step > 0 and (self.step == self.total or (every is not None and self.step % every == 0))
+        return self.step > 0 and (self._finished() or (every is not None and self.step % every == 0))
+
+    def _finished(self) -> bool:
+        """Whether the run is at its end, or a controller has ended it."""
+        return self.step == self.total or (can_stop(self.state.opt_state) and bool(stopped(self.state.opt_state)))
 
     def _segment(self, arrays: Any, stop: int) -> None:
         start = self.step
@@ -320,7 +338,10 @@ class _Run:
         recorded = {name: np.asarray(values) for name, values in curves.items()}
         for name, values in recorded.items():
             self.curves.setdefault(name, []).append(values[: self.step - start].copy())
-        if self.step < stop:
+        if can_stop(self.state.opt_state) and bool(stopped(self.state.opt_state)):
+            if recovers(self.state.opt_state):
+                raise self._given_up()
+        elif self.step < stop:
             failed = {name: float(recorded[name][self.step - start]) for name in ("loss", "rate")}
             raise self._divergence(**failed)
 
@@ -341,6 +362,19 @@ class _Run:
         for name, value in jax.device_get(results).items():
             self.evaluations.setdefault(name, []).append(float(np.float32(value)))
         self.evaluation_steps.append(self.step)
+
+    def _observe(self) -> None:
+        """Give the controllers what has just been evaluated."""
+        if self.observed is None:
+            return
+        if self.observed not in self.evaluations:
+            raise ValueError(
+                f"observe must be one of the results of evaluate, {sorted(self.evaluations)}, got "
+                f"observe={self.observed!r}."
+            )
+        value = jnp.float32(self.evaluations[self.observed][-1])
+        told = observe(self.state.opt_state, value=jax.device_put(value, self.placement))
+        self.state = self.state._replace(opt_state=jax.device_put(told, self.placement))
 
     def _save(self, folder: RunFolder) -> None:
         folder.save(self.step, self.state, self._recorded(), self._description(self.state))
@@ -392,6 +426,15 @@ class _Run:
         else:
             message += f"Saved in {str(self.folder.path)!r}: start it again with the same arguments to go on."
         return TrainingInterrupted(message, self.step, self.history())
+
+    def _given_up(self) -> DivergenceError:
+        history = self.history()
+        loss, rate = (float(values[-1]) for values in (history.loss, history.rate))
+        message = (
+            f"the run diverged again at step {self.step - 1:,} after the last of its rollbacks, and stopped with the "
+            "parameters from before, which are in the exception's history. Try a lower rate, or more max_rollbacks."
+        )
+        return DivergenceError(message, self.step, loss, rate, history)
 
     def _divergence(self, loss: float, rate: float) -> DivergenceError:
         epoch = self.step / self.workload.batches.steps_per_epoch

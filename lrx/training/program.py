@@ -17,7 +17,8 @@ import numpy as np
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding, SingleDeviceSharding
 
-from lrx.reading import monitor
+from lrx.controllers.rollback import apply_updates, recovers
+from lrx.reading import can_stop, monitor, stopped
 from lrx.training.checkpoints import describe
 from lrx.training.workload import Batches, Workload
 
@@ -113,7 +114,7 @@ def _program(
         updates, opt_state = update(
             grads, state.opt_state, state.params, value=loss, grad=grads, value_fn=lambda params: loss_of(params)[0]
         )
-        new = State(optax.apply_updates(state.params, updates), model_state, opt_state)
+        new = State(apply_updates(state.params, updates, opt_state), model_state, opt_state)
         _require_same_types(new, state)
         report = dict(monitor(opt_state))
         record = {"loss": loss, "rate": report.pop("learning_rate", jnp.nan)}
@@ -141,10 +142,12 @@ def _program(
                 count, going, state, curves = carry
                 new, record, finite = one_step(state, arrays, permutation, step_key, count)
                 curves = {name: curves[name].at[count - start].set(value) for name, value in record.items()}
-                if stop_on_nonfinite:
-                    going = finite
+                made = jnp.bool_(True)
+                if stop_on_nonfinite and not recovers(state.opt_state):
+                    made = finite
                     new = jax.tree.map(lambda after, before: jnp.where(finite, after, before), new, state)
-                return count + going.astype(jnp.int32), going, new, curves
+                going = made & ~stopped(new.opt_state) if can_stop(state.opt_state) else made
+                return count + made.astype(jnp.int32), going, new, curves
 
             return jax.lax.while_loop(lambda carry: (carry[0] < end) & carry[1], body, carry)
 
