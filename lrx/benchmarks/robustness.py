@@ -1,0 +1,392 @@
+"""How much does a method's accuracy depend on the rate that it is started with?
+
+    python -m lrx.benchmarks.robustness
+    python -m lrx.benchmarks.robustness --workloads digits --methods sgd adam greedy --fine
+
+Perceptrons on digits, MNIST and CIFAR-10 are trained with every method from eight rates, 1e-6 to 10, and left are the
+loss on training images and the accuracy on the test set. All methods start from the same parameters and see the same
+minibatches. All rates of a method, and all seeds, are trained at once: the whole run is one compiled loop, mapped over
+them. Printed is a table for each data set, whose last column counts the decades of rates from which a method comes
+within 2 points of its own best; written are robustness.json and robustness.png. A run that ends with something that is
+not finite counts as guessing, 10 %.
+
+For a method that finds its rate by itself, the rate given is what its paper multiplies the estimate by (D-Adaptation,
+Prodigy, DoG, DoWG), the rate of the optimizer that it tunes (Mechanic), or the most that it may take (MoMo, Polyak's
+and Armijo's). COCOB takes none, and is run once. Controllers multiply the rate of SGD with momentum 0.9, but for the
+cumulative path, whose steps are to be those of the gradients.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import lrx
+from lrx.papers.result import Result, stopwatch
+from lrx.training import Workload
+from lrx.workloads import dataset_workload
+from lrx.workloads.datasets import load
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Factory = Callable[[Any], Any]  # of the rate, a tracer
+
+MOMENTUM = 0.9
+CHANCE = 0.1  # all three data sets have ten classes, of about the same size
+NEAR = 0.02  # of the best accuracy
+TRAIN_IMAGES = 10_000  # on which the training loss is computed, at most
+
+
+def controlled(controller: Callable[[], lrx.Controller], momentum: float | None = MOMENTUM) -> Factory:
+    """Give SGD whose rate a controller multiplies."""
+    return lambda rate: lrx.sgd(lrx.constant(rate) * controller(), momentum=momentum)
+
+
+GROUPS: dict[str, dict[str, Factory]] = {
+    "fixed rate": {
+        "sgd": lambda rate: lrx.sgd(rate),
+        "sgd, momentum": lambda rate: lrx.sgd(rate, momentum=MOMENTUM),
+        "adam": lambda rate: lrx.adam(rate),
+        "adamw": lambda rate: lrx.adamw(rate),
+    },
+    "controllers of sgd": {  # with momentum
+        "greedy": controlled(lambda: lrx.greedy()),
+        "relative_adaptation": controlled(lambda: lrx.relative_adaptation()),
+        "pid": controlled(lambda: lrx.pid()),
+        # Without: velocities point the same way by themselves.
+        "cumulative_path": controlled(lambda: lrx.cumulative_path(), momentum=None),
+        # Losses of single minibatches are too noisy for it.
+        "reduce_on_plateau": controlled(lambda: lrx.reduce_on_plateau(accumulation_size=100, patience=3)),
+        "rollback_on_divergence": lambda rate: lrx.rollback_on_divergence(lrx.sgd(rate, momentum=MOMENTUM)),
+    },
+    "rate from the distance or the gain": {
+        "d_adaptation": lambda rate: lrx.d_adaptation(rate),
+        "prodigy": lambda rate: lrx.prodigy(rate),
+        "dog": lambda rate: lrx.dog(rate),
+        "dowg": lambda rate: lrx.dowg(rate),
+        "mechanic": lambda rate: lrx.mechanic(lrx.sgd(rate, momentum=MOMENTUM)),
+        "cocob": lambda rate: lrx.cocob(),  # noqa: ARG005
+    },
+    "rate from the loss": {
+        "momo": lambda rate: lrx.momo(rate),
+        "momo_adam": lambda rate: lrx.momo_adam(rate),
+        "polyak": lambda rate: lrx.polyak(max_rate=rate),
+        "armijo": lambda rate: lrx.armijo(max_rate=rate),
+    },
+    "hypergradients, schedule-free": {
+        "hypergradient_sgd": lambda rate: lrx.hypergradient_sgd(rate),
+        "hypergradient_adam": lambda rate: lrx.hypergradient_adam(rate),
+        "schedule_free_sgd": lambda rate: lrx.schedule_free_sgd(rate),
+        "schedule_free_adamw": lambda rate: lrx.schedule_free_adamw(rate),
+    },
+}
+METHODS: dict[str, Factory] = {name: make for methods in GROUPS.values() for name, make in methods.items()}
+WITHOUT_RATE = frozenset({"cocob"})
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What is trained on one data set: a perceptron, and for how long."""
+
+    widths: tuple[int, ...]
+    batch_size: int
+    epochs: int
+
+
+WORKLOADS = {
+    "digits": Settings(widths=(64,), batch_size=64, epochs=50),
+    "mnist": Settings(widths=(64,), batch_size=128, epochs=5),
+    "cifar10": Settings(widths=(64,), batch_size=128, epochs=5),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """A workload, and what is measured at its end."""
+
+    workload: Workload
+    steps: int
+    test: Callable[[Any, Any], dict[str, jax.Array]]  # on finished runs: (seeds, rates) parameters and model states
+    train: Callable[[Any, Any], dict[str, jax.Array]]
+
+    @classmethod
+    def of(cls, data: str, settings: Settings, data_dir: str | None) -> Task:
+        """Load a data set; the training loss is the evaluation of a workload whose test images are training images."""
+        dataset = load(data, data_dir)
+        options: dict[str, Any] = {"batch_size": settings.batch_size, "widths": settings.widths}
+        workload = dataset_workload(dataset, "mlp", **options)
+        few = dataset._replace(
+            train_images=dataset.train_images[: settings.batch_size],
+            train_labels=dataset.train_labels[: settings.batch_size],
+            test_images=dataset.train_images[:TRAIN_IMAGES],
+            test_labels=dataset.train_labels[:TRAIN_IMAGES],
+        )
+        on_train = dataset_workload(few, "mlp", **options)
+        steps = settings.epochs * workload.batches.steps_per_epoch
+        return cls(workload, steps, _mapped(workload.evaluate), _mapped(on_train.evaluate))
+
+
+def _mapped(evaluate: Any) -> Callable[[Any, Any], dict[str, jax.Array]]:
+    return jax.vmap(jax.vmap(evaluate))
+
+
+def trainer(task: Task, make: Factory) -> Callable[..., Any]:
+    """Compile the training of a method: (arrays, keys of seeds, rates) -> parameters, model states, finite, by both."""
+    workload = task.workload
+    batches = workload.batches
+
+    def one_run(arrays: Any, key: jax.Array, rate: jax.Array) -> Any:
+        tx = make(rate)
+        init_key, steps_key = jax.random.split(key)
+        params, model_state = workload.init(init_key)
+
+        def step(carry: Any, count: jax.Array) -> tuple[Any, None]:
+            params, model_state, state = carry
+            # The keys depend on the seed alone, so under the maps one minibatch serves all rates.
+            draw_key, transform_key, loss_key = jax.random.split(jax.random.fold_in(steps_key, count), 3)
+            chosen = jax.random.randint(draw_key, (batches.batch_size,), 0, batches.num_examples)
+            minibatch = jax.tree.map(lambda x: x.at[chosen].get(mode="promise_in_bounds"), arrays)
+            batch = batches.transform(minibatch, transform_key)
+
+            def loss_of(params: Any) -> tuple[jax.Array, Any]:
+                return workload.loss_fn(params, model_state, batch, loss_key)
+
+            (loss, new_model_state), grads = jax.value_and_grad(loss_of, has_aux=True)(params)
+            updates, state = tx.update(
+                grads, state, params, value=loss, grad=grads, value_fn=lambda params: loss_of(params)[0]
+            )
+            return (lrx.apply_updates(params, updates, state), new_model_state, state), None
+
+        carry = (params, model_state, tx.init(params))
+        (params, model_state, state), _ = jax.lax.scan(step, carry, jnp.arange(task.steps))
+        return lrx.eval_params(state, params), model_state
+
+    over_rates = jax.vmap(one_run, in_axes=(None, None, 0))
+    return jax.jit(jax.vmap(over_rates, in_axes=(None, 0, None)))
+
+
+def measure(task: Task, method: str, rates: np.ndarray, seeds: Iterable[int]) -> dict[str, Any]:
+    """Train with one method from every rate, and give what came out as arrays of (seeds, rates)."""
+    elapsed = stopwatch()
+    keys = jnp.stack([jax.random.key(seed) for seed in seeds])
+    tried = rates[:1] if method in WITHOUT_RATE else rates
+    trained = trainer(task, METHODS[method])(task.workload.batches.arrays, keys, jnp.asarray(tried, jnp.float32))
+    test, train = jax.device_get((task.test(*trained), task.train(*trained)))
+    finite = np.isfinite(test["loss"]) & np.isfinite(train["loss"])
+    measured = {
+        "accuracy": np.where(finite, np.float64(test["accuracy"]), CHANCE),
+        "test_loss": test["loss"],
+        "train_loss": train["loss"],
+        "finite": finite,
+    }
+    shape = (len(keys), len(rates))
+    return {name: np.broadcast_to(values, shape).tolist() for name, values in measured.items()} | {"seconds": elapsed()}
+
+
+def decades_near_best(accuracies: np.ndarray, rates: np.ndarray) -> float:
+    """Count the decades of rates from which the accuracy is within 2 points of the best; a rate stands for its step."""
+    step = np.log10(rates[-1] / rates[0]) / (len(rates) - 1)
+    # What is off by 2 points exactly counts, whatever the rounding.
+    return float(step * np.sum(accuracies >= accuracies.max() - NEAR - 1e-6))
+
+
+def table(result: Result, data: str) -> str:
+    """Write a data set's accuracies in percent as Markdown."""
+    rates = np.asarray(result.settings["rates"])
+    heads = ["method", *(f"{rate:.3g}" for rate in rates), "decades within 2 points"]
+    lines = ["| " + " | ".join(heads) + " |", "|---" + "|---:" * (len(rates) + 1) + "|"]
+    for method, measured in result.curves[data].items():
+        accuracies, finite = np.mean(measured["accuracy"], axis=0), np.all(measured["finite"], axis=0)
+        cells = [f"{100 * accuracy:.1f}{'' if ok else '†'}" for accuracy, ok in zip(accuracies, finite, strict=True)]
+        lines.append("| " + " | ".join([method, *cells, f"{decades_near_best(accuracies, rates):.3g}"]) + " |")
+    return "\n".join(lines)
+
+
+def run(
+    workloads: Iterable[str] = tuple(WORKLOADS),
+    methods: Iterable[str] = tuple(METHODS),
+    *,
+    epochs: int | None = None,
+    seeds: int = 1,
+    fine: bool = False,
+    data_dir: str | None = None,
+) -> Result:
+    """Train everything, and print what is done."""
+    elapsed, methods = stopwatch(), tuple(methods)
+    rates = np.logspace(-6, 1, 15 if fine else 8)
+    given: dict[str, Any] = {} if epochs is None else {"epochs": epochs}
+    settings = {data: dataclasses.replace(WORKLOADS[data], **given) for data in workloads}
+    # All of them first, so that files that are missing are missed before, and not in the middle of, the training.
+    tasks = {data: Task.of(data, each, data_dir) for data, each in settings.items()}
+    curves: dict[str, Any] = {}
+    for data, task in tasks.items():
+        curves[data] = {}
+        for method in methods:
+            curves[data][method] = measured = measure(task, method, rates, range(seeds))
+            accuracies = np.mean(measured["accuracy"], axis=0)
+            print(
+                f"{data:8} {method:24} {measured['seconds']:6.1f} s   best {100 * accuracies.max():.1f} %, "
+                f"{decades_near_best(accuracies, rates):.3g} decades",
+                flush=True,
+            )
+    used = {data: dataclasses.asdict(each) | {"steps": tasks[data].steps} for data, each in settings.items()}
+    written = {"rates": rates.tolist(), "momentum": MOMENTUM, "workloads": used}
+    return Result("robustness", "cpu", ", ".join(curves), list(range(seeds)), written, curves, elapsed())
+
+
+# A group has its colours, dark to light, and, for black and white, its stroke and its kind of markers.
+@dataclasses.dataclass(frozen=True)
+class Style:
+    """How the lines of a group of methods are drawn."""
+
+    colours: tuple[str, ...]
+    markers: str
+    filled: bool = True
+    dashed: bool = False
+    width: float = 1.3
+
+    def line(self, index: int) -> dict[str, Any]:
+        """Give the arguments of `Axes.plot` for a method of the group."""
+        colour = self.colours[index]
+        return {
+            "color": colour,
+            "marker": self.markers[index],
+            "markerfacecolor": colour if self.filled else "white",
+            "markersize": 4.5 * self.width**0.5,
+            "linestyle": (0, (4.0, 1.5)) if self.dashed else "-",
+            "linewidth": self.width,
+        }
+
+
+STYLES = (
+    Style(("#6E7378", "#6E7378", "#9AA0A6", "#9AA0A6"), "osD^", width=0.7),
+    Style(("#0B2E6B", "#14509E", "#1F77C4", "#3F9BE0", "#0E7C86", "#22B0BC"), "osD^vP"),
+    Style(("#7A2E00", "#B34700", "#E06A0A", "#F2972E", "#A31515", "#D9534F"), "osD^vP", filled=False),
+    Style(("#114D14", "#2E7D32", "#55A630", "#8DB600"), "X*ph", dashed=True),
+    Style(("#4A126B", "#8E24AA", "#C2185B", "#E573B5"), "<>d8", filled=False, dashed=True),
+)
+TICKS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99)
+
+
+def readable(ticks: Iterable[float], high: float) -> list[float]:
+    """Choose those ticks below `high` that do not crowd on the axis of `plot`."""
+    chosen: list[float] = []
+    for tick in ticks:
+        if tick < high and (not chosen or np.log((1 - chosen[-1]) / (1 - tick)) > 0.035 * -np.log(1 - high)):
+            chosen.append(tick)
+    return chosen
+
+
+def plot(result: Result) -> Figure:
+    """Draw accuracy over the rate, a panel for each data set and a line for each method.
+
+    Accuracies are drawn by the logarithm of what is missing, so that good methods lie apart.
+    """
+    from matplotlib.figure import Figure
+    from matplotlib.legend import Legend
+    from matplotlib.ticker import FixedLocator, NullLocator
+
+    rates = np.asarray(result.settings["rates"])
+    figure = Figure(figsize=(15.0, 8.2), dpi=150, layout="constrained")
+    grid = figure.add_gridspec(2, len(result.curves), height_ratios=(3.4, 1))
+    legend = figure.add_subplot(grid[1, :])
+    legend.set_axis_off()
+    lines: dict[str, Any] = {}
+    decades: dict[str, list[str]] = {}
+    for column, (data, curves) in enumerate(result.curves.items()):
+        panel = figure.add_subplot(grid[0, column])
+        panel.axhline(CHANCE, color="black", linestyle=":", linewidth=0.8)
+        highest = CHANCE
+        for order, (methods, style) in enumerate(zip(GROUPS.values(), STYLES, strict=True)):
+            for index, method in enumerate(methods):
+                if method not in curves:
+                    continue
+                accuracies = np.mean(curves[method]["accuracy"], axis=0)
+                finite = np.all(curves[method]["finite"], axis=0)
+                (line,) = panel.plot(rates, accuracies, zorder=2 + order / 10, **style.line(index))
+                panel.plot(rates[~finite], accuracies[~finite], "x", color="black", markersize=7, zorder=3)
+                lines.setdefault(method, line)
+                decades.setdefault(method, []).append(f"{decades_near_best(accuracies, rates):.3g}")
+                highest = max(highest, accuracies.max())
+        panel.set_xscale("log")
+        panel.set_yscale("function", functions=(lambda y: -np.log(np.maximum(1 - y, 1e-9)), lambda y: 1 - np.exp(-y)))
+        low, high = CHANCE - 0.06, 1 - 0.9 * (1 - highest)
+        panel.set_ylim(low, high)
+        ticks = readable(TICKS, high)
+        panel.yaxis.set_major_locator(FixedLocator(ticks))
+        panel.yaxis.set_minor_locator(NullLocator())
+        panel.set_yticklabels([f"{100 * tick:.3g}" for tick in ticks])
+        panel.set_xticks(10.0 ** np.arange(-6, 2))
+        settings = result.settings["workloads"][data]
+        panel.set_title(f"{data}, {settings['epochs']} epochs", loc="left", fontsize=11)
+        panel.set_xlabel("rate at the start")
+        panel.spines[["top", "right"]].set_visible(False)
+        panel.grid(alpha=0.25, lw=0.6)
+        if column == 0:
+            panel.set_ylabel("test accuracy (%), by the logarithm of the error")
+    for number, (group, methods) in enumerate(GROUPS.items()):
+        shown = [method for method in methods if method in lines]
+        if shown:
+            labels = [f"{method} ({', '.join(decades[method])})" for method in shown]
+            part = Legend(
+                legend,
+                [lines[method] for method in shown],
+                labels,
+                title=group,
+                loc="upper left",
+                bbox_to_anchor=(number / len(GROUPS), 1.0),
+                frameon=False,
+                fontsize=9,
+                title_fontproperties={"weight": "bold", "size": 9},
+                alignment="left",
+                handlelength=3.5,
+            )
+            legend.add_artist(part)
+    note = (
+        "In brackets: decades of rates from which the method comes within 2 points of its own best, on each data set."
+        "   ×: not finite in the end, counted as guessing (dotted)."
+    )
+    legend.text(0.0, 0.0, note, fontsize=9, transform=legend.transAxes)
+    return figure
+
+
+def main() -> None:
+    """Measure, print and draw."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--workloads", nargs="+", choices=WORKLOADS, default=list(WORKLOADS))
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
+    parser.add_argument("--epochs", type=int, help="of every workload, instead of its own")
+    parser.add_argument("--seeds", type=int, default=1, help="runs from each rate")
+    parser.add_argument("--fine", action="store_true", help="two rates to a decade")
+    parser.add_argument("--out", type=Path, default=Path("lrx-results/robustness"))
+    parser.add_argument("--data-dir", help="folder of the data sets' files")
+    options = parser.parse_args()
+    result = run(
+        options.workloads,
+        options.methods,
+        epochs=options.epochs,
+        seeds=options.seeds,
+        fine=options.fine,
+        data_dir=options.data_dir,
+    )
+    print(f"\n{result.device}, jax {result.versions['jax']}, {result.seconds:.0f} s; mean of {options.seeds} seed(s)")
+    for data in result.curves:
+        settings = result.settings["workloads"][data]
+        print(f"\n{data}, {settings['steps']:,} steps of {settings['batch_size']}: test accuracy (%) by rate\n")
+        print(table(result, data))
+    print("\n† not finite in the end, counted as guessing")
+    path = result.save(options.out / "robustness.json")
+    plot(result).savefig(path.with_suffix(".png"))
+    print(f"written: {path} and {path.with_suffix('.png').name}")
+
+
+if __name__ == "__main__":
+    main()

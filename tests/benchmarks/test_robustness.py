@@ -1,0 +1,75 @@
+"""The robustness benchmark: what it measures, what it counts, and what it leaves behind."""
+
+import sys
+
+import numpy as np
+import pytest
+
+import lrx
+from lrx.benchmarks import robustness
+from lrx.papers import load
+from lrx.papers.result import Result
+
+
+@pytest.mark.slow
+def test_digits_with_two_methods_leave_a_table_a_result_and_a_picture(tmp_path, monkeypatch, capsys):
+    arguments = ["--workloads", "digits", "--methods", "sgd", "adam", "--epochs", "1", "--seeds", "2"]
+    monkeypatch.setattr(sys, "argv", ["robustness", *arguments, "--out", str(tmp_path)])
+    robustness.main()
+    out = capsys.readouterr().out
+    assert "| method | 1e-06 | 1e-05 | 0.0001 | 0.001 | 0.01 | 0.1 | 1 | 10 | decades within 2 points |" in out
+    assert "\n| sgd | " in out
+    result = load(tmp_path / "robustness.json")
+    assert result.seeds == [0, 1]
+    assert {"jax", "lrx"} <= set(result.versions)
+    assert list(result.curves["digits"]) == ["sgd", "adam"]
+    accuracies, losses = (np.asarray(result.curves["digits"]["sgd"][name]) for name in ("accuracy", "train_loss"))
+    assert accuracies.shape == losses.shape == (2, 8)
+    assert losses[0, 0] != losses[1, 0]  # seeds differ
+    assert np.all(accuracies[:, 5] > accuracies[:, 0] + 0.3)  # 0.1 trains within an epoch, 1e-6 does not
+    assert np.all(losses[:, 5] < losses[:, 0])
+    assert (tmp_path / "robustness.png").stat().st_size > 10_000
+    assert not list(tmp_path.glob("*.part"))
+
+
+def test_a_run_that_ends_not_finite_counts_as_guessing(monkeypatch):
+    monkeypatch.setitem(robustness.METHODS, "sgd", lambda rate: lrx.sgd(rate * 1e30))
+    task = robustness.Task.of("digits", robustness.Settings(widths=(4,), batch_size=64, epochs=1), None)
+    measured = robustness.measure(task, "sgd", np.array([1e-32, 1.0]), [0])
+    assert measured["finite"] == [[True, False]]
+    assert measured["accuracy"][0][1] == robustness.CHANCE
+
+
+def test_decades_count_the_rates_within_two_points_of_the_best():
+    rates = np.logspace(-6, 1, 8)
+    accuracies = np.array([0.1, 0.97, 0.5, 0.96, 0.98, 0.95, 0.9599, 0.1])
+    assert robustness.decades_near_best(accuracies, rates) == 3
+    assert robustness.decades_near_best(np.full(15, 0.3), np.logspace(-6, 1, 15)) == 7.5
+
+
+def test_table_marks_what_was_not_finite_and_averages_seeds():
+    curves = {"digits": {"sgd": {"accuracy": [[0.9, 0.1], [0.8, 0.1]], "finite": [[True, False], [True, True]]}}}
+    result = Result("robustness", "cpu", "digits", [0, 1], {"rates": [0.1, 1.0]}, curves, 1.0)
+    assert robustness.table(result, "digits").splitlines()[-1] == "| sgd | 85.0 | 10.0† | 1 |"
+
+
+def test_every_method_has_a_style_of_its_own():
+    looks = set()
+    for methods, style in zip(robustness.GROUPS.values(), robustness.STYLES, strict=True):
+        for index in range(len(methods)):
+            line = style.line(index)
+            looks.add((line["marker"], line["markerfacecolor"] == "white", line["linestyle"], line["linewidth"]))
+    assert len(looks) == len(robustness.METHODS)  # without colour
+
+
+@pytest.mark.parametrize("method", robustness.METHODS)
+def test_every_method_can_be_made_from_a_rate(method):
+    assert callable(robustness.METHODS[method](0.1).update)
+
+
+@pytest.mark.slow
+def test_a_method_without_a_rate_is_run_once_and_holds_for_every_rate():
+    task = robustness.Task.of("digits", robustness.Settings(widths=(4,), batch_size=64, epochs=1), None)
+    measured = robustness.measure(task, "cocob", np.array([1e-3, 1.0, 10.0]), [0])
+    assert len(set(measured["train_loss"][0])) == 1
+    assert np.shape(measured["accuracy"]) == (1, 3)
