@@ -7,6 +7,7 @@ import re
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import lrx
@@ -49,6 +50,30 @@ def test_resnet_example_learns_on_a_few_steps(capsys):
     assert len(accuracies) == 3
     assert accuracies[-1] > 0.3
     assert "lr " in capsys.readouterr().out
+
+
+def test_own_controller_halves_at_spikes_wherever_a_controller_may_stand(capsys):
+    example = _load("own_controller")
+    example.main()
+    lines = capsys.readouterr().out.splitlines()
+    assert [float(line.split()[-1]) for line in lines] == [1.0, 1.0, 0.5, 0.5, 0.25, 0.25]
+
+    def factors(ratio):
+        tx = lrx.heavy_ball(0.1 * example.halve_at_spikes(ratio=ratio))
+
+        def step(state, loss):
+            _, state = tx.update(jnp.ones(2), state, value=loss)
+            return state, lrx.learning_rate(state)
+
+        return jax.lax.scan(step, tx.init(jnp.zeros(2)), jnp.asarray([1.0, 2.5, jnp.nan, 9.0]))[1]
+
+    rates = jax.jit(jax.vmap(factors))(jnp.asarray([2.0, 3.0]))
+    np.testing.assert_allclose(rates, [[0.1, 0.05, 0.05, 0.025], [0.1, 0.1, 0.1, 0.05]], rtol=1e-6)
+    tx = optax.chain(optax.sgd(1.0), example.halve_at_spikes(feedback="observed"))
+    state = tx.init(jnp.zeros(2))
+    for loss in (1.0, 9.0):
+        updates, state = tx.update(jnp.ones(2), lrx.observe(state, value=loss))
+    np.testing.assert_array_equal(updates, [-0.5, -0.5])
 
 
 def migrations() -> list[str]:
