@@ -14,6 +14,7 @@ from typing import Any
 
 import jax
 import numpy as np
+import optax
 
 INT32_MAX = 2**31 - 1
 FLOAT32_MAX = float(np.finfo(np.float32).max)
@@ -89,6 +90,18 @@ def at_least(name: str, value: Any, low: float, hint: str = "") -> None:
 def above(name: str, value: Any, low: float, hint: str = "") -> None:
     """Require a finite value > low."""
     _require(name, value, lambda x: x > low, f"a finite number > {low}", hint)
+
+
+def factor_bounds(min_factor: Any, max_factor: Any) -> None:
+    """Require bounds that leave a factor room to start at 1."""
+    in_interval("min_factor", min_factor, "(0, 1]", "it bounds a factor that starts at 1")
+    at_least("max_factor", max_factor, 1, "it bounds a factor that starts at 1")
+
+
+def transformation(tx: Any) -> None:
+    """Require what can be wrapped: a gradient transformation, made and not only named."""
+    if not isinstance(tx, optax.GradientTransformation):
+        raise TypeError(f"tx must be a gradient transformation, got tx={tx!r}: give lrx.sgd(0.1).")
 
 
 def steps(name: str, value: Any, *, at_least: int = 1, hint: str = "", unit: str = "steps") -> None:

@@ -86,6 +86,11 @@ def plus(terms: list[jax.Array]) -> jax.Array:
     return jnp.nan_to_num(functools.reduce(jnp.add, terms, jnp.zeros([], jnp.float32)))
 
 
+def bounded(x: jax.Array) -> jax.Array:
+    """What has overflowed as the largest number of float32, so that no later difference is of two infinities."""
+    return jnp.clip(x, -_checks.FLOAT32_MAX, _checks.FLOAT32_MAX)
+
+
 def real(params: Any) -> Any:
     """The parameters that can have a gradient, others as `None`."""
     return jax.tree.map(lambda leaf: leaf if jnp.issubdtype(jnp.result_type(leaf), jnp.inexact) else None, params)

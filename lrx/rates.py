@@ -599,7 +599,10 @@ def controller(
       0.1 * halve_once(below=0.3)
     """
     core = feedback_core(
-        factory.__name__, init=lambda params: (1.0, init(params)), update=lambda *xs: update(*xs[:2]), feedback=feedback
+        factory.__name__,
+        init=lambda params: (1.0, init(params)),
+        update=lambda memory, value, _seen: update(memory, value),
+        feedback=feedback,
     )
     return Controller.from_cores((core,), factory, arguments)
 

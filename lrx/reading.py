@@ -401,6 +401,13 @@ def scale_learning_rate(state: Any, factor: jax.typing.ArrayLike) -> Any:
         )
 
     kinds = (RateState, InjectStatefulHyperparamsState)
+    if not any(
+        isinstance(node, kinds) for node in jax.tree.leaves(state, is_leaf=lambda node: isinstance(node, kinds))
+    ):
+        raise ValueError(
+            "the state holds no learning rate that could be scaled: its method, as cocob, takes none and computes its "
+            "own. Use a method that takes a rate."
+        )
     return _rewrite(state, kinds, change)
 
 

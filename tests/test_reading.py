@@ -435,3 +435,13 @@ def test_reading_runs_inside_a_compiled_scan() -> None:
     assert jax.tree.structure(state) == jax.tree.structure(tx.init(PARAMS))
     # The observation of a step is consumed by the next one, which then does not see its own loss.
     np.testing.assert_allclose(report["learning_rate"], [0.8, 0.7 * 0.1 * 0.5, 0.06 * 0.5, 0.05 * 0.25], rtol=1e-6)
+
+
+def test_a_rate_that_a_method_computes_for_itself_is_read_but_not_scaled() -> None:
+    tx, params = lrx.cocob(), jnp.ones(2)
+    updates, state = tx.update(params, tx.init(params), params)
+    np.testing.assert_allclose(lrx.learning_rate(state), jnp.linalg.norm(updates) / jnp.linalg.norm(params), rtol=1e-6)
+    with pytest.raises(ValueError, match="holds no learning rate that could be scaled: its method, as cocob"):
+        lrx.scale_learning_rate(state, 0.5)
+    with pytest.raises(ValueError, match="holds no learning rate that could be scaled"):
+        lrx.rollback_on_divergence(tx).init(params)

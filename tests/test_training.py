@@ -829,10 +829,10 @@ def _line(evaluate=None):
 
 
 def test_early_stopping_ends_a_run_by_what_was_evaluated():
-    seen = iter([3.0, 2.0, 2.5, 2.5, *[9.0] * 50])
+    seen = iter([9.0, 3.0, 2.0, 2.5, 2.5, *[9.0] * 50])
     tx = lrx.sgd(0.1 * lrx.early_stopping(patience=1, feedback="observed"))
     history = train(_line(lambda params: {"loss": next(seen)}), tx, epochs=20, observe="loss")
-    # Evaluated after epochs 1 to 4; the step that takes the fourth in is the last.
+    # Evaluated for its names at first, then after epochs 1 to 4; the step that takes the fourth in is the last.
     assert len(history.loss) == 4 * 4 + 1
     assert bool(lrx.stopped(history.opt_state))
     assert history.rate[-1] == 0
@@ -844,6 +844,13 @@ def test_observe_names_what_is_evaluated():
     message = r"^observe must be one of the results of evaluate, \['loss'\], got observe='los'"
     with pytest.raises(ValueError, match=message):
         train(_line(lambda params: {"loss": 1.0}), tx, epochs=2, observe="los")
+
+
+def test_observe_is_refused_where_nothing_evaluates_or_listens():
+    with pytest.raises(ValueError, match=r"^observe needs a workload that evaluates, got observe='loss'"):
+        train(_line(), lrx.sgd(0.1 * lrx.early_stopping(feedback="observed")), epochs=2, observe="loss")
+    with pytest.raises(ValueError, match="the state holds no controller that could take value"):
+        train(_line(lambda params: {"loss": 1.0}), lrx.sgd(0.1), epochs=2, observe="loss")
 
 
 def test_a_diverging_run_is_rolled_back_within_the_loop():

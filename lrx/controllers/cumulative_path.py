@@ -67,8 +67,7 @@ def cumulative_path(
     _checks.in_interval("c", c, "(0, 1)", "the newest step must count, and the path remember")
     if damping is not None:
         _checks.positive("damping", damping)
-    _checks.in_interval("min_factor", min_factor, "(0, 1]", "it bounds a factor that starts at 1")
-    _checks.at_least("max_factor", max_factor, 1, "it bounds a factor that starts at 1")
+    _checks.factor_bounds(min_factor, max_factor)
 
     def init(params: Any) -> tuple[jax.Array, CumulativePathState]:
         one, zero = jnp.ones([], jnp.float32), jnp.zeros([], jnp.float32)

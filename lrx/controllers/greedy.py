@@ -78,8 +78,7 @@ def greedy(
     """
     _checks.in_interval("factor", factor, "(0, 1)", "the rate is divided by it while the loss improves")
     _checks.steps("patience", patience, at_least=0)
-    _checks.in_interval("min_factor", min_factor, "(0, 1]", "it bounds a factor that starts at 1")
-    _checks.at_least("max_factor", max_factor, 1, "it bounds a factor that starts at 1")
+    _checks.factor_bounds(min_factor, max_factor)
     _checks.decay("smoothing", smoothing)
 
     def init(params: object) -> GreedyState:

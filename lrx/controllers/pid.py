@@ -93,8 +93,7 @@ def pid(
     _checks.non_negative("kd", kd)
     _checks.positive("set_point", set_point, "a loss that is not meant to fall needs no controller")
     _checks.decay("smoothing", smoothing)
-    _checks.in_interval("min_factor", min_factor, "(0, 1]", "it bounds a factor that starts at 1")
-    _checks.at_least("max_factor", max_factor, 1, "it bounds a factor that starts at 1")
+    _checks.factor_bounds(min_factor, max_factor)
     if error is not None and not callable(error):
         raise TypeError(f"error must be a function of the loss, got error={error!r}.")
 

@@ -103,8 +103,7 @@ def relative_adaptation(
     _checks.in_interval("backoff", backoff, "(0, 1)", "it multiplies the rate when the loss rises")
     _checks.non_negative("tolerance", tolerance)
     _checks.in_interval("target", target, "(0, 1)", "it is a share of the first loss")
-    _checks.in_interval("min_factor", min_factor, "(0, 1]", "it bounds a factor that starts at 1")
-    _checks.at_least("max_factor", max_factor, 1, "it bounds a factor that starts at 1")
+    _checks.factor_bounds(min_factor, max_factor)
 
     def init(params: object) -> RelativeAdaptationState:
         del params

@@ -91,8 +91,7 @@ def rollback_on_divergence(
       >>> print(state.rollbacks, lrx.learning_rate(state), bool(jnp.all(jnp.abs(theta) < 0.05)))
       10 1.4648438 True
     """
-    if not isinstance(tx, optax.GradientTransformation):
-        raise TypeError(f"tx must be a gradient transformation, got tx={tx!r}: give lrx.sgd(0.1).")
+    _checks.transformation(tx)
     _checks.in_interval("factor", factor, "(0, 1)", "it multiplies the rate at each rollback")
     _checks.steps("max_rollbacks", max_rollbacks, at_least=0, unit="rollbacks")
     _checks.positive("explode", explode, "a loss above its lowest mean is not yet a divergence")

@@ -58,8 +58,7 @@ def accumulate(tx: optax.GradientTransformation, every: ArrayLike) -> optax.Grad
       [0.] 1.0
       [-1.5] 0.75
     """
-    if not isinstance(tx, optax.GradientTransformation):
-        raise TypeError(f"tx must be a gradient transformation, got tx={tx!r}: give lrx.sgd(0.1).")
+    _checks.transformation(tx)
     _checks.steps("every", every, unit="gradients")
     inner = optax.with_extra_args_support(tx)
 

@@ -39,6 +39,11 @@ def _weight_after(decay: ArrayLike, decay_at: Any, count: jax.Array, weight: jax
     """1 - decay^count, or for a scheduled decay 1 - prod_i decay_i, from the weight before this update."""
     if isinstance(decay, Schedule) or callable(decay):
         return decay_at * weight + (1 - decay_at)
+    return one_minus_power(decay, count)
+
+
+def one_minus_power(decay: ArrayLike, count: jax.Array) -> jax.Array:
+    """1 - decay^count, what a running mean that began at 0 weighs after so many values."""
     # Without the cancellation that costs 1e-5 at decay 0.999 and count 1 in float32.
     if _checks.is_concrete(decay):
         known = float(decay)

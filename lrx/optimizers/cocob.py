@@ -10,6 +10,7 @@ import optax
 
 from lrx import _checks
 from lrx._leaves import (
+    bounded,
     copies,
     leafwise,
     measured,
@@ -22,8 +23,6 @@ from lrx._leaves import (
     zeros_like,
 )
 from lrx.rates import ArrayLike, ComputedRate
-
-LARGEST = float(jnp.finfo(jnp.float32).max)
 
 
 class CocobState(NamedTuple):
@@ -101,9 +100,9 @@ def cocob(*, alpha: ArrayLike = 100.0, eps: ArrayLike = 1e-8) -> optax.GradientT
         ) -> tuple[jax.Array, ...]:
             start, now = wide(w1), wide(w)
             largest = jnp.maximum(largest, jnp.abs(g))
-            magnitudes = jnp.minimum(magnitudes + jnp.abs(g), LARGEST)
-            reward = jnp.clip(reward - g * (now - start), 0.0, LARGEST)
-            theta = jnp.clip(theta - g, -LARGEST, LARGEST)
+            magnitudes = bounded(magnitudes + jnp.abs(g))
+            reward = bounded(jnp.maximum(reward - g * (now - start), 0.0))
+            theta = bounded(theta - g)
             share = theta / largest / jnp.maximum(magnitudes / largest + 1, alpha)
             moved = start + share * (1 + reward / largest) - now
             lengths.append(sum_of_finite(jnp.square(moved)))

@@ -14,6 +14,7 @@ import optax
 
 from lrx import _checks
 from lrx._leaves import leafwise, measured, plus, quotient, require_params, sum_of_finite, wide, zeros_like
+from lrx.optimizers.adam import one_minus_power
 from lrx.rates import ArrayLike, Rate, RateState, as_rate
 
 
@@ -148,6 +149,4 @@ def d_adaptation(
 
 def corrections(b1: ArrayLike, b2: ArrayLike, count: jax.Array) -> jax.Array:
     """Adam's two bias corrections as one factor of the rate: sqrt(1 - b2^t) / (1 - b1^t), t = `count` >= 1."""
-    t = count.astype(jnp.float32)
-    second, first = (-jnp.expm1(t * jnp.log(jnp.asarray(b, jnp.float32))) for b in (b2, b1))
-    return jnp.sqrt(second) / first
+    return jnp.sqrt(one_minus_power(b2, count)) / one_minus_power(b1, count)

@@ -57,8 +57,7 @@ def group_rates(
       >>> print(updates["body"]["w"], updates["head"]["w"], lrx.learning_rate(state, "slow"))
       [-0.05 -0.05] [-0.5] 0.05
     """
-    if not isinstance(tx, optax.GradientTransformation):
-        raise TypeError(f"tx must be a gradient transformation, got tx={tx!r}: give lrx.sgd(0.1).")
+    _checks.transformation(tx)
     if not isinstance(factors, Mapping) and not callable(factors):
         raise TypeError(f"factors must be a dict or a function of the label, got factors={factors!r}.")
     if not callable(labels) and not jax.tree.leaves(labels):

@@ -10,10 +10,9 @@ import jax.numpy as jnp
 import optax
 
 from lrx import _checks
-from lrx._leaves import copies, leafwise, measured, require_params, total, wide, zeros_like
+from lrx._leaves import bounded, copies, leafwise, measured, require_params, total, wide, zeros_like
 from lrx.rates import ArrayLike, FactorState
 
-LARGEST = float(jnp.finfo(jnp.float32).max)
 BETAS = tuple(1 - 0.1**i for i in range(1, 7))
 
 
@@ -86,8 +85,7 @@ def mechanic(
       >>> print(bool(jnp.all(jnp.abs(theta) < 0.2)))
       True
     """
-    if not isinstance(tx, optax.GradientTransformation):
-        raise TypeError(f"tx must be a gradient transformation, got tx={tx!r}: give lrx.adam(1.0).")
+    _checks.transformation(tx)
     decays = _checks.non_negative_list("betas", betas)
     if decays is None or (decays >= 1).any():
         raise ValueError(f"betas must be numbers in [0, 1), got betas={betas}: at 1 nothing is ever forgotten.")
@@ -123,9 +121,9 @@ def mechanic(
 
         def step(g: jax.Array, delta: jax.Array, *, u: jax.Array, x: Any, x0: Any) -> tuple[jax.Array, jax.Array]:
             # What overflows stays finite; what came in infinite stays visible.
-            delta = jnp.where(jnp.isfinite(g), jnp.clip(delta - u, -LARGEST, LARGEST), delta - u)
+            delta = jnp.where(jnp.isfinite(g), bounded(delta - u), delta - u)
             target = wide(x0) - following * delta
-            return jnp.where(jnp.isfinite(delta), jnp.clip(target, -LARGEST, LARGEST), target) - wide(x), delta
+            return jnp.where(jnp.isfinite(delta), bounded(target), target) - wide(x), delta
 
         trees = {"u": base_updates, "x": params, "x0": state.initial_params}
         moved, displacement = leafwise(step, updates, state.displacement, trees=trees)

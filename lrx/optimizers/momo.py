@@ -10,6 +10,7 @@ import optax
 
 from lrx import _checks
 from lrx._leaves import leafwise, require_params, total, wide, zeros_like
+from lrx.optimizers.adam import one_minus_power
 from lrx.rates import ArrayLike, Inbox, Rate, RateState, as_rate, empty_inbox, receive
 
 
@@ -171,13 +172,12 @@ def _momo(
         value, arrived = receive(name, state.inbox, extra_args, feedback)
         usable = jnp.isfinite(value) & arrived
         alpha, rate_state = rate.next_rate(state.rate, updates=updates, params=params, **extra_args)
-        count = rate_state.count.astype(jnp.float32)
         if preconditioner is None:
             b: Any = jnp.where(state.rate.count == 0, 0.0, jnp.asarray(beta, jnp.float32))
             complete: Any = jnp.ones([], jnp.float32)
         else:
             b = jnp.asarray(beta, jnp.float32)
-            complete = -jnp.expm1(count * jnp.log(b))
+            complete = one_minus_power(beta, rate_state.count)
 
         def averaged(before: jax.Array, now: jax.Array) -> jax.Array:
             return b * before + (1 - b) * now
@@ -191,8 +191,8 @@ def _momo(
 
         def scale_of(v: jax.Array) -> jax.Array:
             b2, eps = preconditioner  # type: ignore[misc]
-            second = -jnp.expm1(count * jnp.log(jnp.asarray(b2, jnp.float32)))
-            return jnp.asarray(eps + jnp.sqrt(v / second.astype(v.dtype)))
+            second = one_minus_power(b2, rate_state.count).astype(v.dtype)
+            return jnp.asarray(eps + jnp.sqrt(v / second))
 
         if preconditioner is None:
             _, mean_gradient = leafwise(moments, updates, state.mean_gradient)

@@ -11,6 +11,7 @@ import optax
 
 from lrx import _checks
 from lrx._leaves import leafwise, quotient, require_params, wide, zeros_like
+from lrx.optimizers.adam import one_minus_power
 from lrx.rates import ArrayLike, Rate, RateState, as_rate
 
 
@@ -176,7 +177,7 @@ def _schedule_free(
         beta = jnp.asarray(b1, jnp.float32)
         second = None
         if preconditioner is not None:
-            second = -jnp.expm1(count * jnp.log(jnp.asarray(preconditioner[0], jnp.float32)))
+            second = one_minus_power(preconditioner[0], rate_state.count)
 
         def step(
             g: jax.Array, z: jax.Array, v: jax.Array | None = None, *, alpha: jax.Array, y: Any

@@ -143,6 +143,12 @@ def train(
     for name, value in (("resume", resume), ("progress", progress), ("stop_on_nonfinite", stop_on_nonfinite)):
         _checks.flag(name, value)
 
+    if observe is not None and workload.evaluate is None:
+        raise ValueError(
+            f"observe needs a workload that evaluates, got observe={observe!r} and one without: give "
+            "Workload.from_functions(..., evaluate=...)."
+        )
+
     run = _Run(workload, tx, int(seed), total, stop_on_nonfinite, observe)
     with contextlib.ExitStack() as stack:
         if checkpoint is not None:
@@ -250,8 +256,12 @@ class _Run:
     def begin(self, resume: bool, evaluate_steps: int) -> None:
         """Make the initial state, or read the newest checkpoint."""
         latest = None if self.folder is None else self.folder.latest()
+        shapes = jax.eval_shape(self.program.initialize, self.init_key)
+        if self.observed is not None:  # raises where nothing in the state takes it, before the first epoch is made
+            jax.eval_shape(lambda state: observe(state, value=0.0), shapes.opt_state)
         if self.folder is None or latest is None:
             self.state = self.program.initialize(self.init_key)
+            self._require_observed()
             return
         where = f"checkpoint={str(self.folder.path)!r} holds a run that has made {latest:,} steps"
         if not resume:
@@ -259,7 +269,6 @@ class _Run:
                 f"{where}, which resume=False would overwrite: give another folder, delete this one, or go on with "
                 "resume=True."
             )
-        shapes = jax.eval_shape(self.program.initialize, self.init_key)
         self.folder.require_same_run(self._description(shapes))
         if latest > self.total:
             raise ValueError(f"{where}, got a length of {self.total:,}: give at least that, or another folder.")
@@ -363,15 +372,20 @@ class _Run:
             self.evaluations.setdefault(name, []).append(float(np.float32(value)))
         self.evaluation_steps.append(self.step)
 
+    def _require_observed(self) -> None:
+        """Evaluate once, to see that the name is there: at the end of the first epoch it would be late."""
+        if self.observed is None or self.workload.evaluate is None:
+            return
+        results = self.workload.evaluate(*self._state_on_first_device()[:2])
+        if self.observed not in results:
+            raise ValueError(
+                f"observe must be one of the results of evaluate, {sorted(results)}, got observe={self.observed!r}."
+            )
+
     def _observe(self) -> None:
         """Give the controllers what has just been evaluated."""
         if self.observed is None:
             return
-        if self.observed not in self.evaluations:
-            raise ValueError(
-                f"observe must be one of the results of evaluate, {sorted(self.evaluations)}, got "
-                f"observe={self.observed!r}."
-            )
         value = jnp.float32(self.evaluations[self.observed][-1])
         told = observe(self.state.opt_state, value=jax.device_put(value, self.placement))
         self.state = self.state._replace(opt_state=jax.device_put(told, self.placement))
