@@ -846,6 +846,22 @@ def test_observe_names_what_is_evaluated():
         train(_line(lambda params: {"loss": 1.0}), tx, epochs=2, observe="los")
 
 
+def test_a_run_that_is_extended_has_observed_what_the_longer_one_observes(tmp_path):
+    def evaluate(params):
+        return {"loss": (params["slope"] - 3.0) ** 2}
+
+    def make():
+        return lrx.sgd(0.05 * lrx.reduce_on_plateau(factor=0.5, patience=0, rtol=0.5, feedback="observed"))
+
+    arguments = {"evaluate_every": 2, "observe": "loss"}
+    train(_line(evaluate), make(), epochs=3, checkpoint=tmp_path / "run", **arguments)
+    extended = train(_line(evaluate), make(), epochs=8, checkpoint=tmp_path / "run", **arguments)
+    at_once = train(_line(evaluate), make(), epochs=8, **arguments)
+    np.testing.assert_array_equal(extended.rate, at_once.rate)
+    np.testing.assert_array_equal(extended.loss, at_once.loss)
+    assert at_once.rate[-1] < at_once.rate[0]
+
+
 def test_observe_is_refused_where_nothing_evaluates_or_listens():
     with pytest.raises(ValueError, match=r"^observe needs a workload that evaluates, got observe='loss'"):
         train(_line(), lrx.sgd(0.1 * lrx.early_stopping(feedback="observed")), epochs=2, observe="loss")

@@ -39,14 +39,19 @@ def d_adaptation(theta: np.ndarray, b1: float, b2: float, eps: float, d0: float,
     return theta
 
 
-def prodigy(theta: np.ndarray, b1: float, b2: float, eps: float, d0: float, decay: float) -> np.ndarray:
-    start, m, v, s, numerator, d, b3 = theta, 0.0, 0.0, np.zeros(6), 0.0, d0, np.sqrt(b2)
+def prodigy(
+    theta: np.ndarray, b1: float, b2: float, eps: float, d0: float, decay: float, growth: float = np.inf
+) -> np.ndarray:
+    start, m, v, s, numerator, d, b3, largest = theta, 0.0, 0.0, np.zeros(6), 0.0, d0, np.sqrt(b2), d0
     for t in range(STEPS):
         g, a = gradient_at(theta, t), d
         numerator = b3 * numerator + d / d0 * a * np.sum(g * (start - theta))
         m, v = b1 * m + (1 - b1) * d * g, b2 * v + (1 - b2) * d**2 * g**2
         s = b3 * s + d / d0 * a * g
-        d = max(d, numerator / np.abs(s).sum())
+        estimate = numerator / np.abs(s).sum()
+        d = max(d, estimate) if d == d0 else d
+        largest = max(largest, estimate)
+        d = min(largest, d * growth)
         theta = theta - a * m / (np.sqrt(v) + d * eps) - decay * a * theta
     return theta
 
@@ -103,6 +108,20 @@ def momo(x: np.ndarray, alpha: float, beta: float, lam: float) -> np.ndarray:
         d, f_mean, gamma = b * d + (1 - b) * g, b * f_mean + (1 - b) * f, b * gamma + (1 - b) * (g @ x)
         tau = min(alpha, max((1 + alpha * lam) * (f_mean - gamma) + d @ x, 0) / (d @ d))
         x = x / (1 + alpha * lam) - tau * d
+    return x
+
+
+def momo_with_its_own_bound(x: np.ndarray, alpha: float, beta: float, lam: float, bound: float) -> np.ndarray:
+    f_mean, gamma, d, lowest, shrink = 0.0, 0.0, np.zeros(6), bound, 1 + alpha * lam
+    for t in range(STEPS):
+        f, g, b = loss_at(x, t), gradient_at(x, t), beta if t else 0.0
+        d, f_mean, gamma = b * d + (1 - b) * g, b * f_mean + (1 - b) * f, b * gamma + (1 - b) * (g @ x)
+        cap = shrink * (f_mean - gamma) + d @ x
+        if cap < shrink * bound:  # the model says that the bound is too high
+            bound = max(cap / (2 * shrink), lowest)
+        tau = min(alpha, max(cap - shrink * bound, 0) / (d @ d))
+        bound = max(f_mean + d @ x - gamma - tau * (d @ d) / 2, lowest)
+        x = x / shrink - tau * d
     return x
 
 
@@ -196,6 +215,10 @@ CASES: dict[str, tuple[Any, Callable[[np.ndarray], np.ndarray]]] = {
         lrx.prodigy(b1=0.5, b2=0.99, d0=1e-3, weight_decay=0.1),
         lambda x: prodigy(x, 0.5, 0.99, 1e-8, 1e-3, 0.1),
     ),
+    "prodigy, growing slowly": (
+        lrx.prodigy(d0=1e-3, growth_rate=1.1),
+        lambda x: prodigy(x, 0.9, 0.999, 1e-8, 1e-3, 0.0, 1.1),
+    ),
     "dog": (lrx.dog(reps_rel=1e-4), lambda x: dog(x, 1e-4, 1e-8, 8.0)),
     "dog, other": (lrx.dog(reps_rel=1e-2, eps=0.1, averaging=1.0), lambda x: dog(x, 1e-2, 0.1, 1.0)),
     "dowg": (lrx.dowg(), lambda x: dowg(x, 1e-2, 1e-4)),
@@ -211,6 +234,10 @@ CASES: dict[str, tuple[Any, Callable[[np.ndarray], np.ndarray]]] = {
     ),
     "momo": (lrx.momo(), lambda x: momo(x, 1.0, 0.9, 0.0)),
     "momo, other": (lrx.momo(0.2, momentum=0.5, weight_decay=0.1), lambda x: momo(x, 0.2, 0.5, 0.1)),
+    "momo, its own bound": (
+        lrx.momo(0.5, adapt_lower_bound=True, lower_bound=-1.0, weight_decay=0.1),
+        lambda x: momo_with_its_own_bound(x, 0.5, 0.9, 0.1, -1.0),
+    ),
     "momo_adam": (lrx.momo_adam(), lambda x: momo_adam(x, 1e-2, 0.9, 0.999, 1e-8, 0.0)),
     "momo_adam, other": (
         lrx.momo_adam(1.0, b1=0.5, b2=0.9, lower_bound=0.9),

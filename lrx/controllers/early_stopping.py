@@ -74,7 +74,7 @@ def early_stopping(
     def update(state: EarlyStoppingState, value: jax.Array) -> tuple[jax.Array, EarlyStoppingState]:
         improved = ~state.stopped & (sign * value < sign * state.best_value - jnp.asarray(min_delta, jnp.float32))
         wait = jnp.where(improved, 0, optax.safe_increment(state.wait_count))
-        stopped = state.stopped | (wait > jnp.asarray(patience, jnp.int32))
+        stopped = wait > jnp.asarray(patience, jnp.int32)  # for good, since nothing improves once stopped
         best = jnp.where(improved, value, state.best_value)
         return jnp.where(stopped, 0.0, 1.0), EarlyStoppingState(stopped, improved, best, wait)
 

@@ -105,6 +105,17 @@ def test_pid_settles_again_when_the_curvature_jumps_tenfold() -> None:
     np.testing.assert_allclose(np.median(after), np.median(before) / 10, rtol=0.05)
 
 
+def test_pid_does_not_wind_up_at_a_bound() -> None:
+    controller = lrx.pid(kp=1.0, ki=0.1, kd=0.0, set_point=0.5, max_factor=10.0)
+    state = controller.init(None)
+    for _ in range(200):
+        _, state = controller.update((), state, value=1.0)  # an error of 0.5 for ever
+    report = lrx.monitor(state)
+    np.testing.assert_allclose(report["pid/scale"], 10.0, rtol=0.05)
+    # The integral stops where it and the proportional part reach the bound, up to one step of it.
+    assert abs(float(report["pid/integral"]) - (np.log(10.0) - 0.5)) <= 0.05 + 1e-6
+
+
 def test_pid_follows_an_error_of_the_users_own() -> None:
     controller = lrx.pid(kp=1.0, ki=0.0, kd=0.0, error=lambda loss: 1.0 - loss)
     _, state = controller.update((), controller.init(None), value=0.5)
@@ -119,6 +130,9 @@ def test_early_stopping_sets_the_rate_to_zero_and_says_so() -> None:
         seen.append((bool(lrx.stopped(state)), float(lrx.learning_rate(state)) > 0))
     assert seen == [(False, True)] * 3 + [(True, False)] * 2
     assert not np.any(updates)
+    report = lrx.monitor(state)
+    assert report["early_stopping/best_value"] == np.float32(0.6)  # what comes after the end is no improvement
+    assert not report["early_stopping/improved"]
 
 
 def test_warmup_until_starts_the_clock_of_its_schedule_at_the_trigger() -> None:
@@ -142,6 +156,26 @@ def test_warmup_until_counts_on_between_observations() -> None:
         _, state = tx.update(jnp.ones(2), state)
         rates.append(float(lrx.learning_rate(state)))
     np.testing.assert_allclose(rates, [0.01, 0.4, 0.3, 0.2], rtol=1e-6)
+
+
+def test_relative_adaptation_searches_creeps_cuts_and_rests() -> None:
+    controller = lrx.relative_adaptation(smoothing=0.0)
+    state, scales = controller.init(None), []
+    for value in [1.0] * 23 + [0.5] * 5 + [2.0] * 4:
+        _, state = controller.update((), state, value=value)
+        scales.append(float(state.factor))
+    searched = [1.0] * 20 + [1.2, 1.2**2, 1.2**3]
+    crept = [1.2 ** (3 + 0.005 * step) for step in range(1, 6)]
+    np.testing.assert_allclose(scales, searched + crept + [0.3 * crept[-1]] * 4, rtol=1e-5)
+
+
+def test_relative_adaptation_forgets_one_loss_far_out() -> None:
+    controller = lrx.relative_adaptation()
+    state = controller.init(None)
+    for value in [1.0] * 20 + [1e6] + [1.0] * 10:
+        _, state = controller.update((), state, value=value)
+    mean = state.memories[0].memory.mean
+    assert float(mean.weighted_sum / mean.weight) < 1.1
 
 
 def test_relative_adaptation_needs_no_rate_to_start_from() -> None:
@@ -216,6 +250,30 @@ def test_rollback_takes_back_exactly_and_out_of_infinity() -> None:
     np.testing.assert_array_equal(lrx.apply_updates(far, updates, state), params)
     assert bool(state.rolled_back)
     assert float(state.scale) == 0.5
+
+
+def rolled_back(values: list[float], **arguments: Any) -> tuple[list[bool], float]:
+    """Whether each loss takes back, and where the run ends, of one that moves up by 1 a step from 0."""
+    tx = lrx.rollback_on_divergence(lrx.sgd(1.0), **arguments)
+    params = jnp.zeros([])
+    state, seen = tx.init(params), []
+    for value in values:
+        updates, state = tx.update(-jnp.ones([]), state, params, value=value)
+        params = lrx.apply_updates(params, updates, state)
+        seen.append(bool(state.rolled_back))
+    return seen, float(params)
+
+
+def test_a_spike_below_the_first_loss_is_no_divergence() -> None:
+    low = [0.1] * 40
+    assert not any(rolled_back([1.0, *low, 0.9, 0.1])[0])
+    assert rolled_back([1.0, *low, 1.1, 0.1])[0][-3:] == [False, True, False]
+
+
+def test_parameters_are_kept_only_while_the_loss_is_not_above_its_mean() -> None:
+    # Kept before the first update (0) and not when the loss had begun to rise.
+    assert rolled_back([1.0, 2.0, NAN]) == ([False, False, True], 0.0)
+    assert rolled_back([1.0, 0.9, NAN]) == ([False, False, True], 1.0)
 
 
 def test_rollback_stops_after_its_last_and_says_so() -> None:
