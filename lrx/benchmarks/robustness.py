@@ -7,8 +7,8 @@ Perceptrons on digits, MNIST and CIFAR-10 are trained with every method from eig
 loss on training images and the accuracy on the test set. All methods start from the same parameters and see the same
 minibatches. All rates of a method, and all seeds, are trained at once: the whole run is one compiled loop, mapped over
 them. Printed is a table for each data set, whose last column counts the decades of rates from which a method comes
-within 2 points of its own best; written are robustness.json and robustness.png. A run that ends with something that is
-not finite counts as guessing, 10 %.
+within 2 points of its own best, and a table of these over all data sets; written are robustness.json and
+robustness.png. A run that ends with something that is not finite counts as guessing, 10 %.
 
 For a method that finds its rate by itself, the rate given is what its paper multiplies the estimate by (D-Adaptation,
 Prodigy, DoG, DoWG), the rate of the optimizer that it tunes (Mechanic), or the most that it may take (MoMo, Polyak's
@@ -210,6 +210,20 @@ def table(result: Result, data: str) -> str:
     return "\n".join(lines)
 
 
+def summary(result: Result) -> str:
+    """Write for each method its best accuracy in percent, and the decades of rates near it, on each data set."""
+    rates = np.asarray(result.settings["rates"])
+    heads = [f"{data}, best (decades)" for data in result.curves]
+    lines = ["| method | " + " | ".join(heads) + " |", "|---" + "|---:" * len(heads) + "|"]
+    for method in next(iter(result.curves.values())):
+        cells = []
+        for curves in result.curves.values():
+            accuracies = np.mean(curves[method]["accuracy"], axis=0)
+            cells.append(f"{100 * accuracies.max():.1f} ({decades_near_best(accuracies, rates):.3g})")
+        lines.append("| " + " | ".join([f"`{method}`", *cells]) + " |")
+    return "\n".join(lines)
+
+
 def run(
     workloads: Iterable[str] = tuple(WORKLOADS),
     methods: Iterable[str] = tuple(METHODS),
@@ -382,7 +396,8 @@ def main() -> None:
         settings = result.settings["workloads"][data]
         print(f"\n{data}, {settings['steps']:,} steps of {settings['batch_size']}: test accuracy (%) by rate\n")
         print(table(result, data))
-    print("\n† not finite in the end, counted as guessing")
+    print("\n† not finite in the end, counted as guessing\n")
+    print(summary(result))
     path = result.save(options.out / "robustness.json")
     plot(result).savefig(path.with_suffix(".png"))
     print(f"written: {path} and {path.with_suffix('.png').name}")

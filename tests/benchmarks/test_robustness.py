@@ -1,5 +1,6 @@
 """The robustness benchmark: what it measures, what it counts, and what it leaves behind."""
 
+import pathlib
 import sys
 
 import numpy as np
@@ -51,6 +52,14 @@ def test_table_marks_what_was_not_finite_and_averages_seeds():
     curves = {"digits": {"sgd": {"accuracy": [[0.9, 0.1], [0.8, 0.1]], "finite": [[True, False], [True, True]]}}}
     result = Result("robustness", "cpu", "digits", [0, 1], {"rates": [0.1, 1.0]}, curves, 1.0)
     assert robustness.table(result, "digits").splitlines()[-1] == "| sgd | 85.0 | 10.0† | 1 |"
+    assert robustness.summary(result).splitlines()[-1] == "| `sgd` | 85.0 (1) |"
+
+
+def test_the_readme_shows_what_the_gallery_holds():
+    root = pathlib.Path(__file__).parents[2]
+    result = load(root / "examples/gallery/robustness/robustness.json")
+    assert set(result.curves["digits"]) == set(robustness.METHODS)
+    assert robustness.summary(result) in (root / "README.md").read_text()
 
 
 def test_every_method_has_a_style_of_its_own():
