@@ -305,29 +305,20 @@ def stopped(state: Any) -> jax.Array:
       False
       True
     """
-    return _any_flag(state, "stopped")
+    flags = [jnp.asarray(flag, bool) for flag in _stop_flags(_opt_state(state))]
+    return functools.reduce(jnp.logical_or, flags, jnp.zeros([], bool))
 
 
 def can_stop(state: Any) -> bool:
     """Whether something in a state can end a run."""
-    return bool(_flags(_opt_state(state), "stopped"))
+    return bool(_stop_flags(_opt_state(state)))
 
 
-def improved(state: Any) -> jax.Array:
-    """Whether the latest update saw the best loss so far of an `early_stopping`, () bool."""
-    return _any_flag(state, "improved")
-
-
-def _any_flag(state: Any, name: str) -> jax.Array:
-    flags = [jnp.asarray(flag, bool) for flag in _flags(_opt_state(state), name)]
-    return functools.reduce(jnp.logical_or, flags, jnp.zeros([], bool))
-
-
-def _flags(node: Any, name: str) -> list[jax.Array]:
-    """The fields of a name in lrx's own states."""
-    own = type(node).__module__.split(".")[0] == "lrx" and name in getattr(node, "_fields", ())
-    found = [_array(getattr(node, name))] if own else []
-    return [*found, *(flag for child in _children(node) for flag in _flags(child, name))]
+def _stop_flags(node: Any) -> list[jax.Array]:
+    """The field `stopped` of lrx's own states."""
+    own = type(node).__module__.split(".")[0] == "lrx" and "stopped" in getattr(node, "_fields", ())
+    found = [_array(node.stopped)] if own else []
+    return [*found, *(flag for child in _children(node) for flag in _stop_flags(child))]
 
 
 def _refuse_objects(function: str, state: Any) -> None:

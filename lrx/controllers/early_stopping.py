@@ -5,23 +5,24 @@ As a factor: 1 until then, 0 from then on, so that a run that goes on by itself 
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import functools
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
 from lrx import _checks
-from lrx.rates import ArrayLike, Controller, controller
+from lrx.rates import ArrayLike, Controller, Snapshot, controller
 
 
 class EarlyStoppingState(NamedTuple):
     """State of `early_stopping`."""
 
     stopped: jax.Array  # () bool: whether the run is over
-    improved: jax.Array  # () bool: whether the latest loss was the best so far
     best_value: jax.Array  # () float32: best loss so far, in the loss's units; infinite before the first
-    wait_count: jax.Array  # () int32: losses since then
+    improvement_count: jax.Array  # () int32: losses that were the best until then
+    wait_count: jax.Array  # () int32: losses since the last of them
 
 
 def early_stopping(
@@ -35,6 +36,7 @@ def early_stopping(
 
         tx = lrx.adam(1e-3 * lrx.early_stopping(patience=5, feedback="observed"))
         history = lrx.train(workload, tx, epochs=100, observe="loss")
+        history.best.params  # those with the lowest loss, which is not the last one
 
     Args:
       patience: losses in a row without improvement that are tolerated, >= 0: 0 stops at the first; may be traced.
@@ -69,14 +71,34 @@ def early_stopping(
     def init(params: object) -> EarlyStoppingState:
         del params
         infinity = jnp.asarray(sign * jnp.inf, jnp.float32)
-        return EarlyStoppingState(jnp.zeros([], bool), jnp.zeros([], bool), infinity, jnp.zeros([], jnp.int32))
+        return EarlyStoppingState(jnp.zeros([], bool), infinity, jnp.zeros([], jnp.int32), jnp.zeros([], jnp.int32))
 
     def update(state: EarlyStoppingState, value: jax.Array) -> tuple[jax.Array, EarlyStoppingState]:
         improved = ~state.stopped & (sign * value < sign * state.best_value - jnp.asarray(min_delta, jnp.float32))
         wait = jnp.where(improved, 0, optax.safe_increment(state.wait_count))
         stopped = wait > jnp.asarray(patience, jnp.int32)  # for good, since nothing improves once stopped
         best = jnp.where(improved, value, state.best_value)
-        return jnp.where(stopped, 0.0, 1.0), EarlyStoppingState(stopped, improved, best, wait)
+        improvements = jnp.where(improved, optax.safe_increment(state.improvement_count), state.improvement_count)
+        return jnp.where(stopped, 0.0, 1.0), EarlyStoppingState(stopped, best, improvements, wait)
 
     arguments = {"patience": patience, "min_delta": min_delta, "mode": mode, "feedback": feedback}
     return controller(early_stopping, arguments, init=init, update=update, feedback=feedback)
+
+
+def judges(state: Any) -> bool:
+    """Whether a state holds an `early_stopping`, which tells the best of a run."""
+    return bool(_found(state))
+
+
+def improved(before: Any, after: Any) -> jax.Array:
+    """Whether an update from one state to the next saw the best loss so far of an `early_stopping`, () bool."""
+    pairs = zip(_found(before), _found(after), strict=True)
+    risen = [new.improvement_count > old.improvement_count for old, new in pairs]
+    return functools.reduce(jnp.logical_or, risen, jnp.zeros([], bool))
+
+
+def _found(state: Any) -> list[EarlyStoppingState]:
+    def here(node: Any) -> bool:
+        return isinstance(node, EarlyStoppingState | Snapshot)
+
+    return [node for node in jax.tree.leaves(state, is_leaf=here) if isinstance(node, EarlyStoppingState)]

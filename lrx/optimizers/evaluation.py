@@ -19,7 +19,8 @@ def eval_params(state: Any, params: Any) -> Any:
     For `nesterov` the caller holds the point looked ahead to, y, and `theta = y + beta v` is the method's own iterate;
     for `schedule_free_sgd` and `schedule_free_adamw` it is the average x, for `dog` the polynomial average. For methods
     that take their gradients at the iterate itself, the parameters come back as they are. Batch statistics of the model
-    belong to the parameters that gradients were taken at: compute them anew before an evaluation elsewhere.
+    belong to the parameters that gradients were taken at: `lrx.training.recompute_batch_stats` gives those that belong
+    to the others; `lrx.train` evaluates with both.
 
     Args:
       state: the optimizer state that goes with `params`, or an object that carries one as `opt_state`
@@ -42,8 +43,7 @@ def eval_params(state: Any, params: Any) -> Any:
       >>> print(lrx.eval_params(tx.init(jnp.ones(2)), jnp.ones(2)))
       [1. 1.]
     """
-    found = [node.evaluation() for node in _nodes(getattr(state, "opt_state", state))]
-    found = [one for one in found if one is not None]
+    found = _evaluations(getattr(state, "opt_state", state))
     if not found:
         return params
     if len(found) > 1:
@@ -52,6 +52,16 @@ def eval_params(state: Any, params: Any) -> Any:
         )
     tree, function = found[0]
     return _moved(tree, function, params)
+
+
+def moves_evaluation(state: Any) -> bool:
+    """Whether the parameters to evaluate are others than those at which gradients are taken."""
+    return bool(_evaluations(state))
+
+
+def _evaluations(state: Any) -> list[tuple[Any, Callable[..., jax.Array]]]:
+    found = [node.evaluation() for node in _nodes(state)]
+    return [one for one in found if one is not None]
 
 
 def _has_evaluation(node: Any) -> bool:

@@ -48,7 +48,7 @@ def schedule_free_sgd(
 
     The parameters that the caller holds are y; evaluate and keep `eval_params(state, params)`, which is x. Give a
     warm-up, `schedule_free_sgd(lrx.warmup(1.0, 500))`, and no decay: the average is in its place. Where the model has
-    batch statistics, compute them anew at x before an evaluation.
+    batch statistics, `lrx.training.recompute_batch_stats` computes them at x.
 
     Nothing may scale the updates afterwards: z would not know. Multiply the rate instead, or use `group_rates`.
 
@@ -99,7 +99,7 @@ def schedule_free_adamw(
     t counted from 1: the average takes the place of Adam's momentum.
 
     The parameters that the caller holds are y; evaluate and keep `eval_params(state, params)`, which is x. Give a
-    warm-up and no decay. Where the model has batch statistics, compute them anew at x before an evaluation.
+    warm-up and no decay. Where the model has batch statistics, `lrx.training.recompute_batch_stats` computes them at x.
     Nothing may scale the updates afterwards: z would not know.
 
     Args:

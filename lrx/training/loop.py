@@ -18,12 +18,15 @@ import numpy as np
 import optax
 
 from lrx import _checks
+from lrx.controllers.early_stopping import judges
 from lrx.controllers.rollback import recovers
+from lrx.optimizers.evaluation import eval_params, moves_evaluation
 from lrx.reading import can_stop, observe, stopped
+from lrx.training.batch_stats import recompute_batch_stats
 from lrx.training.checkpoints import Description, RunFolder, describe
 from lrx.training.program import SEGMENT_STEPS, State, compiled, local_devices, placement
 from lrx.training.progress import Status, reporter
-from lrx.training.workload import History, Workload
+from lrx.training.workload import Best, History, Workload
 
 SEGMENT_SECONDS = 1.0  # how long a compiled call should take
 SEGMENT_GROWTH = 8  # at most; a short call tells little about the time that a long one will take
@@ -81,7 +84,9 @@ def train(
     (results are the same up to rounding); `jax.config.jax_default_device`, if set, is used alone.
 
     `tx.update` gets `params`, and `value=loss`, `grad=` and `value_fn=` as optax's line searches take them; what takes
-    no extra arguments gets none.
+    no extra arguments gets none. Evaluations are at `lrx.eval_params(opt_state, params)`; where those are others than
+    the parameters that are trained and the model has batch statistics, they are computed anew with
+    `recompute_batch_stats`.
 
     Args:
       workload: model, data and loss.
@@ -102,7 +107,8 @@ def train(
         that recover by themselves (`optax.apply_if_finite`) and runs that may well diverge (range tests). What
         `rollback_on_divergence` wraps is never stopped by it.
       observe: the name of a result of the workload's `evaluate`, such as "loss", that controllers with
-        `feedback="observed"` are given after every evaluation; an `early_stopping` among them ends the run.
+        `feedback="observed"` are given after every evaluation; an `early_stopping` among them ends the run, and
+        `history.best` is what it saw at its best.
 
     Returns:
       The `History` from step 0 on, also of a resumed run.
@@ -358,7 +364,7 @@ class _Run:
         evaluate = self.workload.evaluate
         if evaluate is None:
             return
-        results = evaluate(*self._state_on_first_device()[:2])
+        results = evaluate(*self._evaluation_point())
         if self.evaluation_steps and results.keys() != self.evaluations.keys():
             raise ValueError(
                 f"evaluate must always return the same names, got {sorted(results)} after {sorted(self.evaluations)}."
@@ -372,11 +378,33 @@ class _Run:
             self.evaluations.setdefault(name, []).append(float(np.float32(value)))
         self.evaluation_steps.append(self.step)
 
+    def _evaluation_point(self) -> tuple[Any, Any]:
+        """The parameters to evaluate, and the model state that belongs to them."""
+        state = self._state_on_first_device()
+        params = eval_params(state.opt_state, state.params)
+        return params, self._model_state_at(params, state)
+
+    def _model_state_at(self, params: Any, state: State) -> Any:
+        if not (moves_evaluation(state.opt_state) and jax.tree.leaves(state.model_state)):
+            return state.model_state
+        return recompute_batch_stats(self.workload, params, state.model_state, seed=self.seed)
+
+    def _best(self) -> Best | None:
+        state = self._state_on_first_device()
+        if not judges(state.opt_state):
+            return None
+        # The last evaluation has been observed, but no update has consumed it.
+        best = self.program.judged(state, jnp.int32(self.step)).best
+        assert isinstance(best, Best)
+        return best._replace(
+            model_state=self._model_state_at(best.params, state._replace(model_state=best.model_state))
+        )
+
     def _require_observed(self) -> None:
         """Evaluate once, to see that the name is there: at the end of the first epoch it would be late."""
         if self.observed is None or self.workload.evaluate is None:
             return
-        results = self.workload.evaluate(*self._state_on_first_device()[:2])
+        results = self.workload.evaluate(*self._evaluation_point())
         if self.observed not in results:
             raise ValueError(
                 f"observe must be one of the results of evaluate, {sorted(results)}, got observe={self.observed!r}."
@@ -430,7 +458,8 @@ class _Run:
             of("metrics/"),
             of("evaluations/"),
             recorded["evaluation_steps"],
-            *self._state_on_first_device(),
+            *self._state_on_first_device()[:3],
+            self._best(),
         )
 
     def _interruption(self) -> TrainingInterrupted:

@@ -17,10 +17,12 @@ import numpy as np
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding, SingleDeviceSharding
 
+from lrx.controllers.early_stopping import improved, judges
 from lrx.controllers.rollback import apply_updates, recovers
+from lrx.optimizers.evaluation import eval_params
 from lrx.reading import can_stop, monitor, stopped
 from lrx.training.checkpoints import describe
-from lrx.training.workload import Batches, Workload
+from lrx.training.workload import Batches, Best, Workload
 
 SEGMENT_STEPS = 2**14  # length of the buffers that a segment fills: its most steps
 
@@ -31,6 +33,7 @@ class State(NamedTuple):
     params: Any
     model_state: Any
     opt_state: Any
+    best: Any  # `Best`, () where nothing in opt_state judges
 
 
 class Program(NamedTuple):
@@ -39,6 +42,7 @@ class Program(NamedTuple):
     initialize: Callable[[jax.Array], State]  # from a key
     segment: Callable[..., tuple[State, jax.Array, dict[str, jax.Array]]]
     # (state, arrays, key, start, stop) -> (state, completed steps, curves); the state that is given is used up.
+    judged: Callable[[State, jax.Array], State]  # after an observation, whose loss no update has seen yet
     # curves: name to (SEGMENT_STEPS,), of step start + i at i, and at `completed` of a step that failed.
 
 
@@ -89,16 +93,32 @@ def _program(
 
     def initialize(key: jax.Array) -> State:
         params, model_state = _pair(init(key), "init", "(params, model_state)")
-        return jax.tree.map(_strongly_typed, State(params, model_state, tx.init(params)))
+        opt_state = tx.init(params)
+        best = Best(jnp.int32(0), eval_params(opt_state, params), model_state) if judges(opt_state) else ()
+        return jax.tree.map(_strongly_typed, State(params, model_state, opt_state, best))
+
+    def better(state: State, opt_state: Any, count: jax.Array) -> Any:
+        """Give the best so far, once an update to `opt_state` has told whether `state` is it."""
+        if not judges(opt_state):
+            return ()
+        return jax.lax.cond(
+            improved(state.opt_state, opt_state),
+            lambda: Best(count, eval_params(state.opt_state, state.params), state.model_state),
+            lambda: state.best,
+        )
+
+    def judged(state: State, count: jax.Array) -> State:
+        nothing = jax.tree.map(jnp.zeros_like, state.params)
+        nan = jnp.float32(jnp.nan)  # ignored by what follows the training loss
+        _, opt_state = update(nothing, state.opt_state, state.params, value=nan, grad=nothing, value_fn=lambda _: nan)
+        return state._replace(best=better(state, opt_state, count))
 
     def step(state: State, arrays: Any, permutation: jax.Array, key: jax.Array, count: jax.Array) -> Any:
         """Make one step: give the new state, what is recorded, and whether the loss is finite."""
         steps_per_epoch = permutation.shape[0] // batch_size
         transform_key, loss_key = jax.random.split(jax.random.fold_in(key, count))
         first = count % steps_per_epoch * batch_size
-        chosen = split(jax.lax.dynamic_slice(permutation, (first,), (batch_size,)))
-        minibatch = jax.tree.map(lambda x: split(x.at[chosen].get(mode="promise_in_bounds")), arrays)
-        batch = transform(minibatch, transform_key)
+        batch = transform(drawn(arrays, permutation, first, batch_size, split), transform_key)
 
         def loss_of(params: Any) -> tuple[jax.Array, Any]:
             result = loss_fn(params, state.model_state, batch, loss_key)
@@ -114,7 +134,8 @@ def _program(
         updates, opt_state = update(
             grads, state.opt_state, state.params, value=loss, grad=grads, value_fn=lambda params: loss_of(params)[0]
         )
-        new = State(apply_updates(state.params, updates, opt_state), model_state, opt_state)
+        best = better(state, opt_state, count)
+        new = State(apply_updates(state.params, updates, opt_state), model_state, opt_state, best)
         _require_same_types(new, state)
         report = dict(monitor(opt_state))
         record = {"loss": loss, "rate": report.pop("learning_rate", jnp.nan)}
@@ -158,7 +179,16 @@ def _program(
     return Program(
         jax.jit(initialize, out_shardings=everywhere),
         jax.jit(segment, donate_argnums=0, out_shardings=everywhere),
+        jax.jit(judged, out_shardings=everywhere),
     )
+
+
+def drawn(
+    arrays: Any, permutation: jax.Array, first: jax.Array, size: int, split: Callable[[jax.Array], jax.Array]
+) -> Any:
+    """Give the minibatch of `size` examples from place `first` of a permutation on."""
+    chosen = split(jax.lax.dynamic_slice(permutation, (first,), (size,)))
+    return jax.tree.map(lambda x: split(x.at[chosen].get(mode="promise_in_bounds")), arrays)
 
 
 # Several seeds of one run, or a run and its extension, share a compilation. The data are no part of the key, so what

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -214,6 +214,14 @@ class _StatelessEvaluation:
         return self.function(params)
 
 
+class Best(NamedTuple):
+    """The best that an `early_stopping` saw in a run."""
+
+    step: jax.Array  # () int32: completed updates
+    params: Params  # where the loss was measured: what is evaluated
+    model_state: ModelState  # the model state that belongs to them
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class History:
     """What a run leaves: curves as NumPy arrays, and the final state on the device.
@@ -223,11 +231,13 @@ class History:
       rate: (steps,) float32, the learning rate of each update; NaN where the optimizer's state holds no rate, or one
         for each of several groups (then they are in `metrics`).
       metrics: name to (steps,) array, what `lrx.monitor` finds in the optimizer's state after each update.
-      evaluations: name to (k,) float32, what the workload's `evaluate` gave.
+      evaluations: name to (k,) float32, what the workload's `evaluate` gave, at `lrx.eval_params(opt_state, params)`.
       evaluation_steps: (k,) int32, the number of completed steps at each evaluation.
       params: the final parameters.
       model_state: the final model state, () where the model has none.
       opt_state: the final optimizer state.
+      best: where the loss that an `early_stopping` follows was at its best, with `step`, `params` and `model_state`;
+        None where the optimizer holds none.
     """
 
     loss: np.ndarray
@@ -238,3 +248,4 @@ class History:
     params: Params
     model_state: ModelState
     opt_state: Any
+    best: Best | None = None

@@ -132,7 +132,6 @@ def test_early_stopping_sets_the_rate_to_zero_and_says_so() -> None:
     assert not np.any(updates)
     report = lrx.monitor(state)
     assert report["early_stopping/best_value"] == np.float32(0.6)  # what comes after the end is no improvement
-    assert not report["early_stopping/improved"]
 
 
 def test_warmup_until_starts_the_clock_of_its_schedule_at_the_trigger() -> None:
