@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lrx import _checks
-from lrx.training.program import drawn
+from lrx.training.program import draw
 from lrx.training.workload import ModelState, Params, Workload
 
 
@@ -77,13 +77,11 @@ def _pass(loss_fn: Callable[..., Any], transform: Callable[..., Any], size: int,
     def run(params: Params, model_state: ModelState, arrays: Any, key: jax.Array, number: jax.Array) -> ModelState:
         shuffle_key, step_key = jax.random.split(key)
         in_order = jnp.arange(jax.tree.leaves(arrays)[0].shape[0], dtype=jnp.int32)
-        steps_per_epoch = in_order.shape[0] // size
         permutation = jax.random.permutation(shuffle_key, in_order) if shuffle else in_order
 
         def body(count: jax.Array, state: ModelState) -> ModelState:
-            transform_key, loss_key = jax.random.split(jax.random.fold_in(step_key, count))
-            minibatch = drawn(arrays, permutation, count % steps_per_epoch * size, size, lambda x: x)
-            return loss_fn(params, state, transform(minibatch, transform_key), loss_key)[1]
+            batch, loss_key = draw(arrays, permutation, step_key, count, size, transform)
+            return loss_fn(params, state, batch, loss_key)[1]
 
         return jax.lax.fori_loop(0, number, body, model_state)
 

@@ -78,6 +78,73 @@ def placement(devices: tuple[jax.Device, ...]) -> tuple[Sharding, Callable[[jax.
     return NamedSharding(mesh, PartitionSpec()), lambda x: jax.lax.with_sharding_constraint(x, by_example)
 
 
+def initial(init: Callable[..., Any], tx: optax.GradientTransformation, key: jax.Array) -> State:
+    """Make the state before the first step."""
+    params, model_state = _pair(init(key), "init", "(params, model_state)")
+    opt_state = tx.init(params)
+    best = Best(jnp.int32(0), eval_params(opt_state, params), model_state) if judges(opt_state) else ()
+    return jax.tree.map(_strongly_typed, State(params, model_state, opt_state, best))
+
+
+def draw(
+    arrays: Any,
+    permutation: jax.Array,
+    key: jax.Array,
+    count: jax.Array,
+    batch_size: int,
+    transform: Callable[[Any, jax.Array], Any],
+    split: Callable[[jax.Array], jax.Array] = lambda x: x,
+) -> tuple[Any, jax.Array]:
+    """Give the batch of a step, from the permutation of its epoch, and the key of its loss."""
+    steps_per_epoch = permutation.shape[0] // batch_size
+    transform_key, loss_key = jax.random.split(jax.random.fold_in(key, count))
+    first = count % steps_per_epoch * batch_size
+    chosen = split(jax.lax.dynamic_slice(permutation, (first,), (batch_size,)))
+    minibatch = jax.tree.map(lambda x: split(x.at[chosen].get(mode="promise_in_bounds")), arrays)
+    return transform(minibatch, transform_key), loss_key
+
+
+def step(
+    loss_fn: Callable[..., Any],
+    update: Callable[..., Any],
+    state: State,
+    batch: Any,
+    key: jax.Array,
+    count: jax.Array,
+) -> tuple[State, jax.Array]:
+    """Make the step after `count` steps: give the new state, and the loss before it."""
+
+    def loss_of(params: Any) -> tuple[jax.Array, Any]:
+        result = loss_fn(params, state.model_state, batch, key)
+        loss, model_state = _pair(result, "loss_fn", "(loss, model_state)")
+        if jnp.ndim(loss) != 0:
+            raise ValueError(
+                f"loss_fn must return a scalar loss, got one of shape {jnp.shape(loss)}: return its mean, "
+                "jnp.mean(loss)."
+            )
+        return loss, model_state
+
+    (loss, model_state), grads = jax.value_and_grad(loss_of, has_aux=True)(state.params)
+    updates, opt_state = update(
+        grads, state.opt_state, state.params, value=loss, grad=grads, value_fn=lambda params: loss_of(params)[0]
+    )
+    best = _better(state, opt_state, count)
+    new = State(apply_updates(state.params, updates, opt_state), model_state, opt_state, best)
+    _require_same_types(new, state)
+    return new, loss
+
+
+def _better(state: State, opt_state: Any, count: jax.Array) -> Any:
+    """Give the best so far, once an update to `opt_state` has told whether `state` is it."""
+    if not judges(opt_state):
+        return ()
+    return jax.lax.cond(
+        improved(state.opt_state, opt_state),
+        lambda: Best(count, eval_params(state.opt_state, state.params), state.model_state),
+        lambda: state.best,
+    )
+
+
 def _program(
     init: Callable[..., Any],
     loss_fn: Callable[..., Any],
@@ -91,53 +158,17 @@ def _program(
     everywhere, split = placement(devices)
     update = optax.with_extra_args_support(tx).update
 
-    def initialize(key: jax.Array) -> State:
-        params, model_state = _pair(init(key), "init", "(params, model_state)")
-        opt_state = tx.init(params)
-        best = Best(jnp.int32(0), eval_params(opt_state, params), model_state) if judges(opt_state) else ()
-        return jax.tree.map(_strongly_typed, State(params, model_state, opt_state, best))
-
-    def better(state: State, opt_state: Any, count: jax.Array) -> Any:
-        """Give the best so far, once an update to `opt_state` has told whether `state` is it."""
-        if not judges(opt_state):
-            return ()
-        return jax.lax.cond(
-            improved(state.opt_state, opt_state),
-            lambda: Best(count, eval_params(state.opt_state, state.params), state.model_state),
-            lambda: state.best,
-        )
-
     def judged(state: State, count: jax.Array) -> State:
         nothing = jax.tree.map(jnp.zeros_like, state.params)
         nan = jnp.float32(jnp.nan)  # ignored by what follows the training loss
         _, opt_state = update(nothing, state.opt_state, state.params, value=nan, grad=nothing, value_fn=lambda _: nan)
-        return state._replace(best=better(state, opt_state, count))
+        return state._replace(best=_better(state, opt_state, count))
 
-    def step(state: State, arrays: Any, permutation: jax.Array, key: jax.Array, count: jax.Array) -> Any:
+    def recorded_step(state: State, arrays: Any, permutation: jax.Array, key: jax.Array, count: jax.Array) -> Any:
         """Make one step: give the new state, what is recorded, and whether the loss is finite."""
-        steps_per_epoch = permutation.shape[0] // batch_size
-        transform_key, loss_key = jax.random.split(jax.random.fold_in(key, count))
-        first = count % steps_per_epoch * batch_size
-        batch = transform(drawn(arrays, permutation, first, batch_size, split), transform_key)
-
-        def loss_of(params: Any) -> tuple[jax.Array, Any]:
-            result = loss_fn(params, state.model_state, batch, loss_key)
-            loss, model_state = _pair(result, "loss_fn", "(loss, model_state)")
-            if jnp.ndim(loss) != 0:
-                raise ValueError(
-                    f"loss_fn must return a scalar loss, got one of shape {jnp.shape(loss)}: return its mean, "
-                    "jnp.mean(loss)."
-                )
-            return loss, model_state
-
-        (loss, model_state), grads = jax.value_and_grad(loss_of, has_aux=True)(state.params)
-        updates, opt_state = update(
-            grads, state.opt_state, state.params, value=loss, grad=grads, value_fn=lambda params: loss_of(params)[0]
-        )
-        best = better(state, opt_state, count)
-        new = State(apply_updates(state.params, updates, opt_state), model_state, opt_state, best)
-        _require_same_types(new, state)
-        report = dict(monitor(opt_state))
+        batch, loss_key = draw(arrays, permutation, key, count, batch_size, transform, split)
+        new, loss = step(loss_fn, update, state, batch, loss_key, count)
+        report = dict(monitor(new.opt_state))
         record = {"loss": loss, "rate": report.pop("learning_rate", jnp.nan)}
         record |= {f"metrics/{name}": value for name, value in report.items()}
         return new, {name: _recorded(value) for name, value in record.items()}, jnp.isfinite(loss)
@@ -149,7 +180,7 @@ def _program(
         in_order = jnp.arange(jax.tree.leaves(arrays)[0].shape[0], dtype=jnp.int32)
         steps_per_epoch = in_order.shape[0] // batch_size
         on_cpu = devices[0].platform == "cpu"
-        one_step, (_, shapes, _) = staged(step, state, arrays, in_order, step_key, start, channels_last=on_cpu)
+        one_step, (_, shapes, _) = staged(recorded_step, state, arrays, in_order, step_key, start, channels_last=on_cpu)
         curves = {name: jnp.zeros(SEGMENT_STEPS, shape.dtype) for name, shape in shapes.items()}
 
         def rest_of_epoch(carry: Any) -> Any:
@@ -177,18 +208,10 @@ def _program(
         return state, count, curves
 
     return Program(
-        jax.jit(initialize, out_shardings=everywhere),
+        jax.jit(functools.partial(initial, init, tx), out_shardings=everywhere),
         jax.jit(segment, donate_argnums=0, out_shardings=everywhere),
         jax.jit(judged, out_shardings=everywhere),
     )
-
-
-def drawn(
-    arrays: Any, permutation: jax.Array, first: jax.Array, size: int, split: Callable[[jax.Array], jax.Array]
-) -> Any:
-    """Give the minibatch of `size` examples from place `first` of a permutation on."""
-    chosen = split(jax.lax.dynamic_slice(permutation, (first,), (size,)))
-    return jax.tree.map(lambda x: split(x.at[chosen].get(mode="promise_in_bounds")), arrays)
 
 
 # Several seeds of one run, or a run and its extension, share a compilation. The data are no part of the key, so what

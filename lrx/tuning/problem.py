@@ -1,0 +1,97 @@
+"""What the tools of this package take: a `Workload`, or the plain functions that most training code has."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lrx import _checks
+from lrx.training import Batches, Workload
+
+
+@dataclasses.dataclass(frozen=True)
+class _WholeBatch:
+    """The transform of examples each of which is a whole batch."""
+
+    def __call__(self, minibatch: Any, key: jax.Array) -> Any:
+        del key
+        return jax.tree.map(lambda x: x[0], minibatch)
+
+
+def as_workload(loss_fn: Any, init_fn: Any, batches: Any, *, has_state: bool, num_batches: int) -> Workload:
+    """Give the workload that the tools of this package train.
+
+    Args:
+      loss_fn: a `Workload`, then the next two are None; or `(params, batch, key) -> loss`, with `has_state` `(params,
+        model_state, batch, key) -> (loss, model_state)`.
+      init_fn: `key -> params`, with `has_state` `key -> (params, model_state)`.
+      batches: a `Batches`; or arrays whose leading axis counts batches, over which steps go round; or an iterable of
+        batches, of which `num_batches` are taken.
+      has_state: whether the functions have a model state.
+      num_batches: how many steps there will be.
+
+    Raises:
+      ValueError: if the iterable ends before `num_batches`, its batches differ in shape, or arrays hold no batch.
+      TypeError: if something is of another kind.
+    """
+    _checks.flag("has_state", has_state)
+    if isinstance(loss_fn, Workload):
+        if init_fn is not None or batches is not None:
+            given = "init_fn" if init_fn is not None else "batches"
+            raise TypeError(f"{given} must be left out where a Workload is given, which has its own.")
+        return loss_fn
+    for name, value in (("loss_fn", loss_fn), ("init_fn", init_fn)):
+        if not callable(value):
+            kinds = "a Workload, or a function" if name == "loss_fn" else "a function of a key"
+            raise TypeError(f"{name} must be {kinds}, got {name}={value!r}.")
+    if not isinstance(batches, Batches):
+        batches = Batches(_stacked(batches, num_batches), 1, transform=_WholeBatch(), shuffle=False)
+    return Workload.from_functions("tuning", init_fn, loss_fn, batches, has_state=has_state)
+
+
+def _stacked(batches: Any, number: int) -> Any:
+    """Give arrays whose leading axis counts batches."""
+    if batches is None:
+        raise TypeError("batches must be given: lrx.training.Batches((x, y), batch_size=32), or an iterable of batches.")
+    if _is_array(batches) or (isinstance(batches, tuple | dict) and _all_arrays(batches)):
+        lengths = {np.shape(leaf)[:1] for leaf in jax.tree.leaves(batches)}
+        if len(lengths) != 1 or lengths <= {(), (0,)}:
+            shapes = [np.shape(leaf) for leaf in jax.tree.leaves(batches)]
+            raise ValueError(
+                f"batches must have one leading axis that counts batches, got arrays of shapes {shapes}: give "
+                "lrx.training.Batches(arrays, batch_size=32) to draw batches from examples."
+            )
+        return batches
+    if not isinstance(batches, Iterable):
+        raise TypeError(f"batches must be a Batches, arrays or an iterable of batches, got batches={batches!r}.")
+    taken = list(itertools.islice(batches, number))
+    if len(taken) < number:
+        raise ValueError(
+            f"batches must last for {number} steps, but the iterable ended after {len(taken)}: give more of them, "
+            "itertools.cycle(batches), or lrx.training.Batches(arrays, batch_size=32)."
+        )
+    structures = {
+        (jax.tree.structure(batch), tuple((np.shape(leaf), jnp.result_type(leaf)) for leaf in jax.tree.leaves(batch)))
+        for batch in taken
+    }
+    if len(structures) > 1:
+        raise ValueError(
+            f"batches must all have the same shapes, got {len(structures)} different ones: drop the incomplete last "
+            "batch."
+        )
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *taken)
+
+
+def _is_array(value: Any) -> bool:
+    return isinstance(value, np.ndarray | jax.Array)
+
+
+def _all_arrays(tree: Any) -> bool:
+    leaves = jax.tree.leaves(tree)
+    return bool(leaves) and all(map(_is_array, leaves))
