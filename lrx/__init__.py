@@ -66,6 +66,7 @@ from lrx.schedules import (
     warmup_stable_decay,
 )
 from lrx.training import Batches, DivergenceError, History, TrainingInterrupted, Workload, train
+from lrx.tuning import range_test, sweep
 
 __version__ = "0.1.0"
 
@@ -121,6 +122,7 @@ __all__ = [
     "polyak",
     "polynomial_decay",
     "prodigy",
+    "range_test",
     "reduce_on_plateau",
     "refined",
     "relative_adaptation",
@@ -137,6 +139,7 @@ __all__ = [
     "sgd",
     "step_decay",
     "stopped",
+    "sweep",
     "tabulated",
     "train",
     "warmup",

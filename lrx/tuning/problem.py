@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import jax
@@ -58,7 +58,9 @@ def as_workload(loss_fn: Any, init_fn: Any, batches: Any, *, has_state: bool, nu
 def _stacked(batches: Any, number: int) -> Any:
     """Give arrays whose leading axis counts batches."""
     if batches is None:
-        raise TypeError("batches must be given: lrx.training.Batches((x, y), batch_size=32), or an iterable of batches.")
+        raise TypeError(
+            "batches must be given: lrx.training.Batches((x, y), batch_size=32), or an iterable of batches."
+        )
     if _is_array(batches) or (isinstance(batches, tuple | dict) and _all_arrays(batches)):
         lengths = {np.shape(leaf)[:1] for leaf in jax.tree.leaves(batches)}
         if len(lengths) != 1 or lengths <= {(), (0,)}:
@@ -95,3 +97,18 @@ def _is_array(value: Any) -> bool:
 def _all_arrays(tree: Any) -> bool:
     leaves = jax.tree.leaves(tree)
     return bool(leaves) and all(map(_is_array, leaves))
+
+
+def as_seeds(seeds: Any) -> np.ndarray:
+    """Give the seeds of runs: 0, 1, ... where their number is given.
+
+    Raises:
+      ValueError: if there is none, or one is no whole number from 0 to 2^31 - 1.
+    """
+    if isinstance(seeds, int | np.integer) and not isinstance(seeds, bool):
+        _checks.steps("seeds", seeds, unit="runs")
+        return np.arange(seeds)
+    listed = list(seeds) if isinstance(seeds, Iterable) and not isinstance(seeds, str) else []
+    if not listed or not all(isinstance(seed, int | np.integer) and 0 <= seed <= _checks.INT32_MAX for seed in listed):
+        raise ValueError(f"seeds must be a number of runs, or a list of whole numbers >= 0, got seeds={seeds!r}.")
+    return np.asarray(listed)

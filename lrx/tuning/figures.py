@@ -1,0 +1,98 @@
+"""The pictures of a search."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Named = tuple[str, np.ndarray]
+LOG_SPAN = 20  # values that are all positive and reach further apart are drawn by their logarithm
+SHOWN_LOSSES = 10.0  # worst loss that a colour tells apart, in spreads of the better half above the best
+
+
+def _figure() -> tuple[Figure, Axes]:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4.5), dpi=120, layout="constrained")
+    axes = figure.subplots()
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def _is_log(values: np.ndarray) -> bool:
+    return bool(values.min() > 0 and values.max() / values.min() >= LOG_SPAN)
+
+
+def line(axis: Named, means: np.ndarray, by_seed: np.ndarray | None, label: str) -> Figure:
+    """Draw a line over one hyperparameter: means over seeds (n,), and the seeds themselves (n, seeds)."""
+    name, values = axis
+    figure, axes = _figure()
+    order = np.argsort(values)
+    shown = np.where(np.isfinite(means), means, np.nan)
+    if by_seed is not None and by_seed.shape[-1] > 1:
+        for runs in np.where(np.isfinite(by_seed), by_seed, np.nan).T:
+            axes.plot(values[order], runs[order], "o", ms=3, color="#8A97A3")
+    axes.plot(values[order], shown[order], "o-", color="#0072B2", lw=1.8, ms=5)
+    diverged = values[~np.isfinite(means)]
+    if len(diverged):
+        bottom, top = axes.get_ylim()
+        axes.plot(diverged, np.full(len(diverged), top), "x", color="#D55E00", clip_on=False, label="diverged")
+        axes.set_ylim(bottom, top)
+        figure.legend(loc="outside upper right", frameon=False)
+    if _is_log(values):
+        axes.set_xscale("log")
+    axes.set_xlabel(name)
+    axes.set_ylabel(label)
+    return figure
+
+
+def heat_map(axes_of: list[Named], means: np.ndarray, label: str, mode: str) -> Figure:
+    """Draw a map over two hyperparameters: means over seeds (rows, columns)."""
+    (row_name, rows), (column_name, columns) = axes_of
+    figure, axes = _figure()
+    known = np.where(np.isfinite(means), means, np.nan)
+    finite = known[np.isfinite(known)]
+    limits = {}
+    if len(finite):
+        # One bad corner must not take all the colours.
+        best, middle = (finite.min(), np.median(finite)) if mode == "min" else (finite.max(), np.median(finite))
+        reach = max(abs(middle - best) * 2, 1e-12)
+        limits = {"vmin": best, "vmax": min(finite.max(), best + reach)} if mode == "min" else {}
+        limits |= {"vmin": max(finite.min(), best - reach), "vmax": best} if mode == "max" else {}
+    image = axes.imshow(known, aspect="auto", cmap="viridis_r" if mode == "min" else "viridis", **limits)
+    axes.set_yticks(range(len(rows)), [f"{value:.3g}" for value in rows])
+    axes.set_xticks(range(len(columns)), [f"{value:.3g}" for value in columns], rotation=45)
+    axes.set_ylabel(row_name)
+    axes.set_xlabel(column_name)
+    for place in np.argwhere(~np.isfinite(known)):
+        axes.text(place[1], place[0], "x", ha="center", va="center", color="#D55E00")
+    axes.spines[:].set_visible(False)
+    extend = "max" if mode == "min" else "min"
+    figure.colorbar(image, ax=axes, label=f"{label} (x: diverged)" if np.isnan(known).any() else label, extend=extend)
+    return figure
+
+
+def scatter(axes_of: list[Named], means: np.ndarray, label: str) -> Figure:
+    """Draw random samples: a metric over one hyperparameter, or as the colour over two."""
+    figure, axes = _figure()
+    shown = np.where(np.isfinite(means), means, np.nan)
+    if len(axes_of) == 1:
+        axes.plot(axes_of[0][1], shown, "o", color="#0072B2")
+        axes.set_ylabel(label)
+    else:
+        bad = ~np.isfinite(means)
+        points = axes.scatter(axes_of[0][1][~bad], axes_of[1][1][~bad], c=means[~bad], cmap="viridis_r")
+        axes.plot(axes_of[0][1][bad], axes_of[1][1][bad], "x", color="#D55E00")
+        figure.colorbar(points, ax=axes, label=f"{label} (x: diverged)" if bad.any() else label)
+        axes.set_ylabel(axes_of[1][0])
+        if _is_log(axes_of[1][1]):
+            axes.set_yscale("log")
+    axes.set_xlabel(axes_of[0][0])
+    if _is_log(axes_of[0][1]):
+        axes.set_xscale("log")
+    return figure

@@ -1,0 +1,397 @@
+"""The learning-rate range test: one short run through all rates shows which of them train."""
+
+from __future__ import annotations
+
+import bisect
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from lrx import _checks
+from lrx.optimizers.accumulation import accumulate as accumulated
+from lrx.training.progress import reporter
+from lrx.tuning.engine import Engine, Watch
+from lrx.tuning.problem import as_seeds, as_workload
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+LADDERS = ("exponential", "linear", "doubling")
+RULES = ("steepest", "valley", "minimum", "slide", "divergence")
+FEWEST_STEPS = 6  # of a ladder: with fewer points nothing can be told
+WINDOW = 1 / 20  # of the ladder, what the smoothing reaches over on either side
+VALLEY = (0.1, 0.9)  # of the fall: before and after it a curve may creep on for decades
+SLIDE_WIDTH = 0.15  # of the ladder
+SLIDE_CHANGE = 0.1  # of the steepest slope; below it two slopes count as equal
+COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00")  # Okabe and Ito's, which all eyes tell apart
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class RangeTest:
+    """What a range test found.
+
+    Attributes:
+      rates: (steps,) float32, the ladder.
+      losses: (steps,) float32, the loss at each rate, the median over seeds; NaN after divergence.
+      smoothed: (steps,) float32, the same, smoothed; NaN after divergence.
+      losses_by_seed: (seeds, steps) float32.
+      diverged_at: the rate at which the loss blew up, the median over seeds; None where it did not.
+      suggestions: rule to rate, None where a rule finds none: "steepest", where the smoothed loss falls fastest in the
+        logarithm of the rate; "valley", the middle of its longest descent, from a tenth to nine tenths of the fall;
+        "minimum", a tenth of the rate at its minimum; "slide", the left end of an interval that slides from the
+        minimum to the left until the slopes at its ends are alike; "divergence", a tenth of `diverged_at`.
+    """
+
+    rates: np.ndarray
+    losses: np.ndarray
+    smoothed: np.ndarray
+    losses_by_seed: np.ndarray
+    diverged_at: float | None
+    suggestions: dict[str, float | None]
+
+    @property
+    def suggestion(self) -> float:
+        """One rate to start with: the steepest, or else the first that another rule gives.
+
+        Raises:
+          ValueError: if no rule gives one, because the loss never fell and never blew up.
+        """
+        for rule in RULES:
+            rate = self.suggestions[rule]
+            if rate is not None:
+                return rate
+        raise ValueError(
+            f"no rate from {self.rates[0]:g} to {self.rates[-1]:g} changed the loss: give a larger max_rate, or look "
+            "at the gradients."
+        )
+
+    def plot(self) -> Figure:
+        """Draw the loss over the rates, with the spread over seeds and the suggestions; needs matplotlib."""
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(8, 4.5), dpi=120, layout="constrained")
+        axes = figure.subplots()
+        if len(self.losses_by_seed) > 1:
+            with np.errstate(all="ignore"):
+                low, high = (np.nanquantile(_filled(self.losses_by_seed), q, axis=0) for q in (0.0, 1.0))
+            axes.fill_between(self.rates, low, high, color="#B8C4CE", alpha=0.6, lw=0, label="range over seeds")
+        axes.plot(self.rates, self.losses, color="#8A97A3", lw=0.8, label="loss")
+        axes.plot(self.rates, self.smoothed, color="#20262B", lw=2, label="smoothed")
+        known = self.smoothed[np.isfinite(self.smoothed)]
+        low, first = float(np.nanmin(self.losses)), float(known[0])
+        margin = 0.1 * max(first - low, 0.1 * abs(first), 1e-12)
+        axes.set_ylim(low - margin, first + 5 * margin)
+        styles = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)))
+        for rule, color, style in zip(RULES, COLORS, styles, strict=True):
+            rate = self.suggestions[rule]
+            if rate is not None:
+                name = {"minimum": "minimum / 10", "divergence": "divergence / 10"}.get(rule, rule)
+                axes.axvline(rate, color=color, ls=style, lw=1.5, label=f"{name}: {rate:.2g}")
+        if self.diverged_at is not None:
+            axes.axvline(
+                self.diverged_at, color="#20262B", lw=0.8, alpha=0.5, label=f"diverged: {self.diverged_at:.2g}"
+            )
+        axes.set_xscale("log")
+        axes.set_xlabel("learning rate")
+        axes.set_ylabel("loss")
+        axes.spines[["top", "right"]].set_visible(False)
+        figure.legend(loc="outside right upper", frameon=False, fontsize=9)
+        return figure
+
+
+def range_test(
+    loss_fn: Any,
+    init_fn: Callable[[jax.Array], Any] | None = None,
+    *,
+    batches: Any = None,
+    tx: Callable[[Any], optax.GradientTransformation],
+    min_rate: float = 1e-7,
+    max_rate: float = 10.0,
+    num_steps: int = 100,
+    ladder: str = "exponential",
+    smoothing: float | None = None,
+    divergence_factor: float = 4.0,
+    accumulate: int = 1,
+    validation_batch: Any = None,
+    has_state: bool = False,
+    seeds: int | Sequence[int] = 1,
+    progress: bool = False,
+) -> RangeTest:
+    """Train for a moment while the rate rises from far too small to far too large, and look at the loss.
+
+    With n = `num_steps`, step i has the rate `min_rate (max_rate / min_rate)^(i / (n - 1))` (or a linear ladder, or one
+    that doubles: `min_rate 2^floor(i m / n)` for the m powers up to `max_rate`), which hits both ends. The test is one
+    compiled loop and stops where it diverges: at a loss that is not finite, or when its running mean is above the best
+    one b by `(divergence_factor - 1) max(|b|, (l_0 - b) / 10)`; l_0 is the first loss. Single outliers are no
+    divergence: losses go through a median of three first. What is smoothed for the suggestions has no lag: with the
+    losses l, cut off at that bound,
+
+        s_i = sum_j beta^|i - j| l_j / sum_j beta^|i - j|
+
+    so the ends are not biased. Nothing of the caller's is changed.
+
+    Args:
+      loss_fn: a `Workload`; or a function `(params, batch, key) -> loss`.
+      init_fn: `key -> params`; not with a `Workload`.
+      batches: an `lrx.training.Batches`; or arrays whose leading axis counts batches, over which steps go round; or an
+        iterable of batches.
+      tx: `rate -> transformation`, such as `lrx.adam` or `lambda rate: lrx.sgd(rate, momentum=0.9)`; it gets a tracer.
+      min_rate: the first rate, > 0.
+      max_rate: the last rate, > min_rate.
+      num_steps: rates on the ladder, at least 6.
+      ladder: "exponential", "linear" or "doubling".
+      smoothing: beta, in [0, 1); by default e^(-20 / n), which reaches over a twentieth of the ladder.
+      divergence_factor: > 1, as above.
+      accumulate: minibatches whose mean gradient makes one step.
+      validation_batch: a batch whose loss after each step is looked at, in place of the training loss before it.
+      has_state: `loss_fn` is `(params, model_state, batch, key) -> (loss, model_state)`, and `init_fn` gives both.
+      seeds: how many runs, with seeds 0, 1, ..., or the seeds; they run side by side.
+      progress: show a bar.
+
+    Returns:
+      A `RangeTest`.
+
+    Raises:
+      ValueError: if an argument is out of its range, an iterable of batches ends early, or the loss is not finite at
+        the first rate.
+      TypeError: if an argument is of another kind.
+
+    Differs from the source:
+      The smoothing does not lag, so no suggestion has to be moved back by a factor; the ladder ends at `max_rate`.
+
+    Source:
+      L. N. Smith, "Cyclical Learning Rates for Training Neural Networks", 2017, arXiv:1506.01186, section 3.3; the
+      rules for suggestions follow fastai's learner (J. Howard, S. Gugger, 2018).
+
+    Example:
+      >>> import jax, jax.numpy as jnp, lrx
+      >>> from lrx.training import Batches
+      >>> x = jnp.linspace(-1.0, 1.0, 64)
+      >>> found = lrx.range_test(
+      ...     lambda slope, batch, key: jnp.mean((slope * batch[0] - batch[1]) ** 2),
+      ...     lambda key: jax.random.normal(key),
+      ...     batches=Batches((x, 3.0 * x), batch_size=16),
+      ...     tx=lrx.sgd,
+      ...     max_rate=100.0,
+      ... )
+      >>> 0.01 < found.suggestion < 3 < found.diverged_at
+      True
+    """
+    rates = _ladder(min_rate, max_rate, num_steps, ladder)
+    if not callable(tx):
+        raise TypeError(f"tx must be a function of a rate, got tx={tx!r}: give lrx.adam, without its argument.")
+    if smoothing is not None:
+        _checks.in_interval("smoothing", smoothing, "[0, 1)", "at 1 all losses would count alike")
+    beta = float(np.exp(-1 / (WINDOW * num_steps))) if smoothing is None else float(smoothing)
+    _checks.above("divergence_factor", divergence_factor, 1, "it multiplies the best loss")
+    _checks.steps("accumulate", accumulate, unit="minibatches")
+    _checks.flag("progress", progress)
+    seed_array = as_seeds(seeds)
+    total = num_steps * accumulate
+    workload = as_workload(loss_fn, init_fn, batches, has_state=has_state, num_batches=total)
+    for rate in (rates[0], rates[-1]):
+        _checks.transformation(tx(float(rate)))
+    table = jnp.asarray(rates)
+
+    def make_tx(hyper: Any, count: jax.Array) -> optax.GradientTransformation:
+        del hyper
+        made = tx(table[count // accumulate])
+        return made if accumulate == 1 else accumulated(made, accumulate)
+
+    measure = None
+    if validation_batch is not None:
+
+        def measure(params: Any, model_state: Any, key: jax.Array) -> jax.Array:
+            return workload.loss_fn(params, model_state, validation_batch, key)[0]
+
+    watch = _divergence_watch(beta, float(divergence_factor), accumulate)
+    engine = Engine(workload, make_tx, total, num_steps, watch, measure)
+    alone = {"member": np.zeros(1)}  # a single one, whose rate is in the ladder
+    status = reporter(
+        progress, "range test", step=0, total=total, batch_size=workload.batches.batch_size, unit="examples"
+    )
+    with status:
+        plan = engine.planned(alone, seed_array, strategy="map" if len(seed_array) == 1 else "vmap")
+        runs = plan.start(alone, seed_array)
+        status.start()
+        first = 0
+        pieces = np.linspace(0, total, 11).astype(int)[1:] if progress else [total]
+        for stop in pieces:
+            runs = plan.advance(runs, alone, seed_array, first, int(stop))
+            first = int(stop)
+            status.update(first, float(np.nanmean(_curves(runs)[:, : -(-first // accumulate)])), float(rates[-1]))
+    return _found(rates, _curves(runs), np.asarray(runs.steps)[:, 0], beta, float(divergence_factor), accumulate)
+
+
+def _ladder(min_rate: Any, max_rate: Any, num_steps: Any, kind: str) -> np.ndarray:
+    _checks.positive("min_rate", min_rate, "the ladder is one of factors")
+    _checks.positive("max_rate", max_rate)
+    if max_rate <= min_rate:
+        raise ValueError(f"max_rate must be above min_rate, got max_rate={max_rate}, min_rate={min_rate}: swap them.")
+    _checks.steps("num_steps", num_steps, at_least=FEWEST_STEPS, hint="with fewer rates nothing can be told")
+    _checks.one_of("ladder", kind, LADDERS)
+    places = np.arange(num_steps) / (num_steps - 1)
+    if kind == "linear":
+        rates = min_rate + (max_rate - min_rate) * places
+    elif kind == "doubling":
+        doublings = int(np.floor(np.log2(max_rate / min_rate) + 1e-9)) + 1
+        return (min_rate * 2.0 ** (np.arange(num_steps) * doublings // num_steps)).astype(np.float32)
+    else:
+        rates = min_rate * (max_rate / min_rate) ** places
+    rates[0], rates[-1] = min_rate, max_rate
+    return rates.astype(np.float32)
+
+
+def _divergence_watch(beta: float, factor: float, accumulate: int) -> Watch:
+    """Follow the bias-corrected running mean of the losses, and its best."""
+    zero = jnp.float32(0)
+    start = {
+        "sum": zero,  # of the minibatches of one step
+        "first": zero,
+        "before": (zero, zero),
+        "mean": zero,
+        "weight": zero,
+        "best": jnp.float32(jnp.inf),
+    }
+
+    def update(memory: Any, loss: jax.Array, count: jax.Array) -> tuple[Any, jax.Array]:
+        total = memory["sum"] + loss / accumulate
+        complete = (count + 1) % accumulate == 0
+        at_first = count < accumulate
+        first = jnp.where(at_first, total, memory["first"])
+        older, old = (jnp.where(at_first, total, x) for x in memory["before"])
+        middle = jnp.maximum(jnp.minimum(older, old), jnp.minimum(jnp.maximum(older, old), total))
+        mean = beta * memory["mean"] + (1 - beta) * middle
+        weight = beta * memory["weight"] + (1 - beta)
+        running = mean / weight
+        best = jnp.minimum(memory["best"], running)
+        after = {
+            "sum": zero,
+            "first": first,
+            "before": (old, total),
+            "mean": mean,
+            "weight": weight,
+            "best": best,
+        }
+        well = running <= _bound(best, first, factor)
+        kept = jax.tree.map(lambda new, now: jnp.where(complete, new, now), after, {**memory, "sum": total})
+        return kept, well | ~complete
+
+    return Watch(start, update)
+
+
+def _bound(best: Any, first: Any, factor: float) -> Any:
+    """The loss above which a run has diverged."""
+    gain = 0.1 * (first - best)
+    numpy = jnp if isinstance(best, jax.Array) else np
+    return best + (factor - 1) * numpy.maximum(numpy.abs(best), gain)
+
+
+def _curves(runs: Any) -> np.ndarray:
+    """(seeds, points) float32, NaN where no step was made."""
+    counts = np.asarray(runs.loss_counts)[:, 0]
+    return np.where(counts > 0, np.asarray(runs.loss_sums)[:, 0] / np.maximum(counts, 1), np.nan).astype(np.float32)
+
+
+def _found(
+    rates: np.ndarray, curves: np.ndarray, steps: np.ndarray, beta: float, factor: float, accumulate: int
+) -> RangeTest:
+    made = steps // accumulate  # of each seed: rates whose losses are finite
+    if np.median(made) < 1:
+        raise ValueError(
+            f"the loss is not finite at the first rate, {rates[0]:g}, which hardly changes the parameters: look at the "
+            "data and at the initial parameters, or give a smaller min_rate."
+        )
+    smoothed_by_seed = np.stack([_smoothed(curve, beta, factor) for curve in curves])
+    # A run ends with the step at which it diverged; what it had left of the ladder was not computed.
+    ends = np.where(made < len(rates), made, len(rates))
+    ended = np.array([float(rates[min(end, len(rates) - 1)]) if end < len(rates) else np.inf for end in ends])
+    middle = float(np.median(ended))
+    diverged_at = middle if np.isfinite(middle) else None
+    last = int(np.median(ends))
+    losses, smoothed = (_median(x, last) for x in (curves, smoothed_by_seed))
+    return RangeTest(rates, losses, smoothed, curves, diverged_at, _suggestions(rates, smoothed, diverged_at))
+
+
+def _median(curves: np.ndarray, last: int) -> np.ndarray:
+    """The median over seeds up to a step, NaN from then on; a seed that has ended counts as infinite."""
+    result = np.median(_filled(curves), axis=0)
+    result[last:] = np.nan
+    return np.where(np.isfinite(result), result, np.nan).astype(np.float32)
+
+
+def _filled(curves: np.ndarray) -> np.ndarray:
+    return np.where(np.isfinite(curves), curves, np.inf)
+
+
+def _smoothed(losses: np.ndarray, beta: float, factor: float) -> np.ndarray:
+    """Smooth what is finite of a curve, without a lag and without a bias at its ends."""
+    result = np.full(losses.shape, np.nan)
+    known = np.isfinite(losses)
+    values = losses[known].astype(np.float64)
+    if not len(values):
+        return result
+    around = np.concatenate([values[:1], values, values[-1:]])
+    values = np.median(np.stack([around[:-2], around[1:-1], around[2:]]), axis=0)
+    values = np.minimum(values, np.maximum(_bound(values.min(), values[0], factor), values[0]))
+    sums, weights = np.zeros(len(values)), np.zeros(len(values))
+    for direction in (slice(None), slice(None, None, -1)):
+        total = weight = 0.0
+        for index, value in list(enumerate(values))[direction]:
+            total, weight = beta * total + value, beta * weight + 1
+            sums[index] += total
+            weights[index] += weight
+    sums, weights = sums - values, weights - 1  # each value was counted in both directions
+    result[known] = sums / weights
+    return result
+
+
+def _suggestions(rates: np.ndarray, smoothed: np.ndarray, diverged_at: float | None) -> dict[str, float | None]:
+    suggestions: dict[str, float | None] = dict.fromkeys(RULES)
+    if diverged_at is not None:
+        suggestions["divergence"] = diverged_at / 10
+    # On a ladder of plateaus a rate has several losses, of which the last one counts.
+    is_last = np.append(np.diff(rates) > 0, True) & np.isfinite(smoothed)
+    ladder, losses = rates[is_last].astype(np.float64), smoothed[is_last].astype(np.float64)
+    lowest = int(np.argmin(losses)) if len(losses) else 0
+    if lowest == 0:  # the loss never fell
+        return suggestions
+    logs = np.log10(ladder)
+    suggestions["minimum"] = float(ladder[lowest] / 10)
+    slopes = np.gradient(losses, logs)
+    suggestions["steepest"] = float(ladder[int(np.argmin(slopes[: lowest + 1]))])
+    descent = _longest_descent(losses[: lowest + 1])
+    fallen = (losses[descent[0]] - losses[descent]) / max(losses[descent[0]] - losses[descent[-1]], 1e-30)
+    first, last = (np.interp(part, fallen, logs[descent]) for part in VALLEY)
+    suggestions["valley"] = float(10 ** ((first + last) / 2))
+    width = max(1, round(SLIDE_WIDTH * len(losses)))
+    change = SLIDE_CHANGE * np.abs(slopes[: lowest + 1]).max()
+    for right in range(lowest, width - 1, -1):
+        if abs(slopes[right] - slopes[right - width]) <= change:
+            break
+        suggestions["slide"] = float(ladder[right - width])
+    return suggestions
+
+
+def _longest_descent(losses: np.ndarray) -> list[int]:
+    """Give the places of the longest strictly decreasing subsequence."""
+    ends: list[int] = []  # place at which the best descent of each length ends
+    keys: list[float] = []  # minus the losses there, increasing
+    came_from = [-1] * len(losses)
+    for place, loss in enumerate(losses):
+        length = bisect.bisect_left(keys, -loss)
+        came_from[place] = ends[length - 1] if length else -1
+        if length == len(ends):
+            ends.append(place)
+            keys.append(-loss)
+        else:
+            ends[length], keys[length] = place, -loss
+    descent = [ends[-1]]
+    while came_from[descent[-1]] >= 0:
+        descent.append(came_from[descent[-1]])
+    return descent[::-1]

@@ -1,0 +1,323 @@
+"""Many hyperparameters and seeds in one compiled program."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import jax
+import numpy as np
+import optax
+
+from lrx import _checks
+from lrx.training.checkpoints import RunFolder
+from lrx.training.progress import Status, reporter
+from lrx.training.workload import Workload
+from lrx.tuning.engine import STRATEGIES, Engine, Plan, Runs
+from lrx.tuning.problem import as_seeds, as_workload
+from lrx.tuning.space import Range, make_space, try_out
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+NUM_POINTS = 100  # of each curve
+TAIL = 0.1  # of the steps, over which the final loss is a mean
+SEGMENT_SECONDS = 1.0  # how long a compiled call should take where somebody watches
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class SweepResult:
+    """What a sweep found. The leading axes are those of the grid, or one for the samples; the last is that of seeds.
+
+    Attributes:
+      axes: hyperparameter to its values along its own axis of the grid, or for each sample.
+      seeds: (seeds,) of the runs.
+      final_loss: (members..., seeds) float32, the mean training loss of the last tenth of the steps; infinite where
+        a run diverged.
+      losses: (members..., seeds, points) float32, the curves; NaN from where a run diverged.
+      steps: (points,) the step in the middle of each point of a curve.
+      evaluations: name to (members..., seeds) float32, what the workload's `evaluate` gave at the end; empty where it
+        has none.
+      is_grid: whether each hyperparameter has an axis of its own.
+      strategy: "vmap" or "map", how the runs were compiled.
+      chunk_size: members that were trained at a time.
+      seconds: strategy to the seconds of a step of one run, where both were measured.
+    """
+
+    axes: dict[str, np.ndarray]
+    seeds: np.ndarray
+    final_loss: np.ndarray
+    losses: np.ndarray
+    steps: np.ndarray
+    evaluations: dict[str, np.ndarray]
+    is_grid: bool
+    strategy: str
+    chunk_size: int
+    seconds: dict[str, float]
+
+    def best(self, metric: str | None = None, *, mode: str = "min") -> dict[str, float]:
+        """Give the hyperparameters with the best mean over seeds.
+
+        Args:
+          metric: one of `evaluations`; the final training loss by default.
+          mode: "min" for a loss, "max" for an accuracy.
+
+        Raises:
+          ValueError: if every member diverged with some seed, or the metric is unknown.
+        """
+        means = self._means(metric, mode)
+        if not np.any(np.isfinite(means)):
+            raise ValueError("every member of the sweep diverged with some seed: sweep lower rates.")
+        place = np.unravel_index(int(np.nanargmin(means if mode == "min" else -means)), means.shape)
+        if self.is_grid:
+            return {name: float(values[i]) for (name, values), i in zip(self.axes.items(), place, strict=True)}
+        return {name: float(values[place[0]]) for name, values in self.axes.items()}
+
+    def _means(self, metric: str | None, mode: str) -> np.ndarray:
+        """(members...): means over seeds, the worst there is where a run diverged."""
+        _checks.one_of("mode", mode, ("min", "max"))
+        if metric is not None and metric not in self.evaluations:
+            raise ValueError(
+                f"metric must be one of {sorted(self.evaluations)}, or None for the training loss, got "
+                f"metric={metric!r}."
+            )
+        values = self.final_loss if metric is None else self.evaluations[metric]
+        worst = np.inf if mode == "min" else -np.inf
+        return np.where(np.isfinite(self.final_loss), values, worst).mean(axis=-1)
+
+    def plot(self, metric: str | None = None, *, names: Sequence[str] | None = None, mode: str = "min") -> Figure:
+        """Draw a metric over one hyperparameter as a line, or over two as a map; needs matplotlib.
+
+        Args:
+          metric: as in `best`.
+          names: the one or two hyperparameters of the axes; by default the first two. Over the others of a grid the
+            best is taken.
+          mode: as in `best`.
+
+        Raises:
+          ValueError: if there are not one or two names, or one is unknown.
+        """
+        from lrx.tuning.figures import heat_map, line, scatter
+
+        names = list(self.axes)[:2] if names is None else list(names)
+        if not 1 <= len(names) <= 2 or not set(names) <= set(self.axes) or len(set(names)) < len(names):
+            raise ValueError(f"names must be one or two of {list(self.axes)}, got names={names}.")
+        means, label = self._means(metric, mode), metric or "final loss"
+        if not self.is_grid:
+            return scatter([(name, self.axes[name]) for name in names], means, label)
+        others = tuple(place for place, name in enumerate(self.axes) if name not in names)
+        reduced = means.min(axis=others) if mode == "min" else means.max(axis=others)
+        kept = [name for name in self.axes if name in names]
+        if kept != names:
+            reduced = reduced.T
+        if len(names) == 2:
+            return heat_map([(name, self.axes[name]) for name in names], reduced, label, mode)
+        runs = self.final_loss if metric is None else self.evaluations[metric]
+        by_seed = runs if not others else None
+        return line((names[0], self.axes[names[0]]), reduced, by_seed, label)
+
+
+def sweep(
+    loss_fn: Any,
+    init_fn: Callable[[jax.Array], Any] | None = None,
+    *,
+    batches: Any = None,
+    tx: Callable[..., optax.GradientTransformation],
+    grid: Mapping[str, Any] | None = None,
+    sample: Mapping[str, Range] | None = None,
+    num_samples: int | None = None,
+    num_steps: int,
+    seeds: int | Sequence[int] = 1,
+    has_state: bool = False,
+    strategy: str = "auto",
+    chunk_size: int | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
+    progress: bool = False,
+) -> SweepResult:
+    """Train with every combination of hyperparameters, and every seed, in one compiled program.
+
+    Any float that `tx` takes can be swept: rates, betas, weight decay, and durations such as warm-up steps. Runs of the
+    same seed start from the same parameters and see the same minibatches, those of `lrx.train(..., seed=seed)`. A run
+    whose loss is not finite is frozen; the others go on.
+
+    Args:
+      loss_fn: a `Workload`; or a function `(params, batch, key) -> loss`.
+      init_fn: `key -> params`; not with a `Workload`.
+      batches: an `lrx.training.Batches`; or arrays whose leading axis counts batches, over which steps go round; or an
+        iterable of batches.
+      tx: takes the hyperparameters by name to a transformation, `lambda lr, b1: lrx.adam(lr, b1=b1)`; it gets tracers.
+      grid: hyperparameter to a list of values; each has its axis in the result.
+      sample: hyperparameter to a range, `lrx.tuning.log_uniform(1e-4, 1.0)`, in place of a grid.
+      num_samples: how many members are drawn from the ranges; the same ones each time.
+      num_steps: length of each run.
+      seeds: how many runs of each member, with seeds 0, 1, ..., or the seeds.
+      has_state: `loss_fn` is `(params, model_state, batch, key) -> (loss, model_state)`, and `init_fn` gives both.
+      strategy: "vmap" makes a step of all runs at once, "map" one run after the other, in one program; "auto" measures
+        both, and the result says which was faster. Over several devices members are split.
+      chunk_size: members that are trained at a time; by default as many as fit into the memory that is free.
+      checkpoint: a folder. After each chunk its results are kept there, and the same call goes on with the next one.
+      progress: show a bar.
+
+    Returns:
+      A `SweepResult`.
+
+    Raises:
+      ValueError: if an argument is out of its range, `tx` refuses a value, an iterable of batches ends early, or the
+        folder holds another sweep; before anything is trained.
+      TypeError: if an argument is of another kind, or `tx` does not take the names.
+      ImportError: if `checkpoint` is given and orbax is not installed.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, lrx
+      >>> from lrx.training import Batches
+      >>> x = jnp.linspace(-1.0, 1.0, 64)
+      >>> found = lrx.sweep(
+      ...     lambda slope, batch, key: jnp.mean((slope * batch[0] - batch[1]) ** 2),
+      ...     lambda key: jax.random.normal(key),
+      ...     batches=Batches((x, 3.0 * x), batch_size=16),
+      ...     tx=lambda lr, momentum: lrx.sgd(lr, momentum=momentum),
+      ...     grid={"lr": [1e-3, 1e-2, 1e-1, 1e9], "momentum": [0.0, 0.9]},
+      ...     num_steps=50,
+      ...     seeds=3,
+      ... )
+      >>> found.final_loss.shape, found.best()["lr"], bool(jnp.isinf(found.final_loss[3]).all())
+      ((4, 2, 3), 0.1, True)
+    """
+    seed_array = as_seeds(seeds)
+    _checks.steps("num_steps", num_steps)
+    _checks.one_of("strategy", strategy, ("auto", *STRATEGIES))
+    if chunk_size is not None:
+        _checks.steps("chunk_size", chunk_size, unit="members")
+    _checks.flag("progress", progress)
+    space = make_space(grid, sample, num_samples, seed=int(seed_array[0]))
+    try_out(tx, space)
+    workload = as_workload(loss_fn, init_fn, batches, has_state=has_state, num_batches=num_steps)
+    engine = Engine(workload, lambda hyper, count: tx(**hyper), num_steps, NUM_POINTS)  # noqa: ARG005
+    folder = None if checkpoint is None else RunFolder(checkpoint)
+    done: dict[str, np.ndarray] = {}
+    if folder is not None:
+        about = {
+            "kind": "sweep",
+            "workload": workload.name,
+            "steps": num_steps,
+            "seeds": seed_array.tolist(),
+            "members": {name: values.tolist() for name, values in space.members.items()},
+        }
+        if folder.latest() is not None:
+            folder.require_same_run(about)
+            _, _, done = folder.restore(())
+    total = space.size * len(seed_array) * num_steps
+    made = len(done.get("final_loss", ()))
+    status = reporter(
+        progress, "sweep", step=made * len(seed_array) * num_steps, total=total, batch_size=1, unit="steps"
+    )
+    plan = None
+    with status:
+        while made < space.size:
+            rest = {name: values[made:] for name, values in space.members.items()}
+            if plan is None:
+                plan = engine.planned(rest, seed_array, strategy=strategy, chunk_size=chunk_size)
+                status.start()
+            hyper = {name: values[: plan.members] for name, values in rest.items()}
+            number = len(next(iter(hyper.values())))
+            runs = advanced(plan, plan.start(hyper, seed_array), hyper, seed_array, num_steps, status, made)
+            for name, values in outcome(engine, runs, number).items():
+                done[name] = np.concatenate([done[name], values]) if name in done else values
+            made += number
+            if folder is not None:
+                folder.save(made, (), done, about)
+    if folder is not None:
+        folder.close()
+    shape = (*space.shape, len(seed_array))
+    evaluations = {
+        name.removeprefix("evaluations/"): values.reshape(shape)
+        for name, values in done.items()
+        if name.startswith("evaluations/")
+    }
+    return SweepResult(
+        space.axes,
+        seed_array,
+        done["final_loss"].reshape(shape),
+        done["losses"].reshape(*shape, -1),
+        engine.point_steps,
+        evaluations,
+        grid is not None,
+        "resumed" if plan is None else plan.strategy,
+        0 if plan is None else plan.members,
+        engine.seconds,
+    )
+
+
+def advanced(
+    plan: Plan, runs: Runs, hyper: Mapping[str, np.ndarray], seeds: np.ndarray, stop: int, status: Status, before: int
+) -> Runs:
+    """Make all steps up to `stop`, in segments of about a second where somebody watches."""
+    watched = type(status) is not Status
+    step, length = 0, 1 if watched else stop
+    runs_at_once = len(seeds) * len(next(iter(hyper.values())))
+    while step < stop:
+        until = min(stop, step + length)
+        began = time.monotonic()
+        runs = plan.advance(runs, hyper, seeds, step, until)
+        if watched:
+            alive = np.asarray(runs.alive)
+            elapsed = time.monotonic() - began
+            length = max(1, min(8 * length, int(length * SEGMENT_SECONDS / max(elapsed, 1e-9))))
+            status.update(
+                before * len(seeds) * stop + runs_at_once * until,
+                float(np.min(tail_loss(runs)[alive], initial=np.inf)),
+                np.nan,
+            )
+        step = until
+    return runs
+
+
+def curves(runs: Runs) -> np.ndarray:
+    """(seeds, members, points) float32, NaN where no step was made."""
+    counts = np.asarray(runs.loss_counts)
+    return np.where(counts > 0, np.asarray(runs.loss_sums) / np.maximum(counts, 1), np.nan).astype(np.float32)
+
+
+def tail_loss(runs: Runs) -> np.ndarray:
+    """(seeds, members) float32: the mean loss of the last tenth of the steps made, infinite where a run diverged."""
+    counts, sums = np.asarray(runs.loss_counts), np.asarray(runs.loss_sums)
+    steps = counts.sum(axis=-1, keepdims=True)
+    later = counts.cumsum(axis=-1) > (1 - TAIL) * steps  # points that reach into the last tenth
+    means = (sums * later).sum(axis=-1) / np.maximum((counts * later).sum(axis=-1), 1)
+    return np.where(np.asarray(runs.alive), means, np.inf).astype(np.float32)
+
+
+def outcome(engine: Engine, runs: Runs, number: int) -> dict[str, np.ndarray]:
+    """Give what is kept of the first `number` members of a chunk: arrays with the leading axes (members, seeds)."""
+    found = {"final_loss": tail_loss(runs), "losses": curves(runs)}
+    found |= {f"evaluations/{name}": values for name, values in evaluated(engine.workload, runs, number).items()}
+    return {name: np.moveaxis(values, 0, 1)[:number] for name, values in found.items()}
+
+
+def evaluated(workload: Workload, runs: Runs, number: int) -> dict[str, np.ndarray]:
+    """Evaluate every run that did not diverge: name to (seeds, members) float32, NaN where one did."""
+    if workload.evaluate is None:
+        return {}
+    alive = np.asarray(runs.alive)
+    results: dict[str, np.ndarray] = {}
+    for place in np.ndindex(alive.shape[0], number):
+        if alive[place]:
+            state = jax.tree.map(lambda x, place=place: jax.device_put(x[place], jax.local_devices()[0]), runs.state)
+            for name, value in jax.device_get(evaluate_at(workload, state)).items():
+                results.setdefault(name, np.full(alive.shape, np.nan, np.float32))[place] = value
+    return results
+
+
+def evaluate_at(workload: Workload, state: Any) -> dict[str, jax.Array]:
+    """Evaluate where the method says, with the batch statistics that belong there."""
+    from lrx.optimizers.evaluation import eval_params, moves_evaluation
+    from lrx.training.batch_stats import recompute_batch_stats
+
+    assert workload.evaluate is not None
+    params, model_state = eval_params(state.opt_state, state.params), state.model_state
+    if moves_evaluation(state.opt_state):
+        model_state = recompute_batch_stats(workload, params, model_state)
+    return workload.evaluate(params, model_state)
