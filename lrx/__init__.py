@@ -66,7 +66,7 @@ from lrx.schedules import (
     warmup_stable_decay,
 )
 from lrx.training import Batches, DivergenceError, History, TrainingInterrupted, Workload, train
-from lrx.tuning import range_test, sweep
+from lrx.tuning import halve_until_trains, optuna_objective, range_test, successive_halving, sweep
 
 __version__ = "0.1.0"
 
@@ -99,6 +99,7 @@ __all__ = [
     "exponential_decay",
     "greedy",
     "group_rates",
+    "halve_until_trains",
     "heavy_ball",
     "hypergradient_adam",
     "hypergradient_sgd",
@@ -117,6 +118,7 @@ __all__ = [
     "observe",
     "one_cycle",
     "one_cycle_momentum",
+    "optuna_objective",
     "pid",
     "piecewise_constant",
     "polyak",
@@ -139,6 +141,7 @@ __all__ = [
     "sgd",
     "step_decay",
     "stopped",
+    "successive_halving",
     "sweep",
     "tabulated",
     "train",

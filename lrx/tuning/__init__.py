@@ -1,7 +1,23 @@
 """Tools that find rates and choose methods: they take a `Workload`, or a loss function and batches."""
 
+from lrx.tuning.halve_until_trains import TrialTable, halve_until_trains
+from lrx.tuning.halving import HalvingResult, successive_halving
+from lrx.tuning.optuna_objective import optuna_objective
 from lrx.tuning.range_test import RangeTest, range_test
 from lrx.tuning.space import Range, log_uniform, uniform
 from lrx.tuning.sweep import SweepResult, sweep
 
-__all__ = ["Range", "RangeTest", "SweepResult", "log_uniform", "range_test", "sweep", "uniform"]
+__all__ = [
+    "HalvingResult",
+    "Range",
+    "RangeTest",
+    "SweepResult",
+    "TrialTable",
+    "halve_until_trains",
+    "log_uniform",
+    "optuna_objective",
+    "range_test",
+    "successive_halving",
+    "sweep",
+    "uniform",
+]

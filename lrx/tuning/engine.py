@@ -312,8 +312,10 @@ class Plan:
         return self._advance(runs, *self._placed(hyper, seeds), self._arrays, *counts)
 
     def put(self, runs: Runs) -> Runs:
-        """Put runs that were kept on the host where they go on."""
-        return jax.device_put(runs, self._by_run)
+        """Put runs that were kept on the host where they go on, filled up to the number of members."""
+        number = runs.alive.shape[1]
+        places = np.minimum(np.arange(self.members), number - 1)
+        return jax.device_put(jax.tree.map(lambda x: x[:, places], runs), self._by_run)
 
     def bytes_needed(self) -> float:
         """What the program needs beside the data, 0 where the device does not say."""

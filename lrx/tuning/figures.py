@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 Named = tuple[str, np.ndarray]
 LOG_SPAN = 20  # values that are all positive and reach further apart are drawn by their logarithm
-SHOWN_LOSSES = 10.0  # worst loss that a colour tells apart, in spreads of the better half above the best
+SHOWN = 2.0  # how far a picture reaches from the best, in the distance between the best and the median
 
 
 def _figure() -> tuple[Figure, Axes]:
@@ -28,7 +28,19 @@ def _is_log(values: np.ndarray) -> bool:
     return bool(values.min() > 0 and values.max() / values.min() >= LOG_SPAN)
 
 
-def line(axis: Named, means: np.ndarray, by_seed: np.ndarray | None, label: str) -> Figure:
+def _limits(values: np.ndarray, mode: str) -> tuple[float | None, float | None]:
+    """The values that a picture tells apart: one bad corner must not take all the room."""
+    known = values[np.isfinite(values)]
+    if not len(known):
+        return None, None
+    best = known.min() if mode == "min" else known.max()
+    reach = SHOWN * abs(np.median(known) - best)
+    if not reach > 0:
+        return None, None
+    return (best, min(known.max(), best + reach)) if mode == "min" else (max(known.min(), best - reach), best)
+
+
+def line(axis: Named, means: np.ndarray, by_seed: np.ndarray | None, label: str, mode: str) -> Figure:
     """Draw a line over one hyperparameter: means over seeds (n,), and the seeds themselves (n, seeds)."""
     name, values = axis
     figure, axes = _figure()
@@ -38,12 +50,21 @@ def line(axis: Named, means: np.ndarray, by_seed: np.ndarray | None, label: str)
         for runs in np.where(np.isfinite(by_seed), by_seed, np.nan).T:
             axes.plot(values[order], runs[order], "o", ms=3, color="#8A97A3")
     axes.plot(values[order], shown[order], "o-", color="#0072B2", lw=1.8, ms=5)
-    diverged = values[~np.isfinite(means)]
-    if len(diverged):
-        bottom, top = axes.get_ylim()
-        axes.plot(diverged, np.full(len(diverged), top), "x", color="#D55E00", clip_on=False, label="diverged")
-        axes.set_ylim(bottom, top)
-        figure.legend(loc="outside upper right", frameon=False)
+    low, high = _limits(means, mode)
+    if low is not None and high is not None:
+        margin = 0.08 * (high - low)
+        axes.set_ylim(low - margin, high + margin)
+    edge = axes.get_ylim()[1 if mode == "min" else 0]
+    beyond = means > edge if mode == "min" else means < edge
+    diverged = ~np.isfinite(means)
+    for places, mark, what in (
+        (beyond & ~diverged, "^" if mode == "min" else "v", "off the scale"),
+        (diverged, "x", "diverged"),
+    ):
+        if places.any():
+            axes.plot(values[places], np.full(places.sum(), edge), mark, color="#D55E00", clip_on=False, label=what)
+    if (beyond | diverged).any():
+        figure.legend(loc="outside upper right", frameon=False, ncols=2)
     if _is_log(values):
         axes.set_xscale("log")
     axes.set_xlabel(name)
@@ -56,15 +77,8 @@ def heat_map(axes_of: list[Named], means: np.ndarray, label: str, mode: str) -> 
     (row_name, rows), (column_name, columns) = axes_of
     figure, axes = _figure()
     known = np.where(np.isfinite(means), means, np.nan)
-    finite = known[np.isfinite(known)]
-    limits = {}
-    if len(finite):
-        # One bad corner must not take all the colours.
-        best, middle = (finite.min(), np.median(finite)) if mode == "min" else (finite.max(), np.median(finite))
-        reach = max(abs(middle - best) * 2, 1e-12)
-        limits = {"vmin": best, "vmax": min(finite.max(), best + reach)} if mode == "min" else {}
-        limits |= {"vmin": max(finite.min(), best - reach), "vmax": best} if mode == "max" else {}
-    image = axes.imshow(known, aspect="auto", cmap="viridis_r" if mode == "min" else "viridis", **limits)
+    low, high = _limits(known, mode)
+    image = axes.imshow(known, aspect="auto", cmap="viridis_r" if mode == "min" else "viridis", vmin=low, vmax=high)
     axes.set_yticks(range(len(rows)), [f"{value:.3g}" for value in rows])
     axes.set_xticks(range(len(columns)), [f"{value:.3g}" for value in columns], rotation=45)
     axes.set_ylabel(row_name)
@@ -95,4 +109,27 @@ def scatter(axes_of: list[Named], means: np.ndarray, label: str) -> Figure:
     axes.set_xlabel(axes_of[0][0])
     if _is_log(axes_of[0][1]):
         axes.set_xscale("log")
+    return figure
+
+
+def race(steps: np.ndarray, losses: np.ndarray, members: dict[str, np.ndarray]) -> Figure:
+    """Draw the losses of members (members, points), each as far as it came; the colour is the first hyperparameter."""
+    import matplotlib as mpl
+
+    figure, axes = _figure()
+    (name, values), *_ = members.items()
+    norm = (mpl.colors.LogNorm if _is_log(values) else mpl.colors.Normalize)(values.min(), values.max())
+    colors = mpl.colormaps["viridis"](norm(values))
+    for curve, color in zip(losses, colors, strict=True):
+        known = np.flatnonzero(np.isfinite(curve))
+        if len(known):
+            axes.plot(steps[known], curve[known], color=color, lw=1.2)
+            axes.plot(steps[known[-1]], curve[known[-1]], "o", color=color, ms=4)
+    known = losses[np.isfinite(losses)]
+    if len(known) and known.min() > 0:
+        axes.set_yscale("log")
+        axes.set_ylim(known.min() / 1.2, np.quantile(known, 0.95) * 1.5)
+    axes.set_xlabel("step")
+    axes.set_ylabel("loss")
+    figure.colorbar(mpl.cm.ScalarMappable(norm, "viridis"), ax=axes, label=name)
     return figure

@@ -17,6 +17,7 @@ from lrx.optimizers.accumulation import accumulate as accumulated
 from lrx.training.progress import reporter
 from lrx.tuning.engine import Engine, Watch
 from lrx.tuning.problem import as_seeds, as_workload
+from lrx.tuning.space import try_out_rates
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -183,8 +184,7 @@ def range_test(
       True
     """
     rates = _ladder(min_rate, max_rate, num_steps, ladder)
-    if not callable(tx):
-        raise TypeError(f"tx must be a function of a rate, got tx={tx!r}: give lrx.adam, without its argument.")
+    try_out_rates(tx, rates[[0, -1]])
     if smoothing is not None:
         _checks.in_interval("smoothing", smoothing, "[0, 1)", "at 1 all losses would count alike")
     beta = float(np.exp(-1 / (WINDOW * num_steps))) if smoothing is None else float(smoothing)
@@ -194,8 +194,6 @@ def range_test(
     seed_array = as_seeds(seeds)
     total = num_steps * accumulate
     workload = as_workload(loss_fn, init_fn, batches, has_state=has_state, num_batches=total)
-    for rate in (rates[0], rates[-1]):
-        _checks.transformation(tx(float(rate)))
     table = jnp.asarray(rates)
 
     def make_tx(hyper: Any, count: jax.Array) -> optax.GradientTransformation:

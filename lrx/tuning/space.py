@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
+import optax
 
 from lrx import _checks
 
@@ -146,3 +147,15 @@ def try_out(tx: Callable[..., Any], space: Space) -> None:
                 raise TypeError(
                     f"tx must be a function of {', '.join(space.axes)}, but tx({shown}) failed: {error}"
                 ) from error
+
+
+def try_out_rates(tx: Callable[[Any], Any], rates: Iterable[float]) -> None:
+    """Make the transformation at a few rates.
+
+    Raises:
+      TypeError: if `tx` is no function of a rate, or gives no transformation.
+    """
+    if not callable(tx) or isinstance(tx, optax.GradientTransformation):
+        raise TypeError(f"tx must be a function of a rate, got tx={tx!r}: give lrx.adam, without its argument.")
+    for rate in rates:
+        _checks.transformation(tx(float(rate)))

@@ -13,7 +13,10 @@ import numpy as np
 import optax
 
 from lrx import _checks
+from lrx.optimizers.evaluation import eval_params, moves_evaluation
+from lrx.training.batch_stats import recompute_batch_stats
 from lrx.training.checkpoints import RunFolder
+from lrx.training.program import State
 from lrx.training.progress import Status, reporter
 from lrx.training.workload import Workload
 from lrx.tuning.engine import STRATEGIES, Engine, Plan, Runs
@@ -117,7 +120,7 @@ class SweepResult:
             return heat_map([(name, self.axes[name]) for name in names], reduced, label, mode)
         runs = self.final_loss if metric is None else self.evaluations[metric]
         by_seed = runs if not others else None
-        return line((names[0], self.axes[names[0]]), reduced, by_seed, label)
+        return line((names[0], self.axes[names[0]]), reduced, by_seed, label, mode)
 
 
 def sweep(
@@ -223,7 +226,9 @@ def sweep(
                 status.start()
             hyper = {name: values[: plan.members] for name, values in rest.items()}
             number = len(next(iter(hyper.values())))
-            runs = advanced(plan, plan.start(hyper, seed_array), hyper, seed_array, num_steps, status, made)
+            before = made * len(seed_array) * num_steps
+            runs = plan.start(hyper, seed_array)
+            runs = advanced(plan, runs, hyper, seed_array, 0, num_steps, status, before)
             for name, values in outcome(engine, runs, number).items():
                 done[name] = np.concatenate([done[name], values]) if name in done else values
             made += number
@@ -252,22 +257,32 @@ def sweep(
 
 
 def advanced(
-    plan: Plan, runs: Runs, hyper: Mapping[str, np.ndarray], seeds: np.ndarray, stop: int, status: Status, before: int
+    plan: Plan,
+    runs: Runs,
+    hyper: Mapping[str, np.ndarray],
+    seeds: np.ndarray,
+    start: int,
+    stop: int,
+    status: Status | None = None,
+    before: int = 0,
 ) -> Runs:
-    """Make all steps up to `stop`, in segments of about a second where somebody watches."""
-    watched = type(status) is not Status
-    step, length = 0, 1 if watched else stop
+    """Make all steps from `start` to `stop`, in segments of about a second where somebody watches.
+
+    `before` is how many steps of all runs `status` has seen until now.
+    """
+    watched = status is not None and type(status) is not Status
+    step, length = start, 1 if watched else stop
     runs_at_once = len(seeds) * len(next(iter(hyper.values())))
     while step < stop:
         until = min(stop, step + length)
         began = time.monotonic()
         runs = plan.advance(runs, hyper, seeds, step, until)
-        if watched:
+        if watched and status is not None:
             alive = np.asarray(runs.alive)
             elapsed = time.monotonic() - began
             length = max(1, min(8 * length, int(length * SEGMENT_SECONDS / max(elapsed, 1e-9))))
             status.update(
-                before * len(seeds) * stop + runs_at_once * until,
+                before + runs_at_once * (until - start),
                 float(np.min(tail_loss(runs)[alive], initial=np.inf)),
                 np.nan,
             )
@@ -306,18 +321,14 @@ def evaluated(workload: Workload, runs: Runs, number: int) -> dict[str, np.ndarr
     for place in np.ndindex(alive.shape[0], number):
         if alive[place]:
             state = jax.tree.map(lambda x, place=place: jax.device_put(x[place], jax.local_devices()[0]), runs.state)
-            for name, value in jax.device_get(evaluate_at(workload, state)).items():
+            for name, value in jax.device_get(workload.evaluate(*evaluation_point(workload, state))).items():
                 results.setdefault(name, np.full(alive.shape, np.nan, np.float32))[place] = value
     return results
 
 
-def evaluate_at(workload: Workload, state: Any) -> dict[str, jax.Array]:
-    """Evaluate where the method says, with the batch statistics that belong there."""
-    from lrx.optimizers.evaluation import eval_params, moves_evaluation
-    from lrx.training.batch_stats import recompute_batch_stats
-
-    assert workload.evaluate is not None
-    params, model_state = eval_params(state.opt_state, state.params), state.model_state
+def evaluation_point(workload: Workload, state: State) -> tuple[Any, Any]:
+    """Give the parameters to evaluate, and the model state that belongs to them."""
+    params = eval_params(state.opt_state, state.params)
     if moves_evaluation(state.opt_state):
-        model_state = recompute_batch_stats(workload, params, model_state)
-    return workload.evaluate(params, model_state)
+        return params, recompute_batch_stats(workload, params, state.model_state)
+    return params, state.model_state

@@ -1,0 +1,151 @@
+"""For training that does not get going: halve the rate until a short trial shows that it does."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import jax
+import numpy as np
+import optax
+
+from lrx import _checks
+from lrx.training.progress import reporter
+from lrx.tuning.engine import Engine
+from lrx.tuning.problem import as_seeds, as_workload
+from lrx.tuning.space import try_out_rates
+from lrx.tuning.sweep import advanced, curves
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+PART = 0.1  # of a trial, over which the first and the final loss are means
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class TrialTable:
+    """What short trials at falling rates did.
+
+    Attributes:
+      rate: the first rate that trains; None where none of those tried does.
+      rates: (trials,) float32, those that were tried.
+      verdicts: for each "trains", "stalls" (the loss falls too little), "rises" or "diverges".
+      first_loss: (trials,) float32, the mean of the first tenth of the trial, over seeds.
+      final_loss: (trials,) float32, the mean of its last tenth; infinite where it diverged with some seed.
+      losses: (trials, steps) float32, the curves, means over seeds; NaN from where a trial diverged.
+    """
+
+    rate: float | None
+    rates: np.ndarray
+    verdicts: list[str]
+    first_loss: np.ndarray
+    final_loss: np.ndarray
+    losses: np.ndarray
+
+    def __str__(self) -> str:
+        rows = [f"{'rate':>10}  {'first loss':>10}  {'final loss':>10}  verdict"]
+        table = zip(self.rates, self.first_loss, self.final_loss, self.verdicts, strict=True)
+        rows += [f"{rate:>10.3g}  {first:>10.4g}  {last:>10.4g}  {verdict}" for rate, first, last, verdict in table]
+        return "\n".join(rows)
+
+    def plot(self) -> Figure:
+        """Draw the loss of each trial; needs matplotlib."""
+        from lrx.tuning.figures import race
+
+        return race(np.arange(self.losses.shape[1]), self.losses, {"learning rate": self.rates})
+
+
+def halve_until_trains(
+    loss_fn: Any,
+    init_fn: Callable[[jax.Array], Any] | None = None,
+    *,
+    batches: Any = None,
+    tx: Callable[[Any], optax.GradientTransformation],
+    start_rate: float,
+    factor: float = 0.5,
+    trials: int = 20,
+    num_steps: int = 100,
+    min_fall: float = 0.05,
+    has_state: bool = False,
+    seeds: int | Sequence[int] = 1,
+    progress: bool = False,
+) -> TrialTable:
+    """Try `start_rate`, then a half of it, and so on, until the loss falls.
+
+    Each trial begins at the same parameters and sees the same minibatches. It trains where no loss was infinite or NaN
+    and the mean loss of its last tenth is below that of its first by more than `min_fall` times the size of that.
+
+    Args:
+      loss_fn: a `Workload`; or a function `(params, batch, key) -> loss`.
+      init_fn: `key -> params`; not with a `Workload`.
+      batches: an `lrx.training.Batches`; or arrays whose leading axis counts batches, over which steps go round; or an
+        iterable of batches.
+      tx: `rate -> transformation`, such as `lrx.adam`; it gets a tracer.
+      start_rate: the first rate, > 0.
+      factor: what the rate is multiplied by after a trial that fails, in (0, 1).
+      trials: how many at most.
+      num_steps: length of a trial, at least 2.
+      min_fall: share of the loss that it has to fall by, >= 0.
+      has_state: `loss_fn` is `(params, model_state, batch, key) -> (loss, model_state)`, and `init_fn` gives both.
+      seeds: how many runs of each trial, with seeds 0, 1, ..., or the seeds; all have to train.
+      progress: show a bar.
+
+    Returns:
+      A `TrialTable`; printing it shows what each trial did.
+
+    Raises:
+      ValueError: if an argument is out of its range, or an iterable of batches ends early.
+      TypeError: if an argument is of another kind.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, lrx
+      >>> from lrx.training import Batches
+      >>> x = jnp.linspace(-1.0, 1.0, 64)
+      >>> found = lrx.halve_until_trains(
+      ...     lambda slope, batch, key: jnp.mean((slope * batch[0] - batch[1]) ** 2),
+      ...     lambda key: jax.random.normal(key),
+      ...     batches=Batches((x, 3.0 * x), batch_size=64),
+      ...     tx=lrx.sgd,
+      ...     start_rate=8.0,
+      ... )
+      >>> found.rate, found.verdicts
+      (2.0, ['diverges', 'diverges', 'trains'])
+    """
+    _checks.positive("start_rate", start_rate)
+    _checks.in_interval("factor", factor, "(0, 1)", "it multiplies the rate after each trial")
+    _checks.steps("trials", trials, unit="trials")
+    _checks.steps("num_steps", num_steps, at_least=2)
+    _checks.non_negative("min_fall", min_fall)
+    _checks.flag("progress", progress)
+    seed_array = as_seeds(seeds)
+    try_out_rates(tx, [start_rate])
+    workload = as_workload(loss_fn, init_fn, batches, has_state=has_state, num_batches=num_steps)
+    engine = Engine(workload, lambda hyper, count: tx(hyper["rate"]), num_steps, num_steps)  # noqa: ARG005
+    tenth = max(1, round(PART * num_steps))
+    rates, verdicts, first_loss, final_loss, losses = [], [], [], [], []
+    total = trials * num_steps * len(seed_array)
+    with reporter(progress, "trials", step=0, total=total, batch_size=1, unit="steps") as status:
+        plan = engine.planned({"rate": np.ones(1)}, seed_array, strategy="map" if len(seed_array) == 1 else "vmap")
+        status.start()
+        for trial in range(trials):
+            hyper = {"rate": np.array([start_rate * factor**trial], np.float32)}
+            before = trial * num_steps * len(seed_array)
+            runs = plan.start(hyper, seed_array)
+            curve = curves(advanced(plan, runs, hyper, seed_array, 0, num_steps, status, before))[:, 0]
+            first, last = curve[:, :tenth].mean(axis=1), curve[:, -tenth:].mean(axis=1)
+            finite = np.isfinite(curve).all(axis=1)
+            if not finite.all():
+                verdicts.append("diverges")
+            elif np.any(last > first):
+                verdicts.append("rises")
+            else:
+                verdicts.append("trains" if np.all(first - last > min_fall * np.abs(first)) else "stalls")
+            rates.append(hyper["rate"][0])
+            first_loss.append(first.mean())
+            final_loss.append(last.mean() if finite.all() else np.inf)
+            losses.append(curve.mean(axis=0))
+            if verdicts[-1] == "trains":
+                break
+    rate = float(rates[-1]) if verdicts[-1] == "trains" else None
+    return TrialTable(rate, np.array(rates), verdicts, np.array(first_loss), np.array(final_loss), np.stack(losses))

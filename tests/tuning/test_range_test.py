@@ -1,0 +1,270 @@
+"""The range test: exact at its ends, over when it diverges, and no rule fooled by noise, spikes or a flat curve."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import lrx
+from lrx.training import Batches, train
+from lrx.tuning import range_test as module
+from lrx.workloads import make_workload
+
+CURVATURES = np.array([1.0, 4.0, 10.0], np.float32)  # a rate above 2 / 10 diverges
+
+
+def bowl(params: jax.Array, batch: jax.Array, key: jax.Array) -> jax.Array:
+    del key
+    return jnp.mean(batch) + 0.5 * jnp.sum(jnp.asarray(CURVATURES) * params**2)
+
+
+ZEROS = np.zeros((4, 2), np.float32)  # batches that change nothing
+
+
+def ones(key: jax.Array) -> jax.Array:
+    del key
+    return jnp.ones(3)
+
+
+def tested(**arguments: Any) -> lrx.tuning.RangeTest:
+    return lrx.range_test(bowl, ones, **({"batches": ZEROS, "tx": lrx.sgd} | arguments))
+
+
+@pytest.mark.parametrize("ladder", ["exponential", "linear"])
+def test_the_ladder_hits_both_ends(ladder: str) -> None:
+    rates = tested(min_rate=1e-5, max_rate=3.0, num_steps=37, ladder=ladder).rates
+    assert rates.shape == (37,)
+    assert rates[0] == np.float32(1e-5)
+    assert rates[-1] == np.float32(3.0)
+    steps = np.diff(rates) if ladder == "linear" else np.diff(np.log(rates))
+    np.testing.assert_allclose(steps, steps[0], rtol=1e-3)
+
+
+def test_the_doubling_ladder_doubles_until_it_diverges() -> None:
+    found = tested(min_rate=1e-3, max_rate=10.0, num_steps=140, ladder="doubling")
+    assert set(np.round(found.rates[1:] / found.rates[:-1], 5)) == {1.0, 2.0}
+    assert len(np.unique(found.rates)) == 14  # 1e-3 * 2^13 = 8.2
+    assert found.diverged_at in (np.float32(0.256), np.float32(0.512))
+    assert found.suggestions["divergence"] == found.diverged_at / 10
+
+
+@pytest.mark.parametrize(("tx", "limit"), [(lrx.sgd, 0.2), (lambda rate: lrx.sgd(rate, momentum=0.9), 0.38)])
+def test_it_diverges_where_theory_says(tx: Any, limit: float) -> None:
+    found = tested(tx=tx, num_steps=400)
+    assert found.diverged_at is not None
+    assert limit < found.diverged_at < 3 * limit
+
+
+def test_nothing_is_computed_after_divergence() -> None:
+    calls = []
+
+    def counted(params: jax.Array, batch: jax.Array, key: jax.Array) -> jax.Array:
+        jax.debug.callback(lambda: calls.append(1))
+        return bowl(params, batch, key)
+
+    found = lrx.range_test(counted, ones, batches=ZEROS, tx=lrx.sgd)
+    jax.effects_barrier()
+    made = int(np.isfinite(found.losses).sum())
+    assert made < 90
+    assert len(calls) == made
+    assert np.isnan(found.losses[made:]).all()
+    assert np.isnan(found.smoothed[made:]).all()
+    assert found.diverged_at == pytest.approx(found.rates[made - 1], rel=0.25)
+
+
+def test_the_callers_parameters_stay_as_they_are() -> None:
+    params = {"w": jnp.arange(3.0)}
+    before = np.asarray(params["w"]).copy()
+    lrx.range_test(lambda p, b, k: bowl(p["w"], b, k), lambda key: params, batches=ZEROS, tx=lrx.adam)
+    np.testing.assert_array_equal(params["w"], before)
+
+
+def test_a_loss_that_stays_gives_no_suggestion() -> None:
+    found = lrx.range_test(lambda p, b, k: jnp.log(2.0) + 0.0 * jnp.sum(p), ones, batches=ZEROS, tx=lrx.sgd)
+    np.testing.assert_allclose(found.smoothed, np.log(2.0), rtol=1e-6)  # biased at neither end
+    assert found.diverged_at is None
+    assert set(found.suggestions.values()) == {None}
+    with pytest.raises(ValueError, match=r"^no rate from 1e-07 to 10 changed the loss: give a larger max_rate"):
+        _ = found.suggestion
+
+
+def test_a_spike_does_not_end_it() -> None:
+    batches = np.zeros((100, 2), np.float32)
+    quiet = tested(batches=batches)
+    batches[3] = 1e4
+    batches[30] = -1e4
+    spiky = tested(batches=batches)
+    assert spiky.diverged_at == quiet.diverged_at
+    for rule, rate in quiet.suggestions.items():
+        assert spiky.suggestions[rule] == pytest.approx(rate, rel=0.3), rule
+
+
+def test_a_loss_that_is_never_finite_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"^the loss is not finite at the first rate, 1e-07"):
+        tested(batches=np.full((2, 2), np.nan, np.float32))
+
+
+def test_a_negative_loss_is_followed_all_the_same() -> None:
+    shifted = tested(batches=ZEROS - 100)
+    assert shifted.diverged_at is not None
+    assert 0.2 < shifted.diverged_at < 1.0
+
+
+def test_the_steepest_rate_is_where_the_loss_falls_fastest_in_its_logarithm() -> None:
+    rates = np.logspace(-7, 1, 100).astype(np.float32)
+    losses = 2.3 - 2 / (1 + np.exp(-4 * (np.log10(rates) + 3)))  # steepest at 1e-3, lowest at the end
+    found = module._suggestions(rates, losses, None)
+    assert found["steepest"] == pytest.approx(1e-3, rel=0.1)
+    assert found["valley"] == pytest.approx(1e-3, rel=0.1)
+    assert found["minimum"] == pytest.approx(1.0, rel=1e-5)
+    assert found["divergence"] is None
+    rising = losses + 50 * np.maximum(np.log10(rates) + 1, 0) ** 2
+    assert module._suggestions(rates, rising, None)["minimum"] == pytest.approx(0.01, rel=0.3)
+
+
+def test_a_long_flat_beginning_does_not_move_the_valley() -> None:
+    rates = np.logspace(-7, 1, 100).astype(np.float32)
+    creeping = -1e-6 * np.arange(100)
+    losses = 2.3 - 2 / (1 + np.exp(-4 * (np.log10(rates) + 1))) + creeping
+    assert module._suggestions(rates, losses, None)["valley"] == pytest.approx(0.1, rel=0.1)
+
+
+def test_the_longest_descent_is_the_longest() -> None:
+    def slow(losses: np.ndarray) -> int:
+        best = [1] * len(losses)
+        for i in range(len(losses)):
+            for j in range(i):
+                if losses[i] < losses[j]:
+                    best[i] = max(best[i], best[j] + 1)
+        return max(best)
+
+    generator = np.random.default_rng(0)
+    for _ in range(50):
+        losses = generator.normal(size=30).round(1)
+        places = module._longest_descent(losses)
+        assert len(places) == slow(losses)
+        assert np.all(np.diff(losses[places]) < 0)
+        assert np.all(np.diff(places) > 0)
+
+
+def test_the_smoothing_equals_its_formula() -> None:
+    losses = np.random.default_rng(0).uniform(1, 2, 40).astype(np.float32)
+    around = np.concatenate([losses[:1], losses, losses[-1:]])
+    middle = np.median(np.stack([around[:-2], around[1:-1], around[2:]]), axis=0)
+    weights = 0.8 ** np.abs(np.arange(40)[:, None] - np.arange(40)[None, :])
+    expected = weights @ middle / weights.sum(axis=1)
+    np.testing.assert_allclose(module._smoothed(losses, 0.8, 4.0), expected, rtol=1e-6)
+
+
+def test_the_losses_are_those_of_a_training_run() -> None:
+    workload = make_workload("digits", "mlp", batch_size=64, widths=(16,))
+    found = lrx.range_test(workload, tx=lrx.adam, max_rate=0.01, num_steps=40, seeds=[3])
+    history = train(workload, lrx.adam(lrx.tabulated(found.rates)), steps=40, seed=3)
+    np.testing.assert_allclose(found.losses, history.loss, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "tx", [lambda r: optax.adam(r), lambda r: lrx.schedule_free_sgd(r), lambda r: lrx.heavy_ball(r)]
+)
+def test_any_chain_can_be_tested(tx: Any) -> None:
+    found = tested(tx=tx, num_steps=200)
+    assert found.suggestions["steepest"] is not None
+
+
+def test_seeds_run_side_by_side() -> None:
+    workload = make_workload("digits", "mlp", batch_size=64, widths=(16,))
+    found = lrx.range_test(workload, tx=lrx.sgd, num_steps=30, seeds=3)
+    assert found.losses_by_seed.shape == (3, 30)
+    for seed in range(3):
+        alone = lrx.range_test(workload, tx=lrx.sgd, num_steps=30, seeds=[seed])
+        known = np.isfinite(alone.losses)
+        np.testing.assert_allclose(found.losses_by_seed[seed][known], alone.losses[known], rtol=1e-3)
+    middle = np.median(found.losses_by_seed[:, :10], axis=0)
+    np.testing.assert_allclose(found.losses[:10], middle, rtol=1e-6)
+
+
+def test_accumulation_makes_one_step_of_several_batches() -> None:
+    batches = np.arange(12, dtype=np.float32).reshape(12, 1)
+    found = lrx.range_test(
+        lambda p, b, k: jnp.sum(p * b), ones, batches=batches, tx=lrx.sgd, accumulate=2, num_steps=6, max_rate=1e-3
+    )
+    pairs = batches.reshape(6, 2).mean(axis=1)
+    position, expected = 1.0, []
+    for rate, mean in zip(found.rates, pairs, strict=True):
+        expected.append(3 * position * mean)
+        position -= rate * mean
+    np.testing.assert_allclose(found.losses, expected, rtol=1e-4)
+
+
+def test_the_validation_loss_is_looked_at_in_place_of_the_training_loss() -> None:
+    found = tested(validation_batch=jnp.full(2, 7.0), num_steps=50)
+    assert found.losses[0] == pytest.approx(7 + 7.5, rel=1e-4)
+    assert np.nanmin(found.losses) > 7
+
+
+def test_batch_statistics_are_carried_along() -> None:
+    def loss_fn(params: jax.Array, seen: jax.Array, batch: jax.Array, key: jax.Array) -> Any:
+        return bowl(params, batch, key) + 0 * seen, seen + 1
+
+    found = lrx.range_test(loss_fn, lambda key: (ones(key), jnp.zeros([])), batches=ZEROS, tx=lrx.sgd, has_state=True)
+    np.testing.assert_allclose(found.losses, tested().losses, rtol=1e-6)
+
+
+def test_the_picture_shows_losses_and_suggestions() -> None:
+    found = tested(seeds=3)
+    axes = found.plot().axes[0]
+    assert axes.get_xscale() == "log"
+    labels = [text.get_label() for text in axes.get_lines()]
+    assert sum(":" in str(label) for label in labels) == 6  # five rules, and where it diverged
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"num_steps": 1}, "num_steps must be a whole number of steps >= 6"),
+        ({"min_rate": 0.0}, "min_rate must be a finite number > 0, got min_rate=0.0: the ladder"),
+        ({"min_rate": 2.0, "max_rate": 1.0}, "max_rate must be above min_rate, got max_rate=1.0, min_rate=2.0"),
+        ({"ladder": "log"}, "ladder must be one of 'exponential', 'linear', 'doubling', got ladder='log'"),
+        ({"smoothing": 1.0}, r"smoothing must be in \[0, 1\), got smoothing=1.0"),
+        ({"divergence_factor": 1.0}, "divergence_factor must be a finite number > 1"),
+        ({"accumulate": 0}, "accumulate must be a whole number of minibatches >= 1"),
+        ({"seeds": 0}, "seeds must be a whole number of runs >= 1"),
+        ({"seeds": [1.5]}, "seeds must be a number of runs, or a list of whole numbers >= 0, got seeds="),
+        ({"batches": iter([np.zeros(2)] * 5)}, "batches must last for 100 steps, but the iterable ended after 5"),
+        ({"batches": [np.zeros(2)] * 99 + [np.zeros(1)]}, "batches must all have the same shapes, got 2 different"),
+        ({"batches": np.zeros(())}, "batches must have one leading axis that counts batches"),
+    ],
+)
+def test_bad_numbers_are_refused_before_anything_runs(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=f"^{message}"):
+        tested(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"tx": lrx.sgd(0.1)}, "tx must be a function of a rate, got tx="),
+        ({"tx": lambda rate: rate}, "tx must be a gradient transformation"),
+        ({"batches": None}, "batches must be given"),
+        ({"batches": 3}, "batches must be a Batches, arrays or an iterable of batches, got batches=3"),
+        ({"progress": 1}, "progress must be True or False"),
+    ],
+)
+def test_what_is_of_another_kind_is_refused(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(TypeError, match=f"^{message}"):
+        tested(**arguments)
+
+
+def test_a_workload_brings_its_own_batches() -> None:
+    workload = make_workload("digits", "mlp", widths=(4,))
+    with pytest.raises(TypeError, match="^batches must be left out where a Workload is given"):
+        lrx.range_test(workload, batches=Batches(jnp.zeros(8), 2), tx=lrx.sgd)
+    with pytest.raises(TypeError, match="^loss_fn must be a Workload, or a function, got loss_fn=1"):
+        lrx.range_test(1, ones, batches=ZEROS, tx=lrx.sgd)
+    with pytest.raises(TypeError, match="^init_fn must be a function of a key, got init_fn=None"):
+        lrx.range_test(bowl, batches=ZEROS, tx=lrx.sgd)
