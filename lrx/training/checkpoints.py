@@ -113,7 +113,7 @@ class RunFolder:
         self._manager.save(
             step,
             args=self._args.Composite(
-                state=self._args.StandardSave(_not_empty(leaves)),
+                state=self._args.StandardSave(_not_empty(leaves) or {"none": np.zeros(1)}),  # never an empty dict
                 history=self._args.StandardSave(_not_empty(history)),
                 run=self._args.JsonSave(run),
             ),

