@@ -1,4 +1,4 @@
-"""The command `lrx`: train, plot a schedule, reproduce a paper."""
+"""The command `lrx`: train, find a rate, plot a schedule, reproduce a paper."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from lrx.training import History
 
 app = typer.Typer(
-    help="Learning-rate control for JAX: train, look at schedules, reproduce papers.",
+    help="Learning-rate control for JAX: train, find rates, look at schedules, reproduce papers.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -213,6 +213,57 @@ def _write_run(folder: Path, history: History, about: dict[str, Any]) -> None:
     _save_figure(figure, folder / "history.png")
 
 
+@app.command("range-test")
+def range_test(
+    data: Annotated[str, typer.Option(help="digits (bundled), mnist or cifar10.")] = "digits",
+    model: Annotated[str, typer.Option(help="mlp, resnet8, resnet20, ... resnet110, or caffe.")] = "mlp",
+    tx: Annotated[str, typer.Option(help="The optimizer, with the word rate in it.")] = "sgd(rate, momentum=0.9)",
+    min_rate: Annotated[float, typer.Option(help="The first rate.")] = 1e-7,
+    max_rate: Annotated[float, typer.Option(help="The last rate.")] = 10.0,
+    steps: Annotated[int, typer.Option(help="How many rates.")] = 100,
+    ladder: Annotated[str, typer.Option(help="exponential, linear or doubling.")] = "exponential",
+    batch_size: Annotated[int, typer.Option(help="Examples in a minibatch.")] = 128,
+    seeds: Annotated[int, typer.Option(help="Runs, side by side.")] = 1,
+    data_dir: DataDir = None,
+    path: Annotated[Path | None, typer.Option("--out", help="The picture to write: .png, .pdf or .svg.")] = None,
+) -> None:
+    """Find the rate to start with: a short run through all rates.
+
+    \b
+    lrx range-test --data cifar10 --model resnet8
+    lrx range-test --data mnist --tx "adamw(rate, weight_decay=0.1)" --seeds 5
+    """
+    from lrx import expressions, tuning, workloads
+
+    path = path or Path("lrx-results") / f"{data}-{model}" / "range_test.png"
+    _require_picture(path)
+    factory = expressions.parse_rate_function(tx)
+    workload = workloads.make_workload(data, model, batch_size=batch_size, data_dir=data_dir)
+    found = tuning.range_test(
+        workload,
+        tx=factory,
+        min_rate=min_rate,
+        max_rate=max_rate,
+        num_steps=steps,
+        ladder=ladder,
+        seeds=seeds,
+        progress=True,
+    )
+    _save_figure(found.plot(), path)
+    table = Table("rule", "rate", title=f"{workload.name}, {tx}")
+    for rule, rate in found.suggestions.items():
+        table.add_row(rule, "-" if rate is None else f"{rate:.2g}")
+    Console(highlight=False).print(table)
+    if found.diverged_at is not None:
+        out.print(f"diverged at {found.diverged_at:.2g}")
+    out.print(f"start with {found.suggestion:.2g}")
+
+
+def _require_picture(path: Path) -> None:
+    if path.suffix.lower() not in (".png", ".pdf", ".svg") or path.is_dir():
+        _refuse(f"--out must be a file whose name ends in .png, .pdf or .svg, got {str(path)!r}.")
+
+
 @app.command()
 def plot(
     schedules: Annotated[list[str], typer.Argument(help="One schedule or several, as expressions.")],
@@ -234,8 +285,7 @@ def plot(
 
     if not 1 <= steps <= 100_000_000:
         _refuse(f"--steps must be from 1 to 100,000,000, got {steps}.")
-    if path.suffix.lower() not in (".png", ".pdf", ".svg") or path.is_dir():
-        _refuse(f"--out must be a file whose name ends in .png, .pdf or .svg, got {str(path)!r}.")
+    _require_picture(path)
     # More points than pixels show nothing more; every step is drawn where there are few.
     counts = np.unique(np.linspace(0, steps - 1, min(steps, 20_000)).astype(np.int64))
     curves = [(text, np.asarray(parse_schedule(text)(counts))) for text in schedules]

@@ -74,12 +74,15 @@ def _chain(*links: optax.GradientTransformation) -> optax.GradientTransformation
     return optax.chain(*links)
 
 
-def parse(text: str, namespace: Mapping[str, Callable[..., Any]] | None = None) -> Any:
+def parse(
+    text: str, namespace: Mapping[str, Callable[..., Any]] | None = None, values: Mapping[str, Any] | None = None
+) -> Any:
     """Build what an expression describes.
 
     Args:
       text: such as `"sgd(warmup(cosine_decay(0.1, 2000), 200), momentum=0.9)"`.
       namespace: the names that may be called; `names()` by default.
+      values: names that stand for a value, as they are.
 
     Returns:
       The transformation, schedule, controller or number.
@@ -94,7 +97,7 @@ def parse(text: str, namespace: Mapping[str, Callable[..., Any]] | None = None) 
     """
     if len(text) > _MOST_CHARACTERS:
         raise ExpressionError(f"the expression must have at most {_MOST_CHARACTERS:,} characters, got {len(text):,}.")
-    reader = _Reader(text, names() if namespace is None else namespace)
+    reader = _Reader(text, names() if namespace is None else namespace, values or {})
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of the parser, about spellings that are refused or harmless here
@@ -129,14 +132,38 @@ def parse_schedule(text: str) -> Schedule:
     raise reader.error(1, f"a schedule must stand here, but {why}")
 
 
-def parse_optimizer(text: str) -> optax.GradientTransformationExtraArgs:
+def parse_rate_function(text: str) -> Callable[[Any], optax.GradientTransformationExtraArgs]:
+    """Build a function of a rate, from an optimizer in which `rate` stands for it: `"sgd(rate, momentum=0.9)"`.
+
+    Raises:
+      ExpressionError: also where `rate` does not stand in the text, or what it describes is no optimizer.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from lrx.expressions import parse_rate_function
+      >>> tx = parse_rate_function("sgd(rate)")(0.5)
+      >>> print(tx.update(jnp.ones(2), tx.init(jnp.ones(2)))[0])
+      [-0.5 -0.5]
+    """
+    parse_optimizer(text, {"rate": 0.1})
+    if not any(isinstance(node, ast.Name) and node.id == "rate" for node in ast.walk(ast.parse(text.strip()))):
+        why = "the word rate must stand where the rate belongs, as sgd(rate, momentum=0.9)."
+        raise _Reader(text, {}).error(1, why)
+    return lambda rate: optax.with_extra_args_support(parse(text, values={"rate": rate}))
+
+
+def parse_optimizer(text: str, values: Mapping[str, Any] | None = None) -> optax.GradientTransformationExtraArgs:
     """Build an optimizer: a transformation whose updates, scaled by one learning rate, can be added to parameters.
+
+    Args:
+      text: the expression.
+      values: names that stand for a value, as they are.
 
     Raises:
       ExpressionError: also for a number, for a rate or controller alone, and for a chain in which no rate, or more than
         one, applies the sign: its updates may ascend.
     """
-    value, reader = parse(text), _Reader(text, {})
+    value, reader = parse(text, values=values), _Reader(text, {})
     inner = reader.text
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if isinstance(value, Controller):
@@ -174,8 +201,10 @@ def _no_single_rate(tx: optax.GradientTransformation) -> str:
 class _Reader:
     """Interprets the nodes of one text."""
 
-    def __init__(self, text: str, namespace: Mapping[str, Callable[..., Any]]) -> None:
-        self.text, self.namespace = text.strip(), namespace
+    def __init__(
+        self, text: str, namespace: Mapping[str, Callable[..., Any]], values: Mapping[str, Any] | None = None
+    ) -> None:
+        self.text, self.namespace, self.values = text.strip(), namespace, values or {}
 
     def _lines(self) -> list[str]:
         # Not splitlines, which also splits where the parser does not, as at a form feed.
@@ -205,6 +234,8 @@ class _Reader:
                     raise self.at(node, f"a number must be at most {_LARGEST:g} in size, got {shown}.")
                 return node.value
             case ast.Name(id=name):
+                if name in self.values:
+                    return self.values[name]
                 if name in self.namespace:
                     raise self.at(node, f"{name} must be called: {name}{_signature(self.namespace[name])}.")
                 raise self.at(node, self._unknown("name", name, self.namespace))

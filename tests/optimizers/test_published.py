@@ -120,3 +120,18 @@ def test_cocob_reaches_the_published_log() -> None:
     assert found["error"][0] <= 0.0414
     np.testing.assert_allclose(found["cost"][1], 0.0322, rtol=0.25)
     np.testing.assert_allclose(found["error"][1], 0.0227, atol=0.004)
+
+
+# F. Schaipp et al., "MoMo: Momentum Models for Adaptive Learning Rates", ICML 2024, arXiv:2305.07583: the accuracy
+# hardly depends on the rate, where that of SGD with momentum does.
+def test_momo_keeps_its_accuracy_over_four_decades_of_rates() -> None:
+    workload = make_workload("mnist", "mlp", widths=(128,))
+    rates = {"lr": np.logspace(-3, 1, 9)}
+
+    def spread(tx: Callable[[Any], optax.GradientTransformation]) -> float:
+        found = lrx.sweep(workload, tx=lambda lr: tx(lr), grid=rates, num_steps=500, strategy="vmap")
+        accuracy = np.nan_to_num(found.evaluations["accuracy"], nan=0.1)  # of a run that diverged
+        return float(np.ptp(accuracy))
+
+    momo, sgd = spread(lambda lr: lrx.momo(lr)), spread(lambda lr: lrx.sgd(lr, momentum=0.9))
+    assert momo < sgd / 3, (momo, sgd)
