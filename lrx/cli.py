@@ -250,9 +250,10 @@ def range_test(
         progress=True,
     )
     _save_figure(found.plot(), path)
-    table = Table("rule", "rate", title=f"{workload.name}, {tx}")
+    out.print(f"{workload.name}, {tx}", markup=False)
+    table = Table("rule", "rate")
     for rule, rate in found.suggestions.items():
-        table.add_row(rule, "-" if rate is None else f"{rate:.2g}")
+        table.add_row(tuning.RULE_TITLES.get(rule, rule), "-" if rate is None else f"{rate:.2g}")
     Console(highlight=False).print(table)
     if found.diverged_at is not None:
         out.print(f"diverged at {found.diverged_at:.2g}")

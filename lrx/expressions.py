@@ -238,7 +238,7 @@ class _Reader:
                     return self.values[name]
                 if name in self.namespace:
                     raise self.at(node, f"{name} must be called: {name}{_signature(self.namespace[name])}.")
-                raise self.at(node, self._unknown("name", name, self.namespace))
+                raise self.at(node, self._unknown("name", name, {**self.values, **self.namespace}))
             case ast.Call():
                 return self._call(node, depth)
             case ast.UnaryOp(op=ast.USub() | ast.UAdd(), operand=operand):

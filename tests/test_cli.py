@@ -36,7 +36,7 @@ def test_importing_the_command_imports_no_models_and_no_plots():
 def test_help_names_the_commands_in_any_width(tmp_path, columns):
     done = lrx("--help", cwd=tmp_path, columns=columns)
     assert done.returncode == 0
-    for command in ("train", "plot", "reproduce", "papers"):
+    for command in ("train", "range-test", "plot", "reproduce", "papers"):
         assert command in done.stdout
 
 
@@ -57,6 +57,10 @@ def test_plot_writes_the_png_it_names(tmp_path):
         (["train", "--tx", "sgd(0.1, momentun=0.9)"], "did you mean momentum"),
         (["train", "--model", "resnet21"], "did you mean 'resnet"),
         (["train", "--tx", "chain(scale_by_adam())"], "no rate turns its direction downhill"),
+        (["range-test", "--tx", "sgd(0.1)"], "the word rate must stand where the rate belongs"),
+        (["range-test", "--tx", "sgd(rat)"], "did you mean rate?"),
+        (["range-test", "--steps", "2"], "num_steps must be a whole number of steps >= 6"),
+        (["range-test", "--out", "found.jpg"], "must be a file whose name ends in .png, .pdf or .svg"),
         (["plot", "0.1", "--out", "schedule.jpg"], "must be a file whose name ends in .png, .pdf or .svg"),
         (["reproduce", "smith_2018"], "PAPER must be one of smith_2017"),
         (["reproduce", "smith_2017", "--scale", "big"], "--scale must be one of demo, cpu, paper"),
@@ -107,6 +111,17 @@ def test_fresh_sets_the_earlier_run_aside_and_begins_anew(tmp_path):
     assert "moved the earlier run to run/checkpoints-1" in anew.stdout
     assert sorted(path.name for path in (tmp_path / "run" / "checkpoints-1").iterdir()) == kept
     np.testing.assert_allclose(np.load(tmp_path / "run" / "history.npz")["rate"], 0.1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("columns", [40, 140])
+def test_the_range_test_says_where_to_start(tmp_path, columns):
+    done = lrx("range-test", "--batch-size", "64", "--seeds", "2", cwd=tmp_path, columns=columns)
+    assert done.returncode == 0, done.stderr
+    assert [os.path.basename(path) for path in written(done)] == ["range_test.png"]
+    for rule in ("steepest", "valley", "minimum / 10", "slide", "divergence / 10"):
+        assert rule in done.stdout
+    assert 1e-4 < float(done.stdout.split("start with ")[1].split()[0]) < 1
 
 
 @pytest.mark.slow

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 LADDERS = ("exponential", "linear", "doubling")
 RULES = ("steepest", "valley", "minimum", "slide", "divergence")
+RULE_TITLES = {"minimum": "minimum / 10", "divergence": "divergence / 10"}
 FEWEST_STEPS = 6  # of a ladder: with fewer points nothing can be told
 WINDOW = 1 / 20  # of the ladder, what the smoothing reaches over on either side
 VALLEY = (0.1, 0.9)  # of the fall: before and after it a curve may creep on for decades
@@ -57,12 +58,12 @@ class RangeTest:
 
     @property
     def suggestion(self) -> float:
-        """One rate to start with: the steepest, or else the first that another rule gives.
+        """One rate to start with: a tenth of that at the minimum, or else the first that another rule gives.
 
         Raises:
           ValueError: if no rule gives one, because the loss never fell and never blew up.
         """
-        for rule in RULES:
+        for rule in ("minimum", *RULES):
             rate = self.suggestions[rule]
             if rate is not None:
                 return rate
@@ -91,8 +92,7 @@ class RangeTest:
         for rule, color, style in zip(RULES, COLORS, styles, strict=True):
             rate = self.suggestions[rule]
             if rate is not None:
-                name = {"minimum": "minimum / 10", "divergence": "divergence / 10"}.get(rule, rule)
-                axes.axvline(rate, color=color, ls=style, lw=1.5, label=f"{name}: {rate:.2g}")
+                axes.axvline(rate, color=color, ls=style, lw=1.5, label=f"{RULE_TITLES.get(rule, rule)}: {rate:.2g}")
         if self.diverged_at is not None:
             axes.axvline(
                 self.diverged_at, color="#20262B", lw=0.8, alpha=0.5, label=f"diverged: {self.diverged_at:.2g}"
@@ -224,7 +224,9 @@ def range_test(
             first = int(stop)
             if progress:
                 made = -(-first // accumulate)
-                status.update(first, float(_curves(runs)[0, made - 1]), float(rates[made - 1]))
+                known = _curves(runs)[0, :made]
+                known = known[np.isfinite(known)]
+                status.update(first, float(known[-1]) if len(known) else np.nan, float(rates[made - 1]))
     return _found(rates, _curves(runs), np.asarray(runs.steps)[:, 0], beta, float(divergence_factor), accumulate)
 
 
