@@ -12,9 +12,9 @@ convolutions with kernels of their own on a CPU. Which it is, is measured.
 from __future__ import annotations
 
 import dataclasses
-import os
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -29,7 +29,7 @@ from lrx.training.workload import Workload
 
 STRATEGIES = ("vmap", "map")
 MEMORY_SHARE = 0.5  # of what is free, for one chunk of runs
-UNKNOWN_MEMORY = 4 * 2**30  # bytes, where a device does not say what it has
+UNKNOWN_MEMORY = 4 * 2.0**30  # bytes, where nothing says what there is
 TRIAL_STEPS = 4  # of each strategy, to compare them
 
 Hyperparameters = Mapping[str, Any]
@@ -350,9 +350,8 @@ def _free_memory(device: jax.Device) -> float:
     stats = device.memory_stats() or {}
     if "bytes_limit" in stats:
         return float(stats["bytes_limit"] - stats.get("bytes_in_use", 0))
-    if device.platform == "cpu":
-        try:
-            return float(os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")) / max(1, len(_devices()))
-        except (ValueError, OSError):  # not on macOS
-            pass
-    return UNKNOWN_MEMORY
+    try:
+        lines = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
+        return 1024.0 * int(lines["MemAvailable"].split()[0]) / len(_devices())
+    except (OSError, KeyError, ValueError):  # not Linux
+        return UNKNOWN_MEMORY

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import math
@@ -181,14 +182,13 @@ def successive_halving(
     members = {name: np.concatenate([space.members[name] for space in spaces]) for name in first.members}
     engine = Engine(workload, lambda hyper, count: tx(**hyper), num_steps, min(NUM_POINTS, num_steps))  # noqa: ARG005
     search = _Search(engine, members, sizes, seed_array, metric, mode, strategy, chunk_size)
-    if checkpoint is not None:
-        search.open(RunFolder(checkpoint), rungs)
-    total = sum(rung.size * (rung.stop - _begin(rungs, i)) for i, rung in enumerate(rungs)) * len(seed_array)
-    with reporter(progress, "search", step=0, total=total, batch_size=1, unit="steps") as status:
-        for index in range(search.rungs_made, len(rungs)):
-            search.climb(rungs, index, status)
-    if search.folder is not None:
-        search.folder.close()
+    with contextlib.ExitStack() as stack:
+        if checkpoint is not None:
+            search.open(stack.enter_context(contextlib.closing(RunFolder(checkpoint))), rungs)
+        total = sum(rung.size * (rung.stop - _begin(rungs, i)) for i, rung in enumerate(rungs)) * len(seed_array)
+        with reporter(progress, "search", step=0, total=total, batch_size=1, unit="steps") as status:
+            for index in range(search.rungs_made, len(rungs)):
+                search.climb(rungs, index, status)
     return search.result()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import time
@@ -45,8 +46,8 @@ class SweepResult:
       evaluations: name to (members..., seeds) float32, what the workload's `evaluate` gave at the end; empty where it
         has none.
       is_grid: whether each hyperparameter has an axis of its own.
-      strategy: "vmap" or "map", how the runs were compiled.
-      chunk_size: members that were trained at a time.
+      strategy: "vmap" or "map", how the runs were compiled; "restored" where all were in the checkpoint.
+      chunk_size: members that were trained at a time; 0 where none was.
       seconds: strategy to the seconds of a step of one run, where both were measured.
     """
 
@@ -199,43 +200,43 @@ def sweep(
     try_out(tx, space)
     workload = as_workload(loss_fn, init_fn, batches, has_state=has_state, num_batches=num_steps)
     engine = Engine(workload, lambda hyper, count: tx(**hyper), num_steps, NUM_POINTS)  # noqa: ARG005
-    folder = None if checkpoint is None else RunFolder(checkpoint)
+    folder = None
     done: dict[str, np.ndarray] = {}
-    if folder is not None:
-        about = {
-            "kind": "sweep",
-            "workload": workload.name,
-            "steps": num_steps,
-            "seeds": seed_array.tolist(),
-            "members": {name: values.tolist() for name, values in space.members.items()},
-        }
-        if folder.latest() is not None:
-            folder.require_same_run(about)
-            _, _, done = folder.restore(())
-    total = space.size * len(seed_array) * num_steps
-    made = len(done.get("final_loss", ()))
-    status = reporter(
-        progress, "sweep", step=made * len(seed_array) * num_steps, total=total, batch_size=1, unit="steps"
-    )
-    plan = None
-    with status:
-        while made < space.size:
-            rest = {name: values[made:] for name, values in space.members.items()}
-            if plan is None:
-                plan = engine.planned(rest, seed_array, strategy=strategy, chunk_size=chunk_size)
-                status.start()
-            hyper = {name: values[: plan.members] for name, values in rest.items()}
-            number = len(next(iter(hyper.values())))
-            before = made * len(seed_array) * num_steps
-            runs = plan.start(hyper, seed_array)
-            runs = advanced(plan, runs, hyper, seed_array, 0, num_steps, status, before)
-            for name, values in outcome(engine, runs, number).items():
-                done[name] = np.concatenate([done[name], values]) if name in done else values
-            made += number
-            if folder is not None:
-                folder.save(made, (), done, about)
-    if folder is not None:
-        folder.close()
+    with contextlib.ExitStack() as stack:
+        if checkpoint is not None:
+            folder = stack.enter_context(contextlib.closing(RunFolder(checkpoint)))
+            about = {
+                "kind": "sweep",
+                "workload": workload.name,
+                "steps": num_steps,
+                "seeds": seed_array.tolist(),
+                "members": {name: values.tolist() for name, values in space.members.items()},
+            }
+            if folder.latest() is not None:
+                folder.require_same_run(about)
+                _, _, done = folder.restore(())
+        total = space.size * len(seed_array) * num_steps
+        made = len(done.get("final_loss", ()))
+        status = reporter(
+            progress, "sweep", step=made * len(seed_array) * num_steps, total=total, batch_size=1, unit="steps"
+        )
+        plan = None
+        with status:
+            while made < space.size:
+                rest = {name: values[made:] for name, values in space.members.items()}
+                if plan is None:
+                    plan = engine.planned(rest, seed_array, strategy=strategy, chunk_size=chunk_size)
+                    status.start()
+                hyper = {name: values[: plan.members] for name, values in rest.items()}
+                number = len(next(iter(hyper.values())))
+                before = made * len(seed_array) * num_steps
+                runs = plan.start(hyper, seed_array)
+                runs = advanced(plan, runs, hyper, seed_array, 0, num_steps, status, before)
+                for name, values in outcome(engine, runs, number).items():
+                    done[name] = np.concatenate([done[name], values]) if name in done else values
+                made += number
+                if folder is not None:
+                    folder.save(made, (), done, about)
     shape = (*space.shape, len(seed_array))
     evaluations = {
         name.removeprefix("evaluations/"): values.reshape(shape)
@@ -250,7 +251,7 @@ def sweep(
         engine.point_steps,
         evaluations,
         grid is not None,
-        "resumed" if plan is None else plan.strategy,
+        "restored" if plan is None else plan.strategy,
         0 if plan is None else plan.members,
         engine.seconds,
     )

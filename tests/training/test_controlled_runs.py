@@ -1,0 +1,191 @@
+"""What a run does with controllers that stop it or take it back, and where it evaluates."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import lrx
+from lrx.training import Batches, DivergenceError, Workload, recompute_batch_stats, train
+
+
+def _line(evaluate=None):
+    x = jnp.linspace(-1.0, 1.0, 64)
+    return Workload.from_functions(
+        "line",
+        lambda key: {"slope": jnp.zeros([]) + jax.random.uniform(key)},
+        lambda params, batch, key: jnp.mean((params["slope"] * batch[0] - 3.0 * batch[1]) ** 2),
+        Batches((x, x), batch_size=16),
+        **({"evaluate": evaluate} if evaluate else {}),
+    )
+
+
+def test_early_stopping_ends_a_run_by_what_was_evaluated():
+    seen = iter([9.0, 3.0, 2.0, 2.5, 2.5, *[9.0] * 50])
+    tx = lrx.sgd(0.1 * lrx.early_stopping(patience=1, feedback="observed"))
+    history = train(_line(lambda params: {"loss": next(seen)}), tx, epochs=20, observe="loss")
+    # Evaluated for its names at first, then after epochs 1 to 4; the step that takes the fourth in is the last.
+    assert len(history.loss) == 4 * 4 + 1
+    assert bool(lrx.stopped(history.opt_state))
+    assert history.rate[-1] == 0
+    assert np.all(history.rate[:-1] > 0)
+
+
+def _distance(params):
+    return {"loss": (params["slope"] - 3.0) ** 2}
+
+
+def test_the_best_parameters_are_kept_where_a_controller_judges():
+    evaluated = []
+
+    def evaluate(params):
+        evaluated.append(float(params["slope"]))
+        return {"loss": next(seen)}
+
+    seen = iter([9.0, 3.0, 2.0, 2.5, 2.5, *[9.0] * 50])
+    tx = lrx.sgd(0.1 * lrx.early_stopping(patience=1, feedback="observed"))
+    best = train(_line(evaluate), tx, epochs=20, observe="loss").best
+    assert best is not None
+    assert best.step == 8  # after epoch 2
+    np.testing.assert_array_equal(best.params["slope"], evaluated[2])  # the first was for the names
+    assert best.model_state == ()
+
+
+def test_the_last_evaluation_can_be_the_best():
+    tx = lrx.sgd(0.1 * lrx.early_stopping(patience=1, feedback="observed"))
+    history = train(_line(_distance), tx, epochs=3, observe="loss")
+    assert history.best is not None
+    assert history.best.step == 12
+    np.testing.assert_array_equal(history.best.params["slope"], history.params["slope"])
+
+
+def test_the_best_of_the_training_loss_is_where_it_was_measured():
+    history = train(_line(), lrx.sgd(lrx.interpolate({0: 0.1, 10: 0.1, 11: 20.0}) * lrx.early_stopping()), epochs=10)
+    assert history.best is not None
+    step = int(np.argmin(history.loss))
+    assert history.best.step == step
+    assert 5 < step < 12  # before it diverges
+    shorter = train(_line(), lrx.sgd(0.1), steps=step)
+    np.testing.assert_array_equal(history.best.params["slope"], shorter.params["slope"])
+    assert train(_line(), lrx.sgd(0.1), steps=1).best is None
+
+
+def test_the_best_survives_an_interruption(tmp_path):
+    def make():
+        return lrx.sgd(lrx.interpolate({0: 0.1, 10: 0.1, 11: 3.0}) * lrx.early_stopping(patience=50))
+
+    train(_line(), make(), epochs=5, checkpoint=tmp_path / "run")
+    resumed = train(_line(), make(), epochs=8, checkpoint=tmp_path / "run").best
+    at_once = train(_line(), make(), epochs=8).best
+    assert resumed is not None
+    assert at_once is not None
+    jax.tree.map(np.testing.assert_array_equal, resumed, at_once)
+
+
+def test_a_rollback_is_no_improvement():
+    rate = lrx.interpolate({0: 0.1, 20: 0.1, 21: 1e4}) * lrx.early_stopping(patience=1000)
+    history = train(_line(), lrx.rollback_on_divergence(lrx.sgd(rate), max_rollbacks=100), epochs=10)
+    assert int(history.opt_state.rollbacks) > 0
+    assert history.best is not None
+    assert history.loss[history.best.step] < 0.2  # what was taken back is forgotten, the bad end included
+
+
+# -------------------------------------------------------------------------------------- where the evaluation point is
+
+
+def test_evaluations_are_at_the_evaluation_point():
+    tx = lrx.schedule_free_sgd(0.5)
+    history = train(_line(_distance), tx, epochs=2)
+    averaged = lrx.eval_params(history.opt_state, history.params)
+    assert averaged["slope"] != history.params["slope"]
+    np.testing.assert_allclose(history.evaluations["loss"][-1], (averaged["slope"] - 3.0) ** 2, rtol=1e-6)
+
+
+def _centred(evaluate=None):
+    """A model with the running mean of its inputs' product with a weight, as a batch norm keeps it."""
+    x = jnp.linspace(0.0, 2.0, 64)
+
+    def loss_fn(params, mean, batch, key):
+        del key
+        product = params * batch
+        return jnp.mean((product - 3.0 * batch) ** 2), 0.9 * mean + 0.1 * jnp.mean(product)
+
+    def init(key):
+        return jax.random.uniform(key), jnp.zeros([])
+
+    return Workload("centred", init, loss_fn, Batches(x, batch_size=16), evaluate)
+
+
+def test_batch_statistics_are_computed_anew_at_other_parameters():
+    mean = recompute_batch_stats(_centred(), jnp.float32(2.0), jnp.float32(100.0))
+    np.testing.assert_allclose(mean, 2.0, rtol=0.05)  # 2 times the mean of x, which is 1
+    few = recompute_batch_stats(_centred(), jnp.float32(2.0), jnp.float32(100.0), num_batches=1)
+    assert 90 < few < 91
+    assert recompute_batch_stats(_line(), {"slope": 1.0}, ()) == ()
+
+
+def test_an_evaluation_elsewhere_sees_its_own_batch_statistics():
+    seen = []
+
+    def evaluate(params, mean):
+        seen.append((float(params), float(mean)))
+        return {"loss": params}
+
+    history = train(_centred(evaluate), lrx.schedule_free_sgd(lrx.constant(0.3)), steps=6)
+    for params, mean in seen:
+        np.testing.assert_allclose(mean, params, rtol=0.05)
+    assert abs(float(history.model_state) - seen[-1][1]) > 0.1  # the run's own are those of the parameters it trains
+    kept = train(_centred(evaluate), lrx.sgd(0.3), steps=6)
+    assert seen[-1] == (float(kept.params), float(kept.model_state))
+
+
+def test_recomputing_batch_statistics_takes_a_workload():
+    with pytest.raises(TypeError, match=r"^workload must be an lrx.training.Workload, got a int"):
+        recompute_batch_stats(1, {}, jnp.zeros(1))
+    with pytest.raises(ValueError, match="num_batches must be a whole number"):
+        recompute_batch_stats(_centred(), jnp.zeros([]), jnp.zeros([]), num_batches=0)
+
+
+def test_observe_names_what_is_evaluated():
+    tx = lrx.sgd(0.1 * lrx.early_stopping(feedback="observed"))
+    message = r"^observe must be one of the results of evaluate, \['loss'\], got observe='los'"
+    with pytest.raises(ValueError, match=message):
+        train(_line(lambda params: {"loss": 1.0}), tx, epochs=2, observe="los")
+
+
+def test_a_run_that_is_extended_has_observed_what_the_longer_one_observes(tmp_path):
+    def evaluate(params):
+        return {"loss": (params["slope"] - 3.0) ** 2}
+
+    def make():
+        return lrx.sgd(0.05 * lrx.reduce_on_plateau(factor=0.5, patience=0, rtol=0.5, feedback="observed"))
+
+    arguments = {"evaluate_every": 2, "observe": "loss"}
+    train(_line(evaluate), make(), epochs=3, checkpoint=tmp_path / "run", **arguments)
+    extended = train(_line(evaluate), make(), epochs=8, checkpoint=tmp_path / "run", **arguments)
+    at_once = train(_line(evaluate), make(), epochs=8, **arguments)
+    np.testing.assert_array_equal(extended.rate, at_once.rate)
+    np.testing.assert_array_equal(extended.loss, at_once.loss)
+    assert at_once.rate[-1] < at_once.rate[0]
+
+
+def test_observe_is_refused_where_nothing_evaluates_or_listens():
+    with pytest.raises(ValueError, match=r"^observe needs a workload that evaluates, got observe='loss'"):
+        train(_line(), lrx.sgd(0.1 * lrx.early_stopping(feedback="observed")), epochs=2, observe="loss")
+    with pytest.raises(ValueError, match="the state holds no controller that could take value"):
+        train(_line(lambda params: {"loss": 1.0}), lrx.sgd(0.1), epochs=2, observe="loss")
+
+
+def test_a_diverging_run_is_rolled_back_within_the_loop():
+    history = train(_line(), lrx.rollback_on_divergence(lrx.sgd(1000.0)), epochs=50)
+    assert int(history.opt_state.rollbacks) >= 5
+    np.testing.assert_allclose(history.params["slope"], 3.0, rtol=1e-2)
+
+
+def test_a_run_that_is_given_up_says_so_and_keeps_its_parameters():
+    tx = lrx.rollback_on_divergence(lrx.sgd(1e6), max_rollbacks=2)
+    with pytest.raises(DivergenceError, match=r"diverged again at step .* after the last of its rollbacks") as caught:
+        train(_line(), tx, epochs=50)
+    assert 0 <= float(caught.value.history.params["slope"]) <= 1
