@@ -103,6 +103,15 @@ def test_evaluations_are_at_the_evaluation_point():
     np.testing.assert_allclose(history.evaluations["loss"][-1], (averaged["slope"] - 3.0) ** 2, rtol=1e-6)
 
 
+def test_the_best_is_at_the_evaluation_point_of_its_step():
+    tx = lrx.schedule_free_sgd(lrx.constant(0.3) * lrx.early_stopping(patience=1000))
+    best = train(_line(), tx, steps=12).best
+    assert best is not None
+    before = train(_line(), tx, steps=int(best.step))
+    averaged = lrx.eval_params(before.opt_state, before.params)
+    np.testing.assert_allclose(best.params["slope"], averaged["slope"], rtol=1e-6)
+
+
 def _centred(evaluate=None):
     """A model with the running mean of its inputs' product with a weight, as a batch norm keeps it."""
     x = jnp.linspace(0.0, 2.0, 64)

@@ -252,3 +252,24 @@ def test_bad_input_is_refused_before_anything_runs(arguments: dict[str, Any], er
 def test_ranges_have_two_bounds(make: Any, bounds: tuple[float, float], message: str) -> None:
     with pytest.raises(ValueError, match=f"^{message}"):
         make(*bounds)
+
+
+@pytest.mark.parametrize("strategy", ["vmap", "map"])
+def test_a_frozen_run_keeps_the_state_from_before(strategy: str) -> None:
+    hyper, seeds = {"lr": np.array([0.1, 1e9])}, np.arange(1)
+    runs = engine.Engine(LINE, lambda hyper, count: sgd(hyper["lr"]), 40, 40)
+    plan = runs.planned(hyper, seeds, strategy=strategy)
+    after = plan.advance(plan.start(hyper, seeds), hyper, seeds, 0, 40)
+    assert after.alive.tolist() == [[True, False]]
+    assert 0 < after.steps[0, 1] < 40
+    assert np.isfinite(after.state.params[0, 1])
+
+
+def test_a_run_that_a_controller_ends_makes_no_more_steps() -> None:
+    def tx(lr: Any) -> Any:
+        return lrx.sgd(lrx.constant(lr) * lrx.early_stopping(patience=2))
+
+    found = swept(tx=tx, grid={"lr": [1e-9]}, num_steps=40, seeds=1)
+    made = int(np.isfinite(found.losses).sum())
+    history = train(LINE, tx(1e-9), steps=40)
+    assert made == len(history.loss) < 40
