@@ -170,6 +170,13 @@ def test_the_smoothing_equals_its_formula() -> None:
     np.testing.assert_allclose(module._smoothed(losses, 0.8, 4.0), expected, rtol=1e-6)
 
 
+def test_a_blow_up_does_not_reach_back_through_the_smoothing() -> None:
+    losses = np.append(np.full(30, 2.0), [1e9, 1e9]).astype(np.float32)
+    smoothed = module._smoothed(losses, 0.8, 4.0)
+    assert smoothed[:30].max() <= 8  # where a run counts as diverged
+    np.testing.assert_allclose(smoothed[:10], 2.0, rtol=0.05)
+
+
 def test_the_losses_are_those_of_a_training_run() -> None:
     workload = make_workload("digits", "mlp", batch_size=64, widths=(16,))
     found = lrx.range_test(workload, tx=lrx.adam, max_rate=0.01, num_steps=40, seeds=[3])
