@@ -52,17 +52,27 @@ def test_chunks_change_nothing(chunk_size: int | None) -> None:
     np.testing.assert_allclose(found.losses, halved(strategy="map").losses, rtol=1e-4, atol=1e-6)
 
 
-def test_hyperband_begins_its_brackets_later() -> None:
+@pytest.mark.parametrize("mode", ["min", "max"])
+def test_hyperband_begins_its_brackets_later(mode: str) -> None:
     found = halved(
-        grid=None, sample={"lr": log_uniform(1e-4, 1.0)}, num_samples=9, min_steps=6, brackets=3, strategy="map"
+        grid=None,
+        sample={"lr": log_uniform(1e-4, 1.0)},
+        num_samples=9,
+        min_steps=6,
+        brackets=3,
+        metric="error",
+        mode=mode,
+        strategy="map",
     )
     assert np.bincount(found.bracket).tolist() == [9, 5, 3]  # Hyperband's table for R = 9, eta = 3
     assert found.steps_made[found.bracket == 0].min() == 6
     assert found.steps_made[found.bracket == 1].min() == 18
     assert found.steps_made[found.bracket == 2].min() == 54
     finished = np.flatnonzero(found.steps_made == 54)
-    best = finished[np.argmin(found.metric[finished])]
+    best = finished[np.argmin(found.metric[finished] if mode == "min" else -found.metric[finished])]
     assert found.best == {"lr": found.members["lr"][best]}
+    history = train(LINE, sgd(found.best["lr"]), steps=54)
+    np.testing.assert_allclose(found.params, history.params, rtol=1e-4)
 
 
 def test_rungs_are_those_of_the_paper() -> None:
