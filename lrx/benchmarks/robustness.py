@@ -198,30 +198,43 @@ def decades_near_best(accuracies: np.ndarray, rates: np.ndarray) -> float:
     return float(step * np.sum(accuracies >= accuracies.max() - NEAR - 1e-6))
 
 
-def table(result: Result, data: str) -> str:
+def accuracy_table(result: Result, data: str) -> str:
     """Write a data set's accuracies in percent as Markdown."""
     rates = np.asarray(result.settings["rates"])
-    heads = ["method", *(f"{rate:.3g}" for rate in rates), "decades within 2 points"]
-    lines = ["| " + " | ".join(heads) + " |", "|---" + "|---:" * (len(rates) + 1) + "|"]
+    rows = []
     for method, measured in result.curves[data].items():
         accuracies, finite = np.mean(measured["accuracy"], axis=0), np.all(measured["finite"], axis=0)
         cells = [f"{100 * accuracy:.1f}{'' if ok else '†'}" for accuracy, ok in zip(accuracies, finite, strict=True)]
-        lines.append("| " + " | ".join([method, *cells, f"{decades_near_best(accuracies, rates):.3g}"]) + " |")
-    return "\n".join(lines)
+        rows.append([f"`{method}`", *cells, f"{decades_near_best(accuracies, rates):.3g}"])
+    return _markdown(["method", *(f"{rate:.3g}" for rate in rates), "decades within 2 points"], rows)
+
+
+def loss_table(result: Result, data: str) -> str:
+    """Write a data set's final losses on training images as Markdown."""
+    rows = []
+    for method, measured in result.curves[data].items():
+        finite = np.all(measured["finite"], axis=0)
+        losses = np.mean(np.where(finite, np.asarray(measured["train_loss"], np.float64), np.nan), axis=0)
+        rows.append([f"`{method}`", *("†" if np.isnan(loss) else f"{loss:.2g}" for loss in losses)])
+    return _markdown(["method", *(f"{rate:.3g}" for rate in result.settings["rates"])], rows)
 
 
 def summary(result: Result) -> str:
     """Write for each method its best accuracy in percent, and the decades of rates near it, on each data set."""
     rates = np.asarray(result.settings["rates"])
-    heads = [f"{data}, best (decades)" for data in result.curves]
-    lines = ["| method | " + " | ".join(heads) + " |", "|---" + "|---:" * len(heads) + "|"]
+    rows = []
     for method in next(iter(result.curves.values())):
         cells = []
         for curves in result.curves.values():
             accuracies = np.mean(curves[method]["accuracy"], axis=0)
             cells.append(f"{100 * accuracies.max():.1f} ({decades_near_best(accuracies, rates):.3g})")
-        lines.append("| " + " | ".join([f"`{method}`", *cells]) + " |")
-    return "\n".join(lines)
+        rows.append([f"`{method}`", *cells])
+    return _markdown(["method", *(f"{data}, best (decades)" for data in result.curves)], rows)
+
+
+def _markdown(heads: list[str], rows: list[list[str]]) -> str:
+    lines = ["| " + " | ".join(heads) + " |", "|---" + "|---:" * (len(heads) - 1) + "|"]
+    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
 
 
 def run(
@@ -395,8 +408,10 @@ def main() -> None:
     for data in result.curves:
         settings = result.settings["workloads"][data]
         print(f"\n{data}, {settings['steps']:,} steps of {settings['batch_size']}: test accuracy (%) by rate\n")
-        print(table(result, data))
-    print("\n† not finite in the end, counted as guessing\n")
+        print(accuracy_table(result, data))
+        print("\nloss on training images\n")
+        print(loss_table(result, data))
+    print("\n† not finite in the end, counted as guessing in the accuracy\n")
     print(summary(result))
     path = result.save(options.out / "robustness.json")
     plot(result).savefig(path.with_suffix(".png"))

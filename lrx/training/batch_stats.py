@@ -11,7 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from lrx import _checks
-from lrx.training.program import draw
+from lrx.optimizers.evaluation import eval_params, moves_evaluation
+from lrx.training.program import State, draw
 from lrx.training.workload import ModelState, Params, Workload
 
 
@@ -89,3 +90,16 @@ def _pass(loss_fn: Callable[..., Any], transform: Callable[..., Any], size: int,
 
 
 _cached_pass = functools.lru_cache(maxsize=16)(_pass)
+
+
+def evaluation_point(workload: Workload, state: State, seed: int = 0) -> tuple[Params, ModelState]:
+    """Give the parameters to evaluate a run at, and the model state that belongs to them."""
+    params = eval_params(state.opt_state, state.params)
+    return params, model_state_at(workload, params, state, seed)
+
+
+def model_state_at(workload: Workload, params: Params, state: State, seed: int = 0) -> ModelState:
+    """Give the model state at `params`, the evaluation point of a run, where that of the run belongs to others."""
+    if not moves_evaluation(state.opt_state):
+        return state.model_state
+    return recompute_batch_stats(workload, params, state.model_state, seed=seed)

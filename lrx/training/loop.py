@@ -20,9 +20,8 @@ import optax
 from lrx import _checks
 from lrx.controllers.early_stopping import judges
 from lrx.controllers.rollback import recovers
-from lrx.optimizers.evaluation import eval_params, moves_evaluation
 from lrx.reading import can_stop, observe, stopped
-from lrx.training.batch_stats import recompute_batch_stats
+from lrx.training.batch_stats import evaluation_point, model_state_at
 from lrx.training.checkpoints import Description, RunFolder, describe
 from lrx.training.program import SEGMENT_STEPS, State, compiled, local_devices, placement
 from lrx.training.progress import Status, reporter
@@ -379,15 +378,7 @@ class _Run:
         self.evaluation_steps.append(self.step)
 
     def _evaluation_point(self) -> tuple[Any, Any]:
-        """The parameters to evaluate, and the model state that belongs to them."""
-        state = self._state_on_first_device()
-        params = eval_params(state.opt_state, state.params)
-        return params, self._model_state_at(params, state)
-
-    def _model_state_at(self, params: Any, state: State) -> Any:
-        if not (moves_evaluation(state.opt_state) and jax.tree.leaves(state.model_state)):
-            return state.model_state
-        return recompute_batch_stats(self.workload, params, state.model_state, seed=self.seed)
+        return evaluation_point(self.workload, self._state_on_first_device(), self.seed)
 
     def _best(self) -> Best | None:
         state = self._state_on_first_device()
@@ -396,9 +387,8 @@ class _Run:
         # The last evaluation has been observed, but no update has consumed it.
         best = self.program.judged(state, jnp.int32(self.step)).best
         assert isinstance(best, Best)
-        return best._replace(
-            model_state=self._model_state_at(best.params, state._replace(model_state=best.model_state))
-        )
+        then = state._replace(model_state=best.model_state)
+        return best._replace(model_state=model_state_at(self.workload, best.params, then, self.seed))
 
     def _require_observed(self) -> None:
         """Evaluate once, to see that the name is there: at the end of the first epoch it would be late."""

@@ -15,12 +15,13 @@ import numpy as np
 import optax
 
 from lrx import _checks
+from lrx.training.batch_stats import evaluation_point
 from lrx.training.checkpoints import RunFolder
 from lrx.training.progress import Status, reporter
 from lrx.tuning.engine import STRATEGIES, Engine, Runs
 from lrx.tuning.problem import as_seeds, as_workload
 from lrx.tuning.space import Range, make_space, try_out
-from lrx.tuning.sweep import NUM_POINTS, advanced, curves, evaluated, evaluation_point, tail_loss
+from lrx.tuning.sweep import NUM_POINTS, advanced, curves, evaluated, tail_loss
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -354,7 +355,7 @@ class _Search:
     def _compared(self, runs: Runs, number: int) -> np.ndarray:
         if self.metric is None:
             return tail_loss(runs).mean(axis=0)[:number]
-        results = evaluated(self.engine.workload, runs, number)
+        results = evaluated(self.engine.workload, runs, self.seeds, number)
         if results and self.metric not in results:
             raise ValueError(f"metric must be one of {sorted(results)}, got metric={self.metric!r}.")
         return results[self.metric].mean(axis=0)[:number] if results else np.full(number, np.nan, np.float32)
@@ -363,7 +364,7 @@ class _Search:
         """Give what was found."""
         record, winner = self.record, int(self.record["winner"][0])
         steps = record["steps_made"]
-        params, model_state = evaluation_point(self.engine.workload, self.winner)
+        params, model_state = evaluation_point(self.engine.workload, self.winner, int(self.seeds[0]))
         return HalvingResult(
             self.members,
             record["bracket"],

@@ -133,7 +133,7 @@ def optuna_objective(
             if metric is None:
                 value = float(tail_loss(runs)[:, 0].mean())
             else:
-                results = evaluated(workload, runs, 1)
+                results = evaluated(workload, runs, seed_array, 1)
                 if metric not in results:
                     raise ValueError(f"metric must be one of {sorted(results)}, got metric={metric!r}.")
                 value = float(results[metric][:, 0].mean())

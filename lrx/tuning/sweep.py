@@ -14,10 +14,8 @@ import numpy as np
 import optax
 
 from lrx import _checks
-from lrx.optimizers.evaluation import eval_params, moves_evaluation
-from lrx.training.batch_stats import recompute_batch_stats
+from lrx.training.batch_stats import evaluation_point
 from lrx.training.checkpoints import RunFolder
-from lrx.training.program import State
 from lrx.training.progress import Status, reporter
 from lrx.training.workload import Workload
 from lrx.tuning.engine import STRATEGIES, Engine, Plan, Runs
@@ -232,7 +230,7 @@ def sweep(
                 before = made * len(seed_array) * num_steps
                 runs = plan.start(hyper, seed_array)
                 runs = advanced(plan, runs, hyper, seed_array, 0, num_steps, status, before)
-                for name, values in outcome(engine, runs, number).items():
+                for name, values in outcome(engine, runs, seed_array, number).items():
                     done[name] = np.concatenate([done[name], values]) if name in done else values
                 made += number
                 if folder is not None:
@@ -306,14 +304,15 @@ def tail_loss(runs: Runs) -> np.ndarray:
     return np.where(np.asarray(runs.alive), means, np.inf).astype(np.float32)
 
 
-def outcome(engine: Engine, runs: Runs, number: int) -> dict[str, np.ndarray]:
+def outcome(engine: Engine, runs: Runs, seeds: np.ndarray, number: int) -> dict[str, np.ndarray]:
     """Give what is kept of the first `number` members of a chunk: arrays with the leading axes (members, seeds)."""
     found = {"final_loss": tail_loss(runs), "losses": curves(runs)}
-    found |= {f"evaluations/{name}": values for name, values in evaluated(engine.workload, runs, number).items()}
+    results = evaluated(engine.workload, runs, seeds, number)
+    found |= {f"evaluations/{name}": values for name, values in results.items()}
     return {name: np.moveaxis(values, 0, 1)[:number] for name, values in found.items()}
 
 
-def evaluated(workload: Workload, runs: Runs, number: int) -> dict[str, np.ndarray]:
+def evaluated(workload: Workload, runs: Runs, seeds: np.ndarray, number: int) -> dict[str, np.ndarray]:
     """Evaluate every run that did not diverge: name to (seeds, members) float32, NaN where one did."""
     if workload.evaluate is None:
         return {}
@@ -322,14 +321,7 @@ def evaluated(workload: Workload, runs: Runs, number: int) -> dict[str, np.ndarr
     for place in np.ndindex(alive.shape[0], number):
         if alive[place]:
             state = jax.tree.map(lambda x, place=place: jax.device_put(x[place], jax.local_devices()[0]), runs.state)
-            for name, value in jax.device_get(workload.evaluate(*evaluation_point(workload, state))).items():
+            point = evaluation_point(workload, state, int(seeds[place[0]]))
+            for name, value in jax.device_get(workload.evaluate(*point)).items():
                 results.setdefault(name, np.full(alive.shape, np.nan, np.float32))[place] = value
     return results
-
-
-def evaluation_point(workload: Workload, state: State) -> tuple[Any, Any]:
-    """Give the parameters to evaluate, and the model state that belongs to them."""
-    params = eval_params(state.opt_state, state.params)
-    if moves_evaluation(state.opt_state):
-        return params, recompute_batch_stats(workload, params, state.model_state)
-    return params, state.model_state

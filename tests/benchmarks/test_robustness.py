@@ -19,7 +19,7 @@ def test_digits_with_two_methods_leave_a_table_a_result_and_a_picture(tmp_path, 
     robustness.main()
     out = capsys.readouterr().out
     assert "| method | 1e-06 | 1e-05 | 0.0001 | 0.001 | 0.01 | 0.1 | 1 | 10 | decades within 2 points |" in out
-    assert "\n| sgd | " in out
+    assert out.count("\n| `sgd` | ") == 3
     result = load(tmp_path / "robustness.json")
     assert result.seeds == [0, 1]
     assert {"jax", "lrx"} <= set(result.versions)
@@ -49,9 +49,15 @@ def test_decades_count_the_rates_within_two_points_of_the_best():
 
 
 def test_table_marks_what_was_not_finite_and_averages_seeds():
-    curves = {"digits": {"sgd": {"accuracy": [[0.9, 0.1], [0.8, 0.1]], "finite": [[True, False], [True, True]]}}}
+    measured = {
+        "accuracy": [[0.9, 0.1], [0.8, 0.1]],
+        "train_loss": [[0.25, None], [0.75, 3.0]],
+        "finite": [[True, False], [True, True]],
+    }
+    curves = {"digits": {"sgd": measured}}
     result = Result("robustness", "cpu", "digits", [0, 1], {"rates": [0.1, 1.0]}, curves, 1.0)
-    assert robustness.table(result, "digits").splitlines()[-1] == "| sgd | 85.0 | 10.0† | 1 |"
+    assert robustness.accuracy_table(result, "digits").splitlines()[-1] == "| `sgd` | 85.0 | 10.0† | 1 |"
+    assert robustness.loss_table(result, "digits").splitlines()[-1] == "| `sgd` | 0.5 | † |"
     assert robustness.summary(result).splitlines()[-1] == "| `sgd` | 85.0 (1) |"
 
 
@@ -59,7 +65,10 @@ def test_the_readme_shows_what_the_gallery_holds():
     root = pathlib.Path(__file__).parents[2]
     result = load(root / "examples/gallery/robustness/robustness.json")
     assert set(result.curves["digits"]) == set(robustness.METHODS)
-    assert robustness.summary(result) in (root / "README.md").read_text()
+    readme = (root / "README.md").read_text()
+    assert robustness.summary(result) in readme
+    for data in result.curves:
+        assert robustness.loss_table(result, data) in readme
 
 
 def test_every_method_has_a_style_of_its_own():

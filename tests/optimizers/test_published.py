@@ -53,6 +53,11 @@ def softmax_regression() -> Workload:
     return initialized(make_workload("mnist", "mlp", batch_size=128, widths=()), as_torch)
 
 
+@pytest.fixture(scope="module")
+def perceptron() -> Workload:
+    return initialized(make_workload("mnist", "mlp", batch_size=128, widths=(1000, 1000)), as_torch)
+
+
 # Mean training loss of epoch 1 and validation loss after epoch 2 in the authors' result files: A. G. Baydin et al.,
 # "Online Learning Rate Adaptation with Hypergradient Descent", ICLR 2018, arXiv:1703.04782, logistic regression.
 @pytest.mark.parametrize(
@@ -73,6 +78,24 @@ def test_hypergradient_descent_reaches_the_published_losses(
     epoch = softmax_regression.batches.steps_per_epoch
     np.testing.assert_allclose(history.loss[:epoch].mean(), training_loss, rtol=0.1)
     np.testing.assert_allclose(history.evaluations["loss"][1], validation_loss, rtol=0.1)
+
+
+# The same for their perceptron of two hidden layers of 1,000 units.
+@pytest.mark.parametrize(
+    ("tx", "training_loss"),
+    [
+        pytest.param(lrx.sgd(1e-3), 2.158, id="sgd"),
+        pytest.param(lrx.hypergradient_sgd(), 0.634, id="sgd_hd"),
+        pytest.param(lrx.sgd(1e-3, momentum=0.9, nesterov=True), 1.016, id="nesterov"),
+        pytest.param(lrx.hypergradient_sgd(momentum=0.9, nesterov=True), 0.341, id="nesterov_hd"),
+        pytest.param(lrx.adam(1e-3), 0.197, id="adam"),
+    ],
+)
+def test_hypergradient_descent_reaches_the_published_losses_of_a_perceptron(
+    perceptron: Workload, tx: optax.GradientTransformation, training_loss: float
+) -> None:
+    history = train(perceptron, optax.chain(optax.add_decayed_weights(1e-4), tx), epochs=1)
+    np.testing.assert_allclose(history.loss.mean(), training_loss, rtol=0.1)
 
 
 # The log of one run in the authors' repository: F. Orabona, T. Tommasi, "Training Deep Networks without Learning Rates
