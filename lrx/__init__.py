@@ -66,7 +66,7 @@ from lrx.schedules import (
     warmup_stable_decay,
 )
 from lrx.training import Batches, DivergenceError, History, TrainingInterrupted, Workload, train
-from lrx.tuning import halve_until_trains, optuna_objective, range_test, successive_halving, sweep
+from lrx.tuning import halve_until_trains, optuna_objective, range_test, select, successive_halving, sweep
 
 __version__ = "0.1.0"
 
@@ -138,6 +138,7 @@ __all__ = [
     "scale_learning_rate",
     "schedule_free_adamw",
     "schedule_free_sgd",
+    "select",
     "sgd",
     "step_decay",
     "stopped",

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 Named = tuple[str, np.ndarray]
 LOG_SPAN = 20  # values that are all positive and reach further apart are drawn by their logarithm
+COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00")  # Okabe and Ito's, which all eyes tell apart
 SHOWN = 2.0  # how far a picture reaches from the best, in the distance between the best and the median
 
 
@@ -132,4 +133,25 @@ def race(steps: np.ndarray, losses: np.ndarray, members: dict[str, np.ndarray]) 
     axes.set_xlabel("step")
     axes.set_ylabel("loss")
     figure.colorbar(mpl.cm.ScalarMappable(norm, "viridis"), ax=axes, label=name)
+    return figure
+
+
+def knockout(runs: dict[tuple[str, float], dict[int, float]], metric: str, mode: str) -> Figure:
+    """Draw the metric of runs over the lengths at which they were measured; the best first, and named."""
+    figure, axes = _figure()
+    furthest = max(max(values) for values in runs.values())
+    finite = [value for values in runs.values() for value in values.values() if np.isfinite(value)]
+    for place, ((method, rate), values) in reversed(list(enumerate(runs.items()))):
+        known = {steps: value for steps, value in values.items() if np.isfinite(value)}
+        in_final = max(values) == furthest and furthest in known
+        style = {"color": COLORS[place % len(COLORS)], "lw": 1.8, "zorder": 3} if in_final else {"color": "#B8BDC2"}
+        label = f"{method}, {rate:.2g}" if in_final else None
+        axes.plot(list(known), list(known.values()), "o-", ms=4, label=label, **style)
+    axes.set_xscale("log")
+    if mode == "min" and min(finite) > 0:
+        axes.set_yscale("log")
+    axes.set_xlabel("length of the run in steps")
+    axes.set_ylabel(metric)
+    handles, labels = axes.get_legend_handles_labels()
+    figure.legend(handles[::-1], labels[::-1], loc="outside upper left", frameon=False, fontsize=8, ncols=2)
     return figure

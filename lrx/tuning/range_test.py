@@ -30,7 +30,6 @@ WINDOW = 1 / 20  # of the ladder, what the smoothing reaches over on either side
 VALLEY = (0.1, 0.9)  # of the fall: before and after it a curve may creep on for decades
 SLIDE_WIDTH = 0.15  # of the ladder
 SLIDE_CHANGE = 0.1  # of the steepest slope; below it two slopes count as equal
-COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00")  # Okabe and Ito's, which all eyes tell apart
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -75,6 +74,8 @@ class RangeTest:
     def plot(self) -> Figure:
         """Draw the loss over the rates, with the spread over seeds and the suggestions; needs matplotlib."""
         from matplotlib.figure import Figure
+
+        from lrx.tuning.figures import COLORS
 
         figure = Figure(figsize=(8, 4.5), dpi=120, layout="constrained")
         axes = figure.subplots()

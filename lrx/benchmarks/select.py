@@ -1,0 +1,340 @@
+"""Does `lrx.select` choose well? It is judged on a suite of tasks, against an oracle and against what people do.
+
+    lrx bench select
+    lrx bench select --tasks digits-mlp topics-transformer --seeds 1
+
+On each task of `lrx.workloads.suite` all methods of the portfolio are trained from a grid of rates, half a decade apart;
+the best five with two more seeds; the best of them by the mean is the oracle. Then come, with three seeds each: select
+with a budget of 3 full runs; Optuna (TPE, Hyperband) with the same compute, over the whole portfolio and over AdamW's
+rate alone; a range test followed by one-cycle; and every method at its default rate. What each has chosen is trained
+anew with seeds that none of them has seen, and the regret is how much worse than the oracle's that is, on the same
+seeds: 1 - accuracy / oracle's accuracy, or loss / oracle's loss - 1.
+
+All full runs are kept in runs.json, so that an interrupted benchmark goes on where it was; written are select.json and
+select.png.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import itertools
+import json
+import math
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lrx.papers.result import Result, stopwatch
+from lrx.tuning.portfolio import PORTFOLIO
+from lrx.tuning.range_test import range_test
+from lrx.tuning.select import Race
+from lrx.tuning.sweep import advanced
+from lrx.workloads.suite import TASKS, Task
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+BUDGET = 3.0  # full runs
+TUNED_FACTORS = 10.0 ** (np.arange(-3, 6) / 2)  # of the default rate, where a range test is asked
+FREE_FACTORS = 10.0 ** (np.arange(-2, 3) / 2)  # of the default rate, where none is
+GRID_SEED, MORE_SEEDS, REPEATED = 0, (1, 2), 5  # of the oracle: the best five of the grid are run with more seeds
+HELD_OUT = (100, 101, 102)  # seeds on which everything is judged
+NEAR = 0.01  # regret that counts as reaching the oracle
+HYPERBAND = (1 / 27, 1 / 9, 1 / 3, 1.0)  # of a run, where Optuna's pruner is asked
+SGD_CYCLE, ADAMW_CYCLE = "sgd, one-cycle", "adamw, one-cycle"
+
+
+class Runs:
+    """Full runs of one task, each made once and kept in a file that all tasks share."""
+
+    def __init__(self, name: str, task: Task, data_dir: str | None, path: Path) -> None:
+        self.name, self.task, self.path = name, task, path
+        self.race = Race(task.make(data_dir), task.steps, PORTFOLIO, task.metric, task.mode)
+        self.kept: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+
+    def value(self, method: str, rate: float, seed: int) -> float:
+        """Give the metric at the end of a full run; not finite where it diverged."""
+        kept = self.kept.setdefault(self.name, {})
+        key = f"{method} | {rate:.9g} | {seed}"
+        if key not in kept:
+            value = self.race.trained(method, rate, seed)
+            kept[key] = value if math.isfinite(value) else None
+        return self.worst if kept[key] is None else kept[key]
+
+    @property
+    def worst(self) -> float:
+        """What a run counts that diverged."""
+        return math.inf if self.task.mode == "min" else -math.inf
+
+    def held_out(self, method: str, rate: float) -> list[float]:
+        """Give the metric with each of the seeds on which everything is judged."""
+        return [self.value(method, rate, seed) for seed in HELD_OUT]
+
+    def save(self) -> None:
+        """Write what is kept, whole or not at all."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        part = self.path.with_name(self.path.name + ".part")
+        part.write_text(json.dumps(self.kept, indent=0) + "\n")
+        part.replace(self.path)
+
+    def best_first(self, values: dict[tuple[str, float], float]) -> list[tuple[str, float]]:
+        """Order methods and rates by their metric."""
+        sign = 1 if self.task.mode == "min" else -1
+        return sorted(values, key=lambda choice: sign * values[choice])
+
+
+def grid() -> list[tuple[str, float]]:
+    """Give all methods of the portfolio with all rates of the exhaustive search."""
+    pairs = []
+    for name, method in PORTFOLIO.items():
+        tuned = method.probe is not None or method.follows is not None
+        factors = TUNED_FACTORS if tuned else FREE_FACTORS if method.has_rate else np.ones(1)
+        pairs += [(name, float(np.float32(method.default * factor))) for factor in factors]
+    return pairs
+
+
+def oracle(runs: Runs) -> tuple[str, float]:
+    """Search exhaustively: all of the grid with one seed, the best five with three."""
+    first: dict[tuple[str, float], float] = {}
+    for method, pairs in itertools.groupby(grid(), key=lambda pair: pair[0]):
+        first |= {pair: runs.value(*pair, GRID_SEED) for pair in pairs}
+        runs.save()
+        best = runs.best_first({pair: value for pair, value in first.items() if pair[0] == method})[0]
+        print(f"  {method:28} best at {best[1]:8.3g}: {first[best]:.4f}", flush=True)
+    few = runs.best_first(first)[:REPEATED]
+    means = {pair: float(np.mean([first[pair], *(runs.value(*pair, seed) for seed in MORE_SEEDS)])) for pair in few}
+    runs.save()
+    return runs.best_first(means)[0]
+
+
+class _Spent(Exception):  # noqa: N818
+    """The compute that a search is allowed is used up."""
+
+
+def with_optuna(runs: Runs, methods: list[str], seed: int) -> tuple[str, float, float]:
+    """Search with TPE and Hyperband for as many steps as select may make: method, rate, cost in full runs.
+
+    A trial draws one of `methods` and its rate, log-uniformly over the range of the oracle's grid. It is measured at
+    1/27, 1/9, 1/3 and all of a run, where Hyperband may stop it. Chosen is the best of those that came furthest.
+    """
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    race, steps = runs.race, runs.task.steps
+    allowed, spent = math.floor(BUDGET * steps), 0
+    reached: dict[tuple[str, float], tuple[int, float]] = {}
+
+    def objective(trial: Any) -> float:
+        nonlocal spent
+        method = trial.suggest_categorical("method", methods)
+        factor = trial.suggest_float("factor", float(TUNED_FACTORS[0]), float(TUNED_FACTORS[-1]), log=True)
+        rate = float(np.float32(PORTFOLIO[method].default * factor))
+        plan, seeds = race.plan(method), np.array([seed])
+        hyper = {"rate": np.array([rate], np.float32), "num_steps": np.array([steps], np.float32)}
+        run, done, value = plan.start(hyper, seeds), 0, runs.worst
+        for part in HYPERBAND:
+            until = round(part * steps)
+            if spent + until - done > allowed:
+                raise _Spent
+            run = advanced(plan, run, hyper, seeds, done, until)
+            spent, done = spent + until - done, until
+            value = race.measured(run, seed)
+            if not math.isfinite(value):
+                raise optuna.TrialPruned("diverged")
+            reached[method, rate] = done, value
+            trial.report(value, done)
+            if done < steps and trial.should_prune():
+                raise optuna.TrialPruned("pruned")
+        return value
+
+    study = optuna.create_study(
+        direction="minimize" if runs.task.mode == "min" else "maximize",
+        sampler=optuna.samplers.TPESampler(seed=seed),
+        pruner=optuna.pruners.HyperbandPruner(
+            min_resource=round(HYPERBAND[0] * steps), max_resource=steps, reduction_factor=3
+        ),
+    )
+    with contextlib.suppress(_Spent):
+        study.optimize(objective, n_trials=10_000)
+    furthest = max((done for done, _ in reached.values()), default=0)
+    last = {pair: value for pair, (done, value) in reached.items() if done == furthest}
+    method, rate = runs.best_first(last)[0] if last else (methods[0], PORTFOLIO[methods[0]].default)
+    return method, rate, spent / steps
+
+
+def with_range_test(runs: Runs, method: str, seed: int) -> tuple[str, float, float]:
+    """Take the rate that a range test suggests, on the default ladder, as the peak of one-cycle."""
+    leader = PORTFOLIO[PORTFOLIO[method].follows or method]
+    assert leader.probe is not None
+    test = range_test(runs.race.workload, tx=leader.probe, seeds=[seed])
+    return method, float(np.float32(test.suggestion)), len(test.rates) / runs.task.steps
+
+
+def measure(name: str, data_dir: str | None, seeds: Iterable[int], path: Path) -> dict[str, Any]:
+    """Judge everything on one task."""
+    task, seeds = TASKS[name], list(seeds)
+    runs = Runs(name, task, data_dir, path)
+    elapsed = stopwatch()
+    print(f"{name}: {task.steps:,} steps, {task.metric}", flush=True)
+    best = oracle(runs)
+    reference = float(np.mean(runs.held_out(*best)))
+    print(f"  oracle {best[0]} at {best[1]:.3g}: {reference:.4f} on held-out seeds, {elapsed():.0f} s", flush=True)
+    strategies: dict[str, Any] = {}
+
+    def judged(strategy: str, method: str, rate: float, cost: float, seconds: float) -> None:
+        value = float(np.mean(runs.held_out(method, rate)))
+        regret = 1 - value / reference if task.mode == "max" else value / reference - 1
+        entry = {"method": method, "rate": rate, "cost": cost, "value": value, "regret": regret, "seconds": seconds}
+        strategies.setdefault(strategy, []).append(entry)
+        print(
+            f"  {strategy:32} {method} at {rate:.3g}, cost {cost:.2f}: {value:.4f}, regret {100 * regret:.2f} %",
+            flush=True,
+        )
+
+    for seed in seeds:
+        watch = stopwatch()
+        chosen = runs.race.run(BUDGET, seed)
+        judged("select", chosen.method, chosen.rate, chosen.cost, watch())
+    for strategy, methods in {
+        "optuna, portfolio": list(PORTFOLIO),
+        "optuna, adamw with linear decay": ["adamw, linear decay"],
+    }.items():
+        for seed in seeds:
+            watch = stopwatch()
+            judged(strategy, *with_optuna(runs, methods, seed), watch())
+    for method in (SGD_CYCLE, ADAMW_CYCLE):
+        for seed in seeds:
+            watch = stopwatch()
+            judged(f"range test, {method}", *with_range_test(runs, method, seed), watch())
+    for method, line in PORTFOLIO.items():
+        judged(f"default: {method}", method, float(np.float32(line.default)), 0.0, 0.0)
+    runs.save()
+    return {
+        "oracle": {"method": best[0], "rate": best[1], "value": reference},
+        "strategies": strategies,
+        "seconds": elapsed(),
+    }
+
+
+def regrets(result: Result, strategy: str) -> np.ndarray:
+    """(tasks, seeds): the regrets of a strategy; infinite where what it chose diverged."""
+    rows = [measured["strategies"][strategy] for measured in result.curves.values()]
+    return np.array([[math.inf if each["regret"] is None else each["regret"] for each in row] for row in rows])
+
+
+def summary(result: Result) -> str:
+    """Write for each strategy how often it comes within 1 % of the oracle, its regret and its cost, as Markdown."""
+    lines = [
+        "| | tasks within 1 % | runs within 1 % | regret, median | worst | cost in full runs |",
+        "|---|---:|---:|---:|---:|---:|",
+    ]
+    strategies = next(iter(result.curves.values()))["strategies"]
+    for strategy in strategies:
+        found = regrets(result, strategy)
+        costs = [each["cost"] for measured in result.curves.values() for each in measured["strategies"][strategy]]
+        means = found.mean(axis=1)
+        cells = [
+            f"{np.sum(means <= NEAR)} of {len(means)}",
+            f"{np.sum(found <= NEAR)} of {found.size}",
+            _percent(float(np.median(found))),
+            _percent(float(found.max())),
+            f"{max(costs):.2f}",
+        ]
+        lines.append("| " + " | ".join([strategy, *cells]) + " |")
+    return "\n".join(lines)
+
+
+def task_table(result: Result) -> str:
+    """Write for each task the oracle, and what select chose and reached, as Markdown."""
+    lines = ["| task | oracle | its value | select's choices | regret |", "|---|---|---:|---|---:|"]
+    for name, measured in result.curves.items():
+        best, rows = measured["oracle"], measured["strategies"]["select"]
+        choices = "; ".join(f"{each['method']} at {each['rate']:.2g}" for each in rows)
+        found = [math.inf if each["regret"] is None else each["regret"] for each in rows]
+        cells = [
+            name,
+            f"{best['method']} at {best['rate']:.2g}",
+            f"{best['value']:.4g}",
+            choices,
+            ", ".join(map(_percent, found)),
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _percent(regret: float) -> str:
+    return f"{100 * regret:.1f} %" if math.isfinite(regret) else "diverged"
+
+
+def plot(result: Result) -> Figure:
+    """Draw the regret of each strategy on each task, a dot for each seed."""
+    from matplotlib.figure import Figure
+
+    strategies = list(next(iter(result.curves.values()))["strategies"])
+    figure = Figure(figsize=(10, 6.5), dpi=120, layout="constrained")
+    axes = figure.subplots()
+    palette = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#8A6D00", "#000000", "#7F7F7F")
+    markers = "osD^vP<>X"
+    limit = 100.0
+    for place, name in enumerate(result.curves):
+        shift = (place - (len(result.curves) - 1) / 2) * 0.08
+        for row, strategy in enumerate(strategies):
+            found = 100 * regrets(result, strategy)[place]
+            axes.plot(
+                np.minimum(np.where(np.isfinite(found), found, limit), limit),
+                np.full(len(found), row + shift),
+                markers[place % len(markers)],
+                color=palette[place % len(palette)],
+                ms=4.5,
+                alpha=0.85,
+                lw=0,
+                label=name if row == 0 else None,
+            )
+    axes.axvspan(-100 * NEAR, 100 * NEAR, color="#DCE7DC", lw=0, zorder=0)
+    axes.set_xscale("symlog", linthresh=1.0)
+    axes.set_xlim(-6, 1.15 * limit)
+    ticks = (-5, -1, 0, 1, 3, 10, 30, 100)
+    axes.set_xticks(ticks, [*map(str, ticks[:-1]), "100 or\ndiverged"])
+    axes.set_yticks(range(len(strategies)), strategies)
+    axes.invert_yaxis()
+    axes.set_xlabel("regret on seeds that were not used for choosing (%); shaded: within 1 % of the oracle")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="y", alpha=0.25, lw=0.6)
+    figure.legend(loc="outside upper center", frameon=False, fontsize=8, ncols=5)
+    return figure
+
+
+def main() -> None:
+    """Measure, print and draw."""
+    parser = argparse.ArgumentParser(prog="lrx bench select", description=__doc__.splitlines()[0])
+    parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
+    parser.add_argument("--seeds", type=int, default=3, help="with which everything chooses")
+    parser.add_argument("--out", type=Path, default=Path("lrx-results/select"))
+    parser.add_argument("--data-dir", help="folder of the data sets' files")
+    options = parser.parse_args()
+    if options.seeds < 1:
+        parser.error(f"--seeds must be at least 1, got {options.seeds}.")
+    elapsed = stopwatch()
+    os.makedirs(options.out, exist_ok=True)
+    curves = {
+        name: measure(name, options.data_dir, range(options.seeds), options.out / "runs.json") for name in options.tasks
+    }
+    settings = {
+        "budget": BUDGET,
+        "held_out_seeds": list(HELD_OUT),
+        "steps": {name: TASKS[name].steps for name in curves},
+    }
+    result = Result("select", "cpu", ", ".join(curves), list(range(options.seeds)), settings, curves, elapsed())
+    print(f"\n{result.device}, jax {result.versions['jax']}, {result.seconds:.0f} s\n")
+    print(summary(result), "\n", task_table(result), sep="\n")
+    path = result.save(options.out / "select.json")
+    plot(result).savefig(path.with_suffix(".png"))
+    print(f"\nwritten: {path} and {path.with_suffix('.png').name}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,519 @@
+"""Choose the method itself, and its rate, for the compute of a few runs."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import math
+import os
+import time
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from lrx import _checks
+from lrx.training.checkpoints import RunFolder
+from lrx.training.progress import reporter
+from lrx.training.workload import Workload
+from lrx.tuning.engine import Engine, Plan, Runs
+from lrx.tuning.portfolio import PORTFOLIO, Method
+from lrx.tuning.problem import as_workload
+from lrx.tuning.range_test import RangeTest, range_test
+from lrx.tuning.sweep import NUM_POINTS, advanced, evaluated, tail_loss
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+PROBED = 0.1  # of a run, for each range test
+PROBE_STEPS = (30, 100)  # of a range test, at least and at most
+MIN_RATE = 1e-6  # of a range test
+ROUNDS = 3
+SURVIVORS = (1 / 3, 1 / 9)  # of the runs of the first round, in the later ones
+FINALISTS = 2  # at least
+FEWEST_STEPS = 5  # of a run in the first round
+DEFAULT_EPOCHS = 10
+RATES_OF_A_METHOD = 2  # that may enter a later round, so that what is in it stays various
+
+
+class Evidence(NamedTuple):
+    """What a run of a race did."""
+
+    method: str
+    rate: float
+    round: int  # from 1 on
+    steps: int  # length of the run at whose end it was measured
+    value: float  # the metric there; not finite where the run diverged
+    steps_paid: int  # that were made for it in this round: what was carried from an earlier one is not made twice
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Selection:
+    """What `select` chose, and why.
+
+    Attributes:
+      method: its name in the portfolio.
+      rate: its rate.
+      tx: the transformation, ready for a run of `num_steps`.
+      num_steps: length of that run.
+      portfolio: what it was chosen from.
+      evidence: every run of the race.
+      range_tests: for each probe the name of the first method that uses it, and its range test.
+      cost: all steps that were made, range tests included, in full runs of `num_steps`. Evaluations are not counted.
+      budget: the most that it was allowed to be.
+      seconds: that it took, compilation included.
+      metric: what runs were compared by.
+      mode: "min" or "max", what is better.
+    """
+
+    method: str
+    rate: float
+    tx: optax.GradientTransformation
+    num_steps: int
+    portfolio: Mapping[str, Method]
+    evidence: list[Evidence]
+    range_tests: dict[str, RangeTest]
+    cost: float
+    budget: float
+    seconds: float
+    metric: str
+    mode: str
+
+    def __str__(self) -> str:
+        width = max(len(each.method) for each in self.evidence)
+        rows = [f"{'method':{width}}  {'rate':>8}" + "".join(f"  {f'{h:,} steps':>12}" for h in self._horizons())]
+        for (method, rate), values in self._by_run().items():
+            cells = "".join(f"  {_shown(values.get(horizon)):>12}" for horizon in self._horizons())
+            shown = f"{rate:.2g}" if self.portfolio[method].has_rate else ""
+            rows.append(f"{method:{width}}  {shown:>8}{cells}")
+        evaluations = len(self.evidence)
+        at = f" at {self.rate:.3g}" if self.portfolio[self.method].has_rate else ""
+        probed = sum(len(test.rates) for test in self.range_tests.values()) / self.num_steps
+        rows += [
+            f"chosen: {self.method}{at}, by {self.metric} ({self.mode}) after "
+            f"{self._horizons()[-1]:,} of {self.num_steps:,} steps, one seed",
+            f"cost: {self.cost:.2f} full runs of {self.budget:g} allowed, {probed:.2f} of them for "
+            f"{len(self.range_tests)} range test(s); not counted: {evaluations} evaluations; {self.seconds:.0f} s, "
+            "compilation included",
+        ]
+        return "\n".join(rows)
+
+    def _horizons(self) -> list[int]:
+        return sorted({each.steps for each in self.evidence})
+
+    def _by_run(self) -> dict[tuple[str, float], dict[int, float]]:
+        """(method, rate) to {steps: value}, the best of those that came furthest first."""
+        runs: dict[tuple[str, float], dict[int, float]] = {}
+        for each in self.evidence:
+            runs.setdefault((each.method, each.rate), {})[each.steps] = each.value
+        sign = 1 if self.mode == "min" else -1
+
+        def order(values: dict[int, float]) -> tuple[int, float]:
+            last = max(values)
+            return -last, sign * values[last] if math.isfinite(values[last]) else math.inf
+
+        return dict(sorted(runs.items(), key=lambda item: order(item[1])))
+
+    def plot(self) -> Figure:
+        """Draw the metric of every run of the race over its length; needs matplotlib."""
+        from lrx.tuning.figures import knockout
+
+        return knockout(self._by_run(), self.metric, self.mode)
+
+
+def _shown(value: float | None) -> str:
+    if value is None:
+        return ""
+    return f"{value:.4g}" if math.isfinite(value) else "diverged"
+
+
+def select(
+    loss_fn: Any,
+    init_fn: Callable[[jax.Array], Any] | None = None,
+    *,
+    batches: Any = None,
+    num_steps: int | None = None,
+    budget: float = 3.0,
+    portfolio: Mapping[str, Method] = PORTFOLIO,
+    metric: str | None = None,
+    mode: str = "min",
+    seed: int = 0,
+    has_state: bool = False,
+    checkpoint: str | os.PathLike[str] | None = None,
+    progress: bool = False,
+) -> Selection:
+    """Choose optimizer, schedule or controller, and the rate, for the compute of `budget` full runs.
+
+    First come the range tests that the portfolio asks for. With the rate a tenth of that at which the loss was lowest,
+    m, and the rate d at which it diverged, the rates that are tried go in equal factors from 3 m up to d / 10, or to
+    30 m where that is more or nothing diverged. Then runs are raced in three rounds, over which what is left of the
+    budget is split evenly. In a round all runs have the same length h, and each is made as if it were to end there:
+    its schedule decays to its end, and its loss is not that of the middle of a schedule. What does not depend on the
+    end, up to `carried` h steps, goes on from there in the next round and is not made again; the decay is a branch that
+    is thrown away. A third of the runs, then a ninth enter the later rounds, of one method two rates at most. Schedules
+    that differ only in how they decay enter the last round, at the rate of the method that they follow, if that leads.
+
+    Args:
+      loss_fn: a `Workload`; or a function `(params, batch, key) -> loss`.
+      init_fn: `key -> params`; not with a `Workload`.
+      batches: as for `sweep`.
+      num_steps: length of the run that the method is chosen for; 10 epochs by default.
+      budget: steps that may be made in all, in full runs.
+      portfolio: name to `lrx.tuning.Method`, `lrx.tuning.PORTFOLIO | {"mine": Method(...)}`.
+      metric: a result of the workload's `evaluate` to compare by; by default its "loss", or, where it has none, the
+        training loss of the last tenth of the steps.
+      mode: "min" or "max", what is better.
+      seed: of all runs.
+      has_state: as for `sweep`.
+      checkpoint: a folder. After each round the survivors are kept there, and the same call goes on with the next one.
+      progress: show a bar.
+
+    Returns:
+      A `Selection`: `lrx.train(workload, selection.tx, steps=selection.num_steps)`, and `print(selection)` for the
+      table.
+
+    Raises:
+      ValueError: if an argument is out of its range, the portfolio is empty, the budget is too small for one round,
+        every run diverged, or the folder holds another race.
+      TypeError: if an argument is of another kind.
+      ImportError: if `checkpoint` is given and orbax is not installed.
+
+    Source:
+      The question is that of "Revisiting Learning Rate Control" (M. Henheik, T. Eimer, M. Lindauer, 2025); the race is
+      successive halving (K. Jamieson, A. Talwalkar, 2016, arXiv:1502.07943) with the cooldown branches of A. Hägele et
+      al., 2024, arXiv:2405.18392.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, lrx
+      >>> from lrx.tuning import PORTFOLIO
+      >>> x = jnp.linspace(-1.0, 1.0, 64)
+      >>> few = {name: PORTFOLIO[name] for name in ("sgd, warmup-stable-decay", "sgd, linear decay", "cocob")}
+      >>> chosen = lrx.select(
+      ...     lambda slope, batch, key: jnp.mean((slope * batch[0] - batch[1]) ** 2),
+      ...     lambda key: jax.random.normal(key),
+      ...     batches=lrx.Batches((x, 3.0 * x), batch_size=16),
+      ...     num_steps=200,
+      ...     portfolio=few,
+      ... )
+      >>> chosen.method in few, chosen.cost <= 3.0
+      (True, True)
+    """
+    began = time.monotonic()
+    _checks.positive("budget", budget)
+    _checks.one_of("mode", mode, ("min", "max"))
+    _checks.flag("progress", progress)
+    _checks.non_negative("seed", seed)
+    _require_portfolio(portfolio)
+    if num_steps is not None:
+        _checks.steps("num_steps", num_steps)
+    workload = as_workload(loss_fn, init_fn, batches, has_state=has_state, num_batches=num_steps or 1)
+    if num_steps is None:
+        num_steps = DEFAULT_EPOCHS * workload.batches.steps_per_epoch
+    if metric is not None and workload.evaluate is None:
+        raise ValueError(f"metric needs a workload that evaluates, got metric={metric!r} and one without.")
+    return Race(workload, num_steps, portfolio, metric, mode).run(budget, seed, checkpoint, progress, began)
+
+
+def _require_portfolio(portfolio: Any) -> None:
+    if not isinstance(portfolio, Mapping) or not all(isinstance(each, Method) for each in portfolio.values()):
+        raise TypeError(
+            f"portfolio must be a dict from names to lrx.tuning.Method, got portfolio={portfolio!r}: add a line to "
+            "lrx.tuning.PORTFOLIO."
+        )
+    if all(each.follows for each in portfolio.values()):
+        raise ValueError(
+            f"portfolio must have at least one method that follows no other, got {list(portfolio)}: "
+            "lrx.tuning.PORTFOLIO has the usual ones."
+        )
+    for name, method in portfolio.items():
+        if method.follows is not None and method.follows not in portfolio:
+            raise ValueError(
+                f"portfolio[{name!r}] must follow a method of the portfolio, got follows={method.follows!r}."
+            )
+        try:
+            _checks.transformation(method.make(method.default, 100))
+        except TypeError as error:
+            raise TypeError(
+                f"portfolio[{name!r}].make must be a function of a rate and a number of steps, but "
+                f"make({method.default}, 100) failed: {error}"
+            ) from error
+
+
+@dataclasses.dataclass
+class _Run:
+    """A method at a rate, and how far it has come."""
+
+    method: str
+    rate: float
+    done: int = 0  # steps of the state that is carried
+    runs: Any = ()  # `Runs`, () where nothing is carried
+    value: float = math.inf
+
+    @property
+    def name(self) -> str:
+        return f"{self.method} at {self.rate:.9g}"
+
+
+class Race:
+    """Methods compiled for one workload; it can be run again with another seed.
+
+    Args:
+      workload: what is trained.
+      num_steps: length of a full run.
+      portfolio: name to method.
+      metric: as for `select`.
+      mode: as for `select`.
+    """
+
+    def __init__(
+        self, workload: Workload, num_steps: int, portfolio: Mapping[str, Method], metric: str | None, mode: str
+    ) -> None:
+        self.workload, self.num_steps, self.portfolio = workload, num_steps, dict(portfolio)
+        self.metric, self.mode = metric, mode
+        self._plans: dict[str, Plan] = {}
+
+    def run(
+        self,
+        budget: float,
+        seed: int,
+        checkpoint: str | os.PathLike[str] | None = None,
+        progress: bool = False,
+        began: float | None = None,
+    ) -> Selection:
+        """Choose within `budget` full runs; see `select`."""
+        began = time.monotonic() if began is None else began
+        allowed = math.floor(budget * self.num_steps)
+        leaders = {name: method for name, method in self.portfolio.items() if method.follows is None}
+        # Each probe once, by the first method that uses it.
+        probes = {method.probe: name for name, method in reversed(leaders.items()) if method.probe}
+        each = min(PROBE_STEPS[1], max(PROBE_STEPS[0], int(PROBED * self.num_steps)))
+        entrants = sum(method.trials if method.probe else 1 for method in leaders.values())
+        least = len(probes) * each + entrants * FEWEST_STEPS
+        if least > allowed:
+            raise ValueError(
+                f"budget must be at least {math.ceil(100 * least / self.num_steps) / 100:g} full runs of "
+                f"{self.num_steps:,} steps for {len(probes)} range tests and one round of {entrants} runs, got "
+                f"budget={budget:g}: give more, a longer run, or a smaller portfolio."
+            )
+        with contextlib.ExitStack() as stack:
+            folder = None
+            if checkpoint is not None:
+                folder = stack.enter_context(contextlib.closing(RunFolder(checkpoint)))
+            status = stack.enter_context(
+                reporter(progress, "select", step=0, total=allowed, batch_size=1, unit="steps")
+            )
+            tests = {
+                name: range_test(
+                    self.workload,
+                    tx=probe,
+                    min_rate=MIN_RATE,
+                    max_rate=leaders[name].max_rate,
+                    num_steps=each,
+                    seeds=[seed],
+                )
+                for probe, name in probes.items()
+            }
+            spent = len(tests) * each
+            status.start()
+            running = self._entrants(leaders, probes, tests)
+            evidence: list[Evidence] = []
+            first = 1
+            if folder is not None:
+                about = self._about(budget, seed)
+                first, spent, running, evidence = self._restored(folder, about, running, spent, seed)
+            sizes = [max(FINALISTS, math.ceil(part * entrants)) for part in (1, *SURVIVORS)]
+            for number in range(first, ROUNDS + 1):
+                if number > 1:
+                    running = self._survivors(running, sizes[number - 1])
+                if number == ROUNDS:
+                    running += self._followers(running[0])
+                share = (allowed - spent) // (ROUNDS - number + 1)
+                horizon = self._horizon(running, share)
+                for run in running:
+                    paid = self._advance(run, horizon, seed)
+                    spent += paid
+                    evidence.append(Evidence(run.method, run.rate, number, horizon, run.value, paid))
+                    status.update(spent, run.value, run.rate)
+                if not any(math.isfinite(run.value) for run in running):
+                    raise ValueError(
+                        f"every run diverged within {horizon:,} steps: look at the data, or add a method with lower "
+                        "rates to the portfolio."
+                    )
+                if folder is not None:
+                    self._save(folder, number, spent, running, evidence, about)
+        best = self._ranked(running)[0]
+        return Selection(
+            best.method,
+            best.rate,
+            self.portfolio[best.method].make(best.rate, self.num_steps),
+            self.num_steps,
+            self.portfolio,
+            evidence,
+            tests,
+            spent / self.num_steps,
+            budget,
+            time.monotonic() - began,
+            self.metric or ("training loss" if self.workload.evaluate is None else "loss"),
+            self.mode,
+        )
+
+    def _entrants(
+        self, leaders: Mapping[str, Method], probes: Mapping[Any, str], tests: Mapping[str, RangeTest]
+    ) -> list[_Run]:
+        running = []
+        for name, method in leaders.items():
+            if method.probe is None:
+                running.append(_Run(name, float(np.float32(method.default))))
+                continue
+            rates = trial_rates(tests[probes[method.probe]], method.trials, method.default / method.scale)
+            running += [_Run(name, float(np.float32(method.scale * rate))) for rate in rates]
+        return running
+
+    def _horizon(self, running: list[_Run], share: int) -> int:
+        """The longest runs of which all are paid for by `share` steps."""
+        low, high = 1, self.num_steps
+        while low < high:
+            middle = (low + high + 1) // 2
+            if sum(self._price(run, middle) for run in running) <= share:
+                low = middle
+            else:
+                high = middle - 1
+        return low
+
+    def _price(self, run: _Run, horizon: int) -> int:
+        return horizon - (run.done if run.done <= self._carried(run, horizon) else 0)
+
+    def _carried(self, run: _Run, horizon: int) -> int:
+        return math.floor(self.portfolio[run.method].carried * horizon + 1e-9)
+
+    def _advance(self, run: _Run, horizon: int, seed: int) -> int:
+        """Make a run of `horizon` steps, measure it, and keep what a longer one goes on from; give the steps made."""
+        plan, seeds = self.plan(run.method), np.array([seed])
+        hyper = _hyper(run.rate, horizon)
+        kept = self._carried(run, horizon)
+        if run.runs == () or run.done > kept:
+            run.runs, run.done = plan.start(hyper, seeds), 0
+        made = horizon - run.done
+        trunk: Any = advanced(plan, run.runs, hyper, seeds, run.done, kept)
+        ended = trunk
+        if kept < horizon:
+            ended = advanced(plan, jax.tree.map(jnp.copy, trunk), hyper, seeds, kept, horizon)
+        run.runs, run.done = (trunk, kept) if kept else ((), 0)
+        run.value = self.measured(ended, seed)
+        return made
+
+    def plan(self, method: str) -> Plan:
+        """Give the program of a method, compiled once: rate and length are its arguments."""
+        if method not in self._plans:
+            make = self.portfolio[method].make
+
+            def make_tx(hyper: Any, count: jax.Array) -> optax.GradientTransformation:
+                del count
+                return make(hyper["rate"], jnp.int32(jnp.round(hyper["num_steps"])))
+
+            engine = Engine(self.workload, make_tx, self.num_steps, min(NUM_POINTS, self.num_steps))
+            self._plans[method] = engine.planned(_hyper(1.0, 1), np.zeros(1, np.int64), strategy="map")
+        return self._plans[method]
+
+    def trained(self, method: str, rate: float, seed: int) -> float:
+        """Make a full run, and give the metric at its end; not finite where it diverged."""
+        plan, seeds, hyper = self.plan(method), np.array([seed]), _hyper(rate, self.num_steps)
+        return self.measured(plan.advance(plan.start(hyper, seeds), hyper, seeds, 0, self.num_steps), seed)
+
+    def measured(self, runs: Runs, seed: int) -> float:
+        """Give the metric of a run as it is now, not finite where it diverged."""
+        if not np.all(np.asarray(runs.alive)):
+            return math.inf if self.mode == "min" else -math.inf
+        results = evaluated(self.workload, runs, np.array([seed]), 1)
+        name = self.metric or "loss"
+        if not results or (self.metric is None and name not in results):
+            return float(tail_loss(runs)[0, 0])
+        if name not in results:
+            raise ValueError(f"metric must be one of {sorted(results)}, got metric={self.metric!r}.")
+        return float(results[name][0, 0])
+
+    def _ranked(self, running: list[_Run]) -> list[_Run]:
+        """The best first; of equals the one that the portfolio has first."""
+        sign = 1 if self.mode == "min" else -1
+        return sorted(running, key=lambda run: sign * run.value if math.isfinite(run.value) else math.inf)
+
+    def _survivors(self, running: list[_Run], size: int) -> list[_Run]:
+        kept: list[_Run] = []
+        for run in self._ranked(running):
+            alike = sum(other.method == run.method for other in kept)
+            if len(kept) < size and alike < RATES_OF_A_METHOD and math.isfinite(run.value):
+                kept.append(run)
+        return kept
+
+    def _followers(self, leader: _Run) -> list[_Run]:
+        return [_Run(name, leader.rate) for name, method in self.portfolio.items() if method.follows == leader.method]
+
+    def _about(self, budget: float, seed: int) -> dict[str, Any]:
+        return {
+            "kind": "select",
+            "workload": self.workload.name,
+            "steps": self.num_steps,
+            "budget": budget,
+            "seed": seed,
+            "metric": self.metric,
+            "mode": self.mode,
+            "portfolio": list(self.portfolio),
+        }
+
+    def _save(
+        self,
+        folder: RunFolder,
+        number: int,
+        spent: int,
+        running: list[_Run],
+        evidence: list[Evidence],
+        about: dict[str, Any],
+    ) -> None:
+        places = {name: place for place, name in enumerate(self.portfolio)}
+        record = {
+            "spent": np.array([spent]),
+            "evidence": np.array([(places[each.method], *each[1:]) for each in evidence], np.float64),
+            "running": np.array([(places[run.method], run.rate, run.done, run.value) for run in running], np.float64),
+        }
+        folder.save(number, {run.name: run.runs for run in running}, record, about)
+
+    def _restored(
+        self, folder: RunFolder, about: dict[str, Any], running: list[_Run], spent: int, seed: int
+    ) -> tuple[int, int, list[_Run], list[Evidence]]:
+        """Go on after the newest checkpoint: the number of the next round, the steps made, the runs, the evidence."""
+        made = folder.latest()
+        if made is None:
+            return 1, spent, running, []
+        folder.require_same_run(about)
+        _, _, record = folder.restore(())
+        names = list(self.portfolio)
+        evidence = [
+            Evidence(names[int(row[0])], float(row[1]), int(row[2]), int(row[3]), float(row[4]), int(row[5]))
+            for row in record["evidence"]
+        ]
+        running = [_Run(names[int(row[0])], float(row[1]), int(row[2]), (), float(row[3])) for row in record["running"]]
+        wanted = {
+            run.name: self.plan(run.method).start(_hyper(run.rate, self.num_steps), np.array([seed]))
+            for run in running
+            if run.done
+        }
+        _, states, _ = folder.restore(wanted)
+        for run in running:
+            if run.done:
+                run.runs = self.plan(run.method).put(states[run.name])
+        return made + 1, int(record["spent"][0]), running, evidence
+
+
+def _hyper(rate: float, num_steps: int) -> dict[str, np.ndarray]:
+    return {"rate": np.array([rate], np.float32), "num_steps": np.array([num_steps], np.float32)}
+
+
+def trial_rates(test: RangeTest, number: int, default: float) -> np.ndarray:
+    """Give the rates to try after a range test; around `default` where it found nothing."""
+    lowest = test.suggestions["minimum"]
+    low = default / 3 if lowest is None else 3 * lowest
+    high = max(10 * low, test.suggestions["divergence"] or 0.0)
+    return np.geomspace(low, high, number) if number > 1 else np.array([math.sqrt(low * high)])

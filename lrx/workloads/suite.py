@@ -1,0 +1,62 @@
+"""The tasks on which methods that choose a method are judged: small, unlike each other, on real data but for two."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Callable
+
+import numpy as np
+
+from lrx.training import Workload
+from lrx.workloads import dataset_workload, make_workload
+from lrx.workloads.datasets import load
+from lrx.workloads.linear import make_breast_cancer_workload, make_least_squares_workload, make_sparse_workload
+from lrx.workloads.text import make_text_workload
+
+DataDir = str | os.PathLike[str] | None
+IMAGES = 2000  # of the subset of CIFAR-10 on which the convolutional network is trained
+TEST_IMAGES = 1000  # of its test set
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """A workload, and what is asked of a method there.
+
+    Attributes:
+      make: folder of the data files to the workload.
+      steps: length of a full run, 1 to 4 seconds on two CPU cores.
+      metric: of the workload's `evaluate`.
+      mode: "min" or "max", what is better.
+    """
+
+    make: Callable[[DataDir], Workload]
+    steps: int
+    metric: str = "accuracy"
+    mode: str = "max"
+
+
+def _small_resnet(data_dir: DataDir) -> Workload:
+    dataset = load("cifar10", data_dir)
+    few = dataset._replace(
+        train_images=dataset.train_images[:IMAGES],
+        train_labels=dataset.train_labels[:IMAGES].astype(np.int32),
+        test_images=dataset.test_images[:TEST_IMAGES],
+        test_labels=dataset.test_labels[:TEST_IMAGES].astype(np.int32),
+    )
+    return dataset_workload(few, "resnet8", batch_size=32)
+
+
+TASKS: dict[str, Task] = {
+    "digits-logistic": Task(lambda data_dir: make_workload("digits", "mlp", batch_size=32, widths=()), 400),  # noqa: ARG005
+    "breast_cancer-logistic": Task(lambda data_dir: make_breast_cancer_workload(), 300),  # noqa: ARG005
+    "digits-mlp": Task(lambda data_dir: make_workload("digits", "mlp", batch_size=32, widths=(64, 64)), 800),  # noqa: ARG005
+    "mnist-mlp": Task(lambda data_dir: make_workload("mnist", "mlp", data_dir=data_dir, widths=(64, 64)), 1400),
+    "cifar10-mlp": Task(
+        lambda data_dir: make_workload("cifar10", "mlp", data_dir=data_dir, widths=(128,), augment=False), 1170
+    ),
+    "cifar10-resnet8": Task(_small_resnet, 200),
+    "topics-transformer": Task(lambda data_dir: make_text_workload(), 300, "loss", "min"),  # noqa: ARG005
+    "sparse-logistic": Task(lambda data_dir: make_sparse_workload(), 1000),  # noqa: ARG005
+    "least_squares": Task(lambda data_dir: make_least_squares_workload(), 1000, "loss", "min"),  # noqa: ARG005
+}
