@@ -1,4 +1,4 @@
-"""The command `lrx`: train, find a rate, plot a schedule, reproduce a paper."""
+"""The command `lrx`: train, find a rate, plot a schedule, reproduce a paper, measure."""
 
 from __future__ import annotations
 
@@ -370,6 +370,31 @@ def papers() -> None:
         out.print(f"[bold]{paper.name}[/bold]  {paper.authors}, {paper.title}, {paper.source}. {paper.figure}")
         for name, scale in paper.scales.items():
             out.print(f"  {name:<6} {scale.description}, on {scale.data}; {scale.cost}", markup=False)
+
+
+@app.command(
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []},
+    options_metavar="[NAME [OPTIONS]]",
+)
+def bench(context: typer.Context) -> None:
+    """List the benchmarks, or run one: lrx bench NAME, and lrx bench NAME --help for its options."""
+    import importlib
+
+    from lrx.benchmarks import available
+
+    questions = available()
+    name, *arguments = context.args or ["--help"]
+    if name in ("--help", "-h"):
+        out.print("usage: lrx bench NAME [OPTIONS]; lrx bench NAME --help shows the options.\n")
+        width = max(map(len, questions))
+        for each, question in questions.items():
+            out.print(f"{each:<{width}}  {question}", markup=False)
+        return
+    if name not in questions:
+        _refuse(f"NAME must be one of {', '.join(questions)}, got {name!r}.")
+    sys.argv = [f"lrx bench {name}", *arguments]
+    with _interruptible():
+        importlib.import_module(f"lrx.benchmarks.{name}").main()
 
 
 if __name__ == "__main__":

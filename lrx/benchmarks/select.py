@@ -1,14 +1,14 @@
-"""Does `lrx.select` choose well? It is judged on a suite of tasks, against an oracle and against what people do.
+"""Does `lrx.select` choose as well as an exhaustive search, and better than what people do?
 
     lrx bench select
     lrx bench select --tasks digits-mlp topics-transformer --seeds 1
 
-On each task of `lrx.workloads.suite` all methods of the portfolio are trained from a grid of rates, half a decade apart;
-the best five with two more seeds; the best of them by the mean is the oracle. Then come, with three seeds each: select
-with a budget of 3 full runs; Optuna (TPE, Hyperband) with the same compute, over the whole portfolio and over AdamW's
-rate alone; a range test followed by one-cycle; and every method at its default rate. What each has chosen is trained
-anew with seeds that none of them has seen, and the regret is how much worse than the oracle's that is, on the same
-seeds: 1 - accuracy / oracle's accuracy, or loss / oracle's loss - 1.
+On each task of `lrx.workloads.suite` all methods of the portfolio are trained from a grid of rates, half a decade
+apart; the best five with two more seeds; the best of them by the mean is the oracle. Then come, with three seeds each:
+select with a budget of 3 full runs; Optuna (TPE, Hyperband) with the same compute, over the whole portfolio and over
+AdamW's rate alone; a range test followed by one-cycle; and every method at its default rate. What each has chosen is
+trained anew with seeds that none of them has seen, and the regret is how much worse than the oracle's that is, on the
+same seeds: 1 - accuracy / oracle's accuracy, or loss / oracle's loss - 1.
 
 All full runs are kept in runs.json, so that an interrupted benchmark goes on where it was; written are select.json and
 select.png.

@@ -295,7 +295,7 @@ class Race:
         if least > allowed:
             raise ValueError(
                 f"budget must be at least {math.ceil(100 * least / self.num_steps) / 100:g} full runs of "
-                f"{self.num_steps:,} steps for {len(probes)} range tests and one round of {entrants} runs, got "
+                f"{self.num_steps:,} steps for {len(probes)} range test(s) and one round of {entrants} runs, got "
                 f"budget={budget:g}: give more, a longer run, or a smaller portfolio."
             )
         with contextlib.ExitStack() as stack:
@@ -395,13 +395,16 @@ class Race:
         hyper = _hyper(run.rate, horizon)
         kept = self._carried(run, horizon)
         if run.runs == () or run.done > kept:
-            run.runs, run.done = plan.start(hyper, seeds), 0
+            trunk, run.done = plan.start(hyper, seeds), 0
+        else:
+            trunk = plan.put(run.runs)
         made = horizon - run.done
-        trunk: Any = advanced(plan, run.runs, hyper, seeds, run.done, kept)
+        trunk = advanced(plan, trunk, hyper, seeds, run.done, kept)
         ended = trunk
         if kept < horizon:
             ended = advanced(plan, jax.tree.map(jnp.copy, trunk), hyper, seeds, kept, horizon)
-        run.runs, run.done = (trunk, kept) if kept else ((), 0)
+        # On the host, where there is room for all of them.
+        run.runs, run.done = (jax.device_put(trunk, jax.devices("cpu")[0]), kept) if kept else ((), 0)
         run.value = self.measured(ended, seed)
         return made
 
@@ -495,15 +498,13 @@ class Race:
             for row in record["evidence"]
         ]
         running = [_Run(names[int(row[0])], float(row[1]), int(row[2]), (), float(row[3])) for row in record["running"]]
-        wanted = {
-            run.name: self.plan(run.method).start(_hyper(run.rate, self.num_steps), np.array([seed]))
-            for run in running
-            if run.done
-        }
-        _, states, _ = folder.restore(wanted)
-        for run in running:
-            if run.done:
-                run.runs = self.plan(run.method).put(states[run.name])
+        carried = [run for run in running if run.done]
+        seeds = np.array([seed])
+        _, states, _ = folder.restore(
+            {run.name: self.plan(run.method).start(_hyper(run.rate, run.done), seeds) for run in carried}
+        )
+        for run in carried:
+            run.runs = states[run.name]
         return made + 1, int(record["spent"][0]), running, evidence
 
 
