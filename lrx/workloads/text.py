@@ -75,7 +75,7 @@ class CharacterTransformer(nnx.Module):
     def __call__(self, codes: jax.Array) -> jax.Array:
         """Give (n, length, vocabulary) logits of the character that follows each."""
         length = codes.shape[1]
-        x = self.embedding(codes) + self.position(jnp.arange(length))
+        x = self.embedding(codes) + self.position(jnp.arange(length))[None]
         causal = nnx.make_causal_mask(codes)
         for index in range(self.num_layers):
             x = getattr(self, f"block{index + 1}")(x, causal)
