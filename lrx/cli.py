@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import difflib
 import json
 import math
 import os
@@ -391,7 +392,8 @@ def bench(context: typer.Context) -> None:
             out.print(f"{each:<{width}}  {question}", markup=False)
         return
     if name not in questions:
-        _refuse(f"NAME must be one of {', '.join(questions)}, got {name!r}.")
+        nearest = difflib.get_close_matches(name, questions, n=1, cutoff=0.0)[0]
+        _refuse(f"NAME must be one of {', '.join(questions)}, got {name!r}: did you mean {nearest!r}?")
     sys.argv = [f"lrx bench {name}", *arguments]
     with _interruptible():
         importlib.import_module(f"lrx.benchmarks.{name}").main()

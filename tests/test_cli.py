@@ -36,8 +36,24 @@ def test_importing_the_command_imports_no_models_and_no_plots():
 def test_help_names_the_commands_in_any_width(tmp_path, columns):
     done = lrx("--help", cwd=tmp_path, columns=columns)
     assert done.returncode == 0
-    for command in ("train", "range-test", "plot", "reproduce", "papers"):
+    for command in ("train", "range-test", "plot", "reproduce", "papers", "bench"):
         assert command in done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("columns", [50, 140])
+def test_bench_lists_the_benchmarks_and_passes_options_on(tmp_path, columns):
+    for arguments in (["bench"], ["bench", "--help"]):
+        done = lrx(*arguments, cwd=tmp_path, columns=columns)
+        assert done.returncode == 0, done.stderr
+        assert re.search(r"^select +Does `lrx.select` choose as well", done.stdout, re.MULTILINE)
+    done = lrx("bench", "select", "--help", cwd=tmp_path, columns=columns)
+    assert done.returncode == 0, done.stderr
+    assert "usage: lrx bench select" in done.stdout
+    assert "--tasks" in done.stdout
+    done = lrx("bench", "selct", cwd=tmp_path, columns=columns)
+    assert done.returncode == 2
+    assert "did you mean 'select'" in done.stderr
 
 
 @pytest.mark.slow

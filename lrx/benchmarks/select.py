@@ -45,7 +45,7 @@ GRID_SEED, MORE_SEEDS, REPEATED = 0, (1, 2), 5  # of the oracle: the best five o
 HELD_OUT = (100, 101, 102)  # seeds on which everything is judged
 NEAR = 0.01  # regret that counts as reaching the oracle
 HYPERBAND = (1 / 27, 1 / 9, 1 / 3, 1.0)  # of a run, where Optuna's pruner is asked
-SGD_CYCLE, ADAMW_CYCLE = "sgd, one-cycle", "adamw, one-cycle"
+CYCLES = ("sgd, one-cycle", "adamw, one-cycle")
 
 
 class Runs:
@@ -206,7 +206,7 @@ def measure(name: str, data_dir: str | None, seeds: Iterable[int], path: Path) -
         for seed in seeds:
             watch = stopwatch()
             judged(strategy, *with_optuna(runs, methods, seed), watch())
-    for method in (SGD_CYCLE, ADAMW_CYCLE):
+    for method in CYCLES:
         for seed in seeds:
             watch = stopwatch()
             judged(f"range test, {method}", *with_range_test(runs, method, seed), watch())

@@ -41,7 +41,8 @@ class Method:
       trials: rates that are tried, where there is a probe.
       scale: of the rates, to those of the probe.
       carried: part of a run after which its state serves a longer run: 1 for what does not know when it will end, 0
-        where the rate depends on that from the first step.
+        where the rate depends on that from the first step. A warm-up that is over by then may be shorter than that of
+        the longer run.
       follows: the method that is the same but for its schedule, and finds the rate for this one; it enters the last
         round where that one leads.
     """

@@ -31,9 +31,9 @@ if TYPE_CHECKING:
 PROBED = 0.1  # of a run, for each range test
 PROBE_STEPS = (30, 100)  # of a range test, at least and at most
 MIN_RATE = 1e-6  # of a range test
-ROUNDS = 3
-SURVIVORS = (1 / 3, 1 / 9)  # of the runs of the first round, in the later ones
+SURVIVORS = (1 / 4, 1 / 12)  # of the runs of the first round, in the second and the third
 FINALISTS = 2  # at least
+GROWTH = 3  # of the length of a run from one round to the next, at least
 FEWEST_STEPS = 5  # of a run in the first round
 DEFAULT_EPOCHS = 10
 RATES_OF_A_METHOD = 2  # that may enter a later round, so that what is in it stays various
@@ -147,14 +147,15 @@ def select(
 ) -> Selection:
     """Choose optimizer, schedule or controller, and the rate, for the compute of `budget` full runs.
 
-    First come the range tests that the portfolio asks for. With the rate a tenth of that at which the loss was lowest,
-    m, and the rate d at which it diverged, the rates that are tried go in equal factors from 3 m up to d / 10, or to
-    30 m where that is more or nothing diverged. Then runs are raced in three rounds, over which what is left of the
-    budget is split evenly. In a round all runs have the same length h, and each is made as if it were to end there:
-    its schedule decays to its end, and its loss is not that of the middle of a schedule. What does not depend on the
-    end, up to `carried` h steps, goes on from there in the next round and is not made again; the decay is a branch that
-    is thrown away. A third of the runs, then a ninth enter the later rounds, of one method two rates at most. Schedules
-    that differ only in how they decay enter the last round, at the rate of the method that they follow, if that leads.
+    First come the range tests that the portfolio asks for. With m a tenth of the rate at which the loss was lowest, and
+    d that at which it diverged, the rates that are tried go in equal factors from 3 m up to d / 10, or to 30 m where
+    that is more or nothing diverged. Then runs are raced in three rounds, each of which has runs at least three times
+    as long as the one before, and the last takes all that is left of the budget. In a round all runs have the same
+    length h, and each is made as if it were to end there: its schedule decays to its end, and its loss is not that of
+    the middle of a schedule. What does not depend on the end, up to `carried` h steps, goes on from there in the next
+    round and is not made again; the decay is a branch that is thrown away. A quarter of the runs, then a twelfth, but
+    two at least, enter the later rounds, of one method two rates at most. Schedules that differ only in how they decay
+    enter the last round, at the rate of the method that they follow, if that leads.
 
     Args:
       loss_fn: a `Workload`; or a function `(params, batch, key) -> loss`.
@@ -291,11 +292,14 @@ class Race:
         probes = {method.probe: name for name, method in reversed(leaders.items()) if method.probe}
         each = min(PROBE_STEPS[1], max(PROBE_STEPS[0], int(PROBED * self.num_steps)))
         entrants = sum(method.trials if method.probe else 1 for method in leaders.values())
-        least = len(probes) * each + entrants * FEWEST_STEPS
+        followers = max(sum(method.follows == name for method in self.portfolio.values()) for name in leaders)
+        sizes = [entrants] + [min(entrants, max(FINALISTS, math.ceil(part * entrants))) for part in SURVIVORS]
+        weights = [size * GROWTH**place for place, size in enumerate([*sizes[:-1], sizes[-1] + followers])]
+        least = len(probes) * each + FEWEST_STEPS * sum(weights)
         if least > allowed:
             raise ValueError(
                 f"budget must be at least {math.ceil(100 * least / self.num_steps) / 100:g} full runs of "
-                f"{self.num_steps:,} steps for {len(probes)} range test(s) and one round of {entrants} runs, got "
+                f"{self.num_steps:,} steps for {len(probes)} range test(s) and a race of {entrants} runs, got "
                 f"budget={budget:g}: give more, a longer run, or a smaller portfolio."
             )
         with contextlib.ExitStack() as stack:
@@ -324,14 +328,12 @@ class Race:
             if folder is not None:
                 about = self._about(budget, seed)
                 first, spent, running, evidence = self._restored(folder, about, running, spent, seed)
-            sizes = [max(FINALISTS, math.ceil(part * entrants)) for part in (1, *SURVIVORS)]
-            for number in range(first, ROUNDS + 1):
+            for number in range(first, len(sizes) + 1):
                 if number > 1:
                     running = self._survivors(running, sizes[number - 1])
-                if number == ROUNDS:
+                if number == len(sizes):
                     running += self._followers(running[0])
-                share = (allowed - spent) // (ROUNDS - number + 1)
-                horizon = self._horizon(running, share)
+                horizon = self._horizon(running, allowed - spent, sum(weights[number:]) / GROWTH ** (number - 1))
                 for run in running:
                     paid = self._advance(run, horizon, seed)
                     spent += paid
@@ -372,12 +374,12 @@ class Race:
             running += [_Run(name, float(np.float32(method.scale * rate))) for rate in rates]
         return running
 
-    def _horizon(self, running: list[_Run], share: int) -> int:
-        """The longest runs of which all are paid for by `share` steps."""
+    def _horizon(self, running: list[_Run], left: int, later: float) -> int:
+        """The longest runs of which all are paid for, and `later` times as many steps for the later rounds."""
         low, high = 1, self.num_steps
         while low < high:
             middle = (low + high + 1) // 2
-            if sum(self._price(run, middle) for run in running) <= share:
+            if sum(self._price(run, middle) for run in running) + later * middle <= left:
                 low = middle
             else:
                 high = middle - 1

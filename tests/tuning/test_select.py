@@ -67,13 +67,12 @@ def test_every_run_of_the_race_is_the_run_of_that_length_that_train_makes(found:
 
 def test_what_is_carried_is_not_paid_twice(found: Selection) -> None:
     first, second, third = sorted({each.steps for each in found.evidence})
-    paid = {(each.method, each.round): each.steps_paid for each in found.evidence}
-    assert paid["late decay", 1] == first
-    assert paid["late decay", 2] == second - first // 2
-    assert paid["restarted", 2] == second
+    carried = {1: 0, 2: first, 3: second}
+    assert len({each.method for each in found.evidence if each.round > 1}) > 1
     for each in found.evidence:
-        if each.method == "constant" and each.round > 1:
-            assert each.steps_paid == {2: second - first, 3: third - second}[each.round]
+        assert each.steps == {1: first, 2: second, 3: third}[each.round]
+        part = 0.0 if each.method == "linear decay" else SMALL[each.method].carried
+        assert each.steps_paid == each.steps - int(part * carried[each.round])
 
 
 def test_the_budget_holds_and_the_cost_is_what_was_made(found: Selection) -> None:
@@ -83,17 +82,19 @@ def test_the_budget_holds_and_the_cost_is_what_was_made(found: Selection) -> Non
     assert 2.8 < found.cost <= found.budget == 3.0
 
 
-@pytest.mark.parametrize("budget", [0.4, 1.0, 30.0])
+@pytest.mark.parametrize("budget", [0.8, 1.5, 30.0])
 def test_any_budget_holds_and_no_run_is_longer_than_the_full_one(race: Any, budget: float) -> None:
     result = race.run(budget, 0)
     assert result.cost <= budget
-    assert max(each.steps for each in result.evidence) <= 400
+    lengths = sorted({each.steps for each in result.evidence})
+    assert [each.steps for each in result.evidence] == sorted(each.steps for each in result.evidence)
+    assert max(lengths) == 400 if budget == 30 else all(b >= 3 * a for a, b in itertools.pairwise(lengths))
 
 
 def test_the_better_ones_go_on(found: Selection) -> None:
     rounds = [[each for each in found.evidence if each.round == number] for number in (1, 2, 3)]
     assert [each.method for each in rounds[0]] == ["late decay"] * 3 + ["constant", "restarted", "slow", "blown up"]
-    assert len(rounds[1]) == 3
+    assert len(rounds[1]) == 2
     for earlier, later in itertools.pairwise(rounds):
         ranked = sorted(earlier, key=lambda each: each.value)
         kept: list[tuple[str, float]] = []
@@ -225,7 +226,7 @@ def test_another_race_in_the_folder_is_refused(tmp_path: Path) -> None:
         (
             {"budget": 0.15},
             ValueError,
-            "budget must be at least 0.19 full runs of 400 steps for 1 range test\\(s\\) and one round of 7 runs, got "
+            "budget must be at least 0.6 full runs of 400 steps for 1 range test\\(s\\) and a race of 7 runs, got "
             "budget=0.15",
         ),
         ({"budget": -1}, ValueError, "budget must be"),
