@@ -343,7 +343,8 @@ def reproduce(
         folder = folder or Path("lrx-results") / "-".join([paper, scale, *changed])
         size = chosen.scales[scale]
         out.print(f"{chosen.authors} {chosen.year}, {chosen.title}", markup=False)
-        out.print(f"{scale}: {size.description}, on {data or size.data}; {size.cost}", markup=False)
+        on_data = f", on {data or size.data}" if data or size.data else ""
+        out.print(f"{scale}: {size.description}{on_data}; {size.cost}", markup=False)
         with _interruptible():
             result = chosen.run(
                 scale,
@@ -356,7 +357,13 @@ def reproduce(
         _wrote(result.save(folder / "result.json"))
     for name, figure in chosen.plot(result).items():
         _save_figure(figure, folder / f"{name}.png")
-    table = Table("claim", "published", "measured", "holds", title=f"{paper}, {result.scale} scale, {result.data}")
+    table = Table(
+        "claim",
+        "published",
+        "measured",
+        "holds",
+        title=", ".join(filter(None, (paper, f"{result.scale} scale", result.data))),
+    )
     for claim in chosen.claims(result):
         table.add_row(claim.text, claim.published, claim.measured, "yes" if claim.holds else "no")
     Console(highlight=False).print(table)
@@ -370,7 +377,8 @@ def papers() -> None:
     for paper in available().values():
         out.print(f"[bold]{paper.name}[/bold]  {paper.authors}, {paper.title}, {paper.source}. {paper.figure}")
         for name, scale in paper.scales.items():
-            out.print(f"  {name:<6} {scale.description}, on {scale.data}; {scale.cost}", markup=False)
+            on_data = f", on {scale.data}" if scale.data else ""
+            out.print(f"  {name:<6} {scale.description}{on_data}; {scale.cost}", markup=False)
 
 
 @app.command(

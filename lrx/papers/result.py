@@ -11,7 +11,7 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +30,7 @@ class Scale:
 
     description: str  # the model and the lengths
     cost: str  # roughly how long, and on what
-    data: str  # the data set that it takes by default
+    data: str = ""  # the data set that it takes by default; "" for none
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,6 +41,22 @@ class Claim:
     published: str
     measured: str
     holds: bool
+
+    @classmethod
+    def of_values(cls, text: str, published: str, values: Any, low: float = -math.inf, high: float = math.inf) -> Claim:
+        """Make a claim that holds where the mean over seeds lies from `low` to `high`; its spread is shown.
+
+        Args:
+          text: the statement, with the bounds.
+          published: the value of the paper, or of theory.
+          values: of each seed, or one alone.
+          low: the smallest mean with which it holds.
+          high: the largest.
+        """
+        each = np.atleast_1d(np.asarray(values, np.float64))
+        mean = float(np.mean(each))
+        spread = f" ± {np.std(each, ddof=1):.2g}" if len(each) > 1 else ""
+        return cls(text, published, f"{mean:.4g}{spread}", bool(low <= mean <= high))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,6 +99,21 @@ class Result:
         part.write_text(json.dumps(_plain(dataclasses.asdict(self)), indent=1, allow_nan=False) + "\n")
         part.replace(path)
         return path
+
+
+def chosen(
+    settings: Mapping[str, Any], scale: str, data: str | None, seeds: Sequence[int] | None, usual: Sequence[int]
+) -> tuple[Any, tuple[int, ...]]:
+    """Give the settings of a scale and the seeds, for a paper that needs no data.
+
+    Raises:
+      ValueError: if the scale is unknown, or a data set is asked for.
+    """
+    if scale not in settings:
+        raise ValueError(f"scale must be one of {', '.join(settings)}, got scale={scale!r}.")
+    if data is not None:
+        raise ValueError(f"data must be left out, since this paper trains on no data set, got data={data!r}.")
+    return settings[scale], tuple(usual if seeds is None else seeds)
 
 
 def load(path: str | os.PathLike[str]) -> Result:

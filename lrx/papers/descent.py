@@ -1,0 +1,67 @@
+"""Trajectories of an optimizer on a function of few variables, as the papers on theory have them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from lrx.optimizers import eval_params
+
+Gradient = Callable[[Any, jax.Array], tuple[jax.Array, Any]]  # (params, key) -> (value, gradient)
+
+
+def descend(
+    gradient: Gradient,
+    tx: optax.GradientTransformation,
+    start: Any,
+    counts: np.ndarray,
+    record: Callable[[Any], Any],
+    key: jax.Array | None = None,
+) -> Any:
+    """Make as many updates as the last of `counts` says, and record after each of them.
+
+    It is traced, so that the caller compiles it, and maps it over keys or rates.
+
+    Args:
+      gradient: `(params, key) -> (value, gradient)`; the key is another one at each step.
+      tx: the transformation.
+      start: the first parameters.
+      counts: (n,) increasing numbers of updates, from 0 on.
+      record: `params -> arrays`, at the point where the method is evaluated, `lrx.eval_params`.
+      key: of a gradient that is random.
+
+    Returns:
+      What `record` gives, with a leading axis of length n.
+    """
+    update = optax.with_extra_args_support(tx).update
+    key = jax.random.key(0) if key is None else key
+
+    def one(count: jax.Array, carry: Any) -> Any:
+        params, state = carry
+        value, grads = gradient(params, jax.random.fold_in(key, count))
+        updates, state = update(grads, state, params, value=value, grad=grads)
+        return optax.apply_updates(params, updates), state
+
+    def segment(carry: Any, bounds: jax.Array) -> tuple[Any, Any]:
+        carry = jax.lax.fori_loop(bounds[0], bounds[1], one, carry)
+        params, state = carry
+        return carry, record(eval_params(state, params))
+
+    counts = np.asarray(counts, np.int32)
+    bounds = jnp.asarray(np.stack([np.concatenate([[0], counts[:-1]]), counts], axis=1))
+    return jax.lax.scan(segment, (start, tx.init(start)), bounds)[1]
+
+
+def log_spaced(last: int, number: int) -> np.ndarray:
+    """Give about `number` different counts from 1 to `last`, each about as many times as large as the one before."""
+    return np.unique(np.round(np.geomspace(1, last, number)).astype(np.int64))
+
+
+def slope(x: np.ndarray, y: np.ndarray) -> float:
+    """Give the slope of log y over log x, by least squares."""
+    return float(np.polyfit(np.log(x), np.log(y), 1)[0])
