@@ -15,11 +15,16 @@ if TYPE_CHECKING:
 STYLES: dict[str, dict[str, Any]] = {
     "gradient descent": {"color": "#56606A", "ls": "-"},
     "heavy ball": {"color": "#0072B2", "ls": "-"},
-    "Nesterov": {"color": "#D55E00", "ls": "-"},
+    "Nesterov": {"color": "#D55E00", "ls": (0, (4, 1.5))},
 }
 OTHERS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 STROKES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 1)))
-REFERENCE = {"color": "black", "lw": 1.0, "ls": (0, (2, 2)), "zorder": 1}  # theory, and published values
+REFERENCE: dict[str, Any] = {
+    "color": "black",
+    "lw": 1.0,
+    "ls": (0, (2, 2)),
+    "zorder": 1,
+}  # theory, and published values
 
 
 def style(arm: str, place: int) -> dict[str, Any]:
@@ -31,7 +36,7 @@ def panels(number: int = 1, **options: Any) -> tuple[Figure, list[Axes]]:
     """Make a figure with panels side by side."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(5.0 * number if number > 1 else 7.0, 4.4), dpi=130, layout="constrained")
+    figure = Figure(figsize=(5.0 * number if number > 1 else 7.0, 4.4), dpi=110, layout="constrained")
     axes = list(np.atleast_1d(figure.subplots(1, number, **options)))
     for panel in axes:
         panel.spines[["top", "right"]].set_visible(False)

@@ -37,8 +37,9 @@ if TYPE_CHECKING:
 SCALES = {
     "demo": Scale("50 variables, kappa 10, 100, 1,000", "a few seconds, 2 CPU cores"),
     "cpu": Scale("50 variables, kappa 10 to 10,000", "a few seconds, 2 CPU cores"),
+    "paper": Scale("as cpu: a theorem has no size of its own", "a few seconds, 2 CPU cores"),
 }
-CONDITIONS = {"demo": (10, 100, 1000), "cpu": (10, 100, 1000, 10_000)}
+CONDITIONS = {"demo": (10, 100, 1000), "cpu": (10, 100, 1000, 10_000), "paper": (10, 100, 1000, 10_000)}
 VARIABLES = 50
 TARGET = 1e-6  # of the first distance, to which steps are counted
 END = 1e-14  # of the first distance, up to which the factor is fitted: the transient is long over
@@ -163,7 +164,8 @@ def claims(result: Result) -> list[Claim]:
 def plot(result: Result) -> dict[str, Figure]:
     """Draw distances over steps with the theory, and the counter-example."""
     figure, (left, right) = panels(2)
-    for kappa, arms in result.curves["conditions"].items():
+    for place, (kappa, arms) in enumerate(result.curves["conditions"].items()):
+        height = TARGET * 10.0**place  # of the label, one above the other
         for name in METHODS:
             arm = arms[name]
             steps = np.asarray(arm["steps"])
@@ -173,12 +175,14 @@ def plot(result: Result) -> dict[str, Figure]:
             middle = np.median(arm["distance"], axis=0)
             reference = amplitude * theory ** steps.astype(np.float64)
             half = int(np.argmax(middle <= 1e-3))
-            left.plot(steps[1:], (reference * middle[half] / reference[half])[1:], **REFERENCE)
+            theory_curve = reference * middle[half] / reference[half]
+            left.plot(steps[half // 2 :], theory_curve[half // 2 :], **REFERENCE)
             if name == "heavy ball":
+                at = int(np.argmax(middle <= height))
                 left.annotate(
                     rf"$\kappa={int(kappa)}$",
-                    (steps[half], middle[half]),
-                    xytext=(-4, -12),
+                    (steps[at], height),
+                    xytext=(-4, 0),
                     textcoords="offset points",
                     ha="right",
                     fontsize=8,
@@ -186,6 +190,8 @@ def plot(result: Result) -> dict[str, Figure]:
     left.set_xscale("log")
     left.set_yscale("log")
     left.set_ylim(TARGET / 10, 5)
+    longest = result.curves["conditions"][str(max(map(int, result.curves["conditions"])))]["gradient descent"]
+    left.set_xlim(0.8, 2 * max(longest["steps_to_target"]))
     left.set_xlabel("steps")
     left.set_ylabel(r"distance $\|x_t\| / \|x_0\|$; dotted: theory")
     for name in METHODS:
