@@ -31,7 +31,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import lrx
-from lrx.papers.descent import descend, slope
+from lrx.papers.descent import descend, log_spaced, slope
 from lrx.papers.figures import REFERENCE, band, legend, panels
 from lrx.papers.result import Claim, Paper, Result, Scale, chosen, stopwatch
 
@@ -114,7 +114,7 @@ def run(
     for name, tx in methods(steps).items():
         gap = jax.jit(lambda tx=tx: descend(worst, tx, jnp.zeros(size), counts, worst_gap))
         curves["worst"][name] = np.asarray(gap())
-    long = np.arange(1, QUADRATIC_STEPS + 1)
+    long = log_spaced(QUADRATIC_STEPS, 100)
     curves["quadratic_steps"] = long
     keys = jnp.stack([jax.random.key(seed) for seed in seeds])
     for name, tx in methods(QUADRATIC_STEPS).items():

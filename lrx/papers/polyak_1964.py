@@ -27,7 +27,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import lrx
-from lrx.papers.descent import descend
+from lrx.papers.descent import descend, log_spaced
 from lrx.papers.figures import REFERENCE, band, legend, panels, style
 from lrx.papers.result import Claim, Paper, Result, Scale, chosen, stopwatch
 
@@ -43,7 +43,7 @@ CONDITIONS = {"demo": (10, 100, 1000), "cpu": (10, 100, 1000, 10_000), "paper": 
 VARIABLES = 50
 TARGET = 1e-6  # of the first distance, to which steps are counted
 END = 1e-14  # of the first distance, up to which the factor is fitted: the transient is long over
-DRAWN = 400  # points of a curve, at most
+DRAWN = 120  # points of a curve, about
 METHODS = ("gradient descent", "heavy ball")
 CYCLE_START, CYCLE_STEPS = 3.3, 300
 
@@ -94,7 +94,7 @@ def run(
 
             keys = jnp.stack([jax.random.key(seed) for seed in seeds])
             distances = np.asarray(jax.jit(jax.vmap(one))(keys), np.float64)
-            points = np.unique(np.linspace(0, last, DRAWN).astype(int))
+            points = np.concatenate([[0], log_spaced(last, DRAWN)])
             arms[name] = {
                 "factor": [fitted_factor(each, double_root=beta > 0) for each in distances],
                 "steps_to_target": [int(np.argmax(each <= TARGET)) for each in distances],
