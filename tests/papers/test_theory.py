@@ -14,7 +14,7 @@ import pytest
 
 import lrx
 from lrx import papers
-from lrx.papers import nesterov_1983, polyak_1964, robbins_1951
+from lrx.papers import cauchy_1847, nesterov_1983, polyak_1964, robbins_1951
 from lrx.papers.descent import descend, log_spaced, slope
 from lrx.papers.result import Claim, Result
 
@@ -66,9 +66,11 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Result]:
     patch = pytest.MonkeyPatch()
     patch.setitem(robbins_1951.STEPS, "demo", 2000)
     patch.setattr(robbins_1951, "RUNS", 500)
+    patch.setattr(cauchy_1847, "HORIZONS", (100, 1000))
+    patch.setattr(cauchy_1847, "SADDLE_STEPS", 1500)
     patch.setitem(polyak_1964.CONDITIONS, "demo", (10, 30))
     found = {}
-    for module in (robbins_1951, polyak_1964, nesterov_1983):
+    for module in (cauchy_1847, robbins_1951, polyak_1964, nesterov_1983):
         name = module.PAPER.name
         path = module.run("demo", seeds=(0, 1)).save(folder / f"{name}.json")
         found[name] = papers.load(path)
@@ -76,7 +78,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Result]:
     return found
 
 
-@pytest.mark.parametrize("name", ["robbins_1951", "polyak_1964", "nesterov_1983"])
+@pytest.mark.parametrize("name", ["cauchy_1847", "robbins_1951", "polyak_1964", "nesterov_1983"])
 def test_verdicts_and_figures_come_from_the_saved_numbers(
     results: dict[str, Result], name: str, tmp_path: Path
 ) -> None:
@@ -109,6 +111,25 @@ def test_every_verdict_on_gains_can_fail(results: dict[str, Result]) -> None:
             curves["errors"][name] = [wrong.tolist(), wrong.tolist()]
 
         assert failing("robbins_1951", result, change) == [place]
+
+
+def test_every_verdict_on_fixed_steps_can_fail(results: dict[str, Result]) -> None:
+    result = results["cauchy_1847"]
+    steps = np.asarray(result.curves["steps"], np.float64)
+
+    def wrong(curves: dict[str, Any]) -> None:
+        curves["gaps"]["1 / L"] = [(0.6 * steps**-0.8).tolist()]
+        curves["growth"] = {"1.9 / L": [1.01], "2.1 / L": [9.0]}
+        curves["mean_gap"] = [[1.6 * np.sqrt(2) * horizon**-0.5] for horizon in curves["horizons"]]
+        curves["escape"] = {"0.01": [100.0], "0.03": [110.0], "0.1": [120.0]}
+        curves["without_noise"] = 1e-3
+
+    assert failing("cauchy_1847", result, wrong) == [0, 1, 2, 3, 4, 6, 7, 8]
+
+    def steeper(curves: dict[str, Any]) -> None:
+        curves["mean_gap"] = [[horizon**-0.7] for horizon in curves["horizons"]]
+
+    assert 5 in failing("cauchy_1847", result, steeper)
 
 
 def test_every_verdict_on_heavy_ball_can_fail(results: dict[str, Result]) -> None:
@@ -170,7 +191,7 @@ def test_the_counter_example_is_continuous_and_between_its_quadratics() -> None:
     assert slopes.max() < 25.1
 
 
-@pytest.mark.parametrize("name", ["robbins_1951", "polyak_1964", "nesterov_1983"])
+@pytest.mark.parametrize("name", ["cauchy_1847", "robbins_1951", "polyak_1964", "nesterov_1983"])
 def test_a_wrong_scale_and_a_data_set_are_refused(name: str) -> None:
     paper = papers.available()[name]
     with pytest.raises(ValueError, match="scale must be one of demo, cpu, paper, got scale='big'"):
