@@ -10,18 +10,20 @@ import math
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 try:
     import typer
     from rich.console import Console
+    from rich.progress_bar import ProgressBar
     from rich.table import Table
 except ImportError as error:  # pragma: no cover - the other tests need both
     raise SystemExit('the command lrx needs typer and rich: pip install "lrx[papers]"') from error
 
 if TYPE_CHECKING:
+    from lrx.papers import Paper, Result
     from lrx.training import History
 
 app = typer.Typer(
@@ -306,23 +308,36 @@ def plot(
 
 @app.command()
 def reproduce(
-    paper: Annotated[str, typer.Argument(help="Its name, see `lrx papers`.")],
+    paper: Annotated[str | None, typer.Argument(help="Its name, see `lrx papers`.")] = None,
+    everything: Annotated[bool, typer.Option("--all", help="All papers, and a page that shows them.")] = False,
     scale: Annotated[str, typer.Option(help="demo, cpu or paper.")] = "demo",
     data: Annotated[str | None, typer.Option(help="Another data set than the scale's own.")] = None,
     data_dir: DataDir = None,
     folder: Annotated[Path | None, typer.Option("--out", help="Where results and figures go.")] = None,
     seeds: Annotated[int | None, typer.Option(help="How many seeds, instead of the scale's.")] = None,
-    from_results: Annotated[Path | None, typer.Option(help="Draw again from this result.json; trains nothing.")] = None,
+    from_results: Annotated[
+        Path | None, typer.Option(help="Draw again from this result.json, or with --all this folder; trains nothing.")
+    ] = None,
 ) -> None:
     """Reproduce a paper's figures and check its claims.
 
     \b
     lrx reproduce smith_2017
     lrx reproduce smith_2017 --scale cpu --data-dir path/to/data
+    lrx reproduce --all
     """
     from lrx import papers
 
     found = papers.available()
+    if (paper is None) != everything:
+        _refuse(f"either PAPER or --all must be given, got {'neither' if paper is None else 'both'}: see `lrx papers`.")
+    if seeds is not None and seeds < 1:
+        _refuse(f"--seeds must be at least 1, got {seeds}.")
+    if everything:
+        if data is not None:
+            _refuse(f"--data belongs to one paper, got --data {data} with --all: name the paper.")
+        _reproduce_all(found, scale, data_dir, folder, seeds, from_results)
+        return
     if paper not in found:
         _refuse(f"PAPER must be one of {', '.join(found)}, got {paper!r}.")
     chosen = found[paper]
@@ -334,39 +349,89 @@ def reproduce(
             )
         folder = folder or from_results.parent
     else:
-        if scale not in chosen.scales:
-            _refuse(f"--scale must be one of {', '.join(chosen.scales)}, got {scale!r}.")
-        if seeds is not None and seeds < 1:
-            _refuse(f"--seeds must be at least 1, got {seeds}.")
         # Runs of other data or seeds are other runs, with other checkpoints.
         changed = [part for part in (data, f"{seeds}-seeds" if seeds else None) if part]
         folder = folder or Path("lrx-results") / "-".join([paper, scale, *changed])
-        size = chosen.scales[scale]
-        out.print(f"{chosen.authors} {chosen.year}, {chosen.title}", markup=False)
-        on_data = f", on {data or size.data}" if data or size.data else ""
-        out.print(f"{scale}: {size.description}{on_data}; {size.cost}", markup=False)
         with _interruptible():
-            result = chosen.run(
-                scale,
-                data=data,
-                data_dir=data_dir,
-                seeds=None if seeds is None else tuple(range(seeds)),
-                checkpoints=folder / "checkpoints",
-                progress=True,
-            )
-        _wrote(result.save(folder / "result.json"))
+            result = _reproduced(chosen, scale, folder, data, data_dir, seeds)
+    _show(chosen, result, folder)
+
+
+def _reproduced(
+    chosen: Paper, scale: str, folder: Path, data: str | None, data_dir: Path | None, seeds: int | None
+) -> Result:
+    _require_scale([chosen], scale)
+    size = chosen.scales[scale]
+    out.print(f"{chosen.authors} {chosen.year}, {chosen.title}", markup=False)
+    on_data = f", on {data or size.data}" if data or size.data else ""
+    out.print(f"{scale}: {size.description}{on_data}; {size.cost}", markup=False)
+    result = chosen.run(
+        scale,
+        data=data,
+        data_dir=data_dir,
+        seeds=None if seeds is None else tuple(range(seeds)),
+        checkpoints=folder / "checkpoints",
+        progress=True,
+    )
+    _wrote(result.save(folder / "result.json"))
+    return result
+
+
+def _require_scale(chosen: Iterable[Paper], scale: str) -> None:
+    for paper in chosen:
+        if scale not in paper.scales:
+            _refuse(f"--scale must be one of {', '.join(paper.scales)}, got {scale!r}.")
+
+
+def _show(chosen: Paper, result: Result, folder: Path) -> None:
+    """Draw the figures of a result, and print its verdicts."""
     for name, figure in chosen.plot(result).items():
         _save_figure(figure, folder / f"{name}.png")
-    table = Table(
-        "claim",
-        "published",
-        "measured",
-        "holds",
-        title=", ".join(filter(None, (paper, f"{result.scale} scale", result.data))),
-    )
+    title = ", ".join(filter(None, (chosen.name, f"{result.scale} scale", result.data)))
+    table = Table("claim", "published", "measured", "holds", title=title)
     for claim in chosen.claims(result):
         table.add_row(claim.text, claim.published, claim.measured, "yes" if claim.holds else "no")
     Console(highlight=False).print(table)
+
+
+def _reproduce_all(
+    found: dict[str, Paper],
+    scale: str,
+    data_dir: Path | None,
+    folder: Path | None,
+    seeds: int | None,
+    from_results: Path | None,
+) -> None:
+    """Reproduce every paper, go on past those that fail, and write the page."""
+    from lrx.papers import gallery
+
+    failed: dict[str, str] = {}
+    if from_results is not None:
+        folder = folder or from_results
+        for entry in gallery.entries(from_results):
+            _show(entry.paper, entry.result, entry.folder)
+    else:
+        folder = folder or Path("lrx-results") / "gallery"
+        _require_scale(found.values(), scale)
+        with _interruptible():
+            for number, (name, chosen) in enumerate(found.items()):
+                row = Table.grid(padding=(0, 1))
+                row.add_row(ProgressBar(len(found), number, width=20), f"{number + 1} of {len(found)}: {name}")
+                out.print(row)
+                place = folder / name / scale
+                try:
+                    _show(chosen, _reproduced(chosen, scale, place, None, data_dir, seeds), place)
+                except Exception as error:  # the others are wanted whatever it is
+                    failed[name] = f"{type(error).__name__}: {error}"
+                    err.print(f"{name} failed: {failed[name]}")
+    folder.mkdir(parents=True, exist_ok=True)
+    part = folder / f"{gallery.PAGE}.part"
+    part.write_text(gallery.page(folder, failed))
+    part.replace(folder / gallery.PAGE)
+    _wrote(folder / gallery.PAGE)
+    if failed:
+        err.print(f"{len(failed)} of {len(found)} failed: {', '.join(failed)}")
+        raise typer.Exit(1)
 
 
 @app.command()

@@ -1,0 +1,102 @@
+"""The page of what was reproduced: pictures, verdicts, and where the numbers come from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+from lrx.papers import available, load
+from lrx.papers.result import Paper, Result
+
+PAGE = "README.md"
+
+
+class Entry(NamedTuple):
+    """A result of a paper, and the folder that holds it with its pictures."""
+
+    paper: Paper
+    result: Result
+    folder: Path
+
+
+def entries(folder: Path) -> list[Entry]:
+    """Find the results `<paper>/<scale>/result.json` of a folder, in the order of the papers' years.
+
+    Raises:
+      ValueError: if a file is not a saved result, or is one of a paper that is not known.
+    """
+    papers = available()
+    found = []
+    for path in sorted(folder.glob("*/*/result.json")):
+        result = load(path)
+        if result.paper not in papers:
+            raise ValueError(f"{path} must be a result of one of {', '.join(papers)}, got one of {result.paper!r}.")
+        found.append(Entry(papers[result.paper], result, path.parent))
+    return sorted(
+        found,
+        key=lambda entry: (entry.paper.year, entry.paper.name, list(entry.paper.scales).index(entry.result.scale)),
+    )
+
+
+def page(folder: Path, failed: dict[str, str] | None = None) -> str:
+    """Write the page of a folder as Markdown.
+
+    Args:
+      folder: where the results are; pictures are named relative to it.
+      failed: paper to the message of what went wrong.
+    """
+    found = entries(folder)
+    lines = [
+        "# Reproduced",
+        "",
+        "Verdicts are computed from the numbers in each `result.json`; ± is the deviation over seeds.",
+        "",
+    ]
+    lines += ["| paper | scale | claims that hold |", "|---|---|---:|"]
+    for entry in found:
+        claims = entry.paper.claims(entry.result)
+        title = f"[{entry.paper.authors} {entry.paper.year}](#{_anchor(entry)})"
+        lines.append(f"| {title} | {entry.result.scale} | {sum(claim.holds for claim in claims)} of {len(claims)} |")
+    for name, message in (failed or {}).items():
+        lines.append(f"| {name} | failed | {_cell(message)} |")
+    for entry in found:
+        lines += ["", *_section(entry, folder)]
+    return "\n".join(lines) + "\n"
+
+
+def _heading(entry: Entry) -> str:
+    return f"{entry.paper.name}, {entry.result.scale}"
+
+
+def _anchor(entry: Entry) -> str:
+    return _heading(entry).replace(", ", "-")
+
+
+def _section(entry: Entry, folder: Path) -> list[str]:
+    paper, result, place = entry
+    lines = [
+        f"## {_heading(entry)}",
+        "",
+        f"{paper.authors}, *{paper.title}*, {paper.source}. {_sentence(paper.figure)}",
+        "",
+    ]
+    for picture in sorted(place.glob("*.png")):
+        lines += [f"![{paper.name}, {picture.stem}]({picture.relative_to(folder).as_posix()})", ""]
+    lines += ["| claim | published | measured | holds |", "|---|---|---|---|"]
+    for claim in paper.claims(result):
+        cells = (claim.text, claim.published, claim.measured, "yes" if claim.holds else "**no**")
+        lines.append("| " + " | ".join(map(_cell, cells)) + " |")
+    data = f", on {result.data}" if result.data else ""
+    seeds = f"{len(result.seeds)} seed{'s' if len(result.seeds) > 1 else ''}"
+    measured = f"{result.seconds:,.0f} s on {result.device}, jax {result.versions['jax']}, {result.date[:10]}"
+    command = f"`lrx reproduce {paper.name} --scale {result.scale}`"
+    lines += ["", f"{command}: {paper.scales[result.scale].description}{data}; {seeds}, {measured}."]
+    return lines
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("\n", " ")
+
+
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:] + ("" if text.endswith(".") else ".")

@@ -1,0 +1,127 @@
+"""The page of what was reproduced, and the command that makes it of all papers."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from lrx import cli, papers
+from lrx.papers import gallery
+from lrx.papers.result import Claim, Paper, Result, Scale
+
+GALLERY = Path(__file__).parents[2] / "examples/gallery"
+
+
+def made_up(name: str, year: int, run: Any = None) -> Paper:
+    """A paper of nobody, whose figure is empty."""
+    from matplotlib.figure import Figure
+
+    def measured(scale: str = "demo", **arguments: Any) -> Result:
+        del arguments
+        return Result(name, scale, "digits", [0, 1], {}, {"value": year / 1000}, 2.5)
+
+    def claims(result: Result) -> list[Claim]:
+        value = result.curves["value"]
+        return [Claim("a | b", "1", f"{value:g}", value > 1), Claim("never", "0", "1", False)]
+
+    scales = {"demo": Scale("two steps", "a second"), "cpu": Scale("three steps", "a second")}
+    return Paper(
+        name,
+        f"On {name}",
+        "A. Nobody",
+        year,
+        "somewhere",
+        "figure 1",
+        scales,
+        run or measured,
+        claims,
+        lambda result: {"figure": Figure(figsize=(1, 1))},
+    )
+
+
+@pytest.fixture
+def three(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """Three papers, the second of which fails, in an empty folder."""
+
+    def broken(scale: str = "demo", **arguments: Any) -> Result:
+        raise RuntimeError(f"the {scale} is broken")
+
+    found = [made_up("late_2001", 2001), made_up("broken_1990", 1990, broken), made_up("early_1980", 1980)]
+    monkeypatch.setattr(papers, "available", lambda: {paper.name: paper for paper in found})
+    monkeypatch.setattr(gallery, "available", papers.available)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_all_papers_go_on_past_one_that_fails_and_leave_a_page(three: Path) -> None:
+    done = CliRunner().invoke(cli.app, ["reproduce", "--all", "--out", "found"])
+    assert done.exit_code == 1
+    page = (three / "found/README.md").read_text()
+    rows = re.findall(r"^\| (.*) \|$", page, re.MULTILINE)
+    assert "[A. Nobody 1980](#early_1980-demo) | demo | 1 of 2" in rows
+    assert "broken_1990 | failed | RuntimeError: the demo is broken" in rows
+    assert page.index("## early_1980, demo") < page.index("## late_2001, demo")
+    assert r"a \| b | 1 | 1.98 | yes" in rows
+    assert "never | 0 | 1 | **no**" in rows
+    assert "![early_1980, figure](early_1980/demo/figure.png)" in page
+    assert (three / "found/early_1980/demo/figure.png").stat().st_size > 100
+    assert "`lrx reproduce late_2001 --scale demo`: two steps, on digits; 2 seeds, 2 s on " in page
+    assert not list(three.rglob("*.part"))
+
+
+def test_the_page_is_made_again_from_the_saved_results(three: Path) -> None:
+    CliRunner().invoke(cli.app, ["reproduce", "--all", "--scale", "cpu", "--out", "found"])
+    before = (three / "found/README.md").read_text()
+    (three / "found/early_1980/cpu/figure.png").unlink()
+    done = CliRunner().invoke(cli.app, ["reproduce", "--all", "--from-results", "found"])
+    assert done.exit_code == 0
+    after = (three / "found/README.md").read_text()
+    assert after == before.replace("| broken_1990 | failed | RuntimeError: the cpu is broken |\n", "")
+    assert (three / "found/early_1980/cpu/figure.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "either PAPER or --all must be given, got neither"),
+        (["smith_2017", "--all"], "either PAPER or --all must be given, got both"),
+        (["--all", "--data", "mnist"], "--data belongs to one paper, got --data mnist with --all"),
+        (["--all", "--seeds", "0"], "--seeds must be at least 1, got 0"),
+        (["--all", "--scale", "huge"], "--scale must be one of demo, cpu, got 'huge'"),
+    ],
+)
+def test_what_cannot_be_reproduced_is_refused(three: Path, arguments: list[str], message: str) -> None:
+    done = CliRunner().invoke(cli.app, ["reproduce", *arguments])
+    assert message in str(done.exception)
+    assert not list(three.iterdir())
+
+
+def test_ctrl_c_ends_all_of_them(three: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(scale: str = "demo", **arguments: Any) -> Result:
+        raise KeyboardInterrupt
+
+    found = papers.available() | {"broken_1990": made_up("broken_1990", 1990, interrupted)}
+    monkeypatch.setattr(papers, "available", lambda: found)
+    done = CliRunner().invoke(cli.app, ["reproduce", "--all", "--out", "found"])
+    assert done.exit_code == 130
+    assert not (three / "found/early_1980").exists()  # it comes after the one that was interrupted
+
+
+def test_a_result_of_a_paper_that_is_not_there_is_named(three: Path) -> None:
+    made_up("gone_1970", 1970).run("demo").save(three / "found/gone_1970/demo/result.json")
+    with pytest.raises(
+        ValueError, match=r"result.json must be a result of one of late_2001, .*, got one of 'gone_1970'"
+    ):
+        gallery.page(three / "found")
+
+
+def test_the_gallery_shows_what_its_results_say() -> None:
+    assert (GALLERY / gallery.PAGE).read_text() == gallery.page(GALLERY)
+    for entry in gallery.entries(GALLERY):
+        pictures = list(entry.folder.glob("*.png"))
+        assert pictures
+        assert all(picture.stat().st_size < 150_000 for picture in pictures)
