@@ -115,6 +115,12 @@ def steps(name: str, value: Any, *, at_least: int = 1, hint: str = "", unit: str
     )
 
 
+def seed(value: Any) -> None:
+    """Require the seed of a run."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or not 0 <= value <= INT32_MAX:
+        raise ValueError(f"seed must be a whole number from 0 to 2^31 - 1, got seed={value!r}.")
+
+
 def non_negative_list(name: str, values: Any) -> np.ndarray | None:
     """Require a list of finite numbers >= 0, at least one; give it in float64, or None where it is traced."""
     entries = values if isinstance(values, list | tuple) else [values]

@@ -143,8 +143,7 @@ def train(
     total, unit = _length(epochs, steps, workload.batches.steps_per_epoch)
     evaluate_steps = _interval("evaluate_every", evaluate_every, unit) or workload.batches.steps_per_epoch
     checkpoint_steps = _interval("checkpoint_every", checkpoint_every, unit)
-    if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or not 0 <= seed <= _checks.INT32_MAX:
-        raise ValueError(f"seed must be a whole number from 0 to 2^31 - 1, got seed={seed!r}.")
+    _checks.seed(seed)
     for name, value in (("resume", resume), ("progress", progress), ("stop_on_nonfinite", stop_on_nonfinite)):
         _checks.flag(name, value)
 

@@ -18,7 +18,7 @@ import optax
 from lrx import _checks
 from lrx.training.checkpoints import RunFolder
 from lrx.training.progress import reporter
-from lrx.training.workload import Workload
+from lrx.training.workload import Batches, Workload
 from lrx.tuning.engine import Engine, Plan, Runs
 from lrx.tuning.portfolio import PORTFOLIO, Method
 from lrx.tuning.problem import as_workload
@@ -161,7 +161,7 @@ def select(
       loss_fn: a `Workload`; or a function `(params, batch, key) -> loss`.
       init_fn: `key -> params`; not with a `Workload`.
       batches: as for `sweep`.
-      num_steps: length of the run that the method is chosen for; 10 epochs by default.
+      num_steps: length of the run that the method is chosen for; 10 epochs by default, where batches have epochs.
       budget: steps that may be made in all, in full runs.
       portfolio: name to `lrx.tuning.Method`, `lrx.tuning.PORTFOLIO | {"mine": Method(...)}`.
       metric: a result of the workload's `evaluate` to compare by; by default its "loss", or, where it has none, the
@@ -206,10 +206,15 @@ def select(
     _checks.positive("budget", budget)
     _checks.one_of("mode", mode, ("min", "max"))
     _checks.flag("progress", progress)
-    _checks.non_negative("seed", seed)
+    _checks.seed(seed)
     _require_portfolio(portfolio)
     if num_steps is not None:
         _checks.steps("num_steps", num_steps)
+    elif not isinstance(loss_fn, Workload) and not isinstance(batches, Batches):
+        raise ValueError(
+            "num_steps must be given with batches that are no lrx.training.Batches, which alone know what an epoch is: "
+            "give num_steps=1000, say."
+        )
     workload = as_workload(loss_fn, init_fn, batches, has_state=has_state, num_batches=num_steps or 1)
     if num_steps is None:
         num_steps = DEFAULT_EPOCHS * workload.batches.steps_per_epoch
@@ -275,6 +280,7 @@ class Race:
         self.workload, self.num_steps, self.portfolio = workload, num_steps, dict(portfolio)
         self.metric, self.mode = metric, mode
         self._plans: dict[str, Plan] = {}
+        self.compared = metric or "training loss"  # the evaluation's "loss" where it turns out to have one
 
     def run(
         self,
@@ -358,7 +364,7 @@ class Race:
             spent / self.num_steps,
             budget,
             time.monotonic() - began,
-            self.metric or ("training loss" if self.workload.evaluate is None else "loss"),
+            self.compared,
             self.mode,
         )
 
@@ -433,12 +439,13 @@ class Race:
         if not np.all(np.asarray(runs.alive)):
             return math.inf if self.mode == "min" else -math.inf
         results = evaluated(self.workload, runs, np.array([seed]), 1)
-        name = self.metric or "loss"
-        if not results or (self.metric is None and name not in results):
+        if self.metric is None and "loss" in results:
+            self.compared = "loss"
+        elif self.metric is None:
             return float(tail_loss(runs)[0, 0])
-        if name not in results:
+        elif self.metric not in results:
             raise ValueError(f"metric must be one of {sorted(results)}, got metric={self.metric!r}.")
-        return float(results[name][0, 0])
+        return float(results[self.compared][0, 0])
 
     def _ranked(self, running: list[_Run]) -> list[_Run]:
         """The best first; of equals the one that the portfolio has first."""

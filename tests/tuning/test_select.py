@@ -151,6 +151,24 @@ def test_without_an_evaluation_the_training_loss_decides() -> None:
     assert tail.min() <= final.value <= tail.max()
 
 
+@pytest.mark.parametrize(("name", "compared"), [("loss", "loss"), ("error", "training loss")])
+def test_by_default_the_loss_of_the_evaluation_decides_where_it_has_one(name: str, compared: str) -> None:
+    few = {"constant": SMALL["constant"]}
+    workload = line(lambda slope: {name: jnp.abs(slope - 3.0)})
+    result = select(workload, num_steps=300, portfolio=few)
+    assert result.metric == compared
+    final = result.evidence[-1]
+    history = train(workload, few["constant"].make(final.rate, final.steps), steps=final.steps)
+    error = history.evaluations[name][-1]
+    assert (final.value == pytest.approx(float(error), rel=1e-2, abs=1e-5)) == (name == "loss")
+
+
+def test_batches_without_epochs_need_a_number_of_steps() -> None:
+    x = jnp.ones((7, 4))
+    with pytest.raises(ValueError, match="num_steps must be given with batches that"):
+        select(lambda w, batch, key: jnp.mean(w * batch), lambda key: jnp.ones([]), batches=[x[0], x[1]])
+
+
 def test_plain_functions_are_taken_and_ten_epochs_are_the_default() -> None:
     x = jnp.linspace(-1.0, 1.0, 64)
     result = select(
@@ -230,6 +248,7 @@ def test_another_race_in_the_folder_is_refused(tmp_path: Path) -> None:
             "budget=0.15",
         ),
         ({"budget": -1}, ValueError, "budget must be"),
+        ({"seed": 0.5}, ValueError, "seed must be a whole number from 0 to 2\\^31 - 1, got seed=0.5"),
         ({"num_steps": 0}, ValueError, "num_steps must be"),
         ({"mode": "best"}, ValueError, "mode must be one of 'min', 'max'"),
         ({"metric": "accuracy"}, ValueError, r"metric must be one of \['error'\], got metric='accuracy'"),
