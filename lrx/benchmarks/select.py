@@ -31,7 +31,7 @@ import numpy as np
 from lrx.papers.result import Result, stopwatch
 from lrx.tuning.portfolio import PORTFOLIO
 from lrx.tuning.range_test import range_test
-from lrx.tuning.select import Race
+from lrx.tuning.select import Race, hyperparameters
 from lrx.tuning.sweep import advanced
 from lrx.workloads.suite import TASKS, Task
 
@@ -134,7 +134,7 @@ def with_optuna(runs: Runs, methods: list[str], seed: int) -> tuple[str, float, 
         factor = trial.suggest_float("factor", float(TUNED_FACTORS[0]), float(TUNED_FACTORS[-1]), log=True)
         rate = float(np.float32(PORTFOLIO[method].default * factor))
         plan, seeds = race.plan(method), np.array([seed])
-        hyper = {"rate": np.array([rate], np.float32), "num_steps": np.array([steps], np.float32)}
+        hyper = hyperparameters(rate, steps)
         run, done, value = plan.start(hyper, seeds), 0, runs.worst
         for part in HYPERBAND:
             until = round(part * steps)

@@ -16,7 +16,6 @@ Differs from the source: 1847 has no figure and no rate; functions and noise are
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -26,7 +25,7 @@ import numpy as np
 import lrx
 from lrx.papers.descent import descend, log_spaced, slope
 from lrx.papers.figures import REFERENCE, band, legend, panels, style
-from lrx.papers.result import Claim, Paper, Result, Scale, chosen, stopwatch
+from lrx.papers.result import Claim, Paper, Result, Scale, theory
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -71,19 +70,8 @@ def saddle(noise: float) -> Any:
     return gradient
 
 
-def run(
-    scale: str = "demo",
-    *,
-    data: str | None = None,
-    data_dir: str | None = None,
-    seeds: tuple[int, ...] | None = None,
-    checkpoints: str | Path | None = None,
-    progress: bool = True,
-) -> Result:
-    """Measure gaps on a quadratic and on |x|, and the times of escape from a saddle; see `Paper.run`."""
-    del data_dir, checkpoints, progress  # nothing is read, and nothing is long
-    runs, seeds = chosen(RUNS, scale, data, seeds, (0, 1, 2, 3, 4))
-    elapsed = stopwatch()
+def measure(runs: Any, seeds: tuple[int, ...]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Measure gaps on a quadratic and on |x|, and the times of escape from a saddle."""
     keys = jnp.stack([jax.random.split(jax.random.key(seed), runs) for seed in seeds])  # (seeds, runs)
     start_keys = keys[:, 0]
 
@@ -129,7 +117,7 @@ def run(
         curves["paths"][f"{rate:g}"] = np.median(paths, axis=(0, 1))[drawn - 1]
     quiet = jax.jit(lambda: descend(saddle(0.0), lrx.sgd(0.1), start, every, lambda point: jnp.abs(point[1])))
     curves["without_noise"] = float(np.max(quiet()))
-    return Result("cauchy_1847", scale, "", list(seeds), {"runs": runs}, curves, elapsed())
+    return {"runs": runs}, curves
 
 
 def claims(result: Result) -> list[Claim]:
@@ -221,7 +209,7 @@ PAPER = Paper(
     source="Comptes rendus 25, 536-538",
     figure="the theorems on fixed steps, as gaps over steps",
     scales=SCALES,
-    run=run,
+    run=theory("cauchy_1847", RUNS, (0, 1, 2, 3, 4), measure),
     claims=claims,
     plot=plot,
 )

@@ -23,7 +23,6 @@ tune it by.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -33,7 +32,7 @@ import numpy as np
 import lrx
 from lrx.papers.descent import descend, log_spaced, slope
 from lrx.papers.figures import REFERENCE, band, legend, panels
-from lrx.papers.result import Claim, Paper, Result, Scale, chosen, stopwatch
+from lrx.papers.result import Claim, Paper, Result, Scale, theory
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -75,19 +74,8 @@ def worst_gradient(x: jax.Array) -> jax.Array:
     return springs.at[0].add(-0.25)
 
 
-def run(
-    scale: str = "demo",
-    *,
-    data: str | None = None,
-    data_dir: str | None = None,
-    seeds: tuple[int, ...] | None = None,
-    checkpoints: str | Path | None = None,
-    progress: bool = True,
-) -> Result:
-    """Measure the gaps of three methods on the worst function and on a quadratic; see `Paper.run`."""
-    del data_dir, checkpoints, progress  # nothing is read, and nothing is long
-    steps, seeds = chosen(STEPS, scale, data, seeds, (0, 1, 2))
-    elapsed = stopwatch()
+def measure(steps: Any, seeds: tuple[int, ...]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Measure the gaps of three methods on the worst function and on a quadratic."""
     size = 2 * steps + 1
     solution = jnp.asarray(1 - np.arange(1, size + 1) / (size + 1), jnp.float32)
 
@@ -126,7 +114,7 @@ def run(
 
         curves["quadratic"][name] = np.asarray(jax.jit(jax.vmap(one))(keys))
     settings = {"steps": steps, "distance": float(jnp.sum(solution**2))}
-    return Result("nesterov_1983", scale, "", list(seeds), settings, curves, elapsed())
+    return settings, curves
 
 
 def bounds(result: Result) -> tuple[np.ndarray, float]:
@@ -217,7 +205,7 @@ PAPER = Paper(
     source="Soviet Mathematics Doklady 27, 372-376",
     figure="the bounds, and the gap over the number of steps",
     scales=SCALES,
-    run=run,
+    run=theory("nesterov_1983", STEPS, (0, 1, 2), measure),
     claims=claims,
     plot=plot,
 )

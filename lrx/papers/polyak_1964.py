@@ -19,7 +19,6 @@ as t rho^t, and rho is fitted with the factor t.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -29,7 +28,7 @@ import numpy as np
 import lrx
 from lrx.papers.descent import descend, log_spaced
 from lrx.papers.figures import REFERENCE, band, legend, panels, style
-from lrx.papers.result import Claim, Paper, Result, Scale, chosen, stopwatch
+from lrx.papers.result import Claim, Paper, Result, Scale, theory
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -62,19 +61,8 @@ def counter_example(x: jax.Array) -> jax.Array:
     return jnp.where(x < 1, 25 * x, jnp.where(x < 2, x + 24, 25 * x - 24))
 
 
-def run(
-    scale: str = "demo",
-    *,
-    data: str | None = None,
-    data_dir: str | None = None,
-    seeds: tuple[int, ...] | None = None,
-    checkpoints: str | Path | None = None,
-    progress: bool = True,
-) -> Result:
-    """Measure distances over steps for each condition number, and the counter-example; see `Paper.run`."""
-    del data_dir, checkpoints, progress  # nothing is read, and nothing is long
-    conditions, seeds = chosen(CONDITIONS, scale, data, seeds, (0, 1, 2))
-    elapsed = stopwatch()
+def measure(conditions: Any, seeds: tuple[int, ...]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Measure distances over steps for each condition number, and the counter-example."""
     curves: dict[str, Any] = {"conditions": {}}
     for kappa in conditions:
         eigenvalues = jnp.asarray(np.geomspace(1, kappa, VARIABLES), jnp.float32)
@@ -115,7 +103,7 @@ def run(
         name: np.asarray(jax.jit(lambda tx=tx: descend(plain, tx, start, counts, lambda x: x))())
         for name, tx in methods.items()
     }
-    return Result("polyak_1964", scale, "", list(seeds), {"conditions": list(conditions)}, curves, elapsed())
+    return {"conditions": list(conditions)}, curves
 
 
 def fitted_factor(distances: np.ndarray, *, double_root: bool) -> float:
@@ -211,7 +199,7 @@ PAPER = Paper(
     source="USSR Computational Mathematics and Mathematical Physics 4(5), 1-17",
     figure="the rates, as the distance over steps; the counter-example of Lessard et al. (2016)",
     scales=SCALES,
-    run=run,
+    run=theory("polyak_1964", CONDITIONS, (0, 1, 2), measure),
     claims=claims,
     plot=plot,
 )

@@ -101,19 +101,40 @@ class Result:
         return path
 
 
-def chosen(
-    settings: Mapping[str, Any], scale: str, data: str | None, seeds: Sequence[int] | None, usual: Sequence[int]
-) -> tuple[Any, tuple[int, ...]]:
-    """Give the settings of a scale and the seeds, for a paper that needs no data.
+def theory(
+    name: str,
+    sizes: Mapping[str, Any],
+    usual_seeds: Sequence[int],
+    measure: Callable[[Any, tuple[int, ...]], tuple[dict[str, Any], dict[str, Any]]],
+) -> Callable[..., Result]:
+    """Make the `run` of a paper that trains on no data set and takes no time worth a checkpoint.
 
-    Raises:
-      ValueError: if the scale is unknown, or a data set is asked for.
+    Args:
+      name: of the paper.
+      sizes: scale to what `measure` takes.
+      usual_seeds: where none are given.
+      measure: `(size, seeds) -> (settings, curves)`.
     """
-    if scale not in settings:
-        raise ValueError(f"scale must be one of {', '.join(settings)}, got scale={scale!r}.")
-    if data is not None:
-        raise ValueError(f"data must be left out, since this paper trains on no data set, got data={data!r}.")
-    return settings[scale], tuple(usual if seeds is None else seeds)
+
+    def run(
+        scale: str = "demo",
+        *,
+        data: str | None = None,
+        data_dir: Any = None,
+        seeds: Sequence[int] | None = None,
+        checkpoints: Any = None,
+        progress: bool = True,
+    ) -> Result:
+        del data_dir, checkpoints, progress
+        if scale not in sizes:
+            raise ValueError(f"scale must be one of {', '.join(sizes)}, got scale={scale!r}.")
+        if data is not None:
+            raise ValueError(f"data must be left out, since this paper trains on no data set, got data={data!r}.")
+        chosen, elapsed = tuple(usual_seeds if seeds is None else seeds), stopwatch()
+        settings, curves = measure(sizes[scale], chosen)
+        return Result(name, scale, "", list(chosen), settings, curves, elapsed())
+
+    return run
 
 
 def load(path: str | os.PathLike[str]) -> Result:

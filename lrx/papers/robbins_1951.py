@@ -16,7 +16,6 @@ Differs from the source: the theorem leaves the gains free; c mu = 1, 0.2 and 0.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -26,7 +25,7 @@ import numpy as np
 import lrx
 from lrx.papers.descent import descend, log_spaced, slope
 from lrx.papers.figures import REFERENCE, band, legend, panels
-from lrx.papers.result import Claim, Paper, Result, Scale, chosen, stopwatch
+from lrx.papers.result import Claim, Paper, Result, Scale, theory
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -48,19 +47,8 @@ GAINS: dict[str, lrx.Schedule] = {
 }
 
 
-def run(
-    scale: str = "demo",
-    *,
-    data: str | None = None,
-    data_dir: str | None = None,
-    seeds: tuple[int, ...] | None = None,
-    checkpoints: str | Path | None = None,
-    progress: bool = True,
-) -> Result:
-    """Measure the mean square error over the number of steps for each sequence of gains; see `Paper.run`."""
-    del data_dir, checkpoints, progress  # nothing is read, and nothing is long
-    steps, seeds = chosen(STEPS, scale, data, seeds, (0, 1, 2, 3, 4))
-    elapsed = stopwatch()
+def measure(steps: Any, seeds: tuple[int, ...]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Measure the mean square error over the number of steps for each sequence of gains."""
     counts = log_spaced(steps, 60)
 
     def gradient(theta: jax.Array, key: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -78,7 +66,7 @@ def run(
             [np.mean(squares(jax.random.split(jax.random.key(seed), RUNS)), axis=0) for seed in seeds]
         )
     settings = {"steps": steps, "runs": RUNS, "start": START, "mu": MU}
-    return Result("robbins_1951", scale, "", list(seeds), settings, curves, elapsed())
+    return settings, curves
 
 
 def claims(result: Result) -> list[Claim]:
@@ -138,7 +126,7 @@ PAPER = Paper(
     source="Annals of Mathematical Statistics 22(3), 400-407",
     figure="the theorem, as the error over the number of steps",
     scales=SCALES,
-    run=run,
+    run=theory("robbins_1951", STEPS, (0, 1, 2, 3, 4), measure),
     claims=claims,
     plot=plot,
 )

@@ -400,7 +400,7 @@ class Race:
     def _advance(self, run: _Run, horizon: int, seed: int) -> int:
         """Make a run of `horizon` steps, measure it, and keep what a longer one goes on from; give the steps made."""
         plan, seeds = self.plan(run.method), np.array([seed])
-        hyper = _hyper(run.rate, horizon)
+        hyper = hyperparameters(run.rate, horizon)
         kept = self._carried(run, horizon)
         if run.runs == () or run.done > kept:
             trunk, run.done = plan.start(hyper, seeds), 0
@@ -426,12 +426,12 @@ class Race:
                 return make(hyper["rate"], jnp.int32(jnp.round(hyper["num_steps"])))
 
             engine = Engine(self.workload, make_tx, self.num_steps, min(NUM_POINTS, self.num_steps))
-            self._plans[method] = engine.planned(_hyper(1.0, 1), np.zeros(1, np.int64), strategy="map")
+            self._plans[method] = engine.planned(hyperparameters(1.0, 1), np.zeros(1, np.int64), strategy="map")
         return self._plans[method]
 
     def trained(self, method: str, rate: float, seed: int) -> float:
         """Make a full run, and give the metric at its end; not finite where it diverged."""
-        plan, seeds, hyper = self.plan(method), np.array([seed]), _hyper(rate, self.num_steps)
+        plan, seeds, hyper = self.plan(method), np.array([seed]), hyperparameters(rate, self.num_steps)
         return self.measured(plan.advance(plan.start(hyper, seeds), hyper, seeds, 0, self.num_steps), seed)
 
     def measured(self, runs: Runs, seed: int) -> float:
@@ -510,14 +510,15 @@ class Race:
         carried = [run for run in running if run.done]
         seeds = np.array([seed])
         _, states, _ = folder.restore(
-            {run.name: self.plan(run.method).start(_hyper(run.rate, run.done), seeds) for run in carried}
+            {run.name: self.plan(run.method).start(hyperparameters(run.rate, run.done), seeds) for run in carried}
         )
         for run in carried:
             run.runs = states[run.name]
         return made + 1, int(record["spent"][0]), running, evidence
 
 
-def _hyper(rate: float, num_steps: int) -> dict[str, np.ndarray]:
+def hyperparameters(rate: float, num_steps: int) -> dict[str, np.ndarray]:
+    """Give what the program of a method takes, for one run."""
     return {"rate": np.array([rate], np.float32), "num_steps": np.array([num_steps], np.float32)}
 
 

@@ -72,7 +72,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Result]:
     found = {}
     for module in (cauchy_1847, robbins_1951, polyak_1964, nesterov_1983):
         name = module.PAPER.name
-        path = module.run("demo", seeds=(0, 1)).save(folder / f"{name}.json")
+        path = module.PAPER.run("demo", seeds=(0, 1)).save(folder / f"{name}.json")
         found[name] = papers.load(path)
     patch.undo()
     return found

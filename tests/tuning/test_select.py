@@ -17,7 +17,7 @@ from tuning.test_sweep import LINE, line
 import lrx
 from lrx.training import train
 from lrx.tuning import PORTFOLIO, Method, Selection, select
-from lrx.tuning.portfolio import momentum_sgd, stable_decay
+from lrx.tuning.portfolio import stable_decay
 from lrx.workloads import make_workload
 
 module = importlib.import_module("lrx.tuning.select")
@@ -299,4 +299,3 @@ def test_the_whole_portfolio_races_on_digits() -> None:
     assert result.cost <= 3
     history = train(workload, result.tx, steps=400, seed=1)
     assert history.evaluations["accuracy"][-1] > 0.94
-    assert momentum_sgd(0.1).init({"w": jnp.ones(2)})
