@@ -15,6 +15,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from optax import SnapshotState
 from optax.schedules import InjectStatefulHyperparamsState
 from optax.transforms import PartitionState
 
@@ -203,7 +204,7 @@ def _snake_case(node: Any) -> str:
 
 
 def _entries(node: Any, prefix: str) -> Iterator[tuple[str, jax.Array]]:
-    """Every scalar of the states that are lrx's own, and the hyperparameters of optax's injection."""
+    """Every scalar of the states that are lrx's own, optax's measurements and the hyperparameters of its injection."""
     if isinstance(node, RateState | FactorState):
         if isinstance(node, FactorState):
             yield f"{prefix}factor", _array(node.factor)
@@ -222,6 +223,10 @@ def _entries(node: Any, prefix: str) -> Iterator[tuple[str, jax.Array]]:
             if key != "learning_rate":
                 yield f"{prefix}{key}", _array(value)
         yield from _entries(node.inner_state, prefix)
+    elif isinstance(node, SnapshotState):
+        for key, value in node.measurement.items():
+            if len(leaves := jax.tree.leaves(value)) == 1 and jnp.ndim(leaves[0]) == 0:
+                yield f"{prefix}{key}", leaves[0]
     elif isinstance(node, Inbox | Snapshot | ComputedRate):
         return
     elif type(node).__module__.split(".")[0] == "lrx" and hasattr(node, "_fields"):
@@ -255,7 +260,9 @@ def monitor(state: Any) -> dict[str, jax.Array]:
     Returns:
       Name to scalar. The rate is `learning_rate`, or `learning_rate/<group>` where there are groups; what a controller
       or optimizer keeps, but for counts, is `<method>/<field>`, within a group `<group>/<method>/<field>`; what an
-      unsigned link multiplies by is `factor`, and a name that repeats gets a number. Empty where there is nothing.
+      unsigned link multiplies by is `factor`, and a name that repeats gets a number. What `optax.snapshot` measures
+      has its own name, so `optax.chain(optax.snapshot("gradient_norm", optax.tree.norm), lrx.sgd(0.1))` records
+      norms. Empty where there is nothing.
 
     Raises:
       ValueError: if two rates lie on one path.

@@ -174,9 +174,10 @@ def test_ctrl_c_says_how_the_run_goes_on(tmp_path):
 def test_a_figure_is_drawn_again_from_results(tmp_path, monkeypatch):
     import dataclasses
 
-    tiny = dataclasses.replace(smith_2017.SETTINGS["demo"], lengths=smith_2017.Lengths.divided_by(500))
-    monkeypatch.setitem(smith_2017.SETTINGS, "demo", tiny)
-    smith_2017.run("demo", seeds=(0,), progress=False).save(tmp_path / "result.json")
+    demo = smith_2017.SCALES["demo"]
+    tiny = dataclasses.replace(demo.size, lengths=smith_2017.Lengths.divided_by(500))
+    monkeypatch.setitem(smith_2017.SCALES, "demo", dataclasses.replace(demo, size=tiny))
+    smith_2017.PAPER.run("demo", seeds=(0,)).save(tmp_path / "result.json")
     done = lrx("reproduce", "smith_2017", "--from-results", "result.json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert sorted(written(done)) == ["accuracy.png", "range_test.png"]

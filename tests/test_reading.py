@@ -399,6 +399,10 @@ PLATEAU_KEYS = [f"reduce_on_plateau/{field}" for field in PLATEAU]
             ["learning_rate", "momentum"],
         ),
         (optax.adamw(1e-3), []),
+        (
+            optax.chain(optax.snapshot("norm", optax.tree.norm), optax.snapshot("all", lambda tree: tree), linear()),
+            ["learning_rate", "norm"],
+        ),
     ],
 )
 def test_monitor_names_are_stable_and_readable(tx: Any, keys: list[str]) -> None:

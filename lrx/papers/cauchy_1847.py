@@ -25,17 +25,19 @@ import numpy as np
 import lrx
 from lrx.papers.descent import descend, log_spaced, slope
 from lrx.papers.figures import REFERENCE, band, legend, panels, style
-from lrx.papers.result import Claim, Paper, Result, Scale, theory
+from lrx.papers.result import Claim, Job, Paper, Result, Scale
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+SEEDS = (0, 1, 2, 3, 4)
 SCALES = {
-    "demo": Scale("a quadratic, |x| with noise to T = 10^5, a saddle; 5 seeds of 40 runs", "20 s, 2 CPU cores"),
-    "cpu": Scale("the same, 5 seeds of 400 runs", "2 minutes, 2 CPU cores"),
-    "paper": Scale("as cpu: a theorem has no size of its own", "2 minutes, 2 CPU cores"),
+    "demo": Scale(
+        "a quadratic, |x| with noise to T = 10^5, a saddle; 5 seeds of 40 runs", "20 s, 2 CPU cores", 40, seeds=SEEDS
+    ),
+    "cpu": Scale("the same, 5 seeds of 400 runs", "2 minutes, 2 CPU cores", 400, seeds=SEEDS),
+    "paper": Scale("as cpu: a theorem has no size of its own", "2 minutes, 2 CPU cores", 400, seeds=SEEDS),
 }
-RUNS = {"demo": 40, "cpu": 400, "paper": 400}
 EIGENVALUES = np.geomspace(1e-8, 1, 200)  # so L = 1
 FACTORS = (0.1, 1.0, 1.9, 2.1)  # of 1 / L
 STEPS = 1000
@@ -70,9 +72,9 @@ def saddle(noise: float) -> Any:
     return gradient
 
 
-def measure(runs: Any, seeds: tuple[int, ...]) -> tuple[dict[str, Any], dict[str, Any]]:
+def measure(runs: int, job: Job) -> tuple[dict[str, Any], dict[str, Any]]:
     """Measure gaps on a quadratic and on |x|, and the times of escape from a saddle."""
-    keys = jnp.stack([jax.random.split(jax.random.key(seed), runs) for seed in seeds])  # (seeds, runs)
+    keys = jnp.stack([jax.random.split(jax.random.key(seed), runs) for seed in job.seeds])  # (seeds, runs)
     start_keys = keys[:, 0]
 
     counts = log_spaced(STEPS, 100)
@@ -209,7 +211,7 @@ PAPER = Paper(
     source="Comptes rendus 25, 536-538",
     figure="the theorems on fixed steps, as gaps over steps",
     scales=SCALES,
-    run=theory("cauchy_1847", RUNS, (0, 1, 2, 3, 4), measure),
+    measure=measure,
     claims=claims,
     plot=plot,
 )

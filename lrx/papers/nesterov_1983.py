@@ -32,17 +32,16 @@ import numpy as np
 import lrx
 from lrx.papers.descent import descend, log_spaced, slope
 from lrx.papers.figures import REFERENCE, band, legend, panels
-from lrx.papers.result import Claim, Paper, Result, Scale, theory
+from lrx.papers.result import Claim, Job, Paper, Result, Scale
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SCALES = {
-    "demo": Scale("the worst function of 201 variables, a quadratic of 200", "a few seconds, 2 CPU cores"),
-    "cpu": Scale("the worst function of 1,001 variables, a quadratic of 200", "half a minute, 2 CPU cores"),
-    "paper": Scale("as cpu: a theorem has no size of its own", "half a minute, 2 CPU cores"),
+    "demo": Scale("the worst function of 201 variables, a quadratic of 200", "a few seconds, 2 CPU cores", 100),
+    "cpu": Scale("the worst function of 1,001 variables, a quadratic of 200", "half a minute, 2 CPU cores", 500),
+    "paper": Scale("as cpu: a theorem has no size of its own", "half a minute, 2 CPU cores", 500),
 }
-STEPS = {"demo": 100, "cpu": 500, "paper": 500}
 QUADRATIC_STEPS = 1000
 EIGENVALUES = np.geomspace(1e-8, 1, 200)
 # For k = 100, L = 1 and x_0 = 0, computed once by a NumPy transcription in float64.
@@ -74,7 +73,7 @@ def worst_gradient(x: jax.Array) -> jax.Array:
     return springs.at[0].add(-0.25)
 
 
-def measure(steps: Any, seeds: tuple[int, ...]) -> tuple[dict[str, Any], dict[str, Any]]:
+def measure(steps: int, job: Job) -> tuple[dict[str, Any], dict[str, Any]]:
     """Measure the gaps of three methods on the worst function and on a quadratic."""
     size = 2 * steps + 1
     solution = jnp.asarray(1 - np.arange(1, size + 1) / (size + 1), jnp.float32)
@@ -104,7 +103,7 @@ def measure(steps: Any, seeds: tuple[int, ...]) -> tuple[dict[str, Any], dict[st
         curves["worst"][name] = np.asarray(gap())
     long = log_spaced(QUADRATIC_STEPS, 100)
     curves["quadratic_steps"] = long
-    keys = jnp.stack([jax.random.key(seed) for seed in seeds])
+    keys = jnp.stack([jax.random.key(seed) for seed in job.seeds])
     for name, tx in methods(QUADRATIC_STEPS).items():
         if name == "heavy ball":
             continue
@@ -150,7 +149,7 @@ def claims(result: Result) -> list[Claim]:
             high=1,
         )
     )
-    if last == STEPS["demo"]:
+    if last == SCALES["demo"].size:
         for name, value in TRANSCRIBED.items():
             text = f"the gap of {name} after {last} steps is that of a transcription, within 1 %"
             found.append(Claim.of_values(text, f"{value:.4g}", gaps[name][-1], 0.99 * value, 1.01 * value))
@@ -205,7 +204,7 @@ PAPER = Paper(
     source="Soviet Mathematics Doklady 27, 372-376",
     figure="the bounds, and the gap over the number of steps",
     scales=SCALES,
-    run=theory("nesterov_1983", STEPS, (0, 1, 2), measure),
+    measure=measure,
     claims=claims,
     plot=plot,
 )

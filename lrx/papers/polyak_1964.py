@@ -28,17 +28,16 @@ import numpy as np
 import lrx
 from lrx.papers.descent import descend, log_spaced
 from lrx.papers.figures import REFERENCE, band, legend, panels, style
-from lrx.papers.result import Claim, Paper, Result, Scale, theory
+from lrx.papers.result import Claim, Job, Paper, Result, Scale
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SCALES = {
-    "demo": Scale("50 variables, kappa 10, 100, 1,000", "a few seconds, 2 CPU cores"),
-    "cpu": Scale("50 variables, kappa 10 to 10,000", "a few seconds, 2 CPU cores"),
-    "paper": Scale("as cpu: a theorem has no size of its own", "a few seconds, 2 CPU cores"),
+    "demo": Scale("50 variables, kappa 10, 100, 1,000", "a few seconds, 2 CPU cores", (10, 100, 1000)),
+    "cpu": Scale("50 variables, kappa 10 to 10,000", "a few seconds, 2 CPU cores", (10, 100, 1000, 10_000)),
+    "paper": Scale("as cpu: a theorem has no size of its own", "a few seconds, 2 CPU cores", (10, 100, 1000, 10_000)),
 }
-CONDITIONS = {"demo": (10, 100, 1000), "cpu": (10, 100, 1000, 10_000), "paper": (10, 100, 1000, 10_000)}
 VARIABLES = 50
 TARGET = 1e-6  # of the first distance, to which steps are counted
 END = 1e-14  # of the first distance, up to which the factor is fitted: the transient is long over
@@ -61,7 +60,7 @@ def counter_example(x: jax.Array) -> jax.Array:
     return jnp.where(x < 1, 25 * x, jnp.where(x < 2, x + 24, 25 * x - 24))
 
 
-def measure(conditions: Any, seeds: tuple[int, ...]) -> tuple[dict[str, Any], dict[str, Any]]:
+def measure(conditions: Any, job: Job) -> tuple[dict[str, Any], dict[str, Any]]:
     """Measure distances over steps for each condition number, and the counter-example."""
     curves: dict[str, Any] = {"conditions": {}}
     for kappa in conditions:
@@ -80,7 +79,7 @@ def measure(conditions: Any, seeds: tuple[int, ...]) -> tuple[dict[str, Any], di
                 start = jax.random.normal(key, (VARIABLES,))
                 return descend(gradient, tx, start, np.arange(last + 1), jnp.linalg.norm) / jnp.linalg.norm(start)
 
-            keys = jnp.stack([jax.random.key(seed) for seed in seeds])
+            keys = jnp.stack([jax.random.key(seed) for seed in job.seeds])
             distances = np.asarray(jax.jit(jax.vmap(one))(keys), np.float64)
             points = np.concatenate([[0], log_spaced(last, DRAWN)])
             arms[name] = {
@@ -199,7 +198,7 @@ PAPER = Paper(
     source="USSR Computational Mathematics and Mathematical Physics 4(5), 1-17",
     figure="the rates, as the distance over steps; the counter-example of Lessard et al. (2016)",
     scales=SCALES,
-    run=theory("polyak_1964", CONDITIONS, (0, 1, 2), measure),
+    measure=measure,
     claims=claims,
     plot=plot,
 )

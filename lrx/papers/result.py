@@ -9,9 +9,10 @@ import json
 import math
 import os
 import platform
+import re
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +31,32 @@ class Scale:
 
     description: str  # the model and the lengths
     cost: str  # roughly how long, and on what
+    size: Any  # what the paper's `measure` takes
     data: str = ""  # the data set that it takes by default; "" for none
+    seeds: tuple[int, ...] = (0, 1, 2)  # where none are given
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """What a paper's `measure` is asked for beside the size.
+
+    Attributes:
+      seeds: of the runs, at least one.
+      data: name of the data set, "" for none.
+      data_dir: folder of its files; see `lrx.workloads.datasets.load`.
+      checkpoints: folder that keeps the runs, so that an interrupted reproduction goes on where it was; or None.
+      progress: whether to show bars.
+    """
+
+    seeds: tuple[int, ...]
+    data: str = ""
+    data_dir: str | os.PathLike[str] | None = None
+    checkpoints: Path | None = None
+    progress: bool = False
+
+    def folder(self, name: str) -> Path | None:
+        """Give the folder of checkpoints of one of its runs."""
+        return None if self.checkpoints is None else self.checkpoints / re.sub(r"[^\w.-]+", "-", name)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,9 +96,48 @@ class Paper:
     source: str
     figure: str
     scales: dict[str, Scale]
-    run: Callable[..., Result]  # run(scale, *, data=None, data_dir=None, seeds=None, checkpoints=None, progress=True)
+    measure: Callable[[Any, Job], tuple[dict[str, Any], dict[str, Any]]]  # (size, job) -> settings, curves
     claims: Callable[[Result], list[Claim]]
     plot: Callable[[Result], dict[str, Figure]]  # file stem -> figure; draws from the result alone
+
+    def run(
+        self,
+        scale: str = "demo",
+        *,
+        data: str | None = None,
+        data_dir: str | os.PathLike[str] | None = None,
+        seeds: Sequence[int] | None = None,
+        checkpoints: str | os.PathLike[str] | None = None,
+        progress: bool = False,
+    ) -> Result:
+        """Measure what the paper shows.
+
+        Args:
+          scale: a name in `scales`.
+          data: another data set than the scale's own.
+          data_dir: folder of the data set's files.
+          seeds: others than the scale's own.
+          checkpoints: folder that keeps the runs, so that an interrupted reproduction goes on where it was.
+          progress: show progress bars.
+
+        Raises:
+          ValueError: if `scale` is unknown, or `data` is given and the paper has none.
+        """
+        if scale not in self.scales:
+            raise ValueError(f"scale must be one of {', '.join(self.scales)}, got scale={scale!r}.")
+        usual = self.scales[scale]
+        if data is not None and not usual.data:
+            raise ValueError(f"data must be left out, since this paper trains on no data set, got data={data!r}.")
+        job = Job(
+            tuple(usual.seeds if seeds is None else seeds),
+            data or usual.data,
+            data_dir,
+            None if checkpoints is None else Path(checkpoints),
+            progress,
+        )
+        elapsed = stopwatch()
+        settings, curves = self.measure(usual.size, job)
+        return Result(self.name, scale, job.data, list(job.seeds), settings, curves, elapsed())
 
 
 @dataclasses.dataclass
@@ -99,42 +164,6 @@ class Result:
         part.write_text(json.dumps(_plain(dataclasses.asdict(self)), indent=1, allow_nan=False) + "\n")
         part.replace(path)
         return path
-
-
-def theory(
-    name: str,
-    sizes: Mapping[str, Any],
-    usual_seeds: Sequence[int],
-    measure: Callable[[Any, tuple[int, ...]], tuple[dict[str, Any], dict[str, Any]]],
-) -> Callable[..., Result]:
-    """Make the `run` of a paper that trains on no data set and takes no time worth a checkpoint.
-
-    Args:
-      name: of the paper.
-      sizes: scale to what `measure` takes.
-      usual_seeds: where none are given.
-      measure: `(size, seeds) -> (settings, curves)`.
-    """
-
-    def run(
-        scale: str = "demo",
-        *,
-        data: str | None = None,
-        data_dir: Any = None,
-        seeds: Sequence[int] | None = None,
-        checkpoints: Any = None,
-        progress: bool = True,
-    ) -> Result:
-        del data_dir, checkpoints, progress
-        if scale not in sizes:
-            raise ValueError(f"scale must be one of {', '.join(sizes)}, got scale={scale!r}.")
-        if data is not None:
-            raise ValueError(f"data must be left out, since this paper trains on no data set, got data={data!r}.")
-        chosen, elapsed = tuple(usual_seeds if seeds is None else seeds), stopwatch()
-        settings, curves = measure(sizes[scale], chosen)
-        return Result(name, scale, "", list(chosen), settings, curves, elapsed())
-
-    return run
 
 
 def load(path: str | os.PathLike[str]) -> Result:

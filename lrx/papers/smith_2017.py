@@ -16,7 +16,6 @@ demo's scale are read from a range test by the rule of section 3.3, since the pa
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -24,24 +23,12 @@ import numpy as np
 import optax
 
 import lrx
-from lrx.papers.result import Claim, Paper, Result, Scale, stopwatch
+from lrx.papers.result import Claim, Job, Paper, Result, Scale
 from lrx.training import Workload, train
 from lrx.workloads import make_workload
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-SCALES = {
-    "demo": Scale(
-        "perceptron 64-128-128-10, 1,400 / 500 / 500 iterations, 3 seeds", "under 1 minute, 2 CPU cores", "digits"
-    ),
-    "cpu": Scale(
-        "Caffe's network at half width, 14,000 / 5,000 / 5,000 iterations, 1 seed",
-        "under 90 minutes, 2 CPU cores",
-        "cifar10",
-    ),
-    "paper": Scale("Caffe's network, 70,000 / 25,000 / 25,000 iterations, 1 seed", "8 hours on 2 CPU cores", "cifar10"),
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,13 +65,29 @@ class Settings:
     weight_decay: float
     range_max: float  # the upper end of the range test
     bounds: tuple[float, float] | None  # the cycle's, where the paper gives them; otherwise read from the range test
-    seeds: tuple[int, ...]
 
 
-SETTINGS = {
-    "demo": Settings("mlp", {}, 100, Lengths.divided_by(50), 0.0, 1.0, None, (0, 1, 2)),
-    "cpu": Settings("caffe", {"widths": (16, 16, 32)}, 100, Lengths.divided_by(5), 0.004, 0.02, (0.001, 0.006), (0,)),
-    "paper": Settings("caffe", {}, 100, Lengths.divided_by(1), 0.004, 0.02, (0.001, 0.006), (0,)),
+SCALES = {
+    "demo": Scale(
+        "perceptron 64-128-128-10, 1,400 / 500 / 500 iterations, 3 seeds",
+        "under 1 minute, 2 CPU cores",
+        Settings("mlp", {}, 100, Lengths.divided_by(50), 0.0, 1.0, None),
+        "digits",
+    ),
+    "cpu": Scale(
+        "Caffe's network at half width, 14,000 / 5,000 / 5,000 iterations, 1 seed",
+        "under 90 minutes, 2 CPU cores",
+        Settings("caffe", {"widths": (16, 16, 32)}, 100, Lengths.divided_by(5), 0.004, 0.02, (0.001, 0.006)),
+        "cifar10",
+        seeds=(0,),
+    ),
+    "paper": Scale(
+        "Caffe's network, 70,000 / 25,000 / 25,000 iterations, 1 seed",
+        "8 hours on 2 CPU cores",
+        Settings("caffe", {}, 100, Lengths.divided_by(1), 0.004, 0.02, (0.001, 0.006)),
+        "cifar10",
+        seeds=(0,),
+    ),
 }
 
 POLICIES = ("fixed", "decay", "triangular2")
@@ -157,48 +160,19 @@ def range_test(workload: Workload, settings: Settings, *, seed: int, progress: b
     }
 
 
-def run(
-    scale: str = "demo",
-    *,
-    data: str | None = None,
-    data_dir: str | None = None,
-    seeds: tuple[int, ...] | None = None,
-    checkpoints: str | Path | None = None,
-    progress: bool = True,
-) -> Result:
-    """Train under the three policies and with the range test's rising rate.
-
-    Args:
-      scale: "demo", "cpu" or "paper".
-      data: another data set than the scale's own.
-      data_dir: folder of the data set's files.
-      seeds: others than the scale's own; each seed is one run of each policy.
-      checkpoints: folder that keeps the runs, so that an interrupted reproduction goes on where it was.
-      progress: show a progress bar.
-
-    Returns:
-      The `Result`, with test accuracy over iterations for each policy and seed.
-
-    Raises:
-      ValueError: if `scale` is unknown.
-    """
-    if scale not in SETTINGS:
-        raise ValueError(f"scale must be one of {', '.join(SETTINGS)}, got scale={scale!r}.")
-    settings = SETTINGS[scale]
-    data = data or SCALES[scale].data
-    seeds = settings.seeds if seeds is None else tuple(seeds)
-    elapsed = stopwatch()
+def measure(settings: Settings, job: Job) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Train under the three policies and with the range test's rising rate; record accuracies over iterations."""
     # Caffe's example does not augment.
     workload = make_workload(
-        data,
+        job.data,
         settings.model,
         batch_size=settings.batch_size,
-        data_dir=data_dir,
+        data_dir=job.data_dir,
         augment=False,
         **settings.model_options,
     )
 
-    ladder = range_test(workload, settings, seed=seeds[0], progress=progress)
+    ladder = range_test(workload, settings, seed=job.seeds[0], progress=job.progress)
     bounds = settings.bounds or read_bounds(np.asarray(ladder["rate"]), np.asarray(ladder["accuracy"]))
     lengths = settings.lengths
     curves: dict[str, Any] = {"range_test": ladder}
@@ -212,11 +186,11 @@ def run(
                 steps=steps,
                 seed=seed,
                 evaluate_every=lengths.every,
-                checkpoint=None if checkpoints is None else Path(checkpoints) / f"{policy}-{seed}",
-                progress=progress,
+                checkpoint=job.folder(f"{policy}-{seed}"),
+                progress=job.progress,
                 stop_on_nonfinite=False,  # a policy that diverges has an accuracy too, that of guessing
             )
-            for seed in seeds
+            for seed in job.seeds
         ]
         curves[policy] = {
             "steps": histories[0].evaluation_steps.tolist(),
@@ -225,8 +199,7 @@ def run(
             "train_loss": [_means(history.loss, lengths.every) for history in histories],
             "rate": np.asarray(schedule(np.arange(0, steps, max(lengths.every // 10, 1)))).tolist(),
         }
-    written = {**dataclasses.asdict(settings), "bounds": list(bounds), "seeds": list(seeds)}
-    return Result("smith_2017", scale, data, list(seeds), written, curves, elapsed())
+    return {**dataclasses.asdict(settings), "bounds": list(bounds)}, curves
 
 
 def _means(values: np.ndarray, length: int) -> list[float]:
@@ -325,7 +298,7 @@ def plot(result: Result) -> dict[str, Figure]:
     axes.plot(ladder["rate"], 100 * np.asarray(ladder["accuracy"]), color=colours["triangular2"], lw=1.6)
     minimum, maximum = result.settings["bounds"]
     axes.axvspan(minimum, maximum, color=colours["decay"], alpha=0.15, lw=0)
-    read = "read from this test" if SETTINGS[result.scale].bounds is None else "the paper's"
+    read = "read from this test" if SCALES[result.scale].size.bounds is None else "the paper's"
     axes.annotate(
         f"bounds of the cycle, {read}: {minimum:.3g} to {maximum:.3g}",
         (maximum, 0.08),
@@ -351,7 +324,7 @@ PAPER = Paper(
     source="WACV 2017, arXiv:1506.01186",
     figure="Figure 1 (accuracy over iterations), Figure 3 (range test)",
     scales=SCALES,
-    run=run,
+    measure=measure,
     claims=claims,
     plot=plot,
 )

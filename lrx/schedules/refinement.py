@@ -25,7 +25,8 @@ def refined(
     `norm="l1"`, the l1 norms of Adam's case), the rate of the t-th step is `alpha_t = w_t sum_{s > t} w_s`, scaled so
     that its largest value is `peak_value`. The last rate is 0 and holds. Where the norms are constant it is the linear
     decay `(T - t) / (T - 1)`; where they fall early it warms up, and where they rise late it anneals faster. Norms are
-    those of a run with a similar schedule; `monitor` or your own loop records them.
+    those of a run with a similar schedule: train with `optax.chain(optax.snapshot("gradient_norm", optax.tree.norm),
+    tx)`, and the history's `metrics["gradient_norm"]` has them.
 
     Args:
       grad_norms: one norm for each step of the previous run, (T,) float, > 0, T >= 2; not traced. A run of other length

@@ -25,7 +25,7 @@ from lrx.tuning.space import Range, make_space, try_out
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-NUM_POINTS = 100  # of each curve
+NUM_POINTS = 100  # of each curve, by default
 TAIL = 0.1  # of the steps, over which the final loss is a mean
 SEGMENT_SECONDS = 1.0  # how long a compiled call should take where somebody watches
 
@@ -43,6 +43,9 @@ class SweepResult:
       steps: (points,) the step in the middle of each point of a curve.
       evaluations: name to (members..., seeds) float32, what the workload's `evaluate` gave at the end; empty where it
         has none.
+      evaluation_curves: name to (members..., seeds, times) float32, the same after each of `evaluation_steps`; NaN
+        where a run has diverged by then.
+      evaluation_steps: (times,) int64, numbers of steps made, the last of which is all of them.
       is_grid: whether each hyperparameter has an axis of its own.
       strategy: "vmap" or "map", how the runs were compiled; "restored" where all were in the checkpoint.
       chunk_size: members that were trained at a time; 0 where none was.
@@ -55,6 +58,8 @@ class SweepResult:
     losses: np.ndarray
     steps: np.ndarray
     evaluations: dict[str, np.ndarray]
+    evaluation_curves: dict[str, np.ndarray]
+    evaluation_steps: np.ndarray
     is_grid: bool
     strategy: str
     chunk_size: int
@@ -133,6 +138,8 @@ def sweep(
     num_samples: int | None = None,
     num_steps: int,
     seeds: int | Sequence[int] = 1,
+    num_points: int = NUM_POINTS,
+    evaluate_every: int | None = None,
     has_state: bool = False,
     strategy: str = "auto",
     chunk_size: int | None = None,
@@ -156,6 +163,8 @@ def sweep(
       num_samples: how many members are drawn from the ranges; the same ones each time.
       num_steps: length of each run.
       seeds: how many runs of each member, with seeds 0, 1, ..., or the seeds.
+      num_points: of each curve of training losses, of which each is the mean over as many steps.
+      evaluate_every: steps between evaluations; by default only the end is evaluated.
       has_state: `loss_fn` is `(params, model_state, batch, key) -> (loss, model_state)`, and `init_fn` gives both.
       strategy: "vmap" makes a step of all runs at once, "map" one run after the other, in one program; "auto" measures
         both, and the result says which was faster. Over several devices members are split.
@@ -190,6 +199,9 @@ def sweep(
     """
     seed_array = as_seeds(seeds)
     _checks.steps("num_steps", num_steps)
+    _checks.steps("num_points", num_points, unit="points")
+    if evaluate_every is not None:
+        _checks.steps("evaluate_every", evaluate_every)
     _checks.one_of("strategy", strategy, ("auto", *STRATEGIES))
     if chunk_size is not None:
         _checks.steps("chunk_size", chunk_size, unit="members")
@@ -197,7 +209,10 @@ def sweep(
     space = make_space(grid, sample, num_samples, seed=int(seed_array[0]))
     try_out(tx, space)
     workload = as_workload(loss_fn, init_fn, batches, has_state=has_state, num_batches=num_steps)
-    engine = Engine(workload, lambda hyper, count: tx(**hyper), num_steps, NUM_POINTS)  # noqa: ARG005
+    if evaluate_every is not None and workload.evaluate is None:
+        raise ValueError(f"evaluate_every needs a workload that evaluates, got evaluate_every={evaluate_every}.")
+    engine = Engine(workload, lambda hyper, count: tx(**hyper), num_steps, num_points)  # noqa: ARG005
+    times = np.array([*range(evaluate_every or num_steps, num_steps, evaluate_every or 1), num_steps])
     folder = None
     done: dict[str, np.ndarray] = {}
     with contextlib.ExitStack() as stack:
@@ -209,6 +224,8 @@ def sweep(
                 "steps": num_steps,
                 "seeds": seed_array.tolist(),
                 "members": {name: values.tolist() for name, values in space.members.items()},
+                "points": num_points,
+                "evaluated": times.tolist(),
             }
             if folder.latest() is not None:
                 folder.require_same_run(about)
@@ -228,16 +245,19 @@ def sweep(
                 hyper = {name: values[: plan.members] for name, values in rest.items()}
                 number = len(next(iter(hyper.values())))
                 before = made * len(seed_array) * num_steps
-                runs = plan.start(hyper, seed_array)
-                runs = advanced(plan, runs, hyper, seed_array, 0, num_steps, status, before)
-                for name, values in outcome(engine, runs, seed_array, number).items():
-                    done[name] = np.concatenate([done[name], values]) if name in done else values
+                runs, step = plan.start(hyper, seed_array), 0
+                by_time: list[dict[str, np.ndarray]] = []
+                for time_ in times.tolist():
+                    runs = advanced(plan, runs, hyper, seed_array, step, time_, status, before)
+                    before, step = before + len(seed_array) * number * (time_ - step), time_
+                    by_time.append(evaluated(workload, runs, seed_array, number))
+                done = joined(done, made, outcome(runs, number, by_time), number)
                 made += number
                 if folder is not None:
                     folder.save(made, (), done, about)
     shape = (*space.shape, len(seed_array))
-    evaluations = {
-        name.removeprefix("evaluations/"): values.reshape(shape)
+    evaluation_curves = {
+        name.removeprefix("evaluations/"): values.reshape(*shape, -1)
         for name, values in done.items()
         if name.startswith("evaluations/")
     }
@@ -247,7 +267,9 @@ def sweep(
         done["final_loss"].reshape(shape),
         done["losses"].reshape(*shape, -1),
         engine.point_steps,
-        evaluations,
+        {name: values[..., -1] for name, values in evaluation_curves.items()},
+        evaluation_curves,
+        times,
         grid is not None,
         "restored" if plan is None else plan.strategy,
         0 if plan is None else plan.members,
@@ -304,12 +326,30 @@ def tail_loss(runs: Runs) -> np.ndarray:
     return np.where(np.asarray(runs.alive), means, np.inf).astype(np.float32)
 
 
-def outcome(engine: Engine, runs: Runs, seeds: np.ndarray, number: int) -> dict[str, np.ndarray]:
-    """Give what is kept of the first `number` members of a chunk: arrays with the leading axes (members, seeds)."""
+def outcome(runs: Runs, number: int, evaluations: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """Give what is kept of the first `number` members of a chunk: arrays with the leading axes (members, seeds).
+
+    `evaluations` are what `evaluated` gave, one after the other; where no run was left to evaluate, nothing.
+    """
     found = {"final_loss": tail_loss(runs), "losses": curves(runs)}
-    results = evaluated(engine.workload, runs, seeds, number)
-    found |= {f"evaluations/{name}": values for name, values in results.items()}
+    for name in dict.fromkeys(name for each in evaluations for name in each):
+        missing = np.full(found["final_loss"].shape, np.nan, np.float32)
+        found[f"evaluations/{name}"] = np.stack([each.get(name, missing) for each in evaluations], axis=-1)
     return {name: np.moveaxis(values, 0, 1)[:number] for name, values in found.items()}
+
+
+def joined(
+    done: Mapping[str, np.ndarray], made: int, found: Mapping[str, np.ndarray], number: int
+) -> dict[str, np.ndarray]:
+    """Put `number` members behind those that are `made`; NaN where all runs of one part diverged unevaluated."""
+    both = {}
+    for name in {**done, **found}:
+        shape = (done if name in done else found)[name].shape[1:]
+        parts = (done, made), (found, number)
+        both[name] = np.concatenate(
+            [part.get(name, np.full((size, *shape), np.nan, np.float32)) for part, size in parts]
+        )
+    return both
 
 
 def evaluated(workload: Workload, runs: Runs, seeds: np.ndarray, number: int) -> dict[str, np.ndarray]:

@@ -11,24 +11,27 @@ from typer.testing import CliRunner
 
 from lrx import cli, papers
 from lrx.papers import gallery
-from lrx.papers.result import Claim, Paper, Result, Scale
+from lrx.papers.result import Claim, Job, Paper, Result, Scale
 
 GALLERY = Path(__file__).parents[2] / "examples/gallery"
 
 
-def made_up(name: str, year: int, run: Any = None) -> Paper:
+def made_up(name: str, year: int, measure: Any = None) -> Paper:
     """A paper of nobody, whose figure is empty."""
     from matplotlib.figure import Figure
 
-    def measured(scale: str = "demo", **arguments: Any) -> Result:
-        del arguments
-        return Result(name, scale, "digits", [0, 1], {}, {"value": year / 1000}, 2.5)
+    def measured(size: Any, job: Job) -> Any:
+        del size, job
+        return {}, {"value": year / 1000}
 
     def claims(result: Result) -> list[Claim]:
         value = result.curves["value"]
         return [Claim("a | b", "1", f"{value:g}", value > 1), Claim("never", "0", "1", False)]
 
-    scales = {"demo": Scale("two steps", "a second"), "cpu": Scale("three steps", "a second")}
+    scales = {
+        "demo": Scale("two steps", "a second", 2, "digits", (0, 1)),
+        "cpu": Scale("three steps", "a second", 3, "digits", (0, 1)),
+    }
     return Paper(
         name,
         f"On {name}",
@@ -37,7 +40,7 @@ def made_up(name: str, year: int, run: Any = None) -> Paper:
         "somewhere",
         "figure 1",
         scales,
-        run or measured,
+        measure or measured,
         claims,
         lambda result: {"figure": Figure(figsize=(1, 1))},
     )
@@ -47,8 +50,8 @@ def made_up(name: str, year: int, run: Any = None) -> Paper:
 def three(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """Three papers, the second of which fails, in an empty folder."""
 
-    def broken(scale: str = "demo", **arguments: Any) -> Result:
-        raise RuntimeError(f"the {scale} is broken")
+    def broken(size: int, job: Job) -> Any:
+        raise RuntimeError(f"size {size} is broken")
 
     found = [made_up("late_2001", 2001), made_up("broken_1990", 1990, broken), made_up("early_1980", 1980)]
     monkeypatch.setattr(papers, "available", lambda: {paper.name: paper for paper in found})
@@ -63,13 +66,13 @@ def test_all_papers_go_on_past_one_that_fails_and_leave_a_page(three: Path) -> N
     page = (three / "found/README.md").read_text()
     rows = re.findall(r"^\| (.*) \|$", page, re.MULTILINE)
     assert "[A. Nobody 1980](#early_1980-demo) | demo | 1 of 2" in rows
-    assert "broken_1990 | failed | RuntimeError: the demo is broken" in rows
+    assert "broken_1990 | failed | RuntimeError: size 2 is broken" in rows
     assert page.index("## early_1980, demo") < page.index("## late_2001, demo")
     assert r"a \| b | 1 | 1.98 | yes" in rows
     assert "never | 0 | 1 | **no**" in rows
     assert "![early_1980, figure](early_1980/demo/figure.png)" in page
     assert (three / "found/early_1980/demo/figure.png").stat().st_size > 100
-    assert "`lrx reproduce late_2001 --scale demo`: two steps, on digits; 2 seeds, 2 s on " in page
+    assert "`lrx reproduce late_2001 --scale demo`: two steps, on digits; 2 seeds, 0 s on " in page
     assert not list(three.rglob("*.part"))
 
 
@@ -80,7 +83,7 @@ def test_the_page_is_made_again_from_the_saved_results(three: Path) -> None:
     done = CliRunner().invoke(cli.app, ["reproduce", "--all", "--from-results", "found"])
     assert done.exit_code == 0
     after = (three / "found/README.md").read_text()
-    assert after == before.replace("| broken_1990 | failed | RuntimeError: the cpu is broken |\n", "")
+    assert after == before.replace("| broken_1990 | failed | RuntimeError: size 3 is broken |\n", "")
     assert (three / "found/early_1980/cpu/figure.png").exists()
 
 
@@ -101,7 +104,7 @@ def test_what_cannot_be_reproduced_is_refused(three: Path, arguments: list[str],
 
 
 def test_ctrl_c_ends_all_of_them(three: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupted(scale: str = "demo", **arguments: Any) -> Result:
+    def interrupted(size: int, job: Job) -> Any:
         raise KeyboardInterrupt
 
     found = papers.available() | {"broken_1990": made_up("broken_1990", 1990, interrupted)}

@@ -24,7 +24,7 @@ def made_up(fixed=81.4, decay=78.5, triangular2=81.4, peaks_off_by=0):
         accuracy = 0.85 + 0.05 * wave
         accuracy[-1] = final / 100
         curves[policy] = {"steps": steps.tolist(), "accuracy": [accuracy.tolist()], "rate": [0.1, 0.2]}
-    settings = dataclasses.asdict(smith_2017.SETTINGS["cpu"]) | {"bounds": [0.001, 0.006]}
+    settings = dataclasses.asdict(smith_2017.SCALES["cpu"].size) | {"bounds": [0.001, 0.006]}
     return Result("smith_2017", "cpu", "cifar10", [0], settings, curves, 1.0)
 
 
@@ -93,14 +93,15 @@ def test_a_file_that_is_no_result_is_refused_by_name(tmp_path):
 
 def test_unknown_scale_is_refused_with_the_known_ones():
     with pytest.raises(ValueError, match="scale must be one of demo, cpu, paper, got scale='full'"):
-        smith_2017.run("full")
+        smith_2017.PAPER.run("full")
 
 
 @pytest.mark.slow
 def test_a_tiny_run_records_every_policy_and_seed(monkeypatch):
-    tiny = dataclasses.replace(smith_2017.SETTINGS["demo"], lengths=smith_2017.Lengths.divided_by(500))
-    monkeypatch.setitem(smith_2017.SETTINGS, "demo", tiny)
-    result = smith_2017.run("demo", seeds=(0, 1), progress=False)
+    demo = smith_2017.SCALES["demo"]
+    tiny = dataclasses.replace(demo.size, lengths=smith_2017.Lengths.divided_by(500))
+    monkeypatch.setitem(smith_2017.SCALES, "demo", dataclasses.replace(demo, size=tiny))
+    result = smith_2017.PAPER.run("demo", seeds=(0, 1))
     assert np.shape(result.curves["fixed"]["accuracy"]) == (2, 140)
     assert np.shape(result.curves["triangular2"]["accuracy"]) == (2, 50)
     assert result.curves["triangular2"]["steps"][-1] == 50

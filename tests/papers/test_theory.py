@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -64,11 +65,12 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Result]:
     """Each paper run for a few steps, saved and loaded."""
     folder = tmp_path_factory.mktemp("papers")
     patch = pytest.MonkeyPatch()
-    patch.setitem(robbins_1951.STEPS, "demo", 2000)
+    small = {robbins_1951: 2000, polyak_1964: (10, 30)}
+    for module, size in small.items():
+        patch.setitem(module.SCALES, "demo", dataclasses.replace(module.SCALES["demo"], size=size))
     patch.setattr(robbins_1951, "RUNS", 500)
     patch.setattr(cauchy_1847, "HORIZONS", (100, 1000))
     patch.setattr(cauchy_1847, "SADDLE_STEPS", 1500)
-    patch.setitem(polyak_1964.CONDITIONS, "demo", (10, 30))
     found = {}
     for module in (cauchy_1847, robbins_1951, polyak_1964, nesterov_1983):
         name = module.PAPER.name

@@ -122,6 +122,47 @@ def test_both_strategies_are_measured_and_the_faster_is_taken() -> None:
     assert swept(strategy="map", num_steps=2).seconds == {}
 
 
+def test_evaluations_are_made_on_the_way(tmp_path: Path) -> None:
+    found = swept(evaluate_every=10, num_points=7, chunk_size=1)
+    assert found.evaluation_steps.tolist() == [10, 20, 23]
+    assert found.evaluation_curves["error"].shape == (3, 2, 3)
+    assert found.losses.shape == (3, 2, 6)  # of four steps each
+    history = train(LINE, sgd(RATES[1]), steps=23, seed=1, evaluate_every=10)
+    np.testing.assert_allclose(
+        found.evaluation_curves["error"][1, 1], history.evaluations["error"], rtol=1e-3, atol=1e-5
+    )
+    np.testing.assert_allclose(found.losses[1, 1, 0], history.loss[:4].mean(), rtol=1e-4)
+    np.testing.assert_array_equal(found.evaluations["error"], found.evaluation_curves["error"][..., -1])
+    at_once = swept(evaluate_every=10, num_points=7)
+    np.testing.assert_allclose(at_once.final_loss, found.final_loss, rtol=1e-4)
+
+
+def test_a_chunk_of_which_nothing_is_left_is_not_lost() -> None:
+    found = swept(chunk_size=1, num_steps=40, grid={"lr": [1e9, 0.1, 1e9]})
+    assert np.isnan(found.evaluations["error"][[0, 2]]).all()
+    assert np.isfinite(found.evaluations["error"][1]).all()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            {"evaluate_every": 0},
+            r"evaluate_every must be a whole number of steps >= 1 and < 2\^31, got evaluate_every=0",
+        ),
+        ({"num_points": 0}, r"num_points must be a whole number of points >= 1 and < 2\^31, got num_points=0"),
+    ],
+)
+def test_numbers_of_points_and_evaluations_are_checked(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        swept(**arguments)
+
+
+def test_evaluations_need_something_that_evaluates() -> None:
+    with pytest.raises(ValueError, match="evaluate_every needs a workload that evaluates, got evaluate_every=5"):
+        sweep(line(), tx=sgd, grid={"lr": [0.1]}, num_steps=10, evaluate_every=5)
+
+
 def test_an_interrupted_sweep_goes_on_after_its_last_chunk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     arguments: dict[str, Any] = {"grid": {"lr": [0.01, 0.02, 0.05, 0.1, 0.2]}, "chunk_size": 2, "strategy": "vmap"}
     started: list[list[float]] = []
