@@ -328,7 +328,6 @@ def reproduce(
     """
     from lrx import papers
 
-    found = papers.available()
     if (paper is None) != everything:
         _refuse(f"either PAPER or --all must be given, got {'neither' if paper is None else 'both'}: see `lrx papers`.")
     if seeds is not None and seeds < 1:
@@ -336,11 +335,10 @@ def reproduce(
     if everything:
         if data is not None:
             _refuse(f"--data belongs to one paper, got --data {data} with --all: name the paper.")
-        _reproduce_all(found, scale, data_dir, folder, seeds, from_results)
+        _reproduce_all(papers.available(), scale, data_dir, folder, seeds, from_results)
         return
-    if paper not in found:
-        _refuse(f"PAPER must be one of {', '.join(found)}, got {paper!r}.")
-    chosen = found[paper]
+    assert paper is not None
+    chosen = papers.paper(paper)
     if from_results is not None:
         result = papers.load(from_results)
         if result.paper != paper:

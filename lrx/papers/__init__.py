@@ -8,16 +8,28 @@ import re
 
 from lrx.papers.result import Claim, Paper, Result, Scale, load
 
-__all__ = ["Claim", "Paper", "Result", "Scale", "available", "load"]
+__all__ = ["Claim", "Paper", "Result", "Scale", "available", "load", "names", "paper"]
 
 NAME = re.compile(r"[a-z]+_\d{4}")  # of a paper; the other modules are what papers are made of
 
 
+def names() -> list[str]:
+    """Give the names of the papers of this folder, `<author>_<year>`, the oldest first."""
+    found = [module.name for module in pkgutil.iter_modules(__path__) if NAME.fullmatch(module.name)]
+    return sorted(found, key=lambda name: (name[-4:], name))
+
+
+def paper(name: str) -> Paper:
+    """Give a paper by its name.
+
+    Raises:
+      ValueError: if there is none of that name.
+    """
+    if name not in names():
+        raise ValueError(f"PAPER must be one of {', '.join(names())}, got {name!r}.")
+    return importlib.import_module(f"{__name__}.{name}").PAPER
+
+
 def available() -> dict[str, Paper]:
-    """Give every paper of this folder by its name, `<author>_<year>`."""
-    found = {}
-    for module in pkgutil.iter_modules(__path__):
-        if NAME.fullmatch(module.name):
-            paper = importlib.import_module(f"{__name__}.{module.name}").PAPER
-            found[paper.name] = paper
-    return dict(sorted(found.items(), key=lambda item: (item[1].year, item[0])))
+    """Give every paper of this folder by its name, the oldest first."""
+    return {name: paper(name) for name in names()}

@@ -109,9 +109,14 @@ def test_a_tiny_run_records_every_policy_and_seed(monkeypatch):
     assert len(smith_2017.claims(result)) == 3
 
 
+def test_a_paper_that_is_not_there_is_refused_with_those_that_are():
+    with pytest.raises(ValueError, match=r"PAPER must be one of cauchy_1847, .*smith_2017.*, got 'smith'"):
+        papers.paper("smith")
+
+
 def test_every_paper_names_its_scales_and_their_cost():
     found = papers.available()
-    assert "smith_2017" in found
+    assert list(found) == papers.names()
     for name, paper in found.items():
         assert paper.name == name
         assert set(paper.scales) == {"demo", "cpu", "paper"}

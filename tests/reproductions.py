@@ -1,0 +1,26 @@
+"""What the tests of the papers share: saved results, and which claims fail once their numbers are wrong."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from lrx import papers
+from lrx.papers.result import Result
+
+GALLERY = Path(__file__).parents[1] / "examples/gallery"
+
+
+def published(name: str, scale: str = "cpu") -> Result:
+    """The result in the gallery."""
+    return papers.load(GALLERY / name / scale / "result.json")
+
+
+def failing(result: Result, change: Callable[[dict[str, Any]], None] = lambda curves: None) -> list[int]:
+    """The places of the claims that fail once the curves are changed; without a change, as they are."""
+    curves = json.loads(json.dumps(result.curves))
+    change(curves)
+    claims = papers.paper(result.paper).claims(Result(**{**vars(result), "curves": curves}))
+    return [place for place, claim in enumerate(claims) if not claim.holds]
