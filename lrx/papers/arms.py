@@ -10,7 +10,7 @@ import optax
 
 from lrx.papers.result import Job
 from lrx.training import Workload
-from lrx.tuning import sweep
+from lrx.tuning import SweepResult, sweep
 
 
 class Arm(NamedTuple):
@@ -28,7 +28,10 @@ def compare(
     num_steps: int,
     num_points: int = 50,
     evaluate_every: int | None = None,
+    metric: str | None = None,
+    with_rates: bool = False,
     name: str = "",
+    strategy: str = "auto",
 ) -> dict[str, Any]:
     """Train every arm with every rate and seed, one sweep an arm, and keep the curves of its best rate.
 
@@ -39,12 +42,17 @@ def compare(
       num_steps: length of a run.
       num_points: of the curve of training losses.
       evaluate_every: steps between evaluations; by default only the end is evaluated.
+      metric: an evaluation at the end by which the best rate is chosen, the lower the better, in place of the training
+        loss of the last tenth of the steps.
+      with_rates: keep the curve of the learning rate too.
       name: of the comparison, where a paper makes several.
+      strategy: of `lrx.sweep`; "map" for a convolutional network, where trying both out takes long.
 
     Returns:
-      For each arm a dict: `rates`; `final_loss`, (rates, seeds), the training loss of the last tenth of the steps, not
-      finite where a run diverged; `best`, the place of the rate with the lowest mean of it; and of that rate `steps`,
-      (points,), `loss`, (seeds, points), `evaluation_steps`, (times,), and `evaluations`, name to (seeds, times).
+      For each arm a dict: `rates`; `final_loss`, (rates, seeds), the training loss of the last tenth of the steps, or
+      the metric, not finite where a run diverged; `best`, the place of the rate with the lowest mean of it; and of that
+      rate `steps`, (points,), `loss`, (seeds, points), `evaluation_steps`, (times,), and `evaluations`, name to (seeds,
+      times); and `rate`, (seeds, points), if asked for.
 
     Raises:
       ValueError: if an arm diverges with every rate.
@@ -59,20 +67,41 @@ def compare(
             seeds=job.seeds,
             num_points=num_points,
             evaluate_every=evaluate_every,
+            strategy=strategy,
             checkpoint=job.folder(f"{name} {label}".strip()),
             progress=job.progress,
         )
-        place = swept.axes["lr"].tolist().index(swept.best()["lr"])
-        found[label] = {
-            "rates": _short(swept.axes["lr"]),
-            "final_loss": _short(swept.final_loss),
-            "best": place,
-            "steps": swept.steps + 1,
-            "loss": _short(swept.losses[place]),
-            "evaluation_steps": swept.evaluation_steps,
-            "evaluations": {key: _short(values[place]) for key, values in swept.evaluation_curves.items()},
-        }
+        found[label] = arm_of(swept, metric=metric, with_rates=with_rates)
     return found
+
+
+def arm_of(
+    swept: SweepResult, *, at: tuple[int, ...] = (), metric: str | None = None, with_rates: bool = False
+) -> dict[str, Any]:
+    """Give what `compare` keeps of an arm, of a sweep whose last hyperparameter is the rate; `at` is the arm's place.
+
+    Raises:
+      ValueError: if the arm diverges with every rate.
+    """
+    finite = np.isfinite(swept.final_loss[at])
+    reached = np.where(finite, swept.final_loss[at] if metric is None else swept.evaluations[metric][at], np.inf)
+    means = reached.mean(axis=1)
+    if not np.any(np.isfinite(means)):
+        raise ValueError("every rate of an arm diverged with some seed: give lower rates.")
+    place = int(np.argmin(np.where(np.isnan(means), np.inf, means)))
+    here = (*at, place)
+    arm = {
+        "rates": _short(swept.axes["lr"]),
+        "final_loss": _short(reached),
+        "best": place,
+        "steps": swept.steps + 1,
+        "loss": _short(swept.losses[here]),
+        "evaluation_steps": swept.evaluation_steps,
+        "evaluations": {key: _short(values[here]) for key, values in swept.evaluation_curves.items()},
+    }
+    if with_rates:
+        arm["rate"] = _short(swept.rates[here])
+    return arm
 
 
 def final(arm: Mapping[str, Any], metric: str | None = None) -> np.ndarray:

@@ -12,7 +12,7 @@ import optax
 
 from lrx.optimizers import eval_params
 
-Gradient = Callable[[Any, jax.Array], tuple[jax.Array, Any]]  # (params, key) -> (value, gradient)
+Gradient = Callable[..., tuple[jax.Array, Any]]  # (params, key), maybe (params, key, count), -> (value, gradient)
 
 
 def descend(
@@ -20,8 +20,10 @@ def descend(
     tx: optax.GradientTransformation,
     start: Any,
     counts: np.ndarray,
-    record: Callable[[Any], Any],
+    record: Callable[..., Any],
     key: jax.Array | None = None,
+    *,
+    timed: bool = False,
 ) -> Any:
     """Make as many updates as the last of `counts` says, and record after each of them.
 
@@ -34,6 +36,8 @@ def descend(
       counts: (n,) increasing numbers of updates, from 0 on.
       record: `params -> arrays`, at the point where the method is evaluated, `lrx.eval_params`.
       key: of a gradient that is random.
+      timed: whether `gradient` and `record` take the number of updates so far as one more argument, as a function that
+        changes with time needs.
 
     Returns:
       What `record` gives, with a leading axis of length n.
@@ -43,14 +47,14 @@ def descend(
 
     def one(count: jax.Array, carry: Any) -> Any:
         params, state = carry
-        value, grads = gradient(params, jax.random.fold_in(key, count))
+        value, grads = gradient(params, jax.random.fold_in(key, count), *(count,) * timed)
         updates, state = update(grads, state, params, value=value, grad=grads)
         return optax.apply_updates(params, updates), state
 
     def segment(carry: Any, bounds: jax.Array) -> tuple[Any, Any]:
         carry = jax.lax.fori_loop(bounds[0], bounds[1], one, carry)
         params, state = carry
-        return carry, record(eval_params(state, params))
+        return carry, record(eval_params(state, params), *(bounds[1],) * timed)
 
     counts = np.asarray(counts, np.int32)
     bounds = jnp.asarray(np.stack([np.concatenate([[0], counts[:-1]]), counts], axis=1))

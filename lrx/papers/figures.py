@@ -22,6 +22,7 @@ STYLES: dict[str, dict[str, Any]] = {
     "linear": {"color": "#0072B2", "ls": "-"},
     "cosine": {"color": "#E69F00", "ls": "--"},
     "step": {"color": "#009E73", "ls": "-."},
+    "step, restarted": {"color": "#D55E00", "ls": "-"},
     "1 / t": {"color": "#56B4E9", "ls": ":"},
     "1 / sqrt t": {"color": "#CC79A7", "ls": (0, (5, 1, 1, 1, 1, 1))},
     "refined": {"color": "#D55E00", "ls": (0, (4, 1.5))},

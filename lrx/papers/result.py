@@ -204,6 +204,11 @@ def stopwatch() -> Callable[[], float]:
     return lambda: round(time.perf_counter() - start, 1)
 
 
+def short(values: Any) -> np.ndarray:
+    """Round to six digits, which is what a float32 has, so that a result can be read."""
+    return np.vectorize(lambda x: float(f"{x:.6g}"))(np.asarray(values, np.float64))
+
+
 def _plain(value: Any) -> Any:
     """What JSON can hold: arrays become lists, and what is not finite, as the loss of a run that diverged, null."""
     if isinstance(value, np.ndarray | np.generic | jax.Array):

@@ -23,7 +23,7 @@ import numpy as np
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding, SingleDeviceSharding
 
-from lrx.reading import can_stop, stopped
+from lrx.reading import can_stop, monitor, stopped
 from lrx.training.program import State, draw, initial, step
 from lrx.training.workload import Workload
 
@@ -44,6 +44,7 @@ class Runs(NamedTuple):
     alive: jax.Array  # bool: whether the run goes on
     loss_sums: jax.Array  # (points,) float32: losses, added up over the steps of each point
     loss_counts: jax.Array  # (points,) int32: how many they are
+    rate_sums: jax.Array  # (points,) float32: learning rates likewise; NaN where the state holds none
 
 
 class Watch(NamedTuple):
@@ -136,6 +137,7 @@ class Engine:
             jnp.bool_(True),
             jnp.zeros(self.num_points, jnp.float32),
             jnp.zeros(self.num_points, jnp.int32),
+            jnp.zeros(self.num_points, jnp.float32),
         )
 
     def _one_step(self, run: Runs, hyper: Hyperparameters, batch: Any, key: jax.Array, count: jax.Array) -> Runs:
@@ -148,6 +150,7 @@ class Engine:
             finite &= jnp.isfinite(value)
         memory, well = self.watch.update(run.memory, value, count)
         made = run.alive & finite
+        rate = monitor(state.opt_state).get("learning_rate", jnp.float32(jnp.nan))
         if can_stop(state.opt_state):
             well &= ~stopped(state.opt_state)
         state, memory = jax.tree.map(
@@ -161,6 +164,7 @@ class Engine:
             made & well,
             run.loss_sums.at[point].add(jnp.where(made, value, 0.0)),
             run.loss_counts.at[point].add(made),
+            run.rate_sums.at[point].add(jnp.where(made, rate, 0.0)),
         )
 
     def _advance(

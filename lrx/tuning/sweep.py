@@ -40,6 +40,8 @@ class SweepResult:
       final_loss: (members..., seeds) float32, the mean training loss of the last tenth of the steps; infinite where
         a run diverged.
       losses: (members..., seeds, points) float32, the curves; NaN from where a run diverged.
+      rates: (members..., seeds, points) float32, the mean learning rate of each point; NaN from where a run diverged,
+        and where the optimizer's state holds no rate, or one for each of several groups.
       steps: (points,) the step in the middle of each point of a curve.
       evaluations: name to (members..., seeds) float32, what the workload's `evaluate` gave at the end; empty where it
         has none.
@@ -56,6 +58,7 @@ class SweepResult:
     seeds: np.ndarray
     final_loss: np.ndarray
     losses: np.ndarray
+    rates: np.ndarray
     steps: np.ndarray
     evaluations: dict[str, np.ndarray]
     evaluation_curves: dict[str, np.ndarray]
@@ -266,6 +269,7 @@ def sweep(
         seed_array,
         done["final_loss"].reshape(shape),
         done["losses"].reshape(*shape, -1),
+        done["rates"].reshape(*shape, -1),
         engine.point_steps,
         {name: values[..., -1] for name, values in evaluation_curves.items()},
         evaluation_curves,
@@ -311,10 +315,11 @@ def advanced(
     return runs
 
 
-def curves(runs: Runs) -> np.ndarray:
-    """(seeds, members, points) float32, NaN where no step was made."""
+def curves(runs: Runs, sums: jax.Array | None = None) -> np.ndarray:
+    """(seeds, members, points) float32: means of the losses, or of other sums; NaN where no step was made."""
     counts = np.asarray(runs.loss_counts)
-    return np.where(counts > 0, np.asarray(runs.loss_sums) / np.maximum(counts, 1), np.nan).astype(np.float32)
+    added = np.asarray(runs.loss_sums if sums is None else sums)
+    return np.where(counts > 0, added / np.maximum(counts, 1), np.nan).astype(np.float32)
 
 
 def tail_loss(runs: Runs) -> np.ndarray:
@@ -331,7 +336,7 @@ def outcome(runs: Runs, number: int, evaluations: Sequence[dict[str, np.ndarray]
 
     `evaluations` are what `evaluated` gave, one after the other; where no run was left to evaluate, nothing.
     """
-    found = {"final_loss": tail_loss(runs), "losses": curves(runs)}
+    found = {"final_loss": tail_loss(runs), "losses": curves(runs), "rates": curves(runs, runs.rate_sums)}
     for name in dict.fromkeys(name for each in evaluations for name in each):
         missing = np.full(found["final_loss"].shape, np.nan, np.float32)
         found[f"evaluations/{name}"] = np.stack([each.get(name, missing) for each in evaluations], axis=-1)

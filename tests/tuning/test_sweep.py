@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import lrx
@@ -59,6 +60,24 @@ def test_every_member_is_the_run_that_train_makes(strategy: str) -> None:
             np.testing.assert_allclose(found.final_loss[index, seed], history.loss[-3:].mean(), rtol=1e-4, atol=1e-6)
             error = found.evaluations["error"][index, seed]
             np.testing.assert_allclose(error, history.evaluations["error"][-1], rtol=1e-3, atol=1e-5)
+
+
+def test_rates_are_those_that_train_records() -> None:
+    def tx(lr: Any) -> Any:
+        return lrx.hypergradient_sgd(lr, hyper_rate=1e-2)
+
+    found = swept(tx=tx, num_points=6)  # of four steps each, the last of three
+    history = train(LINE, tx(RATES[1]), steps=23, seed=1)
+    means = [history.rate[first : first + 4].mean() for first in range(0, 23, 4)]
+    np.testing.assert_allclose(found.rates[1, 1], means, rtol=1e-4)
+    assert found.rates[1, 1, -1] != found.rates[1, 1, 0]
+    assert np.isnan(found.rates[2, :, -1]).all()  # diverged
+
+
+def test_rates_of_a_state_without_one_are_nan() -> None:
+    found = swept(tx=lambda lr: optax.sgd(lr), grid={"lr": RATES[:2]}, num_steps=3)
+    assert np.isnan(found.rates).all()
+    assert np.isfinite(found.losses).all()
 
 
 @pytest.mark.parametrize("strategy", ["vmap", "map"])

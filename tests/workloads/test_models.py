@@ -109,6 +109,20 @@ def test_initial_weights_have_the_published_standard_deviations():
     np.testing.assert_allclose(np.std(block.conv2.kernel[...]), np.sqrt(2 / (9 * 64)), rtol=0.05)
 
 
+def test_perceptron_draws_its_initial_values_from_the_fan_in_it_is_told():
+    def initial(key, fan_in, shape):
+        return fan_in + jax.random.uniform(key, shape)
+
+    params, _ = dataset_workload(small_dataset(), "mlp", batch_size=4, widths=(16,), initial=initial).init(
+        jax.random.key(0)
+    )
+    for name, fan_in, width in (("hidden1", 192, 16), ("output", 16, 10)):
+        assert params[name]["kernel"].shape == (fan_in, width)
+        for part in params[name].values():
+            assert fan_in <= part.min() < part.max() < fan_in + 1
+    assert params["output"]["bias"][0] != params["output"]["kernel"][0, 0]
+
+
 # Layers
 
 
