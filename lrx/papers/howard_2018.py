@@ -1,0 +1,417 @@
+"""The learning-rate finder: the rate is read from one short run through all rates, in place of a grid of runs.
+
+J. Howard, S. Gugger and others, "fastai", software, 2018: `Learner.lr_find`, after the range test of L. Smith,
+"Cyclical Learning Rates for Training Neural Networks", WACV 2017, arXiv:1506.01186, section 3.3. The library is
+described in J. Howard, S. Gugger, "fastai: A Layered API for Deep Learning", Information 11(2), 108, 2020,
+arXiv:2002.04688. With n = 100 minibatches, minibatch i has the rate
+
+    lr_i = 1e-7 (10 / 1e-7)^(i / n)
+
+and the test stops where the smoothed loss is above 4 times its lowest. What it suggests: at first the rate in the
+middle of the sharpest descent (`steepest`), later also a tenth of the rate of the lowest loss (`minimum`), and since
+2021, now by default, one from the longest descent of the losses (`valley`), or `slide`. A rule of thumb beside them is
+a tenth of the rate at which the loss blows up (`divergence`). No number is published for how good these rates are. Here
+they are put beside the best of a grid of constant rates, by the training loss of the last tenth of two epochs: they
+should be within [1/10, 1] of it. For gradient descent on all examples, the rate of the blow-up should be near
+2 / lambda_max, lambda_max being the largest eigenvalue of the Hessian at the start.
+
+    lrx reproduce howard_2018                     digits, a perceptron: 30 s on 2 CPU cores
+    lrx reproduce howard_2018 --scale cpu         with MNIST, and ResNet-8 on 5,000 images of CIFAR-10: 11 minutes
+    lrx reproduce howard_2018 --scale cpu --data mnist        the tasks on one data set alone
+    lrx reproduce howard_2018 --scale paper       ResNet-8 on all of CIFAR-10: 2 hours
+
+Why the blow-up may come late: on a quadratic without noise a direction of curvature c is multiplied by 1 - lr c at each
+step, so it all but dies out while lr passes 1 / c, and has to grow again. On a long ladder it is back where it was once
+the integral of log |1 - s| / s from 0 to lr c is zero again, that is where the real part of the dilogarithm Li_2 is:
+lr c = 12.6, which is 6.3 times 2 / c. Noise in the gradients keeps the direction alive. Softmax regression, moreover,
+becomes flatter while it learns.
+
+Differs from the source: it is lrx's range test, whose ladder ends at 10, whose smoothing does not lag, and which cuts
+nothing off the ends of the curve; its `valley` is the middle of the longest descent, between a tenth and nine tenths of
+the fall, where fastai counts minibatches; the thresholds of `slide` are relative. No image is augmented.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.flatten_util import ravel_pytree
+
+import lrx
+from lrx.papers.arms import Arm, compare
+from lrx.papers.figures import OTHERS, REFERENCE, STROKES, band, legend, panels
+from lrx.papers.result import Claim, Job, Paper, Result, Scale, short
+from lrx.training import Batches, Workload
+from lrx.workloads import dataset_workload, make_workload
+from lrx.workloads.datasets import load
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+CLASSES = 10  # of all three data sets
+OPTIMIZERS: dict[str, Callable[[Any], Any]] = {"momentum": lambda rate: lrx.sgd(rate, momentum=0.9), "adam": lrx.adam}
+
+
+class Task(NamedTuple):
+    """What is trained, and with which constant rates."""
+
+    label: str
+    data: str
+    model: str
+    optimizer: str  # in OPTIMIZERS
+    rates: tuple[float, ...]
+    batch_size: int
+    options: dict[str, Any] = {}  # of the model  # noqa: RUF012
+    images: int | None = None  # of the training set; all of them by default
+    epochs: int = 2
+    strategy: str = "vmap"  # of the sweep over rates
+
+
+def decades(first: float, last: float, each: int) -> tuple[float, ...]:
+    """Give rates from 10^first to 10^last, so many in each decade."""
+    return tuple(10.0 ** np.linspace(first, last, round((last - first) * each) + 1))
+
+
+SMALL, WIDE = {"widths": (64, 64)}, {"widths": (128,)}
+DIGITS = (
+    Task("digits, perceptron, SGD with momentum", "digits", "mlp", "momentum", decades(-4, 0, 3), 32, SMALL),
+    Task("digits, perceptron, Adam", "digits", "mlp", "adam", decades(-5, 0, 3), 32, SMALL),
+)
+MNIST = (
+    Task("MNIST, perceptron, SGD with momentum", "mnist", "mlp", "momentum", decades(-4, 0, 2), 128, WIDE),
+    Task("MNIST, perceptron, Adam", "mnist", "mlp", "adam", decades(-5, 0, 2), 128, WIDE),
+)
+RESNET = Task(
+    "CIFAR-10, ResNet-8, SGD with momentum", "cifar10", "resnet8", "momentum", decades(-3, 0, 2), 128, strategy="auto"
+)
+FEW = RESNET._replace(images=5000, strategy="map")
+SCALES = {
+    "demo": Scale("a perceptron with two optimizers, 3 seeds", "30 s, 2 CPU cores", DIGITS, "digits"),
+    "cpu": Scale(
+        "perceptrons with two optimizers, ResNet-8 with 5,000 images, 3 seeds",
+        "11 minutes, 2 CPU cores",
+        (*DIGITS, *MNIST, FEW),
+        "digits, mnist, cifar10",
+    ),
+    "paper": Scale(
+        "perceptrons with two optimizers, ResNet-8, 3 seeds",
+        "2 hours, 2 CPU cores",
+        (*DIGITS, *MNIST, RESNET),
+        "digits, mnist, cifar10",
+    ),
+}
+FINDER: dict[str, Any] = {"min_rate": 1e-7, "max_rate": 10.0, "num_steps": 100}  # fastai's defaults, and lrx's
+RULES = ("steepest", "valley", "minimum", "slide", "divergence")
+JUDGED = ("valley", "steepest", "minimum")
+TITLES = {"minimum": "minimum / 10", "divergence": "divergence / 10"}
+NEAR = (0.1, 1.0)  # of the best rate
+LOST = 0.1  # of what training gains
+CURVATURES = np.geomspace(0.01, 10, 50)  # of the quadratic
+NOISE = 0.1  # of its lowest point, whose start is about 1 away in each direction
+LADDERS = (100, 300)  # steps of the finder on full batches
+DILOGARITHM_ZERO = 12.595  # of the real part of Li_2
+
+
+def make(task: Task, job: Job) -> Workload:
+    """Give the workload of a task; nothing is evaluated, since the training loss is what is compared."""
+    dataset = load(task.data, job.data_dir)
+    few = dataset._replace(
+        train_images=dataset.train_images[: task.images], train_labels=dataset.train_labels[: task.images]
+    )
+    workload = dataset_workload(few, task.model, batch_size=task.batch_size, **task.options)
+    return dataclasses.replace(workload, evaluate=None)
+
+
+def find(workload: Workload, tx: Callable[[Any], Any], seed: int) -> tuple[lrx.tuning.RangeTest, int, int]:
+    """Run the finder from a caller's own arrays, and count those that it changed, and all of them."""
+    given = jax.jit(workload.init)(init_key(seed))
+    before = jax.tree.map(jnp.copy, given)
+    found = lrx.range_test(dataclasses.replace(workload, init=lambda key: given), tx=tx, seeds=[seed], **FINDER)  # noqa: ARG005
+    same = jax.tree.leaves(jax.tree.map(unchanged, given, before))
+    return found, same.count(False), len(same)
+
+
+def init_key(seed: int) -> jax.Array:
+    """Give the key from which `lrx.train`, with this seed, makes the parameters."""
+    return jax.random.split(jax.random.key(seed))[0]
+
+
+def unchanged(array: jax.Array, before: Any) -> bool:
+    """Tell whether an array still exists, and holds the same bits."""
+    return not array.is_deleted() and np.asarray(array).tobytes() == np.asarray(before).tobytes()
+
+
+def measure(tasks: tuple[Task, ...], job: Job) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Run the finder and the grid of rates on every task whose data are asked for, and the finder on full batches."""
+    names = [name.strip() for name in job.data.split(",")]
+    tasks = tuple(task for task in tasks if task.data in names)
+    if not tasks:
+        raise ValueError(f"data must name data sets of this scale, joined by commas, got data={job.data!r}.")
+    measured = {task.label: measure_task(task, job) for task in tasks}
+    settings = {"tasks": {task.label: task._asdict() for task in tasks}, "finder": FINDER}
+    return settings, {
+        "tasks": {label: found for label, (found, _, _) in measured.items()},
+        "arrays": sum(total for _, _, total in measured.values()),
+        "arrays_changed": sum(changed for _, changed, _ in measured.values()),
+        "full_batch": full_batch(job.seeds),
+    }
+
+
+def measure_task(task: Task, job: Job) -> tuple[dict[str, Any], int, int]:
+    """Run the finder with every seed, and train with every rate."""
+    workload, tx = make(task, job), OPTIMIZERS[task.optimizer]
+    each = [find(workload, tx, seed) for seed in job.seeds]
+    tests = [test for test, _, _ in each]
+    steps = task.epochs * workload.batches.steps_per_epoch
+    arms = {task.label: Arm(tx, task.rates)}
+    arm = compare(workload, arms, job, num_steps=steps, num_points=steps, strategy=task.strategy)[task.label]
+    found = {
+        "rates": short(tests[0].rates),
+        "smoothed": [short(test.smoothed) for test in tests],
+        "diverged_at": [test.diverged_at for test in tests],
+        "suggestions": {rule: short([test.suggestions[rule] for test in tests]) for rule in RULES},
+        "steps": steps,
+        "grid": {name: arm[name] for name in ("rates", "final_loss", "best")},
+    }
+    return found, sum(changed for _, changed, _ in each), sum(total for _, _, total in each)
+
+
+def full_batch(seeds: tuple[int, ...]) -> dict[str, dict[str, np.ndarray]]:
+    """Give for gradient descent where the finder sees the loss blow up, in units of 2 / lambda_max.
+
+    By the length of the ladder, the problem and the seed.
+    """
+    softmax = make_workload("digits", "mlp", batch_size=len(load("digits").train_labels), widths=())
+    sharpest = np.full(len(seeds), CURVATURES.max())
+    problems = {
+        "quadratic": (quadratic(0.0), sharpest),
+        "quadratic, noisy": (quadratic(NOISE), sharpest),
+        "softmax regression": (softmax, sharpest_curvatures(softmax, seeds)),
+    }
+    found: dict[str, dict[str, np.ndarray]] = {}
+    for steps in LADDERS:
+        found[str(steps)] = {}
+        for name, (workload, curvatures) in problems.items():
+            rates = np.asarray(blow_ups(workload, seeds, steps), np.float64)
+            found[str(steps)][name] = short(rates * curvatures / 2)
+    return found
+
+
+def blow_ups(workload: Workload, seeds: tuple[int, ...], steps: int) -> list[float | None]:
+    """Give the rate at which the finder ends gradient descent, for each seed; None where it went to its end."""
+    test = lrx.range_test(workload, tx=lrx.sgd, seeds=seeds, **(FINDER | {"num_steps": steps}))
+    made = np.isfinite(test.losses_by_seed).sum(axis=1)
+    return [float(test.rates[number]) if number < steps else None for number in made]
+
+
+def quadratic(noise: float) -> Workload:
+    """Give a quadratic whose lowest point moves at random from step to step, or stays."""
+    places = noise * np.random.default_rng(0).normal(size=(max(LADDERS), len(CURVATURES)))
+    curvatures = jnp.asarray(CURVATURES, jnp.float32)
+    return Workload.from_functions(
+        "quadratic",
+        lambda key: jax.random.normal(key, CURVATURES.shape),
+        lambda x, place, key: 0.5 * jnp.sum(curvatures * (x - place[0]) ** 2),  # noqa: ARG005
+        Batches(jnp.asarray(places, jnp.float32), batch_size=1),
+    )
+
+
+def sharpest_curvatures(workload: Workload, seeds: tuple[int, ...]) -> np.ndarray:
+    """Give for each seed the largest eigenvalue of the Hessian of the loss of all examples, at the start."""
+
+    @jax.jit
+    def hessian(key: jax.Array, arrays: Any) -> jax.Array:
+        params, model_state = workload.init(key)
+        flat, unravel = ravel_pytree(params)
+        batch = workload.batches.transform(arrays, key)
+        return jax.hessian(lambda x: workload.loss_fn(unravel(x), model_state, batch, key)[0])(flat)
+
+    keys = [init_key(seed) for seed in seeds]
+    matrices = [np.asarray(hessian(key, workload.batches.arrays), np.float64) for key in keys]
+    return np.array([np.linalg.eigvalsh(matrix)[-1] for matrix in matrices])
+
+
+def suggested(task: dict[str, Any], rule: str) -> np.ndarray:
+    """Give the rate that a rule suggests, for each seed; NaN where it finds none."""
+    return np.asarray(task["suggestions"][rule], np.float64)
+
+
+def best_rate(task: dict[str, Any]) -> float:
+    """Give the best rate of the grid."""
+    return float(task["grid"]["rates"][task["grid"]["best"]])
+
+
+def lost(task: dict[str, Any], rule: str) -> np.ndarray:
+    """Give for each seed which part of the best rate's gain over guessing is lost at the rate nearest to a rule's."""
+    grid = task["grid"]
+    losses = np.asarray(grid["final_loss"], np.float64)  # (rates, seeds)
+    losses = np.where(np.isfinite(losses), losses, np.inf)
+    rates, best = np.log(np.asarray(grid["rates"], np.float64)), losses[grid["best"]].mean()
+    rate = np.log(suggested(task, rule))
+    nearest = np.argmin(np.abs(rates[:, None] - rate), axis=0)
+    means = np.where(np.isfinite(rate), losses.mean(axis=1)[nearest], np.inf)
+    return (means - best) / (math.log(CLASSES) - best)
+
+
+def claims(result: Result) -> list[Claim]:
+    """Compare the suggested rates with the best of the grid, what they cost, and the divergence with theory."""
+    curves = result.curves
+    tasks: dict[str, Any] = curves["tasks"]
+    inside = [0 < task["grid"]["best"] < len(task["grid"]["rates"]) - 1 for task in tasks.values()]
+    found = [
+        Claim(
+            "the best rate of every grid is inside of it, so that it is known",
+            "all",
+            f"{sum(inside)} of {len(inside)}",
+            all(inside),
+        )
+    ]
+    for rule in JUDGED:
+        for label, task in tasks.items():
+            text = f"{label}: `{rule}` over the best rate of the grid, {best_rate(task):.2g}, is within [1/10, 1]"
+            found.append(Claim.of_values(text, "0.1 to 1", suggested(task, rule) / best_rate(task), *NEAR))
+    for rule in JUDGED:
+        costs = {label: lost(task, rule) for label, task in tasks.items()}
+        worst = max(costs, key=lambda label: float(costs[label].mean()))
+        claim = Claim.of_values(
+            f"training with the rate of `{rule}` loses at most a tenth of what the best rate gains over guessing, on "
+            "every task",
+            f"<= {LOST:g}",
+            np.where(np.isfinite(costs[worst]), costs[worst], np.nan),
+            high=LOST,
+        )
+        found.append(dataclasses.replace(claim, measured=f"{claim.measured} at worst, {worst}"))
+    ladders = list(curves["full_batch"])  # from the shortest to the longest
+    for name, ratios in curves["full_batch"][ladders[0]].items():
+        text = f"{name}, gradient descent: the finder's divergence over 2 / lambda_max is within a factor 3"
+        found.append(Claim.of_values(text, "1/3 to 3", np.asarray(ratios, np.float64), 1 / 3, 3))
+    theory, finder = DILOGARITHM_ZERO / 2, result.settings["finder"]
+    highest = theory * (finder["max_rate"] / finder["min_rate"]) ** (4 / (int(ladders[-1]) - 1))
+    text = (
+        f"quadratic, a ladder of {ladders[-1]} steps: the divergence over 2 / lambda_max is above that of theory by at "
+        "most four of its steps"
+    )
+    ratios = np.asarray(curves["full_batch"][ladders[-1]]["quadratic"], np.float64)
+    found.append(Claim.of_values(text, f"{theory:.2f} to {highest:.2f}", ratios, theory, highest))
+    found.append(
+        Claim(
+            "the caller's parameters and batch statistics have the same bits after the finder",
+            "0 changed",
+            f"{curves['arrays_changed']} of {curves['arrays']} arrays changed",
+            curves["arrays_changed"] == 0,
+        )
+    )
+    return found
+
+
+def look(rule: str) -> dict[str, Any]:
+    """Give a rule's colour and stroke."""
+    place = RULES.index(rule)
+    return {"color": OTHERS[place], "ls": STROKES[place]}
+
+
+def plot(result: Result) -> dict[str, Figure]:
+    """Draw for each data set the finder's curves and the losses of the grids, with all suggestions; then all ratios."""
+    by_data: dict[str, dict[str, Any]] = {}
+    for label, task in result.curves["tasks"].items():
+        by_data.setdefault(result.settings["tasks"][label]["data"], {})[label] = task
+    return {data: plot_curves(tasks) for data, tasks in by_data.items()} | {"ratios": plot_ratios(result)}
+
+
+def plot_curves(tasks: dict[str, Any]) -> Figure:
+    """Draw a row of two panels for each task: the finder's curve, and the losses of the grid."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9.0, 2.5 * len(tasks) + 0.7), dpi=100, layout="constrained")
+    rows = figure.subplots(len(tasks), 2, squeeze=False)
+    black: dict[str, Any] = {"color": "black", "ls": "-"}
+    for (label, task), (left, right) in zip(tasks.items(), rows, strict=True):
+        grid, best = task["grid"], best_rate(task)
+        band(left, task["rates"], task["smoothed"], "loss, median and range of seeds", **black)
+        losses = np.asarray(grid["final_loss"], np.float64)
+        right.axvspan(
+            *(part * best for part in NEAR), color="black", alpha=0.08, lw=0, label="1/10 to 1 of the best rate"
+        )
+        over = np.nan_to_num(losses.T, nan=1e3, posinf=1e3)  # off the panel
+        band(right, grid["rates"], over, "loss, median and range of seeds", marker="o", ms=3.5, **black)
+        for axes in (left, right):
+            for rule in RULES:
+                rates = suggested(task, rule)
+                if np.isfinite(rates).any():
+                    axes.axvline(float(np.nanmedian(rates)), lw=1.6, label=TITLES.get(rule, rule), **look(rule))
+            axes.set_xscale("log")
+            axes.spines[["top", "right"]].set_visible(False)
+            axes.grid(alpha=0.25, lw=0.6)
+        left.set_ylim(0, 1.3 * np.nanmedian(np.asarray(task["smoothed"], np.float64)[:, 0]))
+        low, high = np.nanmin(losses), min(np.nanmax(losses), 2 * math.log(CLASSES))
+        if high > 4 * low:
+            right.set_yscale("log")
+            right.set_ylim(0.8 * low, 1.3 * high)
+        else:
+            right.set_ylim(low - 0.2 * (high - low), high + 0.2 * (high - low))
+        left.set_ylabel("training loss, smoothed")
+        right.set_ylabel(f"training loss, {task['steps']:,} steps")
+        left.set_title(label, loc="left", fontsize=10)
+        left.set_xlabel("learning rate, rising step by step")
+        right.set_xlabel("learning rate, constant")
+    legend(figure, rows[0][1], columns=4)
+    return figure
+
+
+def plot_ratios(result: Result) -> Figure:
+    """Draw all suggestions over the best rates, and the finder's divergence on full batches over 2 / lambda_max."""
+    figure, (left, right) = panels(2, width_ratios=(1.6, 1))
+    tasks: dict[str, Any] = result.curves["tasks"]
+    left.axvspan(*NEAR, color="black", alpha=0.08, lw=0)
+    for row, task in enumerate(tasks.values()):
+        for place, rule in enumerate(RULES):
+            ratios = suggested(task, rule) / best_rate(task)
+            known = ratios[np.isfinite(ratios)]
+            shape = {"marker": "oDs^v"[place], "color": look(rule)["color"], "label": TITLES.get(rule, rule)}
+            left.plot(known, np.full(len(known), row + 0.13 * (place - 2)), "-", ms=5, **shape)
+    left.set_yticks(range(len(tasks)), [label.replace(", ", "\n") for label in tasks])
+    left.tick_params(axis="y", labelsize=9)
+    left.set_ylim(len(tasks) - 0.5, -0.5)
+    left.set_xscale("log")
+    left.set_xlabel("suggested rate over the best one; shaded: 1/10 to 1")
+    problems = list(next(iter(result.curves["full_batch"].values())))
+    ladders = list(result.curves["full_batch"])
+    right.axhspan(1 / 3, 3, color="black", alpha=0.08, lw=0)
+    right.axhline(DILOGARITHM_ZERO / 2, **REFERENCE)
+    for place, ladder in enumerate(ladders):
+        for row, name in enumerate(problems):
+            ratios = np.asarray(result.curves["full_batch"][ladder][name], np.float64)
+            heights = np.full(len(ratios), row + 0.2 * (place - 0.5))
+            right.plot(heights, ratios, "o", ms=5, color=OTHERS[place], mfc="white" if place else None)
+            label: dict[str, Any] = {"xytext": (0, 7), "textcoords": "offset points", "ha": "center", "fontsize": 8}
+            if np.isfinite(ratios).any():
+                right.annotate(ladder, (heights[0], np.nanmax(ratios)), **label)
+    right.annotate("theory, no noise", (2.45, DILOGARITHM_ZERO / 2), va="bottom", ha="right", fontsize=8)
+    right.set_xticks(range(len(problems)), [name.replace(", ", ",\n").replace(" ", "\n") for name in problems])
+    right.set_xlim(-0.5, len(problems) - 0.5)
+    right.set_yscale("log")
+    right.set_ylim(0.2, 100)
+    right.set_xlabel(f"gradient descent, {' and '.join(ladders)} steps")
+    right.set_ylabel(r"divergence of the finder over $2 / \lambda_{max}$")
+    legend(figure, left, columns=5)
+    return figure
+
+
+PAPER = Paper(
+    name="howard_2018",
+    title="fastai: the learning-rate finder",
+    authors="J. Howard, S. Gugger and others",
+    year=2018,
+    source="software, 2018; Information 11(2), 108, 2020, arXiv:2002.04688",
+    figure="the finder's curve and the losses of a grid of rates, with what the rules suggest",
+    scales=SCALES,
+    measure=measure,
+    claims=claims,
+    plot=plot,
+)
