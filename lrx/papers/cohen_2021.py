@@ -1,0 +1,387 @@
+"""The edge of stability: gradient descent drives the sharpness up to 2 / rate, and goes on training right there.
+
+J. Cohen, S. Kaur, Y. Li, J. Z. Kolter, A. Talwalkar, "Gradient Descent on Neural Networks Typically Occurs at the Edge
+of Stability", ICLR 2021, arXiv:2103.00065. The sharpness lambda is the largest eigenvalue of the Hessian of the
+training loss. On a quadratic, gradient descent with rate eta is stable up to
+
+    lambda = 2 / eta,   with Polyak's momentum (2 + 2 beta) / eta,   with Nesterov's (2 + 2 beta) / (eta (1 + 2 beta)).
+
+Below that the sharpness of a network rises (progressive sharpening), along the path of gradient flow; at 2 / eta it
+stays, at or just above, while the loss goes up and down from step to step and falls over longer times. Here are the
+loss and the sharpness over iterations, as in figure 1, of the authors' `fc-tanh`: 3072-200-200-10, tanh, PyTorch's
+initial values; the squared loss, half the sum over classes, of the first images of CIFAR-10, each pixel with zero mean
+and unit variance over all training images; all images in every step. A second figure has the sharpness beside that of
+gradient flow, which does not stop, and with momentum.
+
+    lrx reproduce cohen_2021                      500 images, two rates, one seed: half a minute on 2 CPU cores
+    lrx reproduce cohen_2021 --scale cpu          1,000 images, three rates, 3 seeds: six minutes
+    lrx reproduce cohen_2021 --scale paper        5,000 images, as the authors
+
+Differs from the source: the authors stop at an accuracy of 99 %, which few images reach soon after the edge; here
+every rate goes on for the same time, steps times rate. Gradient flow is gradient descent with a rate so small that it
+stays below its edge, where the authors have a Runge-Kutta method. Where there are fewer images than pixels, the first
+layer's weights are those along the images alone: the rest of them never moves, and the Hessian is 0 along it.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.flatten_util import ravel_pytree
+
+import lrx
+from lrx.papers.figures import REFERENCE, band, legend, panels, style
+from lrx.papers.result import Claim, Job, Paper, Result, Scale, short
+from lrx.training import Batches, Workload, train
+from lrx.workloads.datasets import load
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Params = list[dict[str, jax.Array]]  # of each layer: kernel (inputs, outputs), bias (outputs,)
+
+
+class Size(NamedTuple):
+    """How many images, which rates, and for how long."""
+
+    images: int
+    edges: tuple[float, ...]  # 2 / rate of gradient descent; times every / 2 it is a whole number of steps
+    flow: float  # 2 / rate of what stands for gradient flow
+    time: float  # steps times rate
+    every: float  # time between two measurements of the sharpness
+    momentum_edge: float
+    momentum_steps: int
+    momentum_every: int  # steps
+
+
+SCALES = {
+    "demo": Scale(
+        "fc-tanh, 500 images, two rates for a time of 12, momentum; one seed",
+        "30 s, 2 CPU cores",
+        Size(500, (100, 120), 240, 12.0, 1.0, 100, 200, 20),
+        "cifar10",
+        (0,),
+    ),
+    "cpu": Scale(
+        "fc-tanh, 1,000 images, three rates for a time of 20, momentum; 3 seeds",
+        "6 minutes, 2 CPU cores",
+        Size(1000, (100, 120, 140), 320, 20.0, 0.5, 120, 300, 10),
+        "cifar10",
+    ),
+    "paper": Scale(
+        "fc-tanh, 5,000 images, three rates for a time of 60, momentum; 3 seeds",
+        "5 hours, 2 CPU cores, by the cost of a step",
+        Size(5000, (100, 160, 200), 1000, 60.0, 0.5, 160, 2000, 20),
+        "cifar10",
+    ),
+}
+WIDTHS = (200, 200)
+BETA = 0.9
+ITERATIONS = 16  # of Lanczos' method: within 0.1 % of what 40 give, at the edge too
+ACCURACY = 0.99  # where the authors stop
+LAST = 0.3  # part of a run that is at the edge for sure
+HOVERS = (1.9, 2.3)  # of sharpness times rate: at or just above 2
+POINTS = 250  # of a curve of losses, about
+
+
+def standardized(images: np.ndarray, number: int) -> np.ndarray:
+    """Give the first images as rows, each pixel and channel with zero mean and unit variance over all of them."""
+    total, squares = np.zeros(images[0].size), np.zeros(images[0].size)
+    for chunk in np.array_split(images.reshape(len(images), -1), max(1, len(images) // 1000)):
+        values = chunk.astype(np.float64)
+        total += values.sum(axis=0)
+        squares += np.einsum("ij,ij->j", values, values)
+    mean = total / len(images)
+    deviation = np.sqrt(np.maximum(squares / len(images) - mean**2, 0))
+    deviation[deviation < 1e-6] = 1.0  # a pixel that is the same in every image
+    return (images[:number].reshape(number, -1) - mean) / deviation
+
+
+def in_own_span(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Give rows as coordinates in an orthonormal basis of the space that they span, and the basis, as rows."""
+    values, vectors = np.linalg.eigh(x @ x.T)
+    kept = values > 1e-10 * values[-1]
+    lengths = np.sqrt(values[kept])
+    return vectors[:, kept] * lengths, (vectors[:, kept] / lengths).T @ x
+
+
+def make_workload(x: np.ndarray, labels: np.ndarray, num_classes: int = 10) -> Workload:
+    """Make the workload of fitting all rows of `x` (n, features) at once; it evaluates sharpness and accuracy."""
+    basis = None
+    sizes = (x.shape[1], *WIDTHS, num_classes)
+    if len(x) < x.shape[1]:
+        x, rows = in_own_span(x)
+        basis = jnp.asarray(rows, jnp.float32)
+
+    def init(key: jax.Array) -> Params:
+        params = []
+        for inputs, outputs, layer in zip(sizes, sizes[1:], jax.random.split(key, len(sizes) - 1), strict=False):
+            kernel_key, bias_key = jax.random.split(layer)
+            bound = inputs**-0.5
+            kernel = jax.random.uniform(kernel_key, (inputs, outputs), minval=-bound, maxval=bound)
+            bias = jax.random.uniform(bias_key, (outputs,), minval=-bound, maxval=bound)
+            params.append({"kernel": kernel, "bias": bias})
+        if basis is not None:
+            params[0]["kernel"] = basis @ params[0]["kernel"]
+        return params
+
+    batches = Batches((jnp.asarray(x, jnp.float32), jnp.asarray(labels)), len(x), shuffle=False)
+
+    @jax.jit
+    def measured(params: Params, batch: Any) -> dict[str, jax.Array]:
+        inputs, labels = batch
+        hits = jnp.argmax(network(params, inputs), axis=-1) == labels
+        return {"sharpness": sharpness(lambda params: loss(params, batch), params), "accuracy": jnp.mean(hits)}
+
+    return Workload.from_functions(
+        "fc-tanh",
+        init,
+        lambda params, batch, key: loss(params, batch),  # noqa: ARG005
+        batches,
+        evaluate=lambda params: measured(params, batches.arrays),
+    )
+
+
+def network(params: Params, x: jax.Array) -> jax.Array:
+    """Give the outputs (n, classes) of a multilayer perceptron with tanh."""
+    for layer in params[:-1]:
+        x = jnp.tanh(x @ layer["kernel"] + layer["bias"][None, :])
+    return x @ params[-1]["kernel"] + params[-1]["bias"][None, :]
+
+
+def loss(params: Params, batch: tuple[jax.Array, jax.Array]) -> jax.Array:
+    """Give half the squared distance from the one-hot labels, the mean over examples."""
+    x, labels = batch
+    outputs = network(params, x)
+    return 0.5 * jnp.mean(jnp.sum((outputs - jax.nn.one_hot(labels, outputs.shape[-1])) ** 2, axis=-1))
+
+
+def sharpness(function: Callable[[Any], jax.Array], params: Any, iterations: int = ITERATIONS) -> jax.Array:
+    """Give the largest eigenvalue of the Hessian of `function` at `params`, (), in the units of its second derivative.
+
+    Lanczos' method, every new direction made orthogonal to all the old ones. It begins halfway between the gradient,
+    which lies mostly along the largest eigenvalues, and a random vector, which misses none.
+    """
+    point, unravel = ravel_pytree(params)
+    gradient, hessian_times = jax.linearize(jax.grad(lambda flat: function(unravel(flat))), point)
+    iterations = min(iterations, point.size)
+
+    def step(i: jax.Array, carry: Any) -> Any:
+        basis, direction, diagonal, beside = carry
+        basis = basis.at[i].set(direction)
+        image = hessian_times(direction)
+        diagonal = diagonal.at[i].set(image @ direction)
+        for _ in range(2):  # once leaves rounding errors that grow
+            image = image - basis.T @ (basis @ image)
+        return basis, _unit(image), diagonal, beside.at[i].set(jnp.linalg.norm(image))
+
+    start = _unit(_unit(gradient) + _unit(jax.random.normal(jax.random.key(0), point.shape)))
+    zeros = jnp.zeros(iterations)
+    carry = jnp.zeros((iterations, point.size)), start, zeros, zeros
+    _, _, diagonal, beside = jax.lax.fori_loop(0, iterations, step, carry)
+    tridiagonal = jnp.diag(diagonal) + jnp.diag(beside[:-1], 1) + jnp.diag(beside[:-1], -1)
+    return jnp.linalg.eigvalsh(tridiagonal)[-1]
+
+
+def _unit(vector: jax.Array) -> jax.Array:
+    return vector / jnp.maximum(jnp.linalg.norm(vector), 1e-30)
+
+
+class Run(NamedTuple):
+    """One method with one rate."""
+
+    tx: optax.GradientTransformation
+    rate: float
+    edge: float  # the sharpness up to which it is stable
+    steps: int
+    every: int  # steps between two measurements
+
+
+def runs(size: Size) -> dict[str, Run]:
+    """Give every run of a size by its label."""
+
+    def descent(edge: float) -> Run:
+        rate = 2 / edge
+        every = round(size.every / rate)
+        return Run(lrx.sgd(rate), rate, edge, every * round(size.time / size.every), every)
+
+    found = {f"2 / {edge:g}": descent(edge) for edge in size.edges}
+    found["gradient flow"] = descent(size.flow)
+    edge = size.momentum_edge
+    for name, rate in (("heavy ball", (2 + 2 * BETA) / edge), ("Nesterov", (2 + 2 * BETA) / (1 + 2 * BETA) / edge)):
+        # As the authors have it, who measure Nesterov's sharpness at the point that is looked ahead to.
+        tx = lrx.sgd(rate, momentum=BETA, nesterov=name == "Nesterov")
+        found[name] = Run(tx, rate, edge, size.momentum_steps, size.momentum_every)
+    return found
+
+
+def measure(size: Size, job: Job) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Train with every rate and seed, and keep the loss of every step and the sharpness every so often."""
+    data = load(job.data, job.data_dir)
+    number = min(size.images, len(data.train_images))
+    workload = make_workload(standardized(data.train_images, number), data.train_labels[:number], data.num_classes)
+    curves = {}
+    for label, run in runs(size).items():
+        with jax.default_matmul_precision("highest"):  # less would raise the loss by rounding on a GPU
+            by_seed = [
+                train(
+                    workload,
+                    run.tx,
+                    steps=run.steps,
+                    seed=seed,
+                    evaluate_every=run.every,
+                    checkpoint=job.folder(f"{label} {seed}"),
+                    progress=job.progress,
+                    stop_on_nonfinite=False,
+                )
+                for seed in job.seeds
+            ]
+        losses = np.array([history.loss for history in by_seed])
+        stride = max(1, run.steps // POINTS) | 1  # odd, since the loss goes up and down with a period of two steps
+        curves[label] = {
+            "rate": run.rate,
+            "edge": run.edge,
+            "steps": by_seed[0].evaluation_steps,
+            "sharpness": short([history.evaluations["sharpness"] for history in by_seed]),
+            "accuracy": short([history.evaluations["accuracy"] for history in by_seed]),
+            # Of the steps since the measurement before: how many raised the loss, of all of them, and its mean.
+            "rising": short([_rising(each, run.every) for each in losses]),
+            "mean_loss": short(losses.reshape(len(losses), -1, run.every).mean(axis=-1)),
+            "loss_steps": np.arange(0, run.steps, stride),
+            "loss": short(losses[0, ::stride]),
+        }
+    return {"images": number, "widths": WIDTHS, "beta": BETA}, curves
+
+
+def _rising(losses: np.ndarray, every: int) -> np.ndarray:
+    rises = np.diff(losses, append=losses[-1]) > 0  # the loss after the last step is not known
+    return rises.reshape(-1, every).mean(axis=-1)
+
+
+def at_the_edge(run: dict[str, Any]) -> np.ndarray:
+    """Give each seed's median of sharpness over the edge, over the last part of a run."""
+    values = np.asarray(run["sharpness"], np.float64) / run["edge"]
+    return np.median(values[:, -round(LAST * values.shape[1]) :], axis=1)
+
+
+def crossings(run: dict[str, Any]) -> list[int]:
+    """Give each seed's place of the first measurement at or above the edge; their number where there is none."""
+    above = np.asarray(run["sharpness"], np.float64) >= run["edge"]
+    return [int(np.argmax(each)) if each.any() else len(each) for each in above]
+
+
+def claims(result: Result) -> list[Claim]:
+    """Compare sharpness with 2 / rate, the loss before with that after the crossing, and the path with the flow's."""
+    curves = result.curves
+    descents = dict(each for _, each in _descents(curves))
+    flow = np.asarray(curves["gradient flow"]["sharpness"], np.float64)
+    low, high = HOVERS
+    found = []
+    for label, run in descents.items():
+        text = f"eta = {label}: median of sharpness times eta, last {LAST:.0%} of the steps, from {low} to {high}"
+        found.append(Claim.of_values(text, "2", 2 * at_the_edge(run), low, high))
+    before: list[list[float]] = [[] for _ in result.seeds]
+    after, thirds, apart = (copy.deepcopy(before) for _ in range(3))
+    for run in descents.values():
+        for seed, first in enumerate(crossings(run)):
+            rising, mean = (np.asarray(run[name][seed], np.float64) for name in ("rising", "mean_loss"))
+            before[seed].append(float(np.mean(rising[:first])) if first else 0.0)
+            rest = rising[first + 1 :]
+            after[seed].append(float(np.mean(rest)) if len(rest) else 0.0)
+            parts = [float(np.mean(part)) for part in np.array_split(mean[first + 1 :], 3) if len(part)]
+            thirds[seed].append(max(parts[1] / parts[0], parts[2] / parts[1]) if len(parts) == 3 else np.nan)
+            path = np.asarray(run["sharpness"][seed][:first], np.float64) / flow[seed, :first]
+            apart[seed].append(float(np.max(np.abs(path - 1), initial=0.0)))
+    text = "before the sharpness crosses 2 / eta at most 1 % of the steps raise the loss, at every rate"
+    found.append(Claim.of_values(text, "0", np.max(before, axis=1), high=0.01))
+    text = "after it more than 5 % do, at every rate"
+    found.append(Claim.of_values(text, "> 0.05", np.min(after, axis=1), low=0.05))
+    text = "over longer times the loss still falls: means of thirds after the crossing, each over the one before"
+    found.append(Claim.of_values(text, "< 1", np.max(thirds, axis=1), high=1.0))
+    text = "until then the sharpness is that of gradient flow at the same time, within 5 %"
+    found.append(Claim.of_values(text, "0", np.max(apart, axis=1), high=0.05))
+    highest = max(run["edge"] for run in descents.values())
+    text = "gradient flow becomes sharper than every 2 / eta: its largest sharpness over the largest of them"
+    found.append(Claim.of_values(text, "> 1", flow.max(axis=1) / highest, low=1.0))
+    for label, formula in (("heavy ball", "(2 + 2 beta) / eta"), ("Nesterov", "(2 + 2 beta) / (eta (1 + 2 beta))")):
+        text = (
+            f"{label}: median of sharpness over {formula}, last {LAST:.0%} of the steps, from {low / 2} to {high / 2}"
+        )
+        found.append(Claim.of_values(text, "1", at_the_edge(curves[label]), low / 2, high / 2))
+    return found
+
+
+def plot(result: Result) -> dict[str, Figure]:
+    """Draw loss and sharpness over iterations; and the sharpness beside that of gradient flow, and with momentum."""
+    return {"edge": _draw_edge(result.curves), "flow_and_momentum": _draw_flow_and_momentum(result.curves)}
+
+
+def _draw_edge(curves: dict[str, Any]) -> Figure:
+    figure, (left, right) = panels(2)
+    for place, (label, run) in _descents(curves):
+        name, color = rf"$\eta$ = {label}", style(label, place)["color"]
+        left.plot(run["loss_steps"], run["loss"], lw=0.9, color=color)
+        learned = np.flatnonzero(np.asarray(run["accuracy"][0], np.float64) > ACCURACY)
+        if len(learned):
+            step = run["steps"][learned[0]]
+            left.plot(step, np.interp(step, run["loss_steps"], run["loss"]), "o", ms=5, color=color)
+        band(right, run["steps"], run["sharpness"], name, place, ls="-")
+        right.axhline(run["edge"], **REFERENCE | {"color": color})
+    right.plot([], [], label=r"edge of stability, $2/\eta$", **REFERENCE)
+    right.plot([], [], "o", ms=5, color="black", label=f"accuracy above {ACCURACY:.0%}")
+    left.set_ylabel("training loss, first seed")
+    right.set_ylabel(r"sharpness $\lambda$")
+    for axes in (left, right):
+        axes.set_xlabel("iterations")
+    legend(figure, right, columns=6)
+    return figure
+
+
+def _draw_flow_and_momentum(curves: dict[str, Any]) -> Figure:
+    figure, (left, right) = panels(2)
+    flow = curves["gradient flow"]
+    band(left, _time(flow), flow["sharpness"], "gradient flow", color="#A0A8B0", lw=3.5, zorder=1)
+    for place, (label, run) in _descents(curves):
+        band(left, _time(run), run["sharpness"], rf"$\eta$ = {label}", place, ls="-")
+        left.axhline(run["edge"], **REFERENCE | {"color": style(label, place)["color"]})
+    left.plot([], [], label="edge of stability", **REFERENCE)
+    for label in ("heavy ball", "Nesterov"):
+        band(right, curves[label]["steps"], curves[label]["sharpness"], label)
+    right.axhline(curves["Nesterov"]["edge"], **REFERENCE)
+    right.legend(loc="lower right", frameon=False, fontsize=9)
+    right.set_title(rf"momentum, $\beta$ = {BETA}", loc="left", fontsize=10)
+    left.set_xlabel(r"time, iterations times $\eta$")
+    right.set_xlabel("iterations")
+    for axes in (left, right):
+        axes.set_ylabel(r"sharpness $\lambda$")
+    legend(figure, left, columns=6)
+    return figure
+
+
+def _descents(curves: dict[str, Any]) -> Iterator[tuple[int, tuple[str, dict[str, Any]]]]:
+    """Give the runs without momentum, with the places of their colours: the first two are those of momentum."""
+    return enumerate(((label, run) for label, run in curves.items() if label.startswith("2 / ")), start=2)
+
+
+def _time(run: dict[str, Any]) -> np.ndarray:
+    return np.asarray(run["steps"]) * run["rate"]
+
+
+PAPER = Paper(
+    name="cohen_2021",
+    title="Gradient Descent on Neural Networks Typically Occurs at the Edge of Stability",
+    authors="J. Cohen, S. Kaur, Y. Li, J. Z. Kolter, A. Talwalkar",
+    year=2021,
+    source="ICLR 2021, arXiv:2103.00065",
+    figure="figure 1, fully connected tanh network: training loss and sharpness over iterations; flow, momentum",
+    scales=SCALES,
+    measure=measure,
+    claims=claims,
+    plot=plot,
+)
