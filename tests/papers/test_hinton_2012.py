@@ -1,0 +1,146 @@
+"""Hinton (2012): the rule against plain loops, and every verdict fails once its numbers are wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from reproductions import failing, published
+
+from lrx.papers import hinton_2012
+from lrx.papers.descent import descend
+from lrx.papers.result import Result
+
+
+def plain_rmsprop(gradients: np.ndarray, rho: float, eta: float) -> np.ndarray:
+    """The lecture's rule in float64: the positions after each gradient, from 0."""
+    mean_square, theta, path = np.zeros(gradients.shape[1:]), np.zeros(gradients.shape[1:]), []
+    for gradient in gradients:
+        mean_square = rho * mean_square + (1 - rho) * gradient**2
+        theta = theta - eta * gradient / np.sqrt(mean_square)
+        path.append(theta)
+    return np.array(path)
+
+
+@pytest.fixture(scope="module")
+def result() -> Result:
+    return published("hinton_2012")
+
+
+def test_the_drift_under_the_lectures_gradients_is_that_of_a_plain_loop() -> None:
+    gradients = np.tile([*[0.1] * 9, -0.9], 201)
+    paths = [plain_rmsprop(gradients, rho, 1.0) for rho in (0.0, 0.9, 0.99)]
+    np.testing.assert_allclose(hinton_2012.drifts(), [path[-1] - path[-11] for path in paths], atol=2e-3)
+
+
+def test_steps_under_a_constant_gradient_begin_long() -> None:
+    lengths = hinton_2012.step_lengths()
+    for rho, of_scales in zip((0.9, 0.99), lengths, strict=True):
+        path = plain_rmsprop(np.full(hinton_2012.FIRST_STEPS, 3.0), rho, 1.0)
+        expected = np.broadcast_to(np.abs(np.diff(path, prepend=0.0)), of_scales.shape)
+        np.testing.assert_allclose(of_scales, expected, rtol=1e-3)
+
+
+def test_the_target_jumps_every_100_steps_and_gradients_shrink_half_way() -> None:
+    size, theta, seed = 1000, jnp.full(10, 2.0), jnp.int32(3)
+
+    @jax.jit
+    def means(count: jax.Array, shrinks: jax.Array) -> jax.Array:
+        gradient, _ = hinton_2012.problem(size, seed, shrinks)
+        keys = jax.random.split(jax.random.key(0), 4000)
+        return jnp.mean(jax.vmap(lambda key: gradient(theta, key, count)[1])(keys), axis=0)
+
+    def mean(count: int, shrinks: bool) -> np.ndarray:
+        return np.asarray(means(count, shrinks))
+
+    _, error = hinton_2012.problem(size, seed)
+    targets = {count: 2.0 - mean(count, False) for count in (0, 99, 100, 499, 500)}
+    np.testing.assert_allclose(targets[0], targets[99], atol=1e-6)
+    assert np.abs(targets[100] - targets[99]).min() > 0.01
+    np.testing.assert_allclose(mean(499, True), mean(499, False), rtol=1e-6)
+    np.testing.assert_allclose(mean(500, True), 0.01 * mean(500, False), rtol=1e-5)
+    assert float(error(theta, jnp.int32(500))) == pytest.approx(np.mean((2.0 - targets[500]) ** 2), rel=0.05)
+
+
+def test_a_timed_gradient_and_record_see_the_number_of_updates() -> None:
+    import lrx
+
+    def gradient(x: jax.Array, key: jax.Array, count: jax.Array) -> tuple[jax.Array, jax.Array]:
+        return x, -(count + 1.0)
+
+    found = descend(
+        gradient, lrx.sgd(1.0), jnp.float32(0), np.array([0, 1, 4]), lambda x, count: (x, count), timed=True
+    )
+    assert found[0].tolist() == [0, 1, 10]
+    assert found[1].tolist() == [0, 1, 4]
+
+
+def test_the_early_error_is_that_of_the_first_steps_at_the_best_rate(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hinton_2012, "SHORT", 200)
+    arm = hinton_2012.follow(1000, "SGD", (0, 1))
+    assert arm["early"]["best"] == int(np.argmin(arm["early"]["errors"]))
+    parts = np.asarray(arm["early"]["parts"])  # of 50 steps each
+    np.testing.assert_allclose(arm["early"]["chosen_by"], parts[:, :4].mean(axis=1), rtol=1e-4)
+    np.testing.assert_allclose(arm["whole"]["errors"][arm["whole"]["best"]], np.mean(arm["whole"]["parts"]), rtol=1e-4)
+
+
+def grown(name: str, factor: float) -> Callable[[dict[str, Any]], None]:
+    def change(curves: dict[str, Any]) -> None:
+        early = curves["arms"][name]["early"]
+        for error, parts in zip(early["chosen_by"], early["parts"], strict=True):
+            parts[:] = [factor * error] * len(parts)
+
+    return change
+
+
+def other_rate(name: str, places: int) -> Callable[[dict[str, Any]], None]:
+    def change(curves: dict[str, Any]) -> None:
+        curves["arms"][name]["whole"]["best"] = curves["arms"][name]["early"]["best"] + places
+
+    return change
+
+
+def as_good(name: str, choice: str, factor: float) -> Callable[[dict[str, Any]], None]:
+    def change(curves: dict[str, Any]) -> None:
+        best = np.asarray(curves["arms"]["RMSProp"][choice]["parts"])
+        curves["arms"][name][choice]["parts"] = (factor * best).tolist()
+
+    return change
+
+
+def scaled(kind: str, decay: str, factor: float) -> Callable[[dict[str, Any]], None]:
+    def change(curves: dict[str, Any]) -> None:
+        curves[kind][decay] = (factor * np.asarray(curves[kind][decay])).tolist()
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("place", "change"),
+    [
+        (0, grown("SGD", 1.3)),
+        (1, grown("AdaGrad", 1.9)),
+        (2, grown("RMSProp", 1.3)),
+        (3, other_rate("SGD", 3)),
+        (4, other_rate("AdaGrad", 0)),
+        (5, other_rate("RMSProp", -2)),
+        (6, as_good("AdaGrad", "whole", 0.95)),
+        (7, as_good("AdaGrad", "shrinking", 1.9)),
+        (8, as_good("SGD", "shrinking", 1.9)),
+        (9, scaled("first", "0.9", 1.01)),
+        (10, scaled("lengths", "0.9", 1.01)),
+        (11, scaled("first", "0.99", 0.99)),
+        (12, scaled("lengths", "0.99", 0.99)),
+        (13, lambda curves: curves["adam"].update({"0.9": [1e-3] * 5})),
+        (14, lambda curves: curves["adam"].update({"0.99": [1e-3] * 5})),
+        (15, lambda curves: curves["drift"].update({"0": -7.0})),
+        (16, lambda curves: curves["drift"].update({"0.9": 1.5})),
+    ],
+)
+def test_every_verdict_can_fail(result: Result, place: int, change: Callable[[dict[str, Any]], None]) -> None:
+    assert set(failing(result, change)) - set(failing(result)) == {place}
+    assert place not in failing(result)
