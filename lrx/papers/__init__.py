@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import pkgutil
 import re
@@ -26,7 +27,8 @@ def paper(name: str) -> Paper:
       ValueError: if there is none of that name.
     """
     if name not in names():
-        raise ValueError(f"PAPER must be one of {', '.join(names())}, got {name!r}.")
+        nearest = difflib.get_close_matches(name, names(), n=1, cutoff=0.0)[0]
+        raise ValueError(f"PAPER must be one of {', '.join(names())}, got {name!r}: did you mean {nearest!r}?")
     return importlib.import_module(f"{__name__}.{name}").PAPER
 
 

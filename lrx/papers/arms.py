@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import optax
 
-from lrx.papers.result import Job
+from lrx.papers.result import Job, short
 from lrx.training import Workload
 from lrx.tuning import SweepResult, sweep
 
@@ -91,16 +91,16 @@ def arm_of(
     place = int(np.argmin(np.where(np.isnan(means), np.inf, means)))
     here = (*at, place)
     arm = {
-        "rates": _short(swept.axes["lr"]),
-        "final_loss": _short(reached),
+        "rates": short(swept.axes["lr"]),
+        "final_loss": short(reached),
         "best": place,
         "steps": swept.steps + 1,
-        "loss": _short(swept.losses[here]),
+        "loss": short(swept.losses[here]),
         "evaluation_steps": swept.evaluation_steps,
-        "evaluations": {key: _short(values[here]) for key, values in swept.evaluation_curves.items()},
+        "evaluations": {key: short(values[here]) for key, values in swept.evaluation_curves.items()},
     }
     if with_rates:
-        arm["rate"] = _short(swept.rates[here])
+        arm["rate"] = short(swept.rates[here])
     return arm
 
 
@@ -109,8 +109,3 @@ def final(arm: Mapping[str, Any], metric: str | None = None) -> np.ndarray:
     if metric is not None:
         return np.asarray(arm["evaluations"][metric], np.float64)[:, -1]
     return np.asarray(arm["final_loss"][arm["best"]], np.float64)
-
-
-def _short(values: np.ndarray) -> Any:
-    """Round to six digits, which is what a float32 has, so that a result can be read."""
-    return np.vectorize(lambda x: float(f"{x:.6g}"))(np.asarray(values, np.float64))

@@ -149,10 +149,10 @@ def unchanged(array: jax.Array, before: Any) -> bool:
 
 def measure(tasks: tuple[Task, ...], job: Job) -> tuple[dict[str, Any], dict[str, Any]]:
     """Run the finder and the grid of rates on every task whose data are asked for, and the finder on full batches."""
-    names = [name.strip() for name in job.data.split(",")]
+    names, known = [name.strip() for name in job.data.split(",")], list(dict.fromkeys(task.data for task in tasks))
+    if not set(names) <= set(known):
+        raise ValueError(f"data must be of {', '.join(known)}, joined by commas, at this scale, got data={job.data!r}.")
     tasks = tuple(task for task in tasks if task.data in names)
-    if not tasks:
-        raise ValueError(f"data must name data sets of this scale, joined by commas, got data={job.data!r}.")
     measured = {task.label: measure_task(task, job) for task in tasks}
     settings = {"tasks": {task.label: task._asdict() for task in tasks}, "finder": FINDER}
     return settings, {

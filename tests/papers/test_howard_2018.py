@@ -153,7 +153,7 @@ def test_what_is_lost_is_that_of_the_nearest_rate_of_the_grid() -> None:
 
 
 def test_data_of_no_task_are_refused() -> None:
-    with pytest.raises(ValueError, match="data must name data sets of this scale, joined by commas, got data='mnist'"):
+    with pytest.raises(ValueError, match="data must be of digits, joined by commas, at this scale, got data='mnist'"):
         howard_2018.PAPER.run("demo", data="mnist")
 
 
