@@ -358,6 +358,8 @@ def reproduce(
 def _reproduced(
     chosen: Paper, scale: str, folder: Path, data: str | None, data_dir: Path | None, seeds: int | None
 ) -> Result:
+    from lrx.papers import load
+
     _require_scale([chosen], scale)
     size = chosen.scales[scale]
     out.print(f"{chosen.authors} {chosen.year}, {chosen.title}", markup=False)
@@ -371,8 +373,9 @@ def _reproduced(
         checkpoints=folder / "checkpoints",
         progress=True,
     )
-    _wrote(result.save(folder / "result.json"))
-    return result
+    path = result.save(folder / "result.json")
+    _wrote(path)
+    return load(path)  # figures and verdicts are those of the saved numbers
 
 
 def _require_scale(chosen: Iterable[Paper], scale: str) -> None:
@@ -386,9 +389,9 @@ def _show(chosen: Paper, result: Result, folder: Path) -> None:
     for name, figure in chosen.plot(result).items():
         _save_figure(figure, folder / f"{name}.png")
     title = ", ".join(filter(None, (chosen.name, f"{result.scale} scale", result.data)))
-    table = Table("claim", "published", "measured", "holds", title=title)
+    table = Table("claim", "expected", "measured", "holds", title=title)
     for claim in chosen.claims(result):
-        table.add_row(claim.text, claim.published, claim.measured, "yes" if claim.holds else "no")
+        table.add_row(claim.text, claim.expected, claim.measured, "yes" if claim.holds else "no")
     Console(highlight=False).print(table)
 
 

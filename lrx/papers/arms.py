@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 import optax
 
-from lrx.papers.result import Job, short
+from lrx.papers.result import Claim, Job, short
 from lrx.training import Workload
 from lrx.tuning import SweepResult, sweep
+from lrx.workloads import dataset_workload
+from lrx.workloads.datasets import Dataset
 
 
 class Arm(NamedTuple):
@@ -55,7 +59,7 @@ def compare(
       times); and `rate`, (seeds, points), if asked for.
 
     Raises:
-      ValueError: if an arm diverges with every rate.
+      ValueError: if an arm diverges with every rate of several.
     """
     found = {}
     for label, arm in arms.items():
@@ -81,12 +85,12 @@ def arm_of(
     """Give what `compare` keeps of an arm, of a sweep whose last hyperparameter is the rate; `at` is the arm's place.
 
     Raises:
-      ValueError: if the arm diverges with every rate.
+      ValueError: if the arm diverges with every rate of several.
     """
     finite = np.isfinite(swept.final_loss[at])
     reached = np.where(finite, swept.final_loss[at] if metric is None else swept.evaluations[metric][at], np.inf)
     means = reached.mean(axis=1)
-    if not np.any(np.isfinite(means)):
+    if len(means) > 1 and not np.any(np.isfinite(means)):
         raise ValueError("every rate of an arm diverged with some seed: give lower rates.")
     place = int(np.argmin(np.where(np.isnan(means), np.inf, means)))
     here = (*at, place)
@@ -109,3 +113,29 @@ def final(arm: Mapping[str, Any], metric: str | None = None) -> np.ndarray:
     if metric is not None:
         return np.asarray(arm["evaluations"][metric], np.float64)[:, -1]
     return np.asarray(arm["final_loss"][arm["best"]], np.float64)
+
+
+def inside(arms: Mapping[str, Mapping[str, Any]]) -> Claim:
+    """Claim that the best rate of every arm with several is inside of its grid: a better one may lie beyond an end."""
+    grids = [arm for arm in arms.values() if len(arm["rates"]) > 1]
+    known = sum(0 < arm["best"] < len(arm["rates"]) - 1 for arm in grids)
+    text = "the best rate of every grid is inside of it, so that it is known"
+    return Claim(text, "all", f"{known} of {len(grids)}", known == len(grids))
+
+
+def judged_workload(dataset: Dataset, model: str, **options: Any) -> Workload:
+    """Build a workload that evaluates the test error in percent and the loss over all training images.
+
+    They are called `error` and `training_loss`; `options` are those of `lrx.workloads.dataset_workload`.
+    """
+    workload = dataset_workload(dataset, model, **options)
+    on_training_images = dataset._replace(test_images=dataset.train_images, test_labels=dataset.train_labels)
+    other = dataset_workload(on_training_images, model, **options)
+
+    def evaluate(params: Any, model_state: Any) -> dict[str, jax.Array]:
+        assert workload.evaluate is not None
+        assert other.evaluate is not None
+        error = 100 * (1 - workload.evaluate(params, model_state)["accuracy"])
+        return {"error": error, "training_loss": other.evaluate(params, model_state)["loss"]}
+
+    return dataclasses.replace(workload, evaluate=evaluate)

@@ -346,7 +346,15 @@ def _draw_edge(curves: dict[str, Any]) -> Figure:
 def _draw_flow_and_momentum(curves: dict[str, Any]) -> Figure:
     figure, (left, right) = panels(2)
     flow = curves["gradient flow"]
-    band(left, _time(flow), flow["sharpness"], "gradient flow", color="#A0A8B0", lw=3.5, zorder=1)
+    band(
+        left,
+        _time(flow),
+        flow["sharpness"],
+        rf"gradient flow ($\eta$ = 2 / {flow['edge']:g})",
+        color="#A0A8B0",
+        lw=3.5,
+        zorder=1,
+    )
     for place, (label, run) in _descents(curves):
         band(left, _time(run), run["sharpness"], rf"$\eta$ = {label}", place, ls="-")
         left.axhline(run["edge"], **REFERENCE | {"color": style(label, place)["color"]})

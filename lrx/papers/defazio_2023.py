@@ -16,7 +16,7 @@ last iterate is scored. The refined schedule is made once, from the norms of the
 its best rate, smoothed by a running median over a tenth of the run.
 
     lrx reproduce defazio_2023                    the synthetic norms, and digits: half a minute on 2 CPU cores
-    lrx reproduce defazio_2023 --scale cpu        the same and MNIST with two models: under 9 minutes
+    lrx reproduce defazio_2023 --scale cpu        the same and MNIST with two models: 6 minutes
     lrx reproduce defazio_2023 --scale paper      the same and CIFAR-10, ResNet-20 for 30 epochs: hours on a GPU
 
 Thresholds were set before the runs. Linear may have 0.2 points of test error more than cosine, and refined than linear:
@@ -24,9 +24,9 @@ Thresholds were set before the runs. Linear may have 0.2 points of test error mo
 more errors than any of the three: on CIFAR-10, where small networks have errors of about 10 %, this is a point; MNIST
 has not enough errors for a whole one. A training loss that is within a tenth of another matches it.
 
-Digits are the case that the theory leaves out: they are learned by heart, the norms fall by a factor of several hundred
-and with them the noise. Then a constant rate reaches the lowest training loss, and the refined schedule, which waits
-until the norms have fallen, is no better than the line that it was made from.
+A warm-up is what comes before half of the run. On these tasks the norms go on falling, so that the refined schedules
+rise for longer and fall later than the line, which is the theory's, and not what the paper saw on larger tasks. Digits
+are learned by heart, and the noise falls with the norms: there a constant rate reaches the lowest training loss.
 
 Differs from the source: other tasks and fewer epochs (its own network for CIFAR-10 is a wide residual one), no warm-up
 before any schedule, and no weight decay but for ResNet-20. Step decay divides by ten after 30, 60 and 90 % of the run,
@@ -39,18 +39,17 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
 import lrx
-from lrx.papers.arms import Arm, arm_of, compare, final
+from lrx.papers.arms import Arm, arm_of, compare, final, inside, judged_workload
 from lrx.papers.figures import REFERENCE, band, legend, panels, style
 from lrx.papers.result import Claim, Job, Paper, Result, Scale
 from lrx.training import Workload, train
 from lrx.tuning import sweep
-from lrx.workloads import AUGMENTED, dataset_workload
+from lrx.workloads import AUGMENTED
 from lrx.workloads.datasets import load
 
 if TYPE_CHECKING:
@@ -81,7 +80,7 @@ class Task(NamedTuple):
     batch_size: int = 128
     weight_decay: float = 0.0
     margin: float = 0.2  # points of test error
-    data: str = ""  # "" for the data set of the scale
+    data: str = "mnist"
     strategy: str = "auto"  # of the sweep
 
     @property
@@ -93,23 +92,23 @@ class Task(NamedTuple):
 
 RATES = (0.01, 0.03, 0.1, 0.3, 1.0)
 DIGITS = Task("mlp", {"widths": (128, 128)}, "SGD", RATES, 20, 64, margin=0.56, data="digits", strategy="vmap")
-SOFTMAX = Task("mlp", {"widths": ()}, "Adam", (0.001, 0.003, 0.01, 0.03, 0.1), 5, strategy="vmap")
+SOFTMAX = Task("mlp", {"widths": ()}, "Adam", (0.0003, 0.001, 0.003, 0.01, 0.03, 0.1), 5, strategy="vmap")
 PERCEPTRON = Task("mlp", {"widths": (64, 64)}, "SGD", RATES, 5)
-RESNET = Task("resnet20", {}, "SGD", (0.03, 0.1, 0.3, 1.0), 30, weight_decay=1e-4)
+RESNET = Task("resnet20", {}, "SGD", (0.03, 0.1, 0.3, 1.0), 30, weight_decay=1e-4, data="cifar10")
 SCALES = {
     "demo": Scale("digits, a perceptron for 20 epochs, 3 seeds", "half a minute, 2 CPU cores", (DIGITS,), "digits"),
     "cpu": Scale(
         "digits as in the demo; MNIST, softmax regression and a perceptron for 5 epochs, 5 seeds",
-        "under 9 minutes, 2 CPU cores",
+        "6 minutes, 2 CPU cores",
         (DIGITS, SOFTMAX, PERCEPTRON),
-        "mnist",
+        "digits, mnist",
         seeds=(0, 1, 2, 3, 4),
     ),
     "paper": Scale(
         "digits as in the demo; CIFAR-10, ResNet-20 for 30 epochs, 3 seeds",
         "hours on one GPU",
         (DIGITS, RESNET),
-        "cifar10",
+        "digits, cifar10",
     ),
 }
 
@@ -156,29 +155,16 @@ def optimizer(task: Task, rate: lrx.Schedule) -> optax.GradientTransformation:
 
 def workload_of(task: Task, job: Job) -> Workload:
     """Make the workload of a task, which evaluates the test error in % and the loss over all training images."""
-    data = load(task.data or job.data, job.data_dir)
-    on_training_images = data._replace(test_images=data.train_images, test_labels=data.train_labels)
+    data = load(task.data, job.data_dir)
     augment = data.name in AUGMENTED
-    workload, other = (
-        dataset_workload(each, task.model, batch_size=task.batch_size, augment=augment, **task.options)
-        for each in (data, on_training_images)
-    )
-    on_test, on_training = workload.evaluate, other.evaluate
-    assert on_test is not None
-    assert on_training is not None
-
-    def evaluate(params: Any, model_state: Any) -> dict[str, jax.Array]:
-        accuracy = on_test(params, model_state)["accuracy"]
-        return {"error": 100 * (1 - accuracy), "training_loss": on_training(params, model_state)["loss"]}
-
-    return Workload(workload.name, workload.init, workload.loss_fn, workload.batches, evaluate)
+    return judged_workload(data, task.model, batch_size=task.batch_size, augment=augment, **task.options)
 
 
 def measure_task(task: Task, job: Job) -> dict[str, Any]:
     """Train with all fixed schedules, refine linear decay, and train with what comes out."""
     workload = workload_of(task, job)
     steps = task.epochs * workload.batches.steps_per_epoch
-    name = f"{workload.name} {task.method}"
+    name = f"{task.data}, {task.name}"
     look_up = tables(steps)
     swept = sweep(
         workload,
@@ -240,8 +226,9 @@ def measure(tasks: tuple[Task, ...], job: Job) -> tuple[dict[str, Any], dict[str
             "norms": np.round(norms[counts], 6),
             "refined": np.round(np.asarray(lrx.refined(norms, 1.0, smoothing=0.0)(counts), np.float64), 8),
         }
-    found = {f"{task.data or job.data}, {task.name}": measure_task(task, job) for task in tasks}
-    settings = {f"{task.data or job.data}, {task.name}": task._asdict() for task in tasks}
+    asked = {f"{task.data}, {task.name}": task for task in job.among(tasks)}
+    found = {name: measure_task(task, job) for name, task in asked.items()}
+    settings = {name: task._asdict() for name, task in asked.items()}
     return {"grid_steps": GRID_STEPS, "tasks": settings}, {"counts": counts, "grid": grid, "tasks": found}
 
 
@@ -289,10 +276,11 @@ def claims(result: Result) -> list[Claim]:
         shape, at = np.asarray(task["refined"]), np.asarray(task["counts"]) / (task["steps"] - 1)
         found += [
             Claim.of_values(
-                f"{name}: the refined schedule warms up, its peak comes after a hundredth of the run",
+                f"{name}: the refined schedule warms up, its peak comes after 0.01 and before 0.5 of the run",
                 "warm-up",
                 peak(shape, at),
                 0.01,
+                0.5,
             ),
             Claim.of_values(
                 f"{name}: the refined schedule anneals fast, at 0.9 of the run it is below linear decay's 0.1",
@@ -301,7 +289,10 @@ def claims(result: Result) -> list[Claim]:
                 high=0.1,
             ),
         ]
-    return found
+    every = {
+        f"{name} {label}": arm for name, task in result.curves["tasks"].items() for label, arm in task["arms"].items()
+    }
+    return [*found, inside(every)]
 
 
 def task_claims(name: str, arms: Mapping[str, Any], margin: float) -> list[Claim]:
@@ -326,19 +317,19 @@ def task_claims(name: str, arms: Mapping[str, Any], margin: float) -> list[Claim
         Claim.of_values(
             f"{name}: test error of constant over that of {worst}, worst of linear, cosine and refined, at least 1.1",
             "> 1",
-            error["constant"] / error[worst].mean(),
+            error["constant"] / error[worst],
             1.1,
         ),
         Claim.of_values(
             f"{name}: training loss of linear over that of {rival}, the best other fixed schedule, at most 1.1",
             "<= 1",
-            loss["linear"] / loss[rival].mean(),
+            loss["linear"] / loss[rival],
             high=1.1,
         ),
         Claim.of_values(
             f"{name}: training loss of refined over that of linear, at most 1",
             "< 1",
-            loss["refined"] / loss["linear"].mean(),
+            loss["refined"] / loss["linear"],
             high=1.0,
         ),
     ]

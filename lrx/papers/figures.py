@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,6 +28,7 @@ STYLES: dict[str, dict[str, Any]] = {
     "refined": {"color": "#D55E00", "ls": (0, (4, 1.5))},
     # Optimizers.
     "SGD": {"color": "#56606A", "ls": "-"},
+    "SGD, 1 / sqrt t": {"color": "#CC79A7", "ls": "-."},
     "SGD-Nesterov": {"color": "#D55E00", "ls": (0, (4, 1.5))},
     "AdaGrad": {"color": "#E69F00", "ls": "--"},
     "RMSProp": {"color": "#CC79A7", "ls": "-."},
@@ -62,11 +63,22 @@ def panels(number: int = 1, rows: int = 1, **options: Any) -> tuple[Figure, list
     return figure, axes
 
 
-def band(axes: Axes, x: Any, by_seed: Any, label: str, place: int = 0, **options: Any) -> None:
-    """Draw the median over seeds, and the range of all of them; `by_seed` is (seeds, points) with None for no value."""
+def band(
+    axes: Axes,
+    x: Any,
+    by_seed: Any,
+    label: str,
+    place: int = 0,
+    middle: Callable[..., Any] = np.median,
+    **options: Any,
+) -> None:
+    """Draw the median over seeds, and the range of all of them; `by_seed` is (seeds, points) with None for no value.
+
+    Where an expectation is drawn beside it, the middle is the mean.
+    """
     values = np.asarray(by_seed, np.float64)
     look = style(label, place) | {"lw": 1.6} | options
-    axes.plot(x, np.median(values, axis=0), label=label, **look)
+    axes.plot(x, middle(values, axis=0), label=label, **look)
     if len(values) > 1:
         axes.fill_between(x, values.min(axis=0), values.max(axis=0), color=look["color"], alpha=0.18, lw=0)
 

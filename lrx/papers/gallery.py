@@ -82,9 +82,9 @@ def _section(entry: Entry, folder: Path) -> list[str]:
     ]
     for picture in sorted(place.glob("*.png")):
         lines += [f"![{paper.name}, {picture.stem}]({picture.relative_to(folder).as_posix()})", ""]
-    lines += ["| claim | published | measured | holds |", "|---|---|---|---|"]
+    lines += ["| claim | expected | measured | holds |", "|---|---|---|---|"]
     for claim in paper.claims(result):
-        cells = (claim.text, claim.published, claim.measured, "yes" if claim.holds else "**no**")
+        cells = (claim.text, claim.expected, claim.measured, "yes" if claim.holds else "**no**")
         lines.append("| " + " | ".join(map(_cell, cells)) + " |")
     data = f", on {result.data}" if result.data else ""
     seeds = f"{len(result.seeds)} seed{'s' if len(result.seeds) > 1 else ''}"

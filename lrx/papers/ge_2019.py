@@ -27,7 +27,8 @@ for kappa = 1000 some 7,000, so that a T much below says nothing about that cond
     lrx reproduce ge_2019 --scale cpu             T = 10^5, 5 seeds of 4 runs: 2 minutes
 
 Differs from the source: the problem's numbers are ours, and so is the grid from which the initial rate of step decay is
-taken too. The best constants are those of the lowest mean over all runs, which favours the schedules that have more.
+taken too. That an iterate is bad along the way is shown for one schedule, step decay restarted. The best constants are
+those of the lowest mean over all runs, which favours the schedules that have more.
 """
 
 from __future__ import annotations
@@ -203,8 +204,8 @@ def claims(result: Result) -> list[Claim]:
     found = []
     phases = math.log2(result.settings["steps"])
     for condition in CONDITIONS:
-        text = f"kappa = {condition}: step decay's final risk over sigma^2 d log2(T) / T, at most 1"
-        found.append(Claim.of_values(text, "O(1)", multiples(result, condition, "step") / phases, high=1.0))
+        text = f"kappa = {condition}: step decay's final risk over sigma^2 d log2(T) / T, at most 0.2"
+        found.append(Claim.of_values(text, "0.09", multiples(result, condition, "step") / phases, high=0.2))
     low, high = ratios(result, CONDITIONS[0]), ratios(result, CONDITIONS[-1])
     text = (
         f"the best polynomial's final risk over step decay's: this ratio at kappa = {CONDITIONS[-1]} over that at "
@@ -241,7 +242,7 @@ def plot(result: Result) -> dict[str, Figure]:
         arms = [result.curves["conditions"][str(condition)][name] for condition in CONDITIONS]
         if name != "step, restarted":
             finals = np.stack([multiples(result, condition, name) for condition in CONDITIONS], axis=1)
-            band(left, CONDITIONS, finals, name, place, marker="o", ms=4)
+            band(left, CONDITIONS, finals, name, place, marker="o", ms=4, middle=np.mean)
             left.plot(CONDITIONS, [arm["expected"][-1] * settings["steps"] / unit for arm in arms], **REFERENCE)
         scaled = np.asarray(arms[-1]["risk"], np.float64) * steps[None] / unit
         band(right, steps[later], scaled[:, later], name, place)

@@ -149,12 +149,8 @@ def unchanged(array: jax.Array, before: Any) -> bool:
 
 def measure(tasks: tuple[Task, ...], job: Job) -> tuple[dict[str, Any], dict[str, Any]]:
     """Run the finder and the grid of rates on every task whose data are asked for, and the finder on full batches."""
-    names, known = [name.strip() for name in job.data.split(",")], list(dict.fromkeys(task.data for task in tasks))
-    if not set(names) <= set(known):
-        raise ValueError(f"data must be of {', '.join(known)}, joined by commas, at this scale, got data={job.data!r}.")
-    tasks = tuple(task for task in tasks if task.data in names)
-    measured = {task.label: measure_task(task, job) for task in tasks}
-    settings = {"tasks": {task.label: task._asdict() for task in tasks}, "finder": FINDER}
+    measured = {task.label: measure_task(task, job) for task in job.among(tasks)}
+    settings = {"tasks": {task.label: task._asdict() for task in tasks if task.label in measured}, "finder": FINDER}
     return settings, {
         "tasks": {label: found for label, (found, _, _) in measured.items()},
         "arrays": sum(total for _, _, total in measured.values()),
@@ -280,7 +276,7 @@ def claims(result: Result) -> list[Claim]:
         costs = {label: lost(task, rule) for label, task in tasks.items()}
         worst = max(costs, key=lambda label: float(costs[label].mean()))
         claim = Claim.of_values(
-            f"training with the rate of `{rule}` loses at most a tenth of what the best rate gains over guessing, on "
+            f"the rate of the grid nearest to `{rule}` loses at most a tenth of what the best gains over guessing, on "
             "every task",
             f"<= {LOST:g}",
             np.where(np.isfinite(costs[worst]), costs[worst], np.nan),
@@ -388,7 +384,7 @@ def plot_ratios(result: Result) -> Figure:
         for row, name in enumerate(problems):
             ratios = np.asarray(result.curves["full_batch"][ladder][name], np.float64)
             heights = np.full(len(ratios), row + 0.2 * (place - 0.5))
-            right.plot(heights, ratios, "o", ms=5, color=OTHERS[place], mfc="white" if place else None)
+            right.plot(heights, ratios, "o", ms=5, color="black", mfc="white" if place else None)
             label: dict[str, Any] = {"xytext": (0, 7), "textcoords": "offset points", "ha": "center", "fontsize": 8}
             if np.isfinite(ratios).any():
                 right.annotate(ladder, (heights[0], np.nanmax(ratios)), **label)

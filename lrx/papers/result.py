@@ -14,14 +14,17 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import jax
 import numpy as np
 
+from lrx.workloads.datasets import load as load_dataset
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+Task = TypeVar("Task", bound=Any)  # has `data`, the name of a data set
 _PACKAGES = ("lrx", "jax", "jaxlib", "optax", "flax", "numpy")
 
 
@@ -58,31 +61,47 @@ class Job:
         """Give the folder of checkpoints of one of its runs."""
         return None if self.checkpoints is None else self.checkpoints / re.sub(r"[^\w.-]+", "-", name)
 
+    def among(self, tasks: Sequence[Task]) -> list[Task]:
+        """Give the tasks on the data sets that `data` names, joined by commas.
+
+        Raises:
+          ValueError: if there is no task on one of them.
+        """
+        names = [name.strip() for name in self.data.split(",") if name]
+        known = dict.fromkeys(task.data for task in tasks)
+        if not set(names) <= set(known):
+            raise ValueError(
+                f"data must be of {', '.join(known)}, joined by commas, at this scale, got data={self.data!r}."
+            )
+        for name in names:
+            load_dataset(name, self.data_dir)  # what is missing is told before the first run
+        return [task for task in tasks if task.data in names]
+
 
 @dataclasses.dataclass(frozen=True)
 class Claim:
     """A statement of the paper beside what was measured."""
 
     text: str
-    published: str
+    expected: str  # the value of the paper or of theory
     measured: str
     holds: bool
 
     @classmethod
-    def of_values(cls, text: str, published: str, values: Any, low: float = -math.inf, high: float = math.inf) -> Claim:
+    def of_values(cls, text: str, expected: str, values: Any, low: float = -math.inf, high: float = math.inf) -> Claim:
         """Make a claim that holds where the mean over seeds lies from `low` to `high`; its spread is shown.
 
         Args:
           text: the statement, with the bounds.
-          published: the value of the paper, or of theory.
+          expected: the value of the paper, or of theory.
           values: of each seed, or one alone.
           low: the smallest mean with which it holds.
           high: the largest.
         """
         each = np.atleast_1d(np.asarray(values, np.float64))
         mean = float(np.mean(each))
-        spread = f" ± {np.std(each, ddof=1):.2g}" if len(each) > 1 else ""
-        return cls(text, published, f"{mean:.4g}{spread}", bool(low <= mean <= high))
+        spread = f" ± {np.std(each, ddof=1):.2g}" if len(each) > 1 and np.isfinite(each).all() else ""
+        return cls(text, expected, f"{mean:.4g}{spread}", bool(low <= mean <= high))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,9 +154,15 @@ class Paper:
             None if checkpoints is None else Path(checkpoints),
             progress,
         )
-        elapsed = stopwatch()
-        settings, curves = self.measure(usual.size, job)
-        return Result(self.name, scale, job.data, list(job.seeds), settings, curves, elapsed())
+        elapsed, spent = stopwatch(), None if job.checkpoints is None else job.checkpoints / "seconds.txt"
+        earlier = float(spent.read_text()) if spent and spent.exists() else 0.0  # of runs that were interrupted
+        try:
+            settings, curves = self.measure(usual.size, job)
+        finally:
+            seconds = round(earlier + elapsed(), 1)
+            if spent and spent.parent.is_dir():
+                spent.write_text(f"{seconds}\n")
+        return Result(self.name, scale, job.data, list(job.seeds), settings, curves, seconds)
 
 
 @dataclasses.dataclass
@@ -150,7 +175,7 @@ class Result:
     seeds: list[int]
     settings: dict[str, Any]  # what was run: model, lengths, rates
     curves: dict[str, Any]  # what came out, as nested dicts of lists
-    seconds: float
+    seconds: float  # those before an interruption included
     date: str = dataclasses.field(default_factory=lambda: datetime.datetime.now(datetime.UTC).isoformat("T", "seconds"))
     command: str = dataclasses.field(default_factory=lambda: " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]))
     device: str = dataclasses.field(default_factory=lambda: describe_device())

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,6 +24,7 @@ import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding, SingleDeviceSharding
 
 from lrx.reading import can_stop, monitor, stopped
+from lrx.training.checkpoints import describe
 from lrx.training.program import State, draw, initial, step
 from lrx.training.workload import Workload
 
@@ -44,7 +45,7 @@ class Runs(NamedTuple):
     alive: jax.Array  # bool: whether the run goes on
     loss_sums: jax.Array  # (points,) float32: losses, added up over the steps of each point
     loss_counts: jax.Array  # (points,) int32: how many they are
-    rate_sums: jax.Array  # (points,) float32: learning rates likewise; NaN where the state holds none
+    rate_sums: jax.Array  # (points,) float32: learning rates likewise, NaN where the state holds none; or (0,)
 
 
 class Watch(NamedTuple):
@@ -68,6 +69,7 @@ class Engine:
       num_points: of a run's curve; each is the mean loss of as many steps.
       watch: ends runs early.
       measure: `(params, model_state, key) -> loss`, in place of the training loss: a validation batch.
+      keep_rates: whether the curve of the learning rate is kept too.
     """
 
     workload: Workload
@@ -76,6 +78,7 @@ class Engine:
     num_points: int
     watch: Watch = FOLLOW_ALL
     measure: Callable[[Any, Any, jax.Array], jax.Array] | None = None
+    keep_rates: bool = False
 
     def __post_init__(self) -> None:
         self.steps_per_point = -(-self.num_steps // self.num_points)
@@ -89,6 +92,18 @@ class Engine:
         first = np.arange(self.num_points) * self.steps_per_point
         last = np.minimum(first + self.steps_per_point, self.num_steps) - 1
         return (first + last) / 2
+
+    def describe(self, names: Iterable[str]) -> dict[str, Any]:
+        """Say what is trained as far as it can be seen, for a checkpoint; `names` are those of the hyperparameters."""
+        hyper = {name: jax.ShapeDtypeStruct((), jnp.float32) for name in names}
+        run = jax.eval_shape(self._one_start, hyper, jax.random.key(0))
+        batches = self.workload.batches
+        return {
+            "workload": self.workload.name,
+            "batch_size": batches.batch_size,
+            "arrays": describe(batches.arrays),
+            **{name: describe(part) for name, part in run.state._asdict().items()},
+        }
 
     def planned(
         self,
@@ -137,7 +152,7 @@ class Engine:
             jnp.bool_(True),
             jnp.zeros(self.num_points, jnp.float32),
             jnp.zeros(self.num_points, jnp.int32),
-            jnp.zeros(self.num_points, jnp.float32),
+            jnp.zeros(self.num_points if self.keep_rates else 0, jnp.float32),
         )
 
     def _one_step(self, run: Runs, hyper: Hyperparameters, batch: Any, key: jax.Array, count: jax.Array) -> Runs:
@@ -150,7 +165,10 @@ class Engine:
             finite &= jnp.isfinite(value)
         memory, well = self.watch.update(run.memory, value, count)
         made = run.alive & finite
-        rate = monitor(state.opt_state).get("learning_rate", jnp.float32(jnp.nan))
+        rate_sums = run.rate_sums
+        if self.keep_rates:
+            rate = monitor(state.opt_state).get("learning_rate", jnp.float32(jnp.nan))
+            rate_sums = rate_sums.at[count // self.steps_per_point].add(jnp.where(made, rate, 0.0))
         if can_stop(state.opt_state):
             well &= ~stopped(state.opt_state)
         state, memory = jax.tree.map(
@@ -164,7 +182,7 @@ class Engine:
             made & well,
             run.loss_sums.at[point].add(jnp.where(made, value, 0.0)),
             run.loss_counts.at[point].add(made),
-            run.rate_sums.at[point].add(jnp.where(made, rate, 0.0)),
+            rate_sums,
         )
 
     def _advance(

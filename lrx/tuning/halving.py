@@ -269,7 +269,7 @@ class _Search:
         self.folder = folder
         self.about = {
             "kind": "successive_halving",
-            "workload": self.engine.workload.name,
+            **self.engine.describe(self.members),
             "seeds": self.seeds.tolist(),
             "metric": self.metric,
             "mode": self.mode,

@@ -172,7 +172,8 @@ def sweep(
       strategy: "vmap" makes a step of all runs at once, "map" one run after the other, in one program; "auto" measures
         both, and the result says which was faster. Over several devices members are split.
       chunk_size: members that are trained at a time; by default as many as fit into the memory that is free.
-      checkpoint: a folder. After each chunk its results are kept there, and the same call goes on with the next one.
+      checkpoint: a folder. After each chunk its results are kept there, and the same call goes on with the next one. A
+        call that differs in what can be seen is refused; constants within `tx` and the functions cannot be seen.
       progress: show a bar.
 
     Returns:
@@ -214,7 +215,7 @@ def sweep(
     workload = as_workload(loss_fn, init_fn, batches, has_state=has_state, num_batches=num_steps)
     if evaluate_every is not None and workload.evaluate is None:
         raise ValueError(f"evaluate_every needs a workload that evaluates, got evaluate_every={evaluate_every}.")
-    engine = Engine(workload, lambda hyper, count: tx(**hyper), num_steps, num_points)  # noqa: ARG005
+    engine = Engine(workload, lambda hyper, count: tx(**hyper), num_steps, num_points, keep_rates=True)  # noqa: ARG005
     times = np.array([*range(evaluate_every or num_steps, num_steps, evaluate_every or 1), num_steps])
     folder = None
     done: dict[str, np.ndarray] = {}
@@ -223,7 +224,7 @@ def sweep(
             folder = stack.enter_context(contextlib.closing(RunFolder(checkpoint)))
             about = {
                 "kind": "sweep",
-                "workload": workload.name,
+                **engine.describe(space.members),
                 "steps": num_steps,
                 "seeds": seed_array.tolist(),
                 "members": {name: values.tolist() for name, values in space.members.items()},
@@ -297,6 +298,7 @@ def advanced(
     """
     watched = status is not None and type(status) is not Status
     step, length = start, 1 if watched else stop
+    fixed, last = 0.0, (0, 0.0)  # seconds that a segment takes beside its steps; steps and seconds of the last one
     runs_at_once = len(seeds) * len(next(iter(hyper.values())))
     while step < stop:
         until = min(stop, step + length)
@@ -304,8 +306,15 @@ def advanced(
         runs = plan.advance(runs, hyper, seeds, step, until)
         if watched and status is not None:
             alive = np.asarray(runs.alive)
-            elapsed = time.monotonic() - began
-            length = max(1, min(8 * length, int(length * SEGMENT_SECONDS / max(elapsed, 1e-9))))
+            made, elapsed = until - step, time.monotonic() - began
+            each = elapsed / made
+            if last[0] not in (0, made):
+                each = max((elapsed - last[1]) / (made - last[0]), 0.0)
+                fixed = max(elapsed - each * made, 0.0)
+            last = made, elapsed
+            # A segment begins with the permutation of an epoch, which must not cost more than its steps.
+            wanted = max(SEGMENT_SECONDS, fixed) / max(each, 1e-9)
+            length = max(2 if made == 1 else 1, min(8 * length, int(wanted)))
             status.update(
                 before + runs_at_once * (until - start),
                 float(np.min(tail_loss(runs)[alive], initial=np.inf)),

@@ -88,7 +88,7 @@ def test_the_norm_of_the_gradient_alone_is_recorded(method: str, norm: float) ->
 
 
 def test_error_is_of_the_test_images_and_loss_of_all_training_images() -> None:
-    task = defazio_2023.DIGITS._replace(options={"widths": ()}, data="")
+    task = defazio_2023.DIGITS._replace(options={"widths": ()})
     workload = defazio_2023.workload_of(task, Job((0,), "digits"))
     params, state = workload.init(jax.random.key(3))
     found = workload.evaluate(params, state)
@@ -109,9 +109,9 @@ def test_error_is_of_the_test_images_and_loss_of_all_training_images() -> None:
 def arm(error: float, loss: float) -> dict[str, Any]:
     """An arm of two seeds, as `compare` leaves it."""
     return {
-        "rates": [0.1, 0.3],
+        "rates": [0.1, 0.3, 1.0],
         "best": 1,
-        "final_loss": [[9.0, 9.0], [loss, loss]],
+        "final_loss": [[9.0, 9.0], [loss, loss], [9.0, 9.0]],
         "steps": [1.0, 99.0],
         "loss": [[2.0, loss], [2.0, loss]],
         "evaluation_steps": [99],
@@ -169,6 +169,15 @@ def arm_of_task(name: str, error: float, loss: float) -> Callable[[dict[str, Any
     return change
 
 
+def best_of_task(place: int) -> Callable[[dict[str, Any]], None]:
+    """Put the best rate of an arm elsewhere."""
+
+    def change(curves: dict[str, Any]) -> None:
+        curves["tasks"][TASK]["arms"]["1 / t"] |= {"best": place}
+
+    return change
+
+
 def shape_of_task(rates: list[float]) -> Callable[[dict[str, Any]], None]:
     """Put another refined schedule in the place of the task's."""
 
@@ -196,7 +205,9 @@ def test_what_the_paper_says_would_make_every_claim_hold(result: Result) -> None
         (7, arm_of_task("step", 2.2, 0.009)),
         (8, arm_of_task("refined", 1.95, 0.0101)),
         (9, shape_of_task([1.0, 0.99, 0.05, 0.0])),
+        (9, shape_of_task([0.1, 0.2, 0.05, 0.3])),
         (10, shape_of_task([0.5, 1.0, 0.11, 0.0])),
+        (11, best_of_task(0)),
     ],
 )
 def test_a_claim_fails_when_its_numbers_do(

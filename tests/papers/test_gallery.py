@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from lrx import cli, papers
-from lrx.papers import gallery
+from lrx.papers import gallery, result
 from lrx.papers.result import Claim, Job, Paper, Result, Scale
 
 GALLERY = Path(__file__).parents[2] / "examples/gallery"
@@ -120,6 +120,22 @@ def test_a_result_of_a_paper_that_is_not_there_is_named(three: Path) -> None:
         ValueError, match=r"result.json must be a result of one of late_2001, .*, got one of 'gone_1970'"
     ):
         gallery.page(three / "found")
+
+
+def test_an_interrupted_reproduction_counts_the_seconds_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    times, checkpoints = iter([10.0, 4.0]), tmp_path / "checkpoints"
+    monkeypatch.setattr(result, "stopwatch", lambda: lambda: next(times))
+
+    def measured(size: Any, job: Job) -> Any:
+        if not checkpoints.exists():
+            checkpoints.mkdir()
+            raise KeyboardInterrupt
+        return {}, {"value": 2.0}
+
+    paper = made_up("long_2000", 2000, measured)
+    with pytest.raises(KeyboardInterrupt):
+        paper.run("demo", checkpoints=checkpoints)
+    assert paper.run("demo", checkpoints=checkpoints).seconds == 14.0
 
 
 def test_the_gallery_shows_what_its_results_say() -> None:

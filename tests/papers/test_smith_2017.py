@@ -1,6 +1,7 @@
 """Smith (2017): the recipe is the paper's, and claims and figures follow from the saved numbers alone."""
 
 import dataclasses
+import re
 
 import jax
 import jax.numpy as jnp
@@ -122,5 +123,7 @@ def test_every_paper_names_its_scales_and_their_cost():
     for name, paper in found.items():
         assert paper.name == name
         assert set(paper.scales) == {"demo", "cpu", "paper"}
-        assert all(scale.cost and scale.description for scale in paper.scales.values())
+        for scale in paper.scales.values():
+            assert scale.description
+            assert re.search(r"minute|hour|second|\d s,", scale.cost), (name, scale.cost)
     assert isinstance(smith_2017.schedules(smith_2017.Lengths.divided_by(1), 0.1, 0.2)["fixed"], lrx.Schedule)
