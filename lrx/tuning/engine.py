@@ -202,11 +202,16 @@ class Engine:
             _, step_key = jax.random.split(jax.random.split(key)[1])
             return draw(arrays, permutation, step_key, count, batches.batch_size, batches.transform)
 
-        def run(runs: Runs, hyper: Any, keys: jax.Array, permuted: Any, batch_of: Any, one_step: Any) -> Runs:
+        first_epoch = start // per_epoch
+
+        def run(
+            runs: Runs, hyper: Any, keys: jax.Array, first: jax.Array, permuted: Any, batch_of: Any, one_step: Any
+        ) -> Runs:
             def rest_of_epoch(carry: Any) -> Any:
                 epoch = carry[0] // per_epoch
                 end = jnp.minimum(stop, (epoch + 1) * per_epoch)
-                permutation = permuted(keys, epoch)
+                # A permutation takes as long as many a step; that of the first epoch is common to the runs of a seed.
+                permutation = jax.lax.cond(epoch == first_epoch, lambda: first, lambda: permuted(keys, epoch))
 
                 def body(carry: Any) -> Any:
                     count, runs = carry
@@ -229,20 +234,17 @@ class Engine:
         if strategy == "vmap":
             by_member = jax.vmap(one_step, in_axes=(0, 0, None, None, None))
             by_seed = jax.vmap(by_member, in_axes=(0, None, 0, 0, None))
-            return run(
-                runs,
-                hyper,
-                seed_keys,
-                jax.vmap(permuted, in_axes=(0, None)),
-                jax.vmap(batch_of, in_axes=(0, 0, None)),
-                by_seed,
-            )
+            permuted_by_seed = jax.vmap(permuted, in_axes=(0, None))
+            first = permuted_by_seed(seed_keys, first_epoch)
+            batch_by_seed = jax.vmap(batch_of, in_axes=(0, 0, None))
+            return run(runs, hyper, seed_keys, first, permuted_by_seed, batch_by_seed, by_seed)
 
         def runs_of_seed(of_seed: Any) -> Runs:
             runs, key = of_seed
+            first = permuted(key, first_epoch)
 
             def one_run(of_member: Any) -> Runs:
-                return run(of_member[0], of_member[1], key, permuted, batch_of, one_step)
+                return run(of_member[0], of_member[1], key, first, permuted, batch_of, one_step)
 
             return jax.lax.map(one_run, (runs, hyper))
 

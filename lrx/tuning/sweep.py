@@ -298,7 +298,6 @@ def advanced(
     """
     watched = status is not None and type(status) is not Status
     step, length = start, 1 if watched else stop
-    fixed, last = 0.0, (0, 0.0)  # seconds that a segment takes beside its steps; steps and seconds of the last one
     runs_at_once = len(seeds) * len(next(iter(hyper.values())))
     while step < stop:
         until = min(stop, step + length)
@@ -306,15 +305,8 @@ def advanced(
         runs = plan.advance(runs, hyper, seeds, step, until)
         if watched and status is not None:
             alive = np.asarray(runs.alive)
-            made, elapsed = until - step, time.monotonic() - began
-            each = elapsed / made
-            if last[0] not in (0, made):
-                each = max((elapsed - last[1]) / (made - last[0]), 0.0)
-                fixed = max(elapsed - each * made, 0.0)
-            last = made, elapsed
-            # A segment begins with the permutation of an epoch, which must not cost more than its steps.
-            wanted = max(SEGMENT_SECONDS, fixed) / max(each, 1e-9)
-            length = max(2 if made == 1 else 1, min(8 * length, int(wanted)))
+            elapsed = time.monotonic() - began
+            length = max(1, min(8 * length, int(length * SEGMENT_SECONDS / max(elapsed, 1e-9))))
             status.update(
                 before + runs_at_once * (until - start),
                 float(np.min(tail_loss(runs)[alive], initial=np.inf)),

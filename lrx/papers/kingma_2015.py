@@ -1,0 +1,538 @@
+"""Adam: each coordinate steps by about the rate, whatever its gradient's size, from the first step on.
+
+D. P. Kingma, J. Ba, "Adam: A Method for Stochastic Optimization", ICLR 2015, arXiv 1412.6980. With m_0 = v_0 = 0,
+
+    m_t = b1 m_{t-1} + (1 - b1) g_t             m^ = m_t / (1 - b1^t)
+    v_t = b2 v_{t-1} + (1 - b2) g_t^2           v^ = v_t / (1 - b2^t)
+    theta_t = theta_{t-1} - alpha m^ / (sqrt(v^) + eps)
+
+Shown are figure 1, left (L2-regularized logistic regression on MNIST, minibatches of 128, alpha_t = alpha / sqrt t:
+Adam as fast as SGD with Nesterov momentum, both faster than AdaGrad), figure 2a (a perceptron with two hidden layers of
+1,000 ReLU and dropout, minibatches of 128: Adam below AdaGrad, RMSProp and SGD-Nesterov), figure 4 (a variational
+autoencoder with and without the bias correction, over b1, b2 and alpha), and the two statements of section 2.1: the
+step does not change with the scale of the gradients, and it is at most
+
+    alpha (1 - b1) / sqrt(1 - b2)   where 1 - b1 > sqrt(1 - b2),   alpha otherwise.
+
+The first is what a gradient that comes after nothing but zeros makes. It is no bound for every sequence of gradients:
+by Cauchy and Schwarz that is, for long runs and b1^2 < b2,
+
+    alpha (1 - b1) / sqrt((1 - b2) (1 - b1^2 / b2)),
+
+and gradients that grow by b2 / b1 a step attain it: 7.3 alpha in place of 3.2 alpha for the usual b1 = 0.9, b2 = 0.999.
+
+Leaving the bias correction out is the same as the rate alpha (1 - b1^t) / sqrt(1 - b2^t), up to eps (section 2), which
+is how it is made here of `lrx.adam` and a table: for b2 near 1, a start with far too large a rate.
+
+    lrx reproduce kingma_2015                     digits, small networks: 45 seconds on 2 CPU cores
+    lrx reproduce kingma_2015 --scale cpu         MNIST: 15 minutes on 2 CPU cores
+    lrx reproduce kingma_2015 --scale paper       MNIST, 45 and 200 epochs and the whole autoencoder: for a GPU
+
+Differs from the source: it names no rates, weight decay, dropout probabilities or initial weights, and searched the
+momentum too. Here the L2 term is 1e-4 / 2 ||W||^2, dropout of one half is on both hidden layers, the momentum is 0.9,
+RMSProp's decay is 0.9, weights begin He-normal (those of the regression at 0), and rates are of a grid by factors of
+sqrt 10, for the perceptron chosen in short runs with one seed. AdaGrad runs with alpha / sqrt t, as the text has it,
+and with a constant rate, as its authors have it. At cpu the perceptron is trained for fewer epochs, and so is a smaller
+autoencoder.
+Figure 1, right (film reviews), figure 2b and figure 3 are left out, and AdaDelta, which lrx does not have.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+import lrx
+from lrx.papers.arms import Arm, compare, final
+from lrx.papers.figures import REFERENCE, band, legend, panels, style
+from lrx.papers.result import Claim, Job, Paper, Result, Scale, short
+from lrx.training import Batches, Workload
+from lrx.workloads.datasets import Dataset, load
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+class Size(NamedTuple):
+    """How large the networks are, and how long they are trained, in epochs."""
+
+    regression_epochs: int
+    widths: tuple[int, ...]  # of the perceptron's hidden layers
+    trial_epochs: int  # of the perceptron with each rate and one seed, to choose its rates; 0: in the runs themselves
+    epochs: int  # of the perceptron with the best rates and all seeds
+    hidden: int  # units of the autoencoder's two hidden layers
+    latent: int
+    autoencoder_epochs: int
+
+
+SCALES = {
+    "demo": Scale(
+        "digits: logistic regression for 45 epochs, a perceptron of 2 x 100 units for 30, an autoencoder",
+        "45 s, 2 CPU cores",
+        Size(45, (100, 100), 0, 30, 32, 4, 20),
+        "digits",
+    ),
+    "cpu": Scale(
+        "MNIST: logistic regression for 45 epochs, a perceptron of 2 x 1000 units for 5, a small autoencoder",
+        "15 minutes, 2 CPU cores",
+        Size(45, (1000, 1000), 1, 5, 64, 10, 1),
+        "mnist",
+    ),
+    "paper": Scale(
+        "MNIST: logistic regression for 45 epochs, a perceptron of 2 x 1000 units for 200, the whole autoencoder",
+        "an hour, one data-centre GPU (estimated)",
+        Size(45, (1000, 1000), 20, 200, 500, 50, 100),
+        "mnist",
+    ),
+}
+BATCH_SIZE = 128
+L2 = 1e-4
+DROPPED = 0.5
+
+
+def half_decades(low: float, high: float) -> tuple[float, ...]:
+    """Give rates by factors of sqrt 10, from 10^low to 10^high."""
+    return tuple(10.0 ** np.arange(low, high + 0.1, 0.5))
+
+
+def decayed(rate: Any) -> lrx.Schedule:
+    """Give alpha / sqrt t, t = 1, 2, ..."""
+    return lrx.inverse_time_decay(rate, 1.0, power=0.5)
+
+
+REGRESSION = {
+    "AdaGrad": Arm(lambda rate: lrx.adagrad(decayed(rate)), half_decades(-1.5, 1)),
+    "AdaGrad, constant rate": Arm(lrx.adagrad, half_decades(-2, 0.5)),
+    "SGD-Nesterov": Arm(lambda rate: lrx.sgd(decayed(rate), momentum=0.9, nesterov=True), half_decades(-1, 1)),
+    "Adam": Arm(lambda rate: lrx.adam(decayed(rate)), half_decades(-2, 0.5)),
+}
+PERCEPTRON = {
+    "AdaGrad": Arm(lrx.adagrad, half_decades(-2.5, -1)),
+    "RMSProp": Arm(lambda rate: lrx.rmsprop(rate, decay=0.9), half_decades(-3.5, -2)),
+    "SGD-Nesterov": Arm(lambda rate: lrx.sgd(rate, momentum=0.9, nesterov=True), half_decades(-2, -0.5)),
+    "Adam": Arm(lrx.adam, half_decades(-3.5, -2)),
+}
+FIGURE_1 = (  # one arm, another, and by how much the loss of the first may be above
+    ("Adam", "SGD-Nesterov", 1.05),
+    ("Adam", "AdaGrad", 1.0),
+    ("SGD-Nesterov", "AdaGrad", 1.0),
+    ("Adam", "AdaGrad, constant rate", 1.0),
+)
+FIGURE_2 = ("AdaGrad", "RMSProp", "SGD-Nesterov")  # above Adam
+SCALED = 1000.0  # factor on the loss that Adam does not notice
+B1, B2 = (0.0, 0.9), (0.99, 0.999, 0.9999)  # of figure 4
+RATES = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
+QUIET_STEPS = 100_000  # of zeros, after which 1 - b2^t is 1 for every b2
+LOUD_STEPS = 200  # of growing gradients, the first of which count for nothing
+STEP_RATE = 1e-3  # with which the steps of a training are measured
+TRAINING_STEPS = 2500
+
+
+def measure(size: Size, job: Job) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Train the three models, and measure the steps."""
+    dataset = load(job.data, job.data_dir)
+    regression = classifier(dataset)
+    steps = size.regression_epochs * regression.batches.steps_per_epoch
+    arms = compare(regression, REGRESSION, job, num_steps=steps, name="regression", strategy="vmap")
+    chosen = arms["Adam"]["rates"][arms["Adam"]["best"]]
+    scaled = {
+        "Adam, scaled": Arm(lambda rate: optax.chain(optax.scale(SCALED), REGRESSION["Adam"].make(rate)), (chosen,))
+    }
+    arms |= compare(regression, scaled, job, num_steps=steps, name="regression", strategy="vmap")
+    perceptron = classifier(dataset, size.widths, dropped=DROPPED)
+    epoch = perceptron.batches.steps_per_epoch
+    settings = size._asdict() | {"steps_per_epoch": epoch, "b1": B1, "b2": B2, "rates": RATES}
+    return settings, {
+        "regression": arms,
+        "perceptron": tuned(perceptron, job, size.trial_epochs * epoch, size.epochs * epoch),
+        "autoencoder": corrections(autoencoder(dataset, size.hidden, size.latent), job, size.autoencoder_epochs),
+        "streams": streams(),
+        "training": training_steps(regression, job),
+    }
+
+
+def strategy() -> str:
+    """Give how the networks are swept: one of them fills a CPU, not a GPU."""
+    return "map" if jax.default_backend() == "cpu" else "vmap"
+
+
+def tuned(workload: Workload, job: Job, trial: int, steps: int) -> dict[str, Any]:
+    """Train the perceptron, with the rates that were best after `trial` steps with the first seed, or with all."""
+    if not trial:
+        return compare(workload, PERCEPTRON, job, num_steps=steps, name="perceptron", strategy=strategy())
+    alone = dataclasses.replace(job, seeds=job.seeds[:1])
+    tried = compare(workload, PERCEPTRON, alone, num_steps=trial, num_points=10, name="trial", strategy=strategy())
+    best = {
+        label: arm._replace(rates=(tried[label]["rates"][tried[label]["best"]],)) for label, arm in PERCEPTRON.items()
+    }
+    found = compare(workload, best, job, num_steps=steps, name="perceptron", strategy=strategy())
+    for label, arm in found.items():
+        arm["tried"] = {key: tried[label][key] for key in ("rates", "final_loss")}
+    return found
+
+
+def corrections(workload: Workload, job: Job, epochs: int) -> np.ndarray:
+    """Train with each b1, b2 and alpha, with and without correction: losses (b1, b2, 2, alpha, seeds), last tenth."""
+    num_steps = epochs * workload.batches.steps_per_epoch
+
+    def make(b1: Any, b2: Any, corrected: Any, rate: Any) -> optax.GradientTransformation:
+        factors = jnp.where(corrected == 1, 1.0, uncorrection(b1, b2, num_steps))
+        return lrx.adam(lrx.tabulated(factors) * rate, b1=b1, b2=b2)
+
+    grid = {"b1": B1, "b2": B2, "corrected": (1, 0), "rate": RATES}
+    swept = lrx.sweep(
+        workload,
+        tx=make,
+        grid={name: list(values) for name, values in grid.items()},
+        num_steps=num_steps,
+        seeds=job.seeds,
+        strategy=strategy(),
+        checkpoint=job.folder("autoencoder"),
+        progress=job.progress,
+    )
+    return short(swept.final_loss)
+
+
+def uncorrection(b1: Any, b2: Any, num_steps: int) -> jax.Array:
+    """Give (1 - b1^t) / sqrt(1 - b2^t), t = 1, 2, ...: by how much a step is longer where nothing is corrected."""
+    t = jnp.arange(1, num_steps + 1)
+    return -jnp.expm1(t * jnp.log(b1)) / jnp.sqrt(-jnp.expm1(t * jnp.log(b2)))
+
+
+def paper_bound(b1: float, b2: float) -> float:
+    """Give the largest step of section 2.1, over alpha."""
+    return max((1 - b1) / np.sqrt(1 - b2), 1.0)
+
+
+def largest(b1: float, b2: float) -> float:
+    """Give the largest step that any gradients can make, over alpha, after long; b1^2 < b2."""
+    return (1 - b1) / np.sqrt((1 - b2) * (1 - b1**2 / b2))
+
+
+def streams() -> np.ndarray:
+    """Measure the last step, over alpha, after zeros and one gradient, and after growing ones: (b1, b2, 2)."""
+    before = jnp.arange(LOUD_STEPS - 1, -1, -1.0)  # steps until the last
+
+    def last(b1: jax.Array, b2: jax.Array) -> jax.Array:
+        tx = lrx.adam(1.0, b1=b1, b2=b2)
+        loud = jnp.stack([jnp.where(before == 0, 1.0, 0.0), (b1 / b2) ** before], axis=1)
+
+        def one(state: Any, gradient: jax.Array) -> tuple[Any, jax.Array]:
+            updates, state = tx.update(gradient, state)
+            return state, jnp.abs(updates)
+
+        def quiet(count: jax.Array, state: Any) -> Any:
+            del count
+            return one(state, jnp.zeros(2))[0]
+
+        state = jax.lax.fori_loop(0, QUIET_STEPS, quiet, tx.init(jnp.zeros(2)))
+        return jax.lax.scan(one, state, loud)[1][-1]
+
+    b1, b2 = (jnp.float32(array.ravel()) for array in np.meshgrid(B1, B2, indexing="ij"))
+    return np.asarray(jax.jit(jax.vmap(last))(b1, b2), np.float64).reshape(len(B1), len(B2), 2)
+
+
+def training_steps(workload: Workload, job: Job, points: int = 100) -> dict[str, Any]:
+    """Measure the longest step of any coordinate, over alpha, while a model is trained: (b1, b2, seeds, points)."""
+    batches = workload.batches
+
+    def longest(b1: jax.Array, b2: jax.Array, seed: jax.Array, arrays: Any) -> jax.Array:
+        tx = lrx.adam(STEP_RATE, b1=b1, b2=b2)
+        init_key, stream = jax.random.split(jax.random.key(seed))
+        params, _ = workload.init(init_key)
+
+        def one(carry: Any, key: jax.Array) -> tuple[Any, jax.Array]:
+            params, state = carry
+            places = jax.random.randint(key, (batches.batch_size,), 0, batches.num_examples)
+            batch = batches.transform(jax.tree.map(lambda array: array[places], arrays), key)
+            gradient = jax.grad(lambda params: workload.loss_fn(params, (), batch, key)[0])(params)
+            updates, state = tx.update(gradient, state, params)
+            steps = jnp.stack([jnp.max(jnp.abs(leaf)) for leaf in jax.tree.leaves(updates)])
+            return (optax.apply_updates(params, updates), state), jnp.max(steps) / STEP_RATE
+
+        return jax.lax.scan(one, (params, tx.init(params)), jax.random.split(stream, TRAINING_STEPS))[1]
+
+    b1, b2, seeds = (array.ravel() for array in np.meshgrid(B1, B2, job.seeds, indexing="ij"))
+    each = jax.jit(lambda each, arrays: jax.lax.map(lambda one: longest(one[0], one[1], one[2], arrays), each))
+    steps = np.asarray(each((jnp.float32(b1), jnp.float32(b2), jnp.int32(seeds)), batches.arrays), np.float64)
+    ends = np.unique(np.linspace(0, TRAINING_STEPS, points + 1).astype(int))
+    thinned = np.maximum.reduceat(steps, ends[:-1], axis=1)
+    shape = (len(B1), len(B2), len(job.seeds), -1)
+    return {"steps": ends[1:], "longest": np.round(thinned, 5).reshape(shape)}
+
+
+def dense(key: jax.Array, sizes: Sequence[int]) -> list[dict[str, jax.Array]]:
+    """Make the layers of a perceptron, He-normal."""
+    shapes = list(itertools.pairwise(sizes))
+    # Drawn at once: every call that draws takes the compiler a second.
+    numbers = jax.random.normal(key, (sum(rows * columns for rows, columns in shapes),))
+    layers, first = [], 0
+    for rows, columns in shapes:
+        drawn = numbers[first : first + rows * columns].reshape(rows, columns)
+        layers.append({"kernel": drawn * np.sqrt(2 / rows), "bias": jnp.zeros(columns)})
+        first += rows * columns
+    return layers
+
+
+def affine(layer: Mapping[str, jax.Array], x: jax.Array) -> jax.Array:
+    """Apply a layer."""
+    return x @ layer["kernel"] + layer["bias"][None, :]
+
+
+def pixels(raw: Any, key: jax.Array) -> Any:
+    """Give flat images with pixels of 0 to 1."""
+    del key
+    images, labels = raw
+    return images.reshape(len(images), -1).astype(jnp.float32) / 255, labels
+
+
+def classifier(dataset: Dataset, widths: Sequence[int] = (), *, dropped: float = 0.0) -> Workload:
+    """Build a perceptron with dropout on its hidden layers; without hidden layers, L2-regularized regression."""
+    sizes = (int(np.prod(dataset.train_images.shape[1:])), *widths, dataset.num_classes)
+
+    def loss_fn(layers: Any, batch: Any, key: jax.Array) -> jax.Array:
+        x, labels = batch
+        for place, layer in enumerate(layers[:-1]):
+            # A byte for each unit: on a CPU the bits would otherwise take half as long as the network.
+            bits = jax.random.bits(jax.random.fold_in(key, place), (len(x), widths[place]), jnp.uint8)
+            x = jnp.where(bits >= round(256 * dropped), jax.nn.relu(affine(layer, x)) / (1 - dropped), 0.0)
+        loss = jnp.mean(optax.softmax_cross_entropy_with_integer_labels(affine(layers[-1], x), labels))
+        return loss if widths else loss + L2 / 2 * jnp.sum(layers[-1]["kernel"] ** 2)
+
+    name = f"{dataset.name}-{'dropout' if widths else 'regression'}"
+    batches = Batches((dataset.train_images, dataset.train_labels), BATCH_SIZE, transform=pixels)
+
+    def init(key: jax.Array) -> Any:
+        # Of a convex loss, which has no symmetry to break.
+        return dense(key, sizes) if widths else [{"kernel": jnp.zeros(sizes), "bias": jnp.zeros(sizes[-1])}]
+
+    return Workload.from_functions(name, init, loss_fn, batches)
+
+
+def autoencoder(dataset: Dataset, hidden: int, latent: int) -> Workload:
+    """Build the variational autoencoder of Kingma and Welling (2014), whose loss is the negative bound in nats.
+
+    One hidden layer of softplus units each way, a spherical Gaussian code of a standard normal prior, and pixels as
+    the probabilities of a Bernoulli variable.
+    """
+    inputs = int(np.prod(dataset.train_images.shape[1:]))
+
+    def init(key: jax.Array) -> Any:
+        encoder, decoder = jax.random.split(key)
+        return {
+            "encoder": dense(encoder, (inputs, hidden, 2 * latent)),
+            "decoder": dense(decoder, (latent, hidden, inputs)),
+        }
+
+    def through(layers: Any, x: jax.Array) -> jax.Array:
+        return affine(layers[1], jax.nn.softplus(affine(layers[0], x)))
+
+    def loss_fn(params: Any, batch: Any, key: jax.Array) -> jax.Array:
+        x, _ = batch
+        mean, log_variance = jnp.split(through(params["encoder"], x), 2, axis=1)
+        code = mean + jnp.exp(log_variance / 2) * jax.random.normal(key, mean.shape)
+        logits = through(params["decoder"], code)
+        missed = jnp.sum(jax.nn.softplus(logits) - x * logits, axis=1)  # the cross-entropy, with one logarithm
+        divergence = jnp.sum(mean**2 + jnp.exp(log_variance) - 1 - log_variance, axis=1) / 2
+        return jnp.mean(missed + divergence)
+
+    batches = Batches((dataset.train_images, dataset.train_labels), BATCH_SIZE, transform=pixels)
+    return Workload.from_functions(f"{dataset.name}-autoencoder", init, loss_fn, batches)
+
+
+def ratios(arms: Mapping[str, Any], name: str, other: str) -> np.ndarray:
+    """Give what one arm reached over what another did, for each seed."""
+    return final(arms[name]) / final(arms[other])
+
+
+def losses_of(result: Result) -> np.ndarray:
+    """Give the autoencoder's losses, (b1, b2, 2, alpha, seeds), infinite where a run diverged."""
+    losses = np.array(result.curves["autoencoder"], np.float64)
+    return np.where(np.isnan(losses), np.inf, losses)
+
+
+def claims(result: Result) -> list[Claim]:
+    """Compare the methods at their best rates, Adam in other units and uncorrected, and its steps with bounds."""
+    arms, networks = result.curves["regression"], result.curves["perceptron"]
+    found = []
+    for name, other, high in FIGURE_1:
+        text = f"figure 1: the training loss of {name} over that of {other} at the end is at most {high:g}"
+        found.append(Claim.of_values(text, f"<= {high:g}", ratios(arms, name, other), high=high))
+    for other in FIGURE_2:
+        text = f"figure 2a: the training loss of Adam over that of {other} at the end is below 1"
+        found.append(Claim.of_values(text, "< 1", ratios(networks, "Adam", other), high=1.0))
+    apart = np.abs(np.asarray(arms["Adam, scaled"]["loss"]) / np.asarray(arms["Adam"]["loss"]) - 1).max(axis=1)
+    text = f"figure 1's curve of Adam differs by less than 1 % where the loss is {SCALED:,.0f} times as large"
+    found.append(Claim.of_values(text, "0", apart, high=0.01))
+    return found + claims_on_correction(result) + claims_on_steps(result)
+
+
+def claims_on_correction(result: Result) -> list[Claim]:
+    """Compare with and without bias correction."""
+    losses, found = losses_of(result), []
+    large = np.asarray(result.settings["rates"]) > 5e-4
+    for b1, by_b2 in zip(result.settings["b1"], losses, strict=True):
+        corrected, uncorrected = by_b2[-1][:, large]
+        worse = np.isfinite(corrected) & (uncorrected > corrected)
+        text = f"figure 4, b1 = {b1:g}, b2 = 0.9999: without correction it diverges or is worse at every alpha >= 1e-3"
+        found.append(Claim.of_values(text, "all of them", worse.mean(axis=0), low=1.0))
+    best = losses.min(axis=3)  # over alpha: (b1, b2, 2, seeds)
+    text = "figure 4: the loss with correction over that without, each at its best alpha, at most 1.02 for any b1, b2"
+    found.append(Claim.of_values(text, "<= 1", (best[:, :, 0] / best[:, :, 1]).max(axis=(0, 1)), high=1.02))
+    return found
+
+
+def claims_on_steps(result: Result) -> list[Claim]:
+    """Compare the steps with the bound of section 2.1, and with that of Cauchy and Schwarz."""
+    pairs = [(b1, b2) for b1 in result.settings["b1"] for b2 in result.settings["b2"]]
+    stated = np.array([paper_bound(*pair) for pair in pairs])
+    true = np.array([largest(*pair) for pair in pairs])
+    sparse, growing = np.asarray(result.curves["streams"], np.float64).reshape(-1, 2).T
+    longest = np.asarray(result.curves["training"]["longest"], np.float64).max(axis=-1).reshape(len(pairs), -1)
+    rounding = 1 + 1e-4  # of a float32 that was added up
+    return [
+        Claim.of_values(
+            "section 2.1: after zeros alone the step is the bound, for any b1, b2: off by less than 1 %",
+            "0 %",
+            100 * np.abs(sparse / stated - 1).max(),
+            high=1.0,
+        ),
+        *(
+            Claim.of_values(
+                f"section 2.1: no step of a logistic regression is beyond the bound, b1 = {b1}, b2 = {b2}",
+                "<= 1",
+                longest[pairs.index((b1, b2))] / paper_bound(b1, b2),
+                high=rounding,
+            )
+            for b1, b2 in ((0.9, 0.999), (0.9, 0.99))  # one of each case
+        ),
+        Claim.of_values(
+            "section 2.1: nor is one for growing gradients, the worst case, for any b1, b2",
+            "<= 1",
+            (growing / stated).max(),
+            high=rounding,
+        ),
+        Claim.of_values(
+            "derived here: for growing gradients it is that of Cauchy and Schwarz, any b1, b2: off by less than 1 %",
+            "0 %",
+            100 * np.abs(growing / true - 1).max(),
+            high=1.0,
+        ),
+        Claim.of_values(
+            "derived here: no step of the logistic regression is beyond that, for any b1, b2",
+            "<= 1",
+            (longest / true[:, None]).max(axis=0),
+            high=rounding,
+        ),
+    ]
+
+
+def plot(result: Result) -> dict[str, Figure]:
+    """Draw figures 1 and 2a, figure 4, and the steps beside their bounds."""
+    return {"training": plot_training(result), "bias_correction": plot_correction(result), "steps": plot_steps(result)}
+
+
+def plot_training(result: Result) -> Figure:
+    """Draw the training loss over epochs at the best rates."""
+    figure, both = panels(2)
+    epoch = result.settings["steps_per_epoch"]
+    titles = "figure 1, left: logistic regression", "figure 2a: perceptron with dropout"
+    for axes, name, title in zip(both, ("regression", "perceptron"), titles, strict=True):
+        arms = {label: arm for label, arm in result.curves[name].items() if label != "Adam, scaled"}
+        for label, arm in arms.items():
+            band(axes, np.asarray(arm["steps"]) / epoch, arm["loss"], label, 5)
+        rates = ", ".join(f"{label} {arm['rates'][arm['best']]:.2g}" for label, arm in arms.items())
+        axes.set_title(f"{title}, {result.data}", loc="left", fontsize=10, pad=16)
+        axes.text(0, 1.02, f"alpha: {rates}", transform=axes.transAxes, fontsize=7.5)
+        axes.set_xlabel("epochs")
+        axes.set_ylabel("training loss at the best rate")
+        axes.set_yscale("log")
+    for label in set(result.curves["perceptron"]) - set(result.curves["regression"]):
+        both[0].plot([], [], label=label, **style(label, 5))
+    legend(figure, both[0], columns=5)
+    return figure
+
+
+def plot_correction(result: Result) -> Figure:
+    """Draw the autoencoder's loss over alpha for each b1 and b2, with and without correction."""
+    b1s, b2s, rates = (result.settings[name] for name in ("b1", "b2", "rates"))
+    figure, places = panels(len(b2s), rows=len(b1s), sharex=True, sharey=True)
+    figure.set_size_inches(10, 6)
+    losses = losses_of(result)
+    shown = losses[np.isfinite(losses)]
+    for place, axes in enumerate(places):
+        row, column = divmod(place, len(b2s))
+        for kind, label in enumerate(("Adam", "Adam without bias correction")):
+            values = np.where(np.isinf(losses[row, column, kind]), 1e9, losses[row, column, kind])
+            band(axes, rates, values.T, label, 1, marker="o", ms=3)
+        axes.set_title(f"b1 = {b1s[row]:g}, b2 = {b2s[column]:g}", loc="left", fontsize=10)
+        axes.set_xscale("log")
+        axes.set_xlabel("alpha")
+        axes.set_ylabel("loss, nats an image")
+        axes.label_outer()
+    places[0].set_ylim(0.9 * shown.min(), 1.1 * np.median(losses[:, :, 0, 0]))
+    legend(figure, places[0])
+    return figure
+
+
+def plot_steps(result: Result) -> Figure:
+    """Draw the longest steps for each b1 and b2, and those of a training over its steps."""
+    figure, (left, right) = panels(2)
+    b1s, b2s = result.settings["b1"], result.settings["b2"]
+    pairs = [(b1, b2) for b1 in b1s for b2 in b2s]
+    places = np.arange(len(pairs))
+    streams = np.asarray(result.curves["streams"], np.float64).reshape(-1, 2)
+    longest = np.asarray(result.curves["training"]["longest"], np.float64)
+    for bound, label, ls in ((paper_bound, "bound of section 2.1", "-"), (largest, "Cauchy and Schwarz", (0, (2, 2)))):
+        left.hlines(
+            [bound(*pair) for pair in pairs],
+            places - 0.4,
+            places + 0.4,
+            label=label,
+            color="black",
+            lw=1.0,
+            ls=ls,
+            zorder=1,
+        )
+    for shift, values, label, marker, color in (
+        (-0.2, streams[:, 0], "one gradient after zeros", "o", "#0072B2"),
+        (0.0, streams[:, 1], "growing gradients", "^", "#D55E00"),
+        (0.2, longest.max(axis=(-1, -2)).ravel(), "logistic regression, all coordinates and steps", "s", "#009E73"),
+    ):
+        left.plot(places + shift, values, marker, color=color, ms=6, label=label)
+    left.set_xticks(places, [f"{b1:g}\n{b2:g}" for b1, b2 in pairs])
+    left.set_xlabel("b1, b2")
+    left.set_ylabel("longest step over alpha")
+    steps = result.curves["training"]["steps"]
+    for place, b2 in enumerate(b2s):
+        label = f"{b1s[-1]:g}, {b2:g}"
+        band(right, steps, longest[-1, place], label, place)
+        right.axhline(paper_bound(b1s[-1], b2), **REFERENCE | {"color": style(label, place)["color"]})
+    right.legend(title="b1, b2", loc="lower left", bbox_to_anchor=(0, 1), ncols=3, frameon=False, fontsize=9)
+    right.set_xlabel("steps t of the logistic regression")
+    right.set_ylabel("longest step of a coordinate over alpha")
+    for axes in (left, right):
+        axes.set_yscale("log")
+    legend(figure, left, columns=3)
+    return figure
+
+
+PAPER = Paper(
+    name="kingma_2015",
+    title="Adam: A Method for Stochastic Optimization",
+    authors="D. P. Kingma, J. Ba",
+    year=2015,
+    source="ICLR 2015, arXiv 1412.6980",
+    figure="figures 1 (left), 2a and 4, and the step bound of section 2.1",
+    scales=SCALES,
+    measure=measure,
+    claims=claims,
+    plot=plot,
+)

@@ -1,0 +1,274 @@
+"""Kingma and Ba (2015): the models and rates are the paper's, and every verdict can fail."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from reproductions import failing
+
+import lrx
+from lrx import papers
+from lrx.papers import kingma_2015
+from lrx.papers.result import Job, Result
+from lrx.workloads.datasets import Dataset
+
+GROWING = 14  # the claim that does not hold: the bound of section 2.1 is none for growing gradients
+PAIRS = [(b1, b2) for b1 in kingma_2015.B1 for b2 in kingma_2015.B2]
+
+
+def images(pixels: int = 0, number: int = 128, side: int = 28, label: int = 0) -> Dataset:
+    """Images of one grey, all of one class."""
+    grey = np.full((number, side, side, 1), pixels, np.uint8)
+    labels = np.full(number, label, np.int32)
+    return Dataset("made-up", grey, labels, grey, labels, 10, np.zeros(1), np.ones(1))
+
+
+def loss_of(workload, params, key=0):
+    batch = workload.batches.transform(workload.batches.arrays, jax.random.key(0))
+    return float(jax.jit(workload.loss_fn)(params, (), batch, jax.random.key(key))[0])
+
+
+def arm(loss, seeds=2):
+    each = [[loss] * 3] * seeds
+    return {
+        "rates": [0.1, 1.0],
+        "final_loss": [[9.0] * seeds, [loss] * seeds],
+        "best": 1,
+        "steps": [1, 2, 3],
+        "loss": each,
+    }
+
+
+def made_up():
+    """A result in which every claim holds but the one that does not."""
+    regression = {"AdaGrad": 1.2, "AdaGrad, constant rate": 1.1, "SGD-Nesterov": 0.98, "Adam": 1.0, "Adam, scaled": 1.0}
+    perceptron = {"AdaGrad": 1.3, "RMSProp": 1.2, "SGD-Nesterov": 1.1, "Adam": 1.0}
+    corrected, uncorrected = [500, 200, 120, 100, 150], [450, 190, 130, 140, None]
+    by_seed = [[[loss, loss] for loss in losses] for losses in (corrected, uncorrected)]
+    stated = [kingma_2015.paper_bound(*pair) for pair in PAIRS]
+    true = [kingma_2015.largest(*pair) for pair in PAIRS]
+    curves = {
+        "regression": {name: arm(loss) for name, loss in regression.items()},
+        "perceptron": {name: arm(loss) for name, loss in perceptron.items()},
+        "autoencoder": [[by_seed] * 3] * 2,
+        "streams": np.reshape(np.stack([stated, true], axis=1), (2, 3, 2)).tolist(),
+        "training": {"steps": [10, 20], "longest": np.ones((2, 3, 2, 2)).tolist()},
+    }
+    settings = kingma_2015.SCALES["cpu"].size._asdict() | {
+        "steps_per_epoch": 468,
+        "b1": kingma_2015.B1,
+        "b2": kingma_2015.B2,
+        "rates": kingma_2015.RATES,
+    }
+    return Result("kingma_2015", "cpu", "mnist", [0, 1], settings, curves, 1.0)
+
+
+def test_all_claims_but_that_on_growing_gradients_hold_for_a_made_up_result():
+    assert failing(made_up()) == [GROWING]
+
+
+def reached(kind, name, loss):
+    def change(curves):
+        curves[kind][name]["final_loss"][1] = [loss, loss]
+
+    return change
+
+
+def curve(curves):
+    curves["regression"]["Adam, scaled"]["loss"][1][2] *= 1.05
+
+
+def autoencoder(b1, b2, rate, loss):
+    def change(curves):
+        curves["autoencoder"][b1][b2][1][rate] = [loss, loss]
+
+    return change
+
+
+def stream(kind, factor):
+    def change(curves):
+        curves["streams"][1][1][kind] *= factor
+
+    return change
+
+
+def training(b1, b2, longest):
+    def change(curves):
+        curves["training"]["longest"][b1][b2] = [[1.0, longest], [1.0, longest]]
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "fails"),
+    [
+        (reached("regression", "SGD-Nesterov", 0.94), 0),
+        (reached("regression", "AdaGrad", 0.99), 1),
+        (reached("regression", "SGD-Nesterov", 1.21), 2),
+        (reached("regression", "AdaGrad, constant rate", 0.99), 3),
+        (reached("perceptron", "AdaGrad", 0.99), 4),
+        (reached("perceptron", "RMSProp", 0.99), 5),
+        (reached("perceptron", "SGD-Nesterov", 0.99), 6),
+        (curve, 7),
+        (autoencoder(0, 2, 4, 149), 8),
+        (autoencoder(1, 2, 2, 119), 9),
+        (autoencoder(0, 0, 1, 97), 10),
+        (stream(0, 0.98), 11),
+        (training(1, 1, 3.3), 12),
+        (stream(1, 0.98), 15),
+        (training(1, 0, 1.1), 13),
+        (training(0, 0, 10.1), 16),
+    ],
+)
+def test_a_claim_fails_when_its_numbers_do(change, fails):
+    assert failing(made_up(), change) == sorted([GROWING, fails])
+
+
+def test_the_claim_on_growing_gradients_would_hold_were_the_bound_one():
+    def change(curves):
+        curves["streams"] = np.array(curves["streams"])[..., [0, 0]].tolist()
+
+    assert failing(made_up(), change) == [GROWING + 1]
+
+
+def test_rates_of_the_regression_fall_with_the_root_of_t():
+    np.testing.assert_allclose(kingma_2015.decayed(2.0)(jnp.array([0, 3, 99])), [2.0, 1.0, 0.2], rtol=1e-6)
+    tx = kingma_2015.REGRESSION["Adam"].make(0.1)
+    params, state, rates = jnp.zeros(1), tx.init(jnp.zeros(1)), []
+    for _ in range(4):
+        params, state = tx.update(jnp.ones(1), state, params)
+        rates.append(-float(params[0]))  # of a constant gradient, Adam's direction is 1
+    np.testing.assert_allclose(rates, 0.1 / np.sqrt([1, 2, 3, 4]), rtol=1e-5)
+
+
+def directions(tx, gradients):
+    state, found = tx.init(jnp.zeros(gradients.shape[1])), []
+    for gradient in gradients:
+        updates, state = tx.update(jnp.asarray(gradient), state)
+        found.append(updates)
+    return np.array(found)
+
+
+def test_adam_without_bias_correction_is_the_transcription_and_without_momentum_rmsprop():
+    gradients = np.random.default_rng(0).normal(size=(30, 3)).astype(np.float32)
+    for b1, b2 in PAIRS:
+        factors = kingma_2015.uncorrection(b1, b2, 30)
+        found = directions(lrx.adam(0.1 * lrx.tabulated(factors), b1=b1, b2=b2, eps=0.0), gradients)
+        m, v, wanted = 0.0, 0.0, []
+        for gradient in gradients.astype(np.float64):
+            m, v = b1 * m + (1 - b1) * gradient, b2 * v + (1 - b2) * gradient**2
+            wanted.append(-0.1 * m / np.sqrt(v))
+        np.testing.assert_allclose(found, wanted, rtol=5e-4, err_msg=f"{b1}, {b2}")  # 1 - 0.9999 in float32
+        if b1 == 0:
+            np.testing.assert_allclose(found, directions(lrx.rmsprop(0.1, decay=b2, eps=0.0), gradients), rtol=5e-4)
+
+
+@pytest.mark.parametrize(("b1", "b2"), PAIRS)
+def test_largest_step_is_what_cauchy_and_schwarz_give_for_the_weights_summed_up(b1, b2):
+    age = np.arange(200_000.0)
+    first, second = (1 - b1) * b1**age, (1 - b2) * b2**age
+    seen = second > 1e-300
+    assert kingma_2015.largest(b1, b2) == pytest.approx(np.sqrt(np.sum(first[seen] ** 2 / second[seen])), rel=1e-4)
+
+
+def test_bound_of_the_paper_has_its_two_cases():
+    assert kingma_2015.paper_bound(0.9, 0.999) == pytest.approx(3.1623, rel=1e-4)
+    assert kingma_2015.paper_bound(0.95, 0.99) == 1.0
+
+
+@pytest.mark.slow
+def test_streams_attain_both_bounds(monkeypatch):
+    monkeypatch.setattr(kingma_2015, "QUIET_STEPS", 20_000)
+    sparse, growing = np.moveaxis(kingma_2015.streams(), -1, 0)
+    for found, bound in ((sparse, kingma_2015.paper_bound), (growing, kingma_2015.largest)):
+        np.testing.assert_allclose(
+            found, [[bound(b1, b2) for b2 in kingma_2015.B2] for b1 in kingma_2015.B1], rtol=0.08
+        )
+    assert growing[1, 1] == pytest.approx(7.27, abs=0.01)
+
+
+def test_perceptron_of_figure_2_has_two_hidden_layers_of_a_thousand():
+    for scale in ("cpu", "paper"):
+        workload = kingma_2015.classifier(images(), kingma_2015.SCALES[scale].size.widths, dropped=0.5)
+        params = jax.eval_shape(workload.init, jax.random.key(0))[0]
+        sizes = 784 * 1000 + 1000 + 1000 * 1000 + 1000 + 1000 * 10 + 10
+        assert sum(leaf.size for leaf in jax.tree.leaves(params)) == sizes
+        assert workload.batches.batch_size == 128
+
+
+def test_dropout_drops_half_of_the_units_and_doubles_the_others():
+    workload = kingma_2015.classifier(images(number=4096), (1,), dropped=0.5)
+    layers = [
+        {"kernel": jnp.zeros((784, 1)), "bias": jnp.ones(1)},
+        {"kernel": jnp.eye(1, 10), "bias": jnp.zeros(10)},
+    ]
+    kept, dropped = np.log(1 + 9 * np.exp(-2.0)), np.log(10.0)
+    assert loss_of(workload, layers) == pytest.approx((kept + dropped) / 2, rel=0.03)
+    assert loss_of(workload, layers, key=1) != loss_of(workload, layers)
+    alone = kingma_2015.classifier(images(number=4096), (1,))
+    assert loss_of(alone, layers) == pytest.approx(np.log(1 + 9 * np.exp(-1.0)), rel=1e-6)
+
+
+def test_regression_adds_half_of_the_weights_squared():
+    workload = kingma_2015.classifier(images())
+    params = [{"kernel": jnp.full((784, 10), 2.0), "bias": jnp.zeros(10)}]
+    assert loss_of(workload, params) == pytest.approx(np.log(10) + 1e-4 / 2 * 4 * 7840, rel=1e-5)
+
+
+def test_pixels_are_of_0_to_1():
+    workload = kingma_2015.classifier(images(255))
+    params = [{"kernel": jnp.zeros((784, 10)).at[:, 0].set(1 / 784), "bias": jnp.zeros(10)}]
+    penalty = 1e-4 / 2 / 784
+    assert loss_of(workload, params) == pytest.approx(np.log(1 + 9 * np.exp(-1.0)) + penalty, rel=1e-5)
+
+
+def test_loss_of_the_autoencoder_is_the_negative_bound():
+    workload = kingma_2015.autoencoder(images(255), 8, 3)
+    params = jax.tree.map(jnp.zeros_like, workload.init(jax.random.key(0))[0])
+    assert loss_of(workload, params) == pytest.approx(784 * np.log(2), rel=1e-5)
+    params["encoder"][1]["bias"] = jnp.concatenate([jnp.full(3, 0.5), jnp.full(3, np.log(2.0))])
+    divergence = 3 * (0.25 + 2 - 1 - np.log(2)) / 2
+    assert loss_of(workload, params) == pytest.approx(784 * np.log(2) + divergence, rel=1e-5)
+    params["decoder"][1]["bias"] = jnp.full(784, 1.5)
+    missed = 784 * np.log(1 + np.exp(-1.5))
+    assert loss_of(workload, params) == pytest.approx(missed + divergence, rel=1e-5)
+    # The code is random where something depends on it.
+    params["decoder"][0]["kernel"] = jnp.ones((3, 8))
+    params["decoder"][1]["kernel"] = jnp.ones((8, 784))
+    assert loss_of(workload, params) != loss_of(workload, params, key=1)
+
+
+def test_rates_of_the_perceptron_are_chosen_in_short_runs_with_one_seed(monkeypatch):
+    calls = []
+
+    def compare(workload, arms, job, *, num_steps, **options):
+        calls.append((num_steps, job.seeds, {name: tuple(arm.rates) for name, arm in arms.items()}))
+        rates = {name: list(arm.rates) for name, arm in arms.items()}
+        return {
+            name: {"rates": each, "final_loss": [[1.0]] * len(each), "best": len(each) - 1}
+            for name, each in rates.items()
+        }
+
+    monkeypatch.setattr(kingma_2015, "compare", compare)
+    kingma_2015.tuned(None, Job((3, 4)), 10, 50)
+    (trial, alone, tried), (steps, seeds, chosen) = calls
+    assert (trial, alone, steps, seeds) == (10, (3,), 50, (3, 4))
+    assert chosen == {name: rates[-1:] for name, rates in tried.items()}
+    calls.clear()
+    kingma_2015.tuned(None, Job((3, 4)), 0, 50)
+    assert [(steps, seeds) for steps, seeds, _ in calls] == [(50, (3, 4))]
+
+
+def test_paper_scale_is_the_papers():
+    size = kingma_2015.SCALES["paper"].size
+    assert (size.regression_epochs, size.epochs, size.widths) == (45, 200, (1000, 1000))
+    assert (size.hidden, size.latent, size.autoencoder_epochs) == (500, 50, 100)
+
+
+def test_figures_follow_from_the_saved_numbers(tmp_path):
+    loaded = papers.load(made_up().save(tmp_path / "result.json"))
+    figures = kingma_2015.plot(loaded)
+    assert set(figures) == {"training", "bias_correction", "steps"}
+    assert len(figures["bias_correction"].axes) == 6
+    for figure in figures.values():
+        figure.savefig(tmp_path / "figure.png")
