@@ -28,7 +28,7 @@ import optax
 from jax.flatten_util import ravel_pytree
 
 import lrx
-from lrx.papers.arms import Arm, compare, final
+from lrx.papers.arms import Arm, compare, final, inside
 from lrx.papers.descent import descend
 from lrx.papers.figures import band, legend, panels, sensitivity
 from lrx.papers.result import Claim, Job, Paper, Result, Scale
@@ -154,6 +154,7 @@ def claims(result: Result) -> list[Claim]:
     parts = [[value / bound for value, bound in seeds] for seeds in result.curves["regret"].values()]
     text = f"eta from {REGRET_RATES[0]:g} to {REGRET_RATES[-1]:g}: the largest regret over the bound of theorem 5"
     found.append(Claim.of_values(text, "0 to 1", np.max(parts, axis=0), 0.0, 1.0))
+    found.append(inside(arms))
     return found
 
 

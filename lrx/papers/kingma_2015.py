@@ -25,7 +25,7 @@ Leaving the bias correction out is the same as the rate alpha (1 - b1^t) / sqrt(
 is how it is made here of `lrx.adam` and a table: for b2 near 1, a start with far too large a rate.
 
     lrx reproduce kingma_2015                     digits, small networks: 45 seconds on 2 CPU cores
-    lrx reproduce kingma_2015 --scale cpu         MNIST: 15 minutes on 2 CPU cores
+    lrx reproduce kingma_2015 --scale cpu         MNIST: 25 minutes on 2 CPU cores
     lrx reproduce kingma_2015 --scale paper       MNIST, 45 and 200 epochs and the whole autoencoder: for a GPU
 
 Differs from the source: it names no rates, weight decay, dropout probabilities or initial weights, and searched the
@@ -81,7 +81,7 @@ SCALES = {
     ),
     "cpu": Scale(
         "MNIST: logistic regression for 45 epochs, a perceptron of 2 x 1000 units for 5, a small autoencoder",
-        "15 minutes, 2 CPU cores",
+        "25 minutes, 2 CPU cores",
         Size(45, (1000, 1000), 1, 5, 64, 10, 1),
         "mnist",
     ),

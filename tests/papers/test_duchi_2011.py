@@ -92,6 +92,12 @@ def test_every_verdict_can_fail() -> None:
 
     assert failing(result, beyond) == [3]
 
+    def at_the_end_of_its_grid(curves: dict[str, Any]) -> None:
+        curves["arms"]["SGD, 1 / sqrt t"]["rates"] = curves["arms"]["SGD, 1 / sqrt t"]["rates"][: 1 + best]
+
+    best = result.curves["arms"]["SGD, 1 / sqrt t"]["best"]
+    assert failing(result, at_the_end_of_its_grid) == [4]
+
     def better_than_the_best(curves: dict[str, Any]) -> None:
         for rate, seeds in curves["regret"].items():
             curves["regret"][rate] = [[-1.0, bound] for _, bound in seeds]
