@@ -190,7 +190,7 @@ def measure(size: int, job: Job) -> tuple[dict[str, Any], dict[str, Any]]:
 def claims(result: Result) -> list[Claim]:
     """Compare how the arms follow, and the first steps, Adam and the drift with what follows from the rule."""
     arms = result.curves["arms"]
-    steps, short = result.settings["steps"], result.settings["short"]
+    steps, first_steps = result.settings["steps"], result.settings["short"]
 
     def error(name: str, choice: str) -> np.ndarray:
         return np.mean(np.asarray(arms[name][choice]["parts"], np.float64), axis=1)
@@ -199,15 +199,17 @@ def claims(result: Result) -> list[Claim]:
     for name, arm in arms.items():
         late = np.mean(np.asarray(arm["early"]["parts"], np.float64)[:, -(POINTS // 10) :], axis=1)
         grown = late / np.asarray(arm["early"]["chosen_by"])
-        text = f"{name} at the rate that is best for the first {short:,} steps: error of the last tenth over theirs"
+        text = (
+            f"{name} at the rate that is best for the first {first_steps:,} steps: error of the last tenth over theirs"
+        )
         if name == "AdaGrad":
             found.append(Claim.of_values(f"{text}, at least 2", "> 2", grown, 2.0))
         else:
             found.append(Claim.of_values(f"{text}, at most 1.2", "1", grown, high=1.2))
     for name, arm in arms.items():
-        expected = np.sqrt(steps / short) if name == "AdaGrad" else 1.0
+        expected = np.sqrt(steps / first_steps) if name == "AdaGrad" else 1.0
         whole, early = (arm[choice]["rates"][arm[choice]["best"]] for choice in ("whole", "early"))
-        text = f"{name}: best rate for {steps:,} steps over that for {short:,}, within one place of the grid"
+        text = f"{name}: best rate for {steps:,} steps over that for {first_steps:,}, within one place of the grid"
         low, high = expected / GRID / 1.01, expected * GRID * 1.01
         found.append(Claim.of_values(text, f"{expected:.3g}", whole / early, low, high))
     text = "a jumping target, each at its best rate for the whole run: AdaGrad's error over RMSProp's, above 1"

@@ -44,7 +44,7 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 
 import lrx
-from lrx.papers.arms import Arm, compare
+from lrx.papers.arms import Arm, compare, inside
 from lrx.papers.figures import OTHERS, REFERENCE, STROKES, band, legend, panels
 from lrx.papers.result import Claim, Job, Paper, Result, Scale, short
 from lrx.training import Batches, Workload
@@ -259,15 +259,7 @@ def claims(result: Result) -> list[Claim]:
     """Compare the suggested rates with the best of the grid, what they cost, and the divergence with theory."""
     curves = result.curves
     tasks: dict[str, Any] = curves["tasks"]
-    inside = [0 < task["grid"]["best"] < len(task["grid"]["rates"]) - 1 for task in tasks.values()]
-    found = [
-        Claim(
-            "the best rate of every grid is inside of it, so that it is known",
-            "all",
-            f"{sum(inside)} of {len(inside)}",
-            all(inside),
-        )
-    ]
+    found = [inside({label: task["grid"] for label, task in tasks.items()})]
     for rule in JUDGED:
         for label, task in tasks.items():
             text = f"{label}: `{rule}` over the best rate of the grid, {best_rate(task):.2g}, is within [1/10, 1]"
