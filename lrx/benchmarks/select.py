@@ -142,7 +142,7 @@ def with_optuna(runs: Runs, methods: list[str], seed: int) -> tuple[str, float, 
                 raise _Spent
             run = advanced(plan, run, hyper, seeds, done, until)
             spent, done = spent + until - done, until
-            value = race.measured(run, seed)
+            value, _ = race.measured(run, seed)
             if not math.isfinite(value):
                 raise optuna.TrialPruned("diverged")
             reached[method, rate] = done, value

@@ -78,7 +78,7 @@ PORTFOLIO: dict[str, Method] = {
         lambda rate, num_steps: momentum_sgd(stable_decay(rate, num_steps)),
         default=0.05,
         probe=momentum_sgd,
-        trials=4,
+        trials=3,
         carried=STABLE,
     ),
     "sgd, linear decay": Method(
@@ -92,7 +92,7 @@ PORTFOLIO: dict[str, Method] = {
         default=1e-3,
         probe=adamw,
         max_rate=1.0,
-        trials=4,
+        trials=3,
         carried=STABLE,
     ),
     "adamw, linear decay": Method(

@@ -31,12 +31,14 @@ if TYPE_CHECKING:
 PROBED = 0.1  # of a run, for each range test
 PROBE_STEPS = (30, 100)  # of a range test, at least and at most
 MIN_RATE = 1e-6  # of a range test
-SURVIVORS = (1 / 4, 1 / 12)  # of the runs of the first round, in the second and the third
-FINALISTS = 2  # at least
-GROWTH = 3  # of the length of a run from one round to the next, at least
-FEWEST_STEPS = 5  # of a run in the first round
+RATE_SPAN = (2.0, 20.0)  # the rates that are tried, times the mean of what a range test says and of the default
+ROUNDS = 4
+LEADERS = 3  # methods that go on to the second round and the third
+RATES_OF_A_METHOD = 2  # that enter a later round, at most
+FINALISTS = 2
+LENGTHS = (1, 3, 9, 9)  # of the runs of a round, at least, in those of the first
+FEWEST_STEPS = 3  # of a run in the first round
 DEFAULT_EPOCHS = 10
-RATES_OF_A_METHOD = 2  # that may enter a later round, so that what is in it stays various
 
 
 class Evidence(NamedTuple):
@@ -47,6 +49,7 @@ class Evidence(NamedTuple):
     round: int  # from 1 on
     steps: int  # length of the run at whose end it was measured
     value: float  # the metric there; not finite where the run diverged
+    loss: float  # the "loss" of the same evaluation; where it has none, the metric, negated if more is better
     steps_paid: int  # that were made for it in this round: what was carried from an earlier one is not made twice
 
 
@@ -148,14 +151,19 @@ def select(
     """Choose optimizer, schedule or controller, and the rate, for the compute of `budget` full runs.
 
     First come the range tests that the portfolio asks for. With m a tenth of the rate at which the loss was lowest, and
-    d that at which it diverged, the rates that are tried go in equal factors from 3 m up to d / 10, or to 30 m where
-    that is more or nothing diverged. Then runs are raced in three rounds, each of which has runs at least three times
-    as long as the one before, and the last takes all that is left of the budget. In a round all runs have the same
-    length h, and each is made as if it were to end there: its schedule decays to its end, and its loss is not that of
-    the middle of a schedule. What does not depend on the end, up to `carried` h steps, goes on from there in the next
-    round and is not made again; the decay is a branch that is thrown away. A quarter of the runs, then a twelfth, but
-    two at least, enter the later rounds, of one method two rates at most. Schedules that differ only in how they decay
-    enter the last round, at the rate of the method that they follow, if that leads.
+    c the default of the optimizer, the rates that are tried go in equal factors from 2 sqrt(m c) to 20 sqrt(m c).
+
+    Then runs are raced in four rounds. All enter the first. The second has room for six: the three leading methods at
+    their two best rates, and where a method has no two the best others. The third has room for four: the three leading
+    methods at their best rate, and the leader at the next higher rate. The last has the two best runs, and schedules
+    that differ only in how they decay, at the rate of the method that they follow, where that leads. Runs of the second
+    and the third round are at least three times as long as those before, and the last takes all that is left of the
+    budget. In a round all runs have the same length h, and each is made as if it were to end there: its schedule decays
+    to its end, and its loss is not that of the middle of a schedule. What does not depend on the end, up to `carried` h
+    steps, goes on from there in the next round and is not made again; the decay is a branch that is thrown away.
+
+    The last round is told by the metric, and of equals by the loss. Those before are told by the "loss" of the
+    evaluation, where it has one, since what counts right answers hardly tells short runs apart.
 
     Args:
       loss_fn: a `Workload`; or a function `(params, batch, key) -> loss`.
@@ -248,7 +256,7 @@ def _require_portfolio(portfolio: Any) -> None:
             ) from error
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(eq=False)
 class _Run:
     """A method at a rate, and how far it has come."""
 
@@ -257,6 +265,7 @@ class _Run:
     done: int = 0  # steps of the state that is carried
     runs: Any = ()  # `Runs`, () where nothing is carried
     value: float = math.inf
+    loss: float = math.inf
 
     @property
     def name(self) -> str:
@@ -297,10 +306,13 @@ class Race:
         # Each probe once, by the first method that uses it.
         probes = {method.probe: name for name, method in reversed(leaders.items()) if method.probe}
         each = min(PROBE_STEPS[1], max(PROBE_STEPS[0], int(PROBED * self.num_steps)))
-        entrants = sum(method.trials if method.probe else 1 for method in leaders.values())
+        rates = [method.trials if method.probe else 1 for method in leaders.values()]
+        entrants = sum(rates)
         followers = max(sum(method.follows == name for method in self.portfolio.values()) for name in leaders)
-        sizes = [entrants] + [min(entrants, max(FINALISTS, math.ceil(part * entrants))) for part in SURVIVORS]
-        weights = [size * GROWTH**place for place, size in enumerate([*sizes[:-1], sizes[-1] + followers])]
+        most = (entrants, LEADERS * RATES_OF_A_METHOD, LEADERS + 1, FINALISTS)
+        several = sum(min(RATES_OF_A_METHOD, number) for number in rates)  # runs that a later round can have
+        sizes = [entrants, *(min(size, several) for size in most[1:])]
+        weights = [size * length for size, length in zip([*sizes[:-1], sizes[-1] + followers], LENGTHS, strict=True)]
         least = len(probes) * each + FEWEST_STEPS * sum(weights)
         if least > allowed:
             raise ValueError(
@@ -334,16 +346,13 @@ class Race:
             if folder is not None:
                 about = self._about(budget, seed)
                 first, spent, running, evidence = self._restored(folder, about, running, spent, seed)
-            for number in range(first, len(sizes) + 1):
-                if number > 1:
-                    running = self._survivors(running, sizes[number - 1])
-                if number == len(sizes):
-                    running += self._followers(running[0])
-                horizon = self._horizon(running, allowed - spent, sum(weights[number:]) / GROWTH ** (number - 1))
+            for number in range(first, ROUNDS + 1):
+                running = self._entering(number, running, sizes[number - 1])
+                horizon = self._horizon(running, allowed - spent, sum(weights[number:]) / LENGTHS[number - 1])
                 for run in running:
                     paid = self._advance(run, horizon, seed)
                     spent += paid
-                    evidence.append(Evidence(run.method, run.rate, number, horizon, run.value, paid))
+                    evidence.append(Evidence(run.method, run.rate, number, horizon, run.value, run.loss, paid))
                     status.update(spent, run.value, run.rate)
                 if not any(math.isfinite(run.value) for run in running):
                     raise ValueError(
@@ -352,7 +361,7 @@ class Race:
                     )
                 if folder is not None:
                     self._save(folder, number, spent, running, evidence, about)
-        best = self._ranked(running)[0]
+        best = self._ranked(running, last=True)[0]
         return Selection(
             best.method,
             best.rate,
@@ -376,7 +385,8 @@ class Race:
             if method.probe is None:
                 running.append(_Run(name, float(np.float32(method.default))))
                 continue
-            rates = trial_rates(tests[probes[method.probe]], method.trials, method.default / method.scale)
+            first = probes[method.probe]
+            rates = trial_rates(tests[first], method.trials, leaders[first].default / leaders[first].scale)
             running += [_Run(name, float(np.float32(method.scale * rate))) for rate in rates]
         return running
 
@@ -413,7 +423,7 @@ class Race:
             ended = advanced(plan, jax.tree.map(jnp.copy, trunk), hyper, seeds, kept, horizon)
         # On the host, where there is room for all of them.
         run.runs, run.done = (jax.device_put(trunk, jax.devices("cpu")[0]), kept) if kept else ((), 0)
-        run.value = self.measured(ended, seed)
+        run.value, run.loss = self.measured(ended, seed)
         return made
 
     def plan(self, method: str) -> Plan:
@@ -432,33 +442,65 @@ class Race:
     def trained(self, method: str, rate: float, seed: int) -> float:
         """Make a full run, and give the metric at its end; not finite where it diverged."""
         plan, seeds, hyper = self.plan(method), np.array([seed]), hyperparameters(rate, self.num_steps)
-        return self.measured(plan.advance(plan.start(hyper, seeds), hyper, seeds, 0, self.num_steps), seed)
+        return self.measured(plan.advance(plan.start(hyper, seeds), hyper, seeds, 0, self.num_steps), seed)[0]
 
-    def measured(self, runs: Runs, seed: int) -> float:
-        """Give the metric of a run as it is now, not finite where it diverged."""
+    def measured(self, runs: Runs, seed: int) -> tuple[float, float]:
+        """Give metric and loss of a run as it is now, as in `Evidence`."""
         if not np.all(np.asarray(runs.alive)):
-            return math.inf if self.mode == "min" else -math.inf
+            return self._sign * math.inf, math.inf
         results = evaluated(self.workload, runs, np.array([seed]), 1)
         if self.metric is None and "loss" in results:
             self.compared = "loss"
         elif self.metric is None:
-            return float(tail_loss(runs)[0, 0])
+            results = {self.compared: tail_loss(runs)}
         elif self.metric not in results:
             raise ValueError(f"metric must be one of {sorted(results)}, got metric={self.metric!r}.")
-        return float(results[self.compared][0, 0])
+        value = float(results[self.compared][0, 0])
+        told = self.compared != "loss" and "loss" in results
+        return value, float(results["loss"][0, 0]) if told else self._sign * value
 
-    def _ranked(self, running: list[_Run]) -> list[_Run]:
-        """The best first; of equals the one that the portfolio has first."""
-        sign = 1 if self.mode == "min" else -1
-        return sorted(running, key=lambda run: sign * run.value if math.isfinite(run.value) else math.inf)
+    @property
+    def _sign(self) -> int:
+        """Of a metric, to make it one of which less is better."""
+        return 1 if self.mode == "min" else -1
 
-    def _survivors(self, running: list[_Run], size: int) -> list[_Run]:
+    def _ranked(self, running: list[_Run], last: bool = False) -> list[_Run]:
+        """Those that did not diverge, the best first; of equals the one that the portfolio has first."""
+
+        def order(run: _Run) -> tuple[float, float]:
+            loss = run.loss if math.isfinite(run.loss) else math.inf
+            return (self._sign * run.value, loss) if last else (loss, self._sign * run.value)
+
+        return sorted((run for run in running if math.isfinite(run.value)), key=order)
+
+    def _entering(self, number: int, running: list[_Run], size: int) -> list[_Run]:
+        """The runs of a round, the leader first: those that its rule names, and the best others while it has room."""
+        if number == 1:
+            return running
+        ranked = self._ranked(running)
+        leading = list(dict.fromkeys(run.method for run in ranked))[:LEADERS]
+        best = [[run for run in ranked if run.method == method] for method in leading]
         kept: list[_Run] = []
-        for run in self._ranked(running):
+        if number == 2:
+            kept = [run for runs in best for run in runs[:RATES_OF_A_METHOD]]
+        elif number == 3:
+            higher = self._higher(best[0])
+            kept = [runs[0] for runs in best] + ([higher] if higher else [])
+        kept = kept[:size]
+        for run in ranked:
             alike = sum(other.method == run.method for other in kept)
-            if len(kept) < size and alike < RATES_OF_A_METHOD and math.isfinite(run.value):
+            if len(kept) < size and run not in kept and alike < RATES_OF_A_METHOD:
                 kept.append(run)
-        return kept
+        return kept + (self._followers(ranked[0]) if number == ROUNDS else [])
+
+    def _higher(self, runs: list[_Run]) -> _Run | None:
+        """The first of a method's runs at the next rate of its ladder, which may be one that ran, or go beyond it."""
+        method = self.portfolio[runs[0].method]
+        if method.probe is None or method.trials == 1:
+            return None
+        rate = runs[0].rate * (RATE_SPAN[1] / RATE_SPAN[0]) ** (1 / (method.trials - 1))
+        ran = [run for run in runs if math.isclose(run.rate, rate, rel_tol=1e-3)]
+        return ran[0] if ran else _Run(runs[0].method, float(np.float32(rate)))
 
     def _followers(self, leader: _Run) -> list[_Run]:
         return [_Run(name, leader.rate) for name, method in self.portfolio.items() if method.follows == leader.method]
@@ -468,6 +510,7 @@ class Race:
             "kind": "select",
             "workload": self.workload.name,
             "steps": self.num_steps,
+            "rounds": ROUNDS,
             "budget": budget,
             "seed": seed,
             "metric": self.metric,
@@ -488,7 +531,9 @@ class Race:
         record = {
             "spent": np.array([spent]),
             "evidence": np.array([(places[each.method], *each[1:]) for each in evidence], np.float64),
-            "running": np.array([(places[run.method], run.rate, run.done, run.value) for run in running], np.float64),
+            "running": np.array(
+                [(places[run.method], run.rate, run.done, run.value, run.loss) for run in running], np.float64
+            ),
         }
         folder.save(number, {run.name: run.runs for run in running}, record, about)
 
@@ -503,10 +548,13 @@ class Race:
         _, _, record = folder.restore(())
         names = list(self.portfolio)
         evidence = [
-            Evidence(names[int(row[0])], float(row[1]), int(row[2]), int(row[3]), float(row[4]), int(row[5]))
-            for row in record["evidence"]
+            Evidence(names[int(method)], float(rate), int(number), int(steps), float(value), float(loss), int(paid))
+            for method, rate, number, steps, value, loss, paid in record["evidence"]
         ]
-        running = [_Run(names[int(row[0])], float(row[1]), int(row[2]), (), float(row[3])) for row in record["running"]]
+        running = [
+            _Run(names[int(method)], float(rate), int(done), (), float(value), float(loss))
+            for method, rate, done, value, loss in record["running"]
+        ]
         carried = [run for run in running if run.done]
         seeds = np.array([seed])
         _, states, _ = folder.restore(
@@ -523,8 +571,8 @@ def hyperparameters(rate: float, num_steps: int) -> dict[str, np.ndarray]:
 
 
 def trial_rates(test: RangeTest, number: int, default: float) -> np.ndarray:
-    """Give the rates to try after a range test; around `default` where it found nothing."""
-    lowest = test.suggestions["minimum"]
-    low = default / 3 if lowest is None else 3 * lowest
-    high = max(10 * low, test.suggestions["divergence"] or 0.0)
+    """Give the rates to try, from the geometric mean of what a range test says and of the optimizer's default."""
+    found = test.suggestions["minimum"]
+    middle = default if found is None else math.sqrt(found * default)
+    low, high = (factor * middle for factor in RATE_SPAN)
     return np.geomspace(low, high, number) if number > 1 else np.array([math.sqrt(low * high)])

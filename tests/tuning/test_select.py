@@ -66,13 +66,13 @@ def test_every_run_of_the_race_is_the_run_of_that_length_that_train_makes(found:
 
 
 def test_what_is_carried_is_not_paid_twice(found: Selection) -> None:
-    first, second, third = sorted({each.steps for each in found.evidence})
-    carried = {1: 0, 2: first, 3: second}
+    carried: dict[tuple[str, float], int] = {}  # steps of the state that is there
     assert len({each.method for each in found.evidence if each.round > 1}) > 1
     for each in found.evidence:
-        assert each.steps == {1: first, 2: second, 3: third}[each.round]
-        part = 0.0 if each.method == "linear decay" else SMALL[each.method].carried
-        assert each.steps_paid == each.steps - int(part * carried[each.round])
+        assert each.steps == next(other.steps for other in found.evidence if other.round == each.round)
+        run, part = (each.method, each.rate), 0.0 if each.method == "linear decay" else SMALL[each.method].carried
+        assert each.steps_paid == each.steps - carried.get(run, 0)
+        carried[run] = int(part * each.steps)
 
 
 def test_the_budget_holds_and_the_cost_is_what_was_made(found: Selection) -> None:
@@ -88,23 +88,55 @@ def test_any_budget_holds_and_no_run_is_longer_than_the_full_one(race: Any, budg
     assert result.cost <= budget
     lengths = sorted({each.steps for each in result.evidence})
     assert [each.steps for each in result.evidence] == sorted(each.steps for each in result.evidence)
-    assert max(lengths) == 400 if budget == 30 else all(b >= 3 * a for a, b in itertools.pairwise(lengths))
+    if budget == 30:
+        assert max(lengths) == 400
+    else:
+        assert len(lengths) == 4
+        assert all(b >= 3 * a for a, b in itertools.pairwise(lengths[:3]))
 
 
-def test_the_better_ones_go_on(found: Selection) -> None:
-    rounds = [[each for each in found.evidence if each.round == number] for number in (1, 2, 3)]
-    assert [each.method for each in rounds[0]] == ["late decay"] * 3 + ["constant", "restarted", "slow", "blown up"]
-    assert len(rounds[1]) == 2
-    for earlier, later in itertools.pairwise(rounds):
-        ranked = sorted(earlier, key=lambda each: each.value)
-        kept: list[tuple[str, float]] = []
-        for each in ranked:  # two rates of a method at most
-            if sum(method == each.method for method, _ in kept) < 2:
-                kept.append((each.method, each.rate))
-        entered = [(each.method, each.rate) for each in later if each.method != "linear decay"]
-        assert entered == kept[: len(entered)]
-    best = min(rounds[2], key=lambda each: each.value)
+def entering(evidence: list[Any], number: int, sign: float = 1.0) -> list[tuple[str, float]]:
+    """The runs of a round by the rules, from those of the round before."""
+    earlier = [each for each in evidence if each.round == number - 1 and math.isfinite(each.value)]
+    ranked = [(each.method, each.rate) for each in sorted(earlier, key=lambda each: each.loss)]
+    methods = list(dict.fromkeys(method for method, _ in ranked))[:3]
+    size, runs = 2, []
+    if number == 2:
+        size = 6
+        runs = [run for method in methods for run in [run for run in ranked if run[0] == method][:2]]
+    if number == 3:
+        size = 4
+        runs = [next(run for run in ranked if run[0] == method) for method in methods]
+        if ranked[0][0] == "late decay":
+            runs.append(("late decay", pytest.approx(math.sqrt(10) * ranked[0][1])))
+    others = [run for run in ranked if run not in runs and sum(run[0] == other[0] for other in runs) < 2]
+    return runs + others[: max(0, size - len(runs))]
+
+
+def test_the_better_ones_go_on_by_the_rules_of_each_round(found: Selection) -> None:
+    rounds = [[(each.method, each.rate) for each in found.evidence if each.round == number] for number in (1, 2, 3, 4)]
+    assert [method for method, _ in rounds[0]] == ["late decay"] * 3 + ["constant", "restarted", "slow", "blown up"]
+    assert [len(each) for each in rounds] == [7, 5, 4, 2]  # five, for "blown up" diverged
+    for number in (2, 3, 4):
+        assert [run for run in rounds[number - 1] if run[0] != "linear decay"] == entering(found.evidence, number)
+    best = min((each for each in found.evidence if each.round == 4), key=lambda each: each.value)
     assert (found.method, found.rate) == (best.method, best.rate)
+
+
+def test_the_leader_is_tried_at_a_higher_rate_even_beyond_its_ladder() -> None:
+    portfolio = {"late decay": SMALL["late decay"], "slow": SMALL["slow"]}
+    result = chosen(portfolio=portfolio)
+    second = [each for each in result.evidence if each.round == 2 and each.method == "late decay"]
+    leader = min(second, key=lambda each: each.loss)
+    third = [each for each in result.evidence if each.round == 3 and each.method == "late decay"]
+    assert [each.rate for each in third] == [leader.rate, pytest.approx(math.sqrt(10) * leader.rate)]
+    few = {"mine": Method(late_decay, default=1e-4, probe=lrx.sgd, trials=2, carried=0.5, max_rate=1e-3)}
+    result = chosen(portfolio=few)
+    ladder = [each.rate for each in result.evidence if each.round == 1]
+    beyond = [each for each in result.evidence if each.rate > 1.1 * ladder[-1]]
+    assert [each.round for each in beyond][:1] == [3]
+    assert beyond[0].rate == pytest.approx(10 * ladder[-1])
+    assert beyond[0].steps_paid == beyond[0].steps
 
 
 def test_a_schedule_that_follows_enters_last_at_the_rate_of_the_leader() -> None:
@@ -112,9 +144,9 @@ def test_a_schedule_that_follows_enters_last_at_the_rate_of_the_leader() -> None
     result = chosen(portfolio=portfolio)
     followers = [each for each in result.evidence if each.method == "linear decay"]
     (follower,) = followers
-    second = [each for each in result.evidence if each.round == 2]
-    assert follower.round == 3
-    assert follower.rate == min(second, key=lambda each: each.value).rate
+    third = [each for each in result.evidence if each.round == 3]
+    assert follower.round == 4
+    assert follower.rate == min(third, key=lambda each: each.value).rate
     assert follower.steps_paid == follower.steps
 
 
@@ -191,7 +223,7 @@ def test_the_table_and_the_picture_show_every_run(found: Selection) -> None:
     assert sum(len(drawn.get_xdata()) > 0 for drawn in axes.get_lines()) == len(finite)
 
 
-@pytest.mark.parametrize("rounds", [0, 1, 2, 3])
+@pytest.mark.parametrize("rounds", [0, 1, 2, 3, 4])
 def test_an_interrupted_race_loses_a_round_at_most(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, race: Any, found: Selection, rounds: int
 ) -> None:
@@ -200,14 +232,14 @@ def test_an_interrupted_race_loses_a_round_at_most(
     original = module.Race._advance
 
     def advance(self: Any, run: Any, horizon: int, seed: int) -> int:
-        if rounds < 3 and horizon == lengths[rounds] and not made.count(-1):
+        if rounds < 4 and horizon == lengths[rounds] and not made.count(-1):
             made.append(-1)
             raise KeyboardInterrupt
         made.append(horizon)
         return original(self, run, horizon, seed)
 
     monkeypatch.setattr(module.Race, "_advance", advance)
-    if rounds < 3:
+    if rounds < 4:
         with pytest.raises(KeyboardInterrupt):
             race.run(3.0, 0, tmp_path / "race")
     else:
@@ -244,7 +276,7 @@ def test_another_race_in_the_folder_is_refused(tmp_path: Path) -> None:
         (
             {"budget": 0.15},
             ValueError,
-            "budget must be at least 0.6 full runs of 400 steps for 1 range test\\(s\\) and a race of 7 runs, got "
+            "budget must be at least 0.76 full runs of 400 steps for 1 range test\\(s\\) and a race of 7 runs, got "
             "budget=0.15",
         ),
         ({"budget": -1}, ValueError, "budget must be"),
@@ -281,12 +313,34 @@ def test_warmup_stable_decay_is_stable_up_to_what_is_carried() -> None:
     assert {PORTFOLIO[name].carried for name in PORTFOLIO if "stable" in name} == {0.7}
 
 
-def test_rates_to_try_go_from_the_range_test() -> None:
+def test_rates_to_try_go_from_the_range_test_and_the_default() -> None:
     test = lrx.range_test(LINE, tx=lrx.sgd, max_rate=100.0)
-    low = 3 * test.suggestions["minimum"]
-    high = max(10 * low, test.suggestions["divergence"])
-    np.testing.assert_allclose(module.trial_rates(test, 3, 0.1), [low, math.sqrt(low * high), high])
-    np.testing.assert_allclose(module.trial_rates(test, 1, 0.1), [math.sqrt(low * high)])
+    middle = math.sqrt(test.suggestions["minimum"] * 0.05)
+    np.testing.assert_allclose(module.trial_rates(test, 3, 0.05), middle * np.array([2, math.sqrt(40), 20]))
+    np.testing.assert_allclose(module.trial_rates(test, 1, 0.05), [middle * math.sqrt(40)])
+
+
+def test_a_method_takes_its_rates_from_its_probe_times_its_scale() -> None:
+    few = {
+        "first": Method(late_decay, default=0.1, probe=lrx.sgd, trials=2),
+        "second": Method(late_decay, default=7.0, probe=lrx.sgd, trials=2, scale=3.0),
+    }
+    rates = [each.rate for each in chosen(portfolio=few).evidence if each.round == 1]
+    np.testing.assert_allclose(rates[2:], 3 * np.array(rates[:2]), rtol=1e-6)
+
+
+@pytest.mark.parametrize("mode", ["min", "max"])
+def test_the_loss_tells_who_goes_on_and_the_metric_who_wins(mode: str) -> None:
+    sign = 1.0 if mode == "min" else -1.0
+    # The metric is against what trains: by it alone the slow ones would be in the last round.
+    workload = line(lambda slope: {"loss": jnp.abs(slope - 3.0), "score": -sign * jnp.abs(slope - 3.0)})
+    rates = {"a": 0.03, "b": 0.02, "c": 1e-6, "d": 1e-7}
+    few = {name: Method(lambda rate, num_steps: lrx.adam(rate), default=rate) for name, rate in rates.items()}
+    result = select(workload, num_steps=300, portfolio=few, metric="score", mode=mode)
+    last = [each for each in result.evidence if each.round == 4]
+    assert {each.method for each in last} == {"a", "b"}
+    assert result.method == min(last, key=lambda each: sign * each.value).method
+    assert result.method == max(last, key=lambda each: each.loss).method
 
 
 @pytest.mark.slow
