@@ -33,7 +33,8 @@ class Method:
 
     Attributes:
       make: `(rate, num_steps) -> transformation` for a run of so many steps; it gets tracers for both.
-      default: the rate that one begins with who knows nothing.
+      default: the rate that one begins with who knows nothing. That of the first method with a probe also says,
+        together with the range test, which rates all that share it try.
       has_rate: False where `make` has no use for one.
       probe: `rate -> transformation`, the optimizer whose range test tells where the rates are; None where the method
         is to find its rate by itself, from `default`.
