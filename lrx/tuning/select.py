@@ -32,11 +32,11 @@ PROBED = 0.1  # of a run, for each range test
 PROBE_STEPS = (30, 100)  # of a range test, at least and at most
 MIN_RATE = 1e-6  # of a range test
 RATE_SPAN = (2.0, 20.0)  # the rates that are tried, times the mean of what a range test says and of the default
-ROUNDS = 4
 LEADERS = 3  # methods that go on to the second round and the third
 RATES_OF_A_METHOD = 2  # that enter a later round, at most
 FINALISTS = 2
 LENGTHS = (1, 3, 9, 9)  # of the runs of a round, at least, in those of the first
+ROUNDS = len(LENGTHS)
 FEWEST_STEPS = 3  # of a run in the first round
 DEFAULT_EPOCHS = 10
 
