@@ -46,6 +46,7 @@ class Method:
         the longer run.
       follows: the method that is the same but for its schedule, and finds the rate for this one; it enters the last
         round where that one leads.
+      favoured: True for what is to be raced with all its rates up to the last round, whatever shorter runs say of it.
     """
 
     make: Callable[[Any, Any], optax.GradientTransformation]
@@ -57,6 +58,7 @@ class Method:
     scale: float = 1.0
     carried: float = 1.0
     follows: str | None = None
+    favoured: bool = False
 
 
 def momentum_sgd(rate: Any) -> optax.GradientTransformation:
@@ -115,6 +117,7 @@ PORTFOLIO: dict[str, Method] = {
         probe=adamw,
         trials=3,
         scale=2.0,
+        favoured=True,  # winner of AlgoPerf's self-tuning track (P. Kasimbeg et al., 2025, arXiv:2502.15015)
     ),
     "prodigy, linear decay": Method(lambda rate, num_steps: prodigy(linear_decay(rate, num_steps)), carried=0.0),
     "dog": Method(lambda rate, num_steps: dog(rate)),  # noqa: ARG005

@@ -32,12 +32,11 @@ PROBED = 0.1  # of a run, for each range test
 PROBE_STEPS = (30, 100)  # of a range test, at least and at most
 MIN_RATE = 1e-6  # of a range test
 RATE_SPAN = (2.0, 20.0)  # the rates that are tried, times the mean of what a range test says and of the default
-LEADERS = 3  # methods that go on to the second round and the third
-RATES_OF_A_METHOD = 2  # that enter a later round, at most
-FINALISTS = 2
-LENGTHS = (1, 3, 9, 9)  # of the runs of a round, at least, in those of the first
+OTHERS = (3, 2, 1)  # methods beside the favoured ones, in the rounds after the first
+LENGTHS = (1, 4, 14, 14)  # of the runs of a round, at least, in those of the first
 ROUNDS = len(LENGTHS)
-FEWEST_STEPS = 3  # of a run in the first round
+NEAREST = 1 / 8  # of the step from a rate to the next one: what is nearer to a rate is no new one
+FEWEST_STEPS = 2  # of a run in the first round
 DEFAULT_EPOCHS = 10
 
 
@@ -153,14 +152,19 @@ def select(
     First come the range tests that the portfolio asks for. With m a tenth of the rate at which the loss was lowest, and
     c the default of the optimizer, the rates that are tried go in equal factors from 2 sqrt(m c) to 20 sqrt(m c).
 
-    Then runs are raced in four rounds. All enter the first. The second has room for six: the three leading methods at
-    their two best rates, and where a method has no two the best others. The third has room for four: the three leading
-    methods at their best rate, and the leader at the next higher rate. The last has the two best runs, and schedules
-    that differ only in how they decay, at the rate of the method that they follow, where that leads. Runs of the second
-    and the third round are at least three times as long as those before, and the last takes all that is left of the
-    budget. In a round all runs have the same length h, and each is made as if it were to end there: its schedule decays
-    to its end, and its loss is not that of the middle of a schedule. What does not depend on the end, up to `carried` h
-    steps, goes on from there in the next round and is not made again; the decay is a branch that is thrown away.
+    Then runs are raced in four rounds. All enter the first. The second has the favoured method at all its rates, and
+    the three other methods that lead, at their best rate; the third the same with two others. The last has one other;
+    the favoured method at its best rate, and where a parabola through the logarithms of rate and loss has its minimum;
+    and schedules that differ only in how they decay, at the rate of the method that they follow, where that leads. Runs
+    of the second round are at least 4 times as long as those of the first, those of the third 14 times, and the last
+    takes all that is left of the budget. In a round all runs have the same length h, and each is made as if it were to
+    end there: its schedule decays to its end, and its loss is not that of the middle of a schedule. What does not
+    depend on the end, up to `carried` h steps, goes on from there in the next round and is not made again; the decay is
+    a branch that is thrown away.
+
+    Favoured is what the portfolio says so of, because short runs say the wrong thing about it: in `PORTFOLIO`
+    schedule-free AdamW, of which low rates lead at a tenth of a run and lose at its end. Where nothing is favoured, it
+    is what leads the first round. It is chosen only where it is the best of the last round.
 
     The last round is told by the metric, and of equals by the loss. Those before are told by the "loss" of the
     evaluation, where it has one, since what counts right answers hardly tells short runs apart.
@@ -306,18 +310,13 @@ class Race:
         # Each probe once, by the first method that uses it.
         probes = {method.probe: name for name, method in reversed(leaders.items()) if method.probe}
         each = min(PROBE_STEPS[1], max(PROBE_STEPS[0], int(PROBED * self.num_steps)))
-        rates = [method.trials if method.probe else 1 for method in leaders.values()]
-        entrants = sum(rates)
-        followers = max(sum(method.follows == name for method in self.portfolio.values()) for name in leaders)
-        most = (entrants, LEADERS * RATES_OF_A_METHOD, LEADERS + 1, FINALISTS)
-        several = sum(min(RATES_OF_A_METHOD, number) for number in rates)  # runs that a later round can have
-        sizes = [entrants, *(min(size, several) for size in most[1:])]
-        weights = [size * length for size, length in zip([*sizes[:-1], sizes[-1] + followers], LENGTHS, strict=True)]
+        sizes = self._sizes(leaders)
+        weights = [size * length for size, length in zip(sizes, LENGTHS, strict=True)]
         least = len(probes) * each + FEWEST_STEPS * sum(weights)
         if least > allowed:
             raise ValueError(
                 f"budget must be at least {math.ceil(100 * least / self.num_steps) / 100:g} full runs of "
-                f"{self.num_steps:,} steps for {len(probes)} range test(s) and a race of {entrants} runs, got "
+                f"{self.num_steps:,} steps for {len(probes)} range test(s) and a race of {sizes[0]} runs, got "
                 f"budget={budget:g}: give more, a longer run, or a smaller portfolio."
             )
         with contextlib.ExitStack() as stack:
@@ -347,7 +346,8 @@ class Race:
                 about = self._about(budget, seed)
                 first, spent, running, evidence = self._restored(folder, about, running, spent, seed)
             for number in range(first, ROUNDS + 1):
-                running = self._entering(number, running, sizes[number - 1])
+                if number > 1:
+                    running = self._entering(number, running, self._favoured(evidence))
                 horizon = self._horizon(running, allowed - spent, sum(weights[number:]) / LENGTHS[number - 1])
                 for run in running:
                     paid = self._advance(run, horizon, seed)
@@ -473,34 +473,58 @@ class Race:
 
         return sorted((run for run in running if math.isfinite(run.value)), key=order)
 
-    def _entering(self, number: int, running: list[_Run], size: int) -> list[_Run]:
-        """The runs of a round, the leader first: those that its rule names, and the best others while it has room."""
-        if number == 1:
-            return running
+    def _sizes(self, leaders: Mapping[str, Method]) -> list[int]:
+        """The most runs that a round can have."""
+        rates = {name: method.trials if method.probe else 1 for name, method in leaders.items()}
+        favoured = [number for name, number in rates.items() if leaders[name].favoured] or [max(rates.values())]
+        others = [min(most, len(leaders) - len(favoured)) for most in OTHERS]
+        followers = max(sum(method.follows == name for method in self.portfolio.values()) for name in leaders)
+        last = sum(min(2, number) for number in favoured) + followers
+        return [sum(rates.values()), sum(favoured) + others[0], sum(favoured) + others[1], last + others[2]]
+
+    def _favoured(self, evidence: list[Evidence]) -> list[str]:
+        """The methods that keep their rates: those that the portfolio favours, or the one that led the first round."""
+        favoured = [name for name, method in self.portfolio.items() if method.favoured]
+        first = [_Run(each.method, each.rate, 0, (), each.value, each.loss) for each in evidence if each.round == 1]
+        return favoured or [self._ranked(first)[0].method]
+
+    def _entering(self, number: int, running: list[_Run], favoured: list[str]) -> list[_Run]:
+        """The runs of a round after the first."""
         ranked = self._ranked(running)
-        leading = list(dict.fromkeys(run.method for run in ranked))[:LEADERS]
-        best = [[run for run in ranked if run.method == method] for method in leading]
-        kept: list[_Run] = []
-        if number == 2:
-            kept = [run for runs in best for run in runs[:RATES_OF_A_METHOD]]
-        elif number == 3:
-            higher = self._higher(best[0])
-            kept = [runs[0] for runs in best] + ([higher] if higher else [])
-        kept = kept[:size]
+        best: dict[str, list[_Run]] = {}
         for run in ranked:
-            alike = sum(other.method == run.method for other in kept)
-            if len(kept) < size and run not in kept and alike < RATES_OF_A_METHOD:
-                kept.append(run)
+            best.setdefault(run.method, []).append(run)
+        kept = [run for name in favoured for run in best.pop(name, [])]
+        if number == ROUNDS:
+            kept = [run for name in favoured for run in self._nearer([run for run in kept if run.method == name])]
+        kept += [runs[0] for runs in list(best.values())[: OTHERS[number - 2]]]
         return kept + (self._followers(ranked[0]) if number == ROUNDS else [])
 
-    def _higher(self, runs: list[_Run]) -> _Run | None:
-        """The first of a method's runs at the next rate of its ladder, which may be one that ran, or go beyond it."""
-        method = self.portfolio[runs[0].method]
-        if method.probe is None or method.trials == 1:
-            return None
-        rate = runs[0].rate * (RATE_SPAN[1] / RATE_SPAN[0]) ** (1 / (method.trials - 1))
-        ran = [run for run in runs if math.isclose(run.rate, rate, rel_tol=1e-3)]
-        return ran[0] if ran else _Run(runs[0].method, float(np.float32(rate)))
+    def _nearer(self, runs: list[_Run]) -> list[_Run]:
+        """Of the runs of a method, the best first: the best, and a new one where its rates say that the minimum is.
+
+        That is the vertex of the parabola through the logarithms of the losses at the best rate and the two beside it,
+        over the logarithm of the rate; half a step beyond the best rate, where that is the last one on its side. The
+        second best takes the place of one that would be no new rate.
+        """
+        method = self.portfolio[runs[0].method] if runs else None
+        if method is None or method.probe is None or method.trials == 1:
+            return runs[:1]
+        step = (RATE_SPAN[1] / RATE_SPAN[0]) ** (1 / (method.trials - 1))
+        best = runs[0]
+        below, above = (
+            next((run.loss for run in runs if math.isclose(run.rate, factor * best.rate, rel_tol=1e-3)), None)
+            for factor in (1 / step, step)
+        )
+        if below is None or above is None:
+            shift = 0.5 if above is None else -0.5
+        else:
+            low, middle, high = np.log([below, best.loss, above]) if best.loss > 0 else (below, best.loss, above)
+            bend = low - 2 * middle + high
+            shift = (low - high) / (2 * bend) if bend > 0 else 0.0
+        if abs(shift) < NEAREST:
+            return runs[:2]
+        return [best, _Run(best.method, float(np.float32(best.rate * step**shift)))]
 
     def _followers(self, leader: _Run) -> list[_Run]:
         return [_Run(name, leader.rate) for name, method in self.portfolio.items() if method.follows == leader.method]
