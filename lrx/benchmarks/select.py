@@ -30,8 +30,8 @@ import numpy as np
 
 from lrx.papers.result import Result, stopwatch
 from lrx.tuning.portfolio import PORTFOLIO
+from lrx.tuning.race import Race, hyperparameters
 from lrx.tuning.range_test import range_test
-from lrx.tuning.select import Race, hyperparameters
 from lrx.tuning.sweep import advanced
 from lrx.workloads.suite import TASKS, Task
 

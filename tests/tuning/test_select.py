@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib
 import math
 from pathlib import Path
 from typing import Any
@@ -17,10 +16,9 @@ from tuning.test_sweep import LINE, line
 import lrx
 from lrx.training import train
 from lrx.tuning import PORTFOLIO, Method, Selection, select
+from lrx.tuning import race as race_module
 from lrx.tuning.portfolio import stable_decay
 from lrx.workloads import make_workload
-
-module = importlib.import_module("lrx.tuning.select")
 
 
 def late_decay(rate: Any, num_steps: Any) -> Any:
@@ -47,7 +45,7 @@ def chosen(**arguments: Any) -> Selection:
 
 @pytest.fixture(scope="module")
 def race() -> Any:
-    return module.Race(LINE, 400, SMALL, "error", "min")
+    return race_module.Race(LINE, 400, SMALL, "error", "min")
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +106,7 @@ def in_round(evidence: list[Any], number: int) -> set[tuple[str, float]]:
     return {(each.method, each.rate) for each in evidence if each.round == number}
 
 
-@pytest.mark.parametrize("favoured", ["late decay", "restarted", None])
+@pytest.mark.parametrize("favoured", ["late decay", "restarted", "blown up", None])
 def test_the_favoured_method_stays_with_all_its_rates_and_the_best_others_go_on(
     found: Selection, favoured: str | None
 ) -> None:
@@ -118,7 +116,7 @@ def test_the_favoured_method_stays_with_all_its_rates_and_the_best_others_go_on(
     evidence = result.evidence
     first = ["late decay"] * 3 + ["constant", "restarted", "slow", "blown up"]
     assert [each.method for each in evidence if each.round == 1] == first
-    stays = favoured or next(iter(ranked_in(evidence, 1)))
+    stays = next(iter(ranked_in(evidence, 1))) if favoured in ("blown up", None) else favoured
     for number, others in ((2, 3), (3, 2), (4, 1)):
         before = ranked_in(evidence, number - 1)
         rates = {(stays, each.rate) for each in before.pop(stays)}
@@ -147,7 +145,7 @@ def test_the_last_round_has_a_new_rate_of_the_favoured_method() -> None:
 def nearer(race: Any, losses: list[float | None]) -> list[float]:
     """The rates of the last round, for losses at 1, sqrt(10) and 10; None where there is no run."""
     runs = [
-        module._Run("late decay", 10 ** (place / 2), value=loss, loss=loss)
+        race_module._Run("late decay", 10 ** (place / 2), value=loss, loss=loss)
         for place in (1, 0, 2)
         if (loss := losses[place]) is not None
     ]
@@ -178,7 +176,7 @@ def test_without_a_vertex_between_the_rates(race: Any, losses: list[float | None
 
 
 def test_of_a_method_that_has_one_rate_that_one_stays(race: Any) -> None:
-    only = module._Run("constant", 0.03, value=1.0, loss=1.0)
+    only = race_module._Run("constant", 0.03, value=1.0, loss=1.0)
     assert race._nearer([only]) == [only]
     assert race._nearer([]) == []
 
@@ -273,7 +271,7 @@ def test_an_interrupted_race_loses_a_round_at_most(
 ) -> None:
     lengths = sorted({each.steps for each in found.evidence})
     made: list[int] = []
-    original = module.Race._advance
+    original = race_module.Race._advance
 
     def advance(self: Any, run: Any, horizon: int, seed: int) -> int:
         if rounds < 4 and horizon == lengths[rounds] and not made.count(-1):
@@ -282,7 +280,7 @@ def test_an_interrupted_race_loses_a_round_at_most(
         made.append(horizon)
         return original(self, run, horizon, seed)
 
-    monkeypatch.setattr(module.Race, "_advance", advance)
+    monkeypatch.setattr(race_module.Race, "_advance", advance)
     if rounds < 4:
         with pytest.raises(KeyboardInterrupt):
             race.run(3.0, 0, tmp_path / "race")
@@ -311,6 +309,11 @@ def test_another_race_in_the_folder_is_refused(tmp_path: Path) -> None:
             {"portfolio": {"constant": SMALL["constant"], "a": Method(late_decay, follows="b")}},
             ValueError,
             r"portfolio\['a'\] must follow a method of the portfolio, got follows='b'",
+        ),
+        (
+            {"portfolio": SMALL | {"linear decay": dataclasses.replace(SMALL["linear decay"], favoured=True)}},
+            ValueError,
+            r"portfolio\['linear decay'\] must not be favoured, since it follows 'late decay' and enters",
         ),
         (
             {"portfolio": {"a": Method(lambda rate: lrx.sgd(rate))}},
@@ -360,8 +363,8 @@ def test_warmup_stable_decay_is_stable_up_to_what_is_carried() -> None:
 def test_rates_to_try_go_from_the_range_test_and_the_default() -> None:
     test = lrx.range_test(LINE, tx=lrx.sgd, max_rate=100.0)
     middle = math.sqrt(test.suggestions["minimum"] * 0.05)
-    np.testing.assert_allclose(module.trial_rates(test, 3, 0.05), middle * np.array([2, math.sqrt(40), 20]))
-    np.testing.assert_allclose(module.trial_rates(test, 1, 0.05), [middle * math.sqrt(40)])
+    np.testing.assert_allclose(race_module.trial_rates(test, 3, 0.05), middle * np.array([2, math.sqrt(40), 20]))
+    np.testing.assert_allclose(race_module.trial_rates(test, 1, 0.05), [middle * math.sqrt(40)])
 
 
 def test_a_method_takes_its_rates_from_its_probe_times_its_scale() -> None:

@@ -1,0 +1,380 @@
+"""The race of `select`: runs of growing length, from which the better ones go on with their state."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import math
+import os
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from lrx.training.checkpoints import RunFolder
+from lrx.training.progress import reporter
+from lrx.training.workload import Workload
+from lrx.tuning.engine import Engine, Plan, Runs
+from lrx.tuning.portfolio import Method
+from lrx.tuning.range_test import RangeTest, range_test
+from lrx.tuning.selection import Evidence, Selection
+from lrx.tuning.sweep import NUM_POINTS, advanced, evaluated, tail_loss
+
+PROBED = 0.1  # of a run, for each range test
+PROBE_STEPS = (30, 100)  # of a range test, at least and at most
+MIN_RATE = 1e-6  # of a range test
+RATE_SPAN = (2.0, 20.0)  # the rates that are tried, times the mean of what a range test says and of the default
+OTHERS = (3, 2, 1)  # methods beside the favoured ones, in the rounds after the first
+LENGTHS = (1, 4, 14, 14)  # of the runs of a round, at least, in those of the first
+ROUNDS = len(LENGTHS)
+NEAREST = 1 / 8  # of the step from a rate to the next one: what is nearer to a rate is no new one
+FEWEST_STEPS = 2  # of a run in the first round
+
+
+@dataclasses.dataclass(eq=False)
+class _Run:
+    """A method at a rate, and how far it has come."""
+
+    method: str
+    rate: float
+    done: int = 0  # steps of the state that is carried
+    runs: Any = ()  # `Runs`, () where nothing is carried
+    value: float = math.inf
+    loss: float = math.inf
+
+    @property
+    def name(self) -> str:
+        return f"{self.method} at {self.rate:.9g}"
+
+
+class Race:
+    """Methods compiled for one workload; it can be run again with another seed.
+
+    Args:
+      workload: what is trained.
+      num_steps: length of a full run.
+      portfolio: name to method.
+      metric: as for `select`.
+      mode: as for `select`.
+    """
+
+    def __init__(
+        self, workload: Workload, num_steps: int, portfolio: Mapping[str, Method], metric: str | None, mode: str
+    ) -> None:
+        self.workload, self.num_steps, self.portfolio = workload, num_steps, dict(portfolio)
+        self.metric, self.mode = metric, mode
+        self._plans: dict[str, Plan] = {}
+        self.compared = metric or "training loss"  # the evaluation's "loss" where it turns out to have one
+
+    def run(
+        self,
+        budget: float,
+        seed: int,
+        checkpoint: str | os.PathLike[str] | None = None,
+        progress: bool = False,
+        began: float | None = None,
+    ) -> Selection:
+        """Choose within `budget` full runs; see `select`."""
+        began = time.monotonic() if began is None else began
+        allowed = math.floor(budget * self.num_steps)
+        leaders = {name: method for name, method in self.portfolio.items() if method.follows is None}
+        # Each probe once, by the first method that uses it.
+        probes = {method.probe: name for name, method in reversed(leaders.items()) if method.probe}
+        each = min(PROBE_STEPS[1], max(PROBE_STEPS[0], int(PROBED * self.num_steps)))
+        sizes = self._sizes(leaders)
+        weights = [size * length for size, length in zip(sizes, LENGTHS, strict=True)]
+        least = len(probes) * each + FEWEST_STEPS * sum(weights)
+        if least > allowed:
+            raise ValueError(
+                f"budget must be at least {math.ceil(100 * least / self.num_steps) / 100:g} full runs of "
+                f"{self.num_steps:,} steps for {len(probes)} range test(s) and a race of {sizes[0]} runs, got "
+                f"budget={budget:g}: give more, a longer run, or a smaller portfolio."
+            )
+        with contextlib.ExitStack() as stack:
+            folder = None
+            if checkpoint is not None:
+                folder = stack.enter_context(contextlib.closing(RunFolder(checkpoint)))
+            status = stack.enter_context(
+                reporter(progress, "select", step=0, total=allowed, batch_size=1, unit="steps")
+            )
+            tests = {
+                name: range_test(
+                    self.workload,
+                    tx=probe,
+                    min_rate=MIN_RATE,
+                    max_rate=leaders[name].max_rate,
+                    num_steps=each,
+                    seeds=[seed],
+                )
+                for probe, name in probes.items()
+            }
+            spent = len(tests) * each
+            status.start()
+            running = self._entrants(leaders, probes, tests)
+            evidence: list[Evidence] = []
+            first = 1
+            if folder is not None:
+                about = self._about(budget, seed)
+                first, spent, running, evidence = self._restored(folder, about, running, spent, seed)
+            for number in range(first, ROUNDS + 1):
+                if number > 1:
+                    running = self._entering(number, running, evidence)
+                horizon = self._horizon(running, allowed - spent, sum(weights[number:]) / LENGTHS[number - 1])
+                for run in running:
+                    paid = self._advance(run, horizon, seed)
+                    spent += paid
+                    evidence.append(Evidence(run.method, run.rate, number, horizon, run.value, run.loss, paid))
+                    status.update(spent, run.value, run.rate)
+                if not any(math.isfinite(run.value) for run in running):
+                    raise ValueError(
+                        f"every run diverged within {horizon:,} steps: look at the data, or add a method with lower "
+                        "rates to the portfolio."
+                    )
+                if folder is not None:
+                    self._save(folder, number, spent, running, evidence, about)
+        best = self._ranked(running, last=True)[0]
+        return Selection(
+            best.method,
+            best.rate,
+            self.portfolio[best.method].make(best.rate, self.num_steps),
+            self.num_steps,
+            self.portfolio,
+            evidence,
+            tests,
+            spent / self.num_steps,
+            budget,
+            time.monotonic() - began,
+            self.compared,
+            self.mode,
+        )
+
+    def _entrants(
+        self, leaders: Mapping[str, Method], probes: Mapping[Any, str], tests: Mapping[str, RangeTest]
+    ) -> list[_Run]:
+        running = []
+        for name, method in leaders.items():
+            if method.probe is None:
+                running.append(_Run(name, float(np.float32(method.default))))
+                continue
+            first = probes[method.probe]
+            rates = trial_rates(tests[first], method.trials, leaders[first].default / leaders[first].scale)
+            running += [_Run(name, float(np.float32(method.scale * rate))) for rate in rates]
+        return running
+
+    def _horizon(self, running: list[_Run], left: int, later: float) -> int:
+        """The longest runs of which all are paid for, and `later` times as many steps for the later rounds."""
+        low, high = 1, self.num_steps
+        while low < high:
+            middle = (low + high + 1) // 2
+            if sum(self._price(run, middle) for run in running) + later * middle <= left:
+                low = middle
+            else:
+                high = middle - 1
+        return low
+
+    def _price(self, run: _Run, horizon: int) -> int:
+        return horizon - (run.done if run.done <= self._carried(run, horizon) else 0)
+
+    def _carried(self, run: _Run, horizon: int) -> int:
+        return math.floor(self.portfolio[run.method].carried * horizon + 1e-9)
+
+    def _advance(self, run: _Run, horizon: int, seed: int) -> int:
+        """Make a run of `horizon` steps, measure it, and keep what a longer one goes on from; give the steps made."""
+        plan, seeds = self.plan(run.method), np.array([seed])
+        hyper = hyperparameters(run.rate, horizon)
+        kept = self._carried(run, horizon)
+        if run.runs == () or run.done > kept:
+            trunk, run.done = plan.start(hyper, seeds), 0
+        else:
+            trunk = plan.put(run.runs)
+        made = horizon - run.done
+        trunk = advanced(plan, trunk, hyper, seeds, run.done, kept)
+        ended = trunk
+        if kept < horizon:
+            ended = advanced(plan, jax.tree.map(jnp.copy, trunk), hyper, seeds, kept, horizon)
+        # On the host, where there is room for all of them.
+        run.runs, run.done = (jax.device_put(trunk, jax.devices("cpu")[0]), kept) if kept else ((), 0)
+        run.value, run.loss = self.measured(ended, seed)
+        return made
+
+    def plan(self, method: str) -> Plan:
+        """Give the program of a method, compiled once: rate and length are its arguments."""
+        if method not in self._plans:
+            make = self.portfolio[method].make
+
+            def make_tx(hyper: Any, count: jax.Array) -> optax.GradientTransformation:
+                del count
+                return make(hyper["rate"], jnp.int32(jnp.round(hyper["num_steps"])))
+
+            engine = Engine(self.workload, make_tx, self.num_steps, min(NUM_POINTS, self.num_steps))
+            self._plans[method] = engine.planned(hyperparameters(1.0, 1), np.zeros(1, np.int64), strategy="map")
+        return self._plans[method]
+
+    def trained(self, method: str, rate: float, seed: int) -> float:
+        """Make a full run, and give the metric at its end; not finite where it diverged."""
+        plan, seeds, hyper = self.plan(method), np.array([seed]), hyperparameters(rate, self.num_steps)
+        return self.measured(plan.advance(plan.start(hyper, seeds), hyper, seeds, 0, self.num_steps), seed)[0]
+
+    def measured(self, runs: Runs, seed: int) -> tuple[float, float]:
+        """Give metric and loss of a run as it is now, as in `Evidence`."""
+        if not np.all(np.asarray(runs.alive)):
+            return self._sign * math.inf, math.inf
+        results = evaluated(self.workload, runs, np.array([seed]), 1)
+        if self.metric is None and "loss" in results:
+            self.compared = "loss"
+        elif self.metric is None:
+            results = {self.compared: tail_loss(runs)}
+        elif self.metric not in results:
+            raise ValueError(f"metric must be one of {sorted(results)}, got metric={self.metric!r}.")
+        value = float(results[self.compared][0, 0])
+        told = self.compared != "loss" and "loss" in results
+        return value, float(results["loss"][0, 0]) if told else self._sign * value
+
+    @property
+    def _sign(self) -> int:
+        """Of a metric, to make it one of which less is better."""
+        return 1 if self.mode == "min" else -1
+
+    def _ranked(self, running: list[_Run], last: bool = False) -> list[_Run]:
+        """Those that did not diverge, the best first; of equals the one that the portfolio has first."""
+
+        def order(run: _Run) -> tuple[float, float]:
+            loss = run.loss if math.isfinite(run.loss) else math.inf
+            return (self._sign * run.value, loss) if last else (loss, self._sign * run.value)
+
+        return sorted((run for run in running if math.isfinite(run.value)), key=order)
+
+    def _sizes(self, leaders: Mapping[str, Method]) -> list[int]:
+        """The most runs that a round can have."""
+        rates = {name: method.trials if method.probe else 1 for name, method in leaders.items()}
+        favoured = [number for name, number in rates.items() if leaders[name].favoured] or [max(rates.values())]
+        others = [min(most, len(leaders) - len(favoured)) for most in OTHERS]
+        followers = max(sum(method.follows == name for method in self.portfolio.values()) for name in leaders)
+        last = sum(min(2, number) for number in favoured) + followers
+        return [sum(rates.values()), sum(favoured) + others[0], sum(favoured) + others[1], last + others[2]]
+
+    def _favoured(self, ranked: list[_Run], evidence: list[Evidence]) -> list[str]:
+        """The methods that keep their rates: what the portfolio favours, or else what led the first round."""
+        left = {run.method for run in ranked}  # the others diverged
+        favoured = [name for name, method in self.portfolio.items() if method.favoured and name in left]
+        first = [_Run(each.method, each.rate, 0, (), each.value, each.loss) for each in evidence if each.round == 1]
+        return favoured or [next(run.method for run in self._ranked(first) if run.method in left)]
+
+    def _entering(self, number: int, running: list[_Run], evidence: list[Evidence]) -> list[_Run]:
+        """The runs of a round after the first."""
+        ranked = self._ranked(running)
+        favoured = self._favoured(ranked, evidence)
+        best: dict[str, list[_Run]] = {}
+        for run in ranked:
+            best.setdefault(run.method, []).append(run)
+        kept = [run for name in favoured for run in best.pop(name, [])]
+        if number == ROUNDS:
+            kept = [run for name in favoured for run in self._nearer([run for run in kept if run.method == name])]
+        kept += [runs[0] for runs in list(best.values())[: OTHERS[number - 2]]]
+        return kept + (self._followers(ranked[0]) if number == ROUNDS else [])
+
+    def _nearer(self, runs: list[_Run]) -> list[_Run]:
+        """Of the runs of a method, the best first: the best, and a new one where its rates say that the minimum is.
+
+        That is the vertex of the parabola through the logarithms of the losses at the best rate and the two beside it,
+        over the logarithm of the rate; half a step beyond the best rate, where that is the last one on its side. The
+        second best takes the place of one that would be no new rate.
+        """
+        method = self.portfolio[runs[0].method] if runs else None
+        if method is None or method.probe is None or method.trials == 1:
+            return runs[:1]
+        step = (RATE_SPAN[1] / RATE_SPAN[0]) ** (1 / (method.trials - 1))
+        best = runs[0]
+        below, above = (
+            next((run.loss for run in runs if math.isclose(run.rate, factor * best.rate, rel_tol=1e-3)), None)
+            for factor in (1 / step, step)
+        )
+        if below is None or above is None:
+            shift = 0.5 if above is None else -0.5
+        else:
+            low, middle, high = np.log([below, best.loss, above]) if best.loss > 0 else (below, best.loss, above)
+            bend = low - 2 * middle + high
+            shift = (low - high) / (2 * bend) if bend > 0 else 0.0
+        if abs(shift) < NEAREST:
+            return runs[:2]
+        return [best, _Run(best.method, float(np.float32(best.rate * step**shift)))]
+
+    def _followers(self, leader: _Run) -> list[_Run]:
+        return [_Run(name, leader.rate) for name, method in self.portfolio.items() if method.follows == leader.method]
+
+    def _about(self, budget: float, seed: int) -> dict[str, Any]:
+        return {
+            "kind": "select",
+            "workload": self.workload.name,
+            "steps": self.num_steps,
+            "rounds": ROUNDS,
+            "budget": budget,
+            "seed": seed,
+            "metric": self.metric,
+            "mode": self.mode,
+            "portfolio": list(self.portfolio),
+            "favoured": [name for name, method in self.portfolio.items() if method.favoured],
+        }
+
+    def _save(
+        self,
+        folder: RunFolder,
+        number: int,
+        spent: int,
+        running: list[_Run],
+        evidence: list[Evidence],
+        about: dict[str, Any],
+    ) -> None:
+        places = {name: place for place, name in enumerate(self.portfolio)}
+        record = {
+            "spent": np.array([spent]),
+            "evidence": np.array([(places[each.method], *each[1:]) for each in evidence], np.float64),
+            "running": np.array(
+                [(places[run.method], run.rate, run.done, run.value, run.loss) for run in running], np.float64
+            ),
+        }
+        folder.save(number, {run.name: run.runs for run in running}, record, about)
+
+    def _restored(
+        self, folder: RunFolder, about: dict[str, Any], running: list[_Run], spent: int, seed: int
+    ) -> tuple[int, int, list[_Run], list[Evidence]]:
+        """Go on after the newest checkpoint: the number of the next round, the steps made, the runs, the evidence."""
+        made = folder.latest()
+        if made is None:
+            return 1, spent, running, []
+        folder.require_same_run(about)
+        _, _, record = folder.restore(())
+        names = list(self.portfolio)
+        evidence = [
+            Evidence(names[int(method)], float(rate), int(number), int(steps), float(value), float(loss), int(paid))
+            for method, rate, number, steps, value, loss, paid in record["evidence"]
+        ]
+        running = [
+            _Run(names[int(method)], float(rate), int(done), (), float(value), float(loss))
+            for method, rate, done, value, loss in record["running"]
+        ]
+        carried = [run for run in running if run.done]
+        seeds = np.array([seed])
+        _, states, _ = folder.restore(
+            {run.name: self.plan(run.method).start(hyperparameters(run.rate, run.done), seeds) for run in carried}
+        )
+        for run in carried:
+            run.runs = states[run.name]
+        return made + 1, int(record["spent"][0]), running, evidence
+
+
+def hyperparameters(rate: float, num_steps: int) -> dict[str, np.ndarray]:
+    """Give what the program of a method takes, for one run."""
+    return {"rate": np.array([rate], np.float32), "num_steps": np.array([num_steps], np.float32)}
+
+
+def trial_rates(test: RangeTest, number: int, default: float) -> np.ndarray:
+    """Give the rates to try, from the geometric mean of what a range test says and of the optimizer's default."""
+    found = test.suggestions["minimum"]
+    middle = default if found is None else math.sqrt(found * default)
+    low, high = (factor * middle for factor in RATE_SPAN)
+    return np.geomspace(low, high, number) if number > 1 else np.array([math.sqrt(low * high)])
