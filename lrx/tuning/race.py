@@ -136,7 +136,7 @@ class Race:
                     )
                 if folder is not None:
                     self._save(folder, number, spent, running, evidence, about)
-        best = self._ranked(running, last=True)[0]
+        best = self._winner(running)
         return Selection(
             best.method,
             best.rate,
@@ -239,14 +239,19 @@ class Race:
         """Of a metric, to make it one of which less is better."""
         return 1 if self.mode == "min" else -1
 
-    def _ranked(self, running: list[_Run], last: bool = False) -> list[_Run]:
-        """Those that did not diverge, the best first; of equals the one that the portfolio has first."""
+    def _ranked(self, running: list[_Run]) -> list[_Run]:
+        """Those that did not diverge, that of the least loss first, and of equals the one with the best metric."""
 
         def order(run: _Run) -> tuple[float, float]:
-            loss = run.loss if math.isfinite(run.loss) else math.inf
-            return (self._sign * run.value, loss) if last else (loss, self._sign * run.value)
+            return run.loss if math.isfinite(run.loss) else math.inf, self._sign * run.value
 
         return sorted((run for run in running if math.isfinite(run.value)), key=order)
+
+    def _winner(self, running: list[_Run]) -> _Run:
+        """Of the method that the metric says is best, the run of the least loss."""
+        ranked = self._ranked(running)
+        method = min(ranked, key=lambda run: self._sign * run.value).method
+        return next(run for run in ranked if run.method == method)
 
     def _sizes(self, leaders: Mapping[str, Method]) -> list[int]:
         """The most runs that a round can have."""
@@ -281,8 +286,9 @@ class Race:
         """Of the runs of a method, the best first: the best, and a new one where its rates say that the minimum is.
 
         That is the vertex of the parabola through the logarithms of the losses at the best rate and the two beside it,
-        over the logarithm of the rate; half a step beyond the best rate, where that is the last one on its side. The
-        second best takes the place of one that would be no new rate.
+        over the logarithm of the rate. A best rate that is the last on its side has half a step above it, even where it
+        is the lowest, for short runs prefer rates that are too low. The second best takes the place of one that would
+        be no new rate.
         """
         method = self.portfolio[runs[0].method] if runs else None
         if method is None or method.probe is None or method.trials == 1:
@@ -294,7 +300,7 @@ class Race:
             for factor in (1 / step, step)
         )
         if below is None or above is None:
-            shift = 0.5 if above is None else -0.5
+            shift = 0.5
         else:
             low, middle, high = np.log([below, best.loss, above]) if best.loss > 0 else (below, best.loss, above)
             bend = low - 2 * middle + high

@@ -53,8 +53,8 @@ def select(
     schedule-free AdamW, of which low rates lead at a tenth of a run and lose at its end. Where nothing is favoured,
     or all of it diverges, it is what leads the first round. It is chosen only where it is the best of the last round.
 
-    The last round is told by the metric, and of equals by the loss. Those before are told by the "loss" of the
-    evaluation, where it has one, since what counts right answers hardly tells short runs apart.
+    In the last round the metric tells the method, and between the rates of one the loss. Those before are told by the
+    "loss" of the evaluation alone, where it has one, since what counts right answers hardly tells short runs apart.
 
     Args:
       loss_fn: a `Workload`; or a function `(params, batch, key) -> loss`.

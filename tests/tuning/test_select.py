@@ -127,8 +127,9 @@ def test_the_favoured_method_stays_with_all_its_rates_and_the_best_others_go_on(
         else:
             assert {run for run in entered if run[0] != stays} == best
             assert len(entered) == len(best) + min(2, len(rates))
-    last = min((each for each in evidence if each.round == 4), key=lambda each: each.value)
-    assert (result.method, result.rate) == (last.method, last.rate)
+    last = [each for each in evidence if each.round == 4 and math.isfinite(each.value)]
+    assert result.method == min(last, key=lambda each: each.value).method
+    assert result.rate == min((each for each in last if each.method == result.method), key=lambda e: e.loss).rate
 
 
 def test_the_last_round_has_a_new_rate_of_the_favoured_method() -> None:
@@ -138,7 +139,7 @@ def test_the_last_round_has_a_new_rate_of_the_favoured_method() -> None:
     best = ranked_in(evidence, 3)["late decay"][0]
     assert best.rate == ladder[0], "the example is one where the lowest rate leads"
     last = [each for each in evidence if each.round == 4 and each.method == "late decay"]
-    assert [each.rate for each in last] == [best.rate, pytest.approx(best.rate * 10**-0.25)]
+    assert [each.rate for each in last] == [best.rate, pytest.approx(best.rate * 10**0.25)]
     assert last[1].steps_paid == last[1].steps > last[0].steps_paid
 
 
@@ -162,17 +163,30 @@ def test_the_new_rate_is_where_a_parabola_through_the_losses_is_lowest(race: Any
 @pytest.mark.parametrize(
     ("losses", "rates"),
     [
-        ([3.0, 2.0, 1.0], [10.0, 10**1.25]),  # beyond the last rate by half a step
-        ([1.0, 2.0, 3.0], [1.0, 10**-0.25]),  # and below the first
+        ([3.0, 2.0, 1.0], [10.0, 10**1.25]),  # half a step above the last rate
+        ([1.0, 2.0, 3.0], [1.0, 10**0.25]),  # and above the first
         ([2.0, 1.0, 2.1], [math.sqrt(10), 1.0]),  # where a rate is already: the second best
         ([1.0, 1.0, 1.0], [math.sqrt(10), 1.0]),
-        ([None, 1.0, 2.0], [math.sqrt(10), 10**0.25]),  # what diverged has no loss
+        ([None, 1.0, 2.0], [math.sqrt(10), 10**0.75]),  # what diverged has no loss
         ([3.0, 1.0, None], [math.sqrt(10), 10**0.75]),
         ([None, None, 1.0], [10.0, 10**1.25]),
     ],
 )
 def test_without_a_vertex_between_the_rates(race: Any, losses: list[float | None], rates: list[float]) -> None:
     np.testing.assert_allclose(nearer(race, losses), rates, rtol=1e-6)
+
+
+@pytest.mark.parametrize("mode", ["min", "max"])
+def test_the_metric_tells_the_method_and_the_loss_its_rate(mode: str) -> None:
+    race = race_module.Race(LINE, 400, SMALL, "error", mode)
+    sign = 1.0 if mode == "min" else -1.0
+    runs = [
+        race_module._Run(method, rate, value=sign * value, loss=loss)
+        for method, rate, value, loss in [("a", 0.1, 2.0, 0.1), ("b", 0.2, 1.0, 0.5), ("b", 0.3, 1.5, 0.3)]
+    ]
+    assert race._winner(runs) is runs[2]
+    diverged = race_module._Run("c", 1.0)
+    assert race._winner([diverged, *runs[:2]]) is runs[1]
 
 
 def test_of_a_method_that_has_one_rate_that_one_stays(race: Any) -> None:
