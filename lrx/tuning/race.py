@@ -256,11 +256,12 @@ class Race:
     def _sizes(self, leaders: Mapping[str, Method]) -> list[int]:
         """The most runs that a round can have."""
         rates = {name: method.trials if method.probe else 1 for name, method in leaders.items()}
-        favoured = [number for name, number in rates.items() if leaders[name].favoured] or [max(rates.values())]
-        others = [min(most, len(leaders) - len(favoured)) for most in OTHERS]
+        favoured = [number for name, number in rates.items() if leaders[name].favoured]
+        most = max(rates.values())  # of what takes their place where they diverge
+        kept, finalists = max(sum(favoured), most), max(sum(min(2, number) for number in favoured), min(2, most))
         followers = max(sum(method.follows == name for method in self.portfolio.values()) for name in leaders)
-        last = sum(min(2, number) for number in favoured) + followers
-        return [sum(rates.values()), sum(favoured) + others[0], sum(favoured) + others[1], last + others[2]]
+        others = [min(number, len(leaders) - 1) for number in OTHERS]
+        return [sum(rates.values()), kept + others[0], kept + others[1], finalists + followers + others[2]]
 
     def _favoured(self, ranked: list[_Run], evidence: list[Evidence]) -> list[str]:
         """The methods that keep their rates: what the portfolio favours, or else what led the first round."""
@@ -294,9 +295,9 @@ class Race:
         if method is None or method.probe is None or method.trials == 1:
             return runs[:1]
         step = (RATE_SPAN[1] / RATE_SPAN[0]) ** (1 / (method.trials - 1))
-        best = runs[0]
+        best, finite = runs[0], [run for run in runs if math.isfinite(run.loss)]
         below, above = (
-            next((run.loss for run in runs if math.isclose(run.rate, factor * best.rate, rel_tol=1e-3)), None)
+            next((run.loss for run in finite if math.isclose(run.rate, factor * best.rate, rel_tol=1e-3)), None)
             for factor in (1 / step, step)
         )
         if below is None or above is None:

@@ -146,7 +146,7 @@ def test_the_last_round_has_a_new_rate_of_the_favoured_method() -> None:
 def nearer(race: Any, losses: list[float | None]) -> list[float]:
     """The rates of the last round, for losses at 1, sqrt(10) and 10; None where there is no run."""
     runs = [
-        race_module._Run("late decay", 10 ** (place / 2), value=loss, loss=loss)
+        race_module._Run("late decay", 10 ** (place / 2), value=0.5, loss=loss)
         for place in (1, 0, 2)
         if (loss := losses[place]) is not None
     ]
@@ -169,6 +169,8 @@ def test_the_new_rate_is_where_a_parabola_through_the_losses_is_lowest(race: Any
         ([1.0, 1.0, 1.0], [math.sqrt(10), 1.0]),
         ([None, 1.0, 2.0], [math.sqrt(10), 10**0.75]),  # what diverged has no loss
         ([3.0, 1.0, None], [math.sqrt(10), 10**0.75]),
+        ([3.0, 1.0, math.inf], [math.sqrt(10), 10**0.75]),  # neither has what only the evaluation could not tell
+        ([math.nan, 1.0, 3.0], [math.sqrt(10), 10**0.75]),
         ([None, None, 1.0], [10.0, 10**1.25]),
     ],
 )
@@ -187,6 +189,17 @@ def test_the_metric_tells_the_method_and_the_loss_its_rate(mode: str) -> None:
     assert race._winner(runs) is runs[2]
     diverged = race_module._Run("c", 1.0)
     assert race._winner([diverged, *runs[:2]]) is runs[1]
+
+
+def test_the_budget_holds_where_the_favoured_diverges_and_the_leader_has_many_rates() -> None:
+    portfolio = {
+        "favoured": Method(lambda rate, num_steps: lrx.sgd(rate), default=1e30, favoured=True),
+        "mine": dataclasses.replace(SMALL["late decay"], trials=20),
+    }
+    result = chosen(portfolio=portfolio)
+    assert result.cost <= 3
+    lengths = [next(each.steps for each in result.evidence if each.round == number) for number in (1, 2, 3, 4)]
+    assert all(longer >= ratio * lengths[0] for longer, ratio in zip(lengths, (1, 4, 14, 14), strict=True))
 
 
 def test_of_a_method_that_has_one_rate_that_one_stays(race: Any) -> None:
