@@ -68,7 +68,7 @@ class Race:
         self.workload, self.num_steps, self.portfolio = workload, num_steps, dict(portfolio)
         self.metric, self.mode = metric, mode
         self._plans: dict[str, Plan] = {}
-        self.compared = metric or "training loss"  # the evaluation's "loss" where it turns out to have one
+        self.compared = metric or "training loss"  # or the evaluation's "loss", where it has one
 
     def run(
         self,
@@ -94,6 +94,7 @@ class Race:
                 f"{self.num_steps:,} steps for {len(probes)} range test(s) and a race of {sizes[0]} runs, got "
                 f"budget={budget:g}: give more, a longer run, or a smaller portfolio."
             )
+        self._look_at_evaluation(seed)
         with contextlib.ExitStack() as stack:
             folder = None
             if checkpoint is not None:
@@ -224,15 +225,25 @@ class Race:
         if not np.all(np.asarray(runs.alive)):
             return self._sign * math.inf, math.inf
         results = evaluated(self.workload, runs, np.array([seed]), 1)
-        if self.metric is None and "loss" in results:
-            self.compared = "loss"
-        elif self.metric is None:
+        self._name_compared(results)
+        if self.compared not in results:
             results = {self.compared: tail_loss(runs)}
-        elif self.metric not in results:
-            raise ValueError(f"metric must be one of {sorted(results)}, got metric={self.metric!r}.")
         value = float(results[self.compared][0, 0])
         told = self.compared != "loss" and "loss" in results
         return value, float(results["loss"][0, 0]) if told else self._sign * value
+
+    def _name_compared(self, results: Mapping[str, Any]) -> None:
+        """Tell by what runs are compared, from what an evaluation gives."""
+        if self.metric is None:
+            self.compared = "loss" if "loss" in results else "training loss"
+        elif self.metric not in results:
+            raise ValueError(f"metric must be one of {sorted(results)}, got metric={self.metric!r}.")
+
+    def _look_at_evaluation(self, seed: int) -> None:
+        """Evaluate the initial parameters once: a metric that is not there is refused before anything is trained."""
+        name, seeds = next(iter(self.portfolio)), np.array([seed])
+        untrained = self.plan(name).start(hyperparameters(self.portfolio[name].default, self.num_steps), seeds)
+        self._name_compared(evaluated(self.workload, untrained, seeds, 1))
 
     @property
     def _sign(self) -> int:

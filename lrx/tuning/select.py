@@ -117,6 +117,11 @@ def select(
     workload = as_workload(loss_fn, init_fn, batches, has_state=has_state, num_batches=num_steps or 1)
     if num_steps is None:
         num_steps = DEFAULT_EPOCHS * workload.batches.steps_per_epoch
+    if mode == "max" and metric is None:
+        raise ValueError(
+            "mode='max' needs a metric, for without one runs are compared by a loss, of which the greatest is worst: "
+            'give metric="accuracy", say.'
+        )
     if metric is not None and workload.evaluate is None:
         raise ValueError(f"metric needs a workload that evaluates, got metric={metric!r} and one without.")
     return Race(workload, num_steps, portfolio, metric, mode).run(budget, seed, checkpoint, progress, began)

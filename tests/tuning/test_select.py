@@ -320,6 +320,22 @@ def test_an_interrupted_race_loses_a_round_at_most(
     assert (resumed.method, resumed.rate, resumed.cost) == (found.method, found.rate, found.cost)
 
 
+def test_a_finished_race_that_is_read_again_says_what_it_was_compared_by(tmp_path: Path) -> None:
+    workload = line(lambda slope: {"loss": jnp.abs(slope - 3.0)})
+    few = {"constant": SMALL["constant"]}
+    first, again = (select(workload, num_steps=60, portfolio=few, checkpoint=tmp_path / "race") for _ in range(2))
+    assert first.metric == again.metric == "loss"
+    assert first.evidence == again.evidence
+
+
+def test_a_metric_that_no_evaluation_gives_is_refused_before_anything_is_trained(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(race_module, "range_test", None)
+    with pytest.raises(ValueError, match=r"metric must be one of \['error'\]"):
+        chosen(metric="accuracy")
+
+
 def test_another_race_in_the_folder_is_refused(tmp_path: Path) -> None:
     few = {"constant": SMALL["constant"]}
     chosen(portfolio=few, checkpoint=tmp_path / "race", num_steps=40)
@@ -358,6 +374,11 @@ def test_another_race_in_the_folder_is_refused(tmp_path: Path) -> None:
         ({"num_steps": 0}, ValueError, "num_steps must be"),
         ({"mode": "best"}, ValueError, "mode must be one of 'min', 'max'"),
         ({"metric": "accuracy"}, ValueError, r"metric must be one of \['error'\], got metric='accuracy'"),
+        (
+            {"metric": None, "mode": "max"},
+            ValueError,
+            "mode='max' needs a metric, for without one runs are compared by a",
+        ),
         ({"portfolio": {"blown up": SMALL["blown up"]}}, ValueError, "every run diverged within"),
     ],
 )
