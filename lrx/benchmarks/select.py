@@ -212,7 +212,6 @@ def measure(name: str, data_dir: str | None, seeds: Iterable[int], path: Path) -
             judged(f"range test, {method}", *with_range_test(runs, method, seed), watch())
     for method, line in PORTFOLIO.items():
         judged(f"default: {method}", method, float(np.float32(line.default)), 0.0, 0.0)
-    runs.save()
     return {
         "oracle": {"method": best[0], "rate": best[1], "value": reference},
         "strategies": strategies,

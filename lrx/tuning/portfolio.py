@@ -8,6 +8,7 @@ from typing import Any
 
 import optax
 
+from lrx import _checks
 from lrx.controllers import reduce_on_plateau, relative_adaptation
 from lrx.optimizers import (
     adamw,
@@ -45,8 +46,12 @@ class Method:
         where the rate depends on that from the first step. A warm-up that is over by then may be shorter than that of
         the longer run.
       follows: the method that is the same but for its schedule, and finds the rate for this one; it enters the last
-        round where that one leads.
+        round where that one leads, which follows none itself.
       favoured: True for what is to be raced with all its rates up to the last round, whatever shorter runs say of it.
+
+    Raises:
+      ValueError: if a number is out of its range.
+      TypeError: if a field is of another kind.
     """
 
     make: Callable[[Any, Any], optax.GradientTransformation]
@@ -59,6 +64,14 @@ class Method:
     carried: float = 1.0
     follows: str | None = None
     favoured: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("default", "max_rate", "scale"):
+            _checks.positive(name, getattr(self, name))
+        _checks.steps("trials", self.trials, unit="rates")
+        _checks.in_interval("carried", self.carried, "[0, 1]", "it is the part of a run that a longer one goes on from")
+        _checks.flag("has_rate", self.has_rate)
+        _checks.flag("favoured", self.favoured)
 
 
 def momentum_sgd(rate: Any) -> optax.GradientTransformation:

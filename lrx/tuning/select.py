@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from lrx import _checks
 from lrx.training.workload import Batches, Workload
@@ -139,9 +141,11 @@ def _require_portfolio(portfolio: Any) -> None:
             "lrx.tuning.PORTFOLIO has the usual ones."
         )
     for name, method in portfolio.items():
-        if method.follows is not None and method.follows not in portfolio:
+        leader = portfolio.get(method.follows) if method.follows is not None else None
+        if method.follows is not None and (leader is None or leader.follows is not None):
             raise ValueError(
-                f"portfolio[{name!r}] must follow a method of the portfolio, got follows={method.follows!r}."
+                f"portfolio[{name!r}] must follow a method of the portfolio that follows none itself, got "
+                f"follows={method.follows!r}."
             )
         if method.follows is not None and method.favoured:
             raise ValueError(
@@ -155,3 +159,16 @@ def _require_portfolio(portfolio: Any) -> None:
                 f"portfolio[{name!r}].make must be a function of a rate and a number of steps, but "
                 f"make({method.default}, 100) failed: {error}"
             ) from error
+        try:
+            jax.eval_shape(partial(_make, method), jnp.float32(1), jnp.int32(1))
+        except jax.errors.ConcretizationTypeError as error:
+            raise TypeError(
+                f"portfolio[{name!r}].make must take tracers for the rate and the number of steps, which one compiled "
+                "program is given for all runs, but it asks for their values: use the schedules of lrx, and jnp.where "
+                "and // in place of if and int()."
+            ) from error
+
+
+def _make(method: Method, rate: Any, num_steps: Any) -> None:
+    """Make a method's transformation, of which nothing is kept, to see whether it can be traced."""
+    method.make(rate, num_steps)

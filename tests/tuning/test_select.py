@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from tuning.test_sweep import LINE, line
 
@@ -336,6 +337,22 @@ def test_a_metric_that_no_evaluation_gives_is_refused_before_anything_is_trained
         chosen(metric="accuracy")
 
 
+@pytest.mark.parametrize(
+    ("field", "message"),
+    [
+        ({"carried": 2.0}, r"carried must be in \[0, 1\]"),
+        ({"carried": -0.5}, r"carried must be in \[0, 1\]"),
+        ({"trials": 0}, "trials must be a whole number of rates >= 1"),
+        ({"scale": -1.0}, "scale must be a finite number > 0"),
+        ({"default": 0.0}, "default must be a finite number > 0"),
+        ({"max_rate": math.inf}, "max_rate must be a finite number > 0"),
+    ],
+)
+def test_a_field_of_a_method_that_is_out_of_range_is_refused(field: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Method(late_decay, **field)
+
+
 def test_another_race_in_the_folder_is_refused(tmp_path: Path) -> None:
     few = {"constant": SMALL["constant"]}
     chosen(portfolio=few, checkpoint=tmp_path / "race", num_steps=40)
@@ -351,12 +368,26 @@ def test_another_race_in_the_folder_is_refused(tmp_path: Path) -> None:
         (
             {"portfolio": {"constant": SMALL["constant"], "a": Method(late_decay, follows="b")}},
             ValueError,
-            r"portfolio\['a'\] must follow a method of the portfolio, got follows='b'",
+            r"portfolio\['a'\] must follow a method of the portfolio that follows none itself, got follows='b'",
         ),
         (
             {"portfolio": SMALL | {"linear decay": dataclasses.replace(SMALL["linear decay"], favoured=True)}},
             ValueError,
             r"portfolio\['linear decay'\] must not be favoured, since it follows 'late decay' and enters",
+        ),
+        (
+            {"portfolio": SMALL | {"third": dataclasses.replace(SMALL["linear decay"], follows="linear decay")}},
+            ValueError,
+            r"portfolio\['third'\] must follow a method of the portfolio that follows none itself",
+        ),
+        (
+            {
+                "portfolio": {
+                    "a": Method(lambda rate, num_steps: optax.sgd(optax.cosine_decay_schedule(rate, num_steps)))
+                }
+            },
+            TypeError,
+            r"portfolio\['a'\].make must take tracers for the rate and the number of steps",
         ),
         (
             {"portfolio": {"a": Method(lambda rate: lrx.sgd(rate))}},
