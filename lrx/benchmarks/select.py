@@ -118,8 +118,9 @@ class _Spent(Exception):  # noqa: N818
 def with_optuna(runs: Runs, methods: list[str], seed: int) -> tuple[str, float, float]:
     """Search with TPE and Hyperband for as many steps as select may make: method, rate, cost in full runs.
 
-    A trial draws one of `methods` and its rate, log-uniformly over the range of the oracle's grid. It is measured at
-    1/27, 1/9, 1/3 and all of a run, where Hyperband may stop it. Chosen is the best of those that came furthest.
+    A trial draws one of `methods` and its rate, log-uniformly from 0.03 to 320 times its default: the range of the
+    oracle's grid for methods whose rate is tuned, and wider than it for the others. It is measured at 1/27, 1/9, 1/3
+    and all of a run, where Hyperband may stop it. Chosen is the best of those that came furthest.
     """
     import optuna
 
@@ -194,6 +195,7 @@ def measure(name: str, data_dir: str | None, seeds: Iterable[int], path: Path) -
             f"  {strategy:32} {method} at {rate:.3g}, cost {cost:.2f}: {value:.4f}, regret {100 * regret:.2f} %",
             flush=True,
         )
+        runs.save()
 
     for seed in seeds:
         watch = stopwatch()
