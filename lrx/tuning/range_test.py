@@ -41,7 +41,8 @@ class RangeTest:
       losses: (steps,) float32, the loss at each rate, the median over seeds; NaN after divergence.
       smoothed: (steps,) float32, the same, smoothed; NaN after divergence.
       losses_by_seed: (seeds, steps) float32.
-      diverged_at: the rate at which the loss blew up, the median over seeds; None where it did not.
+      diverged_at: the rate of the step after which the loss was too high for good, the median over seeds; None where
+        it never was.
       suggestions: rule to rate, None where a rule finds none: "steepest", where the smoothed loss falls fastest in the
         logarithm of the rate; "valley", the middle of its longest descent, from a tenth to nine tenths of the fall;
         "minimum", a tenth of the rate at its minimum; "slide", the left end of an interval that slides from the
@@ -129,9 +130,10 @@ def range_test(
     With n = `num_steps`, step i has the rate `min_rate (max_rate / min_rate)^(i / (n - 1))` (or a linear ladder, or one
     that doubles: `min_rate 2^floor(i m / n)` for the m powers up to `max_rate`), which hits both ends. The test is one
     compiled loop and stops where it diverges: at a loss that is not finite, or that is above the best running mean b
-    by more than `(divergence_factor - 1) max(|b|, (l_0 - b) / 10)`; l_0 is the first loss. Single outliers are no
-    divergence: losses go through a median of three first. What is smoothed for the suggestions has no lag: with the
-    losses l, cut off at that bound,
+    by more than `(divergence_factor - 1) max(|b|, (l_0 - b) / 10)`, l_0 the median of the first three losses. Single
+    outliers are no divergence: losses go through a median of three first. Which rate it was is told afterwards: the
+    first loss of those at the end that are all too high was measured after the step with `diverged_at`. What is
+    smoothed for the suggestions has no lag: with the losses l, cut off at that bound,
 
         s_i = sum_j beta^|i - j| l_j / sum_j beta^|i - j|
 
@@ -228,7 +230,10 @@ def range_test(
                 known = _curves(runs)[0, :made]
                 known = known[np.isfinite(known)]
                 status.update(first, float(known[-1]) if len(known) else np.nan, float(rates[made - 1]))
-    return _found(rates, _curves(runs), np.asarray(runs.steps)[:, 0], beta, float(divergence_factor), accumulate)
+    made = np.asarray(runs.steps)[:, 0] // accumulate
+    # A training loss is that before the step, a validation loss that after it.
+    lag = 0 if validation_batch is not None else 1
+    return _found(rates, _curves(runs), made, np.asarray(runs.alive)[:, 0], beta, float(divergence_factor), lag)
 
 
 def _ladder(min_rate: Any, max_rate: Any, num_steps: Any, kind: str) -> np.ndarray:
@@ -251,7 +256,7 @@ def _ladder(min_rate: Any, max_rate: Any, num_steps: Any, kind: str) -> np.ndarr
 
 
 def _divergence_watch(beta: float, factor: float, accumulate: int) -> Watch:
-    """Follow the losses and the best of their bias-corrected running mean."""
+    """Follow the losses and the best of their bias-corrected running mean, from the third loss on."""
     zero = jnp.float32(0)
     start = {
         "sum": zero,  # of the minibatches of one step
@@ -265,14 +270,14 @@ def _divergence_watch(beta: float, factor: float, accumulate: int) -> Watch:
     def update(memory: Any, loss: jax.Array, count: jax.Array) -> tuple[Any, jax.Array]:
         total = memory["sum"] + loss / accumulate
         complete = (count + 1) % accumulate == 0
-        at_first = count < accumulate
-        first = jnp.where(at_first, total, memory["first"])
-        older, old = (jnp.where(at_first, total, x) for x in memory["before"])
+        older, old = memory["before"]
+        place = count // accumulate
+        known = place >= 2  # three losses, of which the median is taken
         middle = jnp.maximum(jnp.minimum(older, old), jnp.minimum(jnp.maximum(older, old), total))
-        mean = beta * memory["mean"] + (1 - beta) * middle
-        weight = beta * memory["weight"] + (1 - beta)
-        running = mean / weight
-        best = jnp.minimum(memory["best"], running)
+        first = jnp.where(place == 2, middle, memory["first"])
+        mean = jnp.where(known, beta * memory["mean"] + (1 - beta) * middle, 0.0)
+        weight = jnp.where(known, beta * memory["weight"] + (1 - beta), 0.0)
+        best = jnp.where(known, jnp.minimum(memory["best"], mean / weight), jnp.inf)
         after = {
             "sum": zero,
             "first": first,
@@ -281,7 +286,7 @@ def _divergence_watch(beta: float, factor: float, accumulate: int) -> Watch:
             "weight": weight,
             "best": best,
         }
-        well = middle <= _bound(best, first, factor)
+        well = ~known | (middle <= _bound(best, first, factor))
         kept = jax.tree.map(lambda new, now: jnp.where(complete, new, now), after, {**memory, "sum": total})
         return kept, well | ~complete
 
@@ -302,23 +307,34 @@ def _curves(runs: Any) -> np.ndarray:
 
 
 def _found(
-    rates: np.ndarray, curves: np.ndarray, steps: np.ndarray, beta: float, factor: float, accumulate: int
+    rates: np.ndarray, curves: np.ndarray, made: np.ndarray, alive: np.ndarray, beta: float, factor: float, lag: int
 ) -> RangeTest:
-    made = steps // accumulate  # of each seed: rates whose losses are finite
+    """Read the curves; of each seed, `made` says how many losses are finite and `alive` whether it never diverged."""
     if np.median(made) < 1:
         raise ValueError(
             f"the loss is not finite at the first rate, {rates[0]:g}, which hardly changes the parameters: look at the "
             "data and at the initial parameters, or give a smaller min_rate."
         )
     smoothed_by_seed = np.stack([_smoothed(curve, beta, factor) for curve in curves])
-    # A run ends with the step at which it diverged; what it had left of the ladder was not computed.
-    ends = np.where(made < len(rates), made, len(rates))
-    ended = np.array([float(rates[min(end, len(rates) - 1)]) if end < len(rates) else np.inf for end in ends])
-    middle = float(np.median(ended))
+    diverged = np.full(len(curves), np.inf)
+    for seed in np.flatnonzero(~alive):
+        first = _blown_up(curves[seed, : made[seed]], factor)
+        diverged[seed] = rates[max(first - lag, 0)]
+    middle = float(np.median(diverged))
     diverged_at = middle if np.isfinite(middle) else None
-    last = int(np.median(ends))
+    last = int(np.median(made))
     losses, smoothed = (_median(x, last) for x in (curves, smoothed_by_seed))
     return RangeTest(rates, losses, smoothed, curves, diverged_at, _suggestions(rates, smoothed, diverged_at))
+
+
+def _blown_up(losses: np.ndarray, factor: float) -> int:
+    """The place of the first loss of those at the end that are all above the bound; behind all where none is."""
+    values = _without_outliers(losses.astype(np.float64))
+    bound = _bound(values.min(), values[0], factor)
+    place = len(losses)
+    while place > 0 and losses[place - 1] > bound:
+        place -= 1
+    return place
 
 
 def _median(curves: np.ndarray, last: int) -> np.ndarray:
@@ -339,8 +355,7 @@ def _smoothed(losses: np.ndarray, beta: float, factor: float) -> np.ndarray:
     values = losses[known].astype(np.float64)
     if not len(values):
         return result
-    around = np.concatenate([values[:1], values, values[-1:]])
-    values = np.median(np.stack([around[:-2], around[1:-1], around[2:]]), axis=0)
+    values = _without_outliers(values)
     values = np.minimum(values, np.maximum(_bound(values.min(), values[0], factor), values[0]))
     sums, weights = np.zeros(len(values)), np.zeros(len(values))
     for direction in (slice(None), slice(None, None, -1)):
@@ -352,6 +367,13 @@ def _smoothed(losses: np.ndarray, beta: float, factor: float) -> np.ndarray:
     sums, weights = sums - values, weights - 1  # each value was counted in both directions
     result[known] = sums / weights
     return result
+
+
+def _without_outliers(losses: np.ndarray) -> np.ndarray:
+    """Put the median of three in place of each loss; those at the ends are of the same three as their neighbour."""
+    if len(losses) < 3:
+        return losses
+    return np.median(losses[np.clip(np.arange(len(losses)), 1, len(losses) - 2)[:, None] + [-1, 0, 1]], axis=1)
 
 
 def _suggestions(rates: np.ndarray, smoothed: np.ndarray, diverged_at: float | None) -> dict[str, float | None]:
