@@ -7,8 +7,8 @@ import dataclasses
 import math
 import os
 import time
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -27,12 +27,16 @@ from lrx.tuning.sweep import NUM_POINTS, advanced, evaluated, tail_loss
 PROBED = 0.1  # of a run, for each range test
 PROBE_STEPS = (30, 100)  # of a range test, at least and at most
 MIN_RATE = 1e-6  # of a range test
-RATE_SPAN = (2.0, 20.0)  # the rates that are tried, times the mean of what a range test says and of the default
+RATE_SPAN = (1.5, 18.0)  # the rates that are tried, times the mean of what a range test says and of the default
+FARTHEST = 10.0  # that mean may be from what the range test says, as a factor
 OTHERS = (3, 2, 1)  # methods beside the favoured ones, in the rounds after the first
 LENGTHS = (1, 4, 14, 14)  # of the runs of a round, at least, in those of the first
 ROUNDS = len(LENGTHS)
 NEAREST = 1 / 8  # of the step from a rate to the next one: what is nearer to a rate is no new one
 FEWEST_STEPS = 2  # of a run in the first round
+
+
+_Measured = TypeVar("_Measured", "_Run", Evidence)  # what has a method, a rate, a value and a loss
 
 
 @dataclasses.dataclass(eq=False)
@@ -43,6 +47,7 @@ class _Run:
     rate: float
     done: int = 0  # steps of the state that is carried
     runs: Any = ()  # `Runs`, () where nothing is carried
+    length: int = 0  # of the run whose value and loss these are
     value: float = math.inf
     loss: float = math.inf
 
@@ -96,14 +101,21 @@ class Race:
             )
         self._look_at_evaluation(seed)
         with contextlib.ExitStack() as stack:
-            folder = None
+            folder = made = None
+            tests: dict[str, RangeTest] = {}
+            spent, running, evidence = 0, list[_Run](), list[Evidence]()
             if checkpoint is not None:
                 folder = stack.enter_context(contextlib.closing(RunFolder(checkpoint)))
+                about, made = self._about(budget, seed), folder.latest()
+                if made is not None:
+                    folder.require_same_run(about)
+                    tests, spent, running, evidence = self._restored(folder, seed)
             status = stack.enter_context(
-                reporter(progress, "select", step=0, total=allowed, batch_size=1, unit="steps")
+                reporter(progress, "select", step=spent, total=allowed, batch_size=1, unit="steps")
             )
-            tests = {
-                name: range_test(
+            status.start()
+            for probe, name in probes.items() if made is None else ():
+                tests[name] = range_test(
                     self.workload,
                     tx=probe,
                     min_rate=MIN_RATE,
@@ -111,33 +123,26 @@ class Race:
                     num_steps=each,
                     seeds=[seed],
                 )
-                for probe, name in probes.items()
-            }
-            spent = len(tests) * each
-            status.start()
-            running = self._entrants(leaders, probes, tests)
-            evidence: list[Evidence] = []
-            first = 1
-            if folder is not None:
-                about = self._about(budget, seed)
-                first, spent, running, evidence = self._restored(folder, about, running, spent, seed)
-            for number in range(first, ROUNDS + 1):
-                if number > 1:
+                spent += each
+                status.update(spent, float(np.nanmin(tests[name].losses)), float(tests[name].rates[-1]))
+            if folder is not None and made is None:
+                self._save(folder, 0, spent, tests, running, evidence, about)
+            for number in range((made or 0) + 1, ROUNDS + 1):
+                if number == 1:
+                    running = self._entrants(leaders, probes, tests)
+                elif self._ranked(running):
                     running = self._entering(number, running, evidence)
+                else:
+                    break
                 horizon = self._horizon(running, allowed - spent, sum(weights[number:]) / LENGTHS[number - 1])
                 for run in running:
                     paid = self._advance(run, horizon, seed)
                     spent += paid
                     evidence.append(Evidence(run.method, run.rate, number, horizon, run.value, run.loss, paid))
                     status.update(spent, run.value, run.rate)
-                if not any(math.isfinite(run.value) for run in running):
-                    raise ValueError(
-                        f"every run diverged within {horizon:,} steps: look at the data, or add a method with lower "
-                        "rates to the portfolio."
-                    )
                 if folder is not None:
-                    self._save(folder, number, spent, running, evidence, about)
-        best = self._winner(running)
+                    self._save(folder, number, spent, tests, running, evidence, about)
+        best = self._winner(evidence)
         return Selection(
             best.method,
             best.rate,
@@ -168,23 +173,36 @@ class Race:
 
     def _horizon(self, running: list[_Run], left: int, later: float) -> int:
         """The longest runs of which all are paid for, and `later` times as many steps for the later rounds."""
+
+        def fits(horizon: int) -> bool:
+            return sum(self._price(run, horizon) for run in running) + later * horizon <= left
+
         low, high = 1, self.num_steps
+        if fits(high):  # it may even cost nothing, where all have been made
+            return high
         while low < high:
             middle = (low + high + 1) // 2
-            if sum(self._price(run, middle) for run in running) + later * middle <= left:
+            if fits(middle):
                 low = middle
             else:
                 high = middle - 1
         return low
 
     def _price(self, run: _Run, horizon: int) -> int:
+        if run.length == horizon:
+            return 0
         return horizon - (run.done if run.done <= self._carried(run, horizon) else 0)
 
     def _carried(self, run: _Run, horizon: int) -> int:
         return math.floor(self.portfolio[run.method].carried * horizon + 1e-9)
 
     def _advance(self, run: _Run, horizon: int, seed: int) -> int:
-        """Make a run of `horizon` steps, measure it, and keep what a longer one goes on from; give the steps made."""
+        """Make a run of `horizon` steps, measure it, and keep what a longer one goes on from; give the steps made.
+
+        A run of that length that was made in an earlier round is not made again.
+        """
+        if run.length == horizon:
+            return 0
         plan, seeds = self.plan(run.method), np.array([seed])
         hyper = hyperparameters(run.rate, horizon)
         kept = self._carried(run, horizon)
@@ -199,21 +217,24 @@ class Race:
             ended = advanced(plan, jax.tree.map(jnp.copy, trunk), hyper, seeds, kept, horizon)
         # On the host, where there is room for all of them.
         run.runs, run.done = (jax.device_put(trunk, jax.devices("cpu")[0]), kept) if kept else ((), 0)
-        run.value, run.loss = self.measured(ended, seed)
+        run.length, (run.value, run.loss) = horizon, self.measured(ended, seed)
         return made
 
     def plan(self, method: str) -> Plan:
         """Give the program of a method, compiled once: rate and length are its arguments."""
         if method not in self._plans:
-            make = self.portfolio[method].make
-
-            def make_tx(hyper: Any, count: jax.Array) -> optax.GradientTransformation:
-                del count
-                return make(hyper["rate"], jnp.int32(jnp.round(hyper["num_steps"])))
-
-            engine = Engine(self.workload, make_tx, self.num_steps, min(NUM_POINTS, self.num_steps))
+            engine = self._engine(method)
             self._plans[method] = engine.planned(hyperparameters(1.0, 1), np.zeros(1, np.int64), strategy="map")
         return self._plans[method]
+
+    def _engine(self, method: str) -> Engine:
+        make = self.portfolio[method].make
+
+        def make_tx(hyper: Any, count: jax.Array) -> optax.GradientTransformation:
+            del count
+            return make(hyper["rate"], jnp.int32(jnp.round(hyper["num_steps"])))
+
+        return Engine(self.workload, make_tx, self.num_steps, min(NUM_POINTS, self.num_steps))
 
     def trained(self, method: str, rate: float, seed: int) -> float:
         """Make a full run, and give the metric at its end; not finite where it diverged."""
@@ -250,19 +271,33 @@ class Race:
         """Of a metric, to make it one of which less is better."""
         return 1 if self.mode == "min" else -1
 
-    def _ranked(self, running: list[_Run]) -> list[_Run]:
+    def _ranked(self, running: Sequence[_Measured]) -> list[_Measured]:
         """Those that did not diverge, that of the least loss first, and of equals the one with the best metric."""
 
-        def order(run: _Run) -> tuple[float, float]:
+        def order(run: _Measured) -> tuple[float, float]:
             return run.loss if math.isfinite(run.loss) else math.inf, self._sign * run.value
 
         return sorted((run for run in running if math.isfinite(run.value)), key=order)
 
-    def _winner(self, running: list[_Run]) -> _Run:
-        """Of the method that the metric says is best, the run of the least loss."""
-        ranked = self._ranked(running)
-        method = min(ranked, key=lambda run: self._sign * run.value).method
-        return next(run for run in ranked if run.method == method)
+    def _winner(self, evidence: Sequence[Evidence]) -> Evidence:
+        """Of those that came furthest the method that the metric says is best, and of its runs that of least loss."""
+        furthest = {(each.method, each.rate): each for each in evidence}.values()  # the last of each
+        ranked = self._ranked(list(furthest))
+        if not ranked:
+            steps = max(each.steps for each in evidence)
+            if all(math.isinf(each.value) for each in furthest):
+                raise ValueError(
+                    f"every run diverged within {steps:,} steps: look at the data, or add a method with lower rates to "
+                    "the portfolio."
+                )
+            raise ValueError(
+                f"the {self.compared} of every run is not finite within {steps:,} steps, though not all diverged: look "
+                "at what the workload's evaluate gives."
+            )
+        most = max(each.steps for each in ranked)
+        ranked = [each for each in ranked if each.steps == most]
+        method = min(ranked, key=lambda each: self._sign * each.value).method
+        return next(each for each in ranked if each.method == method)
 
     def _sizes(self, leaders: Mapping[str, Method]) -> list[int]:
         """The most runs that a round can have."""
@@ -276,10 +311,10 @@ class Race:
 
     def _favoured(self, ranked: list[_Run], evidence: list[Evidence]) -> list[str]:
         """The methods that keep their rates: what the portfolio favours, or else what led the first round."""
-        left = {run.method for run in ranked}  # the others diverged
+        left = {run.method for run in ranked}  # the others diverged, or have been left behind
         favoured = [name for name, method in self.portfolio.items() if method.favoured and name in left]
-        first = [_Run(each.method, each.rate, 0, (), each.value, each.loss) for each in evidence if each.round == 1]
-        return favoured or [next(run.method for run in self._ranked(first) if run.method in left)]
+        first = self._ranked([each for each in evidence if each.round == 1])
+        return favoured or [next((each.method for each in first if each.method in left), ranked[0].method)]
 
     def _entering(self, number: int, running: list[_Run], evidence: list[Evidence]) -> list[_Run]:
         """The runs of a round after the first."""
@@ -325,55 +360,69 @@ class Race:
         return [_Run(name, leader.rate) for name, method in self.portfolio.items() if method.follows == leader.method]
 
     def _about(self, budget: float, seed: int) -> dict[str, Any]:
-        return {
+        about: dict[str, Any] = {
             "kind": "select",
-            "workload": self.workload.name,
             "steps": self.num_steps,
-            "rounds": ROUNDS,
+            "lengths": list(LENGTHS),
             "budget": budget,
             "seed": seed,
             "metric": self.metric,
             "mode": self.mode,
-            "portfolio": list(self.portfolio),
-            "favoured": [name for name, method in self.portfolio.items() if method.favoured],
+            "portfolio": {},
         }
+        for name, method in self.portfolio.items():
+            engine = self._engine(name)
+            seen = engine.describe(hyperparameters(1.0, 1))
+            state = seen.pop("opt_state")
+            about |= seen
+            for field in dataclasses.fields(method):
+                value = getattr(method, field.name)
+                if not callable(value):
+                    about["portfolio"][f"[{name!r}].{field.name}"] = value
+            about["portfolio"] |= {f"[{name!r}]{leaf}": shape for leaf, shape in state.items()}
+        return about
 
     def _save(
         self,
         folder: RunFolder,
         number: int,
         spent: int,
+        tests: Mapping[str, RangeTest],
         running: list[_Run],
         evidence: list[Evidence],
         about: dict[str, Any],
     ) -> None:
+        """Keep what a later call goes on from after round `number`, or, for 0, after the range tests."""
         places = {name: place for place, name in enumerate(self.portfolio)}
         record = {
             "spent": np.array([spent]),
             "evidence": np.array([(places[each.method], *each[1:]) for each in evidence], np.float64),
             "running": np.array(
-                [(places[run.method], run.rate, run.done, run.value, run.loss) for run in running], np.float64
+                [(places[run.method], run.rate, run.done, run.length, run.value, run.loss) for run in running],
+                np.float64,
             ),
         }
+        for name, test in tests.items():
+            record |= {f"{places[name]}/{field}": values for field, values in test.arrays().items()}
         folder.save(number, {run.name: run.runs for run in running}, record, about)
 
-    def _restored(
-        self, folder: RunFolder, about: dict[str, Any], running: list[_Run], spent: int, seed: int
-    ) -> tuple[int, int, list[_Run], list[Evidence]]:
-        """Go on after the newest checkpoint: the number of the next round, the steps made, the runs, the evidence."""
-        made = folder.latest()
-        if made is None:
-            return 1, spent, running, []
-        folder.require_same_run(about)
+    def _restored(self, folder: RunFolder, seed: int) -> tuple[dict[str, RangeTest], int, list[_Run], list[Evidence]]:
+        """Give the range tests, the steps made, the runs and the evidence of the newest checkpoint."""
         _, _, record = folder.restore(())
         names = list(self.portfolio)
+        arrays: dict[str, dict[str, np.ndarray]] = {}
+        for key, values in record.items():
+            place, _, field = key.partition("/")
+            if field:
+                arrays.setdefault(names[int(place)], {})[field] = values
+        tests = {name: RangeTest.from_arrays(arrays[name]) for name in names if name in arrays}
         evidence = [
             Evidence(names[int(method)], float(rate), int(number), int(steps), float(value), float(loss), int(paid))
-            for method, rate, number, steps, value, loss, paid in record["evidence"]
+            for method, rate, number, steps, value, loss, paid in record.get("evidence", ())
         ]
         running = [
-            _Run(names[int(method)], float(rate), int(done), (), float(value), float(loss))
-            for method, rate, done, value, loss in record["running"]
+            _Run(names[int(method)], float(rate), int(done), (), int(length), float(value), float(loss))
+            for method, rate, done, length, value, loss in record.get("running", ())
         ]
         carried = [run for run in running if run.done]
         seeds = np.array([seed])
@@ -382,7 +431,7 @@ class Race:
         )
         for run in carried:
             run.runs = states[run.name]
-        return made + 1, int(record["spent"][0]), running, evidence
+        return tests, int(record["spent"][0]), running, evidence
 
 
 def hyperparameters(rate: float, num_steps: int) -> dict[str, np.ndarray]:
@@ -391,8 +440,13 @@ def hyperparameters(rate: float, num_steps: int) -> dict[str, np.ndarray]:
 
 
 def trial_rates(test: RangeTest, number: int, default: float) -> np.ndarray:
-    """Give the rates to try, from the geometric mean of what a range test says and of the optimizer's default."""
+    """Give the rates to try, from the geometric mean of what a range test says and of the optimizer's default.
+
+    Where the default is out of all proportion, that is not farther than `FARTHEST` from what the range test says.
+    """
     found = test.suggestions["minimum"]
-    middle = default if found is None else math.sqrt(found * default)
+    middle = default
+    if found is not None:
+        middle = min(max(math.sqrt(found * default), found / FARTHEST), found * FARTHEST)
     low, high = (factor * middle for factor in RATE_SPAN)
     return np.geomspace(low, high, number) if number > 1 else np.array([math.sqrt(low * high)])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import bisect
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -71,6 +71,19 @@ class RangeTest:
             f"no rate from {self.rates[0]:g} to {self.rates[-1]:g} changed the loss: give a larger max_rate, or look "
             "at the gradients."
         )
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Give all of it as arrays, for a checkpoint."""
+        arrays = {name: getattr(self, name) for name in ("rates", "losses", "smoothed", "losses_by_seed")}
+        return arrays | {"diverged_at": np.array([np.nan if self.diverged_at is None else self.diverged_at])}
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> RangeTest:
+        """Make it of what `arrays` gives."""
+        rates, losses, smoothed = (arrays[name] for name in ("rates", "losses", "smoothed"))
+        diverged_at = None if np.isnan(arrays["diverged_at"][0]) else float(arrays["diverged_at"][0])
+        suggestions = _suggestions(rates, smoothed, diverged_at)
+        return cls(rates, losses, smoothed, arrays["losses_by_seed"], diverged_at, suggestions)
 
     def plot(self) -> Figure:
         """Draw the loss over the rates, with the spread over seeds and the suggestions; needs matplotlib."""
@@ -230,10 +243,10 @@ def range_test(
                 known = _curves(runs)[0, :made]
                 known = known[np.isfinite(known)]
                 status.update(first, float(known[-1]) if len(known) else np.nan, float(rates[made - 1]))
-    made = np.asarray(runs.steps)[:, 0] // accumulate
+    finite = np.asarray(runs.steps)[:, 0] // accumulate
     # A training loss is that before the step, a validation loss that after it.
     lag = 0 if validation_batch is not None else 1
-    return _found(rates, _curves(runs), made, np.asarray(runs.alive)[:, 0], beta, float(divergence_factor), lag)
+    return _found(rates, _curves(runs), finite, np.asarray(runs.alive)[:, 0], beta, float(divergence_factor), lag)
 
 
 def _ladder(min_rate: Any, max_rate: Any, num_steps: Any, kind: str) -> np.ndarray:

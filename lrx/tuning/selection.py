@@ -68,11 +68,12 @@ class Selection:
             shown = f"{rate:.2g}" if self.portfolio[method].has_rate else ""
             rows.append(f"{method:{width}}  {shown:>8}{cells}")
         evaluations = len(self.evidence)
+        trained = self._by_run()[self.method, self.rate]
         at = f" at {self.rate:.3g}" if self.portfolio[self.method].has_rate else ""
         probed = sum(len(test.rates) for test in self.range_tests.values()) / self.num_steps
         rows += [
             f"chosen: {self.method}{at}, by {self.metric} ({self.mode}) after "
-            f"{self._horizons()[-1]:,} of {self.num_steps:,} steps, one seed",
+            f"{max(trained):,} of {self.num_steps:,} steps, one seed",
             f"cost: {self.cost:.2f} full runs of {self.budget:g} allowed, {probed:.2f} of them for "
             f"{len(self.range_tests)} range test(s); not counted: {evaluations} evaluations; {self.seconds:.0f} s, "
             "compilation included",

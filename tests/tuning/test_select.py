@@ -19,6 +19,7 @@ from lrx.training import train
 from lrx.tuning import PORTFOLIO, Method, Selection, select
 from lrx.tuning import race as race_module
 from lrx.tuning.portfolio import stable_decay
+from lrx.tuning.selection import Evidence
 from lrx.workloads import make_workload
 
 
@@ -140,14 +141,17 @@ def test_the_last_round_has_a_new_rate_of_the_favoured_method() -> None:
     best = ranked_in(evidence, 3)["late decay"][0]
     assert best.rate == ladder[0], "the example is one where the lowest rate leads"
     last = [each for each in evidence if each.round == 4 and each.method == "late decay"]
-    assert [each.rate for each in last] == [best.rate, pytest.approx(best.rate * 10**0.25)]
+    assert [each.rate for each in last] == [best.rate, pytest.approx(best.rate * STEP**0.5)]
     assert last[1].steps_paid == last[1].steps > last[0].steps_paid
 
 
+STEP = math.sqrt(12)  # from one of three rates to the next
+
+
 def nearer(race: Any, losses: list[float | None]) -> list[float]:
-    """The rates of the last round, for losses at 1, sqrt(10) and 10; None where there is no run."""
+    """The rates of the last round, for losses at 1, STEP and STEP^2; None where there is no run."""
     runs = [
-        race_module._Run("late decay", 10 ** (place / 2), value=0.5, loss=loss)
+        race_module._Run("late decay", STEP**place, value=0.5, loss=loss)
         for place in (1, 0, 2)
         if (loss := losses[place]) is not None
     ]
@@ -157,22 +161,22 @@ def nearer(race: Any, losses: list[float | None]) -> list[float]:
 @pytest.mark.parametrize("losses", [[0.5, 0.2, 0.3], [0.3, 0.2, 0.5], [0.21, 0.2, 90.0], [-3.0, -4.0, -3.5]])
 def test_the_new_rate_is_where_a_parabola_through_the_losses_is_lowest(race: Any, losses: list[float]) -> None:
     values = np.log(losses) if losses[0] > 0 else losses
-    a, b, _ = np.polyfit([0.0, 0.5, 1.0], values, 2)
-    np.testing.assert_allclose(nearer(race, losses), [math.sqrt(10), 10 ** (-b / (2 * a))], rtol=1e-5)
+    a, b, _ = np.polyfit([0.0, 1.0, 2.0], values, 2)
+    np.testing.assert_allclose(nearer(race, losses), [STEP, STEP ** (-b / (2 * a))], rtol=1e-5)
 
 
 @pytest.mark.parametrize(
     ("losses", "rates"),
     [
-        ([3.0, 2.0, 1.0], [10.0, 10**1.25]),  # half a step above the last rate
-        ([1.0, 2.0, 3.0], [1.0, 10**0.25]),  # and above the first
-        ([2.0, 1.0, 2.1], [math.sqrt(10), 1.0]),  # where a rate is already: the second best
-        ([1.0, 1.0, 1.0], [math.sqrt(10), 1.0]),
-        ([None, 1.0, 2.0], [math.sqrt(10), 10**0.75]),  # what diverged has no loss
-        ([3.0, 1.0, None], [math.sqrt(10), 10**0.75]),
-        ([3.0, 1.0, math.inf], [math.sqrt(10), 10**0.75]),  # neither has what only the evaluation could not tell
-        ([math.nan, 1.0, 3.0], [math.sqrt(10), 10**0.75]),
-        ([None, None, 1.0], [10.0, 10**1.25]),
+        ([3.0, 2.0, 1.0], [STEP**2, STEP**2.5]),  # half a step above the last rate
+        ([1.0, 2.0, 3.0], [1.0, STEP**0.5]),  # and above the first
+        ([2.0, 1.0, 2.1], [STEP, 1.0]),  # where a rate is already: the second best
+        ([1.0, 1.0, 1.0], [STEP, 1.0]),
+        ([None, 1.0, 2.0], [STEP, STEP**1.5]),  # what diverged has no loss
+        ([3.0, 1.0, None], [STEP, STEP**1.5]),
+        ([3.0, 1.0, math.inf], [STEP, STEP**1.5]),  # neither has what only the evaluation could not tell
+        ([math.nan, 1.0, 3.0], [STEP, STEP**1.5]),
+        ([None, None, 1.0], [STEP**2, STEP**2.5]),
     ],
 )
 def test_without_a_vertex_between_the_rates(race: Any, losses: list[float | None], rates: list[float]) -> None:
@@ -183,13 +187,54 @@ def test_without_a_vertex_between_the_rates(race: Any, losses: list[float | None
 def test_the_metric_tells_the_method_and_the_loss_its_rate(mode: str) -> None:
     race = race_module.Race(LINE, 400, SMALL, "error", mode)
     sign = 1.0 if mode == "min" else -1.0
-    runs = [
-        race_module._Run(method, rate, value=sign * value, loss=loss)
-        for method, rate, value, loss in [("a", 0.1, 2.0, 0.1), ("b", 0.2, 1.0, 0.5), ("b", 0.3, 1.5, 0.3)]
-    ]
+    rows = [("a", 0.1, 2.0, 0.1), ("b", 0.2, 1.0, 0.5), ("b", 0.3, 1.5, 0.3)]
+    runs = [Evidence(method, rate, 4, 100, sign * value, loss, 100) for method, rate, value, loss in rows]
     assert race._winner(runs) is runs[2]
-    diverged = race_module._Run("c", 1.0)
+    diverged = Evidence("c", 1.0, 4, 100, sign * math.inf, math.inf, 100)
     assert race._winner([diverged, *runs[:2]]) is runs[1]
+
+
+def test_the_winner_is_of_those_that_came_furthest_and_did_not_diverge(race: Any) -> None:
+    good = Evidence("a", 0.1, 1, 100, 0.1, 0.1, 100)
+    further = Evidence("b", 0.1, 2, 400, 0.2, 0.2, 400)
+    assert race._winner([good, further]) is further
+    gone = Evidence("b", 0.1, 3, 800, math.inf, math.inf, 400)
+    assert race._winner([good, further, gone]) is good, "what diverged later is not chosen"
+    early = Evidence("c", 0.1, 1, 400, 0.15, 0.15, 400)
+    assert race._winner([early, further]) is early, "a run of full length that an early round made counts"
+
+
+def test_where_all_diverge_late_the_race_ends_with_what_did_not() -> None:
+    def bursts(rate: Any, num_steps: Any) -> Any:
+        late = lrx.tabulated(jnp.where(jnp.arange(400) < 60, rate, 1e9))
+        return lrx.sgd(late)
+
+    portfolio = {
+        "late burst": Method(bursts, default=0.1, favoured=True),
+        "slow": SMALL["slow"],
+        "slower": dataclasses.replace(SMALL["slow"], default=1e-7),
+        "slowest": dataclasses.replace(SMALL["slow"], default=1e-8),
+        "adam": SMALL["constant"],
+    }
+    late = {name: Method(bursts, default=10.0**-place) for place, name in enumerate(("a", "b", "c"), 1)}
+    assert chosen(portfolio=portfolio).method != "late burst"
+    result = chosen(portfolio=late | {"slow": SMALL["slow"], "slower": portfolio["slower"]}, budget=1.5)
+    assert result.method == "slow"
+    assert result.cost <= 1.5
+
+
+def test_a_run_of_full_length_is_not_made_again(race: Any) -> None:
+    evidence = race.run(30.0, 0).evidence
+    for run in {(each.method, each.rate) for each in evidence}:
+        rounds = [each for each in evidence if (each.method, each.rate) == run]
+        assert all(again.steps_paid == 0 for again in rounds[1:] if again.steps == rounds[0].steps)
+        assert len({(each.value, each.loss) for each in rounds if each.steps == 400}) <= 1
+
+
+def test_a_metric_that_is_nan_is_said_to_be_so() -> None:
+    workload = line(lambda slope: {"error": jnp.nan * slope})
+    with pytest.raises(ValueError, match=r"the error of every run is not finite within .* look at what the workload's"):
+        select(workload, num_steps=100, portfolio={"constant": SMALL["constant"]}, metric="error")
 
 
 def test_the_budget_holds_where_the_favoured_diverges_and_the_leader_has_many_rates() -> None:
@@ -442,8 +487,11 @@ def test_warmup_stable_decay_is_stable_up_to_what_is_carried() -> None:
 def test_rates_to_try_go_from_the_range_test_and_the_default() -> None:
     test = lrx.range_test(LINE, tx=lrx.sgd, max_rate=100.0)
     middle = math.sqrt(test.suggestions["minimum"] * 0.05)
-    np.testing.assert_allclose(race_module.trial_rates(test, 3, 0.05), middle * np.array([2, math.sqrt(40), 20]))
-    np.testing.assert_allclose(race_module.trial_rates(test, 1, 0.05), [middle * math.sqrt(40)])
+    np.testing.assert_allclose(race_module.trial_rates(test, 3, 0.05), middle * np.array([1.5, math.sqrt(27), 18]))
+    np.testing.assert_allclose(race_module.trial_rates(test, 1, 0.05), [middle * math.sqrt(27)])
+    found = test.suggestions["minimum"]
+    np.testing.assert_allclose(race_module.trial_rates(test, 2, 1e9 * found), 10 * found * np.array([1.5, 18]))
+    np.testing.assert_allclose(race_module.trial_rates(test, 2, 1e-9 * found), 0.1 * found * np.array([1.5, 18]))
 
 
 def test_a_method_takes_its_rates_from_its_probe_times_its_scale() -> None:
