@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import os
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +13,7 @@ import numpy as np
 import optax
 
 from lrx import _checks
+from lrx.training.checkpoints import RunFolder
 from lrx.training.progress import reporter
 from lrx.tuning.engine import Engine
 from lrx.tuning.problem import as_seeds, as_workload
@@ -21,6 +24,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 PART = 0.1  # of a trial, over which the first and the final loss are means
+VERDICTS = ("trains", "stalls", "rises", "diverges")
+TRAINS, STALLS, RISES, DIVERGES = range(len(VERDICTS))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -69,6 +74,7 @@ def halve_until_trains(
     min_fall: float = 0.05,
     has_state: bool = False,
     seeds: int | Sequence[int] = 1,
+    checkpoint: str | os.PathLike[str] | None = None,
     progress: bool = False,
 ) -> TrialTable:
     """Try `start_rate`, then a half of it, and so on, until the loss falls.
@@ -89,14 +95,18 @@ def halve_until_trains(
       min_fall: share of the loss that it has to fall by, >= 0.
       has_state: `loss_fn` is `(params, model_state, batch, key) -> (loss, model_state)`, and `init_fn` gives both.
       seeds: how many runs of each trial, with seeds 0, 1, ..., or the seeds; all have to train.
+      checkpoint: a folder. After each trial the table is kept there, and the same call, or one with more `trials`, goes
+        on with the next one.
       progress: show a bar.
 
     Returns:
       A `TrialTable`; printing it shows what each trial did.
 
     Raises:
-      ValueError: if an argument is out of its range, or an iterable of batches ends early.
+      ValueError: if an argument is out of its range, an iterable of batches ends early, or the folder holds other
+        trials.
       TypeError: if an argument is of another kind.
+      ImportError: if `checkpoint` is given and orbax is not installed.
 
     Example:
       >>> import jax, jax.numpy as jnp, lrx
@@ -123,29 +133,59 @@ def halve_until_trains(
     workload = as_workload(loss_fn, init_fn, batches, has_state=has_state, num_batches=num_steps)
     engine = Engine(workload, lambda hyper, count: tx(hyper["rate"]), num_steps, num_steps)  # noqa: ARG005
     tenth = max(1, round(PART * num_steps))
-    rates, verdicts, first_loss, final_loss, losses = [], [], [], [], []
-    total = trials * num_steps * len(seed_array)
-    with reporter(progress, "trials", step=0, total=total, batch_size=1, unit="steps") as status:
-        plan = engine.planned({"rate": np.ones(1)}, seed_array, strategy="map" if len(seed_array) == 1 else "vmap")
-        status.start()
-        for trial in range(trials):
-            hyper = {"rate": np.array([start_rate * factor**trial], np.float32)}
-            before = trial * num_steps * len(seed_array)
-            runs = plan.start(hyper, seed_array)
-            curve = curves(advanced(plan, runs, hyper, seed_array, 0, num_steps, status, before))[:, 0]
-            first, last = curve[:, :tenth].mean(axis=1), curve[:, -tenth:].mean(axis=1)
-            finite = np.isfinite(curve).all(axis=1)
-            if not finite.all():
-                verdicts.append("diverges")
-            elif np.any(last > first):
-                verdicts.append("rises")
-            else:
-                verdicts.append("trains" if np.all(first - last > min_fall * np.abs(first)) else "stalls")
-            rates.append(hyper["rate"][0])
-            first_loss.append(first.mean())
-            final_loss.append(last.mean() if finite.all() else np.inf)
-            losses.append(curve.mean(axis=0))
-            if verdicts[-1] == "trains":
+    rows: dict[str, list[Any]] = {name: [] for name in ("rates", "verdicts", "first_loss", "final_loss", "losses")}
+    each = num_steps * len(seed_array)
+    with contextlib.ExitStack() as stack:
+        folder = None
+        if checkpoint is not None:
+            folder = stack.enter_context(contextlib.closing(RunFolder(checkpoint)))
+            about = {
+                "kind": "halve_until_trains",
+                **engine.describe(["rate"]),
+                "start_rate": start_rate,
+                "factor": factor,
+                "steps": num_steps,
+                "min_fall": min_fall,
+                "seeds": seed_array.tolist(),
+            }
+            if folder.latest() is not None:
+                folder.require_same_run(about)
+                _, _, kept = folder.restore(())
+                rows = {name: list(kept[name][:trials]) for name in rows}
+        made = len(rows["rates"])
+        status = stack.enter_context(
+            reporter(progress, "trials", step=made * each, total=trials * each, batch_size=1, unit="steps")
+        )
+        plan = None
+        for trial in range(made, trials):
+            if trial and rows["verdicts"][-1] == TRAINS:
                 break
-    rate = float(rates[-1]) if verdicts[-1] == "trains" else None
-    return TrialTable(rate, np.array(rates), verdicts, np.array(first_loss), np.array(final_loss), np.stack(losses))
+            if plan is None:
+                strategy = "map" if len(seed_array) == 1 else "vmap"
+                plan = engine.planned({"rate": np.ones(1)}, seed_array, strategy=strategy)
+                status.start()
+            hyper = {"rate": np.array([start_rate * factor**trial], np.float32)}
+            runs = advanced(plan, plan.start(hyper, seed_array), hyper, seed_array, 0, num_steps, status, trial * each)
+            curve = curves(runs)[:, 0]
+            first, last = curve[:, :tenth].mean(axis=1), curve[:, -tenth:].mean(axis=1)
+            finite = bool(np.isfinite(curve).all())
+            if not finite:
+                verdict = DIVERGES
+            elif np.any(last > first):
+                verdict = RISES
+            else:
+                verdict = TRAINS if np.all(first - last > min_fall * np.abs(first)) else STALLS
+            row = hyper["rate"][0], verdict, first.mean(), last.mean() if finite else np.inf, curve.mean(axis=0)
+            for name, value in zip(rows, row, strict=True):
+                rows[name].append(value)
+            if folder is not None:
+                folder.save(trial + 1, (), {name: np.array(values) for name, values in rows.items()}, about)
+    trained = rows["verdicts"][-1] == TRAINS
+    return TrialTable(
+        float(rows["rates"][-1]) if trained else None,
+        np.array(rows["rates"]),
+        [VERDICTS[verdict] for verdict in rows["verdicts"]],
+        np.array(rows["first_loss"], np.float32),
+        np.array(rows["final_loss"], np.float32),
+        np.stack(rows["losses"]),
+    )

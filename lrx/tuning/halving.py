@@ -19,7 +19,7 @@ from lrx.training.batch_stats import evaluation_point
 from lrx.training.checkpoints import RunFolder
 from lrx.training.progress import Status, reporter
 from lrx.tuning.engine import STRATEGIES, Engine, Runs
-from lrx.tuning.problem import as_seeds, as_workload
+from lrx.tuning.problem import as_seeds, as_workload, require_comparable
 from lrx.tuning.space import Range, make_space, try_out
 from lrx.tuning.sweep import NUM_POINTS, advanced, curves, evaluated, tail_loss
 
@@ -134,8 +134,8 @@ def successive_halving(
       A `HalvingResult`.
 
     Raises:
-      ValueError: if an argument is out of its range, there are too few steps for one rung, every member diverged, an
-        iterable of batches ends early, or the folder holds another search.
+      ValueError: if an argument is out of its range, there are too few steps for one rung, every member diverged or
+        has a metric that is not finite, an iterable of batches ends early, or the folder holds another search.
       TypeError: if an argument is of another kind.
       ImportError: if `checkpoint` is given and orbax is not installed.
 
@@ -163,7 +163,6 @@ def successive_halving(
     _checks.steps("eta", eta, at_least=2, unit="members")
     _checks.steps("brackets", brackets, unit="brackets")
     _checks.one_of("strategy", strategy, ("auto", *STRATEGIES))
-    _checks.one_of("mode", mode, ("min", "max"))
     _checks.flag("progress", progress)
     if chunk_size is not None:
         _checks.steps("chunk_size", chunk_size, unit="members")
@@ -178,16 +177,20 @@ def successive_halving(
     for space in spaces:
         try_out(tx, space)
     workload = as_workload(loss_fn, init_fn, batches, has_state=has_state, num_batches=num_steps)
-    if metric is not None and workload.evaluate is None:
-        raise ValueError(f"metric needs a workload that evaluates, got metric={metric!r} and one without.")
+    require_comparable(metric, mode, workload)
     members = {name: np.concatenate([space.members[name] for space in spaces]) for name in first.members}
     engine = Engine(workload, lambda hyper, count: tx(**hyper), num_steps, min(NUM_POINTS, num_steps))  # noqa: ARG005
     search = _Search(engine, members, sizes, seed_array, metric, mode, strategy, chunk_size)
     with contextlib.ExitStack() as stack:
         if checkpoint is not None:
             search.open(stack.enter_context(contextlib.closing(RunFolder(checkpoint))), rungs)
-        total = sum(rung.size * (rung.stop - _begin(rungs, i)) for i, rung in enumerate(rungs)) * len(seed_array)
-        with reporter(progress, "search", step=0, total=total, batch_size=1, unit="steps") as status:
+        steps = [
+            rung.size * (rung.stop - _begin(rungs, i)) * len(seed_array) for i, rung in enumerate(rungs)
+        ]  # of all members of each rung
+        search.steps_given = sum(steps[: search.rungs_made])
+        with reporter(
+            progress, "search", step=search.steps_given, total=sum(steps), batch_size=1, unit="steps"
+        ) as status:
             for index in range(search.rungs_made, len(rungs)):
                 search.climb(rungs, index, status)
     return search.result()
@@ -313,6 +316,8 @@ class _Search:
             number = len(running[part])
             if rung.is_first:
                 runs = plan.start(here, self.seeds)
+                if index == first == 0 and self.metric is not None:
+                    self._compared(runs, 1)  # a metric that is not there is refused before anything is trained
             else:
                 runs = plan.put(jax.tree.map(lambda x, part=part: x[:, part], self.runs))
             done = self.steps_given
@@ -327,9 +332,15 @@ class _Search:
         self.runs = jax.tree.map(lambda *parts: jax.numpy.concatenate(parts, axis=1), *pieces)
         worst = np.inf if self.mode == "min" else -np.inf
         diverged = ~np.isfinite(record["final_loss"][running]).all(axis=1)
-        values = np.where(diverged, worst, record["metric"][running])
+        compared = record["metric"][running]
+        values = np.where(diverged | ~np.isfinite(compared), worst, compared)
         order = np.argsort(values if self.mode == "min" else -values, kind="stable")
-        if diverged.all() and rung.bracket == rungs[-1].bracket and record["winner"][0] < 0:
+        if not np.isfinite(values).any() and rung.bracket == rungs[-1].bracket and record["winner"][0] < 0:
+            if not diverged.all():
+                raise ValueError(
+                    f"the {self.metric} of every member is not finite within {rung.stop} steps, though not all "
+                    "diverged: look at what the workload's evaluate gives."
+                )
             raise ValueError(
                 f"every member diverged within {rung.stop} steps: search lower rates, or a longer warm-up."
             )

@@ -12,7 +12,7 @@ import optax
 
 from lrx import _checks
 from lrx.tuning.engine import Engine, Plan
-from lrx.tuning.problem import as_seeds, as_workload
+from lrx.tuning.problem import as_seeds, as_workload, require_comparable
 from lrx.tuning.space import Range, Space, try_out
 from lrx.tuning.sweep import advanced, evaluated, tail_loss
 
@@ -44,7 +44,9 @@ def optuna_objective(
         study.optimize(objective, n_trials=50)
         study.best_params
 
-    A trial whose loss is not finite is pruned, and has the user attribute "diverged".
+    A trial whose loss is not finite is pruned, and has the user attribute "diverged". A process that is killed leaves
+    its trial running for ever, unless the storage is told to look: with `optuna.storages.RDBStorage("sqlite:///study.db",
+    heartbeat_interval=60, failed_trial_callback=optuna.storages.RetryFailedTrialCallback())` another takes it up.
 
     Args:
       loss_fn: a `Workload`; or a function `(params, batch, key) -> loss`.
@@ -102,8 +104,7 @@ def optuna_objective(
     try_out(tx, Space(ends, (2,), ends))
     seed_array = as_seeds(seeds)
     workload = as_workload(loss_fn, init_fn, batches, has_state=has_state, num_batches=num_steps)
-    if metric is not None and workload.evaluate is None:
-        raise ValueError(f"metric needs a workload that evaluates, got metric={metric!r} and one without.")
+    require_comparable(metric, "min", workload)
     every = max(1, num_steps // NUM_REPORTS) if report_every is None else report_every
     engine = Engine(workload, lambda hyper, count: tx(**hyper), num_steps, num_steps)  # noqa: ARG005
     plans: list[Plan] = []

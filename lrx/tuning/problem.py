@@ -99,6 +99,18 @@ def _all_arrays(tree: Any) -> bool:
     return bool(leaves) and all(map(_is_array, leaves))
 
 
+def require_comparable(metric: str | None, mode: str, workload: Workload | None) -> None:
+    """Raise a ValueError where runs cannot be compared by a metric; a workload of None has none to be asked."""
+    _checks.one_of("mode", mode, ("min", "max"))
+    if metric is None and mode == "max":
+        raise ValueError(
+            "mode='max' needs a metric, for without one runs are compared by a loss, of which the greatest is worst: "
+            'give metric="accuracy", say.'
+        )
+    if metric is not None and workload is not None and workload.evaluate is None:
+        raise ValueError(f"metric needs a workload that evaluates, got metric={metric!r} and one without.")
+
+
 def as_seeds(seeds: Any) -> np.ndarray:
     """Give the seeds of runs: 0, 1, ... where their number is given.
 

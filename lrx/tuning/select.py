@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from lrx import _checks
 from lrx.training.workload import Batches, Workload
 from lrx.tuning.portfolio import PORTFOLIO, Method
-from lrx.tuning.problem import as_workload
+from lrx.tuning.problem import as_workload, require_comparable
 from lrx.tuning.race import Race
 from lrx.tuning.selection import Selection
 
@@ -105,7 +105,6 @@ def select(
     """
     began = time.monotonic()
     _checks.positive("budget", budget)
-    _checks.one_of("mode", mode, ("min", "max"))
     _checks.flag("progress", progress)
     _checks.seed(seed)
     _require_portfolio(portfolio)
@@ -119,13 +118,7 @@ def select(
     workload = as_workload(loss_fn, init_fn, batches, has_state=has_state, num_batches=num_steps or 1)
     if num_steps is None:
         num_steps = DEFAULT_EPOCHS * workload.batches.steps_per_epoch
-    if mode == "max" and metric is None:
-        raise ValueError(
-            "mode='max' needs a metric, for without one runs are compared by a loss, of which the greatest is worst: "
-            'give metric="accuracy", say.'
-        )
-    if metric is not None and workload.evaluate is None:
-        raise ValueError(f"metric needs a workload that evaluates, got metric={metric!r} and one without.")
+    require_comparable(metric, mode, workload)
     return Race(workload, num_steps, portfolio, metric, mode).run(budget, seed, checkpoint, progress, began)
 
 

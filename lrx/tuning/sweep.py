@@ -19,7 +19,7 @@ from lrx.training.checkpoints import RunFolder
 from lrx.training.progress import Status, reporter
 from lrx.training.workload import Workload
 from lrx.tuning.engine import STRATEGIES, Engine, Plan, Runs
-from lrx.tuning.problem import as_seeds, as_workload
+from lrx.tuning.problem import as_seeds, as_workload, require_comparable
 from lrx.tuning.space import Range, make_space, try_out
 
 if TYPE_CHECKING:
@@ -76,10 +76,16 @@ class SweepResult:
           mode: "min" for a loss, "max" for an accuracy.
 
         Raises:
-          ValueError: if every member diverged with some seed, or the metric is unknown.
+          ValueError: if every member diverged with some seed, the metric is unknown or finite nowhere, or the mode is
+            "max" without a metric.
         """
         means = self._means(metric, mode)
         if not np.any(np.isfinite(means)):
+            if np.isfinite(self.final_loss).all(axis=-1).any():
+                raise ValueError(
+                    f"the {metric} of no member is finite with every seed, though not all diverged: look at what the "
+                    "workload's evaluate gives."
+                )
             raise ValueError("every member of the sweep diverged with some seed: sweep lower rates.")
         place = np.unravel_index(int(np.nanargmin(means if mode == "min" else -means)), means.shape)
         if self.is_grid:
@@ -88,7 +94,7 @@ class SweepResult:
 
     def _means(self, metric: str | None, mode: str) -> np.ndarray:
         """(members...): means over seeds, the worst there is where a run diverged."""
-        _checks.one_of("mode", mode, ("min", "max"))
+        require_comparable(metric, mode, None)
         if metric is not None and metric not in self.evaluations:
             raise ValueError(
                 f"metric must be one of {sorted(self.evaluations)}, or None for the training loss, got "

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from tuning.test_sweep import LINE, line, sgd
@@ -141,6 +142,7 @@ def test_the_picture_has_a_line_for_each_member() -> None:
         ({"eta": 1}, "eta must be a whole number of members >= 2"),
         ({"brackets": 2}, "brackets must be 1 with a grid"),
         ({"mode": "best"}, "mode must be one of 'min', 'max'"),
+        ({"mode": "max"}, "mode='max' needs a metric, for without one runs are compared by a loss"),
         ({"metric": "accuracy"}, r"metric must be one of \['error'\], got metric='accuracy'"),
         ({"grid": {"lr": [1e9, 1e10, 1e11]}}, "every member diverged within"),
         ({"grid": {"lr": []}}, r"grid\['lr'\] must be a list of at least one finite number"),
@@ -149,6 +151,37 @@ def test_the_picture_has_a_line_for_each_member() -> None:
 def test_bad_input_is_refused(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=f"^{message}"):
         halved(**arguments)
+
+
+def test_a_metric_that_no_evaluation_gives_is_refused_before_anything_is_trained(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(engine.Plan, "advance", None)
+    with pytest.raises(ValueError, match=r"^metric must be one of \['error'\], got metric='accuracy'"):
+        halved(metric="accuracy", strategy="map")
+
+
+def test_a_member_whose_metric_is_nan_is_the_worst() -> None:
+    partly = line(lambda slope: {"error": jnp.where(jnp.abs(slope - 3.0) < 0.5, jnp.nan, jnp.abs(slope - 3.0))})
+    found = successive_halving(partly, tx=sgd, grid={"lr": [0.3, 1e-4, 1e-3]}, num_steps=54, metric="error")
+    assert found.best["lr"] == 1e-3
+    nowhere = line(lambda slope: {"error": jnp.nan * slope})
+    with pytest.raises(ValueError, match="the error of every member is not finite within 6 steps, though not all"):
+        successive_halving(nowhere, tx=sgd, grid={"lr": RATES}, num_steps=54, metric="error")
+
+
+def test_a_resumed_search_shows_how_far_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    begins: list[int] = []
+    original = module.reporter
+
+    def reporter(*arguments: Any, step: int, **others: Any) -> Any:
+        begins.append(step)
+        return original(*arguments, step=step, **others)
+
+    monkeypatch.setattr(module, "reporter", reporter)
+    for _ in range(2):
+        halved(checkpoint=tmp_path / "run", seeds=2)
+    assert begins == [0, 2 * (9 * 6 + 3 * 12 + 1 * 36)]
 
 
 def test_brackets_need_rungs_to_leave_out() -> None:

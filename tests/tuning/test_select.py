@@ -360,9 +360,14 @@ def test_an_interrupted_race_loses_a_round_at_most(
     else:
         race.run(3.0, 0, tmp_path / "race")
     before = len(made)
+    monkeypatch.setattr(race_module, "range_test", None)  # what is kept is not made again
     resumed = race.run(3.0, 0, tmp_path / "race")
     assert made[before:] == [each.steps for each in found.evidence if each.round > rounds]
     assert resumed.evidence == found.evidence
+    for name, test in resumed.range_tests.items():
+        assert test.suggestions == found.range_tests[name].suggestions
+        assert test.diverged_at == found.range_tests[name].diverged_at
+        np.testing.assert_array_equal(test.losses_by_seed, found.range_tests[name].losses_by_seed)
     assert (resumed.method, resumed.rate, resumed.cost) == (found.method, found.rate, found.cost)
 
 
@@ -403,6 +408,15 @@ def test_another_race_in_the_folder_is_refused(tmp_path: Path) -> None:
     chosen(portfolio=few, checkpoint=tmp_path / "race", num_steps=40)
     with pytest.raises(ValueError, match="holds another run"):
         chosen(portfolio=few, checkpoint=tmp_path / "race", num_steps=40, seed=1)
+    other = {"constant": Method(lambda rate, num_steps: lrx.sgd(rate, momentum=0.9), default=0.03)}
+    with pytest.raises(ValueError, match=r"portfolio\['constant'\]\S* is \S+ there and absent here"):
+        chosen(portfolio=other, checkpoint=tmp_path / "race", num_steps=40)
+    other = {"constant": dataclasses.replace(SMALL["constant"], carried=0.5)}
+    with pytest.raises(ValueError, match=r"portfolio\['constant'\].carried is 1.0 there and 0.5 here"):
+        chosen(portfolio=other, checkpoint=tmp_path / "race", num_steps=40)
+    one = dataclasses.replace(LINE, init=lambda key: (jnp.ones(1), ()), evaluate=lambda slope, state: {"error": 1.0})
+    with pytest.raises(ValueError, match=r"params is float32\[\] there and float32\[1\] here"):
+        select(one, portfolio=few, checkpoint=tmp_path / "race", num_steps=40, metric="error")
 
 
 @pytest.mark.parametrize(

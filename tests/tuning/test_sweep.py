@@ -271,6 +271,11 @@ def test_the_best_of_nothing_is_refused() -> None:
         found.best()
     with pytest.raises(ValueError, match=r"^metric must be one of \['error'\]"):
         swept().best("accuracy")
+    with pytest.raises(ValueError, match=r"^mode='max' needs a metric"):
+        swept().best(mode="max")
+    nowhere = sweep(line(lambda slope: {"error": jnp.nan * slope}), tx=sgd, grid={"lr": RATES}, num_steps=9)
+    with pytest.raises(ValueError, match=r"^the error of no member is finite with every seed, though not all diverged"):
+        nowhere.best("error")
 
 
 @pytest.mark.parametrize(

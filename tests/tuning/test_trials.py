@@ -15,7 +15,7 @@ from tuning.test_sweep import LINE, sgd
 
 import lrx
 from lrx.training import train
-from lrx.tuning import halve_until_trains, log_uniform, optuna_objective
+from lrx.tuning import engine, halve_until_trains, log_uniform, optuna_objective
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
@@ -45,6 +45,37 @@ def test_what_never_trains_is_said() -> None:
     assert len(rows) == 4
     assert rows[1].split()[0] == "1e-09"
     assert len(found.plot().axes[0].get_lines()) == 6
+
+
+@pytest.mark.parametrize("fail_at", [1, 3])
+def test_interrupted_trials_lose_at_most_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fail_at: int) -> None:
+    arguments: dict[str, Any] = {"tx": lrx.sgd, "start_rate": 16.0, "num_steps": 40, "seeds": 2}
+    made: list[float] = []
+    original = engine.Plan.advance
+
+    def advance(self: Any, runs: Any, hyper: Any, seeds: Any, start: int, stop: int) -> Any:
+        made.append(float(hyper["rate"][0]))
+        if len(made) == fail_at:
+            raise KeyboardInterrupt
+        return original(self, runs, hyper, seeds, start, stop)
+
+    at_once = halve_until_trains(LINE, **arguments)
+    monkeypatch.setattr(engine.Plan, "advance", advance)
+    with pytest.raises(KeyboardInterrupt):
+        halve_until_trains(LINE, checkpoint=tmp_path / "trials", **arguments)
+    few = halve_until_trains(LINE, checkpoint=tmp_path / "trials", trials=3, **arguments)
+    assert few.rate is None
+    resumed = halve_until_trains(LINE, checkpoint=tmp_path / "trials", **arguments)
+    assert made[:fail_at] + made[fail_at:] == [*at_once.rates[:fail_at], *at_once.rates[fail_at - 1 :]]
+    made.clear()
+    again = halve_until_trains(LINE, checkpoint=tmp_path / "trials", **arguments)
+    assert not made
+    for found in (resumed, again):
+        assert (found.rate, found.verdicts) == (at_once.rate, at_once.verdicts)
+        for name in ("rates", "first_loss", "final_loss", "losses"):
+            np.testing.assert_array_equal(getattr(found, name), getattr(at_once, name))
+    with pytest.raises(ValueError, match=r"holds another run, at step .*: min_fall is 0.05 there and 0.1 here"):
+        halve_until_trains(LINE, checkpoint=tmp_path / "trials", min_fall=0.1, **arguments)
 
 
 @pytest.mark.parametrize(
