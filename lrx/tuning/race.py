@@ -56,6 +56,16 @@ class _Run:
         return f"{self.method} at {self.rate:.9g}"
 
 
+@dataclasses.dataclass(eq=False)
+class _Standing:
+    """What a race has found and spent: all that the next round goes on from."""
+
+    spent: int = 0  # steps
+    tests: dict[str, RangeTest] = dataclasses.field(default_factory=dict)  # as in `Selection`
+    running: list[_Run] = dataclasses.field(default_factory=list)  # the runs of the latest round
+    evidence: list[Evidence] = dataclasses.field(default_factory=list)
+
+
 class Race:
     """Methods compiled for one workload; it can be run again with another seed.
 
@@ -100,58 +110,60 @@ class Race:
                 f"budget={budget:g}: give more, a longer run, or a smaller portfolio."
             )
         self._look_at_evaluation(seed)
+        now, rounds_made = _Standing(), None  # None before the range tests
         with contextlib.ExitStack() as stack:
-            folder = made = None
-            tests: dict[str, RangeTest] = {}
-            spent, running, evidence = 0, list[_Run](), list[Evidence]()
+            folder = None
             if checkpoint is not None:
                 folder = stack.enter_context(contextlib.closing(RunFolder(checkpoint)))
-                about, made = self._about(budget, seed), folder.latest()
-                if made is not None:
+                about, rounds_made = self._about(budget, seed), folder.latest()
+                if rounds_made is not None:
                     folder.require_same_run(about)
-                    tests, spent, running, evidence = self._restored(folder, seed)
+                    now = self._restored(folder, seed)
             status = stack.enter_context(
-                reporter(progress, "select", step=spent, total=allowed, batch_size=1, unit="steps")
+                reporter(progress, "select", step=now.spent, total=allowed, batch_size=1, unit="steps")
             )
             status.start()
-            for probe, name in probes.items() if made is None else ():
-                tests[name] = range_test(
-                    self.workload,
-                    tx=probe,
-                    min_rate=MIN_RATE,
-                    max_rate=leaders[name].max_rate,
-                    num_steps=each,
-                    seeds=[seed],
-                )
-                spent += each
-                status.update(spent, float(np.nanmin(tests[name].losses)), float(tests[name].rates[-1]))
-            if folder is not None and made is None:
-                self._save(folder, 0, spent, tests, running, evidence, about)
-            for number in range((made or 0) + 1, ROUNDS + 1):
+            if rounds_made is None:
+                for probe, name in probes.items():
+                    test = range_test(
+                        self.workload,
+                        tx=probe,
+                        min_rate=MIN_RATE,
+                        max_rate=leaders[name].max_rate,
+                        num_steps=each,
+                        seeds=[seed],
+                    )
+                    now.tests[name] = test
+                    now.spent += each
+                    status.update(now.spent, float(np.nanmin(test.losses)), float(test.rates[-1]))
+                if folder is not None:
+                    self._save(folder, 0, now, about)
+            for number in range((rounds_made or 0) + 1, ROUNDS + 1):
                 if number == 1:
-                    running = self._entrants(leaders, probes, tests)
-                elif self._ranked(running):
-                    running = self._entering(number, running, evidence)
+                    now.running = self._entrants(leaders, probes, now.tests)
+                elif self._ranked(now.running):
+                    now.running = self._entering(number, now.running, now.evidence)
                 else:
                     break
-                horizon = self._horizon(running, allowed - spent, sum(weights[number:]) / LENGTHS[number - 1])
-                for run in running:
+                later = sum(weights[number:]) / LENGTHS[number - 1]
+                horizon = self._horizon(now.running, allowed - now.spent, later)
+                for run in now.running:
                     paid = self._advance(run, horizon, seed)
-                    spent += paid
-                    evidence.append(Evidence(run.method, run.rate, number, horizon, run.value, run.loss, paid))
-                    status.update(spent, run.value, run.rate)
+                    now.spent += paid
+                    now.evidence.append(Evidence(run.method, run.rate, number, horizon, run.value, run.loss, paid))
+                    status.update(now.spent, run.value, run.rate)
                 if folder is not None:
-                    self._save(folder, number, spent, tests, running, evidence, about)
-        best = self._winner(evidence)
+                    self._save(folder, number, now, about)
+        best = self._winner(now.evidence)
         return Selection(
             best.method,
             best.rate,
             self.portfolio[best.method].make(best.rate, self.num_steps),
             self.num_steps,
             self.portfolio,
-            evidence,
-            tests,
-            spent / self.num_steps,
+            now.evidence,
+            now.tests,
+            now.spent / self.num_steps,
             budget,
             time.monotonic() - began,
             self.compared,
@@ -382,32 +394,23 @@ class Race:
             about["portfolio"] |= {f"[{name!r}]{leaf}": shape for leaf, shape in state.items()}
         return about
 
-    def _save(
-        self,
-        folder: RunFolder,
-        number: int,
-        spent: int,
-        tests: Mapping[str, RangeTest],
-        running: list[_Run],
-        evidence: list[Evidence],
-        about: dict[str, Any],
-    ) -> None:
+    def _save(self, folder: RunFolder, number: int, now: _Standing, about: dict[str, Any]) -> None:
         """Keep what a later call goes on from after round `number`, or, for 0, after the range tests."""
         places = {name: place for place, name in enumerate(self.portfolio)}
         record = {
-            "spent": np.array([spent]),
-            "evidence": np.array([(places[each.method], *each[1:]) for each in evidence], np.float64),
+            "spent": np.array([now.spent]),
+            "evidence": np.array([(places[each.method], *each[1:]) for each in now.evidence], np.float64),
             "running": np.array(
-                [(places[run.method], run.rate, run.done, run.length, run.value, run.loss) for run in running],
+                [(places[run.method], run.rate, run.done, run.length, run.value, run.loss) for run in now.running],
                 np.float64,
             ),
         }
-        for name, test in tests.items():
+        for name, test in now.tests.items():
             record |= {f"{places[name]}/{field}": values for field, values in test.arrays().items()}
-        folder.save(number, {run.name: run.runs for run in running}, record, about)
+        folder.save(number, {run.name: run.runs for run in now.running}, record, about)
 
-    def _restored(self, folder: RunFolder, seed: int) -> tuple[dict[str, RangeTest], int, list[_Run], list[Evidence]]:
-        """Give the range tests, the steps made, the runs and the evidence of the newest checkpoint."""
+    def _restored(self, folder: RunFolder, seed: int) -> _Standing:
+        """Give what the newest checkpoint holds."""
         _, _, record = folder.restore(())
         names = list(self.portfolio)
         arrays: dict[str, dict[str, np.ndarray]] = {}
@@ -415,7 +418,6 @@ class Race:
             place, _, field = key.partition("/")
             if field:
                 arrays.setdefault(names[int(place)], {})[field] = values
-        tests = {name: RangeTest.from_arrays(arrays[name]) for name in names if name in arrays}
         evidence = [
             Evidence(names[int(method)], float(rate), int(number), int(steps), float(value), float(loss), int(paid))
             for method, rate, number, steps, value, loss, paid in record.get("evidence", ())
@@ -431,7 +433,8 @@ class Race:
         )
         for run in carried:
             run.runs = states[run.name]
-        return tests, int(record["spent"][0]), running, evidence
+        tests = {name: RangeTest.from_arrays(arrays[name]) for name in names if name in arrays}
+        return _Standing(int(record["spent"][0]), tests, running, evidence)
 
 
 def hyperparameters(rate: float, num_steps: int) -> dict[str, np.ndarray]:

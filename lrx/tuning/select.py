@@ -39,7 +39,8 @@ def select(
     """Choose optimizer, schedule or controller, and the rate, for the compute of `budget` full runs.
 
     First come the range tests that the portfolio asks for. With m a tenth of the rate at which the loss was lowest, and
-    c the default of the optimizer, the rates that are tried go in equal factors from 2 sqrt(m c) to 20 sqrt(m c).
+    c the default of the optimizer, the rates that are tried go in equal factors from 1.5 r to 18 r. There r is
+    sqrt(m c), or m / 10 or 10 m where that is nearer to m, or c where the loss never fell.
 
     Then runs are raced in four rounds. All enter the first. The second has the favoured method at all its rates, and
     the three other methods that lead, at their best rate; the third the same with two others. The last has one other;
@@ -55,8 +56,10 @@ def select(
     schedule-free AdamW, of which low rates lead at a tenth of a run and lose at its end. Where nothing is favoured,
     or all of it diverges, it is what leads the first round. It is chosen only where it is the best of the last round.
 
-    In the last round the metric tells the method, and between the rates of one the loss. Those before are told by the
-    "loss" of the evaluation alone, where it has one, since what counts right answers hardly tells short runs apart.
+    Of the runs that came furthest the metric tells the method, and between the rates of one the loss. Who goes on to
+    the next round is told by the "loss" of the evaluation alone, where it has one, since what counts right answers
+    hardly tells short runs apart. A round in which all runs diverge is the last one, and what has never diverged is
+    chosen from.
 
     Args:
       loss_fn: a `Workload`; or a function `(params, batch, key) -> loss`.
@@ -70,7 +73,9 @@ def select(
       mode: "min" or "max", what is better.
       seed: of all runs.
       has_state: as for `sweep`.
-      checkpoint: a folder. After each round the survivors are kept there, and the same call goes on with the next one.
+      checkpoint: a folder. After the range tests, and after each round, all that was found is kept there, and the same
+        call goes on with the next round. A call that differs in what can be seen is refused; constants within the
+        methods and the functions cannot be seen.
       progress: show a bar.
 
     Returns:
@@ -78,8 +83,9 @@ def select(
       table.
 
     Raises:
-      ValueError: if an argument is out of its range, the portfolio is empty, the budget is too small for one round,
-        every run diverged, or the folder holds another race.
+      ValueError: if an argument is out of its range, the portfolio is empty, the budget is too small for the range
+        tests and four rounds of which the first makes two steps a run, every run diverged, or the folder holds another
+        race.
       TypeError: if an argument is of another kind.
       ImportError: if `checkpoint` is given and orbax is not installed.
 
