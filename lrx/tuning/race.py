@@ -23,16 +23,14 @@ from lrx.tuning.portfolio import Method
 from lrx.tuning.range_test import RangeTest, range_test
 from lrx.tuning.selection import Evidence, Selection
 from lrx.tuning.sweep import NUM_POINTS, advanced, evaluated, tail_loss
+from lrx.tuning.trial_rates import rate_of_least_loss, trial_rates
 
 PROBED = 0.1  # of a run, for each range test
 PROBE_STEPS = (30, 100)  # of a range test, at least and at most
 MIN_RATE = 1e-6  # of a range test
-RATE_SPAN = (1.5, 18.0)  # the rates that are tried, times the mean of what a range test says and of the default
-FARTHEST = 10.0  # that mean may be from what the range test says, as a factor
 OTHERS = (3, 2, 1)  # methods beside the favoured ones, in the rounds after the first
 LENGTHS = (1, 4, 14, 14)  # of the runs of a round, at least, in those of the first
 ROUNDS = len(LENGTHS)
-NEAREST = 1 / 8  # of the step from a rate to the next one: what is nearer to a rate is no new one
 FEWEST_STEPS = 2  # of a run in the first round
 
 
@@ -342,31 +340,16 @@ class Race:
         return kept + (self._followers(ranked[0]) if number == ROUNDS else [])
 
     def _nearer(self, runs: list[_Run]) -> list[_Run]:
-        """Of the runs of a method, the best first: the best, and a new one where its rates say that the minimum is.
+        """Of the runs of a method, the best first: the best, and one at the rate where the minimum seems to be.
 
-        That is the vertex of the parabola through the logarithms of the losses at the best rate and the two beside it,
-        over the logarithm of the rate. A best rate that is the last on its side has half a step above it, even where it
-        is the lowest, for short runs prefer rates that are too low. The second best takes the place of one that would
-        be no new rate.
+        The second best takes its place where that is no new rate.
         """
         method = self.portfolio[runs[0].method] if runs else None
         if method is None or method.probe is None or method.trials == 1:
             return runs[:1]
-        step = (RATE_SPAN[1] / RATE_SPAN[0]) ** (1 / (method.trials - 1))
-        best, finite = runs[0], [run for run in runs if math.isfinite(run.loss)]
-        below, above = (
-            next((run.loss for run in finite if math.isclose(run.rate, factor * best.rate, rel_tol=1e-3)), None)
-            for factor in (1 / step, step)
-        )
-        if below is None or above is None:
-            shift = 0.5
-        else:
-            low, middle, high = np.log([below, best.loss, above]) if best.loss > 0 else (below, best.loss, above)
-            bend = low - 2 * middle + high
-            shift = (low - high) / (2 * bend) if bend > 0 else 0.0
-        if abs(shift) < NEAREST:
-            return runs[:2]
-        return [best, _Run(best.method, float(np.float32(best.rate * step**shift)))]
+        losses = {run.rate: run.loss for run in runs if math.isfinite(run.loss)}
+        rate = rate_of_least_loss(losses, runs[0].rate, method.trials)
+        return runs[:2] if rate is None else [runs[0], _Run(runs[0].method, rate)]
 
     def _followers(self, leader: _Run) -> list[_Run]:
         return [_Run(name, leader.rate) for name, method in self.portfolio.items() if method.follows == leader.method]
@@ -440,16 +423,3 @@ class Race:
 def hyperparameters(rate: float, num_steps: int) -> dict[str, np.ndarray]:
     """Give what the program of a method takes, for one run."""
     return {"rate": np.array([rate], np.float32), "num_steps": np.array([num_steps], np.float32)}
-
-
-def trial_rates(test: RangeTest, number: int, default: float) -> np.ndarray:
-    """Give the rates to try, from the geometric mean of what a range test says and of the optimizer's default.
-
-    Where the default is out of all proportion, that is not farther than `FARTHEST` from what the range test says.
-    """
-    found = test.suggestions["minimum"]
-    middle = default
-    if found is not None:
-        middle = min(max(math.sqrt(found * default), found / FARTHEST), found * FARTHEST)
-    low, high = (factor * middle for factor in RATE_SPAN)
-    return np.geomspace(low, high, number) if number > 1 else np.array([math.sqrt(low * high)])

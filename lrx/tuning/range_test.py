@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import bisect
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -18,18 +17,14 @@ from lrx.training.progress import reporter
 from lrx.tuning.engine import Engine, Watch
 from lrx.tuning.problem import as_seeds, as_workload
 from lrx.tuning.space import try_out_rates
+from lrx.tuning.suggestions import RULE_TITLES, RULES, blow_up_place, divergence_bound, smooth, suggest
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 LADDERS = ("exponential", "linear", "doubling")
-RULES = ("steepest", "valley", "minimum", "slide", "divergence")
-RULE_TITLES = {"minimum": "minimum / 10", "divergence": "divergence / 10"}
 FEWEST_STEPS = 6  # of a ladder: with fewer points nothing can be told
 WINDOW = 1 / 20  # of the ladder, what the smoothing reaches over on either side
-VALLEY = (0.1, 0.9)  # of the fall: before and after it a curve may creep on for decades
-SLIDE_WIDTH = 0.15  # of the ladder
-SLIDE_CHANGE = 0.1  # of the steepest slope; below it two slopes count as equal
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -82,7 +77,7 @@ class RangeTest:
         """Make it of what `arrays` gives."""
         rates, losses, smoothed = (arrays[name] for name in ("rates", "losses", "smoothed"))
         diverged_at = None if np.isnan(arrays["diverged_at"][0]) else float(arrays["diverged_at"][0])
-        suggestions = _suggestions(rates, smoothed, diverged_at)
+        suggestions = suggest(rates, smoothed, diverged_at)
         return cls(rates, losses, smoothed, arrays["losses_by_seed"], diverged_at, suggestions)
 
     def plot(self) -> Figure:
@@ -299,18 +294,11 @@ def _divergence_watch(beta: float, factor: float, accumulate: int) -> Watch:
             "weight": weight,
             "best": best,
         }
-        well = ~known | (middle <= _bound(best, first, factor))
+        well = ~known | (middle <= divergence_bound(best, first, factor))
         kept = jax.tree.map(lambda new, now: jnp.where(complete, new, now), after, {**memory, "sum": total})
         return kept, well | ~complete
 
     return Watch(start, update)
-
-
-def _bound(best: Any, first: Any, factor: float) -> Any:
-    """The loss above which a run has diverged."""
-    gain = 0.1 * (first - best)
-    numpy = jnp if isinstance(best, jax.Array) else np
-    return best + (factor - 1) * numpy.maximum(numpy.abs(best), gain)
 
 
 def _curves(runs: Any) -> np.ndarray:
@@ -328,26 +316,16 @@ def _found(
             f"the loss is not finite at the first rate, {rates[0]:g}, which hardly changes the parameters: look at the "
             "data and at the initial parameters, or give a smaller min_rate."
         )
-    smoothed_by_seed = np.stack([_smoothed(curve, beta, factor) for curve in curves])
+    smoothed_by_seed = np.stack([smooth(curve, beta, factor) for curve in curves])
     diverged = np.full(len(curves), np.inf)
     for seed in np.flatnonzero(~alive):
-        first = _blown_up(curves[seed, : made[seed]], factor)
+        first = blow_up_place(curves[seed, : made[seed]], factor)
         diverged[seed] = rates[max(first - lag, 0)]
     middle = float(np.median(diverged))
     diverged_at = middle if np.isfinite(middle) else None
     last = int(np.median(made))
     losses, smoothed = (_median(x, last) for x in (curves, smoothed_by_seed))
-    return RangeTest(rates, losses, smoothed, curves, diverged_at, _suggestions(rates, smoothed, diverged_at))
-
-
-def _blown_up(losses: np.ndarray, factor: float) -> int:
-    """The place of the first loss of those at the end that are all above the bound; behind all where none is."""
-    values = _without_outliers(losses.astype(np.float64))
-    bound = _bound(values.min(), values[0], factor)
-    place = len(losses)
-    while place > 0 and losses[place - 1] > bound:
-        place -= 1
-    return place
+    return RangeTest(rates, losses, smoothed, curves, diverged_at, suggest(rates, smoothed, diverged_at))
 
 
 def _median(curves: np.ndarray, last: int) -> np.ndarray:
@@ -359,77 +337,3 @@ def _median(curves: np.ndarray, last: int) -> np.ndarray:
 
 def _filled(curves: np.ndarray) -> np.ndarray:
     return np.where(np.isfinite(curves), curves, np.inf)
-
-
-def _smoothed(losses: np.ndarray, beta: float, factor: float) -> np.ndarray:
-    """Smooth what is finite of a curve, without a lag and without a bias at its ends."""
-    result = np.full(losses.shape, np.nan)
-    known = np.isfinite(losses)
-    values = losses[known].astype(np.float64)
-    if not len(values):
-        return result
-    values = _without_outliers(values)
-    values = np.minimum(values, np.maximum(_bound(values.min(), values[0], factor), values[0]))
-    sums, weights = np.zeros(len(values)), np.zeros(len(values))
-    for direction in (slice(None), slice(None, None, -1)):
-        total = weight = 0.0
-        for index, value in list(enumerate(values))[direction]:
-            total, weight = beta * total + value, beta * weight + 1
-            sums[index] += total
-            weights[index] += weight
-    sums, weights = sums - values, weights - 1  # each value was counted in both directions
-    result[known] = sums / weights
-    return result
-
-
-def _without_outliers(losses: np.ndarray) -> np.ndarray:
-    """Put the median of three in place of each loss; those at the ends are of the same three as their neighbour."""
-    if len(losses) < 3:
-        return losses
-    return np.median(losses[np.clip(np.arange(len(losses)), 1, len(losses) - 2)[:, None] + [-1, 0, 1]], axis=1)
-
-
-def _suggestions(rates: np.ndarray, smoothed: np.ndarray, diverged_at: float | None) -> dict[str, float | None]:
-    suggestions: dict[str, float | None] = dict.fromkeys(RULES)
-    if diverged_at is not None:
-        suggestions["divergence"] = diverged_at / 10
-    # On a ladder of plateaus a rate has several losses, of which the last one counts.
-    is_last = np.append(np.diff(rates) > 0, True) & np.isfinite(smoothed)
-    ladder, losses = rates[is_last].astype(np.float64), smoothed[is_last].astype(np.float64)
-    lowest = int(np.argmin(losses)) if len(losses) else 0
-    if lowest == 0:  # the loss never fell
-        return suggestions
-    logs = np.log10(ladder)
-    suggestions["minimum"] = float(ladder[lowest] / 10)
-    slopes = np.gradient(losses, logs)
-    suggestions["steepest"] = float(ladder[int(np.argmin(slopes[: lowest + 1]))])
-    descent = _longest_descent(losses[: lowest + 1])
-    fallen = (losses[descent[0]] - losses[descent]) / max(losses[descent[0]] - losses[descent[-1]], 1e-30)
-    first, last = (np.interp(part, fallen, logs[descent]) for part in VALLEY)
-    suggestions["valley"] = float(10 ** ((first + last) / 2))
-    width = max(1, round(SLIDE_WIDTH * len(losses)))
-    change = SLIDE_CHANGE * np.abs(slopes[: lowest + 1]).max()
-    for right in range(lowest, width - 1, -1):
-        if abs(slopes[right] - slopes[right - width]) <= change:
-            break
-        suggestions["slide"] = float(ladder[right - width])
-    return suggestions
-
-
-def _longest_descent(losses: np.ndarray) -> list[int]:
-    """Give the places of the longest strictly decreasing subsequence."""
-    ends: list[int] = []  # place at which the best descent of each length ends
-    keys: list[float] = []  # minus the losses there, increasing
-    came_from = [-1] * len(losses)
-    for place, loss in enumerate(losses):
-        length = bisect.bisect_left(keys, -loss)
-        came_from[place] = ends[length - 1] if length else -1
-        if length == len(ends):
-            ends.append(place)
-            keys.append(-loss)
-        else:
-            ends[length], keys[length] = place, -loss
-    descent = [ends[-1]]
-    while came_from[descent[-1]] >= 0:
-        descent.append(came_from[descent[-1]])
-    return descent[::-1]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from typing import Any
 
 import jax
@@ -13,9 +12,8 @@ import pytest
 
 import lrx
 from lrx.training import Batches, train
+from lrx.tuning import suggestions
 from lrx.workloads import make_workload
-
-module = importlib.import_module("lrx.tuning.range_test")  # whose name in the package is the function's
 
 CURVATURES = np.array([1.0, 4.0, 10.0], np.float32)  # a rate above 2 / 10 diverges
 
@@ -165,20 +163,20 @@ def test_a_negative_loss_is_followed_all_the_same() -> None:
 def test_the_steepest_rate_is_where_the_loss_falls_fastest_in_its_logarithm() -> None:
     rates = np.logspace(-7, 1, 100).astype(np.float32)
     losses = 2.3 - 2 / (1 + np.exp(-4 * (np.log10(rates) + 3)))  # steepest at 1e-3, lowest at the end
-    found = module._suggestions(rates, losses, None)
+    found = suggestions.suggest(rates, losses, None)
     assert found["steepest"] == pytest.approx(1e-3, rel=0.1)
     assert found["valley"] == pytest.approx(1e-3, rel=0.1)
     assert found["minimum"] == pytest.approx(1.0, rel=0.3)
     assert found["divergence"] is None
     rising = losses + 50 * np.maximum(np.log10(rates) + 1, 0) ** 2
-    assert module._suggestions(rates, rising, None)["minimum"] == pytest.approx(0.01, rel=0.3)
+    assert suggestions.suggest(rates, rising, None)["minimum"] == pytest.approx(0.01, rel=0.3)
 
 
 def test_a_long_flat_beginning_does_not_move_the_valley() -> None:
     rates = np.logspace(-7, 1, 100).astype(np.float32)
     creeping = -1e-6 * np.arange(100)
     losses = 2.3 - 2 / (1 + np.exp(-4 * (np.log10(rates) + 1))) + creeping
-    assert module._suggestions(rates, losses, None)["valley"] == pytest.approx(0.1, rel=0.1)
+    assert suggestions.suggest(rates, losses, None)["valley"] == pytest.approx(0.1, rel=0.1)
 
 
 def test_the_longest_descent_is_the_longest() -> None:
@@ -193,7 +191,7 @@ def test_the_longest_descent_is_the_longest() -> None:
     generator = np.random.default_rng(0)
     for _ in range(50):
         losses = generator.normal(size=30).round(1)
-        places = module._longest_descent(losses)
+        places = suggestions._longest_descent(losses)
         assert len(places) == slow(losses)
         assert np.all(np.diff(losses[places]) < 0)
         assert np.all(np.diff(places) > 0)
@@ -205,12 +203,12 @@ def test_the_smoothing_equals_its_formula() -> None:
     middle = np.concatenate([middle[:1], middle, middle[-1:]])
     weights = 0.8 ** np.abs(np.arange(40)[:, None] - np.arange(40)[None, :])
     expected = weights @ middle / weights.sum(axis=1)
-    np.testing.assert_allclose(module._smoothed(losses, 0.8, 4.0), expected, rtol=1e-6)
+    np.testing.assert_allclose(suggestions.smooth(losses, 0.8, 4.0), expected, rtol=1e-6)
 
 
 def test_a_blow_up_does_not_reach_back_through_the_smoothing() -> None:
     losses = np.append(np.full(30, 2.0), [1e9, 1e9]).astype(np.float32)
-    smoothed = module._smoothed(losses, 0.8, 4.0)
+    smoothed = suggestions.smooth(losses, 0.8, 4.0)
     assert smoothed[:30].max() <= 8  # where a run counts as diverged
     np.testing.assert_allclose(smoothed[:10], 2.0, rtol=0.05)
 

@@ -20,6 +20,7 @@ from lrx.tuning import PORTFOLIO, Method, Selection, select
 from lrx.tuning import race as race_module
 from lrx.tuning.portfolio import stable_decay
 from lrx.tuning.selection import Evidence
+from lrx.tuning.trial_rates import trial_rates
 from lrx.workloads import make_workload
 
 
@@ -501,11 +502,11 @@ def test_warmup_stable_decay_is_stable_up_to_what_is_carried() -> None:
 def test_rates_to_try_go_from_the_range_test_and_the_default() -> None:
     test = lrx.range_test(LINE, tx=lrx.sgd, max_rate=100.0)
     middle = math.sqrt(test.suggestions["minimum"] * 0.05)
-    np.testing.assert_allclose(race_module.trial_rates(test, 3, 0.05), middle * np.array([1.5, math.sqrt(27), 18]))
-    np.testing.assert_allclose(race_module.trial_rates(test, 1, 0.05), [middle * math.sqrt(27)])
+    np.testing.assert_allclose(trial_rates(test, 3, 0.05), middle * np.array([1.5, math.sqrt(27), 18]))
+    np.testing.assert_allclose(trial_rates(test, 1, 0.05), [middle * math.sqrt(27)])
     found = test.suggestions["minimum"]
-    np.testing.assert_allclose(race_module.trial_rates(test, 2, 1e9 * found), 10 * found * np.array([1.5, 18]))
-    np.testing.assert_allclose(race_module.trial_rates(test, 2, 1e-9 * found), 0.1 * found * np.array([1.5, 18]))
+    np.testing.assert_allclose(trial_rates(test, 2, 1e9 * found), 10 * found * np.array([1.5, 18]))
+    np.testing.assert_allclose(trial_rates(test, 2, 1e-9 * found), 0.1 * found * np.array([1.5, 18]))
 
 
 def test_a_method_takes_its_rates_from_its_probe_times_its_scale() -> None:

@@ -1,0 +1,108 @@
+"""What the curve of a range test says: smoothed, where it blew up, and which rates to start with."""
+
+from __future__ import annotations
+
+import bisect
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+RULES = ("steepest", "valley", "minimum", "slide", "divergence")
+RULE_TITLES = {"minimum": "minimum / 10", "divergence": "divergence / 10"}
+VALLEY = (0.1, 0.9)  # of the fall: before and after it a curve may creep on for decades
+SLIDE_WIDTH = 0.15  # of the ladder
+SLIDE_CHANGE = 0.1  # of the steepest slope; below it two slopes count as equal
+
+
+def divergence_bound(best: Any, first: Any, factor: float) -> Any:
+    """The loss above which a run has diverged."""
+    gain = 0.1 * (first - best)
+    numpy = jnp if isinstance(best, jax.Array) else np
+    return best + (factor - 1) * numpy.maximum(numpy.abs(best), gain)
+
+
+def smooth(losses: np.ndarray, beta: float, factor: float) -> np.ndarray:
+    """Smooth what is finite of a curve, without a lag and without a bias at its ends."""
+    result = np.full(losses.shape, np.nan)
+    known = np.isfinite(losses)
+    values = losses[known].astype(np.float64)
+    if not len(values):
+        return result
+    values = _without_outliers(values)
+    values = np.minimum(values, np.maximum(divergence_bound(values.min(), values[0], factor), values[0]))
+    sums, weights = np.zeros(len(values)), np.zeros(len(values))
+    for direction in (slice(None), slice(None, None, -1)):
+        total = weight = 0.0
+        for index, value in list(enumerate(values))[direction]:
+            total, weight = beta * total + value, beta * weight + 1
+            sums[index] += total
+            weights[index] += weight
+    sums, weights = sums - values, weights - 1  # each value was counted in both directions
+    result[known] = sums / weights
+    return result
+
+
+def blow_up_place(losses: np.ndarray, factor: float) -> int:
+    """The place of the first loss of those at the end that are all above the bound; behind all where none is."""
+    values = _without_outliers(losses.astype(np.float64))
+    limit = divergence_bound(values.min(), values[0], factor)
+    place = len(losses)
+    while place > 0 and losses[place - 1] > limit:
+        place -= 1
+    return place
+
+
+def suggest(rates: np.ndarray, smoothed: np.ndarray, diverged_at: float | None) -> dict[str, float | None]:
+    """Give a rate by each of the `RULES`, which `RangeTest` says in words; None where one finds none."""
+    found: dict[str, float | None] = dict.fromkeys(RULES)
+    if diverged_at is not None:
+        found["divergence"] = diverged_at / 10
+    # On a ladder of plateaus a rate has several losses, of which the last one counts.
+    is_last = np.append(np.diff(rates) > 0, True) & np.isfinite(smoothed)
+    ladder, losses = rates[is_last].astype(np.float64), smoothed[is_last].astype(np.float64)
+    lowest = int(np.argmin(losses)) if len(losses) else 0
+    if lowest == 0:  # the loss never fell
+        return found
+    logs = np.log10(ladder)
+    found["minimum"] = float(ladder[lowest] / 10)
+    slopes = np.gradient(losses, logs)
+    found["steepest"] = float(ladder[int(np.argmin(slopes[: lowest + 1]))])
+    descent = _longest_descent(losses[: lowest + 1])
+    fallen = (losses[descent[0]] - losses[descent]) / max(losses[descent[0]] - losses[descent[-1]], 1e-30)
+    first, last = (np.interp(part, fallen, logs[descent]) for part in VALLEY)
+    found["valley"] = float(10 ** ((first + last) / 2))
+    width = max(1, round(SLIDE_WIDTH * len(losses)))
+    change = SLIDE_CHANGE * np.abs(slopes[: lowest + 1]).max()
+    for right in range(lowest, width - 1, -1):
+        if abs(slopes[right] - slopes[right - width]) <= change:
+            break
+        found["slide"] = float(ladder[right - width])
+    return found
+
+
+def _without_outliers(losses: np.ndarray) -> np.ndarray:
+    """Put the median of three in place of each loss; those at the ends are of the same three as their neighbour."""
+    if len(losses) < 3:
+        return losses
+    return np.median(losses[np.clip(np.arange(len(losses)), 1, len(losses) - 2)[:, None] + [-1, 0, 1]], axis=1)
+
+
+def _longest_descent(losses: np.ndarray) -> list[int]:
+    """Give the places of the longest strictly decreasing subsequence."""
+    ends: list[int] = []  # place at which the best descent of each length ends
+    keys: list[float] = []  # minus the losses there, increasing
+    came_from = [-1] * len(losses)
+    for place, loss in enumerate(losses):
+        length = bisect.bisect_left(keys, -loss)
+        came_from[place] = ends[length - 1] if length else -1
+        if length == len(ends):
+            ends.append(place)
+            keys.append(-loss)
+        else:
+            ends[length], keys[length] = place, -loss
+    descent = [ends[-1]]
+    while came_from[descent[-1]] >= 0:
+        descent.append(came_from[descent[-1]])
+    return descent[::-1]
