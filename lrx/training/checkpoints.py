@@ -7,8 +7,10 @@ leaves whole checkpoints only.
 
 from __future__ import annotations
 
+import json
 import os
 import tempfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,11 @@ Description = dict[str, Any]  # of JSON values
 def describe(state: Any) -> dict[str, str]:
     """Give path to type and shape of every leaf: `{"params['w']": "float32[3]"}`."""
     return {name: f"{leaf.dtype}{list(leaf.shape)}" for name, leaf in _named(state)}
+
+
+def checksums(state: Any) -> dict[str, str]:
+    """Give path to a checksum of the contents of every leaf, which tells other data of the same shapes apart."""
+    return {name: f"{zlib.crc32(np.ravel(leaf).view(np.uint8).data):08x}" for name, leaf in _named(state)}
 
 
 def _named(state: Any) -> list[tuple[str, Any]]:
@@ -79,12 +86,12 @@ class RunFolder:
 
     def require_same_run(self, run: Description) -> None:
         """Raise a ValueError where the newest checkpoint belongs to another run than `run`."""
-        step = self.latest()
+        step, run = self.latest(), _as_json(run)
         try:
             found = self._manager.restore(step, args=self._args.Composite(run=self._args.JsonRestore()))["run"]
         except Exception as error:
             raise ValueError(
-                f"checkpoint={str(self.path)!r} holds a folder {step} that is no checkpoint of lrx.training.train: "
+                f"checkpoint={str(self.path)!r} holds a folder {step} that is no checkpoint of lrx: "
                 "give another folder."
             ) from error
         differences = []
@@ -115,7 +122,7 @@ class RunFolder:
             args=self._args.Composite(
                 state=self._args.StandardSave(_not_empty(leaves) or {"none": np.zeros(1)}),  # never an empty dict
                 history=self._args.StandardSave(_not_empty(history)),
-                run=self._args.JsonSave(run),
+                run=self._args.JsonSave(_as_json(run)),
             ),
             force=True,
         )
@@ -130,6 +137,8 @@ class RunFolder:
         for name, leaf in _named(state):
             if _is_key(leaf):
                 leaves.append(jax.random.wrap_key_data(found["state"][name], impl=_implementation(leaf)))
+            elif name not in found["state"] and leaf.size:
+                raise ValueError(f"checkpoint={str(self.path)!r} lacks {name} at step {step}: give another folder.")
             else:
                 leaves.append(found["state"].get(name, np.zeros(leaf.shape, leaf.dtype)))
         history = {name: np.asarray(values) for name, values in found["history"].items()}
@@ -144,6 +153,12 @@ class RunFolder:
     def close(self) -> None:
         """Release what Orbax holds."""
         self._manager.close()
+
+
+def _as_json(run: Description) -> Description:
+    """Give what JSON makes of a description: scalars of NumPy and JAX as numbers, tuples as lists."""
+    as_json: Description = json.loads(json.dumps(run, default=lambda value: np.asarray(value).item()))
+    return as_json
 
 
 def _not_empty(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -2,7 +2,7 @@
 
 A run differs from its neighbours by hyperparameters and by its seed. Runs of the same seed see the same minibatches in
 the same order, which are those of `lrx.training.train` with that seed. A run whose loss is not finite is frozen where
-it was before, and the others go on.
+it was before, one that a controller stops where it is, and the others go on.
 
 Two programs do the same: "vmap" makes a step of all runs at once, "map" makes all steps of one run after the other.
 The first is faster where a single run leaves the device idle, the second where the runs have little to share, such as
@@ -24,7 +24,7 @@ import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding, SingleDeviceSharding
 
 from lrx.reading import can_stop, monitor, stopped
-from lrx.training.checkpoints import describe
+from lrx.training.checkpoints import checksums, describe
 from lrx.training.program import State, draw, initial, step
 from lrx.training.workload import Workload
 
@@ -42,7 +42,8 @@ class Runs(NamedTuple):
     state: State
     memory: Any  # of the engine's `watch`
     steps: jax.Array  # int32: steps made
-    alive: jax.Array  # bool: whether the run goes on
+    alive: jax.Array  # bool: whether the run goes on; it may also have been ended by a controller of its own
+    diverged: jax.Array  # bool: whether a loss was not finite, or the engine's `watch` has ended it
     loss_sums: jax.Array  # (points,) float32: losses, added up over the steps of each point
     loss_counts: jax.Array  # (points,) int32: how many they are
     rate_sums: jax.Array  # (points,) float32: learning rates likewise, NaN where the state holds none; or (0,)
@@ -95,15 +96,20 @@ class Engine:
 
     def describe(self, names: Iterable[str]) -> dict[str, Any]:
         """Say what is trained as far as it can be seen, for a checkpoint; `names` are those of the hyperparameters."""
-        hyper = {name: jax.ShapeDtypeStruct((), jnp.float32) for name in names}
-        run = jax.eval_shape(self._one_start, hyper, jax.random.key(0))
         batches = self.workload.batches
         return {
             "workload": self.workload.name,
             "batch_size": batches.batch_size,
             "arrays": describe(batches.arrays),
-            **{name: describe(part) for name, part in run.state._asdict().items()},
+            "checksum of arrays": checksums(batches.arrays),
+            **self.describe_state(names),
         }
+
+    def describe_state(self, names: Iterable[str]) -> dict[str, Any]:
+        """Say what the state of a run is, by traces alone."""
+        hyper = {name: jax.ShapeDtypeStruct((), jnp.float32) for name in names}
+        run = jax.eval_shape(self._one_start, hyper, jax.random.key(0))
+        return {name: describe(part) for name, part in run.state._asdict().items()}
 
     def planned(
         self,
@@ -150,6 +156,7 @@ class Engine:
             jax.tree.map(jnp.asarray, self.watch.memory),
             jnp.int32(0),
             jnp.bool_(True),
+            jnp.bool_(False),
             jnp.zeros(self.num_points, jnp.float32),
             jnp.zeros(self.num_points, jnp.int32),
             jnp.zeros(self.num_points if self.keep_rates else 0, jnp.float32),
@@ -169,8 +176,9 @@ class Engine:
         if self.keep_rates:
             rate = monitor(state.opt_state).get("learning_rate", jnp.float32(jnp.nan))
             rate_sums = rate_sums.at[count // self.steps_per_point].add(jnp.where(made, rate, 0.0))
+        goes_on = made & well
         if can_stop(state.opt_state):
-            well &= ~stopped(state.opt_state)
+            goes_on &= ~stopped(state.opt_state)
         state, memory = jax.tree.map(
             lambda after, before: jnp.where(made, after, before), (state, memory), (run.state, run.memory)
         )
@@ -179,7 +187,8 @@ class Engine:
             state,
             memory,
             run.steps + made,
-            made & well,
+            goes_on,
+            run.diverged | (run.alive & ~(finite & well)),
             run.loss_sums.at[point].add(jnp.where(made, value, 0.0)),
             run.loss_counts.at[point].add(made),
             rate_sums,

@@ -128,7 +128,7 @@ def optuna_objective(
             until = min(num_steps, step + every)
             runs = advanced(plan(), runs, hyper, seed_array, step, until)
             step = until
-            if not np.all(np.asarray(runs.alive)):
+            if np.any(np.asarray(runs.diverged)):
                 trial.set_user_attr("diverged", True)
                 raise optuna.TrialPruned(f"the loss is not finite by step {step:,}.")
             if metric is None:

@@ -25,6 +25,7 @@ from lrx.rates import Schedule
 from lrx.schedules import constant, linear_decay, one_cycle, warmup_stable_decay
 
 MOMENTUM = 0.9
+MIN_RATE = 1e-6  # of every range test of a race
 STABLE = 0.7  # of a run with warmup-stable-decay, after which it decays
 
 
@@ -38,8 +39,8 @@ class Method:
         together with the range test, which rates all that share it try.
       has_rate: False where `make` has no use for one.
       probe: `rate -> transformation`, the optimizer whose range test tells where the rates are; None where the method
-        is to find its rate by itself, from `default`.
-      max_rate: of that range test.
+        is to find its rate by itself, from `default`. Methods share a range test where this is the same object.
+      max_rate: of that range test, which begins at 1e-6.
       trials: rates that are tried, where there is a probe.
       scale: of the rates, to those of the probe.
       carried: part of a run after which its state serves a longer run: 1 for what does not know when it will end, 0
@@ -68,6 +69,14 @@ class Method:
     def __post_init__(self) -> None:
         for name in ("default", "max_rate", "scale"):
             _checks.positive(name, getattr(self, name))
+        if self.max_rate <= MIN_RATE:
+            raise ValueError(
+                f"max_rate must be above {MIN_RATE:g}, where range tests begin, got max_rate={self.max_rate:g}."
+            )
+        for name in ("make", "probe"):
+            if not callable(getattr(self, name)) and (name == "make" or self.probe is not None):
+                of = "of a rate and a number of steps" if name == "make" else "of a rate, or None"
+                raise TypeError(f"{name} must be a function {of}, got {name}={getattr(self, name)!r}.")
         _checks.steps("trials", self.trials, unit="rates")
         _checks.in_interval("carried", self.carried, "[0, 1]", "it is the part of a run that a longer one goes on from")
         _checks.flag("has_rate", self.has_rate)

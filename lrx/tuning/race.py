@@ -19,7 +19,7 @@ from lrx.training.checkpoints import RunFolder
 from lrx.training.progress import reporter
 from lrx.training.workload import Workload
 from lrx.tuning.engine import Engine, Plan, Runs
-from lrx.tuning.portfolio import Method
+from lrx.tuning.portfolio import MIN_RATE, Method
 from lrx.tuning.range_test import RangeTest, range_test
 from lrx.tuning.selection import Evidence, Selection
 from lrx.tuning.sweep import NUM_POINTS, advanced, evaluated, tail_loss
@@ -27,7 +27,6 @@ from lrx.tuning.trial_rates import rate_of_least_loss, trial_rates
 
 PROBED = 0.1  # of a run, for each range test
 PROBE_STEPS = (30, 100)  # of a range test, at least and at most
-MIN_RATE = 1e-6  # of a range test
 OTHERS = (3, 2, 1)  # methods beside the favoured ones, in the rounds after the first
 LENGTHS = (1, 4, 14, 14)  # of the runs of a round, at least, in those of the first
 ROUNDS = len(LENGTHS)
@@ -93,7 +92,7 @@ class Race:
     ) -> Selection:
         """Choose within `budget` full runs; see `select`."""
         began = time.monotonic() if began is None else began
-        allowed = math.floor(budget * self.num_steps)
+        allowed = math.floor(budget * self.num_steps + 1e-6)
         leaders = {name: method for name, method in self.portfolio.items() if method.follows is None}
         # Each probe once, by the first method that uses it.
         probes = {method.probe: name for name, method in reversed(leaders.items()) if method.probe}
@@ -107,6 +106,7 @@ class Race:
                 f"{self.num_steps:,} steps for {len(probes)} range test(s) and a race of {sizes[0]} runs, got "
                 f"budget={budget:g}: give more, a longer run, or a smaller portfolio."
             )
+        self._require_states()
         self._look_at_evaluation(seed)
         now, rounds_made = _Standing(), None  # None before the range tests
         with contextlib.ExitStack() as stack:
@@ -253,7 +253,7 @@ class Race:
 
     def measured(self, runs: Runs, seed: int) -> tuple[float, float]:
         """Give metric and loss of a run as it is now, as in `Evidence`."""
-        if not np.all(np.asarray(runs.alive)):
+        if np.any(np.asarray(runs.diverged)):
             return self._sign * math.inf, math.inf
         results = evaluated(self.workload, runs, np.array([seed]), 1)
         self._name_compared(results)
@@ -269,6 +269,17 @@ class Race:
             self.compared = "loss" if "loss" in results else "training loss"
         elif self.metric not in results:
             raise ValueError(f"metric must be one of {sorted(results)}, got metric={self.metric!r}.")
+
+    def _require_states(self) -> None:
+        """Refuse a method that has no state for the workload's parameters, before anything is trained."""
+        for name in self.portfolio:
+            try:
+                self._engine(name).describe_state(hyperparameters(1.0, 1))
+            except Exception as error:
+                raise TypeError(
+                    f"portfolio[{name!r}].make gives a transformation whose init fails on the parameters of workload "
+                    f"{self.workload.name!r}: {error}"
+                ) from error
 
     def _look_at_evaluation(self, seed: int) -> None:
         """Evaluate the initial parameters once: a metric that is not there is refused before anything is trained."""
@@ -363,13 +374,13 @@ class Race:
             "seed": seed,
             "metric": self.metric,
             "mode": self.mode,
+            "methods": list(self.portfolio),  # runs are kept by their places
             "portfolio": {},
         }
+        about |= self._engine(next(iter(self.portfolio))).describe(hyperparameters(1.0, 1))
+        del about["opt_state"]  # of the first method; those of all are below
         for name, method in self.portfolio.items():
-            engine = self._engine(name)
-            seen = engine.describe(hyperparameters(1.0, 1))
-            state = seen.pop("opt_state")
-            about |= seen
+            state = self._engine(name).describe_state(hyperparameters(1.0, 1))["opt_state"]
             for field in dataclasses.fields(method):
                 value = getattr(method, field.name)
                 if not callable(value):

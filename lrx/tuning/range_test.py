@@ -241,7 +241,10 @@ def range_test(
     finite = np.asarray(runs.steps)[:, 0] // accumulate
     # A training loss is that before the step, a validation loss that after it.
     lag = 0 if validation_batch is not None else 1
-    return _found(rates, _curves(runs), finite, np.asarray(runs.alive)[:, 0], beta, float(divergence_factor), lag)
+    best, first_losses = (np.asarray(runs.memory[name], np.float64)[:, 0] for name in ("best", "first"))
+    limits = np.where(np.isfinite(best), divergence_bound(best, first_losses, float(divergence_factor)), np.inf)
+    limits = np.where(np.asarray(runs.diverged)[:, 0], limits, np.nan)
+    return _found(rates, _curves(runs), finite, limits, beta, float(divergence_factor), lag)
 
 
 def _ladder(min_rate: Any, max_rate: Any, num_steps: Any, kind: str) -> np.ndarray:
@@ -308,9 +311,9 @@ def _curves(runs: Any) -> np.ndarray:
 
 
 def _found(
-    rates: np.ndarray, curves: np.ndarray, made: np.ndarray, alive: np.ndarray, beta: float, factor: float, lag: int
+    rates: np.ndarray, curves: np.ndarray, made: np.ndarray, limits: np.ndarray, beta: float, factor: float, lag: int
 ) -> RangeTest:
-    """Read the curves; of each seed, `made` says how many losses are finite and `alive` whether it never diverged."""
+    """Read the curves; of each seed, `made` of the losses are finite, and `limits` is what it diverged by, else NaN."""
     if np.median(made) < 1:
         raise ValueError(
             f"the loss is not finite at the first rate, {rates[0]:g}, which hardly changes the parameters: look at the "
@@ -318,8 +321,8 @@ def _found(
         )
     smoothed_by_seed = np.stack([smooth(curve, beta, factor) for curve in curves])
     diverged = np.full(len(curves), np.inf)
-    for seed in np.flatnonzero(~alive):
-        first = blow_up_place(curves[seed, : made[seed]], factor)
+    for seed in np.flatnonzero(~np.isnan(limits)):
+        first = blow_up_place(curves[seed, : made[seed]], limits[seed])
         diverged[seed] = rates[max(first - lag, 0)]
     middle = float(np.median(diverged))
     diverged_at = middle if np.isfinite(middle) else None

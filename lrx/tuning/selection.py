@@ -84,15 +84,15 @@ class Selection:
         return sorted({each.steps for each in self.evidence})
 
     def _by_run(self) -> dict[tuple[str, float], dict[int, float]]:
-        """(method, rate) to {steps: value}, the best of those that came furthest first."""
+        """(method, rate) to {steps: value}, the best of those that came furthest first, what diverged last."""
         runs: dict[tuple[str, float], dict[int, float]] = {}
         for each in self.evidence:
             runs.setdefault((each.method, each.rate), {})[each.steps] = each.value
         sign = 1 if self.mode == "min" else -1
 
-        def order(values: dict[int, float]) -> tuple[int, float]:
+        def order(values: dict[int, float]) -> tuple[bool, int, float]:
             last = max(values)
-            return -last, sign * values[last] if math.isfinite(values[last]) else math.inf
+            return not math.isfinite(values[last]), -last, sign * values[last]
 
         return dict(sorted(runs.items(), key=lambda item: order(item[1])))
 

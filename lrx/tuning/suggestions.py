@@ -44,12 +44,14 @@ def smooth(losses: np.ndarray, beta: float, factor: float) -> np.ndarray:
     return result
 
 
-def blow_up_place(losses: np.ndarray, factor: float) -> int:
-    """The place of the first loss of those at the end that are all above the bound; behind all where none is."""
-    values = _without_outliers(losses.astype(np.float64))
-    limit = divergence_bound(values.min(), values[0], factor)
-    place = len(losses)
-    while place > 0 and losses[place - 1] > limit:
+def blow_up_place(losses: np.ndarray, limit: float) -> int:
+    """Give the place of the first of the losses, up to the end of a run that diverged, that are too high for good.
+
+    `losses` are those that are finite. Those after them, which were not or were never computed, count as infinite.
+    """
+    values = _without_outliers(np.append(losses.astype(np.float64), [np.inf, np.inf]))
+    place = len(values)
+    while place > 0 and values[place - 1] > min(limit, np.finfo(np.float64).max):
         place -= 1
     return place
 

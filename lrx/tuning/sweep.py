@@ -87,7 +87,7 @@ class SweepResult:
                     "workload's evaluate gives."
                 )
             raise ValueError("every member of the sweep diverged with some seed: sweep lower rates.")
-        place = np.unravel_index(int(np.nanargmin(means if mode == "min" else -means)), means.shape)
+        place = np.unravel_index(int(np.argmin(means if mode == "min" else -means)), means.shape)
         if self.is_grid:
             return {name: float(values[i]) for (name, values), i in zip(self.axes.items(), place, strict=True)}
         return {name: float(values[place[0]]) for name, values in self.axes.items()}
@@ -102,7 +102,8 @@ class SweepResult:
             )
         values = self.final_loss if metric is None else self.evaluations[metric]
         worst = np.inf if mode == "min" else -np.inf
-        return np.where(np.isfinite(self.final_loss), values, worst).mean(axis=-1)
+        means = np.where(np.isfinite(self.final_loss), values, worst).mean(axis=-1)
+        return np.where(np.isfinite(means), means, worst)
 
     def plot(self, metric: str | None = None, *, names: Sequence[str] | None = None, mode: str = "min") -> Figure:
         """Draw a metric over one hyperparameter as a line, or over two as a map; needs matplotlib.
@@ -159,7 +160,7 @@ def sweep(
 
     Any float that `tx` takes can be swept: rates, betas, weight decay, and durations such as warm-up steps. Runs of the
     same seed start from the same parameters and see the same minibatches, those of `lrx.train(..., seed=seed)`. A run
-    whose loss is not finite is frozen; the others go on.
+    whose loss is not finite is frozen; the others go on. One that a controller stops keeps its loss.
 
     Args:
       loss_fn: a `Workload`; or a function `(params, batch, key) -> loss`.
@@ -310,12 +311,12 @@ def advanced(
         began = time.monotonic()
         runs = plan.advance(runs, hyper, seeds, step, until)
         if watched and status is not None:
-            alive = np.asarray(runs.alive)
+            left = ~np.asarray(runs.diverged)
             elapsed = time.monotonic() - began
             length = max(1, min(8 * length, int(length * SEGMENT_SECONDS / max(elapsed, 1e-9))))
             status.update(
                 before + runs_at_once * (until - start),
-                float(np.min(tail_loss(runs)[alive], initial=np.inf)),
+                float(np.min(tail_loss(runs)[left], initial=np.inf)),
                 np.nan,
             )
         step = until
@@ -335,7 +336,7 @@ def tail_loss(runs: Runs) -> np.ndarray:
     steps = counts.sum(axis=-1, keepdims=True)
     later = counts.cumsum(axis=-1) > (1 - TAIL) * steps  # points that reach into the last tenth
     means = (sums * later).sum(axis=-1) / np.maximum((counts * later).sum(axis=-1), 1)
-    return np.where(np.asarray(runs.alive), means, np.inf).astype(np.float32)
+    return np.where(np.asarray(runs.diverged), np.inf, means).astype(np.float32)
 
 
 def outcome(runs: Runs, number: int, evaluations: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
@@ -368,12 +369,12 @@ def evaluated(workload: Workload, runs: Runs, seeds: np.ndarray, number: int) ->
     """Evaluate every run that did not diverge: name to (seeds, members) float32, NaN where one did."""
     if workload.evaluate is None:
         return {}
-    alive = np.asarray(runs.alive)
+    diverged = np.asarray(runs.diverged)
     results: dict[str, np.ndarray] = {}
-    for place in np.ndindex(alive.shape[0], number):
-        if alive[place]:
+    for place in np.ndindex(diverged.shape[0], number):
+        if not diverged[place]:
             state = jax.tree.map(lambda x, place=place: jax.device_put(x[place], jax.local_devices()[0]), runs.state)
             point = evaluation_point(workload, state, int(seeds[place[0]]))
             for name, value in jax.device_get(workload.evaluate(*point)).items():
-                results.setdefault(name, np.full(alive.shape, np.nan, np.float32))[place] = value
+                results.setdefault(name, np.full(diverged.shape, np.nan, np.float32))[place] = value
     return results

@@ -165,6 +165,12 @@ def test_a_member_whose_metric_is_nan_is_the_worst() -> None:
     partly = line(lambda slope: {"error": jnp.where(jnp.abs(slope - 3.0) < 0.5, jnp.nan, jnp.abs(slope - 3.0))})
     found = successive_halving(partly, tx=sgd, grid={"lr": [0.3, 1e-4, 1e-3]}, num_steps=54, metric="error")
     assert found.best["lr"] == 1e-3
+    # What is last in the first bracket has no metric; the second bracket's best is the winner.
+    gone = line(lambda slope: {"error": jnp.where(jnp.abs(slope - 3.0) < 0.2, jnp.nan, jnp.abs(slope - 3.0))})
+    found = successive_halving(
+        gone, tx=sgd, sample={"lr": log_uniform(0.01, 1.0)}, num_samples=9, num_steps=54, brackets=2, metric="error"
+    )
+    assert np.isfinite(found.metric[found.members["lr"] == found.best["lr"]]).all()
     nowhere = line(lambda slope: {"error": jnp.nan * slope})
     with pytest.raises(ValueError, match="the error of every member is not finite within 6 steps, though not all"):
         successive_halving(nowhere, tx=sgd, grid={"lr": RATES}, num_steps=54, metric="error")

@@ -136,6 +136,39 @@ def test_it_diverged_at_the_rate_of_the_step_after_which_the_loss_is_too_high(
     assert found.suggestions["divergence"] == found.diverged_at / 10
 
 
+@pytest.mark.parametrize("offset", [-10.0, -3.0, 0.0, 5.0])
+@pytest.mark.parametrize("high", [12.0, 19.0, 19.4, 19.7, 40.0])
+@pytest.mark.parametrize("validated", [False, True])
+def test_losses_below_zero_diverge_where_they_do(offset: float, high: float, validated: bool) -> None:
+    found = lrx.range_test(
+        lambda params, batch, key: jnp.where(params[1] > 0, high, offset - 0.2 * params[0]),
+        lambda key: jnp.zeros(2),
+        batches=np.zeros((48, 1), np.float32),
+        tx=step_counted,
+        min_rate=1e-6,
+        max_rate=2e-3,
+        num_steps=48,
+        validation_batch=np.zeros(1, np.float32) if validated else None,
+    )
+    assert found.diverged_at in (None, found.rates[found.rates >= BAD][0])
+
+
+def test_a_seed_whose_first_loss_is_not_finite_leaves_the_others_be() -> None:
+    def loss_fn(params: jax.Array, batch: jax.Array, key: jax.Array) -> jax.Array:
+        return bowl(params[:3], batch, key) + jnp.where(params[3] > 0, jnp.nan, 0.0)
+
+    def init_fn(key: jax.Array) -> jax.Array:
+        bad = jnp.all(jax.random.key_data(key) == jax.random.key_data(jax.random.split(jax.random.key(1))[0]))
+        return jnp.append(jnp.ones(3), jnp.where(bad, 1.0, 0.0))
+
+    found = lrx.range_test(loss_fn, init_fn, batches=BATCHES, tx=lrx.sgd, seeds=3)
+    assert np.isfinite(found.losses_by_seed[:, 0]).tolist() == [True, False, True]
+    assert found.suggestions["minimum"] == pytest.approx(laddered().suggestions["minimum"], rel=0.5)
+    alone = laddered().diverged_at
+    assert alone is not None
+    assert found.diverged_at == pytest.approx(alone, rel=0.5)
+
+
 @pytest.mark.parametrize("places", [[3, 30], [0, 30]])
 def test_a_spike_does_not_end_it(places: list[int]) -> None:
     batches = noisy(100)

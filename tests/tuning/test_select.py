@@ -226,10 +226,26 @@ def test_where_all_diverge_late_the_race_ends_with_what_did_not() -> None:
 
 def test_a_run_of_full_length_is_not_made_again(race: Any) -> None:
     evidence = race.run(30.0, 0).evidence
-    for run in {(each.method, each.rate) for each in evidence}:
-        rounds = [each for each in evidence if (each.method, each.rate) == run]
-        assert all(again.steps_paid == 0 for again in rounds[1:] if again.steps == rounds[0].steps)
-        assert len({(each.value, each.loss) for each in rounds if each.steps == 400}) <= 1
+    before: dict[tuple[str, float], Evidence] = {}
+    again = 0
+    for each in evidence:
+        run = each.method, each.rate
+        if run in before and before[run].steps == each.steps:
+            assert each.steps_paid == 0
+            assert (each.value, each.loss) == (before[run].value, before[run].loss)
+            again += 1
+        before[run] = each
+    assert again > 1, "the budget is enough for two rounds of full length"
+
+
+def test_a_run_that_its_controller_stops_has_not_diverged() -> None:
+    stops = Method(lambda rate, num_steps: lrx.sgd(lrx.constant(rate) * lrx.early_stopping(patience=5)), default=0.1)
+    result = chosen(portfolio={"slow": SMALL["slow"], "stops": stops})
+    assert result.method == "stops"
+    history = train(LINE, result.tx, steps=400)
+    assert len(history.loss) < 400
+    final = next(each for each in reversed(result.evidence) if each.method == "stops")
+    assert final.value == pytest.approx(float(history.evaluations["error"][-1]), rel=1e-3)
 
 
 def test_a_metric_that_is_nan_is_said_to_be_so() -> None:
@@ -391,6 +407,7 @@ def test_a_metric_that_no_evaluation_gives_is_refused_before_anything_is_trained
 @pytest.mark.parametrize(
     ("field", "message"),
     [
+        ({"max_rate": 1e-6}, "max_rate must be above 1e-06, where range tests begin, got max_rate=1e-06"),
         ({"carried": 2.0}, r"carried must be in \[0, 1\]"),
         ({"carried": -0.5}, r"carried must be in \[0, 1\]"),
         ({"trials": 0}, "trials must be a whole number of rates >= 1"),
@@ -404,11 +421,64 @@ def test_a_field_of_a_method_that_is_out_of_range_is_refused(field: Any, message
         Method(late_decay, **field)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"make": 0.1}, "make must be a function of a rate and a number of steps, got make=0.1"),
+        ({"make": late_decay, "probe": "sgd"}, "probe must be a function of a rate, or None, got probe='sgd'"),
+    ],
+)
+def test_a_field_of_a_method_that_is_no_function_is_refused(arguments: Any, message: str) -> None:
+    with pytest.raises(TypeError, match=message):
+        Method(**arguments)
+
+
+def test_a_method_that_has_no_state_for_the_parameters_is_refused_before_anything_is_trained(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(race_module, "range_test", None)
+    matrices = optax.GradientTransformation(lambda params: params.shape[1], lambda u, s, p: (u, s))
+    portfolio = SMALL | {"matrices only": Method(lambda rate, num_steps: matrices)}
+    with pytest.raises(TypeError, match=r"portfolio\['matrices only'\].make gives a transformation whose init fails"):
+        chosen(portfolio=portfolio)
+
+
+def test_the_numbers_of_numpy_are_kept_as_those_of_python(tmp_path: Path) -> None:
+    method = dataclasses.replace(SMALL["constant"], default=np.float32(0.03), trials=np.int64(1))
+    arguments = {"budget": np.float32(3), "seed": np.int64(0), "num_steps": np.int64(40), "portfolio": {"a": method}}
+    first, again = (chosen(checkpoint=tmp_path / "race", **arguments) for _ in range(2))
+    assert first.evidence == again.evidence
+
+
+def test_the_budget_that_is_said_to_be_enough_is(race: Any) -> None:
+    for steps in (100, 237, 400, 999):
+        asked = race_module.Race(LINE, steps, SMALL, "error", "min")
+        with pytest.raises(ValueError, match="budget must be at least") as refused:
+            asked.run(0.01, 0)
+        least = float(str(refused.value).split("at least ")[1].split()[0])
+        assert asked.run(least, 0).cost <= least
+        with pytest.raises(ValueError, match="budget must be at least"):
+            asked.run(least - 0.02, 0)
+
+
 def test_another_race_in_the_folder_is_refused(tmp_path: Path) -> None:
     few = {"constant": SMALL["constant"]}
     chosen(portfolio=few, checkpoint=tmp_path / "race", num_steps=40)
     with pytest.raises(ValueError, match="holds another run"):
         chosen(portfolio=few, checkpoint=tmp_path / "race", num_steps=40, seed=1)
+    both = {name: SMALL[name] for name in ("constant", "slow")}
+    chosen(portfolio=both, checkpoint=tmp_path / "both", num_steps=60)
+    with pytest.raises(ValueError, match=r"methods is \['constant', 'slow'\] there and \['slow', 'constant'\] here"):
+        chosen(portfolio=dict(reversed(both.items())), checkpoint=tmp_path / "both", num_steps=60)
+    batches = dataclasses.replace(LINE.batches, arrays=jax.tree.map(lambda x: 2 * x, LINE.batches.arrays))
+    with pytest.raises(ValueError, match=r"checksum of arrays\[0\] is \w{8} there and \w{8} here"):
+        select(
+            dataclasses.replace(LINE, batches=batches),
+            portfolio=few,
+            checkpoint=tmp_path / "race",
+            num_steps=40,
+            metric="error",
+        )
     other = {"constant": Method(lambda rate, num_steps: lrx.sgd(rate, momentum=0.9), default=0.03)}
     with pytest.raises(ValueError, match=r"portfolio\['constant'\]\S* is \S+ there and absent here"):
         chosen(portfolio=other, checkpoint=tmp_path / "race", num_steps=40)

@@ -265,6 +265,18 @@ def test_the_pictures_show_what_diverged() -> None:
         two.plot(names=["b1"])
 
 
+def test_a_member_that_its_controller_stops_has_not_diverged() -> None:
+    found = sweep(
+        LINE,
+        tx=lambda lr: lrx.sgd(lrx.constant(lr) * lrx.early_stopping(patience=5)),
+        grid={"lr": [0.1, 1e9]},
+        num_steps=300,
+    )
+    assert np.isfinite(found.final_loss[:, 0]).tolist() == [True, False]
+    assert np.isfinite(found.losses[0, 0]).sum() < 150, "the example is one that stops"
+    assert found.evaluations["error"][0, 0] < 0.5
+
+
 def test_the_best_of_nothing_is_refused() -> None:
     found = swept(grid={"lr": [1e9]}, num_steps=40)
     with pytest.raises(ValueError, match=r"^every member of the sweep diverged with some seed"):
@@ -274,6 +286,15 @@ def test_the_best_of_nothing_is_refused() -> None:
     with pytest.raises(ValueError, match=r"^mode='max' needs a metric"):
         swept().best(mode="max")
     nowhere = sweep(line(lambda slope: {"error": jnp.nan * slope}), tx=sgd, grid={"lr": RATES}, num_steps=9)
+    infinite = sweep(
+        line(lambda slope: {"score": jnp.where(jnp.abs(slope - 3.0) < 0.5, 1.0, jnp.inf)}),
+        tx=lambda lr, momentum: lrx.sgd(lr, momentum=momentum),
+        grid={"lr": [1e-6, 0.3], "momentum": [0.0, 0.1]},
+        num_steps=40,
+    )
+    assert infinite.best("score", mode="max")["lr"] == 0.3
+    drawn = infinite.plot("score", names=["momentum"], mode="max").axes[0].get_lines()[0].get_ydata()
+    np.testing.assert_array_equal(drawn, [1.0, 1.0])
     with pytest.raises(ValueError, match=r"^the error of no member is finite with every seed, though not all diverged"):
         nowhere.best("error")
 
