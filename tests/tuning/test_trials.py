@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import subprocess
 import sys
 import textwrap
@@ -15,7 +16,10 @@ from tuning.test_sweep import LINE, sgd
 
 import lrx
 from lrx.training import train
+from lrx.training.progress import reporter
 from lrx.tuning import engine, halve_until_trains, log_uniform, optuna_objective
+
+module = importlib.import_module("lrx.tuning.halve_until_trains")  # whose name in the package is the function's
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
@@ -68,8 +72,16 @@ def test_interrupted_trials_lose_at_most_one(tmp_path: Path, monkeypatch: pytest
     resumed = halve_until_trains(LINE, checkpoint=tmp_path / "trials", **arguments)
     assert made[:fail_at] + made[fail_at:] == [*at_once.rates[:fail_at], *at_once.rates[fail_at - 1 :]]
     made.clear()
+    begins: list[int] = []
+
+    def seen(*arguments: Any, step: int, **others: Any) -> Any:
+        begins.append(step)
+        return reporter(*arguments, step=step, **others)
+
+    monkeypatch.setattr(module, "reporter", seen)
     again = halve_until_trains(LINE, checkpoint=tmp_path / "trials", **arguments)
     assert not made
+    assert begins == [len(at_once.rates) * 40 * 2]
     for found in (resumed, again):
         assert (found.rate, found.verdicts) == (at_once.rate, at_once.verdicts)
         for name in ("rates", "first_loss", "final_loss", "losses"):
