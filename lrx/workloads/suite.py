@@ -60,3 +60,28 @@ TASKS: dict[str, Task] = {
     "sparse-logistic": Task(lambda data_dir: make_sparse_workload(), 1000),  # noqa: ARG005
     "least_squares": Task(lambda data_dir: make_least_squares_workload(), 1000, "loss", "min"),  # noqa: ARG005
 }
+
+# With these no rule of `lrx.select` was looked for.
+UNSEEN: dict[str, Task] = {
+    "mnist-logistic": Task(lambda data_dir: make_workload("mnist", "mlp", data_dir=data_dir, widths=()), 1000),
+    "digits-deep": Task(
+        lambda data_dir: make_workload("digits", "mlp", batch_size=64, widths=(32, 32, 32, 32)),  # noqa: ARG005
+        600,
+    ),
+    "cifar10-deep": Task(
+        lambda data_dir: make_workload(
+            "cifar10", "mlp", data_dir=data_dir, batch_size=64, widths=(64, 64, 64), augment=False
+        ),
+        1000,
+    ),
+    "sparse-small": Task(
+        lambda data_dir: make_sparse_workload(num_features=500, num_train=3000, seed=7),  # noqa: ARG005
+        500,
+    ),
+    "least_squares-flat": Task(
+        lambda data_dir: make_least_squares_workload(num_features=50, power=1.0, noise=0.3, batch_size=16),  # noqa: ARG005
+        800,
+        "loss",
+        "min",
+    ),
+}

@@ -13,7 +13,7 @@ from flax import nnx
 import lrx
 from lrx.training import train
 from lrx.workloads.linear import make_breast_cancer_workload, make_least_squares_workload, make_sparse_workload
-from lrx.workloads.suite import TASKS
+from lrx.workloads.suite import TASKS, UNSEEN
 from lrx.workloads.text import CharacterTransformer, load_topics, make_text_workload
 
 needs_files = pytest.mark.skipif(
@@ -23,15 +23,16 @@ needs_files = pytest.mark.skipif(
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=needs_files if name.startswith(("mnist", "cifar10")) else ()) for name in TASKS]
+    "name",
+    [pytest.param(name, marks=needs_files if name.startswith(("mnist", "cifar10")) else ()) for name in TASKS | UNSEEN],
 )
-def test_every_task_is_learnt_within_a_twentieth_of_its_run(name: str) -> None:
-    task = TASKS[name]
+def test_every_task_is_learnt_within_a_fifth_of_its_run(name: str) -> None:
+    task = (TASKS | UNSEEN)[name]
     workload = task.make(None)
     params, model_state = workload.init(jax.random.key(0))
     before = float(workload.evaluate(params, model_state)[task.metric])
-    rate = 0.1 if name in ("sparse-logistic", "least_squares") else 5e-3
-    history = train(workload, lrx.adamw(rate), steps=max(30, task.steps // 20))
+    rate = 0.1 if name.startswith(("sparse", "least_squares")) else 5e-3
+    history = train(workload, lrx.adamw(rate), steps=task.steps // 5)
     after = history.evaluations[task.metric][-1]
     assert after < 0.95 * before if task.mode == "min" else after > before + 0.02
     assert np.all(np.isfinite(history.loss))
