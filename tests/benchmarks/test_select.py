@@ -18,7 +18,7 @@ from lrx.benchmarks import available, select
 from lrx.papers import load
 from lrx.papers.result import Result
 from lrx.tuning import Method
-from lrx.workloads.suite import TASKS, Task
+from lrx.workloads.suite import TASKS, UNSEEN, Task
 
 LEADER, FOLLOWER = "adamw, warmup-stable-decay", "adamw, linear decay"
 PORTFOLIO = {
@@ -154,6 +154,9 @@ def test_the_readme_shows_what_the_gallery_holds() -> None:
     readme = (root / "README.md").read_text()
     assert select.summary(result) in readme
     assert select.task_table(result) in readme
+    unseen = load(root / "examples/gallery/select/unseen.json")
+    assert list(unseen.curves) == list(UNSEEN)
+    assert select.task_table(unseen) in readme
 
 
 def test_every_benchmark_says_what_it_asks() -> None:
