@@ -67,7 +67,6 @@ class Selection:
             cells = "".join(f"  {_shown(values.get(horizon)):>12}" for horizon in self._horizons())
             shown = f"{rate:.2g}" if self.portfolio[method].has_rate else ""
             rows.append(f"{method:{width}}  {shown:>8}{cells}")
-        evaluations = len(self.evidence)
         trained = self._by_run()[self.method, self.rate]
         at = f" at {self.rate:.3g}" if self.portfolio[self.method].has_rate else ""
         probed = sum(len(test.rates) for test in self.range_tests.values()) / self.num_steps
@@ -75,7 +74,7 @@ class Selection:
             f"chosen: {self.method}{at}, by {self.metric} ({self.mode}) after "
             f"{max(trained):,} of {self.num_steps:,} steps, one seed",
             f"cost: {self.cost:.2f} full runs of {self.budget:g} allowed, {probed:.2f} of them for "
-            f"{len(self.range_tests)} range test(s); not counted: {evaluations} evaluations; {self.seconds:.0f} s, "
+            f"{len(self.range_tests)} range test(s); evaluations are not counted; {self.seconds:.0f} s, "
             "compilation included",
         ]
         return "\n".join(rows)

@@ -25,7 +25,7 @@ class Task:
 
     Attributes:
       make: folder of the data files to the workload.
-      steps: length of a full run, 1 to 4 seconds on two CPU cores.
+      steps: length of a full run, at most 4 seconds on two CPU cores, 9 where these are slow.
       metric: of the workload's `evaluate`.
       mode: "min" or "max", what is better.
     """
