@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 import lrx
-from lrx.rates import controller
+from lrx.feedback import controller
 
 
 class SpikesState(NamedTuple):

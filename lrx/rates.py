@@ -25,8 +25,8 @@ import optax
 
 from lrx import _checks
 from lrx._leaves import at_least_float32, descend, scale_tree
+from lrx.states import FactorState, Memory, RateState
 
-Memory: TypeAlias = Any
 ArrayLike: TypeAlias = float | jax.Array | np.ndarray | np.number
 TransformT = TypeVar("TransformT")
 
@@ -47,59 +47,6 @@ class Core(NamedTuple):
     update: Callable[[Memory, Feedback], tuple[jax.Array, Memory]]  # -> (factor of this step, next memory)
 
 
-class RateState(NamedTuple):
-    """State of every `Rate`, whether constant, scheduled or controlled: checkpoints swap between the first two."""
-
-    count: jax.Array  # type: ignore[assignment]  # () int32: completed updates; stays at 2^31 - 1 once there
-    rate: jax.Array  # () float32: what the latest update used; before the first, what it starts with
-    scale: jax.Array  # () float32: set by hand with `scale_learning_rate`, multiplies everything
-    memories: tuple[Memory, ...]  # one for each factor: () for a schedule, a ControllerState for a controller
-
-
-class FactorState(NamedTuple):
-    """State of an unsigned link: a `Controller` alone in a chain, or `schedule.multiplier()`."""
-
-    count: jax.Array  # type: ignore[assignment]  # () int32: completed updates; stays at 2^31 - 1 once there
-    factor: jax.Array  # () float32: what the latest update was multiplied by; before the first, the initial one
-    memories: tuple[Memory, ...]  # one for each factor
-
-
-class ComputedRate(NamedTuple):
-    """The rate of a method that takes none: to be read, not to be scaled."""
-
-    rate: jax.Array  # () float32: what the latest update used, 0 before the first
-
-
-class Snapshot(NamedTuple):
-    """A state kept for later, which is no part of what a state says."""
-
-    params: Any
-    inner: Any
-
-
-class GroupState(NamedTuple):
-    """State of `group_rates`, which gives groups of parameters factors of their own."""
-
-    count: jax.Array  # type: ignore[assignment]  # () int32: completed updates; stays at 2^31 - 1 once there
-    factors: dict[str, jax.Array]  # group to () float32: what the latest update of the group was multiplied by
-    inner: Any  # of the transformation whose rate is multiplied
-
-
-class Inbox(NamedTuple):
-    """Where `observe` leaves a loss until the next update takes it."""
-
-    observed: jax.Array  # () float32: the value that was written and is not consumed yet
-    pending: jax.Array  # () bool: whether there is one
-
-
-class ControllerState(NamedTuple):
-    """State of what follows a loss within a rate."""
-
-    factor: jax.Array  # () float32: its part in the rate
-    inbox: Inbox
-    memory: Memory  # the method's own statistics, a NamedTuple
-
-
 def as_count(count: ArrayLike) -> jax.Array:
     """Turn a step count of any integer type into int32, stopping at 2^31 - 1.
 
@@ -107,7 +54,7 @@ def as_count(count: ArrayLike) -> jax.Array:
       TypeError: for a count that is not an integer: time is counted, never measured.
       ValueError: for a concrete negative count.
     """
-    if not _is_number(count) or not jnp.issubdtype(jnp.result_type(count), jnp.integer):
+    if not is_number(count) or not jnp.issubdtype(jnp.result_type(count), jnp.integer):
         raise TypeError(
             f"count must be an integer or an array of integers, got count={count!r}: steps are counted, so take "
             "jnp.arange(n) for a curve and int(step) for a step in a float."
@@ -233,7 +180,7 @@ class _Factor(optax.GradientTransformationExtraArgs):
 
     def __rmul__(self, other: Any) -> Any:
         # Optax multiplies by -1 what it takes for a number.
-        if not isinstance(self, Schedule) and _is_number(other) and _checks.is_concrete(other) and np.all(other == -1):
+        if not isinstance(self, Schedule) and is_number(other) and _checks.is_concrete(other) and np.all(other == -1):
             raise TypeError(
                 f"learning_rate must be a number or a function of the step in an optax optimizer, got {self!r}, which "
                 "follows feedback: use an lrx optimizer, lrx.adam(rate), or end the chain with it, "
@@ -270,7 +217,7 @@ def _elementwise(function: Any) -> Callable[[jax.Array], jax.Array]:
     return jnp.vectorize(function)
 
 
-def _is_number(value: Any) -> bool:
+def is_number(value: Any) -> bool:
     if isinstance(value, bool | np.bool_):
         return False
     return isinstance(value, int | float | np.number | np.ndarray | jax.Array)
@@ -475,143 +422,11 @@ class Controller(_Factor):
         return self
 
 
-def check_loss(value: Any, *, name: str = "value") -> None:
-    """Require one real number; that it is finite is each method's own affair."""
-    if not _is_number(value) or jnp.issubdtype(jnp.result_type(value), jnp.complexfloating):
-        raise TypeError(f"{name} must be a real number, got {name}={value!r}: pass the loss.")
-    if jnp.ndim(value) != 0:
-        raise ValueError(
-            f"{name} must be a scalar, got {name} of shape {jnp.shape(value)}: pass the mean, jnp.mean(loss)."
-        )
-
-
-def empty_inbox() -> Inbox:
-    """Give an inbox with nothing in it."""
-    return Inbox(jnp.zeros([], jnp.float32), jnp.zeros([], bool))
-
-
-def receive(
-    method: str, inbox: Inbox, extra_args: Mapping[str, Any], feedback: str, *, name: str = "value"
-) -> tuple[jax.Array, jax.Array | bool]:
-    """Take the loss of this update from where it comes: an observation, which goes first, or the extra argument.
-
-    This is the one place that deals with it, so that no method has to.
-
-    Args:
-      method: what needs the loss, for the error.
-      inbox: of the state; the next state gets an empty one, so that an observation is consumed once.
-      extra_args: of the update.
-      feedback: "value", or "observed" where the update brings none.
-      name: of the extra argument.
-
-    Returns:
-      The loss, () float32, and whether there is one, which without an observation is known only when running.
-
-    Raises:
-      ValueError: if there is none, or it is no scalar.
-    """
-    if feedback == "observed":
-        return inbox.observed, inbox.pending
-    value = extra_args.get(name)
-    if value is None:
-        raise ValueError(
-            f"{method} needs the {'loss' if name == 'value' else name}: pass it as tx.update(grads, state, params, "
-            f"{name}={'loss' if name == 'value' else name}). Where a wrapper drops it, build "
-            f'{method}(..., feedback="observed") and call state = lrx.observe(state, value=loss) before the update.'
-        )
-    check_loss(value, name=name)
-    return jnp.where(inbox.pending, inbox.observed, jnp.asarray(value, jnp.float32)), True
-
-
-def feedback_core(
-    method: str,
-    *,
-    init: Callable[[Any], tuple[ArrayLike, Memory]],
-    update: Callable[[Memory, jax.Array, Feedback], tuple[jax.Array, Memory]],
-    feedback: str,
-    name: str = "value",
-) -> Core:
-    """Build the core of a method that follows a loss, from its own two functions.
-
-    Args:
-      method: its name, for errors.
-      init: takes the parameters to the factor before any feedback and the method's memory.
-      update: takes the memory, a loss, () float32, and all the feedback of the step to the factor and the next memory.
-      feedback: "value" where `update` is given the loss, "observed" where it comes through `observe`: then a step
-        without an observation keeps factor and memory.
-      name: of the extra argument.
-    """
-    _checks.one_of("feedback", feedback, ("value", "observed"))
-
-    def core_init(params: Any) -> tuple[jax.Array, ControllerState]:
-        factor, memory = init(params)
-        start = jnp.array(factor, jnp.float32)
-        return jnp.array(start), ControllerState(start, empty_inbox(), memory)
-
-    def core_update(state: ControllerState, seen: Feedback) -> tuple[jax.Array, ControllerState]:
-        value, arrived = receive(method, state.inbox, seen.extra_args, feedback, name=name)
-        usable = jnp.isfinite(value) & arrived
-        new, old = update(state.memory, value, seen), (state.factor, state.memory)
-        factor, memory = jax.tree.map(lambda after, before: jnp.where(usable, after, before), new, old)
-        empty = Inbox(jnp.zeros_like(state.inbox.observed), jnp.zeros_like(state.inbox.pending))
-        return factor, ControllerState(jnp.array(factor), empty, memory)  # a copy: the memory may hold it as well
-
-    return Core(core_init, core_update)
-
-
-def controller(
-    factory: Callable[..., Controller],
-    arguments: Mapping[str, Any],
-    *,
-    init: Callable[[Any], Memory],
-    update: Callable[[Memory, jax.Array], tuple[jax.Array, Memory]],
-    feedback: str = "value",
-) -> Controller:
-    """Build a controller that follows a loss from the two functions of its method.
-
-    Where the loss comes from is no affair of the method's: with `feedback="value"` it is asked for as `value=`, with
-    "observed" it is waited for, and an observation is consumed once. A pending observation goes before the `value=` of
-    the same update. A loss that is not finite is no measurement: the method never sees it.
-
-    Args:
-      factory: the public function that is being called, for the `repr`, errors and pickling.
-      arguments: its arguments, by name.
-      init: takes the parameters to the method's memory, a NamedTuple.
-      update: takes the memory and a loss, () float32, to the factor and the next memory.
-      feedback: "value" or "observed".
-
-    Returns:
-      The `Controller`.
-
-    Example:
-      >>> from typing import NamedTuple
-      >>> import jax, jax.numpy as jnp, lrx
-      >>> from lrx.rates import controller
-      >>> class HalveOnceState(NamedTuple):
-      ...     halved: jax.Array
-      >>> def halve_once(*, below):
-      ...     def update(state, value):
-      ...         state = HalveOnceState(state.halved | (value < below))
-      ...         return jnp.where(state.halved, 0.5, 1.0), state
-      ...     init = lambda params: HalveOnceState(jnp.zeros([], bool))
-      ...     return controller(halve_once, {"below": below}, init=init, update=update)
-      >>> 0.1 * halve_once(below=0.3)
-      0.1 * halve_once(below=0.3)
-    """
-    core = feedback_core(
-        factory.__name__,
-        init=lambda params: (1.0, init(params)),
-        update=lambda memory, value, _seen: update(memory, value),
-        feedback=feedback,
-    )
-    return Controller.from_cores((core,), factory, arguments)
-
-
 def _as_factor(value: Any) -> _Factor:
     """What stands beside a rate or controller in a product."""
     if isinstance(value, _Factor):
         return value
-    if not _is_number(value):
+    if not is_number(value):
         raise TypeError(
             f"factor must be a number, a Schedule, a Rate or a Controller, got factor={value!r}: make a "
             "schedule of a function with lrx.Schedule(function), put other transformations beside it with optax.chain."
@@ -709,7 +524,7 @@ def as_rate(learning_rate: Any, *, name: str = "learning_rate") -> Rate:
             f"{name} must be a rate, got the factor {learning_rate!r}, which starts at 1 and multiplies a rate: "
             f"write 1e-3 * {learning_rate!r}."
         )
-    if _is_number(learning_rate):
+    if is_number(learning_rate):
         _checks.non_negative(name, learning_rate, "the sign is applied where the chain ends")
         return constant(learning_rate)
     if callable(learning_rate) and not isinstance(learning_rate, type | optax.GradientTransformation):

@@ -20,7 +20,8 @@ from optax.schedules import InjectStatefulHyperparamsState
 from optax.transforms import PartitionState
 
 from lrx import _checks
-from lrx.rates import ComputedRate, ControllerState, FactorState, GroupState, Inbox, RateState, Snapshot, check_loss
+from lrx.feedback import check_loss
+from lrx.states import ComputedRate, ControllerState, FactorState, GroupState, Inbox, RateState, Snapshot
 
 
 class NoRateError(ValueError):

@@ -229,7 +229,7 @@ def factors_shown(state: Any) -> list[jax.Array]:
 
 
 def _shows(node: Any) -> bool:
-    return isinstance(node, lrx.rates.RateState | lrx.rates.FactorState)
+    return isinstance(node, lrx.states.RateState | lrx.states.FactorState)
 
 
 @all_sweeps
@@ -777,8 +777,8 @@ def test_law_7_a_non_finite_value_changes_nothing_but_the_count(case, bad):
         state = tx.init(params)
         for value in values:
             _, state = tx.update(gradients, observed(state, value), params, value=value)
-        nodes = jax.tree.leaves(state, is_leaf=lambda node: isinstance(node, lrx.rates.ControllerState))
-        return [(node.factor, node.memory) for node in nodes if isinstance(node, lrx.rates.ControllerState)]
+        nodes = jax.tree.leaves(state, is_leaf=lambda node: isinstance(node, lrx.states.ControllerState))
+        return [(node.factor, node.memory) for node in nodes if isinstance(node, lrx.states.ControllerState)]
 
     assert memories([1.0])
     assert_trees_equal(memories([1.0, bad, 1.0, bad, 1.0]), memories([1.0, 1.0, 1.0]))

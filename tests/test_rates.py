@@ -17,7 +17,9 @@ import optax
 import pytest
 
 import lrx
-from lrx.rates import Controller, FactorState, Rate, RateState, Schedule, as_rate, as_schedule, controller
+from lrx.feedback import controller
+from lrx.rates import Controller, Rate, Schedule, as_rate, as_schedule
+from lrx.states import FactorState, RateState
 
 COUNTS = np.arange(40)
 PARAMS = {"w": jnp.array([1.0, -2.0]), "b": jnp.array(0.5)}

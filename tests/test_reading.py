@@ -11,7 +11,8 @@ import optax
 import pytest
 
 import lrx
-from lrx.rates import Controller, controller
+from lrx.feedback import controller
+from lrx.rates import Controller
 from lrx.reading import NoRateError
 
 PARAMS = {"w": jnp.array([1.0, -2.0]), "b": jnp.array(0.5)}

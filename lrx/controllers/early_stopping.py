@@ -13,7 +13,9 @@ import jax.numpy as jnp
 import optax
 
 from lrx import _checks
-from lrx.rates import ArrayLike, Controller, Snapshot, controller
+from lrx.feedback import controller
+from lrx.rates import ArrayLike, Controller
+from lrx.states import Snapshot
 
 
 class EarlyStoppingState(NamedTuple):

@@ -13,7 +13,8 @@ import optax
 
 from lrx import _checks
 from lrx.controllers._smoothing import RunningMean, add, empty_mean
-from lrx.rates import ArrayLike, Controller, controller
+from lrx.feedback import controller
+from lrx.rates import ArrayLike, Controller
 
 
 class GreedyState(NamedTuple):

@@ -14,7 +14,8 @@ import jax.numpy as jnp
 
 from lrx import _checks
 from lrx.controllers._smoothing import RunningMean, add, empty_mean
-from lrx.rates import ArrayLike, Controller, controller
+from lrx.feedback import controller
+from lrx.rates import ArrayLike, Controller
 
 
 class PidState(NamedTuple):

@@ -12,7 +12,8 @@ import jax.numpy as jnp
 import optax
 
 from lrx import _checks
-from lrx.rates import ArrayLike, Controller, controller
+from lrx.feedback import controller
+from lrx.rates import ArrayLike, Controller
 
 
 class ReduceOnPlateauState(NamedTuple):

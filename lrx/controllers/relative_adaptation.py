@@ -13,7 +13,8 @@ import optax
 
 from lrx import _checks
 from lrx.controllers._smoothing import RunningMean, add, empty_mean
-from lrx.rates import ArrayLike, Controller, controller
+from lrx.feedback import controller
+from lrx.rates import ArrayLike, Controller
 
 FIRST_LOSSES = 20  # in which only the level and the noise of the loss are learned
 REST = 3  # losses after a cut in which the rate stays, so that the mean can follow

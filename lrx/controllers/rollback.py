@@ -15,8 +15,10 @@ import optax
 from lrx import _checks
 from lrx._leaves import copies, leafwise, require_params, total
 from lrx.controllers._smoothing import RunningMean, add, empty_mean
-from lrx.rates import ArrayLike, Inbox, RateState, Snapshot, empty_inbox, receive
+from lrx.feedback import empty_inbox, receive
+from lrx.rates import ArrayLike
 from lrx.reading import scale_learning_rate
+from lrx.states import Inbox, RateState, Snapshot
 
 SMOOTHING = 0.9  # of the loss that a loss is compared with: of some ten minibatches
 

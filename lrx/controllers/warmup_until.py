@@ -12,7 +12,9 @@ import jax
 import jax.numpy as jnp
 
 from lrx import _checks
-from lrx.rates import ArrayLike, Core, Feedback, Inbox, Rate, RateState, as_rate, empty_inbox, receive
+from lrx.feedback import empty_inbox, receive
+from lrx.rates import ArrayLike, Core, Feedback, Rate, as_rate
+from lrx.states import Inbox, RateState
 
 
 class WarmupUntilState(NamedTuple):

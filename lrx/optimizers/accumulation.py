@@ -10,7 +10,8 @@ import optax
 
 from lrx import _checks
 from lrx._leaves import leafwise, zeros_like
-from lrx.rates import ArrayLike, check_loss
+from lrx.feedback import check_loss
+from lrx.rates import ArrayLike
 
 
 class AccumulationState(NamedTuple):

@@ -13,7 +13,8 @@ import optax
 from lrx import _checks
 from lrx._leaves import leafwise, require_params, wide
 from lrx.optimizers.adam import AdamState, moments
-from lrx.rates import ArrayLike, Rate, RateState, Schedule, as_rate, as_setting
+from lrx.rates import ArrayLike, Rate, Schedule, as_rate, as_setting
+from lrx.states import RateState
 
 
 class AdamwState(NamedTuple):

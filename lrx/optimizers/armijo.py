@@ -9,7 +9,8 @@ import jax.numpy as jnp
 
 from lrx import _checks
 from lrx._leaves import descend, require_params, total, wide
-from lrx.rates import ArrayLike, Core, Feedback, Rate, check_loss
+from lrx.feedback import check_loss
+from lrx.rates import ArrayLike, Core, Feedback, Rate
 
 
 class ArmijoState(NamedTuple):

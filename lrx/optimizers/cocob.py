@@ -22,7 +22,8 @@ from lrx._leaves import (
     wide,
     zeros_like,
 )
-from lrx.rates import ArrayLike, ComputedRate
+from lrx.rates import ArrayLike
+from lrx.states import ComputedRate
 
 
 class CocobState(NamedTuple):

@@ -15,7 +15,8 @@ import optax
 from lrx import _checks
 from lrx._leaves import leafwise, measured, plus, quotient, require_params, sum_of_finite, wide, zeros_like
 from lrx.optimizers.adam import one_minus_power
-from lrx.rates import ArrayLike, Rate, RateState, as_rate
+from lrx.rates import ArrayLike, Rate, as_rate
+from lrx.states import RateState
 
 
 class DAdaptationState(NamedTuple):

@@ -11,7 +11,8 @@ import optax
 
 from lrx import _checks
 from lrx._leaves import copies, leafwise, measured, real, require_params, total, wide, zeros_like
-from lrx.rates import ArrayLike, Rate, RateState, as_rate
+from lrx.rates import ArrayLike, Rate, as_rate
+from lrx.states import RateState
 
 
 class DogState(NamedTuple):

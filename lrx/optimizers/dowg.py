@@ -10,7 +10,8 @@ import optax
 
 from lrx import _checks
 from lrx._leaves import copies, leafwise, measured, require_params, total
-from lrx.rates import ArrayLike, Rate, RateState, as_rate
+from lrx.rates import ArrayLike, Rate, as_rate
+from lrx.states import RateState
 
 
 class DowgState(NamedTuple):

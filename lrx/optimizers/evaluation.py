@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from lrx._leaves import wide
-from lrx.rates import Snapshot
+from lrx.states import Snapshot
 
 
 def eval_params(state: Any, params: Any) -> Any:

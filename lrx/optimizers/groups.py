@@ -11,7 +11,8 @@ import optax
 
 from lrx import _checks
 from lrx._leaves import LeafFactors, Path, scale_leaf
-from lrx.rates import ArrayLike, GroupState, Schedule, as_setting
+from lrx.rates import ArrayLike, Schedule, as_setting
+from lrx.states import GroupState
 
 
 def group_rates(

@@ -10,7 +10,8 @@ import optax
 
 from lrx import _checks
 from lrx._leaves import leafwise, zeros_like
-from lrx.rates import ArrayLike, Rate, RateState, Schedule, as_rate, as_setting
+from lrx.rates import ArrayLike, Rate, Schedule, as_rate, as_setting
+from lrx.states import RateState
 
 
 class HeavyBallState(NamedTuple):

@@ -11,7 +11,8 @@ import optax
 from lrx import _checks
 from lrx._leaves import leafwise, measured, total, zeros_like
 from lrx.optimizers.adam import AdamState, moments
-from lrx.rates import ArrayLike, Rate, RateState, as_rate
+from lrx.rates import ArrayLike, Rate, as_rate
+from lrx.states import RateState
 
 
 class HypergradientState(NamedTuple):

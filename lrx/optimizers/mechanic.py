@@ -11,7 +11,8 @@ import optax
 
 from lrx import _checks
 from lrx._leaves import bounded, copies, leafwise, measured, require_params, total, wide, zeros_like
-from lrx.rates import ArrayLike, FactorState
+from lrx.rates import ArrayLike
+from lrx.states import FactorState
 
 BETAS = tuple(1 - 0.1**i for i in range(1, 7))
 

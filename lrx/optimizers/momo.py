@@ -10,8 +10,10 @@ import optax
 
 from lrx import _checks
 from lrx._leaves import leafwise, require_params, total, wide, zeros_like
+from lrx.feedback import empty_inbox, receive
 from lrx.optimizers.adam import one_minus_power
-from lrx.rates import ArrayLike, Inbox, Rate, RateState, as_rate, empty_inbox, receive
+from lrx.rates import ArrayLike, Rate, as_rate
+from lrx.states import Inbox, RateState
 
 
 class MomoState(NamedTuple):

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 
 from lrx import _checks
 from lrx._leaves import quotient, total
-from lrx.rates import ArrayLike, Feedback, Rate, feedback_core
+from lrx.feedback import feedback_core
+from lrx.rates import ArrayLike, Feedback, Rate
 
 
 class PolyakState(NamedTuple):

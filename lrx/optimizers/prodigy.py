@@ -11,7 +11,8 @@ import optax
 from lrx import _checks
 from lrx._leaves import copies, leafwise, measured, plus, quotient, require_params, sum_of_finite, wide, zeros_like
 from lrx.optimizers.d_adaptation import corrections
-from lrx.rates import ArrayLike, Rate, RateState, as_rate
+from lrx.rates import ArrayLike, Rate, as_rate
+from lrx.states import RateState
 
 
 class ProdigyState(NamedTuple):

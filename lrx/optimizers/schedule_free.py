@@ -12,7 +12,8 @@ import optax
 from lrx import _checks
 from lrx._leaves import leafwise, quotient, require_params, wide, zeros_like
 from lrx.optimizers.adam import one_minus_power
-from lrx.rates import ArrayLike, Rate, RateState, as_rate
+from lrx.rates import ArrayLike, Rate, as_rate
+from lrx.states import RateState
 
 
 class ScheduleFreeState(NamedTuple):
