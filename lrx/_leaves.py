@@ -53,9 +53,30 @@ def zeros_like(params: Any, *, wide: bool = False) -> Any:
     return jax.tree.map(zeros, params)
 
 
-def copies(params: Any) -> Any:
-    """The parameters in buffers of their own, laid out as they are."""
-    return jax.tree.map(lambda leaf: jnp.array(leaf, jnp.result_type(leaf), copy=True), params)
+def copies(params: Any, *, wide: bool = False) -> Any:
+    """The parameters in buffers of their own, laid out as they are, in their types or in at least float32.
+
+    An abstract leaf, whose numbers are not known, has an abstract copy.
+    """
+
+    def copy(leaf: Any) -> Any:
+        dtype = at_least_float32(jnp.result_type(leaf)) if wide else jnp.result_type(leaf)
+        if _is_abstract(leaf):
+            return jax.ShapeDtypeStruct(leaf.shape, dtype, sharding=leaf.sharding)
+        return jnp.array(leaf, dtype, copy=True)
+
+    return jax.tree.map(copy, params)
+
+
+def _is_abstract(leaf: Any) -> bool:
+    return isinstance(leaf, jax.ShapeDtypeStruct)
+
+
+def evaluate(function: Callable[[Any], jax.Array], tree: Any) -> Any:
+    """Return `function(tree)`, or only its shape and type where a leaf is abstract, whose numbers are not known."""
+    if any(map(_is_abstract, jax.tree.leaves(tree))):
+        return jax.eval_shape(function, tree)
+    return function(tree)
 
 
 def require_params(method: str, params: Any, updates: Any, why: str) -> None:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from lrx import _checks
-from lrx._leaves import copies, leafwise, measured, real, require_params, total, wide, zeros_like
+from lrx._leaves import copies, evaluate, leafwise, measured, real, require_params, total, wide, zeros_like
 from lrx.rates import ArrayLike, Rate, as_rate
 from lrx.states import RateState
 
@@ -96,10 +96,10 @@ def dog(
 
     def init(params: Any) -> DogState:
         if layerwise:
-            distance = jax.tree.map(first_distance, params)
+            distance = jax.tree.map(lambda leaf: evaluate(first_distance, leaf), params)
             squares = jax.tree.map(lambda _: jnp.zeros([], jnp.float32), params)
         else:
-            distance, squares = first_distance(params), jnp.zeros([], jnp.float32)
+            distance, squares = evaluate(first_distance, params), jnp.zeros([], jnp.float32)
         average = () if averaging is None else zeros_like(params, wide=True)
         exponent = jnp.array(0.0 if averaging is None else averaging, jnp.float32)
         return DogState(distance, squares, exponent, copies(params), average, rate.init_rate(params))

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from lrx import _checks
-from lrx._leaves import leafwise, quotient, require_params, wide, zeros_like
+from lrx._leaves import copies, leafwise, quotient, require_params, wide, zeros_like
 from lrx.optimizers.adam import one_minus_power
 from lrx.rates import ArrayLike, Rate, as_rate
 from lrx.states import RateState
@@ -158,7 +158,7 @@ def _schedule_free(
             jnp.array(b1, jnp.float32),
             jnp.zeros([], jnp.float32),
             jnp.zeros([], jnp.float32),
-            jax.tree.map(lambda zero, leaf: zero + wide(leaf), zeros_like(params, wide=True), params),
+            copies(params, wide=True),
             () if preconditioner is None else zeros_like(params, wide=True),
             rate.init_rate(params),
         )
