@@ -1,72 +1,10 @@
 """Learning-rate control for JAX: every rate a composable gradient transformation whose value can be read."""
 
-from lrx.controllers import (
-    apply_updates,
-    cumulative_path,
-    early_stopping,
-    greedy,
-    pid,
-    reduce_on_plateau,
-    relative_adaptation,
-    rollback_on_divergence,
-    warmup_until,
-)
-from lrx.optimizers import (
-    accumulate,
-    adagrad,
-    adam,
-    adamw,
-    armijo,
-    cocob,
-    d_adaptation,
-    dog,
-    dowg,
-    eval_params,
-    group_rates,
-    heavy_ball,
-    hypergradient_adam,
-    hypergradient_sgd,
-    mechanic,
-    momo,
-    momo_adam,
-    nesterov,
-    polyak,
-    prodigy,
-    rmsprop,
-    scale_by_adagrad,
-    scale_by_adam,
-    scale_by_momentum,
-    scale_by_rmsprop,
-    schedule_free_adamw,
-    schedule_free_sgd,
-    sgd,
-)
-from lrx.rates import Controller, Rate, Schedule
-from lrx.reading import learning_rate, learning_rates, monitor, observe, scale_learning_rate, stopped
-from lrx.schedules import (
-    constant,
-    cosine_decay,
-    cosine_restarts,
-    cyclical,
-    exponential_decay,
-    interpolate,
-    inverse_sqrt_decay,
-    inverse_time_decay,
-    join,
-    linear_decay,
-    one_cycle,
-    one_cycle_momentum,
-    piecewise_constant,
-    polynomial_decay,
-    refined,
-    scale_for_batch_size,
-    step_decay,
-    tabulated,
-    warmup,
-    warmup_stable_decay,
-)
-from lrx.training import Batches, DivergenceError, History, TrainingInterrupted, Workload, train
-from lrx.tuning import halve_until_trains, optuna_objective, range_test, select, successive_halving, sweep
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lrx._public import *
 
 __version__ = "0.1.0"
 
@@ -150,3 +88,21 @@ __all__ = [
     "warmup_stable_decay",
     "warmup_until",
 ]
+
+# The packages that were there after `import lrx` alone.
+_PACKAGES = ("controllers", "optimizers", "rates", "reading", "schedules", "training", "tuning")
+
+
+def __getattr__(name: str) -> Any:
+    """Load the public names when the first of them is used: JAX takes a second, and `lrx --help` needs none of them."""
+    if name in __all__:
+        public = vars(import_module("lrx._public"))
+        globals().update({each: public[each] for each in __all__})
+        return public[name]
+    if name in _PACKAGES:
+        return import_module(f"lrx.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__, *_PACKAGES})
