@@ -142,4 +142,6 @@ def controller(
         update=lambda memory, value, _seen: update(memory, value),
         feedback=feedback,
     )
-    return Controller.from_cores((core,), factory, arguments)
+    built = Controller.from_cores((core,))
+    built.remember(factory, dict(arguments))
+    return built

@@ -14,7 +14,6 @@ The state of each shows the rate that the latest update used, so that it can be 
 from __future__ import annotations
 
 import functools
-import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, TypeAlias, TypeVar
 
@@ -26,6 +25,7 @@ import optax
 from lrx import _checks
 from lrx._leaves import at_least_float32, descend, scale_tree
 from lrx.states import FactorState, Memory, RateState
+from lrx.transformations import Built, factory, write
 
 ArrayLike: TypeAlias = float | jax.Array | np.ndarray | np.number
 TransformT = TypeVar("TransformT")
@@ -71,36 +71,6 @@ def as_count(count: ArrayLike) -> jax.Array:
     return jnp.maximum(jnp.asarray(count).astype(jnp.int32), 0)
 
 
-def _written(value: Any) -> str:
-    """Write an argument as an expression that needs no names but lrx's own."""
-    if isinstance(value, jax.Array | np.ndarray | np.generic) and _checks.is_concrete(value):
-        return repr(value.tolist())
-    if isinstance(value, list | tuple) and not isinstance(value, _Factor):
-        return f"[{', '.join(_written(part) for part in value)}]"
-    return repr(value)
-
-
-def _call(name: str, arguments: Mapping[str, Any], signature: inspect.Signature) -> str:
-    """Write the call that made an object, leaving out what is at its default."""
-    parts = []
-    for key, parameter in signature.parameters.items():
-        value = arguments[key]
-        if parameter.default is not parameter.empty and value is parameter.default:
-            continue
-        text = _written(value)
-        if parameter.default is parameter.empty or text != _written(parameter.default):
-            positional = parameter.kind is parameter.POSITIONAL_OR_KEYWORD and parameter.default is parameter.empty
-            parts.append(text if positional else f"{key}={text}")
-    return f"{name}({', '.join(parts)})"
-
-
-def _rebuild(factory: Callable[..., Any], arguments: dict[str, Any]) -> Any:
-    """Call a factory again with the arguments that an object remembers: what unpickling does."""
-    bound = inspect.signature(factory).bind_partial()
-    bound.arguments.update(arguments)
-    return factory(*bound.args, **bound.kwargs)
-
-
 def _multiply(left: Any, right: Any) -> Any:
     return left * right
 
@@ -116,61 +86,34 @@ def _only_multiplies(self: Any, other: Any) -> Any:
     )
 
 
-class _Factor(optax.GradientTransformationExtraArgs):
-    """What rates and controllers share: cores that run side by side, and the memory of how the object was made.
+class _Factor(Built, optax.GradientTransformationExtraArgs):
+    """What rates and controllers share: cores that run side by side.
 
     The kinds below are registered as static, so that one passes through `jax.jit` and `jax.tree.map` as a whole: JAX
     would otherwise take the tuple underneath for two leaves, and could not put it together again.
     """
 
     cores: tuple[Core, ...]
-    factory: Callable[..., Any]  # how to make it again ...
-    arguments: dict[str, Any]  # ... and from what
-    text: str
     peak: ArrayLike | None  # the largest value that it is known to reach, feedback apart; None where that is unknown
 
-    def __new__(
+    @classmethod
+    def _of(
         cls,
         init: Callable[..., Any],
         update: Callable[..., Any],
-        *,
         cores: tuple[Core, ...],
-        factory: Callable[..., Any],
-        arguments: Mapping[str, Any],
-        text: str | None = None,
-        peak: ArrayLike | None = None,
+        peak: ArrayLike | None,
     ) -> Any:
-        self = super().__new__(cls, init, update)
-        self.cores, self.factory, self.arguments, self.peak = cores, factory, dict(arguments), peak
-        name = getattr(factory, "__name__", repr(factory))
-        self.text = text or _call(name, self.arguments, inspect.signature(factory))
+        self = tuple.__new__(cls, (init, update))
+        self.cores, self.peak = cores, peak
         return self
 
     # A NumPy scalar on the left would otherwise take the tuple underneath for an array of objects.
     __array_ufunc__ = None
 
-    @property
-    def family(self) -> str:
-        """The name of the factory that made it, such as `cosine_decay`."""
-        return getattr(self.factory, "__name__", repr(self.factory))
-
-    def __repr__(self) -> str:
-        return self.text
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return (_rebuild, (self.factory, self.arguments))
-
     __add__ = __radd__ = __sub__ = __rsub__ = __truediv__ = __rtruediv__ = _only_multiplies
     __floordiv__ = __rfloordiv__ = __mod__ = __rmod__ = __pow__ = __rpow__ = __matmul__ = __rmatmul__ = _only_multiplies
     __lt__ = __le__ = __gt__ = __ge__ = _only_multiplies
-    __hash__ = object.__hash__
-
-    def __eq__(self, other: object) -> bool:
-        # Closures make every object its own; object.__eq__ would leave the last word to the tuple on the other side.
-        return self is other
-
-    def __ne__(self, other: object) -> bool:
-        return self is not other
 
     def __neg__(self) -> Any:
         raise TypeError(f"a rate is never negative, got -({self!r}): the sign is applied once, where a chain ends.")
@@ -263,15 +206,8 @@ class Rate(_Factor):
         return rate, RateState(optax.safe_increment(state.count), rate, state.scale, memories)
 
     @classmethod
-    def from_cores(
-        cls,
-        cores: tuple[Core, ...],
-        factory: Callable[..., Any],
-        arguments: Mapping[str, Any],
-        text: str | None = None,
-        peak: ArrayLike | None = None,
-    ) -> Rate:
-        """Make a rate of cores whose product it is; `factory` and `arguments` say how to make it again."""
+    def from_cores(cls, cores: tuple[Core, ...], *, peak: ArrayLike | None = None) -> Rate:
+        """Make a rate of cores whose product it is; `@factory` notes how to make it again."""
 
         def init(params: Any) -> RateState:
             return self.init_rate(params)
@@ -280,9 +216,7 @@ class Rate(_Factor):
             rate, state = self.next_rate(state, updates=updates, params=params, **extra_args)
             return descend(updates, rate, extra_args), state
 
-        self: Rate = cls.__new__(
-            cls, init, update, cores=cores, factory=factory, arguments=arguments, text=text, peak=peak
-        )
+        self: Rate = cls._of(init, update, cores, peak)
         return self
 
 
@@ -316,19 +250,14 @@ class Schedule(Rate):
 
     function: Callable[[jax.Array], jax.Array]
 
-    def __new__(
-        cls,
-        function: Callable[[jax.Array], Any],
-        *,
-        factory: Callable[..., Any] | None = None,
-        arguments: Mapping[str, Any] | None = None,
-        text: str | None = None,
-        peak: ArrayLike | None = None,
-    ) -> Schedule:
-        if factory is None:
-            factory, arguments = cls, {"function": function}
-            text = text or f"Schedule({getattr(function, '__name__', repr(function))})"
-            function = _elementwise(function)
+    def __new__(cls, function: Callable[[jax.Array], Any]) -> Schedule:
+        self = cls.of_counts(_elementwise(function))
+        self.remember(cls, {"function": function})
+        return self
+
+    @classmethod
+    def of_counts(cls, function: Callable[[jax.Array], Any], *, peak: ArrayLike | None = None) -> Schedule:
+        """Make a schedule of a function that takes counts of any shape; `@factory` notes how to make it again."""
 
         def rate_at(count: jax.Array) -> jax.Array:
             # A function that ignores the step, as a constant's, still gives one rate for each step asked for.
@@ -351,9 +280,7 @@ class Schedule(Rate):
             rate, state = self.next_rate(state, updates=updates, params=params, **extra_args)
             return descend(updates, rate, extra_args), state
 
-        self: Schedule = super().__new__(
-            cls, init, update, cores=(core,), factory=factory, arguments=arguments or {}, text=text, peak=peak
-        )
+        self: Schedule = cls._of(init, update, (core,), peak)
         self.function = rate_at
         return self
 
@@ -378,9 +305,9 @@ class Schedule(Rate):
           >>> tx = optax.chain(lrx.warmup(1.0, 10).multiplier(), optax.adam(1e-3))
         """
         text = f"({self!r})" if self.factory is _multiply else repr(self)
-        return Controller.from_cores(
-            self.cores, _multiplier, {"schedule": self}, text=f"{text}.multiplier()", peak=self.peak
-        )
+        link = Controller.from_cores(self.cores, peak=self.peak)
+        link.remember(_multiplier, {"schedule": self}, f"{text}.multiplier()")
+        return link
 
 
 @jax.tree_util.register_static
@@ -397,15 +324,8 @@ class Controller(_Factor):
     """
 
     @classmethod
-    def from_cores(
-        cls,
-        cores: tuple[Core, ...],
-        factory: Callable[..., Any],
-        arguments: Mapping[str, Any],
-        text: str | None = None,
-        peak: ArrayLike | None = 1.0,
-    ) -> Controller:
-        """Make a controller of cores whose product it is; `factory` and `arguments` say how to make it again."""
+    def from_cores(cls, cores: tuple[Core, ...], *, peak: ArrayLike | None = 1.0) -> Controller:
+        """Make a controller of cores whose product it is; `@factory` notes how to make it again."""
 
         def init(params: Any) -> FactorState:
             factor, memories = self._start(params)
@@ -416,9 +336,7 @@ class Controller(_Factor):
             factor, memories = self._advance(state.memories, feedback)
             return scale_tree(updates, factor), FactorState(optax.safe_increment(state.count), factor, memories)
 
-        self: Controller = cls.__new__(
-            cls, init, update, cores=cores, factory=factory, arguments=arguments, text=text, peak=peak
-        )
+        self: Controller = cls._of(init, update, cores, peak)
         return self
 
 
@@ -439,7 +357,7 @@ def _product(left: _Factor, right: _Factor) -> Any:
     """Multiply two factors; the kind of the product follows from the kinds of the two."""
 
     def written(factor: _Factor) -> str:
-        return _written(factor.arguments["value"]) if factor.factory is constant else repr(factor)
+        return write(factor.arguments["value"]) if factor.factory is constant else repr(factor)
 
     # A constant is written as a number, but two numbers would make an ordinary multiplication of it. Parentheses keep
     # the order of multiplication, and with it the last bit.
@@ -450,12 +368,15 @@ def _product(left: _Factor, right: _Factor) -> Any:
     # Two shapes may peak at different times; beside one shape, constants and feedback leave no doubt.
     known = left.peak is not None and right.peak is not None and (_is_steady(left) or _is_steady(right))
     peak = left.peak * right.peak if known else None  # type: ignore[operator]
+    product: _Factor
     if isinstance(left, Schedule) and isinstance(right, Schedule):
         f, g = left.function, right.function
-        return Schedule(lambda count: f(count) * g(count), factory=_multiply, arguments=arguments, text=text, peak=peak)
-    cores = left.cores + right.cores
-    kind = Rate if isinstance(left, Rate) or isinstance(right, Rate) else Controller
-    return kind.from_cores(cores, _multiply, arguments, text, peak)
+        product = Schedule.of_counts(lambda count: f(count) * g(count), peak=peak)
+    else:
+        kind = Rate if isinstance(left, Rate) or isinstance(right, Rate) else Controller
+        product = kind.from_cores(left.cores + right.cores, peak=peak)
+    product.remember(_multiply, arguments, text)
+    return product
 
 
 def _is_steady(factor: _Factor) -> bool:
@@ -476,6 +397,7 @@ def largest(*values: ArrayLike | None) -> ArrayLike | None:
     return functools.reduce(jnp.maximum, [jnp.asarray(value, jnp.float32) for value in values])
 
 
+@factory
 def constant(value: ArrayLike) -> Schedule:
     """Keep the rate at one value.
 
@@ -503,11 +425,8 @@ def constant(value: ArrayLike) -> Schedule:
       0.1
     """
     _checks.non_negative("value", value, "a rate is never negative")
-    return Schedule(
-        lambda count: jnp.broadcast_to(jnp.asarray(value, jnp.float32), jnp.shape(count)),
-        factory=constant,
-        arguments={"value": value},
-        peak=value,
+    return Schedule.of_counts(
+        lambda count: jnp.broadcast_to(jnp.asarray(value, jnp.float32), jnp.shape(count)), peak=value
     )
 
 

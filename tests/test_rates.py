@@ -538,6 +538,14 @@ def test_repr_rebuilds_the_object_to_the_last_bit(make: Callable[[], Any]) -> No
 
 
 @pytest.mark.parametrize("make", OBJECTS.values(), ids=OBJECTS.keys())
+def test_equal_calls_make_equal_objects(make: Callable[[], Any]) -> None:
+    original = make()
+    for again in (make(), pickle.loads(pickle.dumps(original))):
+        assert again == original
+        assert hash(again) == hash(original)
+
+
+@pytest.mark.parametrize("make", OBJECTS.values(), ids=OBJECTS.keys())
 def test_pickle_and_copies_rebuild_the_object(make: Callable[[], Any]) -> None:
     original = make()
     for again in (pickle.loads(pickle.dumps(original)), copy.deepcopy(original), copy.copy(original)):
@@ -562,17 +570,19 @@ def test_a_schedule_of_a_named_function_pickles() -> None:
 # --- what jax and optax do with the object ------------------------------------------------------------------------
 
 
-def test_equality_is_identity_and_the_hash_agrees() -> None:
+def test_equality_is_that_of_the_arguments_and_the_hash_agrees() -> None:
     schedule = cosine()
     assert schedule == schedule
+    assert schedule == cosine()
+    assert not schedule != cosine()  # noqa: SIM202
+    assert hash(schedule) == hash(cosine())
     assert schedule != tuple(schedule)
     assert not schedule == tuple(schedule)  # noqa: SIM201
     assert not tuple(schedule) == schedule  # noqa: SIM201
-    assert schedule != cosine()
-    assert not schedule == cosine()  # noqa: SIM201
-    assert {schedule: 1}[schedule] == 1
-    assert schedule in [cosine(), schedule]
-    assert cosine() not in [schedule]
+    assert schedule != 0.5 * cosine()
+    assert schedule != cosine().multiplier()
+    assert {schedule: 1}[cosine()] == 1
+    assert plateau() * cosine() == plateau() * cosine() != cosine() * plateau()
     assert schedule != 0.1
     assert schedule is not None
     assert bool(schedule)

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from lrx import _checks
 from lrx._leaves import leafwise, total, zeros_like
 from lrx.rates import ArrayLike, Controller, Core, Feedback
+from lrx.transformations import factory
 
 
 class CumulativePathState(NamedTuple):
@@ -25,6 +26,7 @@ class CumulativePathState(NamedTuple):
     path: Any  # like the parameters, at least float32: p, dimensionless
 
 
+@factory
 def cumulative_path(
     *, c: ArrayLike = 0.2, damping: ArrayLike | None = None, min_factor: ArrayLike = 1e-6, max_factor: ArrayLike = 1e6
 ) -> Controller:
@@ -99,8 +101,7 @@ def cumulative_path(
         scale = jnp.where(usable, scale, state.scale)
         return state.scale, CumulativePathState(scale, length, path)
 
-    arguments = {"c": c, "damping": damping, "min_factor": min_factor, "max_factor": max_factor}
-    return Controller.from_cores((Core(init, update),), cumulative_path, arguments)
+    return Controller.from_cores((Core(init, update),))
 
 
 def _largest(updates: Any) -> jax.Array:

@@ -16,6 +16,7 @@ from lrx import _checks
 from lrx.feedback import controller
 from lrx.rates import ArrayLike, Controller
 from lrx.states import Snapshot
+from lrx.transformations import factory
 
 
 class EarlyStoppingState(NamedTuple):
@@ -27,6 +28,7 @@ class EarlyStoppingState(NamedTuple):
     wait_count: jax.Array  # () int32: losses since the last of them
 
 
+@factory
 def early_stopping(
     *, patience: ArrayLike = 10, min_delta: ArrayLike = 0.0, mode: str = "min", feedback: str = "value"
 ) -> Controller:

@@ -15,6 +15,7 @@ from lrx import _checks
 from lrx.controllers._smoothing import RunningMean, add, empty_mean
 from lrx.feedback import controller
 from lrx.rates import ArrayLike, Controller
+from lrx.transformations import factory
 
 
 class GreedyState(NamedTuple):
@@ -27,6 +28,7 @@ class GreedyState(NamedTuple):
     mean: RunningMean  # of the loss
 
 
+@factory
 def greedy(
     *,
     factor: ArrayLike = 0.95,

@@ -16,6 +16,7 @@ from lrx import _checks
 from lrx.controllers._smoothing import RunningMean, add, empty_mean
 from lrx.feedback import controller
 from lrx.rates import ArrayLike, Controller
+from lrx.transformations import factory
 
 
 class PidState(NamedTuple):
@@ -30,6 +31,7 @@ class PidState(NamedTuple):
     mean: RunningMean  # of the relative decrease
 
 
+@factory
 def pid(
     *,
     kp: ArrayLike = 1.0,

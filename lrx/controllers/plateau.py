@@ -14,6 +14,7 @@ import optax
 from lrx import _checks
 from lrx.feedback import controller
 from lrx.rates import ArrayLike, Controller
+from lrx.transformations import factory
 
 
 class ReduceOnPlateauState(NamedTuple):
@@ -27,6 +28,7 @@ class ReduceOnPlateauState(NamedTuple):
     value_count: jax.Array  # () int32: how many there are
 
 
+@factory
 def reduce_on_plateau(
     *,
     factor: ArrayLike = 0.1,

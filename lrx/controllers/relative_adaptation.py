@@ -15,6 +15,7 @@ from lrx import _checks
 from lrx.controllers._smoothing import RunningMean, add, empty_mean
 from lrx.feedback import controller
 from lrx.rates import ArrayLike, Controller
+from lrx.transformations import factory
 
 FIRST_LOSSES = 20  # in which only the level and the noise of the loss are learned
 REST = 3  # losses after a cut in which the rate stays, so that the mean can follow
@@ -40,6 +41,7 @@ class RelativeAdaptationState(NamedTuple):
     variance: RunningMean  # of a loss around the mean, relative
 
 
+@factory
 def relative_adaptation(
     *,
     smoothing: ArrayLike = 0.8,

@@ -19,6 +19,7 @@ from lrx.feedback import empty_inbox, receive
 from lrx.rates import ArrayLike
 from lrx.reading import scale_learning_rate
 from lrx.states import Inbox, RateState, Snapshot
+from lrx.transformations import factory
 
 SMOOTHING = 0.9  # of the loss that a loss is compared with: of some ten minibatches
 
@@ -38,6 +39,7 @@ class RollbackState(NamedTuple):
     inner: Any  # the state of `tx`
 
 
+@factory
 def rollback_on_divergence(
     tx: optax.GradientTransformation,
     *,

@@ -15,6 +15,7 @@ from lrx import _checks
 from lrx.feedback import empty_inbox, receive
 from lrx.rates import ArrayLike, Core, Feedback, Rate, as_rate
 from lrx.states import Inbox, RateState
+from lrx.transformations import factory
 
 
 class WarmupUntilState(NamedTuple):
@@ -25,6 +26,7 @@ class WarmupUntilState(NamedTuple):
     rate: RateState  # of the rate that follows; its count starts at the trigger
 
 
+@factory
 def warmup_until(
     learning_rate: ArrayLike | Rate,
     *,
@@ -95,11 +97,4 @@ def warmup_until(
         rate = jnp.where(triggered, rate, jnp.asarray(warmup_value, jnp.float32))
         return rate, WarmupUntilState(triggered, empty_inbox(), after)
 
-    arguments = {
-        "learning_rate": following,
-        "warmup_value": warmup_value,
-        "threshold": threshold,
-        "metric": metric,
-        "feedback": feedback,
-    }
-    return Rate.from_cores((Core(init, update),), warmup_until, arguments)
+    return Rate.from_cores((Core(init, update),))

@@ -12,6 +12,7 @@ from lrx import _checks
 from lrx._leaves import leafwise, zeros_like
 from lrx.feedback import check_loss
 from lrx.rates import ArrayLike
+from lrx.transformations import factory
 
 
 class AccumulationState(NamedTuple):
@@ -23,6 +24,7 @@ class AccumulationState(NamedTuple):
     inner: Any
 
 
+@factory
 def accumulate(tx: optax.GradientTransformation, every: ArrayLike) -> optax.GradientTransformationExtraArgs:
     """Apply one update for so many gradients, to their mean.
 

@@ -11,6 +11,7 @@ import optax
 from lrx import _checks
 from lrx._leaves import divided_by_root, leafwise, zeros_like
 from lrx.rates import ArrayLike, Rate, as_rate
+from lrx.transformations import factory
 
 
 class AdagradState(NamedTuple):
@@ -19,6 +20,7 @@ class AdagradState(NamedTuple):
     sum_of_squares: Any  # like the parameters, at least float32: G, in the gradients' units squared
 
 
+@factory
 def scale_by_adagrad(
     *, eps: ArrayLike = 1e-8, eps_root: bool = True, initial_accumulator: ArrayLike = 0.0
 ) -> optax.GradientTransformationExtraArgs:
@@ -78,6 +80,7 @@ def scale_by_adagrad(
     return optax.GradientTransformationExtraArgs(init, update)
 
 
+@factory
 def adagrad(
     learning_rate: ArrayLike | Rate,
     *,

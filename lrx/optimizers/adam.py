@@ -13,6 +13,7 @@ import optax
 from lrx import _checks
 from lrx._leaves import leafwise, quotient, zeros_like
 from lrx.rates import ArrayLike, Rate, Schedule, as_rate, as_setting
+from lrx.transformations import factory
 
 
 class AdamState(NamedTuple):
@@ -86,6 +87,7 @@ def moments(b1: ArrayLike | Schedule, b2: ArrayLike | Schedule, eps: ArrayLike) 
     return Moments(init, advance)
 
 
+@factory
 def scale_by_adam(
     *, b1: ArrayLike | Schedule = 0.9, b2: ArrayLike | Schedule = 0.999, eps: ArrayLike = 1e-8
 ) -> optax.GradientTransformationExtraArgs:
@@ -131,6 +133,7 @@ def scale_by_adam(
     return optax.GradientTransformationExtraArgs(memory.init, update)
 
 
+@factory
 def adam(
     learning_rate: ArrayLike | Rate = 1e-3,
     *,

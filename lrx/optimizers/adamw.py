@@ -15,6 +15,7 @@ from lrx._leaves import leafwise, require_params, wide
 from lrx.optimizers.adam import AdamState, moments
 from lrx.rates import ArrayLike, Rate, Schedule, as_rate, as_setting
 from lrx.states import RateState
+from lrx.transformations import factory
 
 
 class AdamwState(NamedTuple):
@@ -25,6 +26,7 @@ class AdamwState(NamedTuple):
     rate: RateState
 
 
+@factory
 def adamw(
     learning_rate: ArrayLike | Rate = 1e-3,
     *,

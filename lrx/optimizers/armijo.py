@@ -11,6 +11,7 @@ from lrx import _checks
 from lrx._leaves import descend, require_params, total, wide
 from lrx.feedback import check_loss
 from lrx.rates import ArrayLike, Core, Feedback, Rate
+from lrx.transformations import factory
 
 
 class ArmijoState(NamedTuple):
@@ -21,6 +22,7 @@ class ArmijoState(NamedTuple):
     accepted: jax.Array  # () bool: whether it decreased the loss enough
 
 
+@factory
 def armijo(
     *,
     c: ArrayLike = 0.1,
@@ -125,11 +127,4 @@ def armijo(
         rate, tried, accepted = jax.lax.while_loop(lambda carry: ~carry[2] & (carry[1] < most), search, carry)
         return jnp.where(accepted, rate, 0.0), ArmijoState(jnp.array(rate), tried, accepted)
 
-    arguments = {
-        "c": c,
-        "backtrack": backtrack,
-        "max_rate": max_rate,
-        "growth": growth,
-        "max_evaluations": max_evaluations,
-    }
-    return Rate.from_cores((Core(init, update),), armijo, arguments, peak=max_rate)
+    return Rate.from_cores((Core(init, update),), peak=max_rate)

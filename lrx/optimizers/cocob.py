@@ -24,6 +24,7 @@ from lrx._leaves import (
 )
 from lrx.rates import ArrayLike
 from lrx.states import ComputedRate
+from lrx.transformations import factory
 
 
 class CocobState(NamedTuple):
@@ -37,6 +38,7 @@ class CocobState(NamedTuple):
     rate: ComputedRate
 
 
+@factory
 def cocob(*, alpha: ArrayLike = 100.0, eps: ArrayLike = 1e-8) -> optax.GradientTransformationExtraArgs:
     """Bet on the gradients, coordinate by coordinate (COCOB-Backprop).
 

@@ -17,6 +17,7 @@ from lrx._leaves import leafwise, measured, plus, quotient, require_params, sum_
 from lrx.optimizers.adam import one_minus_power
 from lrx.rates import ArrayLike, Rate, as_rate
 from lrx.states import RateState
+from lrx.transformations import factory
 
 
 class DAdaptationState(NamedTuple):
@@ -30,6 +31,7 @@ class DAdaptationState(NamedTuple):
     rate: RateState
 
 
+@factory
 def d_adaptation(
     learning_rate: ArrayLike | Rate = 1.0,
     *,

@@ -13,6 +13,7 @@ from lrx import _checks
 from lrx._leaves import copies, evaluate, leafwise, measured, real, require_params, total, wide, zeros_like
 from lrx.rates import ArrayLike, Rate, as_rate
 from lrx.states import RateState
+from lrx.transformations import factory
 
 
 class DogState(NamedTuple):
@@ -39,6 +40,7 @@ def _weight(count: jax.Array, exponent: jax.Array) -> jax.Array:
     return (1 + exponent) / (jnp.maximum(count, 1).astype(jnp.float32) + exponent)
 
 
+@factory
 def dog(
     learning_rate: ArrayLike | Rate = 1.0,
     *,

@@ -12,6 +12,7 @@ from lrx import _checks
 from lrx._leaves import copies, leafwise, measured, require_params, total
 from lrx.rates import ArrayLike, Rate, as_rate
 from lrx.states import RateState
+from lrx.transformations import factory
 
 
 class DowgState(NamedTuple):
@@ -23,6 +24,7 @@ class DowgState(NamedTuple):
     rate: RateState
 
 
+@factory
 def dowg(
     learning_rate: ArrayLike | Rate = 1.0, *, r0: ArrayLike = 1e-2, eps: ArrayLike = 1e-4
 ) -> optax.GradientTransformationExtraArgs:

@@ -13,8 +13,10 @@ from lrx import _checks
 from lrx._leaves import LeafFactors, Path, scale_leaf
 from lrx.rates import ArrayLike, Schedule, as_setting
 from lrx.states import GroupState
+from lrx.transformations import factory
 
 
+@factory
 def group_rates(
     tx: optax.GradientTransformation,
     labels: Any | Callable[[str, Any], Hashable],

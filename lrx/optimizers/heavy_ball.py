@@ -12,6 +12,7 @@ from lrx import _checks
 from lrx._leaves import leafwise, zeros_like
 from lrx.rates import ArrayLike, Rate, Schedule, as_rate, as_setting
 from lrx.states import RateState
+from lrx.transformations import factory
 
 
 class HeavyBallState(NamedTuple):
@@ -22,6 +23,7 @@ class HeavyBallState(NamedTuple):
     rate: RateState
 
 
+@factory
 def heavy_ball(
     learning_rate: ArrayLike | Rate, *, momentum: ArrayLike | Schedule = 0.9, momentum_correction: bool = False
 ) -> optax.GradientTransformationExtraArgs:

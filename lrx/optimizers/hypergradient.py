@@ -13,6 +13,7 @@ from lrx._leaves import leafwise, measured, total, zeros_like
 from lrx.optimizers.adam import AdamState, moments
 from lrx.rates import ArrayLike, Rate, as_rate
 from lrx.states import RateState
+from lrx.transformations import factory
 
 
 class HypergradientState(NamedTuple):
@@ -25,6 +26,7 @@ class HypergradientState(NamedTuple):
     rate: RateState
 
 
+@factory
 def hypergradient_sgd(
     learning_rate: ArrayLike | Rate = 1e-3,
     *,
@@ -92,6 +94,7 @@ def hypergradient_sgd(
     return _hypergradient(learning_rate, hyper_rate, min_value, init_memory, direct)
 
 
+@factory
 def hypergradient_adam(
     learning_rate: ArrayLike | Rate = 1e-3,
     *,

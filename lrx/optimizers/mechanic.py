@@ -13,6 +13,7 @@ from lrx import _checks
 from lrx._leaves import bounded, copies, leafwise, measured, require_params, total, wide, zeros_like
 from lrx.rates import ArrayLike
 from lrx.states import FactorState
+from lrx.transformations import factory
 
 BETAS = tuple(1 - 0.1**i for i in range(1, 7))
 
@@ -35,6 +36,7 @@ class MechanicState(NamedTuple):
     inner: Any  # of the base optimizer
 
 
+@factory
 def mechanic(
     tx: optax.GradientTransformation,
     *,

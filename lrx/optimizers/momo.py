@@ -14,6 +14,7 @@ from lrx.feedback import empty_inbox, receive
 from lrx.optimizers.adam import one_minus_power
 from lrx.rates import ArrayLike, Rate, as_rate
 from lrx.states import Inbox, RateState
+from lrx.transformations import factory
 
 
 class MomoState(NamedTuple):
@@ -28,6 +29,7 @@ class MomoState(NamedTuple):
     rate: RateState
 
 
+@factory
 def momo(
     learning_rate: ArrayLike | Rate = 1.0,
     *,
@@ -83,6 +85,7 @@ def momo(
     return _momo("momo", learning_rate, momentum, None, lower_bound, adapt_lower_bound, weight_decay, feedback)
 
 
+@factory
 def momo_adam(
     learning_rate: ArrayLike | Rate = 1e-2,
     *,

@@ -13,6 +13,7 @@ from lrx import _checks
 from lrx._leaves import leafwise, zeros_like
 from lrx.rates import ArrayLike, Rate, Schedule, as_rate, as_setting
 from lrx.states import RateState
+from lrx.transformations import factory
 
 
 class NesterovState(NamedTuple):
@@ -28,6 +29,7 @@ class NesterovState(NamedTuple):
         return self.velocity, lambda y, v: y + beta * v
 
 
+@factory
 def nesterov(
     learning_rate: ArrayLike | Rate, *, momentum: ArrayLike | Schedule = 0.9
 ) -> optax.GradientTransformationExtraArgs:

@@ -11,6 +11,7 @@ from lrx import _checks
 from lrx._leaves import quotient, total
 from lrx.feedback import feedback_core
 from lrx.rates import ArrayLike, Feedback, Rate
+from lrx.transformations import factory
 
 
 class PolyakState(NamedTuple):
@@ -20,6 +21,7 @@ class PolyakState(NamedTuple):
     squared_norm: jax.Array  # () float32: |g|^2, in the gradients' units squared
 
 
+@factory
 def polyak(
     *,
     c: ArrayLike = 0.5,
@@ -83,5 +85,4 @@ def polyak(
         return rate, PolyakState(rate, squared)
 
     core = feedback_core("polyak", init=init, update=update, feedback=feedback)
-    arguments = {"c": c, "max_rate": max_rate, "f_min": f_min, "growth": growth, "feedback": feedback}
-    return Rate.from_cores((core,), polyak, arguments, peak=max_rate)
+    return Rate.from_cores((core,), peak=max_rate)

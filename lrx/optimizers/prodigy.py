@@ -13,6 +13,7 @@ from lrx._leaves import copies, leafwise, measured, plus, quotient, require_para
 from lrx.optimizers.d_adaptation import corrections
 from lrx.rates import ArrayLike, Rate, as_rate
 from lrx.states import RateState
+from lrx.transformations import factory
 
 
 class ProdigyState(NamedTuple):
@@ -28,6 +29,7 @@ class ProdigyState(NamedTuple):
     rate: RateState
 
 
+@factory
 def prodigy(
     learning_rate: ArrayLike | Rate = 1.0,
     *,

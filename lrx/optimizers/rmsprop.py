@@ -11,6 +11,7 @@ import optax
 from lrx import _checks
 from lrx._leaves import divided_by_root, leafwise, zeros_like
 from lrx.rates import ArrayLike, Rate, Schedule, as_rate, as_setting
+from lrx.transformations import factory
 
 
 class RmspropState(NamedTuple):
@@ -21,6 +22,7 @@ class RmspropState(NamedTuple):
     mean_square: Any  # like the parameters, at least float32: v, in the gradients' units squared
 
 
+@factory
 def scale_by_rmsprop(
     *, decay: ArrayLike | Schedule = 0.99, eps: ArrayLike = 1e-8, eps_root: bool = True
 ) -> optax.GradientTransformationExtraArgs:
@@ -77,6 +79,7 @@ def scale_by_rmsprop(
     return optax.GradientTransformationExtraArgs(init, update)
 
 
+@factory
 def rmsprop(
     learning_rate: ArrayLike | Rate,
     *,

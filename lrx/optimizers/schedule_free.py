@@ -14,6 +14,7 @@ from lrx._leaves import copies, leafwise, quotient, require_params, wide, zeros_
 from lrx.optimizers.adam import one_minus_power
 from lrx.rates import ArrayLike, Rate, as_rate
 from lrx.states import RateState
+from lrx.transformations import factory
 
 
 class ScheduleFreeState(NamedTuple):
@@ -32,6 +33,7 @@ class ScheduleFreeState(NamedTuple):
         return self.iterate, lambda y, z: (y - (1 - beta) * z) / beta
 
 
+@factory
 def schedule_free_sgd(
     learning_rate: ArrayLike | Rate = 1.0,
     *,
@@ -84,6 +86,7 @@ def schedule_free_sgd(
     return _schedule_free("schedule_free_sgd", learning_rate, b1, None, weight_decay, r, weight_power)
 
 
+@factory
 def schedule_free_adamw(
     learning_rate: ArrayLike | Rate = 2.5e-3,
     *,

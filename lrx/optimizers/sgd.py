@@ -11,6 +11,7 @@ import optax
 from lrx import _checks
 from lrx._leaves import leafwise, zeros_like
 from lrx.rates import ArrayLike, Rate, Schedule, as_rate, as_setting
+from lrx.transformations import factory
 
 
 class MomentumState(NamedTuple):
@@ -21,6 +22,7 @@ class MomentumState(NamedTuple):
     velocity: Any  # like the parameters: the decaying sum of gradients, in the gradients' units
 
 
+@factory
 def scale_by_momentum(
     momentum: ArrayLike | Schedule, *, nesterov: bool = False
 ) -> optax.GradientTransformationExtraArgs:
@@ -72,6 +74,7 @@ def scale_by_momentum(
     return optax.GradientTransformationExtraArgs(init, update)
 
 
+@factory
 def sgd(
     learning_rate: ArrayLike | Rate, *, momentum: ArrayLike | Schedule | None = None, nesterov: bool = False
 ) -> optax.GradientTransformationExtraArgs:

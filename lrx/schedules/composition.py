@@ -10,8 +10,10 @@ import jax.numpy as jnp
 from lrx import _checks
 from lrx.rates import ArrayLike, Schedule, as_schedule, largest
 from lrx.schedules._time import as_steps, passed_and_left
+from lrx.transformations import factory
 
 
+@factory
 def warmup(
     schedule: Schedule | ArrayLike,
     warmup_steps: ArrayLike,
@@ -70,19 +72,13 @@ def warmup(
             ramp = start * jnp.exp(jnp.log(jnp.maximum(peak, tiny) / jnp.maximum(start, tiny)) * passed)
         return jnp.where(count < length, ramp, after.function(jnp.maximum(count - length, 0)))
 
-    return Schedule(
+    return Schedule.of_counts(
         rate_at,
-        factory=warmup,
-        arguments={
-            "schedule": schedule,
-            "warmup_steps": warmup_steps,
-            "init_value": init_value,
-            "mode": mode,
-        },
         peak=largest(init_value, after.peak),
     )
 
 
+@factory
 def join(schedules: Sequence[Schedule | ArrayLike], boundaries: Sequence[ArrayLike]) -> Schedule:
     """Run schedules one after the other, each with its own time.
 
@@ -126,9 +122,7 @@ def join(schedules: Sequence[Schedule | ArrayLike], boundaries: Sequence[ArrayLi
             rate = jnp.where(count >= begin, part.function(jnp.maximum(count - begin, 0)), rate)
         return rate
 
-    return Schedule(
+    return Schedule.of_counts(
         rate_at,
-        factory=join,
-        arguments={"schedules": list(schedules), "boundaries": boundaries},
         peak=largest(*(part.peak for part in parts)),
     )

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from lrx import _checks
 from lrx.rates import ArrayLike, Schedule, largest
 from lrx.schedules._time import passed_and_left, period_at, power
+from lrx.transformations import factory
 
 
 def half_cosine(start: ArrayLike, end: ArrayLike, passed: jax.Array, left: jax.Array) -> jax.Array:
@@ -19,6 +20,7 @@ def half_cosine(start: ArrayLike, end: ArrayLike, passed: jax.Array, left: jax.A
     return jnp.float32(start) * falling + jnp.float32(end) * rising
 
 
+@factory
 def cosine_decay(init_value: ArrayLike, decay_steps: ArrayLike, *, end_value: ArrayLike = 0.0) -> Schedule:
     """Anneal the rate along half a cosine, then hold its end.
 
@@ -51,14 +53,13 @@ def cosine_decay(init_value: ArrayLike, decay_steps: ArrayLike, *, end_value: Ar
     def rate_at(count: jax.Array) -> jax.Array:
         return half_cosine(init_value, end_value, *passed_and_left(count, decay_steps))
 
-    return Schedule(
+    return Schedule.of_counts(
         rate_at,
-        factory=cosine_decay,
-        arguments={"init_value": init_value, "decay_steps": decay_steps, "end_value": end_value},
         peak=largest(init_value, end_value),
     )
 
 
+@factory
 def cosine_restarts(
     init_value: ArrayLike,
     period_steps: ArrayLike,
@@ -113,15 +114,7 @@ def cosine_restarts(
         peak = jnp.maximum(peak, jnp.minimum(jnp.float32(end_value), jnp.float32(init_value)))
         return half_cosine(peak, end_value, passed, left)
 
-    return Schedule(
+    return Schedule.of_counts(
         rate_at,
-        factory=cosine_restarts,
-        arguments={
-            "init_value": init_value,
-            "period_steps": period_steps,
-            "period_mult": period_mult,
-            "end_value": end_value,
-            "restart_mult": restart_mult,
-        },
         peak=largest(init_value, end_value),
     )

@@ -8,8 +8,10 @@ import jax.numpy as jnp
 from lrx import _checks
 from lrx.rates import ArrayLike, Schedule
 from lrx.schedules._time import as_steps, power
+from lrx.transformations import factory
 
 
+@factory
 def cyclical(
     min_value: ArrayLike,
     max_value: ArrayLike,
@@ -81,16 +83,7 @@ def cyclical(
         shrink = power(0.5, cycle.astype(jnp.int32)) if mode == "triangular2" else power(decay_rate, count)
         return jnp.float32(min_value) + (jnp.float32(max_value) - jnp.float32(min_value)) * wave * shrink
 
-    return Schedule(
+    return Schedule.of_counts(
         rate_at,
-        factory=cyclical,
-        arguments={
-            "min_value": min_value,
-            "max_value": max_value,
-            "half_period_steps": half_period_steps,
-            "down_steps": down_steps,
-            "mode": mode,
-            "decay_rate": decay_rate,
-        },
         peak=max_value,
     )

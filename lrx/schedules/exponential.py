@@ -8,8 +8,10 @@ import jax.numpy as jnp
 from lrx import _checks
 from lrx.rates import ArrayLike, Schedule, largest
 from lrx.schedules._time import as_steps, power
+from lrx.transformations import factory
 
 
+@factory
 def exponential_decay(
     init_value: ArrayLike,
     decay_rate: ArrayLike,
@@ -65,15 +67,7 @@ def exponential_decay(
             shrunk = power(decay_rate, whole) * jnp.power(jnp.float32(decay_rate), rest)
         return jnp.maximum(jnp.float32(init_value) * shrunk, jnp.float32(end_value))
 
-    return Schedule(
+    return Schedule.of_counts(
         rate_at,
-        factory=exponential_decay,
-        arguments={
-            "init_value": init_value,
-            "decay_rate": decay_rate,
-            "transition_steps": transition_steps,
-            "staircase": staircase,
-            "end_value": end_value,
-        },
         peak=largest(init_value, end_value),
     )

@@ -8,8 +8,10 @@ import jax.numpy as jnp
 from lrx import _checks
 from lrx.rates import ArrayLike, Schedule
 from lrx.schedules._time import as_steps
+from lrx.transformations import factory
 
 
+@factory
 def inverse_time_decay(init_value: ArrayLike, decay_rate: ArrayLike, *, power: ArrayLike = 1.0) -> Schedule:
     """Let the rate fall as Robbins and Monro's gains: so slowly that their sum is infinite.
 
@@ -46,14 +48,13 @@ def inverse_time_decay(init_value: ArrayLike, decay_rate: ArrayLike, *, power: A
             return jnp.float32(init_value) / (grown if float(power) == 1.0 else jnp.sqrt(grown))
         return jnp.float32(init_value) * jnp.power(grown, -jnp.float32(power))
 
-    return Schedule(
+    return Schedule.of_counts(
         rate_at,
-        factory=inverse_time_decay,
-        arguments={"init_value": init_value, "decay_rate": decay_rate, "power": power},
         peak=init_value,
     )
 
 
+@factory
 def inverse_sqrt_decay(peak_value: ArrayLike, warmup_steps: ArrayLike) -> Schedule:
     """Warm up along a line, then let the rate fall as the inverse square root of time.
 
@@ -90,9 +91,7 @@ def inverse_sqrt_decay(peak_value: ArrayLike, warmup_steps: ArrayLike) -> Schedu
         falling = jnp.sqrt(end / jnp.maximum(time, 1.0))
         return jnp.float32(peak_value) * jnp.where(count < length, time / end, falling)
 
-    return Schedule(
+    return Schedule.of_counts(
         rate_at,
-        factory=inverse_sqrt_decay,
-        arguments={"peak_value": peak_value, "warmup_steps": warmup_steps},
         peak=peak_value,
     )

@@ -11,6 +11,7 @@ from lrx import _checks
 from lrx.rates import ArrayLike, Schedule
 from lrx.schedules._time import as_steps, digits_of, multiply, whole_and_fraction
 from lrx.schedules.cosine import half_cosine
+from lrx.transformations import factory
 
 
 def _through_phases(
@@ -74,6 +75,7 @@ def _check_phases(total_steps: ArrayLike, pct_start: ArrayLike, anneal: str, thr
     _checks.one_of("anneal", anneal, ("cosine", "linear"))
 
 
+@factory
 def one_cycle(
     peak_value: ArrayLike,
     total_steps: ArrayLike,
@@ -131,22 +133,13 @@ def one_cycle(
         values = [start, peak_value, *([start] if three_phase else []), start / final_div_factor]
         return _through_phases(count, total_steps, pct_start, values, anneal=anneal)
 
-    return Schedule(
+    return Schedule.of_counts(
         rate_at,
-        factory=one_cycle,
-        arguments={
-            "peak_value": peak_value,
-            "total_steps": total_steps,
-            "pct_start": pct_start,
-            "div_factor": div_factor,
-            "final_div_factor": final_div_factor,
-            "anneal": anneal,
-            "three_phase": three_phase,
-        },
         peak=peak_value,
     )
 
 
+@factory
 def one_cycle_momentum(
     total_steps: ArrayLike,
     *,
@@ -196,16 +189,7 @@ def one_cycle_momentum(
         values = [max_value, min_value, max_value, *([max_value] if three_phase else [])]
         return _through_phases(count, total_steps, pct_start, values, anneal=anneal)
 
-    return Schedule(
+    return Schedule.of_counts(
         momentum_at,
-        factory=one_cycle_momentum,
-        arguments={
-            "total_steps": total_steps,
-            "min_value": min_value,
-            "max_value": max_value,
-            "pct_start": pct_start,
-            "anneal": anneal,
-            "three_phase": three_phase,
-        },
         peak=max_value,
     )

@@ -8,8 +8,10 @@ import jax.numpy as jnp
 from lrx import _checks
 from lrx.rates import ArrayLike, Schedule, largest
 from lrx.schedules._time import passed_and_left
+from lrx.transformations import factory
 
 
+@factory
 def linear_decay(init_value: ArrayLike, decay_steps: ArrayLike, *, end_value: ArrayLike = 0.0) -> Schedule:
     """Decay the rate along a straight line, then hold its end.
 
@@ -44,14 +46,13 @@ def linear_decay(init_value: ArrayLike, decay_steps: ArrayLike, *, end_value: Ar
         passed, left = passed_and_left(count, decay_steps)
         return jnp.float32(init_value) * left + jnp.float32(end_value) * passed
 
-    return Schedule(
+    return Schedule.of_counts(
         rate_at,
-        factory=linear_decay,
-        arguments={"init_value": init_value, "decay_steps": decay_steps, "end_value": end_value},
         peak=largest(init_value, end_value),
     )
 
 
+@factory
 def polynomial_decay(
     init_value: ArrayLike, decay_steps: ArrayLike, *, power: ArrayLike = 1.0, end_value: ArrayLike = 0.0
 ) -> Schedule:
@@ -93,9 +94,7 @@ def polynomial_decay(
         gone = jnp.where(passed < 0.5, -jnp.expm1(exponent * jnp.log1p(-jnp.minimum(passed, 0.5))), 1.0 - remaining)
         return jnp.float32(init_value) * remaining + jnp.float32(end_value) * gone
 
-    return Schedule(
+    return Schedule.of_counts(
         rate_at,
-        factory=polynomial_decay,
-        arguments={"init_value": init_value, "decay_steps": decay_steps, "power": power, "end_value": end_value},
         peak=largest(init_value, end_value),
     )

@@ -10,8 +10,10 @@ import numpy as np
 
 from lrx import _checks
 from lrx.rates import ArrayLike, Schedule
+from lrx.transformations import factory
 
 
+@factory
 def refined(
     grad_norms: Sequence[float] | jax.Array | np.ndarray,
     peak_value: ArrayLike,
@@ -75,10 +77,8 @@ def refined(
     def rate_at(count: jax.Array) -> jax.Array:
         return jnp.float32(peak_value) * jnp.asarray(table)[jnp.minimum(count, len(table) - 1)]
 
-    return Schedule(
+    return Schedule.of_counts(
         rate_at,
-        factory=refined,
-        arguments={"grad_norms": grad_norms, "peak_value": peak_value, "norm": norm, "smoothing": smoothing},
         peak=peak_value,
     )
 

@@ -11,8 +11,10 @@ import numpy as np
 from lrx import _checks
 from lrx.rates import ArrayLike, Schedule
 from lrx.schedules._time import as_steps, power, segment_of, steps_table
+from lrx.transformations import factory
 
 
+@factory
 def step_decay(init_value: ArrayLike, step_size: ArrayLike, *, factor: ArrayLike = 0.1) -> Schedule:
     """Multiply the rate by a factor every so many steps.
 
@@ -45,14 +47,13 @@ def step_decay(init_value: ArrayLike, step_size: ArrayLike, *, factor: ArrayLike
     def rate_at(count: jax.Array) -> jax.Array:
         return jnp.float32(init_value) * power(factor, count // jnp.maximum(as_steps(step_size), 1))
 
-    return Schedule(
+    return Schedule.of_counts(
         rate_at,
-        factory=step_decay,
-        arguments={"init_value": init_value, "step_size": step_size, "factor": factor},
         peak=init_value,
     )
 
 
+@factory
 def piecewise_constant(
     init_value: ArrayLike,
     boundaries_and_factors: Mapping[int, ArrayLike] | Sequence[tuple[ArrayLike, ArrayLike]],
@@ -99,9 +100,7 @@ def piecewise_constant(
         table = jnp.asarray(products(), jnp.float32)
         return jnp.float32(init_value) * table[segment_of(count, steps_table(begins))]
 
-    return Schedule(
+    return Schedule.of_counts(
         rate_at,
-        factory=piecewise_constant,
-        arguments={"init_value": init_value, name: boundaries_and_factors},
         peak=float(init_value) * float(np.max(products())) if known and _checks.is_concrete(init_value) else None,
     )

@@ -12,8 +12,10 @@ from lrx import _checks
 from lrx.rates import ArrayLike, Schedule
 from lrx.schedules._time import segment_of, steps_table
 from lrx.schedules.cosine import half_cosine
+from lrx.transformations import factory
 
 
+@factory
 def interpolate(
     points: Mapping[int, ArrayLike] | Sequence[tuple[ArrayLike, ArrayLike]], *, kind: str = "linear"
 ) -> Schedule:
@@ -65,14 +67,13 @@ def interpolate(
             return half_cosine(values[first], values[second], passed, left)
         return values[first] * left + values[second] * passed
 
-    return Schedule(
+    return Schedule.of_counts(
         rate_at,
-        factory=interpolate,
-        arguments={"points": points, "kind": kind},
         peak=max(float(rate) for rate in rates) if known else None,
     )
 
 
+@factory
 def tabulated(values: Sequence[ArrayLike] | jax.Array | np.ndarray) -> Schedule:
     """Read the rate of every step from a table.
 
@@ -104,10 +105,8 @@ def tabulated(values: Sequence[ArrayLike] | jax.Array | np.ndarray) -> Schedule:
         table = _as_array(values if rounded is None else rounded)
         return table[jnp.minimum(count, table.shape[0] - 1)]
 
-    return Schedule(
+    return Schedule.of_counts(
         rate_at,
-        factory=tabulated,
-        arguments={"values": values},
         peak=None if known is None else float(np.max(known)),
     )
 

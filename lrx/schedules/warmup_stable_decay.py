@@ -9,8 +9,10 @@ from lrx import _checks
 from lrx.rates import ArrayLike, Schedule, largest
 from lrx.schedules._time import as_steps, passed_and_left, sum_of_steps
 from lrx.schedules.cosine import half_cosine
+from lrx.transformations import factory
 
 
+@factory
 def warmup_stable_decay(
     peak_value: ArrayLike,
     *,
@@ -78,16 +80,7 @@ def warmup_stable_decay(
             falling = jnp.where(left > 0, falling, end)
         return jnp.where(count < as_steps(warmup_steps), peak * climbed, jnp.where(count < begin, peak, falling))
 
-    return Schedule(
+    return Schedule.of_counts(
         rate_at,
-        factory=warmup_stable_decay,
-        arguments={
-            "peak_value": peak_value,
-            "warmup_steps": warmup_steps,
-            "stable_steps": stable_steps,
-            "decay_steps": decay_steps,
-            "end_value": end_value,
-            "decay": decay,
-        },
         peak=largest(peak_value, end_value),
     )

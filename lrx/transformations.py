@@ -1,0 +1,282 @@
+"""How a transformation remembers the call that made it.
+
+`@factory` in front of a function that makes transformations gives what it makes a `repr` that rebuilds it, pickling,
+and equality: two calls with equal arguments make equal transformations. Arguments are looked at once, when the factory
+is called: lists, dictionaries and NumPy arrays are copied, so that changing one later changes nothing that was built.
+"""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any, ParamSpec, TypeVar
+
+import jax
+import numpy as np
+import optax
+
+from lrx import _checks
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+SHOWN = 1_000  # numbers of a table that a repr writes out; a longer one is abbreviated, as by NumPy
+
+
+class Built:
+    """What remembers the factory that made it, and the arguments."""
+
+    factory: Callable[..., Any] | None = None  # how to make it again, None for what no factory has made ...
+    arguments: Mapping[str, Any]  # ... and from what
+    text: str | None  # its repr where that is not the call
+
+    def remember(self, factory: Callable[..., Any], arguments: Mapping[str, Any], text: str | None = None) -> None:
+        """Note what makes it again."""
+        self.factory, self.arguments, self.text = factory, arguments, text
+
+    @property
+    def family(self) -> str:
+        """The name of the factory that made it, such as `cosine_decay`."""
+        return getattr(self.factory, "__name__", repr(self.factory))
+
+    @functools.cached_property
+    def _key(self) -> Any:
+        if self.factory is None:
+            return id(self)
+        return self.factory, tuple((name, _key(value)) for name, value in self.arguments.items())
+
+    @functools.cached_property
+    def _hash(self) -> int:
+        return hash((type(self), self._key))
+
+    def __repr__(self) -> str:
+        if self.factory is None:
+            return f"<{type(self).__name__}>"
+        return self.text or write_call(self.family, self.arguments, _signature(self.factory))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if self.factory is None:
+            raise TypeError(
+                f"{self!r} must be made by a factory to be copied or pickled: put @factory before its maker."
+            )
+        return (rebuild, (self.factory, dict(self.arguments)))
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    def __eq__(self, other: object) -> bool:
+        # Never NotImplemented, which would leave the last word to the tuple on the other side.
+        return self is other or (type(self) is type(other) and self._key == other._key)
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
+
+@jax.tree_util.register_static
+class Transformation(Built, optax.GradientTransformationExtraArgs):
+    """A gradient transformation that was made by one of lrx's factories.
+
+    It is what optax makes, `init` and `update`, with a short `repr`. It pickles where its arguments do, and equals what
+    an equal call makes, so that nothing compiles twice. `jax.jit` takes it as an argument, as a whole.
+
+    Example:
+      >>> import lrx, pickle
+      >>> tx = lrx.adam(lrx.cosine_decay(0.1, 100), b1=0.8)
+      >>> tx
+      adam(cosine_decay(0.1, 100), b1=0.8)
+      >>> tx == pickle.loads(pickle.dumps(tx)) == lrx.adam(lrx.cosine_decay(0.1, 100), b1=0.8)
+      True
+    """
+
+    def _replace(self, **functions: Any) -> optax.GradientTransformationExtraArgs:
+        # With another function it is not what the factory makes.
+        return optax.GradientTransformationExtraArgs(*self)._replace(**functions)
+
+
+def factory(function: Callable[P, T]) -> Callable[P, T]:
+    """Make what a function builds remember the call.
+
+    Args:
+      function: returns a gradient transformation, the same one for equal arguments: it has no state of its own.
+
+    Returns:
+      The function, with the same signature. A call that does not fit the signature is answered with the names of the
+      arguments.
+
+    Example:
+      >>> import lrx, optax
+      >>> from lrx.transformations import factory
+      >>> @factory
+      ... def clipped_sgd(learning_rate, *, max_norm=1.0):
+      ...     return optax.chain(optax.clip_by_global_norm(max_norm), lrx.sgd(learning_rate))
+      >>> clipped_sgd(0.1, max_norm=0.5)
+      clipped_sgd(0.1, max_norm=0.5)
+    """
+    signature = inspect.signature(function)
+
+    @functools.wraps(function)
+    def build(*args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            bound = signature.bind(*args, **kwargs)
+        except TypeError:
+            raise TypeError(_misfit(function.__name__, signature, args, kwargs)) from None
+        bound.arguments = {name: _snapshot(value) for name, value in bound.arguments.items()}
+        built = function(*bound.args, **bound.kwargs)
+        bound.apply_defaults()
+        return _remembering(built, build, bound.arguments)
+
+    return build
+
+
+def _remembering(built: Any, made_by: Callable[..., Any], arguments: Mapping[str, Any]) -> Any:
+    """A copy that remembers this call: the function may have returned what another call made."""
+    kind = type(built) if isinstance(built, Built) else Transformation
+    new: Any = tuple.__new__
+    copy = new(kind, (built.init, built.update))
+    known = (
+        {name: value for name, value in vars(built).items() if name not in ("_key", "_hash")}
+        if kind is not Transformation
+        else {}
+    )
+    copy.__dict__.update(known)
+    copy.remember(made_by, arguments)
+    return copy
+
+
+def rebuild(made_by: Callable[..., Any], arguments: dict[str, Any]) -> Any:
+    """Call a factory again with the arguments that an object remembers: what unpickling does."""
+    bound = _signature(made_by).bind_partial()
+    bound.arguments.update(arguments)
+    return made_by(*bound.args, **bound.kwargs)
+
+
+@functools.lru_cache(maxsize=1024)
+def _signature(made_by: Callable[..., Any]) -> inspect.Signature:
+    return inspect.signature(made_by)
+
+
+def write(value: Any) -> str:
+    """Write an argument as an expression that needs no names but lrx's own, where there is one."""
+    if isinstance(value, Built):
+        return repr(value)
+    if isinstance(value, optax.GradientTransformation):
+        return f"<{type(value).__name__}>"
+    if isinstance(value, jax.Array | np.ndarray | np.generic) and _checks.is_concrete(value):
+        value = value.tolist()
+    if type(value) in (list, tuple):
+        parts = [write(part) for part in value]
+        if len(parts) > SHOWN:
+            parts = [*parts[:3], "...", *parts[-3:]]
+        written = ", ".join(parts)
+        return f"[{written}]" if type(value) is list else f"({written}{',' if len(parts) == 1 else ''})"
+    if type(value) is dict:
+        return f"{{{', '.join(f'{write(key)}: {write(part)}' for key, part in value.items())}}}"
+    if inspect.isroutine(value) or isinstance(value, type):
+        return value.__name__
+    return repr(value)
+
+
+def write_call(name: str, arguments: Mapping[str, Any], signature: inspect.Signature) -> str:
+    """Write the call that made an object, leaving out what is at its default."""
+    parts, complete = [], True  # whether every argument before this one was written
+    for key, parameter in signature.parameters.items():
+        value, default = arguments[key], parameter.default
+        text = write(value)
+        if default is not parameter.empty and (value is default or text == write(default)):
+            complete = False
+            continue
+        positional = complete and parameter.kind is parameter.POSITIONAL_OR_KEYWORD
+        parts.append(text if positional else f"{key}={text}")
+    return f"{name}({', '.join(parts)})"
+
+
+class _Identity:
+    """Equal to itself only: how what has no value of its own is compared."""
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Identity) and self.value is other.value
+
+    def __hash__(self) -> int:
+        return id(self.value)
+
+
+def _key(value: Any) -> Any:
+    """What is equal for arguments of which equal transformations are made; whatever else there is equals itself."""
+    if value is None or type(value) in (bool, int, float, str, bytes):
+        return type(value), repr(value)  # 1 is not True, nor 0.0 -0.0; not-a-number is itself
+    if isinstance(value, Built):
+        return value
+    if type(value) in (list, tuple):
+        return (type(value), *map(_key, value))
+    if type(value) is dict:
+        return (dict, *((_key(name), _key(part)) for name, part in value.items()))
+    if isinstance(value, np.ndarray | np.generic) and not value.dtype.hasobject:
+        return type(value), value.dtype, value.shape, value.tobytes()
+    if isinstance(value, jax.Array) and _checks.is_concrete(value) and _is_readable(value):
+        return jax.Array, value.dtype, value.weak_type, value.shape, np.asarray(value).tobytes()
+    return _Identity(value)
+
+
+def _is_readable(array: jax.Array) -> bool:
+    return (
+        array.is_fully_addressable
+        and not array.is_deleted()
+        and not jax.dtypes.issubdtype(array.dtype, jax.dtypes.extended)
+    )
+
+
+def _snapshot(value: Any) -> Any:
+    """The value, in containers of our own."""
+    if type(value) in (list, tuple):
+        return type(value)(_snapshot(part) for part in value)
+    if type(value) is dict:
+        return {name: _snapshot(part) for name, part in value.items()}
+    if isinstance(value, np.ndarray):
+        value = value.copy()
+        value.setflags(write=False)
+    return value
+
+
+def _misfit(name: str, signature: inspect.Signature, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
+    """Say why a call does not fit a signature, and what would."""
+    parameters = signature.parameters.values()
+    ordered = [each.name for each in parameters if each.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD]
+    named = [each.name for each in parameters if each.kind is inspect.Parameter.KEYWORD_ONLY]
+    for given in kwargs:
+        if given not in signature.parameters:
+            close = difflib.get_close_matches(given, signature.parameters, n=1, cutoff=0.5)
+            hint = f"did you mean {close[0]}=?" if close else f"there are {', '.join(signature.parameters)}."
+            return f"{name} must be given arguments that it has, got {given}={write(kwargs[given])}: {hint}"
+    if len(args) > len(ordered):
+        first = f"only {', '.join(ordered)}" if ordered else "nothing"
+        beyond = ", ".join(write(value) for value in args[len(ordered) :])
+        return (
+            f"{name} must be given {first} by position, got {len(args)} positional argument{'s' * (len(args) > 1)}: "
+            f"name {beyond}, which may be {', '.join(f'{each}=' for each in named if each not in kwargs)}."
+        )
+    twice = [each for each in ordered[: len(args)] if each in kwargs]
+    if twice:
+        return f"{name} must be given {twice[0]} once, got it by position and by name: leave one out."
+    missing = [
+        each
+        for index, each in enumerate(signature.parameters)
+        if signature.parameters[each].default is inspect.Parameter.empty
+        and each not in kwargs
+        and not (each in ordered and index < len(args))
+    ]
+    return f"{name} must be given {', '.join(missing)}, got none: call {name}{_example(signature)}."
+
+
+def _example(signature: inspect.Signature) -> str:
+    """The required arguments of a call, by name."""
+    required = [
+        (each.name, each.kind) for each in signature.parameters.values() if each.default is inspect.Parameter.empty
+    ]
+    return (
+        f"({', '.join(n if kind is inspect.Parameter.POSITIONAL_OR_KEYWORD else f'{n}=...' for n, kind in required)})"
+    )
