@@ -1,20 +1,113 @@
 """Leafwise arithmetic with one rule for types: compute wide, store as the state is, return as the gradient is.
 
-And how a rate finds a leaf: the same for all, or with the factor that `group_rates` has sent along.
+And how leaves are named, and how a rate finds the factor of a leaf that `group_rates` has sent along.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+import sys
+from collections.abc import Callable, Hashable, Mapping
 from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from lrx import _checks
 
-Path: TypeAlias = tuple[Any, ...]  # of a leaf, as jax.tree.leaves_with_path gives it
+Path: TypeAlias = tuple[str, ...]  # of a leaf, as `named_leaves` gives it: ("lin", "bias")
+
+
+def named_leaves(tree: Any, *, is_leaf: Callable[[Any], bool] | None = None) -> list[tuple[Path, Any]]:
+    """List the leaves of a tree with their paths, in the order of `jax.tree.leaves`.
+
+    A leaf has one path, whether its tree is made of dicts, of modules or of flax's states, and whether flax has wrapped
+    it in a variable (as in `init`) or not (as in `update`): the `value` of a variable is not a part of a path.
+    """
+    flax = sys.modules.get("flax.nnx")  # whoever holds a variable has imported it
+    variable: Any = () if flax is None else getattr(flax, "Variable", ())
+
+    def stops(node: Any) -> bool:
+        return isinstance(node, variable) or (is_leaf is not None and is_leaf(node))
+
+    found: list[tuple[Path, Any]] = []
+    for keys, node in jax.tree.leaves_with_path(tree, is_leaf=stops):
+        if isinstance(node, variable):
+            within = jax.tree.leaves_with_path(node, is_leaf=is_leaf)
+            found += [(_parts(keys) + _parts(more[1:]), leaf) for more, leaf in within]
+        else:
+            found.append((_parts(keys), node))
+    return found
+
+
+def _parts(keys: tuple[Any, ...]) -> Path:
+    return tuple(jax.tree_util.keystr((key,), simple=True) for key in keys)
+
+
+def written(path: Path) -> str:
+    """Write a path as users see it: "lin/bias"."""
+    return "/".join(path)
+
+
+def is_tree_of(value: Any, kinds: tuple[type, ...]) -> bool:
+    """Whether a specification of leaves is a tree, and not a function that makes one.
+
+    Modules can be called and are trees all the same: one whose leaves are labels, or flags, is no function.
+    """
+    if not callable(value):
+        return True
+    leaves = jax.tree.leaves(value)
+    return bool(leaves) and all(isinstance(leaf, kinds) for leaf in leaves)
+
+
+def spread(name: str, tree: Any, params: Any) -> dict[Path, Any]:
+    """Return for each leaf of the parameters what a tree of the same shape, or one of whole branches, holds for it.
+
+    Trees are compared by their paths, so it does not matter of which containers they are made. What a wrapper hides, or
+    what is no array, may have an entry and needs none.
+
+    Raises:
+      ValueError: if a leaf finds nothing, or an entry of the tree belongs to nothing.
+    """
+    entries = dict(named_leaves(tree))
+    branches = {
+        path: next((path[:length] for length in range(len(path) + 1) if path[:length] in entries), None)
+        for path, _ in named_leaves(params)
+    }
+    missing = [written(path) for path, branch in branches.items() if branch is None]
+    unused = [path for path in entries if path not in branches.values()]
+    if unused:
+        empty = [path for path, node in named_leaves(params, is_leaf=_is_empty) if _is_empty(node)]
+        unused = [path for path in unused if not any(_on_one_line(path, other) for other in empty)]
+    if missing or unused:
+        fault = f"it has nothing for {missing}" if missing else f"there is no {[written(path) for path in unused]}"
+        raise ValueError(
+            f"{name} must have the parameters' tree or a prefix of it, got {name}={tree!r}: {fault}. A function of the "
+            "parameters fits every tree."
+        )
+    return {path: entries[branch] for path, branch in branches.items() if branch is not None}
+
+
+def _is_empty(node: Any) -> bool:
+    return not jax.tree.leaves(node)
+
+
+def _on_one_line(path: Path, other: Path) -> bool:
+    shorter = min(len(path), len(other))
+    return path[:shorter] == other[:shorter]
+
+
+def hides_leaves(params: Any) -> bool:
+    """Whether a wrapper has hidden leaves of the parameters from the transformation within it."""
+    nodes = jax.tree.leaves(params, is_leaf=lambda node: isinstance(node, optax.MaskedNode))
+    return any(isinstance(node, optax.MaskedNode) for node in nodes)
+
+
+def is_placeholder(params: Any) -> bool:
+    """Whether these are no parameters, but what `optax.tree.map_params` puts in their place to find them in a state."""
+    return type(params).__name__ == "_ParamsPlaceholder" and type(params).__module__.startswith("optax.")
 
 
 @functools.cache
@@ -122,27 +215,48 @@ def measured(new: jax.Array, old: jax.Array) -> jax.Array:
     return jnp.where(jnp.isfinite(new), new, old)
 
 
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
 class LeafFactors:
     """Factors of single leaves, on their way from `group_rates` to the places where a rate acts.
 
     They travel as the extra argument `leaf_factors`, by path, so that they find their leaves through every wrapper
-    that hides some of the tree. What no rate has taken is left for `group_rates` to multiply afterwards.
+    that hides some of the tree. A pytree, which may go through `jax.jit`: one array for each group and, statically,
+    which leaf belongs to which.
     """
 
-    def __init__(self, factors: Mapping[Path, jax.Array], outer: LeafFactors | None = None) -> None:
-        self.factors, self.outer, self.taken = factors, outer, set[Path]()
-        self._products: dict[tuple[int, int], jax.Array] = {}  # one for each pair of groups, not for each leaf
+    values: tuple[jax.Array, ...]  # (...) float32: one for each group; each broadcasts against its leaves
+    index: tuple[tuple[Path, int], ...] = dataclasses.field(metadata={"static": True})  # leaf to place in `values`
+    reached: Reached | None = dataclasses.field(default=None, metadata={"static": True})
 
-    def take(self, path: Path) -> jax.Array | None:
-        """Give the factor of a leaf to the rate that acts there, with those of groups around the group."""
-        self.taken.add(path)
-        factor, outer = self.factors.get(path), None if self.outer is None else self.outer.take(path)
-        if factor is None or outer is None:
-            return outer if factor is None else factor
-        pair = (id(factor), id(outer))
-        if pair not in self._products:
-            self._products[pair] = factor * outer
-        return self._products[pair]
+    @functools.cached_property
+    def place(self) -> dict[Path, int]:
+        """Where the factor of a leaf is."""
+        return dict(self.index)
+
+    @classmethod
+    def of(cls, by_path: Mapping[Path, Hashable], factors: Mapping[Any, jax.Array]) -> LeafFactors:
+        """Collect the factors of leaves from the label of each leaf and the factor of each label."""
+        order = {label: number for number, label in enumerate(factors)}
+        return cls(tuple(factors.values()), tuple((path, order[label]) for path, label in by_path.items()))
+
+    def times(self, outer: Any) -> LeafFactors:
+        """Multiply by the factors of groups around these groups, if there are any."""
+        if not isinstance(outer, LeafFactors):
+            return self
+        pairs = {path: (number, outer.place.get(path)) for path, number in self.index}
+        products = {
+            (mine, theirs): self.values[mine] if theirs is None else self.values[mine] * outer.values[theirs]
+            for mine, theirs in dict.fromkeys(pairs.values())
+        }
+        return dataclasses.replace(LeafFactors.of(pairs, products), reached=outer.reached)
+
+
+class Reached:
+    """Which leaves a rate acts on: noted while an update is evaluated abstractly, and only then."""
+
+    def __init__(self) -> None:
+        self.paths: set[Path] = set()
 
 
 def rates_by_leaf(rate: jax.Array, updates: Any, extra_args: Mapping[str, Any]) -> list[jax.Array]:
@@ -150,13 +264,13 @@ def rates_by_leaf(rate: jax.Array, updates: Any, extra_args: Mapping[str, Any]) 
     carried = extra_args.get("leaf_factors")
     if not isinstance(carried, LeafFactors):
         return [rate] * len(jax.tree.leaves(updates, is_leaf=lambda leaf: leaf is None))
-    leaves = jax.tree.leaves_with_path(updates, is_leaf=lambda leaf: leaf is None)
-    products: dict[int, jax.Array] = {}  # one multiplication for each group, not for each leaf
-    factors = [carried.take(path) for path, _ in leaves]
-    for factor in factors:
-        if factor is not None and id(factor) not in products:
-            products[id(factor)] = rate * factor
-    return [rate if factor is None else products[id(factor)] for factor in factors]
+    paths = [path for path, _ in named_leaves(updates, is_leaf=lambda leaf: leaf is None)]
+    if carried.reached is not None:
+        carried.reached.paths.update(paths)
+    places = [carried.place.get(path) for path in paths]
+    # One multiplication for each group, not for each leaf.
+    products = {place: rate * carried.values[place] for place in dict.fromkeys(places) if place is not None}
+    return [rate if place is None else products[place] for place in places]
 
 
 def scale_leaf(leaf: jax.Array, factor: jax.Array) -> jax.Array:

@@ -11,7 +11,7 @@ import numpy as np
 import optax
 
 from lrx import _checks
-from lrx._leaves import leafwise, require_params, wide
+from lrx._leaves import is_placeholder, is_tree_of, leafwise, named_leaves, require_params, spread, wide
 from lrx.optimizers.adam import AdamState, moments
 from lrx.rates import ArrayLike, Rate, Schedule, as_rate, as_setting
 from lrx.states import RateState
@@ -57,7 +57,8 @@ def adamw(
       base_rate: alpha, > 0, for "schedule" only; may be traced. By default the largest rate of the schedule, which is
         known unless it is your own function or a product of two shapes.
       mask: which leaves decay: a tree of bools, a prefix of the parameters' tree, or a function from the parameters to
-        one. By default all; biases and the scales of normalisation are often left out.
+        one. A module of bools is a tree, though it can be called. By default all; biases and the scales of
+        normalisation are often left out.
 
     Returns:
       A transformation whose updates are added to the parameters. `update` needs `params`, and `value=` only if the rate
@@ -65,8 +66,8 @@ def adamw(
 
     Raises:
       ValueError: if `learning_rate`, `eps` or `weight_decay` is negative, a decay is not in [0, 1), `decoupling` is
-        unknown, or `base_rate` is not > 0, is missing where the peak is unknown, or is given with "rate"; in `update`,
-        if `params` is missing.
+        unknown, or `base_rate` is not > 0, is missing where the peak is unknown, or is given with "rate"; in `init`, if
+        the mask does not fit; in `update`, if `params` is missing.
       TypeError: if `learning_rate` is no rate.
 
     Source:
@@ -95,10 +96,12 @@ def adamw(
             "base_rate=None: give the rate at which weight_decay is to act in full."
         )
     base = rate.peak if base_rate is None else base_rate
-    if not callable(mask):
+    if is_tree_of(mask, (bool, np.bool_)):
         _check_mask(mask)
 
     def init(params: Any) -> AdamwState:
+        if not is_placeholder(params):
+            _spread(mask, params)  # which refuses what does not fit
         return AdamwState(memory.init(params), jnp.array(first_weight_decay), rate.init_rate(params))
 
     def update(updates: Any, state: AdamwState, params: Any = None, **extra_args: Any) -> tuple[Any, AdamwState]:
@@ -138,11 +141,10 @@ def _check_mask(mask: Any) -> None:
 
 def _spread(mask: Any, params: Any) -> Any:
     """A bool for each leaf of the parameters, from a mask that may name whole branches."""
-    mask = mask(params) if callable(mask) else mask
+    if not is_tree_of(mask, (bool, np.bool_)):
+        mask = mask(params)
     if mask is None:
         return jax.tree.map(lambda _: True, params)
     _check_mask(mask)
-    try:
-        return jax.tree.map(lambda flag, branch: jax.tree.map(lambda _: bool(flag), branch), mask, params)
-    except ValueError as error:
-        raise ValueError(f"mask must have the parameters' tree or a prefix of it, got mask={mask!r}: {error}") from None
+    flags = spread("mask", mask, params)
+    return jax.tree.unflatten(jax.tree.structure(params), [bool(flags[path]) for path, _ in named_leaves(params)])

@@ -2,18 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping
+import dataclasses
+import enum
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from lrx import _checks
-from lrx._leaves import LeafFactors, Path, scale_leaf
-from lrx.rates import ArrayLike, Schedule, as_setting
+from lrx._leaves import (
+    LeafFactors,
+    Path,
+    Reached,
+    hides_leaves,
+    is_placeholder,
+    is_tree_of,
+    named_leaves,
+    scale_leaf,
+    spread,
+    written,
+)
+from lrx.rates import ArrayLike, Controller, Rate, Schedule, as_schedule
 from lrx.states import GroupState
 from lrx.transformations import factory
+
+LABELS = (str, int, np.generic, enum.Enum)  # what tells a callable tree of labels from a function
 
 
 @factory
@@ -34,8 +50,9 @@ def group_rates(
 
     Args:
       tx: the transformation whose rate is multiplied.
-      labels: a tree of labels (the parameters' tree, or a prefix of it), or a function of a leaf's path, such as
-        "layer_0/kernel", and of the leaf, to its label.
+      labels: a tree of labels (the parameters' tree, or a prefix of it), or a function of a leaf's path and of the
+        leaf, to its label. The path is "layer_0/kernel" for dicts, Equinox modules and flax's states alike, in `init`
+        and in `update`; trees are compared by such paths, and a module of labels is a tree though it can be called.
       factors: `{label: m}` or a function from a label to m; m >= 0, dimensionless: a float or a `Schedule`; may be
         traced.
 
@@ -63,71 +80,89 @@ def group_rates(
     _checks.transformation(tx)
     if not isinstance(factors, Mapping) and not callable(factors):
         raise TypeError(f"factors must be a dict or a function of the label, got factors={factors!r}.")
-    if not callable(labels) and not jax.tree.leaves(labels):
+    if is_tree_of(labels, LABELS) and not jax.tree.leaves(labels):
         raise TypeError(f"labels must be a tree of labels or a function of path and leaf, got labels={labels!r}.")
     inner = optax.with_extra_args_support(tx)
-    settings: dict[Any, Any] = {}
+    reached: dict[Any, frozenset[Path]] = {}  # by the structure of an update
 
-    def setting_of(label: Any) -> tuple[Callable[[jax.Array], ArrayLike], jax.Array]:
-        if label not in settings:
-            if isinstance(factors, Mapping) and label not in factors:
-                raise ValueError(
-                    f"factors must have one for each label, got none for {label!r}: known are {[*factors]}."
-                )
-            factor = factors[label] if isinstance(factors, Mapping) else factors(label)
-            settings[label] = as_setting(f"factors[{label!r}]", factor, _checks.non_negative)
-        return settings[label]
+    def factor_of(label: Any) -> ArrayLike | Schedule:
+        if not isinstance(factors, Mapping):
+            return _factor(label, factors(label))
+        if label not in factors:
+            raise ValueError(f"factors must have one for each label, got none for {label!r}: known are {[*factors]}.")
+        return known[label]
 
-    if isinstance(factors, Mapping):
-        for label in factors:
-            setting_of(label)
+    known = {label: _factor(label, factor) for label, factor in factors.items()} if isinstance(factors, Mapping) else {}
 
     def labels_of(tree: Any) -> dict[Path, Any]:
-        if callable(labels):
-            return {
-                path: labels(jax.tree_util.keystr(path, simple=True, separator="/"), leaf)
-                for path, leaf in jax.tree.leaves_with_path(tree)
-            }
-        try:
-            full = jax.tree.map(lambda label, branch: jax.tree.map(lambda _: label, branch), labels, tree)
-        except ValueError as error:
-            raise ValueError(
-                f"labels must have the parameters' tree or a prefix of it, got labels={labels!r}: {error}. A function "
-                "of the path fits every tree."
-            ) from None
-        return dict(jax.tree.leaves_with_path(full))
+        if is_tree_of(labels, LABELS):
+            return spread("labels", labels, tree)
+        return {path: labels(written(path), leaf) for path, leaf in named_leaves(tree)}
+
+    def at(count: jax.Array, found: Iterable[Any]) -> dict[Any, jax.Array]:
+        return {label: _value_at(factor_of(label), count) for label in sorted(found, key=str)}
 
     def init(params: Any) -> GroupState:
+        count = jnp.zeros([], jnp.int32)
+        if is_placeholder(params):
+            # Which groups there are is said by parameters only: one entry stands for all of them.
+            return GroupState(count, jnp.zeros([], jnp.float32), inner.init(params))  # type: ignore[arg-type]
         found = set(labels_of(params).values())
         if isinstance(factors, Mapping):
             unused = [label for label in factors if label not in found]
             # Within a mask the other groups' leaves are hidden.
-            if unused and not _hides_leaves(params) and found:
+            if unused and not hides_leaves(params) and found:
                 raise ValueError(
                     f"factors must belong to a leaf each, got no leaf labelled {unused}: {found} are there."
                 )
-        shown = {str(label): jnp.array(setting_of(label)[1]) for label in sorted(found, key=str)}
-        return GroupState(jnp.zeros([], jnp.int32), shown, inner.init(params))
+        shown = {str(label): jnp.array(factor) for label, factor in at(count, found).items()}
+        return GroupState(count, shown, inner.init(params))
+
+    def leaves_reached(
+        updates: Any, state: Any, params: Any, extra_args: dict[str, Any], carried: LeafFactors
+    ) -> frozenset[Path]:
+        """The leaves that a rate within `tx` multiplies by their factors."""
+        structure = jax.tree.structure((updates, state, params, extra_args))
+        if structure not in reached:
+            notes = Reached()
+            noting = {**extra_args, "leaf_factors": dataclasses.replace(carried, reached=notes)}
+            jax.eval_shape(lambda: inner.update(updates, state, params, **noting))
+            reached[structure] = frozenset(notes.paths)
+        return reached[structure]
 
     def update(updates: Any, state: GroupState, params: Any = None, **extra_args: Any) -> tuple[Any, GroupState]:
+        outer = extra_args.pop("leaf_factors", None)
         by_path = labels_of(updates)
-        current = {
-            label: jnp.array(setting_of(label)[0](state.count), jnp.float32)
-            for label in sorted(set(by_path.values()), key=str)
-        }
-        carried = LeafFactors({path: current[label] for path, label in by_path.items()}, extra_args.get("leaf_factors"))
-        updates, inner_state = inner.update(updates, state.inner, params, **{**extra_args, "leaf_factors": carried})
-        updates = jax.tree.map_with_path(
-            lambda path, leaf: leaf if path in carried.taken else scale_leaf(leaf, carried.factors[path]), updates
-        )
+        current = at(state.count, set(by_path.values()))
+        own = LeafFactors.of(by_path, current)
+        carried = own.times(outer)
+        within = leaves_reached(updates, state.inner, params, extra_args, carried)
+        updates, inner_state = inner.update(updates, state.inner, params, **extra_args, leaf_factors=carried)
+        # Where no rate takes the factor, the finished update is multiplied; what lies around this does so itself.
+        leaves = [
+            leaf if path in within else scale_leaf(leaf, current[by_path[path]]) for path, leaf in named_leaves(updates)
+        ]
+        updates = jax.tree.unflatten(jax.tree.structure(updates), leaves)
         # A group whose leaves have no gradient this time keeps its place.
-        shown = {label: factor for label, factor in state.factors.items()}
-        shown |= {str(label): jnp.array(factor) for label, factor in current.items()}
+        shown = dict(state.factors) | {str(label): jnp.array(factor) for label, factor in current.items()}
         return updates, GroupState(optax.safe_increment(state.count), shown, inner_state)
 
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-def _hides_leaves(params: Any) -> bool:
-    nodes = jax.tree.leaves(params, is_leaf=lambda node: isinstance(node, optax.MaskedNode))
-    return any(isinstance(node, optax.MaskedNode) for node in nodes)
+def _factor(label: Any, factor: Any) -> ArrayLike | Schedule:
+    """Check a factor, and take a function of the step to a schedule."""
+    name = f"factors[{label!r}]"
+    if isinstance(factor, Rate | Controller) and not isinstance(factor, Schedule):
+        raise TypeError(
+            f"{name} must be a number or a Schedule, got {factor!r}, which follows feedback: only a learning rate can, "
+            "as 1e-3 * controller."
+        )
+    if callable(factor):
+        return as_schedule(factor, name=name)
+    _checks.non_negative(name, factor)
+    return factor
+
+
+def _value_at(factor: ArrayLike | Schedule, count: jax.Array) -> jax.Array:
+    return jnp.asarray(factor.function(count) if isinstance(factor, Schedule) else factor, jnp.float32)

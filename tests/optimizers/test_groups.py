@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 from flax import nnx
-from problems import assert_trees_close, gradient_stream
+from problems import assert_trees_close, assert_trees_equal, gradient_stream
 
 import lrx
 
@@ -164,3 +165,154 @@ def test_factors_are_swept():
 def test_labels_and_factors_must_fit(labels, factors, message):
     with pytest.raises(ValueError, match=message):
         lrx.group_rates(lrx.sgd(0.1), labels, factors).init(PARAMS)
+
+
+class Linear(eqx.Module):
+    weight: jax.Array
+    bias: jax.Array
+
+    def __call__(self, x):
+        return self.weight @ x + self.bias
+
+
+class Net(eqx.Module):
+    lin: Linear
+    head: Linear
+    activation: object = jax.nn.relu
+
+    def __call__(self, x):
+        return self.head(self.activation(self.lin(x)))
+
+
+class NnxNet(nnx.Module):
+    def __init__(self):
+        self.lin, self.head = nnx.Linear(2, 2, rngs=nnx.Rngs(0)), nnx.Linear(2, 1, rngs=nnx.Rngs(1))
+
+
+def linear():
+    return Linear(jnp.ones((2, 2)), jnp.ones(2))
+
+
+def trees_of_parameters():
+    """One network as dicts, as an Equinox module, and as flax keeps it, with and without its variables."""
+    module = eqx.filter(Net(linear(), linear()), eqx.is_array)
+    dicts = {
+        name: {"weight": getattr(module, name).weight, "bias": getattr(module, name).bias} for name in ("lin", "head")
+    }
+    variables = nnx.State(
+        {name: {key: nnx.Param(leaf) for key, leaf in layer.items()} for name, layer in dicts.items()}
+    )
+    return {"dicts": dicts, "equinox": module, "nnx": variables, "nnx, pure": nnx.as_pure(variables)}
+
+
+def test_paths_are_the_same_whatever_the_tree_is_made_of():
+    seen = {}
+    for kind, params in trees_of_parameters().items():
+        found = seen.setdefault(kind, [])
+        tx = lrx.group_rates(lrx.sgd(1.0), lambda path, leaf, found=found: found.append(path) or "all", {"all": 1.0})
+        tx.update(params, tx.init(params))
+    everything = sorted(["lin/weight", "lin/bias", "head/weight", "head/bias"] * 2)
+    assert {kind: sorted(paths) for kind, paths in seen.items()} == dict.fromkeys(seen, everything)
+
+
+@pytest.mark.parametrize("of_labels", trees_of_parameters())
+@pytest.mark.parametrize("of_params", trees_of_parameters())
+def test_a_tree_of_labels_fits_parameters_in_other_containers(of_params, of_labels):
+    params = trees_of_parameters()[of_params]
+    labels = jax.tree.map(lambda leaf: "matrix" if leaf.ndim == 2 else "vector", trees_of_parameters()[of_labels])
+    tx = lrx.group_rates(lrx.sgd(1.0), labels, {"matrix": 0.5, "vector": 2.0})
+    updates, _ = tx.update(params, tx.init(params))
+    for leaf in jax.tree.leaves(updates):
+        np.testing.assert_array_equal(leaf, np.full(leaf.shape, -0.5 if leaf.ndim == 2 else -2.0))
+
+
+def test_groups_of_an_nnx_model_are_those_of_its_updates():
+    model = NnxNet()
+    before = nnx.as_pure(nnx.state(model, nnx.Param))
+    labels = jax.tree.map(lambda leaf: "matrix" if leaf.ndim == 2 else "vector", nnx.state(model, nnx.Param))
+    for given in (labels, lambda path, leaf: "vector" if path in ("lin/bias", "head/bias") else "matrix"):
+        tx = lrx.group_rates(lrx.heavy_ball(1.0), given, {"matrix": 0.5, "vector": 0.1})
+        optimizer = nnx.Optimizer(model, tx, wrt=nnx.Param)
+        optimizer.update(model, jax.tree.map(jnp.ones_like, nnx.state(model, nnx.Param)))
+    moved = jax.tree.map(jnp.subtract, before, nnx.as_pure(nnx.state(model, nnx.Param)))
+    for leaf in jax.tree.leaves(moved):
+        np.testing.assert_allclose(leaf, 1.0 if leaf.ndim == 2 else 0.2, rtol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["equinox", "nnx"])
+def test_a_mask_may_be_a_tree_that_can_be_called_or_holds_variables(kind):
+    params = trees_of_parameters()[kind]
+    tx = lrx.adamw(0.1, weight_decay=0.5, mask=jax.tree.map(lambda leaf: leaf.ndim > 1, params))
+    updates, _ = tx.update(jax.tree.map(jnp.zeros_like, params), tx.init(params), params)
+    for leaf in jax.tree.leaves(updates):
+        np.testing.assert_allclose(leaf, -0.05 if leaf.ndim == 2 else 0.0, rtol=1e-6)
+
+
+def test_an_nnx_model_decays_by_a_mask_made_of_its_state():
+    model = NnxNet()
+    kernel = np.asarray(model.lin.kernel[...])
+    mask = jax.tree.map(lambda leaf: leaf.ndim > 1, nnx.state(model, nnx.Param))
+    optimizer = nnx.Optimizer(model, lrx.adamw(0.1, weight_decay=0.5, mask=mask), wrt=nnx.Param)
+    nnx.jit(lambda model, optimizer, grads: optimizer.update(model, grads))(
+        model, optimizer, jax.tree.map(jnp.zeros_like, nnx.state(model, nnx.Param))
+    )
+    np.testing.assert_allclose(model.lin.kernel[...], 0.95 * kernel, rtol=1e-6)
+
+
+@pytest.mark.parametrize("mask", [{"body": True}, {"body": True, "head": True, "neck": True}])
+def test_a_mask_that_cannot_fit_is_refused_when_the_state_is_made(mask):
+    with pytest.raises(
+        ValueError, match=r"^mask must have the parameters' tree or a prefix of it, got mask=.* function"
+    ):
+        lrx.adamw(0.1, mask=mask).init(PARAMS)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_inner_update_may_be_compiled(name):
+    inner = optax.with_extra_args_support(METHODS[name](SCHEDULE))
+    traces = []
+
+    @jax.jit
+    def update(updates, state, params, **extra_args):
+        traces.append(1)
+        return inner.update(updates, state, params, **extra_args)
+
+    compiled = optax.GradientTransformationExtraArgs(inner.init, update)
+    stream = gradient_stream(PARAMS, 4)
+    expected, _, _ = run(lrx.group_rates(inner, LABELS, FACTORS), PARAMS, stream)
+    tx = lrx.group_rates(compiled, LABELS, FACTORS)
+    state, params = tx.init(PARAMS), PARAMS
+    for step, (gradients, row) in enumerate(zip(stream, expected, strict=True)):
+        if step == 2:
+            first = len(traces)
+        updates, state = tx.update(gradients, state, params)
+        params = optax.apply_updates(params, updates)
+        assert_trees_close(updates, row, rtol=2e-5, atol=1e-6)
+    assert len(traces) == first
+
+
+@pytest.mark.parametrize("labels", [LABELS, lambda path, leaf: "fast" if path == "head" else "slow"])
+def test_optax_maps_over_the_parameters_within_a_state(labels):
+    tx = lrx.group_rates(lrx.adamw(0.1), labels, FACTORS)
+    state = tx.init(PARAMS)
+    doubled = optax.tree.map_params(tx, lambda leaf: leaf + 1, state, transform_non_params=lambda other: other)
+    assert_trees_equal(doubled.factors, state.factors)
+    for leaf in jax.tree.leaves(doubled.inner.adam.first_moment):
+        np.testing.assert_array_equal(leaf, np.ones(leaf.shape))
+
+
+def test_what_is_made_within_a_compiled_function_is_used_outside():
+    made = []
+
+    @jax.jit
+    def make(x):
+        factor = {"slow": lrx.linear_decay(1.0, 4), "fast": 1.0}
+        made.append(lrx.group_rates(lrx.sgd(0.1), LABELS, factor))
+        made.append(lrx.group_rates(lrx.sgd(0.1), LABELS, lambda label: jnp.float32(0.5) * 2))
+        made[-1].init(PARAMS)
+        return x
+
+    make(1.0)
+    for tx in made:
+        updates, _ = tx.update(PARAMS, tx.init(PARAMS))
+        np.testing.assert_allclose(updates["head"], -0.1 * PARAMS["head"], rtol=1e-6)
