@@ -1,4 +1,4 @@
-"""How a loss reaches a controller: with the update, or by an observation that waits for one."""
+"""How a loss reaches a controller: with the update, or as an observation that the next update takes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from lrx import _checks
 from lrx.rates import ArrayLike, Controller, Core, Feedback, is_number
-from lrx.states import ControllerState, Inbox, Memory
+from lrx.states import ControllerState, Memory, Observation
 
 
 def check_loss(value: Any, *, name: str = "value") -> None:
@@ -23,33 +23,49 @@ def check_loss(value: Any, *, name: str = "value") -> None:
         )
 
 
-def empty_inbox() -> Inbox:
-    """Give an inbox with nothing in it."""
-    return Inbox(jnp.zeros([], jnp.float32), jnp.zeros([], bool))
+def no_observation(feedback: str) -> Observation | tuple[()]:
+    """Return what a new state keeps of observations: `()` where the loss comes with the update."""
+    _checks.one_of("feedback", feedback, ("value", "observed"))
+    if feedback == "value":
+        return ()
+    return Observation(jnp.zeros([], jnp.float32), jnp.zeros([], bool), jnp.zeros([], jnp.int32))
 
 
 def receive(
-    method: str, inbox: Inbox, extra_args: Mapping[str, Any], feedback: str, *, name: str = "value"
-) -> tuple[jax.Array, jax.Array | bool]:
-    """Take the loss of this update from where it comes: an observation, which goes first, or the extra argument.
+    method: str,
+    observation: Observation | tuple[()],
+    extra_args: Mapping[str, Any],
+    feedback: str,
+    *,
+    name: str = "value",
+) -> tuple[jax.Array, jax.Array | bool, Observation | tuple[()]]:
+    """Take the loss of this update from where it comes: the extra argument, or an observation.
 
     This is the one place that deals with it, so that no method has to.
 
     Args:
       method: what needs the loss, for the error.
-      inbox: of the state; the next state gets an empty one, so that an observation is consumed once.
+      observation: of the state.
       extra_args: of the update.
-      feedback: "value", or "observed" where the update brings none.
+      feedback: "value" where the update brings the loss, "observed" where `observe` does.
       name: of the extra argument.
 
     Returns:
-      The loss, () float32, and whether there is one, which without an observation is known only when running.
+      The loss, () float32; whether there is one, which for an observation is known only when running; and the
+      observation of the next state, in which nothing is pending, so that each is taken once.
 
     Raises:
-      ValueError: if there is none, or it is no scalar.
+      ValueError: if there is no loss, if it is not a scalar, or if the state was made for the other kind of feedback.
     """
-    if feedback == "observed":
-        return inbox.observed, inbox.pending
+    if (feedback == "observed") != isinstance(observation, Observation):
+        other = "value" if feedback == "observed" else "observed"
+        raise ValueError(
+            f"feedback must be what the state was made with, got feedback={feedback!r} in {method} and a state made "
+            f'with "{other}": make the state with this transformation\'s init.'
+        )
+    if isinstance(observation, Observation):
+        nothing = Observation(jnp.zeros_like(observation.value), jnp.zeros_like(observation.pending), observation.total)
+        return observation.value, observation.pending, nothing
     value = extra_args.get(name)
     if value is None:
         raise ValueError(
@@ -58,7 +74,7 @@ def receive(
             f'{method}(..., feedback="observed") and call state = lrx.observe(state, value=loss) before the update.'
         )
     check_loss(value, name=name)
-    return jnp.where(inbox.pending, inbox.observed, jnp.asarray(value, jnp.float32)), True
+    return jnp.asarray(value, jnp.float32), True, ()
 
 
 def feedback_core(
@@ -84,15 +100,15 @@ def feedback_core(
     def core_init(params: Any) -> tuple[jax.Array, ControllerState]:
         factor, memory = init(params)
         start = jnp.array(factor, jnp.float32)
-        return jnp.array(start), ControllerState(start, empty_inbox(), memory)
+        return jnp.array(start), ControllerState(start, no_observation(feedback), memory)
 
     def core_update(state: ControllerState, seen: Feedback) -> tuple[jax.Array, ControllerState]:
-        value, arrived = receive(method, state.inbox, seen.extra_args, feedback, name=name)
+        value, arrived, observation = receive(method, state.observation, seen.extra_args, feedback, name=name)
         usable = jnp.isfinite(value) & arrived
         new, old = update(state.memory, value, seen), (state.factor, state.memory)
         factor, memory = jax.tree.map(lambda after, before: jnp.where(usable, after, before), new, old)
-        empty = Inbox(jnp.zeros_like(state.inbox.observed), jnp.zeros_like(state.inbox.pending))
-        return factor, ControllerState(jnp.array(factor), empty, memory)  # a copy: the memory may hold it as well
+        # A copy: the memory may hold the factor as well.
+        return factor, ControllerState(jnp.array(factor), observation, memory)
 
     return Core(core_init, core_update)
 
@@ -107,9 +123,9 @@ def controller(
 ) -> Controller:
     """Build a controller that follows a loss from the two functions of its method.
 
-    Where the loss comes from is no affair of the method's: with `feedback="value"` it is asked for as `value=`, with
-    "observed" it is waited for, and an observation is consumed once. A pending observation goes before the `value=` of
-    the same update. A loss that is not finite is no measurement: the method never sees it.
+    Where the loss comes from does not concern the method: with `feedback="value"` each update asks for it as `value=`;
+    with "observed" it comes through `observe` alone, an update takes it once, and `value=` is not looked at. A loss
+    that is not finite is not a measurement: the method never sees it.
 
     Args:
       factory: the public function that is being called, for the `repr`, errors and pickling.

@@ -10,18 +10,18 @@ from __future__ import annotations
 import dataclasses
 import functools
 import re
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Collection, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from optax import SnapshotState
+from optax import SnapshotState, safe_increment
 from optax.schedules import InjectStatefulHyperparamsState
 from optax.transforms import PartitionState
 
 from lrx import _checks
 from lrx.feedback import check_loss
-from lrx.states import ComputedRate, ControllerState, FactorState, GroupState, Inbox, RateState, Snapshot
+from lrx.states import ComputedRate, ControllerState, FactorState, GroupState, Observation, RateState, Snapshot
 
 
 class NoRateError(ValueError):
@@ -204,15 +204,28 @@ def _snake_case(node: Any) -> str:
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
 
 
-def _entries(node: Any, prefix: str) -> Iterator[tuple[str, jax.Array]]:
+class _Entry(NamedTuple):
+    """One thing that a state shows."""
+
+    owner: str  # the method that shows it, behind the groups that it is in; "" for what has no method's name
+    node: Any  # of the state; two of one name are told apart by it
+    field: str
+    value: Any  # an array, or the `Observation` of what waits for one
+
+
+def _entries(node: Any, prefix: str) -> Iterator[_Entry]:
     """Every scalar of the states that are lrx's own, optax's measurements and the hyperparameters of its injection."""
+    group = prefix.rstrip("/")
     if isinstance(node, RateState | FactorState):
         if isinstance(node, FactorState):
-            yield f"{prefix}factor", _array(node.factor)
+            yield _Entry(group, node, "factor", _array(node.factor))
         for memory in node.memories:
             yield from _entries(memory, prefix)
     elif isinstance(node, ControllerState):
-        yield f"{prefix}{_snake_case(node.memory)}/factor", _array(node.factor)
+        owner = f"{prefix}{_snake_case(node.memory)}"
+        yield _Entry(owner, node.memory, "factor", _array(node.factor))
+        if isinstance(node.observation, Observation):
+            yield _Entry(owner, node.memory, "observations", node.observation)
         yield from _own_entries(node.memory, prefix)
     elif isinstance(node, GroupState):
         yield from _entries(node.inner, prefix)
@@ -222,34 +235,51 @@ def _entries(node: Any, prefix: str) -> Iterator[tuple[str, jax.Array]]:
     elif isinstance(node, InjectStatefulHyperparamsState):
         for key, value in node.hyperparams.items():
             if key != "learning_rate":
-                yield f"{prefix}{key}", _array(value)
+                yield _Entry(group, node, key, _array(value))
         yield from _entries(node.inner_state, prefix)
     elif isinstance(node, SnapshotState):
         for key, value in node.measurement.items():
             if len(leaves := jax.tree.leaves(value)) == 1 and jnp.ndim(leaves[0]) == 0:
-                yield f"{prefix}{key}", leaves[0]
-    elif isinstance(node, Inbox | Snapshot | ComputedRate):
+                yield _Entry(group, node, key, leaves[0])
+    elif isinstance(node, Snapshot | ComputedRate):
         return
     elif type(node).__module__.split(".")[0] == "lrx" and hasattr(node, "_fields"):
         yield from _own_entries(node, prefix)
     else:
         for child in _children(node):
-            yield from _entries(child, prefix)
+            if isinstance(child, Observation):
+                yield _Entry(f"{prefix}{_snake_case(node)}", node, "observations", child)
+            else:
+                yield from _entries(child, prefix)
 
 
-def _own_entries(node: Any, prefix: str) -> Iterator[tuple[str, jax.Array]]:
+def _own_entries(node: Any, prefix: str) -> Iterator[_Entry]:
     """The scalars of a method's state, and what the states within it say."""
     if not hasattr(node, "_fields"):
         yield from _entries(node, prefix)
         return
+    owner = f"{prefix}{_snake_case(node)}"
     # A method's own numbers are fields of type jax.Array; what has the parameters' structure may be scalar too.
     kinds = {field: getattr(kind, "__forward_arg__", kind) for field, kind in type(node).__annotations__.items()}
     own = {field for field, kind in kinds.items() if kind in (jax.Array, "jax.Array")}
     for field, child in zip(node._fields, node, strict=True):
-        if field not in own:
+        if isinstance(child, Observation):
+            yield _Entry(owner, node, "observations", child)
+        elif field not in own:
             yield from _entries(child, prefix)
         elif jnp.ndim(_array(child)) == 0 and field != "count":
-            yield f"{prefix}{_snake_case(node)}/{field}", _array(child)
+            yield _Entry(owner, node, field, _array(child))
+
+
+def _named(state: Any) -> Iterator[tuple[str, _Entry]]:
+    """Every entry with the name of its owner, in which those that repeat have a number."""
+    nodes: dict[str, list[int]] = {}
+    for entry in _entries(_opt_state(state), ""):
+        same = nodes.setdefault(entry.owner, [])
+        if id(entry.node) not in same:
+            same.append(id(entry.node))
+        number = same.index(id(entry.node)) + 1
+        yield (entry.owner if number == 1 or not entry.owner else f"{entry.owner}_{number}"), entry
 
 
 def monitor(state: Any) -> dict[str, jax.Array]:
@@ -261,9 +291,10 @@ def monitor(state: Any) -> dict[str, jax.Array]:
     Returns:
       Name to scalar. The rate is `learning_rate`, or `learning_rate/<group>` where there are groups; what a controller
       or optimizer keeps, but for counts, is `<method>/<field>`, within a group `<group>/<method>/<field>`; what an
-      unsigned link multiplies by is `factor`, and a name that repeats gets a number. What `optax.snapshot` measures
-      has its own name, so `optax.chain(optax.snapshot("gradient_norm", optax.tree.norm), lrx.sgd(0.1))` records
-      norms. Empty where there is nothing.
+      unsigned link multiplies by is `factor`, and of two methods of one name the second is `<method>_2/<field>`. What
+      takes its loss from `observe` shows `<method>/observations`: how many there have been. What `optax.snapshot`
+      measures has its own name, so `optax.chain(optax.snapshot("gradient_norm", optax.tree.norm), lrx.sgd(0.1))`
+      records norms. Empty where there is nothing.
 
     Raises:
       ValueError: if two rates lie on one path.
@@ -283,10 +314,12 @@ def monitor(state: Any) -> dict[str, jax.Array]:
             report[f"learning_rate/{label}" if label else "learning_rate"] = rate
     except NoRateError:
         pass
-    for name, value in _entries(_opt_state(state), ""):
-        unique, copy = name, 2
+    for name, entry in _named(state):
+        value = _array(entry.value.total) if isinstance(entry.value, Observation) else entry.value
+        key = unique = f"{name}/{entry.field}" if name else entry.field
+        copy = 2
         while unique in report:
-            unique, copy = f"{name}_{copy}", copy + 1
+            unique, copy = f"{key}_{copy}", copy + 1
         report[unique] = value
     return report
 
@@ -410,23 +443,39 @@ def scale_learning_rate(state: Any, factor: jax.typing.ArrayLike) -> Any:
     return _rewrite(state, kinds, change)
 
 
-def observe(state: Any, *, value: jax.typing.ArrayLike) -> Any:
-    """Give the controllers of a state a loss that does not pass through `update`.
+def listeners(state: Any) -> tuple[str, ...]:
+    """Name what takes its loss from `observe`, as `monitor` and `observe(..., to=...)` do.
 
-    For wrappers that drop extra arguments (flax's `TrainState.apply_gradients`, `optax.MultiSteps` inside a chain) and
-    for feedback that is not there at every step, as a validation loss. The next update consumes it once; there it goes
-    before the `value=` of that update. A second observation before that update replaces the first.
+    Args:
+      state: an optimizer state, or an object that carries one as `opt_state` (`nnx.Optimizer`, `TrainState`).
+
+    Returns:
+      The names of all that was built with `feedback="observed"`; the empty tuple where nothing was.
+    """
+    return tuple(name for name, entry in _named(state) if isinstance(entry.value, Observation))
+
+
+def observe(state: Any, *, value: jax.typing.ArrayLike, to: str | Sequence[str] | None = None) -> Any:
+    """Give controllers a loss that does not pass through `update`.
+
+    For feedback that is not there at every step, as a validation loss, and for wrappers that drop extra arguments
+    (flax's `TrainState.apply_gradients`, `optax.MultiSteps` inside a chain). It reaches what was built with
+    `feedback="observed"` and nothing else. The next update takes it, once; a second observation before that update
+    replaces the first. The state keeps a copy of the value in a buffer of its own.
 
     Args:
       state: an optimizer state.
-      value: the loss, () float of any type; may be traced.
+      value: the loss, or what else is followed, () float of any type; may be traced.
+      to: the name of the one that it is for, or several names, where more than one takes observations; by default all.
+        Names are those of `monitor`: "early_stopping", "body/reduce_on_plateau" within a group, "reduce_on_plateau_2"
+        for the second of one name.
 
     Returns:
       The new state, of the same structure.
 
     Raises:
-      ValueError: if the state holds no controller, or `value` is not a scalar.
-      TypeError: if `value` is not a number.
+      ValueError: if nothing in the state takes observations, `to` names something else, or `value` is not a scalar.
+      TypeError: if `value` is not a number, or `state` is not an optimizer state.
 
     Example:
       >>> import lrx, jax.numpy as jnp
@@ -440,20 +489,38 @@ def observe(state: Any, *, value: jax.typing.ArrayLike) -> Any:
     """
     _refuse_objects("observe", state)
     check_loss(value)
-    found = 0
+    found = {name: entry.value for name, entry in _named(state) if isinstance(entry.value, Observation)}
+    chosen = None if to is None else {id(found[name]) for name in _recipients(to, found)}
+    written = 0
 
-    def write(node: Inbox) -> Inbox:
-        nonlocal found
-        found += 1
-        return node._replace(
-            observed=jax.tree.map(lambda x: jnp.full_like(x, value), node.observed),
+    def write(node: Any) -> Any:
+        nonlocal written
+        if isinstance(node, Snapshot) or (chosen is not None and id(node) not in chosen):
+            return node
+        written += 1
+        # Copies: neither two controllers nor a state and its caller share a buffer, so that each can be donated.
+        return Observation(
+            value=jax.tree.map(lambda x: jnp.array(jnp.full_like(x, value), copy=True), node.value),
             pending=jax.tree.map(jnp.ones_like, node.pending),
+            total=jax.tree.map(safe_increment, node.total),
         )
 
-    changed = _rewrite(state, Inbox, write)
-    if not found:
+    changed = _rewrite(state, (Observation, Snapshot), write)
+    if not written:
         raise ValueError(
-            "the state holds no controller that could take value: multiply the rate by one, as "
-            "lrx.adam(1e-3 * lrx.reduce_on_plateau())."
+            "the state holds no controller that takes observations: build it for them, as "
+            'lrx.adam(1e-3 * lrx.reduce_on_plateau(feedback="observed")), or pass the loss as '
+            "tx.update(grads, state, params, value=loss) to one that is built without."
         )
     return changed
+
+
+def _recipients(to: Any, found: Collection[str]) -> tuple[str, ...]:
+    names = (to,) if isinstance(to, str) else tuple(to)
+    unknown = [name for name in names if name not in found]
+    if unknown or not names:
+        raise ValueError(
+            f"to must name what takes observations, {sorted(found)} in this state, got to={to!r}: build a controller "
+            'with feedback="observed" for it to be one of them.'
+        )
+    return names

@@ -51,16 +51,20 @@ class GroupState(NamedTuple):
     inner: Any  # of the transformation whose rate is multiplied
 
 
-class Inbox(NamedTuple):
-    """Where `observe` leaves a loss until the next update takes it."""
+class Observation(NamedTuple):
+    """A loss that `observe` has written and that the next update takes.
 
-    observed: jax.Array  # () float32: the value that was written and is not consumed yet
-    pending: jax.Array  # () bool: whether there is one
+    A state whose loss comes with the update has `()` in its place.
+    """
+
+    value: jax.Array  # () float32: what was written last; 0 once it is taken
+    pending: jax.Array  # () bool: whether it waits to be taken
+    total: jax.Array  # () int32: observations so far; stays at 2^31 - 1 once there
 
 
 class ControllerState(NamedTuple):
     """State of what follows a loss within a rate."""
 
     factor: jax.Array  # () float32: its part in the rate
-    inbox: Inbox
+    observation: Observation | tuple[()]
     memory: Memory  # the method's own statistics, a NamedTuple

@@ -71,7 +71,8 @@ def test_update_is_direction_times_rate_with_the_sign_of_descent() -> None:
 
 def test_the_sample_of_the_design_runs() -> None:
     params, grads, loss, val_loss = PARAMS, GRADS, 1.0, 0.9
-    rate = lrx.warmup(lrx.cosine_decay(3e-3, decay_steps=10_000), warmup_steps=500) * lrx.reduce_on_plateau(patience=5)
+    schedule = lrx.warmup(lrx.cosine_decay(3e-3, decay_steps=10_000), warmup_steps=500)
+    rate = schedule * lrx.reduce_on_plateau(patience=5, feedback="observed")
     tx = lrx.adam(rate)
     tx = optax.chain(optax.scale_by_adam(), optax.add_decayed_weights(1e-4), rate)
     state = tx.init(params)
@@ -525,11 +526,7 @@ def same(left: Any, right: Any) -> None:
     for loss in losses:
         results = [tx.update(GRADS, state, PARAMS, value=loss) for tx, state in zip((left, right), states, strict=True)]
         leaves_equal(*results)
-        states = tuple(lrx.observe(state, value=loss) if controlled(left) else state for _, state in results)
-
-
-def controlled(factor: Any) -> bool:
-    return "plateau" in repr(factor)
+        states = tuple(lrx.observe(state, value=loss) if "observed" in repr(left) else state for _, state in results)
 
 
 @pytest.mark.parametrize("make", OBJECTS.values(), ids=OBJECTS.keys())

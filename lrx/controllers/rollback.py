@@ -15,10 +15,10 @@ import optax
 from lrx import _checks
 from lrx._leaves import copies, leafwise, require_params, total
 from lrx.controllers._smoothing import RunningMean, add, empty_mean
-from lrx.feedback import empty_inbox, receive
+from lrx.feedback import no_observation, receive
 from lrx.rates import ArrayLike
 from lrx.reading import scale_learning_rate
-from lrx.states import Inbox, RateState, Snapshot
+from lrx.states import Observation, RateState, Snapshot
 from lrx.transformations import factory
 
 SMOOTHING = 0.9  # of the loss that a loss is compared with: of some ten minibatches
@@ -34,7 +34,7 @@ class RollbackState(NamedTuple):
     first_value: jax.Array  # () float32: the first loss, in its units; infinite before it
     lowest_mean: jax.Array  # () float32: the lowest running mean of the loss; infinite before the first
     mean: RunningMean  # of the losses while things were well
-    inbox: Inbox
+    observation: Observation | tuple[()]
     snapshot: Snapshot  # the parameters while things were well, and the state of `tx` with which to go on from them
     inner: Any  # the state of `tx`
 
@@ -115,14 +115,14 @@ def rollback_on_divergence(
             first_value=jnp.array(infinity, jnp.float32),
             lowest_mean=jnp.array(infinity, jnp.float32),
             mean=empty_mean(),
-            inbox=empty_inbox(),
+            observation=no_observation(feedback),
             snapshot=Snapshot(copies(params), copies(inner)),
             inner=inner,
         )
 
     def update(updates: Any, state: RollbackState, params: Any = None, **extra_args: Any) -> tuple[Any, RollbackState]:
         require_params("rollback_on_divergence", params, updates, "which it keeps")
-        value, arrived = receive("rollback_on_divergence", state.inbox, extra_args, feedback)
+        value, arrived, observation = receive("rollback_on_divergence", state.observation, extra_args, feedback)
         candidate, inner = wrapped.update(updates, state.inner, params, **extra_args)
         wrong = total(
             lambda u, x, g: (~jnp.isfinite(x + u.astype(x.dtype)) | ~jnp.isfinite(g)).astype(jnp.float32),
@@ -158,7 +158,7 @@ def rollback_on_divergence(
             first_value=jnp.where(measured & jnp.isinf(state.first_value), value, state.first_value),
             lowest_mean=lowest,
             mean=mean,
-            inbox=empty_inbox(),
+            observation=observation,
             snapshot=kept,
             inner=_select(back | over, held, inner),
         )

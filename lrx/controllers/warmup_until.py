@@ -12,9 +12,9 @@ import jax
 import jax.numpy as jnp
 
 from lrx import _checks
-from lrx.feedback import empty_inbox, receive
+from lrx.feedback import no_observation, receive
 from lrx.rates import ArrayLike, Core, Feedback, Rate, as_rate
-from lrx.states import Inbox, RateState
+from lrx.states import Observation, RateState
 from lrx.transformations import factory
 
 
@@ -22,7 +22,7 @@ class WarmupUntilState(NamedTuple):
     """State of `warmup_until`."""
 
     triggered: jax.Array  # () bool: whether the metric has been below the threshold
-    inbox: Inbox
+    observation: Observation | tuple[()]
     rate: RateState  # of the rate that follows; its count starts at the trigger
 
 
@@ -85,16 +85,16 @@ def warmup_until(
     _checks.one_of("feedback", feedback, ("value", "observed"))
 
     def init(params: Any) -> tuple[jax.Array, WarmupUntilState]:
-        state = WarmupUntilState(jnp.zeros([], bool), empty_inbox(), following.init_rate(params))
+        state = WarmupUntilState(jnp.zeros([], bool), no_observation(feedback), following.init_rate(params))
         return jnp.array(warmup_value, jnp.float32), state
 
     def update(state: WarmupUntilState, seen: Feedback) -> tuple[jax.Array, WarmupUntilState]:
-        value, arrived = receive("warmup_until", state.inbox, seen.extra_args, feedback, name=metric)
+        value, arrived, observation = receive("warmup_until", state.observation, seen.extra_args, feedback, name=metric)
         below = arrived & jnp.isfinite(value) & (value < jnp.asarray(threshold, jnp.float32))
         triggered = state.triggered | below
         rate, after = following.next_rate(state.rate, updates=seen.updates, params=seen.params, **seen.extra_args)
         after = jax.tree.map(lambda new, old: jnp.where(triggered, new, old), after, state.rate)
         rate = jnp.where(triggered, rate, jnp.asarray(warmup_value, jnp.float32))
-        return rate, WarmupUntilState(triggered, empty_inbox(), after)
+        return rate, WarmupUntilState(triggered, observation, after)
 
     return Rate.from_cores((Core(init, update),))

@@ -10,10 +10,10 @@ import optax
 
 from lrx import _checks
 from lrx._leaves import leafwise, require_params, total, wide, zeros_like
-from lrx.feedback import empty_inbox, receive
+from lrx.feedback import no_observation, receive
 from lrx.optimizers.adam import one_minus_power
 from lrx.rates import ArrayLike, Rate, as_rate
-from lrx.states import Inbox, RateState
+from lrx.states import Observation, RateState
 from lrx.transformations import factory
 
 
@@ -23,7 +23,7 @@ class MomoState(NamedTuple):
     mean_value: jax.Array  # () float32: f_bar, the running mean of the loss, in its units
     mean_product: jax.Array  # () float32: gamma, the running mean of <g, x>, in the loss's units
     lower_bound: jax.Array  # () float32: f*, in the loss's units
-    inbox: Inbox
+    observation: Observation | tuple[()]
     mean_gradient: Any  # like the parameters, at least float32: d
     second_moment: Any  # like the parameters, at least float32: v; () in momo
     rate: RateState
@@ -166,7 +166,7 @@ def _momo(
             jnp.zeros([], jnp.float32),
             jnp.zeros([], jnp.float32),
             jnp.array(lower_bound, jnp.float32),
-            empty_inbox(),
+            no_observation(feedback),
             zeros_like(params, wide=True),
             () if preconditioner is None else zeros_like(params, wide=True),
             rate.init_rate(params),
@@ -174,7 +174,7 @@ def _momo(
 
     def update(updates: Any, state: MomoState, params: Any = None, **extra_args: Any) -> tuple[Any, MomoState]:
         require_params(name, params, updates, "on which its model of the loss rests")
-        value, arrived = receive(name, state.inbox, extra_args, feedback)
+        value, arrived, observation = receive(name, state.observation, extra_args, feedback)
         usable = jnp.isfinite(value) & arrived
         alpha, rate_state = rate.next_rate(state.rate, updates=updates, params=params, **extra_args)
         if preconditioner is None:
@@ -236,7 +236,7 @@ def _momo(
             jnp.where(usable, mean_value, state.mean_value),
             jnp.where(usable, mean_product, state.mean_product),
             jnp.array(bound),
-            empty_inbox(),
+            observation,
             mean_gradient,
             second_moment,
             rate_state._replace(rate=complete * tau),

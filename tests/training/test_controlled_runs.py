@@ -183,7 +183,7 @@ def test_a_run_that_is_extended_has_observed_what_the_longer_one_observes(tmp_pa
 def test_observe_is_refused_where_nothing_evaluates_or_listens():
     with pytest.raises(ValueError, match=r"^observe needs a workload that evaluates, got observe='loss'"):
         train(_line(), lrx.sgd(0.1 * lrx.early_stopping(feedback="observed")), epochs=2, observe="loss")
-    with pytest.raises(ValueError, match="the state holds no controller that could take value"):
+    with pytest.raises(ValueError, match="the state holds no controller that takes observations"):
         train(_line(lambda params: {"loss": 1.0}), lrx.sgd(0.1), epochs=2, observe="loss")
 
 
