@@ -20,6 +20,7 @@ import optax
 from lrx import _checks
 from lrx.controllers.early_stopping import judges
 from lrx.controllers.rollback import recovers
+from lrx.direction import require_descent
 from lrx.reading import can_stop, observe, stopped
 from lrx.training.batch_stats import evaluation_point, model_state_at
 from lrx.training.checkpoints import Description, RunFolder, describe
@@ -114,8 +115,8 @@ def train(
 
     Raises:
       ValueError: if not exactly one of `epochs` and `steps` is given, a number is not whole or out of range, the folder
-        cannot be written, holds another run, a longer one, or any with `resume=False`; before anything is compiled
-        but what tells the shapes.
+        cannot be written, holds another run, a longer one, or any with `resume=False`, or if the updates of `tx`
+        ascend (`lrx.direction.require_descent`); before the run is compiled.
       TypeError: if an argument is of another type, or `loss_fn` or `tx` change the type of the state.
       DivergenceError: if the loss is not finite: a `FloatingPointError` with the step, the rate and the history. The
         checkpoints before that step stay.
@@ -245,7 +246,7 @@ class _Run:
         stop_on_nonfinite: bool,
         observed: str | None,
     ) -> None:
-        self.workload, self.seed, self.total, self.observed = workload, seed, total, observed
+        self.workload, self.tx, self.seed, self.total, self.observed = workload, tx, seed, total, observed
         self.devices = local_devices(workload.batches)
         self.placement, _ = placement(self.devices)
         self.program = compiled(workload, tx, stop_on_nonfinite=stop_on_nonfinite)
@@ -263,6 +264,8 @@ class _Run:
         shapes = jax.eval_shape(self.program.initialize, self.init_key)
         if self.observed is not None:  # raises where nothing in the state takes it, before the first epoch is made
             jax.eval_shape(lambda state: observe(state, value=0.0), shapes.opt_state)
+        if latest is None or latest < self.total:
+            require_descent(self.tx, shapes.params)
         if self.folder is None or latest is None:
             self.state = self.program.initialize(self.init_key)
             self._require_observed()
