@@ -469,19 +469,32 @@ def as_schedule(schedule: Any, *, name: str) -> Schedule:
     )
 
 
-def as_setting(
-    name: str, value: Any, check: Callable[[str, Any], None]
-) -> tuple[Callable[[jax.Array], ArrayLike], jax.Array]:
-    """Take a hyperparameter that may follow the step, as a momentum, to a function of the count.
+class Setting:
+    """A hyperparameter that may follow the step, as a momentum: called with a count, it gives the value there.
+
+    Nothing is computed before `init` or `update` asks: an optimizer may be built before JAX has chosen its devices,
+    and within a program that is being traced.
+    """
+
+    def __init__(self, value_at: Callable[[jax.Array], ArrayLike]) -> None:
+        self._value_at = value_at
+
+    def __call__(self, count: jax.Array) -> ArrayLike:
+        """Return the value at a count; a number as it is given, so that Python computes with it what it can."""
+        return self._value_at(count)
+
+    def first(self) -> jax.Array:
+        """Return the value at count 0, () float32, in a buffer of its own."""
+        return jnp.array(self(jnp.zeros([], jnp.int32)), jnp.float32)
+
+
+def as_setting(name: str, value: Any, check: Callable[[str, Any], None]) -> Setting:
+    """Take a hyperparameter that may follow the step to a `Setting`.
 
     Args:
       name: the argument, for errors.
       value: a number, a `Schedule`, or a function of the step.
       check: takes the name and a number, and raises if that is not allowed; a schedule's known peak is checked.
-
-    Returns:
-      The function, from a count to the value, and the value at count 0, () float32, in a buffer of its own. A number
-      is given back as it is, so that what is computed from it before it meets an array is computed in Python.
     """
     if isinstance(value, Rate | Controller) and not isinstance(value, Schedule):
         raise TypeError(
@@ -492,6 +505,6 @@ def as_setting(
         schedule = as_schedule(value, name=name)
         if schedule.peak is not None:
             check(name, schedule.peak)
-        return schedule.function, schedule.function(jnp.zeros([], jnp.int32))
+        return Setting(schedule.function)
     check(name, value)
-    return lambda _count: value, jnp.array(value, jnp.float32)
+    return Setting(lambda _count: value)

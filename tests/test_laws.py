@@ -160,6 +160,47 @@ def has_nan(tree: Any) -> bool:
     return any(bool(jnp.any(jnp.isnan(leaf))) for leaf in jax.tree.leaves(tree))
 
 
+# ------------------------------------------------------------------------------------- what building does
+
+
+BUILT_FRESH = """
+import sys
+
+sys.path.insert(0, "tests")
+import cases
+import jax
+
+transformations = [case() for case in cases.CASES.values()]
+jax.config.update("jax_num_cpu_devices", 8)
+print(len(transformations), jax.device_count())
+"""
+
+
+@pytest.mark.slow
+def test_building_transformations_leaves_the_devices_to_be_chosen():
+    root = pathlib.Path(__file__).parent.parent
+    command = [sys.executable, "-W", "error", "-c", BUILT_FRESH]
+    result = subprocess.run(
+        command, capture_output=True, text=True, cwd=root, env={**os.environ, "JAX_PLATFORMS": "cpu"}
+    )
+    assert result.stdout.split() == [str(len(CASES)), "8"], result.stderr
+
+
+@all_cases
+def test_what_is_built_within_a_program_keeps_nothing_of_it(case):
+    built = []
+    with jax.checking_leaks():
+        jax.make_jaxpr(lambda: built.append(case()))()
+    assert built
+
+
+def test_factors_that_are_computed_within_a_program_are_good_after_it():
+    params = {"a": jnp.ones(2), "bb": jnp.ones(2)}
+    tx = lrx.group_rates(lrx.sgd(1.0), lambda path, leaf: path, lambda label: jnp.exp2(-jnp.float32(len(label))))
+    updates, _ = tx.update(params, jax.jit(tx.init)(params))
+    assert_trees_close(updates, {"a": -0.5 * params["a"], "bb": -0.25 * params["bb"]})
+
+
 # ------------------------------------------------------------------------------------- law 1: pure and compiled once
 
 

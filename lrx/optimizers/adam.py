@@ -56,15 +56,15 @@ def one_minus_power(decay: ArrayLike, count: jax.Array) -> jax.Array:
 
 def moments(b1: ArrayLike | Schedule, b2: ArrayLike | Schedule, eps: ArrayLike) -> Moments:
     """Check the hyperparameters of Adam's memory and make its functions."""
-    b1_at, first_b1 = as_setting("b1", b1, _checks.decay)
-    b2_at, first_b2 = as_setting("b2", b2, _checks.decay)
+    b1_at = as_setting("b1", b1, _checks.decay)
+    b2_at = as_setting("b2", b2, _checks.decay)
     _checks.non_negative("eps", eps)
 
     def init(params: Any) -> AdamState:
         zero = jnp.zeros([], jnp.int32)
         weights = (jnp.zeros([], jnp.float32), jnp.zeros([], jnp.float32))
         first, second = zeros_like(params), zeros_like(params, wide=True)
-        return AdamState(zero, jnp.array(first_b1), jnp.array(first_b2), *weights, first, second)
+        return AdamState(zero, b1_at.first(), b2_at.first(), *weights, first, second)
 
     def advance(state: AdamState) -> tuple[AdamState, Callable[..., tuple[jax.Array, jax.Array, jax.Array]]]:
         beta1, beta2 = b1_at(state.count), b2_at(state.count)

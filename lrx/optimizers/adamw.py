@@ -84,7 +84,7 @@ def adamw(
       1e-05
     """
     rate, memory = as_rate(learning_rate), moments(b1, b2, eps)
-    weight_decay_at, first_weight_decay = as_setting("weight_decay", weight_decay, _checks.non_negative)
+    weight_decay_at = as_setting("weight_decay", weight_decay, _checks.non_negative)
     _checks.one_of("decoupling", decoupling, ("rate", "schedule"))
     if decoupling == "rate" and base_rate is not None:
         raise ValueError(f'base_rate must be left out with decoupling="rate", got base_rate={base_rate}.')
@@ -102,7 +102,7 @@ def adamw(
     def init(params: Any) -> AdamwState:
         if not is_placeholder(params):
             _spread(mask, params)  # which refuses what does not fit
-        return AdamwState(memory.init(params), jnp.array(first_weight_decay), rate.init_rate(params))
+        return AdamwState(memory.init(params), weight_decay_at.first(), rate.init_rate(params))
 
     def update(updates: Any, state: AdamwState, params: Any = None, **extra_args: Any) -> tuple[Any, AdamwState]:
         require_params("adamw", params, updates, "which it decays")

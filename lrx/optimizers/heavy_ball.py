@@ -64,11 +64,11 @@ def heavy_ball(
       [-2.]
     """
     rate = as_rate(learning_rate)
-    momentum_at, first_momentum = as_setting("momentum", momentum, _checks.decay)
+    momentum_at = as_setting("momentum", momentum, _checks.decay)
     _checks.flag("momentum_correction", momentum_correction)
 
     def init(params: Any) -> HeavyBallState:
-        return HeavyBallState(zeros_like(params), jnp.array(first_momentum), rate.init_rate(params))
+        return HeavyBallState(zeros_like(params), momentum_at.first(), rate.init_rate(params))
 
     def update(
         updates: Any, state: HeavyBallState, params: Any = None, **extra_args: Any

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from lrx import _checks
@@ -95,7 +96,7 @@ def mechanic(
     _checks.positive("s_init", s_init, "a scale of 0 can never grow")
     _checks.non_negative("weight_decay", weight_decay)
     _checks.positive("eps", eps)
-    beta = jnp.asarray(decays, jnp.float32)
+    beta = decays.astype(np.float32)
     base = optax.with_extra_args_support(tx)
 
     def init(params: Any) -> MechanicState:
@@ -116,7 +117,7 @@ def mechanic(
         clipped = jnp.clip(h, -memory.largest, memory.largest)
         rewards = beta * memory.rewards + clipped * memory.scales
         largest = jnp.maximum(beta * memory.largest, jnp.abs(h) + eps)
-        squares = jnp.square(beta) * memory.squares + jnp.square(h)
+        squares = np.square(beta) * memory.squares + jnp.square(h)
         wealth = jnp.asarray(s_init, jnp.float32) / beta.size * largest + jnp.maximum(rewards, 0)
         tuned = MechanicMemory(wealth / (jnp.sqrt(squares) + eps), rewards, largest, squares)
         tuned = jax.tree.map(measured, tuned, memory)

@@ -68,10 +68,10 @@ def nesterov(
       [0.81] [0.9]
     """
     rate = as_rate(learning_rate)
-    momentum_at, first_momentum = as_setting("momentum", momentum, _checks.decay)
+    momentum_at = as_setting("momentum", momentum, _checks.decay)
 
     def init(params: Any) -> NesterovState:
-        return NesterovState(zeros_like(params), jnp.array(first_momentum), rate.init_rate(params))
+        return NesterovState(zeros_like(params), momentum_at.first(), rate.init_rate(params))
 
     def update(updates: Any, state: NesterovState, params: Any = None, **extra_args: Any) -> tuple[Any, NesterovState]:
         alpha, rate_state = rate.next_rate(state.rate, updates=updates, params=params, **extra_args)

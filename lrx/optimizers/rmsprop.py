@@ -57,12 +57,12 @@ def scale_by_rmsprop(
       >>> print(direction.round(4))
       [ 2. -2.]
     """
-    decay_at, first_decay = as_setting("decay", decay, _checks.decay)
+    decay_at = as_setting("decay", decay, _checks.decay)
     _checks.non_negative("eps", eps)
     _checks.flag("eps_root", eps_root)
 
     def init(params: Any) -> RmspropState:
-        return RmspropState(jnp.zeros([], jnp.int32), jnp.array(first_decay), zeros_like(params, wide=True))
+        return RmspropState(jnp.zeros([], jnp.int32), decay_at.first(), zeros_like(params, wide=True))
 
     def update(updates: Any, state: RmspropState, params: Any = None, **extra_args: Any) -> tuple[Any, RmspropState]:
         del params, extra_args

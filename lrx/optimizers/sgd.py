@@ -54,11 +54,11 @@ def scale_by_momentum(
       >>> print(direction)
       [1.5]
     """
-    momentum_at, first_momentum = as_setting("momentum", momentum, _checks.decay)
+    momentum_at = as_setting("momentum", momentum, _checks.decay)
     _checks.flag("nesterov", nesterov)
 
     def init(params: Any) -> MomentumState:
-        return MomentumState(jnp.zeros([], jnp.int32), jnp.array(first_momentum), zeros_like(params))
+        return MomentumState(jnp.zeros([], jnp.int32), momentum_at.first(), zeros_like(params))
 
     def update(updates: Any, state: MomentumState, params: Any = None, **extra_args: Any) -> tuple[Any, MomentumState]:
         del params, extra_args
