@@ -42,7 +42,17 @@ from lrx.optimizers import (
     sgd,
 )
 from lrx.rates import Controller, Rate, Schedule
-from lrx.reading import learning_rate, learning_rates, monitor, observe, scale_learning_rate, stopped
+from lrx.reading import (
+    learning_rate,
+    learning_rates,
+    monitor,
+    observe,
+    restart_schedule,
+    scale_learning_rate,
+    set_learning_rate,
+    stopped,
+    update_count,
+)
 from lrx.schedules import (
     constant,
     cosine_decay,

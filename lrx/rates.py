@@ -34,7 +34,7 @@ TransformT = TypeVar("TransformT")
 class Feedback(NamedTuple):
     """What a rate may look at in one update."""
 
-    count: jax.Array  # type: ignore[assignment]  # () int32: completed updates, so 0 in the first
+    count: jax.Array  # type: ignore[assignment]  # () int32: the step, 0 in the first update
     updates: Any = None  # the incoming gradients or direction
     params: Any = None  # the parameters before this update, None where the caller passes none
     extra_args: Mapping[str, Any] = {}
@@ -194,16 +194,18 @@ class Rate(_Factor):
     def init_rate(self, params: Any = None) -> RateState:
         """Give the state to start with; `params` is needed by factors whose memory has the parameters' shape."""
         rate, memories = self._start(params)
-        return RateState(jnp.zeros([], jnp.int32), rate, jnp.ones([], jnp.float32), memories)
+        count, step = jnp.zeros([], jnp.int32), jnp.zeros([], jnp.int32)
+        return RateState(count, step, rate, jnp.array(rate), jnp.ones([], jnp.float32), memories)
 
     def next_rate(
         self, state: RateState, *, updates: Any = None, params: Any = None, **extra_args: Any
     ) -> tuple[jax.Array, RateState]:
         """Take the state and a step's feedback to the rate of this step, () float32, and the next state."""
-        feedback = Feedback(state.count, updates, params, extra_args)
-        rate, memories = self._advance(state.memories, feedback)
-        rate = rate * state.scale
-        return rate, RateState(optax.safe_increment(state.count), rate, state.scale, memories)
+        feedback = Feedback(state.step, updates, params, extra_args)
+        unscaled, memories = self._advance(state.memories, feedback)
+        rate = unscaled * state.scale
+        count, step = optax.safe_increment(state.count), optax.safe_increment(state.step)
+        return rate, RateState(count, step, rate, unscaled, state.scale, memories)
 
     @classmethod
     def from_cores(cls, cores: tuple[Core, ...], *, peak: ArrayLike | None = None) -> Rate:
@@ -288,7 +290,7 @@ class Schedule(Rate):
         """Give the rate at a step, or at each of an array of steps, as float32."""
         del extra_args
         if isinstance(count, RateState):
-            return self.function(count.count) * count.scale
+            return self.function(count.step) * count.scale
         counts = as_count(count)
         # A long curve is one compiled call; a short one is not worth the compiler's time.
         return (self._compiled if counts.size >= 2**16 else self.function)(counts)
@@ -329,12 +331,13 @@ class Controller(_Factor):
 
         def init(params: Any) -> FactorState:
             factor, memories = self._start(params)
-            return FactorState(jnp.zeros([], jnp.int32), factor, memories)
+            return FactorState(jnp.zeros([], jnp.int32), jnp.zeros([], jnp.int32), factor, memories)
 
         def update(updates: Any, state: FactorState, params: Any = None, **extra_args: Any) -> tuple[Any, FactorState]:
-            feedback = Feedback(state.count, updates, params, extra_args)
+            feedback = Feedback(state.step, updates, params, extra_args)
             factor, memories = self._advance(state.memories, feedback)
-            return scale_tree(updates, factor), FactorState(optax.safe_increment(state.count), factor, memories)
+            count, step = optax.safe_increment(state.count), optax.safe_increment(state.step)
+            return scale_tree(updates, factor), FactorState(count, step, factor, memories)
 
         self: Controller = cls._of(init, update, cores, peak)
         return self

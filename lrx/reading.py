@@ -9,19 +9,19 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import re
-from collections.abc import Callable, Collection, Iterator, Sequence
+import inspect
+from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from optax import SnapshotState, safe_increment
-from optax.schedules import InjectStatefulHyperparamsState
-from optax.transforms import PartitionState
+import numpy as np
+import optax
 
 from lrx import _checks
+from lrx._foreign import Adapter, speaker
 from lrx.feedback import check_loss
-from lrx.states import ComputedRate, ControllerState, FactorState, GroupState, Observation, RateState, Snapshot
+from lrx.states import Observation, Snapshot, array, method_name, tells
 
 
 class NoRateError(ValueError):
@@ -34,14 +34,15 @@ class _Path:
 
     signed: list[jax.Array] = dataclasses.field(default_factory=list)
     factors: list[jax.Array] = dataclasses.field(default_factory=list)
+    by_hand: list[jax.Array] = dataclasses.field(default_factory=list)  # what of it was set by hand
+    unread: list[str] = dataclasses.field(default_factory=list)  # optimizers with a rate that is not in their state
     groups: dict[str, _Path] = dataclasses.field(default_factory=dict)
 
     def __bool__(self) -> bool:
-        return bool(self.signed or self.factors or self.groups)
+        return bool(self.signed or self.factors or self.unread or self.groups)
 
     def extend(self, other: _Path) -> None:
-        self.signed += other.signed
-        self.factors += other.factors
+        self._append(other)
         if self.groups and other.groups and self.groups.keys() != other.groups.keys():
             raise ValueError(
                 f"the state must hold one set of groups on a path, got {sorted(self.groups)} and then "
@@ -51,86 +52,138 @@ class _Path:
         for label, path in other.groups.items():
             self.groups.setdefault(label, _Path()).extend(path)
 
-    def by_group(self, label: str = "") -> Iterator[tuple[str, list[jax.Array], list[jax.Array]]]:
+    def _append(self, other: _Path) -> None:
+        self.signed += other.signed
+        self.factors += other.factors
+        self.by_hand += other.by_hand
+        self.unread += other.unread
+
+    def by_group(self, label: str = "") -> Iterator[tuple[str, _Path]]:
         if not self.groups:
-            yield label, self.signed, self.factors
+            yield label, self
         for name, path in self.groups.items():
-            inner = _Path(self.signed + path.signed, self.factors + path.factors, path.groups)
-            yield from inner.by_group(f"{label}/{name}" if label else name)
+            inner = dataclasses.replace(self, groups=path.groups)
+            inner.signed, inner.factors = self.signed + path.signed, self.factors + path.factors
+            inner.by_hand, inner.unread = self.by_hand + path.by_hand, self.unread + path.unread
+            yield from inner.by_group(_join(label, name))
+
+    def holds_rate(self) -> bool:
+        return bool(self.signed) or any(inner.holds_rate() for inner in self.groups.values())
+
+    def rate(self) -> jax.Array:
+        return functools.reduce(jnp.multiply, self.factors, jnp.asarray(self.signed[0], jnp.float32))
 
 
-def _children(node: Any) -> tuple[Any, ...]:
-    """The nodes one level below; none below an array, nor in what is only kept for later."""
-    if isinstance(node, Snapshot):
-        return ()
+def _join(label: str, name: str) -> str:
+    return f"{label}/{name}" if label else name
+
+
+def _below(node: Any) -> tuple[Any, ...]:
+    """The nodes one level below; none below an array."""
     flat = jax.tree_util.default_registry.flatten_one_level(node)
     return () if flat is None else tuple(flat[0])
 
 
-def _array(leaf: Any) -> jax.Array:
-    """A field's value, where flax has wrapped it in a variable too."""
-    return jax.tree.leaves(leaf)[0]
+def _within(said: Any, node: Any) -> tuple[Any, ...]:
+    return said.within() if tells(said, "within") else _below(node)
 
 
-def _opt_state(state: Any) -> Any:
-    """The optimizer state of an object that carries one, as nnx.Optimizer and TrainState."""
+def _on_path(said: Any, node: Any) -> tuple[Any, ...]:
+    return said.on_path() if tells(said, "on_path") else _within(said, node)
+
+
+def _state_of(function: str, state: Any) -> Any:
+    """Return the optimizer state, also of an object that carries one, as nnx.Optimizer and TrainState."""
+    if isinstance(state, optax.GradientTransformation):
+        raise TypeError(
+            f"{function} reads the state of a transformation, got the transformation {state!r}: give what "
+            "tx.init(params) has returned, or the last tx.update(...)."
+        )
+    if state is None or isinstance(state, type | str | bytes) or inspect.isroutine(state):
+        raise TypeError(
+            f"{function} reads an optimizer state, got {state!r}: give what tx.init(params) has returned, or the last "
+            "tx.update(...)."
+        )
+    if isinstance(state, tuple):  # also a state of optax's with a field of that name
+        return state
     return getattr(state, "opt_state", state)
 
 
 def _collect(node: Any) -> _Path:
-    if isinstance(node, RateState | ComputedRate):
-        return _Path(signed=[_array(node.rate)])
-    if isinstance(node, FactorState):
-        return _Path(factors=[_array(node.factor)])
-    if isinstance(node, PartitionState):
-        groups = {str(label): _collect(inner) for label, inner in node.inner_states.items()}
+    said = speaker(node)
+    if tells(said, "rate"):
+        by_hand = [array(said.scale_by_hand())] if tells(said, "scale_by_hand") else []
+        return _Path(signed=[array(said.rate())], by_hand=by_hand)
+    if tells(said, "groups"):
+        groups = {label: _collect(inner) for label, inner in said.groups().items()}
         # Groups that hold nothing, as those of a weight decay, do not divide the rate.
         return _Path(groups=groups if any(groups.values()) else {})
     path = _Path()
-    if isinstance(node, GroupState):
-        path.extend(_collect(node.inner))
-        path.extend(_Path(groups={label: _Path(factors=[_array(factor)]) for label, factor in node.factors.items()}))
-        return path
-    if isinstance(node, InjectStatefulHyperparamsState):
-        path.extend(_collect(node.inner_state))
-        if not _holds_signed(path) and "learning_rate" in node.hyperparams:
-            path.signed.append(_array(node.hyperparams["learning_rate"]))
-        return path
-    for child in _children(node):
+    for child in _on_path(said, node):
         path.extend(_collect(child))
+    if tells(said, "factor"):
+        factor = said.factor()
+        by_group = factor.items() if isinstance(factor, Mapping) else ()
+        alone = [] if isinstance(factor, Mapping) else [array(factor)]
+        path.extend(
+            _Path(factors=alone, groups={str(label): _Path(factors=[array(number)]) for label, number in by_group})
+        )
+    if tells(said, "applies_sign"):
+        path.unread.append(said.applies_sign())
+    if tells(said, "injected_rate") and not path.holds_rate() and (rate := said.injected_rate()) is not None:
+        by_hand = said.scale_by_hand()
+        path.unread.clear()
+        path.extend(_Path(signed=[array(rate)], by_hand=[] if by_hand is None else [array(by_hand)]))
     return path
 
 
-def _holds_signed(path: _Path) -> bool:
-    return bool(path.signed) or any(_holds_signed(inner) for inner in path.groups.values())
-
-
-def _product(signed: list[jax.Array], factors: list[jax.Array]) -> jax.Array:
-    rate = jnp.asarray(signed[0], jnp.float32)
-    for factor in factors:
-        rate = rate * factor
-    return rate
-
-
-def _rates(state: Any) -> dict[str, jax.Array]:
-    rates = {}
-    for label, signed, factors in _collect(_opt_state(state)).by_group():
-        if len(signed) > 1:
-            where = f" of group {label!r}" if label else ""
+def _paths(state: Any) -> dict[str, _Path]:
+    """The path of each group that has a rate."""
+    paths = {}
+    for label, path in _collect(state).by_group():
+        where = f" of group {label!r}" if label else ""
+        if path.signed and path.unread:
             raise ValueError(
-                f"the state holds {len(signed)} learning rates on the path{where}, and each applies the sign, so that "
-                "an even number of them would ascend: make one rate of them, rate = schedule * other, or let one be "
-                "schedule.multiplier(). For different parameters use optax.partition."
+                f"the state holds a learning rate on the path{where} beside {path.unread[0]}, which applies a rate and "
+                "the sign itself, so that together they would ascend: leave one of them out, or let the other be "
+                "schedule.multiplier()."
             )
-        if signed:
-            rates[label] = _product(signed, factors)
-    if not rates:
-        raise NoRateError(
-            "the state holds no learning rate: optax keeps only a count of its schedules. Build the optimizer with "
-            "lrx (lrx.adam(schedule)), end the chain with an lrx schedule, or wrap the optax optimizer as "
-            "optax.inject_hyperparams(optax.adamw)(learning_rate=schedule)."
+        if len(path.signed) > 1:
+            raise ValueError(
+                f"the state holds {len(path.signed)} learning rates on the path{where}, and each applies the sign, so "
+                "that an even number of them would ascend: make one rate of them, rate = schedule * other, or let one "
+                "be schedule.multiplier(). For different parameters use optax.partition."
+            )
+        if path.signed:
+            paths[label] = path
+    if not paths:
+        raise NoRateError(_no_rate(state))
+    return paths
+
+
+def _no_rate(state: Any) -> str:
+    if _only_arrays(state):
+        return (
+            f"the state holds no learning rate, but arrays only, got a {type(state).__name__} as parameters are: give "
+            "the optimizer's state, which tx.init(params) and tx.update(...) return."
         )
-    return rates
+    return (
+        "the state holds no learning rate: optax keeps only a count of its schedules. Build the optimizer with "
+        "lrx (lrx.adam(schedule)), end the chain with an lrx schedule, or wrap the optax optimizer as "
+        "optax.inject_hyperparams(optax.adamw)(learning_rate=schedule)."
+    )
+
+
+def _only_arrays(tree: Any) -> bool:
+    """Whether a tree is what parameters are: arrays, and nothing between that is a state."""
+    if isinstance(tree, tuple):
+        return False
+    states = jax.tree.leaves(tree, is_leaf=lambda node: isinstance(node, tuple) and hasattr(node, "_fields"))
+    return bool(states) and all(isinstance(leaf, jax.Array | np.ndarray) for leaf in states)
+
+
+def _rates(function: str, state: Any) -> dict[str, jax.Array]:
+    return {label: path.rate() for label, path in _paths(_state_of(function, state)).items()}
 
 
 def learning_rates(state: Any) -> dict[str, jax.Array]:
@@ -154,10 +207,10 @@ def learning_rates(state: Any) -> dict[str, jax.Array]:
       >>> {label: float(rate) for label, rate in lrx.learning_rates(state).items()}
       {'body': 0.10000000149011612, 'head': 1.0}
     """
-    return _rates(state)
+    return _rates("learning_rates", state)
 
 
-def learning_rate(state: Any, group: str | None = None) -> jax.Array:
+def learning_rate(state: Any, group: Hashable | None = None) -> jax.Array:
     """Read the learning rate that the latest update used.
 
     It is the product of the rates on the path: before the first update schedule(0), after an accumulating or skipped
@@ -182,26 +235,27 @@ def learning_rate(state: Any, group: str | None = None) -> jax.Array:
       >>> print(lrx.learning_rate(state))
       0.075
     """
-    rates = _rates(state)
+    rates = _rates("learning_rate", state)
+    return rates[_group_of(rates, group, "learning_rate")]
+
+
+def _group_of(rates: Mapping[str, Any], group: Hashable | None, function: str) -> str:
+    """Return the label of the group asked for; the only one where none is."""
     if group is not None:
-        if group not in rates:
+        if str(group) not in rates:
             raise ValueError(
                 f"group must be one of {sorted(rates)}, got group={group!r}: take all with learning_rates(state)."
                 if rates.keys() != {""}
                 else f"group must be left out, got group={group!r}: the state has no groups, but one rate for all."
             )
-        return rates[group]
+        return str(group)
     if len(rates) > 1:
+        value = "" if function == "learning_rate" else "value, "
         raise ValueError(
-            f"group must be one of {sorted(rates)} for this state, got group=None: give learning_rate(state, "
+            f"group must be one of {sorted(rates)} for this state, got group=None: give {function}(state, {value}"
             f"group={next(iter(rates))!r}), or take all with learning_rates(state)."
         )
-    return next(iter(rates.values()))
-
-
-def _snake_case(node: Any) -> str:
-    name = re.sub(r"State$", "", type(node).__name__)
-    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
+    return next(iter(rates))
 
 
 class _Entry(NamedTuple):
@@ -213,68 +267,28 @@ class _Entry(NamedTuple):
     value: Any  # an array, or the `Observation` of what waits for one
 
 
-def _entries(node: Any, prefix: str) -> Iterator[_Entry]:
-    """Every scalar of the states that are lrx's own, optax's measurements and the hyperparameters of its injection."""
-    group = prefix.rstrip("/")
-    if isinstance(node, RateState | FactorState):
-        if isinstance(node, FactorState):
-            yield _Entry(group, node, "factor", _array(node.factor))
-        for memory in node.memories:
-            yield from _entries(memory, prefix)
-    elif isinstance(node, ControllerState):
-        owner = f"{prefix}{_snake_case(node.memory)}"
-        yield _Entry(owner, node.memory, "factor", _array(node.factor))
-        if isinstance(node.observation, Observation):
-            yield _Entry(owner, node.memory, "observations", node.observation)
-        yield from _own_entries(node.memory, prefix)
-    elif isinstance(node, GroupState):
-        yield from _entries(node.inner, prefix)
-    elif isinstance(node, PartitionState):
-        for label, inner in node.inner_states.items():
-            yield from _entries(inner, f"{prefix}{label}/")
-    elif isinstance(node, InjectStatefulHyperparamsState):
-        for key, value in node.hyperparams.items():
-            if key != "learning_rate":
-                yield _Entry(group, node, key, _array(value))
-        yield from _entries(node.inner_state, prefix)
-    elif isinstance(node, SnapshotState):
-        for key, value in node.measurement.items():
-            if len(leaves := jax.tree.leaves(value)) == 1 and jnp.ndim(leaves[0]) == 0:
-                yield _Entry(group, node, key, leaves[0])
-    elif isinstance(node, Snapshot | ComputedRate):
+def _entries(node: Any, group: str = "") -> Iterator[_Entry]:
+    """What the states have to show, those of a group under its label."""
+    said = speaker(node)
+    owner = said.belongs_to() if tells(said, "belongs_to") else node
+    for name, value in said.shown().items() if tells(said, "shown") else ():
+        method, _, field = name.rpartition("/")
+        yield _Entry(_join(group, method) if method else group, owner, field, array(value))
+    if tells(said, "groups"):
+        for label, inner in said.groups().items():
+            yield from _entries(inner, _join(group, label))
         return
-    elif type(node).__module__.split(".")[0] == "lrx" and hasattr(node, "_fields"):
-        yield from _own_entries(node, prefix)
-    else:
-        for child in _children(node):
-            if isinstance(child, Observation):
-                yield _Entry(f"{prefix}{_snake_case(node)}", node, "observations", child)
-            else:
-                yield from _entries(child, prefix)
-
-
-def _own_entries(node: Any, prefix: str) -> Iterator[_Entry]:
-    """The scalars of a method's state, and what the states within it say."""
-    if not hasattr(node, "_fields"):
-        yield from _entries(node, prefix)
-        return
-    owner = f"{prefix}{_snake_case(node)}"
-    # A method's own numbers are fields of type jax.Array; what has the parameters' structure may be scalar too.
-    kinds = {field: getattr(kind, "__forward_arg__", kind) for field, kind in type(node).__annotations__.items()}
-    own = {field for field, kind in kinds.items() if kind in (jax.Array, "jax.Array")}
-    for field, child in zip(node._fields, node, strict=True):
+    for child in _within(said, node):
         if isinstance(child, Observation):
-            yield _Entry(owner, node, "observations", child)
-        elif field not in own:
-            yield from _entries(child, prefix)
-        elif jnp.ndim(_array(child)) == 0 and field != "count":
-            yield _Entry(owner, node, field, _array(child))
+            yield _Entry(_join(group, method_name(owner)), owner, "observations", child)
+        else:
+            yield from _entries(child, group)
 
 
 def _named(state: Any) -> Iterator[tuple[str, _Entry]]:
     """Every entry with the name of its owner, in which those that repeat have a number."""
     nodes: dict[str, list[int]] = {}
-    for entry in _entries(_opt_state(state), ""):
+    for entry in _entries(state):
         same = nodes.setdefault(entry.owner, [])
         if id(entry.node) not in same:
             same.append(id(entry.node))
@@ -282,22 +296,26 @@ def _named(state: Any) -> Iterator[tuple[str, _Entry]]:
         yield (entry.owner if number == 1 or not entry.owner else f"{entry.owner}_{number}"), entry
 
 
-def monitor(state: Any) -> dict[str, jax.Array]:
+def monitor(state: Any, *, scalars: bool = False) -> dict[str, Any]:
     """Collect every rate, factor, estimate and momentum of a state in a flat dict, for a logger.
 
     Args:
       state: an optimizer state, or an object that carries one as `opt_state` (`nnx.Optimizer`, `TrainState`).
+      scalars: whether to return plain Python numbers, as loggers and `json.dumps` want them, in place of arrays. They
+        are fetched from the device together; within a compiled function there are none yet.
 
     Returns:
-      Name to scalar. The rate is `learning_rate`, or `learning_rate/<group>` where there are groups; what a controller
-      or optimizer keeps, but for counts, is `<method>/<field>`, within a group `<group>/<method>/<field>`; what an
+      Name to scalar. The rate is `learning_rate`, or `learning_rate/<group>` where there are groups; what
+      `scale_learning_rate` and `set_learning_rate` have set is `scale`, or `scale/<group>`. What a controller or
+      optimizer keeps, but for counts, is `<method>/<field>`, within a group `<group>/<method>/<field>`; what an
       unsigned link multiplies by is `factor`, and of two methods of one name the second is `<method>_2/<field>`. What
       takes its loss from `observe` shows `<method>/observations`: how many there have been. What `optax.snapshot`
       measures has its own name, so `optax.chain(optax.snapshot("gradient_norm", optax.tree.norm), lrx.sgd(0.1))`
-      records norms. Empty where there is nothing.
+      records norms. Empty where there is nothing. A state of your own adds what its method `shown()` returns.
 
     Raises:
-      ValueError: if two rates lie on one path.
+      ValueError: if two rates lie on one path, or with `scalars` if the state is that of several vmapped members.
+      TypeError: if `state` is a transformation or None, or if the state is traced and `scalars` is True.
 
     Example:
       >>> import lrx, jax.numpy as jnp
@@ -307,21 +325,45 @@ def monitor(state: Any) -> dict[str, jax.Array]:
       >>> report = lrx.monitor(state)
       >>> print(report["learning_rate"], report["reduce_on_plateau/best_value"])
       0.1 2.0
+      >>> lrx.monitor(lrx.sgd(0.25, momentum=0.5).init(jnp.zeros(3)), scalars=True)
+      {'learning_rate': 0.25, 'scale': 1.0, 'momentum/momentum': 0.5}
     """
-    report: dict[str, jax.Array] = {}
+    state = _state_of("monitor", state)
+    report: dict[str, Any] = {}
     try:
-        for label, rate in _rates(state).items():
-            report[f"learning_rate/{label}" if label else "learning_rate"] = rate
+        paths = _paths(state)
     except NoRateError:
-        pass
+        paths = {}
+    for label, path in paths.items():
+        report[f"learning_rate/{label}" if label else "learning_rate"] = path.rate()
+    for label, path in paths.items():
+        if path.by_hand:
+            report[f"scale/{label}" if label else "scale"] = functools.reduce(jnp.multiply, path.by_hand)
     for name, entry in _named(state):
-        value = _array(entry.value.total) if isinstance(entry.value, Observation) else entry.value
+        value = array(entry.value.total) if isinstance(entry.value, Observation) else entry.value
         key = unique = f"{name}/{entry.field}" if name else entry.field
         copy = 2
         while unique in report:
             unique, copy = f"{key}_{copy}", copy + 1
         report[unique] = value
-    return report
+    return _as_scalars(report) if scalars else report
+
+
+def _as_scalars(report: Mapping[str, Any]) -> dict[str, Any]:
+    if not all(map(_checks.is_concrete, report.values())):
+        raise TypeError(
+            "scalars must be False within a compiled function, got scalars=True: the numbers are not known yet. Return "
+            "monitor(state), and take scalars outside."
+        )
+    values = jax.device_get(list(report.values()))
+    known = {name: np.asarray(value) for name, value in zip(report, values, strict=True)}
+    for name, value in known.items():
+        if value.ndim:
+            raise ValueError(
+                f"scalars must be False for the state of several members, got {name} of shape {value.shape}: take one, "
+                "monitor(jax.tree.map(lambda leaf: leaf[0], state), scalars=True)."
+            )
+    return {name: value.item() if value.dtype.kind in "biuf" else float(value) for name, value in known.items()}
 
 
 def stopped(state: Any) -> jax.Array:
@@ -346,20 +388,77 @@ def stopped(state: Any) -> jax.Array:
       False
       True
     """
-    flags = [jnp.asarray(flag, bool) for flag in _stop_flags(_opt_state(state))]
+    flags = [jnp.asarray(flag, bool) for flag in _stop_flags(_state_of("stopped", state))]
     return functools.reduce(jnp.logical_or, flags, jnp.zeros([], bool))
 
 
 def can_stop(state: Any) -> bool:
     """Whether something in a state can end a run."""
-    return bool(_stop_flags(_opt_state(state)))
+    return bool(_stop_flags(_state_of("can_stop", state)))
 
 
 def _stop_flags(node: Any) -> list[jax.Array]:
-    """The field `stopped` of lrx's own states."""
-    own = type(node).__module__.split(".")[0] == "lrx" and "stopped" in getattr(node, "_fields", ())
-    found = [_array(node.stopped)] if own else []
-    return [*found, *(flag for child in _children(node) for flag in _stop_flags(child))]
+    said = speaker(node)
+    found = [array(said.stops())] if tells(said, "stops") else []
+    return [*found, *(flag for child in _within(said, node) for flag in _stop_flags(child))]
+
+
+def update_count(state: Any) -> jax.Array:
+    """Return the number of updates that have been applied.
+
+    Calls that only gather a gradient (`accumulate`, `optax.MultiSteps`) or that are skipped (`optax.apply_if_finite`)
+    are not counted: it is the time of schedules and bias corrections, from which a cool-down branches off. Where
+    `rollback_on_divergence` takes the run back, the count goes back with it.
+
+    Args:
+      state: an optimizer state, or an object that carries one as `opt_state` (`nnx.Optimizer`, `TrainState`). That of
+        an optax optimizer will do, where it counts.
+
+    Returns:
+      () int32, which stays at 2^31 - 1 once there.
+
+    Raises:
+      ValueError: if nothing in the state counts updates, or groups of parameters have had different numbers of them.
+      TypeError: if `state` is a transformation or None.
+
+    Example:
+      >>> import lrx, jax.numpy as jnp
+      >>> tx = lrx.accumulate(lrx.adam(1e-3), every=2)
+      >>> state = tx.init(jnp.zeros(3))
+      >>> for _ in range(5):
+      ...     updates, state = tx.update(jnp.ones(3), state)
+      >>> print(lrx.update_count(state))
+      2
+    """
+    found = _counts(_state_of("update_count", state))
+    # A link outside of a wrapper counts calls: the rates come first, and what only counts comes last.
+    counts = next((counts for counts in found if counts), [])
+    if not counts:
+        raise ValueError(
+            "the state counts no updates: build the optimizer with lrx (lrx.sgd(0.1)), or count in the training loop."
+        )
+    first, *others = counts
+    if all(map(_checks.is_concrete, counts)) and any(np.any(np.asarray(count != first)) for count in others):
+        numbers = sorted({int(number) for count in counts for number in np.ravel(np.asarray(count))})
+        raise ValueError(
+            f"the state must hold one number of updates, got {numbers}: its groups have been updated at different "
+            "times. Give the state of one group."
+        )
+    return first
+
+
+def _counts(node: Any) -> tuple[list[jax.Array], list[jax.Array], list[jax.Array]]:
+    """The counts of the states on the path: of rates, of factors, and of others."""
+    said = speaker(node)
+    found: tuple[list[jax.Array], list[jax.Array], list[jax.Array]] = ([], [], [])
+    if not tells(said, "rate"):
+        below = said.groups().values() if tells(said, "groups") else _on_path(said, node)
+        for counts, more in zip(found, zip(*map(_counts, below), strict=True), strict=False):
+            counts.extend(count for part in more for count in part)
+    if tells(said, "completed_updates"):
+        is_rate = tells(said, "rate") or (tells(said, "injected_rate") and not found[0])
+        found[0 if is_rate else 1 if tells(said, "factor") else 2].append(array(said.completed_updates()))
+    return found
 
 
 def _refuse_objects(function: str, state: Any) -> None:
@@ -379,23 +478,78 @@ def _rewrite(state: Any, kind: type | tuple[type, ...], change: Callable[[Any], 
     )
 
 
-def scale_learning_rate(state: Any, factor: jax.typing.ArrayLike) -> Any:
+def _rebuild(node: Any, chosen: tuple[Any, ...], function: Callable[[Any], Any]) -> Any:
+    """Put a node together again with some of the nodes below it changed."""
+    below, structure = jax.tree.flatten(node, is_leaf=lambda inner: inner is not node)
+    changed = [function(inner) if any(inner is one for one in chosen) else inner for inner in below]
+    return jax.tree.unflatten(structure, changed)
+
+
+def _edited(node: Any, edit: Callable[[Any, str], Any], label: str = "") -> Any:
+    """Rebuild a state with its rates edited, each within its group."""
+    said = speaker(node)
+    injected = tells(said, "injected_rate") and said.injected_rate() is not None
+    if tells(said, "rate") or (injected and not any(_collect(inner).holds_rate() for inner in said.within())):
+        return edit(said, label)
+    if tells(said, "groups"):
+        return said.with_groups(
+            {name: _edited(inner, edit, _join(label, name)) for name, inner in said.groups().items()}
+        )
+    if not _below(node):
+        return node
+    kept = said.kept() if tells(said, "kept") else ()
+    return _rebuild(node, (*_on_path(said, node), *kept), lambda inner: _edited(inner, edit, label))
+
+
+def scale_rates(state: Any, factor: jax.typing.ArrayLike) -> Any:
+    """Multiply every rate of a state, with no question asked: what a wrapper does within an update."""
+    number = jnp.asarray(factor)
+    return _edited(state, lambda said, _: said.scale_rate(number) if tells(said, "scale_rate") else _state(said))
+
+
+def _for_group(state: Any, group: str, labels: Mapping[str, Any], change: Callable[[Any], Any]) -> Any:
+    """Rebuild a state with the rates changed that are a group's own."""
+    found = 0
+
+    def edit(said: Any, label: str) -> Any:
+        nonlocal found
+        served = {name for name in labels if not label or name == label or name.startswith(f"{label}/")}
+        if served != {group}:
+            return _state(said)
+        found += 1
+        return change(said)
+
+    changed = _edited(state, edit)
+    if not found:
+        raise ValueError(
+            f"group must have a rate of its own to be changed alone, got group={group!r}, which shares it: make the "
+            "groups by optax.partition or lrx.group_rates."
+        )
+    return changed
+
+
+def scale_learning_rate(state: Any, factor: jax.typing.ArrayLike, group: Hashable | None = None) -> Any:
     """Multiply the learning rate by hand, in the middle of a run.
 
     The factor is kept in the state: it acts on every later step of a schedule too, survives a checkpoint, needs no
-    recompilation, and repeated calls multiply. Where the state has groups, all are scaled.
+    recompilation, and repeated calls multiply. `monitor` shows their product as `scale`. `set_learning_rate` takes the
+    rate that is wanted in place of a factor. The radius of `optax.contrib.sam`'s adversary is not scaled.
 
     Args:
       state: an optimizer state.
       factor: >= 0, () float; may be traced. For one each of the members of a vmapped state put `jax.vmap` around this.
+      group: which group's, a label as `learning_rates` shows it; all where none is named.
 
     Returns:
       The new state, of the same structure. `learning_rate` shows the change with the next update; a number in
       `optax.inject_hyperparams` at once, where what is shown is what is kept.
 
     Raises:
-      ValueError: if `factor` is negative, not finite or not a scalar, if the state holds no rate that can be scaled, or
-        two rates on one path.
+      ValueError: if `factor` is negative, not finite or not a scalar; if the state holds no rate that can be scaled, or
+        two rates on one path; if the group is not there or shares its rate with others; or if a factor could have no
+        effect, because the schedule has ended at 0, a factor of 0 has been set, or a controller has stopped the run.
+        (What is traced passes.)
+      TypeError: if `state` is a transformation or None.
 
     Example:
       >>> import lrx, jax.numpy as jnp
@@ -405,42 +559,158 @@ def scale_learning_rate(state: Any, factor: jax.typing.ArrayLike) -> Any:
       [-0.05 -0.05]
     """
     _refuse_objects("scale_learning_rate", state)
+    state = _state_of("scale_learning_rate", state)
     _checks.non_negative("factor", factor, "a negative rate would ascend")
-    _rates(state)
+    number, paths = jnp.asarray(factor), _paths(state)
+    _refuse_after_stop(state)
 
-    def scaled(leaf: Any, where: Any = True) -> Any:
-        return jax.tree.map(lambda x: jnp.where(where, x * factor, x).astype(jnp.result_type(x)), leaf)
+    def scale(said: Any) -> Any:
+        _refuse_what_is_fixed(said, setting=False)
+        return said.scale_rate(number)
 
-    def change(node: Any) -> Any:
-        # Before the first update the rate on show is the one that the first update will use.
-        first = _array(node.count) == 0
-        if isinstance(node, RateState):
-            return node._replace(scale=scaled(node.scale), rate=scaled(node.rate, where=first))
-        if _holds_signed(_collect(node.inner_state)) or "learning_rate" not in node.hyperparams:
-            return node._replace(inner_state=_rewrite(node.inner_state, kinds, change))
-        # Injected: optax keeps a number as it is, and computes a schedule's anew from the schedule's own state.
-        value, memory = node.hyperparams["learning_rate"], node.hyperparams_states.get("learning_rate")
-        if memory is None:
-            return node._replace(hyperparams={**node.hyperparams, "learning_rate": scaled(value)})
-        if not isinstance(memory, RateState):
-            raise ValueError(
-                "learning_rate must be a number or an lrx schedule in optax.inject_hyperparams to be scaled, got a "
-                f"{type(memory).__name__}, which counts steps and keeps no factor: give lrx.Schedule(function)."
-            )
-        return node._replace(
-            hyperparams={**node.hyperparams, "learning_rate": scaled(value, where=first)},
-            hyperparams_states={**node.hyperparams_states, "learning_rate": change(memory)},
+    if group is None:
+        return _edited(state, lambda said, _: scale(said))
+    return _for_group(state, _group_of(paths, group, "scale_learning_rate"), paths, scale)
+
+
+def set_learning_rate(state: Any, value: jax.typing.ArrayLike, group: Hashable | None = None) -> Any:
+    """Set the learning rate by hand, in the middle of a run.
+
+    A factor is kept in the state such that the rate of the latest update would have been `value`; it replaces what was
+    set or scaled before. So a constant rate is `value` from now on, and a schedule goes on in proportion: with r_t the
+    schedule, the rate of the next update is `value r_{t+1} / r_t`. Before the first update it is `value` itself. For
+    another schedule give its own transformation this state: constant and scheduled rates keep the same.
+
+    Args:
+      state: an optimizer state.
+      value: the rate, >= 0, () float; may be traced.
+      group: which group's, a label as `learning_rates` shows it; needed where there are several.
+
+    Returns:
+      The new state, of the same structure. `learning_rate` shows the change with the next update; a number in
+      `optax.inject_hyperparams` at once, where what is shown is what is kept. Where the method makes an estimate a part
+      of its rate, as `dog` and `prodigy`, the estimate goes on from `value`. Where the rate is 0 and traced, nothing is
+      changed.
+
+    Raises:
+      ValueError: if `value` is negative, not finite or not a scalar; if the state holds no rate that can be set, or two
+        rates on one path; if the group is not there, is not named among several, or shares its rate with others; or if
+        the rate is 0 now, as at the begin of a warm-up, so that no factor makes `value` of it. (What is traced passes.)
+      TypeError: if `state` is a transformation or None.
+
+    Example:
+      >>> import lrx, jax.numpy as jnp
+      >>> tx = lrx.sgd(lrx.linear_decay(0.4, decay_steps=4))
+      >>> updates, state = tx.update(jnp.ones(2), tx.init(jnp.zeros(2)))
+      >>> state = lrx.set_learning_rate(state, 0.04)
+      >>> for _ in range(3):
+      ...     updates, state = tx.update(jnp.ones(2), state)
+      ...     print(f"{lrx.learning_rate(state):.3f}")
+      0.030
+      0.020
+      0.010
+    """
+    _refuse_objects("set_learning_rate", state)
+    state = _state_of("set_learning_rate", state)
+    _checks.non_negative("value", value, "a negative rate would ascend")
+    paths = _paths(state)
+    chosen = _group_of(paths, group, "set_learning_rate")
+    _refuse_after_stop(state)
+    others = functools.reduce(jnp.multiply, paths[chosen].factors, jnp.ones([], jnp.float32))
+    if _checks.is_concrete(others) and not np.any(np.asarray(others)):
+        raise ValueError(
+            f"value must not be set while a factor beside the rate is 0, got value={value}: what it multiplies is 0. "
+            "Set it when the factor has begun."
+        )
+    none = others == 0
+    target = jnp.asarray(value) / jnp.where(none, 1.0, others)
+
+    def change(said: Any) -> Any:
+        _refuse_what_is_fixed(said, setting=True)
+        changed = said.set_rate(target)
+        return jax.tree.map(lambda new, old: jnp.where(none, old, new), changed, _state(said))
+
+    return _for_group(state, chosen, paths, change)
+
+
+def _state(said: Any) -> Any:
+    return said.state if isinstance(said, Adapter) else said
+
+
+def _refuse_after_stop(state: Any) -> None:
+    over = [flag for flag in _stop_flags(state) if _checks.is_concrete(flag)]
+    if any(np.all(np.asarray(flag)) for flag in over):
+        raise ValueError(
+            "the rate can only be changed while a run goes on, got a state that is stopped, its rate 0 for good: "
+            "go on with tx.init(params), or with lrx.carry_over(state, tx.init(params)) of a transformation "
+            "without the controller that has stopped it."
         )
 
-    kinds = (RateState, InjectStatefulHyperparamsState)
-    if not any(
-        isinstance(node, kinds) for node in jax.tree.leaves(state, is_leaf=lambda node: isinstance(node, kinds))
-    ):
+
+def _refuse_what_is_fixed(said: Any, *, setting: bool) -> None:
+    if not tells(said, "set_rate" if setting else "scale_rate"):
         raise ValueError(
             "the state holds no learning rate that could be scaled: its method, as cocob, takes none and computes its "
             "own. Use a method that takes a rate."
         )
-    return _rewrite(state, kinds, change)
+    if tells(said, "fixed") and (reason := said.fixed(setting)):
+        raise ValueError(reason)
+
+
+def restart_schedule(state: Any, step: jax.typing.ArrayLike = 0) -> Any:
+    """Let the schedule of the learning rate go on from a step of your choice, and keep everything else.
+
+    For another period of training with the moments of the last one: the next update uses `schedule(step)`, and the
+    moments, their bias corrections, what controllers have learned and what was set by hand stay as they are, and so
+    does `update_count`. Schedules of other hyperparameters, as of a momentum, go on.
+
+    Args:
+      state: an optimizer state: with an lrx rate, or of an optax optimizer with a schedule.
+      step: of the schedule in the next update, >= 0, () integer; may be traced.
+
+    Returns:
+      The new state, of the same structure. `learning_rate` shows the change with the next update.
+
+    Raises:
+      ValueError: if `step` is not a whole number from 0 to 2^31 - 1, or nothing in the state has a step.
+      TypeError: if `state` is a transformation or None.
+
+    Example:
+      >>> import lrx, jax.numpy as jnp
+      >>> tx = lrx.adam(lrx.linear_decay(0.1, decay_steps=4))
+      >>> state = tx.init(jnp.zeros(2))
+      >>> for _ in range(6):
+      ...     updates, state = tx.update(jnp.ones(2), state)
+      >>> state = lrx.restart_schedule(state)
+      >>> updates, state = tx.update(jnp.ones(2), state)
+      >>> print(f"{updates[0]:.4f}", lrx.learning_rate(state), lrx.update_count(state))
+      -0.1000 0.1 7
+    """
+    _refuse_objects("restart_schedule", state)
+    state = _state_of("restart_schedule", state)
+    _checks.steps("step", step, at_least=0, hint="it is where the schedule goes on")
+    number, found = jnp.asarray(step).astype(jnp.int32), 0
+
+    def restart(node: Any) -> Any:
+        nonlocal found
+        said = speaker(node)
+        if not (below := _below(node)):
+            return node
+        chosen = _on_path(said, node) if isinstance(said, Adapter) else below
+        node = _rebuild(node, chosen, restart)
+        said = speaker(node)
+        if not tells(said, "restart"):
+            return node
+        found += 1
+        return said.restart(number)
+
+    restarted = restart(state)
+    if not found:
+        raise ValueError(
+            "the state holds no step of a schedule: give the optimizer an lrx rate, lrx.adam(schedule), or a schedule "
+            "of optax's."
+        )
+    return restarted
 
 
 def listeners(state: Any) -> tuple[str, ...]:
@@ -452,7 +722,7 @@ def listeners(state: Any) -> tuple[str, ...]:
     Returns:
       The names of all that was built with `feedback="observed"`; the empty tuple where nothing was.
     """
-    return tuple(name for name, entry in _named(state) if isinstance(entry.value, Observation))
+    return tuple(name for name, entry in _named(_state_of("listeners", state)) if isinstance(entry.value, Observation))
 
 
 def observe(state: Any, *, value: jax.typing.ArrayLike, to: str | Sequence[str] | None = None) -> Any:
@@ -489,7 +759,8 @@ def observe(state: Any, *, value: jax.typing.ArrayLike, to: str | Sequence[str] 
     """
     _refuse_objects("observe", state)
     check_loss(value)
-    found = {name: entry.value for name, entry in _named(state) if isinstance(entry.value, Observation)}
+    entries = _named(_state_of("observe", state))
+    found = {name: entry.value for name, entry in entries if isinstance(entry.value, Observation)}
     chosen = None if to is None else {id(found[name]) for name in _recipients(to, found)}
     written = 0
 
@@ -502,7 +773,7 @@ def observe(state: Any, *, value: jax.typing.ArrayLike, to: str | Sequence[str] 
         return Observation(
             value=jax.tree.map(lambda x: jnp.array(jnp.full_like(x, value), copy=True), node.value),
             pending=jax.tree.map(jnp.ones_like, node.pending),
-            total=jax.tree.map(safe_increment, node.total),
+            total=jax.tree.map(optax.safe_increment, node.total),
         )
 
     changed = _rewrite(state, (Observation, Snapshot), write)

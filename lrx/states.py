@@ -1,48 +1,297 @@
-"""What states keep: the parts that a state is made of, and by which it is read.
+"""What states keep, and the protocol by which they tell it.
 
-A method's own statistics stay with the method; what is here is shared by every rate, factor and controller, or is what
-`reading` looks for.
+A method's own statistics stay with the method; what is here is shared by every rate, factor and controller.
+
+The protocol: a state says what it has to say by methods, each of them optional, so that a state of your own is read
+like lrx's. `reading` asks for the methods and never for a type.
+
+    rate()                () float32: the learning rate of the latest update; the state applies the sign. Before the
+                          first update, what it starts with
+    factor()              () float32: what the state multiplies by, without a sign; or {group: factor}
+    shown()               {name: scalar}: what `monitor` shows of it, as "method/field"
+    belongs_to()          the state that has the method's name, where that is one within it
+    stops()               () bool: whether the run is over
+    within()              the states within it, where these are not simply all the nodes below it
+    on_path()             those of them through which a gradient goes on its way to the update, where not all do
+    groups()              {label: state}: states that are for different parameters
+    completed_updates()   () int32: how many updates it has made
+    scale_by_hand()       () float32: what `scale_learning_rate` and `set_learning_rate` have set
+    scale_rate(factor)    the state with the rate of later updates multiplied
+    set_rate(value)       the state whose rate, had it been so in the latest update, would have been `value`
+    fixed(setting)        why `set_rate` (`scale_rate` where not `setting`) could have no effect; "" where it has
+    kept()                states that are kept for later, to be changed with the others
+    restart(step)         the state with the step of its schedule set
 """
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, TypeAlias
+import re
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 
 Memory: TypeAlias = Any
+StateT = TypeVar("StateT", bound=type)
+
+FEW = 6  # leaves of a tree, or entries of a dict, that a `repr` writes out
 
 
+def tells(state: Any, method: str) -> bool:
+    """Whether a state has a method of the protocol; a field of that name is none."""
+    return callable(getattr(type(state), method, None))
+
+
+def array(leaf: Any) -> jax.Array:
+    """Return a field's value, also where flax has wrapped it in a variable."""
+    return leaf if isinstance(leaf, jax.Array) else jax.tree.leaves(leaf)[0]
+
+
+def change(leaf: Any, function: Callable[[jax.Array], jax.Array]) -> Any:
+    """Change a field's value within the variable, if any, that flax has wrapped it in, and keep its type."""
+    return jax.tree.map(lambda x: jnp.asarray(function(x)).astype(jnp.result_type(x)), leaf)
+
+
+def method_name(state: Any) -> str:
+    """Return the name of the method that a state belongs to: "adam" for an AdamState."""
+    if not isinstance(state, tuple) or not hasattr(state, "_fields"):
+        return "controller"  # whose memory has no name
+    name = re.sub(r"State$", "", type(state).__name__)
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
+
+
+def shows(*shown: str) -> Callable[[StateT], StateT]:
+    """Give a NamedTuple a short `repr`, and the method `shown` for the scalar fields named.
+
+    Example:
+      >>> from typing import NamedTuple
+      >>> import jax, jax.numpy as jnp
+      >>> from lrx.states import shows
+      >>> @shows("gain")
+      ... class GainState(NamedTuple):
+      ...     gain: jax.Array
+      ...     mean: jax.Array
+      >>> GainState(jnp.array(2.0), jnp.zeros((3, 2)))
+      GainState(gain=2.0, mean=float32[3,2])
+    """
+
+    def decorate(cls: StateT) -> StateT:
+        def say(self: Any) -> dict[str, Any]:
+            return {f"{method_name(self)}/{field}": getattr(self, field) for field in shown}
+
+        cls.__repr__ = brief  # type: ignore[assignment]
+        if shown:
+            cls.shown = say  # type: ignore[attr-defined]
+        return cls
+
+    return decorate
+
+
+def brief(value: Any) -> str:
+    """Write a state in short: scalars as numbers, arrays as dtype[shape], wide trees by their size.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from lrx.states import brief
+      >>> brief((jnp.array(3), {"w": jnp.zeros((2, 3))}, {f"layer_{i}": jnp.zeros(10) for i in range(200)}))
+      "(3, {'w': float32[2,3]}, <200 arrays, 2,000 numbers>)"
+    """
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        if isinstance(value, Snapshot):
+            return "Snapshot(...)"
+        fields = (f"{name}={brief(field)}" for name, field in zip(value._fields, value, strict=True))
+        return f"{type(value).__name__}({', '.join(fields)})"
+    if isinstance(value, str) or value is None:
+        return repr(value)
+    if isinstance(value, Mapping | list | tuple):
+        children = list(value.values()) if isinstance(value, Mapping) else list(value)
+        leaves = jax.tree.leaves(value)
+        plain = isinstance(value, Mapping) or all(map(jax.tree_util.all_leaves, ([child] for child in children)))
+        if len(leaves) > FEW and plain and not any(map(_holds_states, children)):
+            return f"<{len(leaves)} arrays, {sum(np.size(leaf) for leaf in leaves):,} numbers>"
+        texts = [brief(child) for child in children[:FEW]]
+        if isinstance(value, Mapping):
+            texts = [f"{key!r}: {text}" for key, text in zip(value, texts, strict=False)]
+        more = [f"... {len(children) - FEW} more"] if len(children) > FEW else []
+        begin, end = "{}" if isinstance(value, Mapping) else "[]" if isinstance(value, list) else "()"
+        comma = "," if isinstance(value, tuple) and len(children) == 1 else ""
+        return f"{begin}{', '.join(texts + more)}{comma}{end}"
+    if not hasattr(value, "dtype"):
+        leaves = jax.tree.leaves(value)
+        if len(leaves) > FEW:
+            return (
+                f"<{type(value).__name__} of {len(leaves)} arrays, {sum(np.size(leaf) for leaf in leaves):,} numbers>"
+            )
+        if len(leaves) == 1 and leaves[0] is not value and hasattr(leaves[0], "dtype"):
+            return brief(leaves[0])  # a variable
+        return f"{type(value).__name__}({', '.join(map(brief, leaves))})" if leaves != [value] else repr(value)
+    return _written_array(value)
+
+
+def _holds_states(node: Any) -> bool:
+    """Whether a tree holds a NamedTuple with fields of its own."""
+    found = False
+
+    def look(below: Any) -> bool:
+        nonlocal found
+        found = found or (isinstance(below, tuple) and bool(getattr(below, "_fields", ())))
+        return found
+
+    jax.tree.leaves(node, is_leaf=look)
+    return found
+
+
+def _written_array(value: Any) -> str:
+    shape = ",".join(map(str, value.shape))
+    kind = f"{value.dtype}[{shape}]"
+    if isinstance(value, jax.core.Tracer) or not isinstance(value, jax.Array | np.ndarray | np.generic) or shape:
+        return kind
+    if isinstance(value, jax.Array) and (value.is_deleted() or not value.is_fully_addressable):
+        return kind
+    known = np.asarray(jax.device_get(value))
+    if known.dtype.kind in "biu":
+        return repr(known.item())
+    return repr(float(f"{float(known):.6g}")) if jnp.issubdtype(value.dtype, jnp.floating) else kind
+
+
+@shows()
 class RateState(NamedTuple):
     """State of every `Rate`, whether constant, scheduled or controlled: checkpoints swap between the first two."""
 
     count: jax.Array  # type: ignore[assignment]  # () int32: completed updates; stays at 2^31 - 1 once there
-    rate: jax.Array  # () float32: what the latest update used; before the first, what it starts with
-    scale: jax.Array  # () float32: set by hand with `scale_learning_rate`, multiplies everything
+    step: jax.Array  # () int32: where the schedule is in the next update: at `count`, until `restart_schedule` sets it
+    learning_rate: jax.Array  # () float32: the rate that the latest update used; before the first, what it starts with
+    unscaled: jax.Array  # () float32: the same without `scale`
+    scale: jax.Array  # () float32: set by hand, multiplies everything
     memories: tuple[Memory, ...]  # one for each factor: () for a schedule, a ControllerState for a controller
 
+    def rate(self) -> jax.Array:
+        """Return the rate of the latest update."""
+        return self.learning_rate
 
+    def show(self, rate: jax.Array) -> RateState:
+        """Put on show what a method has made of the rate that it was given."""
+        none = self.scale == 0
+        unscaled = jnp.where(none, 0.0, rate / jnp.where(none, 1.0, self.scale))
+        return self._replace(learning_rate=jnp.array(rate, jnp.float32), unscaled=unscaled)
+
+    def completed_updates(self) -> jax.Array:
+        """Return the number of updates."""
+        return self.count
+
+    def scale_by_hand(self) -> jax.Array:
+        """Return what was set by hand."""
+        return self.scale
+
+    def scale_rate(self, factor: jax.Array) -> RateState:
+        """Multiply the rate of later updates."""
+        return self._scaled_by(change(self.scale, lambda x: x * factor))
+
+    def set_rate(self, value: jax.Array) -> RateState:
+        """Choose the scale with which the latest rate would have been `value`, where a factor can do that."""
+        unscaled = array(self.unscaled)
+        factor = value / jnp.where(unscaled == 0, 1.0, unscaled)
+        return self._scaled_by(change(self.scale, lambda x: jnp.where(unscaled == 0, x, factor)))
+
+    def _scaled_by(self, scale: Any) -> RateState:
+        # Before the first update the rate on show is the one that the first update will use.
+        first, rate = array(self.count) == 0, array(self.unscaled) * array(scale)
+        return self._replace(scale=scale, learning_rate=change(self.learning_rate, lambda x: jnp.where(first, rate, x)))
+
+    def fixed(self, setting: bool) -> str:
+        """Say why the rate cannot be set, or a factor can have no effect."""
+        if any(isinstance(array(x), jax.core.Tracer) for x in (self.step, self.unscaled, self.scale)):
+            return ""
+        step, unscaled, scale = (np.asarray(array(x)) for x in (self.step, self.unscaled, self.scale))
+        if not setting and np.all(scale == 0):
+            return "factor can have no effect on a rate that was multiplied by 0: give set_learning_rate(state, value)."
+        if np.any(unscaled):
+            return ""
+        if setting:
+            return (
+                "value can only be set where the rate is not 0, of which no factor makes another number: set it at "
+                "another step of the schedule, begin the schedule again with restart_schedule(state), or go on with "
+                "this state in a transformation with another rate."
+            )
+        held = any(np.any(np.asarray(array(m.factor)) == 0) for m in self.memories if isinstance(m, ControllerState))
+        # A warm-up begins with 0, and a controller that holds the rate at 0 for now may let it go.
+        if held or np.any(step <= 1):
+            return ""
+        return (
+            "factor can have no effect on a schedule that is at 0, as at its end: begin it again with "
+            "restart_schedule(state), or go on with this state in a transformation with another rate."
+        )
+
+    def restart(self, step: jax.Array) -> RateState:
+        """Set the step of the schedule; the number of updates stays."""
+        return self._replace(step=change(self.step, lambda x: jnp.broadcast_to(step, x.shape)))
+
+
+@shows()
 class FactorState(NamedTuple):
     """State of an unsigned link: a `Controller` alone in a chain, or `schedule.multiplier()`."""
 
     count: jax.Array  # type: ignore[assignment]  # () int32: completed updates; stays at 2^31 - 1 once there
-    factor: jax.Array  # () float32: what the latest update was multiplied by; before the first, the initial one
+    step: jax.Array  # () int32: where the schedule is in the next update: at `count`, until `restart_schedule` sets it
+    latest: jax.Array  # () float32: what the latest update was multiplied by; before the first, the initial one
     memories: tuple[Memory, ...]  # one for each factor
 
+    def factor(self) -> jax.Array:
+        """Return what the latest update was multiplied by."""
+        return self.latest
 
+    def on_path(self) -> tuple[Any, ...]:
+        """Say that the memories are within the factor."""
+        return ()
+
+    def shown(self) -> dict[str, jax.Array]:
+        """Show the factor."""
+        return {"factor": self.latest}
+
+    def completed_updates(self) -> jax.Array:
+        """Return the number of updates."""
+        return self.count
+
+    def restart(self, step: jax.Array) -> FactorState:
+        """Set the step of the schedule; the number of updates stays."""
+        return self._replace(step=change(self.step, lambda x: jnp.broadcast_to(step, x.shape)))
+
+
+@shows()
 class ComputedRate(NamedTuple):
     """The rate of a method that takes none: to be read, not to be scaled."""
 
-    rate: jax.Array  # () float32: what the latest update used, 0 before the first
+    count: jax.Array  # type: ignore[assignment]  # () int32: completed updates; stays at 2^31 - 1 once there
+    learning_rate: jax.Array  # () float32: what the latest update used, 0 before the first
+
+    def rate(self) -> jax.Array:
+        """Return the rate of the latest update."""
+        return self.learning_rate
+
+    def completed_updates(self) -> jax.Array:
+        """Return the number of updates."""
+        return self.count
 
 
+@shows()
 class Snapshot(NamedTuple):
     """A state kept for later, which is no part of what a state says."""
 
     params: Any
     inner: Any
 
+    def within(self) -> tuple[Any, ...]:
+        """Say nothing."""
+        return ()
 
+    def kept(self) -> tuple[Any, ...]:
+        """Say what is kept."""
+        return (self.inner,)
+
+
+@shows()
 class GroupState(NamedTuple):
     """State of `group_rates`, which gives groups of parameters factors of their own."""
 
@@ -50,9 +299,19 @@ class GroupState(NamedTuple):
     factors: dict[str, jax.Array]  # group to () float32: what the latest update of the group was multiplied by
     inner: Any  # of the transformation whose rate is multiplied
 
+    def factor(self) -> dict[str, jax.Array]:
+        """Return the factor of each group."""
+        return self.factors
 
+    def restart(self, step: jax.Array) -> GroupState:
+        """Set the step of the factors' schedules."""
+        return self._replace(count=change(self.count, lambda x: jnp.broadcast_to(step, x.shape)))
+
+
+@shows()
 class Observation(NamedTuple):
     """A loss that `observe` has written and that the next update takes.
+
 
     A state whose loss comes with the update has `()` in its place.
     """
@@ -62,9 +321,18 @@ class Observation(NamedTuple):
     total: jax.Array  # () int32: observations so far; stays at 2^31 - 1 once there
 
 
+@shows()
 class ControllerState(NamedTuple):
     """State of what follows a loss within a rate."""
 
     factor: jax.Array  # () float32: its part in the rate
     observation: Observation | tuple[()]
     memory: Memory  # the method's own statistics, a NamedTuple
+
+    def belongs_to(self) -> Any:
+        """Return what its method is named by."""
+        return self.memory
+
+    def shown(self) -> dict[str, jax.Array]:
+        """Show the factor, under the name of the method."""
+        return {f"{method_name(self.memory)}/factor": self.factor}

@@ -266,7 +266,7 @@ def sweep_values(case: Case, name: str) -> jax.Array:
 def factors_shown(state: Any) -> list[jax.Array]:
     """Every rate and factor that the state shows."""
     found = [node for node in jax.tree.leaves(state, is_leaf=_shows) if _shows(node)]
-    return [node.rate if hasattr(node, "rate") else node.factor for node in found]
+    return [node.learning_rate if isinstance(node, lrx.states.RateState) else node.latest for node in found]
 
 
 def _shows(node: Any) -> bool:
@@ -645,11 +645,11 @@ def test_law_5_rates_are_exact_over_long_durations(case):
 def test_law_5_the_update_at_a_step_uses_the_schedule_there(case):
     schedule = case()
     state = schedule.init(None)
-    assert state.rate == schedule(0)
+    assert state.learning_rate == schedule(0)
     for count in (0, 1, 2, 5, 10_000, 2**24 + 1, INT32_MAX):
-        updates, after = schedule.update(jnp.ones(2), state._replace(count=jnp.asarray(count, jnp.int32)))
+        updates, after = schedule.update(jnp.ones(2), state._replace(step=jnp.asarray(count, jnp.int32)))
         np.testing.assert_array_equal(np.asarray(updates), -np.full(2, schedule(count)))
-        assert after.rate == schedule(count)
+        assert after.learning_rate == schedule(count)
 
 
 @all_schedules

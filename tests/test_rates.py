@@ -103,7 +103,7 @@ def test_a_rate_is_two_pure_functions_and_a_transformation() -> None:
     assert first.shape == ()
     assert first.dtype == jnp.float32
     assert int(after.count) == 1
-    assert float(after.rate) == float(first)
+    assert float(after.learning_rate) == float(first)
 
 
 def test_nothing_is_hidden_outside_the_state() -> None:
@@ -413,10 +413,10 @@ def test_a_controller_starts_at_one_and_multiplies_without_a_sign() -> None:
     link = plateau()
     state = link.init(PARAMS)
     assert isinstance(state, FactorState)
-    assert float(state.factor) == 1.0
+    assert float(state.factor()) == 1.0
     for expected in (1.0, 0.5, 0.25):
         updates, state = link.update(GRADS, state, PARAMS, value=1.0)
-        assert float(state.factor) == expected
+        assert float(state.factor()) == expected
         leaves_equal(updates, jax.tree.map(lambda g, e=expected: e * g, GRADS))
     tx = optax.chain(optax.sgd(0.1), plateau())
     state = tx.init(PARAMS)
@@ -617,7 +617,7 @@ def test_a_factor_unpacks_as_every_transformation_does() -> None:
 def test_optax_s_state_functions_find_their_way() -> None:
     tx = lrx.adam(cosine() * plateau())
     state = tx.init(PARAMS)
-    assert float(optax.tree.get(state, "rate")) == np.float32(0.1)
+    assert float(optax.tree.get(state, "learning_rate")) == np.float32(0.1)
     marked = optax.tree.map_params(tx, lambda leaf: leaf + 1, state, transform_non_params=lambda leaf: leaf)
     assert float(marked[0].first_moment["b"]) == 1.0
     leaves_equal(marked[1], state[1])

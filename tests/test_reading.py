@@ -98,9 +98,8 @@ def test_two_rates_on_one_path_raise_and_name_the_product(schedules: int) -> Non
         plateau().init(PARAMS),
         optax.chain(optax.adam(1e-3), plateau()).init(PARAMS),
         (),
-        None,
     ],
-    ids=["adamw", "sgd", "controller", "chain", "empty", "none"],
+    ids=["adamw", "sgd", "controller", "chain", "empty"],
 )
 def test_a_state_without_a_rate_names_the_alternatives(state: Any) -> None:
     message = r"no learning rate: .*lrx.adam\(schedule\).*optax.inject_hyperparams\(optax.adamw\)\(learning_rate="
@@ -164,7 +163,7 @@ def test_frozen_groups_are_left_out() -> None:
     state = advance(tx, tx.init(PARAMS), steps=2)
     assert list(lrx.learning_rates(state)) == ["body"]
     assert rate_of(state) == 0.7
-    assert list(lrx.monitor(state)) == ["learning_rate/body", *[f"body/{key}" for key in ADAM_KEYS]]
+    assert list(lrx.monitor(state)) == ["learning_rate/body", "scale/body", *[f"body/{key}" for key in ADAM_KEYS]]
 
 
 def test_groups_that_hold_no_rate_do_not_divide_it() -> None:
@@ -349,30 +348,36 @@ PLATEAU_KEYS = [f"reduce_on_plateau/{field}" for field in PLATEAU]
 @pytest.mark.parametrize(
     ("tx", "keys"),
     [
-        (linear(), ["learning_rate"]),
-        (lrx.sgd(0.1, momentum=0.9), ["learning_rate", "momentum/momentum"]),
-        (lrx.adam(0.1), ["learning_rate", *ADAM_KEYS]),
-        (lrx.adamw(0.1), ["learning_rate", *ADAM_KEYS, "adamw/weight_decay"]),
+        (linear(), ["learning_rate", "scale"]),
+        (lrx.sgd(0.1, momentum=0.9), ["learning_rate", "scale", "momentum/momentum"]),
+        (lrx.adam(0.1), ["learning_rate", "scale", *ADAM_KEYS]),
+        (lrx.adamw(0.1), ["learning_rate", "scale", "adamw/weight_decay", *ADAM_KEYS]),
         (
             lrx.accumulate(lrx.rmsprop(0.1), 2),
-            ["learning_rate", "accumulation/gathered", "accumulation/value", "rmsprop/decay"],
+            ["learning_rate", "scale", "accumulation/gathered", "accumulation/value", "rmsprop/decay"],
         ),
         (
             lrx.group_rates(lrx.heavy_ball(0.1), LABELS, {"body": 1.0, "head": 0.1}),
-            ["learning_rate/body", "learning_rate/head", "heavy_ball/momentum"],
+            ["learning_rate/body", "learning_rate/head", "scale/body", "scale/head", "heavy_ball/momentum"],
         ),
-        (lrx.heavy_ball(0.1), ["learning_rate", "heavy_ball/momentum"]),
-        (lrx.nesterov(0.1 * plateau()), ["learning_rate", "nesterov/momentum", *PLATEAU_KEYS]),
+        (lrx.heavy_ball(0.1), ["learning_rate", "scale", "heavy_ball/momentum"]),
+        (lrx.nesterov(0.1 * plateau()), ["learning_rate", "scale", "nesterov/momentum", *PLATEAU_KEYS]),
         (optax.chain(optax.adam(1e-3), plateau()), ["factor", *PLATEAU_KEYS]),
-        (optax.chain(lrx.sgd(0.1), linear().multiplier()), ["learning_rate", "factor"]),
+        (optax.chain(lrx.sgd(0.1), linear().multiplier()), ["learning_rate", "scale", "factor"]),
         (
             lrx.sgd(plateau() * 0.1 * plateau()),
-            ["learning_rate", *PLATEAU_KEYS, *[f"reduce_on_plateau_2/{field}" for field in PLATEAU]],
+            ["learning_rate", "scale", *PLATEAU_KEYS, *[f"reduce_on_plateau_2/{field}" for field in PLATEAU]],
         ),
         (
             lrx.sgd(0.1 * plateau() * plateau(feedback="observed")),
             [
-                *["learning_rate", *PLATEAU_KEYS, "reduce_on_plateau_2/factor", "reduce_on_plateau_2/observations"],
+                *[
+                    "learning_rate",
+                    "scale",
+                    *PLATEAU_KEYS,
+                    "reduce_on_plateau_2/factor",
+                    "reduce_on_plateau_2/observations",
+                ],
                 *[f"reduce_on_plateau_2/{field}" for field in PLATEAU[1:]],
             ],
         ),
@@ -380,6 +385,7 @@ PLATEAU_KEYS = [f"reduce_on_plateau/{field}" for field in PLATEAU]
             optax.chain(plateau(), lrx.sgd(0.1), plateau()),
             [
                 "learning_rate",
+                "scale",
                 "factor",
                 *PLATEAU_KEYS,
                 "factor_2",
@@ -391,6 +397,8 @@ PLATEAU_KEYS = [f"reduce_on_plateau/{field}" for field in PLATEAU]
             [
                 "learning_rate/body",
                 "learning_rate/head",
+                "scale/body",
+                "scale/head",
                 "body/heavy_ball/momentum",
                 *[f"head/{key}" for key in PLATEAU_KEYS],
             ],
@@ -402,7 +410,7 @@ PLATEAU_KEYS = [f"reduce_on_plateau/{field}" for field in PLATEAU]
         (optax.adamw(1e-3), []),
         (
             optax.chain(optax.snapshot("norm", optax.tree.norm), optax.snapshot("all", lambda tree: tree), linear()),
-            ["learning_rate", "norm"],
+            ["learning_rate", "scale", "norm"],
         ),
     ],
 )
@@ -420,7 +428,7 @@ def test_monitor_names_are_stable_and_readable(tx: Any, keys: list[str]) -> None
 
 def test_monitor_shows_numbers_of_the_method_and_not_scalar_parameters() -> None:
     state = lrx.heavy_ball(0.1).init({"scalar": jnp.array(1.0)})
-    assert list(lrx.monitor(state)) == ["learning_rate", "heavy_ball/momentum"]
+    assert list(lrx.monitor(state)) == ["learning_rate", "scale", "heavy_ball/momentum"]
     assert float(lrx.monitor(state)["heavy_ball/momentum"]) == np.float32(0.9)
 
 

@@ -8,8 +8,10 @@ import jax
 import jax.numpy as jnp
 
 from lrx.rates import ArrayLike
+from lrx.states import shows
 
 
+@shows("weighted_sum", "weight")
 class RunningMean(NamedTuple):
     """An exponential moving average and what its weights sum to so far."""
 

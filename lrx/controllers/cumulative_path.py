@@ -15,9 +15,11 @@ import jax.numpy as jnp
 from lrx import _checks
 from lrx._leaves import leafwise, total, zeros_like
 from lrx.rates import ArrayLike, Controller, Core, Feedback
+from lrx.states import shows
 from lrx.transformations import factory
 
 
+@shows("scale", "path_length")
 class CumulativePathState(NamedTuple):
     """State of `cumulative_path`."""
 

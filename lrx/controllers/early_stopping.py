@@ -15,10 +15,11 @@ import optax
 from lrx import _checks
 from lrx.feedback import controller
 from lrx.rates import ArrayLike, Controller
-from lrx.states import Snapshot
+from lrx.states import Snapshot, shows
 from lrx.transformations import factory
 
 
+@shows("stopped", "best_value", "improvement_count", "wait_count")
 class EarlyStoppingState(NamedTuple):
     """State of `early_stopping`."""
 
@@ -26,6 +27,10 @@ class EarlyStoppingState(NamedTuple):
     best_value: jax.Array  # () float32: best loss so far, in the loss's units; infinite before the first
     improvement_count: jax.Array  # () int32: losses that were the best until then
     wait_count: jax.Array  # () int32: losses since the last of them
+
+    def stops(self) -> jax.Array:
+        """Say whether the run is over."""
+        return self.stopped
 
 
 @factory

@@ -15,9 +15,11 @@ from lrx import _checks
 from lrx.controllers._smoothing import RunningMean, add, empty_mean
 from lrx.feedback import controller
 from lrx.rates import ArrayLike, Controller
+from lrx.states import shows
 from lrx.transformations import factory
 
 
+@shows("scale", "best_value", "improving_count", "stalled_count")
 class GreedyState(NamedTuple):
     """State of `greedy`."""
 

@@ -16,9 +16,11 @@ from lrx import _checks
 from lrx.controllers._smoothing import RunningMean, add, empty_mean
 from lrx.feedback import controller
 from lrx.rates import ArrayLike, Controller
+from lrx.states import shows
 from lrx.transformations import factory
 
 
+@shows("scale", "decrease", "error", "integral", "derivative", "previous_value")
 class PidState(NamedTuple):
     """State of `pid`."""
 

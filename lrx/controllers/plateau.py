@@ -14,9 +14,11 @@ import optax
 from lrx import _checks
 from lrx.feedback import controller
 from lrx.rates import ArrayLike, Controller
+from lrx.states import shows
 from lrx.transformations import factory
 
 
+@shows("scale", "best_value", "plateau_count", "cooldown_count", "sum_value", "value_count")
 class ReduceOnPlateauState(NamedTuple):
     """State of `reduce_on_plateau`."""
 

@@ -15,6 +15,7 @@ from lrx import _checks
 from lrx.controllers._smoothing import RunningMean, add, empty_mean
 from lrx.feedback import controller
 from lrx.rates import ArrayLike, Controller
+from lrx.states import shows
 from lrx.transformations import factory
 
 FIRST_LOSSES = 20  # in which only the level and the noise of the loss are learned
@@ -25,6 +26,17 @@ MEMORY = 0.98  # of the noise's estimate: of some fifty losses
 WEAKENING = 0.5  # of the growth, at each cut: the search settles
 
 
+@shows(
+    "scale",
+    "log_growth",
+    "relative_change",
+    "noise",
+    "fallen",
+    "first_value",
+    "lowest_mean",
+    "seen_count",
+    "rest_count",
+)
 class RelativeAdaptationState(NamedTuple):
     """State of `relative_adaptation`."""
 

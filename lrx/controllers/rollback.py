@@ -17,13 +17,14 @@ from lrx._leaves import copies, leafwise, require_params, total
 from lrx.controllers._smoothing import RunningMean, add, empty_mean
 from lrx.feedback import no_observation, receive
 from lrx.rates import ArrayLike
-from lrx.reading import scale_learning_rate
-from lrx.states import Observation, RateState, Snapshot
+from lrx.reading import scale_learning_rate, scale_rates
+from lrx.states import Observation, RateState, Snapshot, shows
 from lrx.transformations import factory
 
 SMOOTHING = 0.9  # of the loss that a loss is compared with: of some ten minibatches
 
 
+@shows("stopped", "rolled_back", "rollbacks", "scale", "first_value", "lowest_mean")
 class RollbackState(NamedTuple):
     """State of `rollback_on_divergence`."""
 
@@ -37,6 +38,10 @@ class RollbackState(NamedTuple):
     observation: Observation | tuple[()]
     snapshot: Snapshot  # the parameters while things were well, and the state of `tx` with which to go on from them
     inner: Any  # the state of `tx`
+
+    def stops(self) -> jax.Array:
+        """Say whether the run is over."""
+        return self.stopped
 
 
 @factory
@@ -145,7 +150,7 @@ def rollback_on_divergence(
 
         lowered = jnp.where(back & ~over, jnp.asarray(factor, jnp.float32), 1.0)
         kept = _select(well, Snapshot(params, state.inner), state.snapshot)
-        kept = kept._replace(inner=_scaled(kept.inner, lowered))
+        kept = kept._replace(inner=scale_rates(kept.inner, lowered))
         held = _select(over, _halted(kept.inner), kept.inner)
         # Where the caller adds updates, and does not select: what leads to the parameters that were kept.
         difference, *_ = leafwise(lambda _, old, new: (old - new, old, new), candidate, kept.params, params)
@@ -227,16 +232,12 @@ def _select(condition: jax.Array, yes: Any, no: Any) -> Any:
     return jax.tree.map(functools.partial(jnp.where, condition), yes, no)
 
 
-def _scaled(state: Any, factor: jax.Array) -> Any:
-    return scale_learning_rate(state, factor) if jax.tree.leaves(state) else state
-
-
 def _halted(state: Any) -> Any:
     """The state with all rates at 0, also those on show."""
 
     def halt(node: Any) -> Any:
         if not isinstance(node, RateState):
             return node
-        return node._replace(rate=jnp.zeros_like(node.rate), scale=jnp.zeros_like(node.scale))
+        return node._replace(learning_rate=jnp.zeros_like(node.learning_rate), scale=jnp.zeros_like(node.scale))
 
-    return jax.tree.map(halt, _scaled(state, jnp.zeros([])), is_leaf=lambda node: isinstance(node, RateState))
+    return jax.tree.map(halt, scale_rates(state, jnp.zeros([])), is_leaf=lambda node: isinstance(node, RateState))

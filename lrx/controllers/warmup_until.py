@@ -14,10 +14,11 @@ import jax.numpy as jnp
 from lrx import _checks
 from lrx.feedback import no_observation, receive
 from lrx.rates import ArrayLike, Core, Feedback, Rate, as_rate
-from lrx.states import Observation, RateState
+from lrx.states import Observation, RateState, shows
 from lrx.transformations import factory
 
 
+@shows("triggered")
 class WarmupUntilState(NamedTuple):
     """State of `warmup_until`."""
 

@@ -12,9 +12,11 @@ from lrx import _checks
 from lrx._leaves import leafwise, zeros_like
 from lrx.feedback import check_loss
 from lrx.rates import ArrayLike
+from lrx.states import shows
 from lrx.transformations import factory
 
 
+@shows("gathered", "value")
 class AccumulationState(NamedTuple):
     """State of `accumulate`."""
 

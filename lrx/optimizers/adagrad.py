@@ -11,9 +11,11 @@ import optax
 from lrx import _checks
 from lrx._leaves import divided_by_root, leafwise, zeros_like
 from lrx.rates import ArrayLike, Rate, as_rate
+from lrx.states import shows
 from lrx.transformations import factory
 
 
+@shows()
 class AdagradState(NamedTuple):
     """State of `scale_by_adagrad`."""
 

@@ -13,9 +13,11 @@ import optax
 from lrx import _checks
 from lrx._leaves import leafwise, quotient, zeros_like
 from lrx.rates import ArrayLike, Rate, Schedule, as_rate, as_setting
+from lrx.states import shows
 from lrx.transformations import factory
 
 
+@shows("b1", "b2", "first_weight", "second_weight")
 class AdamState(NamedTuple):
     """State of `scale_by_adam`."""
 

@@ -14,10 +14,11 @@ from lrx import _checks
 from lrx._leaves import is_placeholder, is_tree_of, leafwise, named_leaves, require_params, spread, wide
 from lrx.optimizers.adam import AdamState, moments
 from lrx.rates import ArrayLike, Rate, Schedule, as_rate, as_setting
-from lrx.states import RateState
+from lrx.states import RateState, shows
 from lrx.transformations import factory
 
 
+@shows("weight_decay")
 class AdamwState(NamedTuple):
     """State of `adamw`."""
 

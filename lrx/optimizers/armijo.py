@@ -11,9 +11,11 @@ from lrx import _checks
 from lrx._leaves import descend, require_params, total, wide
 from lrx.feedback import check_loss
 from lrx.rates import ArrayLike, Core, Feedback, Rate
+from lrx.states import shows
 from lrx.transformations import factory
 
 
+@shows("rate", "evaluations", "accepted")
 class ArmijoState(NamedTuple):
     """What `armijo` keeps."""
 

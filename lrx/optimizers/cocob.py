@@ -23,10 +23,11 @@ from lrx._leaves import (
     zeros_like,
 )
 from lrx.rates import ArrayLike
-from lrx.states import ComputedRate
+from lrx.states import ComputedRate, shows
 from lrx.transformations import factory
 
 
+@shows()
 class CocobState(NamedTuple):
     """State of `cocob`."""
 
@@ -83,7 +84,7 @@ def cocob(*, alpha: ArrayLike = 100.0, eps: ArrayLike = 1e-8) -> optax.GradientT
     def init(params: Any) -> CocobState:
         largest = jax.tree.map(lambda zero: zero + jnp.asarray(eps, zero.dtype), zeros_like(params, wide=True))
         magnitudes, reward, theta = (zeros_like(params, wide=True) for _ in range(3))
-        rate = ComputedRate(jnp.zeros([], jnp.float32))
+        rate = ComputedRate(jnp.zeros([], jnp.int32), jnp.zeros([], jnp.float32))
         return CocobState(copies(params), largest, magnitudes, reward, theta, rate)
 
     def update(updates: Any, state: CocobState, params: Any = None, **extra_args: Any) -> tuple[Any, CocobState]:
@@ -115,7 +116,8 @@ def cocob(*, alpha: ArrayLike = 100.0, eps: ArrayLike = 1e-8) -> optax.GradientT
         trees = {"w": params, "w1": state.initial_params}
         bets, *after = leafwise(bet, updates, *memories, trees=trees)
         gradient = jnp.sqrt(total(jnp.square, updates))
-        rate = ComputedRate(measured(quotient(jnp.sqrt(plus(lengths)), gradient, 0.0), state.rate.rate))
+        applied = measured(quotient(jnp.sqrt(plus(lengths)), gradient, 0.0), state.rate.learning_rate)
+        rate = ComputedRate(optax.safe_increment(state.rate.count), applied)
         return bets, CocobState(copies(state.initial_params), after[0], after[1], after[2], after[3], rate)
 
     return optax.GradientTransformationExtraArgs(init, update)

@@ -16,10 +16,11 @@ from lrx import _checks
 from lrx._leaves import leafwise, measured, plus, quotient, require_params, sum_of_finite, wide, zeros_like
 from lrx.optimizers.adam import one_minus_power
 from lrx.rates import ArrayLike, Rate, as_rate
-from lrx.states import RateState
+from lrx.states import RateState, shows
 from lrx.transformations import factory
 
 
+@shows("distance", "numerator")
 class DAdaptationState(NamedTuple):
     """State of `d_adaptation`."""
 
@@ -104,7 +105,7 @@ def d_adaptation(
     def init(params: Any) -> DAdaptationState:
         m, v, s = (zeros_like(params, wide=True) for _ in range(3))
         first = rate.init_rate(params)
-        shown = first._replace(rate=first.rate * jnp.asarray(d0, jnp.float32))
+        shown = first.show(first.learning_rate * jnp.asarray(d0, jnp.float32))
         return DAdaptationState(jnp.array(d0, jnp.float32), jnp.zeros([], jnp.float32), m, v, s, shown)
 
     def update(
@@ -143,9 +144,7 @@ def d_adaptation(
         if growth_rate is not None:
             estimate = jnp.minimum(estimate, state.distance * growth_rate)
         distance = measured(jnp.maximum(state.distance, estimate), state.distance)
-        return updates, DAdaptationState(
-            distance, numerator, after[0], after[1], after[2], rate_state._replace(rate=jnp.array(alpha))
-        )
+        return updates, DAdaptationState(distance, numerator, after[0], after[1], after[2], rate_state.show(alpha))
 
     return optax.GradientTransformationExtraArgs(init, update)
 

@@ -12,10 +12,11 @@ import optax
 from lrx import _checks
 from lrx._leaves import copies, evaluate, leafwise, measured, real, require_params, total, wide, zeros_like
 from lrx.rates import ArrayLike, Rate, as_rate
-from lrx.states import RateState
+from lrx.states import RateState, shows
 from lrx.transformations import factory
 
 
+@shows("exponent")
 class DogState(NamedTuple):
     """State of `dog`."""
 
@@ -151,7 +152,7 @@ def dog(
             jnp.array(state.exponent),
             copies(state.initial_params),
             average,
-            rate_state._replace(rate=jnp.array(shown, jnp.float32)),
+            rate_state.show(shown),
         )
 
     return optax.GradientTransformationExtraArgs(init, update)

@@ -11,10 +11,11 @@ import optax
 from lrx import _checks
 from lrx._leaves import copies, leafwise, measured, require_params, total
 from lrx.rates import ArrayLike, Rate, as_rate
-from lrx.states import RateState
+from lrx.states import RateState, shows
 from lrx.transformations import factory
 
 
+@shows("squared_distance", "weighted_squares")
 class DowgState(NamedTuple):
     """State of `dowg`."""
 
@@ -80,6 +81,6 @@ def dowg(
             return (-alpha * eta * g,)
 
         (scaled,) = leafwise(step, updates, rate=gamma, extra_args=extra_args)
-        return scaled, DowgState(squared, squares, copies(state.initial_params), rate_state._replace(rate=gamma * eta))
+        return scaled, DowgState(squared, squares, copies(state.initial_params), rate_state.show(gamma * eta))
 
     return optax.GradientTransformationExtraArgs(init, update)

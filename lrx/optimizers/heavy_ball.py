@@ -11,10 +11,11 @@ import optax
 from lrx import _checks
 from lrx._leaves import leafwise, zeros_like
 from lrx.rates import ArrayLike, Rate, Schedule, as_rate, as_setting
-from lrx.states import RateState
+from lrx.states import RateState, shows
 from lrx.transformations import factory
 
 
+@shows("momentum")
 class HeavyBallState(NamedTuple):
     """State of `heavy_ball`."""
 

@@ -12,10 +12,11 @@ from lrx import _checks
 from lrx._leaves import leafwise, measured, total, zeros_like
 from lrx.optimizers.adam import AdamState, moments
 from lrx.rates import ArrayLike, Rate, as_rate
-from lrx.states import RateState
+from lrx.states import RateState, shows
 from lrx.transformations import factory
 
 
+@shows("shift", "hypergradient")
 class HypergradientState(NamedTuple):
     """State of `hypergradient_sgd` and `hypergradient_adam`."""
 
@@ -181,6 +182,6 @@ def _hypergradient(
             return -alpha * u, u
 
         scaled, _ = leafwise(step, updates, direction, rate=alpha, extra_args=extra_args)
-        return scaled, HypergradientState(shift, h, direction, memory, rate_state._replace(rate=jnp.array(alpha)))
+        return scaled, HypergradientState(shift, h, direction, memory, rate_state.show(alpha))
 
     return optax.GradientTransformationExtraArgs(init, update)

@@ -13,12 +13,13 @@ import optax
 from lrx import _checks
 from lrx._leaves import bounded, copies, leafwise, measured, require_params, total, wide, zeros_like
 from lrx.rates import ArrayLike
-from lrx.states import FactorState
+from lrx.states import FactorState, shows
 from lrx.transformations import factory
 
 BETAS = tuple(1 - 0.1**i for i in range(1, 7))
 
 
+@shows()
 class MechanicMemory(NamedTuple):
     """What the tuners of `mechanic` keep, one for each beta."""
 
@@ -28,6 +29,7 @@ class MechanicMemory(NamedTuple):
     squares: jax.Array  # (n,) float32: v, the decaying sum of h^2
 
 
+@shows()
 class MechanicState(NamedTuple):
     """State of `mechanic`."""
 
@@ -101,14 +103,15 @@ def mechanic(
 
     def init(params: Any) -> MechanicState:
         zeros = [jnp.zeros(beta.shape, jnp.float32) for _ in range(4)]
-        tuner = FactorState(jnp.zeros([], jnp.int32), jnp.zeros([], jnp.float32), (MechanicMemory(*zeros),))
+        count = jnp.zeros([], jnp.int32)
+        tuner = FactorState(count, jnp.array(count), jnp.zeros([], jnp.float32), (MechanicMemory(*zeros),))
         return MechanicState(copies(params), zeros_like(params, wide=True), tuner, base.init(params))
 
     def update(updates: Any, state: MechanicState, params: Any = None, **extra_args: Any) -> tuple[Any, MechanicState]:
         require_params("mechanic", params, updates, "from whose start it goes")
         # In full width: what the base optimizer rounds would add up in the displacement.
         base_updates, inner = base.update(jax.tree.map(wide, updates), state.inner, params, **extra_args)
-        (memory,), scale = state.tuner.memories, state.tuner.factor
+        (memory,), scale = state.tuner.memories, state.tuner.latest
         gradient_norm = jnp.sqrt(total(jnp.square, updates))
         norm = jnp.sqrt(total(lambda _, x: jnp.square(x), updates, params))
         pull = jnp.asarray(weight_decay, jnp.float32) * scale * gradient_norm / (norm + eps)
@@ -131,7 +134,8 @@ def mechanic(
 
         trees = {"u": base_updates, "x": params, "x0": state.initial_params}
         moved, displacement = leafwise(step, updates, state.displacement, trees=trees)
-        tuner = FactorState(optax.safe_increment(state.tuner.count), jnp.array(following), (tuned,))
+        count = optax.safe_increment(state.tuner.count)
+        tuner = FactorState(count, jnp.array(count), jnp.array(following), (tuned,))
         return moved, MechanicState(copies(state.initial_params), displacement, tuner, inner)
 
     return optax.GradientTransformationExtraArgs(init, update)

@@ -13,10 +13,11 @@ from lrx._leaves import leafwise, require_params, total, wide, zeros_like
 from lrx.feedback import no_observation, receive
 from lrx.optimizers.adam import one_minus_power
 from lrx.rates import ArrayLike, Rate, as_rate
-from lrx.states import Observation, RateState
+from lrx.states import Observation, RateState, shows
 from lrx.transformations import factory
 
 
+@shows("mean_value", "mean_product", "lower_bound")
 class MomoState(NamedTuple):
     """State of `momo` and `momo_adam`."""
 
@@ -239,7 +240,7 @@ def _momo(
             observation,
             mean_gradient,
             second_moment,
-            rate_state._replace(rate=complete * tau),
+            rate_state.show(complete * tau),
         )
 
     return optax.GradientTransformationExtraArgs(init, update)

@@ -11,9 +11,11 @@ from lrx import _checks
 from lrx._leaves import quotient, total
 from lrx.feedback import feedback_core
 from lrx.rates import ArrayLike, Feedback, Rate
+from lrx.states import shows
 from lrx.transformations import factory
 
 
+@shows("rate", "squared_norm")
 class PolyakState(NamedTuple):
     """What `polyak` keeps."""
 

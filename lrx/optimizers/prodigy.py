@@ -12,10 +12,11 @@ from lrx import _checks
 from lrx._leaves import copies, leafwise, measured, plus, quotient, require_params, sum_of_finite, wide, zeros_like
 from lrx.optimizers.d_adaptation import corrections
 from lrx.rates import ArrayLike, Rate, as_rate
-from lrx.states import RateState
+from lrx.states import RateState, shows
 from lrx.transformations import factory
 
 
+@shows("distance", "largest_distance", "numerator")
 class ProdigyState(NamedTuple):
     """State of `prodigy`."""
 
@@ -119,7 +120,7 @@ def prodigy(
             first_moment=zeros_like(params, wide=True),
             second_moment=zeros_like(params, wide=True),
             weighted_sum=zeros_like(params, wide=True),
-            rate=first._replace(rate=first.rate * jnp.asarray(d0, jnp.float32)),
+            rate=first.show(first.learning_rate * jnp.asarray(d0, jnp.float32)),
         )
 
     def update(updates: Any, state: ProdigyState, params: Any = None, **extra_args: Any) -> tuple[Any, ProdigyState]:
@@ -166,7 +167,7 @@ def prodigy(
             after[0],
             after[1],
             after[2],
-            rate_state._replace(rate=jnp.array(alpha)),
+            rate_state.show(alpha),
         )
 
     return optax.GradientTransformationExtraArgs(init, update)

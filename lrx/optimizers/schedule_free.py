@@ -13,10 +13,11 @@ from lrx import _checks
 from lrx._leaves import copies, leafwise, quotient, require_params, wide, zeros_like
 from lrx.optimizers.adam import one_minus_power
 from lrx.rates import ArrayLike, Rate, as_rate
-from lrx.states import RateState
+from lrx.states import RateState, shows
 from lrx.transformations import factory
 
 
+@shows("interpolation", "largest_rate", "weight_sum")
 class ScheduleFreeState(NamedTuple):
     """State of `schedule_free_sgd` and `schedule_free_adamw`."""
 

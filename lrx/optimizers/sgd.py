@@ -11,9 +11,11 @@ import optax
 from lrx import _checks
 from lrx._leaves import leafwise, zeros_like
 from lrx.rates import ArrayLike, Rate, Schedule, as_rate, as_setting
+from lrx.states import shows
 from lrx.transformations import factory
 
 
+@shows("momentum")
 class MomentumState(NamedTuple):
     """State of `scale_by_momentum`."""
 
