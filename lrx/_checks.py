@@ -39,9 +39,11 @@ def _numbers(name: str, value: Any) -> np.ndarray:
     return numbers.astype(np.float64)
 
 
-def _require(name: str, value: Any, holds: Callable[[np.ndarray], Any], rule: str, hint: str) -> None:
+def _require(
+    name: str, value: Any, holds: Callable[[np.ndarray], Any], rule: str, hint: str, *, scalar: bool = True
+) -> None:
     numbers = _numbers(name, value) if is_concrete(value) else None
-    if np.ndim(value) != 0:
+    if scalar and np.ndim(value) != 0:
         raise ValueError(
             f"{name} must be a scalar, got {name} of shape {np.shape(value)}: for several at once put jax.vmap around "
             "the function that uses one, for one each of several groups use optax.partition."
@@ -62,6 +64,12 @@ def finite(name: str, value: Any, hint: str = "") -> None:
 def non_negative(name: str, value: Any, hint: str = "") -> None:
     """Require a finite value >= 0."""
     _require(name, value, lambda x: x >= 0, "a finite number >= 0", hint)
+
+
+def non_negative_array(name: str, value: Any, hint: str = "") -> None:
+    """Require finite values >= 0, in an array of any shape."""
+    rule = "an array of finite numbers >= 0" if np.ndim(value) else "a finite number >= 0"
+    _require(name, value, lambda x: x >= 0, rule, hint, scalar=False)
 
 
 def positive(name: str, value: Any, hint: str = "") -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
-from collections.abc import Callable, Hashable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from typing import Any
 
 import jax
@@ -24,6 +24,7 @@ from lrx._leaves import (
     scale_leaf,
     spread,
     written,
+    zeros_like,
 )
 from lrx.rates import ArrayLike, Controller, Rate, Schedule, as_schedule
 from lrx.states import GroupState
@@ -43,26 +44,33 @@ def group_rates(
     In group i the rate is `alpha_t m_i`, wherever the method has it: within the velocity of `heavy_ball` and
     `nesterov`, with `adamw` on the weight decay too. Where `tx` holds no lrx rate its finished updates are multiplied.
     All leaves go through `tx` once, as without groups; `optax.partition`, which is for different *methods*, goes
-    through once for each. A factor of 0 freezes a group. Layer-wise decay in one line, for layers named "layer_0" to
-    "layer_11":
+    through once for each. Layer-wise decay in one line, for layers named "layer_0" to "layer_11":
 
         group_rates(tx, lambda path, leaf: int(path.split("/")[0][6:]), lambda depth: 0.8 ** (11 - depth))
+
+    For layers that are stacked in one array give the group a factor that broadcasts against it,
+    `(0.8 ** jnp.arange(11, -1, -1.0))[:, None, None]`.
+
+    A factor of 0 freezes a group and takes it out of every statistic of all parameters, as the distance in `dog`. If it
+    is 0 as a number, `tx` does not see the group at all: it keeps no moments for it, as with `optax.set_to_zero`, and
+    shows no rate. A traced number or a schedule may be 0 at times: then the moments go on meanwhile.
 
     Args:
       tx: the transformation whose rate is multiplied.
       labels: a tree of labels (the parameters' tree, or a prefix of it), or a function of a leaf's path and of the
         leaf, to its label. The path is "layer_0/kernel" for dicts, Equinox modules and flax's states alike, in `init`
         and in `update`; trees are compared by such paths, and a module of labels is a tree though it can be called.
-      factors: `{label: m}` or a function from a label to m; m >= 0, dimensionless: a float or a `Schedule`; may be
-        traced.
+      factors: `{label: m}` or a function from a label to m; m >= 0, dimensionless: a float, a `Schedule`, or an array
+        that broadcasts against each leaf of the group; may be traced.
 
     Returns:
       A transformation whose updates are added to the parameters. `update` needs what `tx` needs. `learning_rates` shows
-      every group's rate.
+      the rate of every group that is not frozen; for an array of factors, the largest.
 
     Raises:
-      ValueError: if a factor is negative or not finite, a label has no factor, a factor no leaf, or the labels' tree
-        does not fit.
+      ValueError: if a factor is negative, not finite or of a shape that does not fit, a label has no factor, a factor
+        no leaf, or the labels' tree does not fit; in `update`, if the state was made with a factor of 0 that is another
+        now, or the other way round.
       TypeError: if `tx` is no gradient transformation, or `factors` is neither a mapping nor a function.
 
     Source:
@@ -80,7 +88,8 @@ def group_rates(
     _checks.transformation(tx)
     if not isinstance(factors, Mapping) and not callable(factors):
         raise TypeError(f"factors must be a dict or a function of the label, got factors={factors!r}.")
-    if is_tree_of(labels, LABELS) and not jax.tree.leaves(labels):
+    by_tree = is_tree_of(labels, LABELS)
+    if by_tree and not jax.tree.leaves(labels):
         raise TypeError(f"labels must be a tree of labels or a function of path and leaf, got labels={labels!r}.")
     inner = optax.with_extra_args_support(tx)
     reached: dict[Any, frozenset[Path]] = {}  # by the structure of an update
@@ -95,28 +104,36 @@ def group_rates(
     known = {label: _factor(label, factor) for label, factor in factors.items()} if isinstance(factors, Mapping) else {}
 
     def labels_of(tree: Any) -> dict[Path, Any]:
-        if is_tree_of(labels, LABELS):
+        if by_tree:
             return spread("labels", labels, tree)
         return {path: labels(written(path), leaf) for path, leaf in named_leaves(tree)}
 
-    def at(count: jax.Array, found: Iterable[Any]) -> dict[Any, jax.Array]:
-        return {label: _value_at(factor_of(label), count) for label in sorted(found, key=str)}
+    def factors_of(by_path: dict[Path, Any], tree: Any) -> dict[Any, ArrayLike | Schedule]:
+        """The factors of the groups that are there, each checked against the leaves of its group."""
+        found = {label: factor_of(label) for label in sorted(set(by_path.values()), key=str)}
+        for path, leaf in named_leaves(tree):
+            _check_shape(by_path[path], found[by_path[path]], path, jnp.shape(leaf))
+        return found
 
     def init(params: Any) -> GroupState:
         count = jnp.zeros([], jnp.int32)
         if is_placeholder(params):
             # Which groups there are is said by parameters only: one entry stands for all of them.
             return GroupState(count, jnp.zeros([], jnp.float32), inner.init(params))  # type: ignore[arg-type]
-        found = set(labels_of(params).values())
+        by_path = labels_of(params)
+        found = factors_of(by_path, params)
         if isinstance(factors, Mapping):
             unused = [label for label in factors if label not in found]
             # Within a mask the other groups' leaves are hidden.
             if unused and not hides_leaves(params) and found:
                 raise ValueError(
-                    f"factors must belong to a leaf each, got no leaf labelled {unused}: {found} are there."
+                    f"factors must belong to a leaf each, got no leaf labelled {unused}: {[*found]} are there."
                 )
-        shown = {str(label): jnp.array(factor) for label, factor in at(count, found).items()}
-        return GroupState(count, shown, inner.init(params))
+        frozen = {path for path, label in by_path.items() if _freezes(found[label])}
+        shown = {
+            str(label): _shown(_value_at(factor, count)) for label, factor in found.items() if not _freezes(factor)
+        }
+        return GroupState(count, shown, inner.init(_hide(params, frozen)))
 
     def leaves_reached(
         updates: Any, state: Any, params: Any, extra_args: dict[str, Any], carried: LeafFactors
@@ -133,18 +150,34 @@ def group_rates(
     def update(updates: Any, state: GroupState, params: Any = None, **extra_args: Any) -> tuple[Any, GroupState]:
         outer = extra_args.pop("leaf_factors", None)
         by_path = labels_of(updates)
-        current = at(state.count, set(by_path.values()))
-        own = LeafFactors.of(by_path, current)
-        carried = own.times(outer)
-        within = leaves_reached(updates, state.inner, params, extra_args, carried)
-        updates, inner_state = inner.update(updates, state.inner, params, **extra_args, leaf_factors=carried)
+        found = factors_of(by_path, updates)
+        for label, factor in found.items():
+            if _freezes(factor) == (str(label) in state.factors):
+                raise ValueError(
+                    f"factors[{label!r}] must be 0 for as long as a state lives or never, got {factor!r}: a state that "
+                    "was made with 0 keeps no statistics of the group. Make a new state, or give a factor that is 0 at "
+                    "times as a schedule or as a traced number."
+                )
+        frozen = {path for path, label in by_path.items() if _freezes(found[label])}
+        current = {label: _value_at(factor, state.count) for label, factor in found.items() if not _freezes(factor)}
+        moving = {path: label for path, label in by_path.items() if path not in frozen}
+        carried = LeafFactors.of(moving, current).times(outer)
+        inner_args = _hide_in(extra_args, updates, params, frozen)
+        unmoved = frozen
+        if frozen and any(path not in by_path for path, _ in named_leaves(params)):  # no gradient this time
+            unmoved = {path for path, label in labels_of(params).items() if _freezes(factor_of(label))}
+        given = _hide(updates, frozen), state.inner, _hide(params, unmoved)
+        within = leaves_reached(*given, inner_args, carried)
+        moved, inner_state = inner.update(*given, **inner_args, leaf_factors=carried)
         # Where no rate takes the factor, the finished update is multiplied; what lies around this does so itself.
-        leaves = [
-            leaf if path in within else scale_leaf(leaf, current[by_path[path]]) for path, leaf in named_leaves(updates)
-        ]
-        updates = jax.tree.unflatten(jax.tree.structure(updates), leaves)
+        leaves = {
+            path: leaf if path in within else scale_leaf(leaf, current[moving[path]])
+            for path, leaf in named_leaves(moved)
+        }
         # A group whose leaves have no gradient this time keeps its place.
-        shown = dict(state.factors) | {str(label): jnp.array(factor) for label, factor in current.items()}
+        shown = dict(state.factors) | {str(label): _shown(factor) for label, factor in current.items()}
+        moved = [leaves[path] if path in leaves else zeros_like(leaf) for path, leaf in named_leaves(updates)]
+        updates = jax.tree.unflatten(jax.tree.structure(updates), moved)
         return updates, GroupState(optax.safe_increment(state.count), shown, inner_state)
 
     return optax.GradientTransformationExtraArgs(init, update)
@@ -160,9 +193,62 @@ def _factor(label: Any, factor: Any) -> ArrayLike | Schedule:
         )
     if callable(factor):
         return as_schedule(factor, name=name)
-    _checks.non_negative(name, factor)
+    _checks.non_negative_array(name, factor, "a negative factor would ascend")
     return factor
 
 
 def _value_at(factor: ArrayLike | Schedule, count: jax.Array) -> jax.Array:
     return jnp.asarray(factor.function(count) if isinstance(factor, Schedule) else factor, jnp.float32)
+
+
+def _shown(factor: jax.Array) -> jax.Array:
+    return jnp.array(jnp.max(factor))
+
+
+def _freezes(factor: ArrayLike | Schedule) -> bool:
+    """Whether a factor is known to be 0, everywhere and for good."""
+    largest = factor.peak if isinstance(factor, Schedule) else factor
+    return largest is not None and _checks.is_concrete(largest) and not np.any(np.asarray(largest))
+
+
+def _check_shape(label: Any, factor: ArrayLike | Schedule, path: Path, shape: tuple[int, ...]) -> None:
+    own = () if isinstance(factor, Schedule) else jnp.shape(factor)
+    try:
+        fits = own == () or np.broadcast_shapes(own, shape) == shape
+    except ValueError:
+        fits = False
+    if not fits:
+        raise ValueError(
+            f"factors[{label!r}] must broadcast against each leaf of its group, got shape {own} for {written(path)!r} "
+            f"of shape {shape}: for one factor for each of n layers that are stacked along the first axis, give shape "
+            f"{(shape[0], *(1 for _ in shape[1:])) if shape else ()}."
+        )
+
+
+def _hide(tree: Any, paths: set[Path]) -> Any:
+    """Put an empty node in the place of leaves, as `optax.masked` does."""
+    if not paths or tree is None:
+        return tree
+    leaves = [optax.MaskedNode() if path in paths else leaf for path, leaf in named_leaves(tree)]
+    return jax.tree.unflatten(jax.tree.structure(tree), leaves)
+
+
+def _hide_in(extra_args: dict[str, Any], updates: Any, params: Any, paths: set[Path]) -> dict[str, Any]:
+    """Hide leaves in trees that are shaped as the updates, and show a loss function the parameters as they are."""
+    if not paths:
+        return extra_args
+    shapes = [jax.tree.structure(tree) for tree in (updates, params)]
+    shapes = [shape for shape in shapes if not jax.tree_util.treedef_is_leaf(shape)]  # a loss is a single leaf too
+
+    def hidden(name: str, value: Any) -> Any:
+        if name == "value_fn" and callable(value) and params is not None:
+
+            def value_fn(trial: Any, *args: Any, **kwargs: Any) -> Any:
+                moved = dict(named_leaves(trial))
+                leaves = [moved.get(path, leaf) for path, leaf in named_leaves(params)]
+                return value(jax.tree.unflatten(jax.tree.structure(params), leaves), *args, **kwargs)
+
+            return value_fn
+        return _hide(value, paths) if jax.tree.structure(value) in shapes else value
+
+    return {name: hidden(name, value) for name, value in extra_args.items()}

@@ -316,3 +316,115 @@ def test_what_is_made_within_a_compiled_function_is_used_outside():
     for tx in made:
         updates, _ = tx.update(PARAMS, tx.init(PARAMS))
         np.testing.assert_allclose(updates["head"], -0.1 * PARAMS["head"], rtol=1e-6)
+
+
+FROZEN = {"slow": 0.0, "fast": 2.0}
+
+
+def size(tree):
+    return sum(leaf.size for leaf in jax.tree.leaves(tree))
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_factor_of_0_keeps_nothing_for_what_it_freezes_and_moves_nothing(name):
+    tx = optax.with_extra_args_support(lrx.group_rates(METHODS[name](SCHEDULE), LABELS, FROZEN))
+    state, alone = (
+        tx.init(PARAMS),
+        METHODS[name](SCHEDULE * 2.0).init({"body": optax.MaskedNode(), "head": PARAMS["head"]}),
+    )
+    assert size(state.inner) == size(alone)
+    updates, _ = jax.jit(tx.update)(jax.tree.map(lambda leaf: leaf * jnp.nan, PARAMS), state, PARAMS)
+    assert_trees_equal(updates["body"], jax.tree.map(jnp.zeros_like, PARAMS["body"]))
+    if name not in ("optax", "partition"):
+        assert set(lrx.learning_rates(state)) == {"fast"}
+
+
+@pytest.mark.parametrize("kind", trees_of_parameters())
+def test_frozen_leaves_are_hidden_in_every_kind_of_tree(kind):
+    params = trees_of_parameters()[kind]
+    tx = lrx.group_rates(lrx.adamw(0.1), lambda path, leaf: path.split("/")[0], {"lin": 0.0, "head": 1.0})
+    state = tx.init(params)
+    assert size(state.inner.adam.first_moment) == size(params) // 2
+    for _ in range(2):
+        updates, state = tx.update(params, state, params)
+    assert jax.tree.structure(updates) == jax.tree.structure(params)
+    moved = [bool(jnp.any(leaf)) for leaf in jax.tree.leaves(updates)]
+    assert sorted(moved) == [False, False, True, True]
+
+
+def test_an_nnx_optimizer_keeps_nothing_for_a_frozen_layer():
+    model = NnxNet()
+    frozen = np.asarray(model.lin.kernel[...])
+    tx = lrx.group_rates(lrx.adam(0.1), lambda path, leaf: path.split("/")[0], {"lin": 0.0, "head": 1.0})
+    optimizer = nnx.Optimizer(model, tx, wrt=nnx.Param)
+    step = nnx.jit(lambda model, optimizer, grads: optimizer.update(model, grads))
+    for _ in range(2):
+        step(model, optimizer, jax.tree.map(jnp.ones_like, nnx.state(model, nnx.Param)))
+    np.testing.assert_array_equal(model.lin.kernel[...], frozen)
+    np.testing.assert_allclose(lrx.learning_rate(optimizer), 0.1, rtol=1e-6)
+
+
+def test_what_searches_along_a_line_evaluates_the_loss_with_the_frozen_parameters():
+    def loss(params):
+        return jnp.sum((params["head"] - params["body"]["b"]) ** 2) + 0 * jnp.sum(params["body"]["w"])
+
+    tx = lrx.group_rates(lrx.armijo(c=0.5), LABELS, {"slow": 0.0, "fast": 1.0})
+    value, gradients = jax.value_and_grad(loss)(PARAMS)
+    updates, state = tx.update(gradients, tx.init(PARAMS), PARAMS, value=value, value_fn=loss, grad=gradients)
+    np.testing.assert_allclose(lrx.learning_rate(state), 0.5, rtol=0.1)
+    assert loss(optax.apply_updates(PARAMS, updates)) < 0.1 * value
+
+
+@pytest.mark.parametrize(("before", "after"), [(0.0, 1.0), (1.0, 0.0)])
+def test_a_state_that_was_made_with_or_without_a_group_stays_so(before, after):
+    def grouped(factor):
+        return lrx.group_rates(lrx.adam(0.1), LABELS, {"slow": factor, "fast": 1.0})
+
+    state = grouped(before).init(PARAMS)
+    with pytest.raises(ValueError, match=r"^factors\['slow'\] must be 0 for as long as a state lives or never, got"):
+        grouped(after).update(PARAMS, state, PARAMS)
+    grouped(lrx.constant(before)).update(PARAMS, state, PARAMS)
+
+
+def test_a_frozen_leaf_may_have_no_gradient():
+    tx = lrx.group_rates(lrx.dog(), LABELS, FROZEN)
+    state = tx.init(PARAMS)
+    for gradients in (PARAMS, {"body": {"w": None, "b": PARAMS["body"]["b"]}, "head": PARAMS["head"]}):
+        updates, state = tx.update(gradients, state, PARAMS)
+        assert jax.tree.structure(updates) == jax.tree.structure(gradients)
+
+
+ELEMENTWISE = sorted(set(METHODS) - {"masked", "partition"})  # whose masks name other leaves
+
+
+@pytest.mark.parametrize("name", ELEMENTWISE)
+def test_a_factor_for_each_layer_of_a_stack_is_that_of_the_layer_alone(name):
+    factors = {"first": 0.0, "second": 0.5, "third": 2.0}
+    params = dict(zip(factors, gradient_stream({"w": jnp.zeros((2, 2))}, 3), strict=True))
+    stream = gradient_stream(params, 4)
+
+    def stack(tree):
+        return {"layers": jnp.stack([leaf["w"] for leaf in tree.values()])}
+
+    each, _, _ = run(lrx.group_rates(METHODS[name](SCHEDULE), {name: name for name in params}, factors), params, stream)
+    column = jnp.asarray(list(factors.values())).reshape(3, 1, 1)
+    together = lrx.group_rates(METHODS[name](SCHEDULE), {"layers": "all"}, {"all": column})
+    rows, state, _ = run(together, stack(params), [stack(gradients) for gradients in stream])
+    for row, expected in zip(rows, each, strict=True):
+        assert_trees_close(row, stack(expected), rtol=1e-5, atol=1e-6)
+    if name != "optax":
+        assert lrx.learning_rate(state).shape == ()
+
+
+def test_the_rate_shown_for_an_array_of_factors_is_the_largest():
+    tx = lrx.group_rates(lrx.sgd(0.1), {"w": "rows"}, {"rows": jnp.asarray([[0.5], [2.0]])})
+    state = tx.init({"w": jnp.ones((2, 3))})
+    np.testing.assert_allclose(lrx.learning_rate(state), 0.2, rtol=1e-6)
+
+
+def test_factors_within_a_leaf_must_broadcast_against_it():
+    tx = lrx.group_rates(lrx.sgd(0.1), {"w": "rows"}, {"rows": jnp.ones(2)})
+    with pytest.raises(ValueError, match=r"^factors\['rows'\] must broadcast against each leaf .* give shape \(2, 1\)"):
+        tx.init({"w": jnp.ones((2, 3))})
+    with pytest.raises(ValueError, match=r"^factors\['rows'\] must be an array of finite numbers >= 0, got"):
+        lrx.group_rates(lrx.sgd(0.1), {"w": "rows"}, {"rows": jnp.asarray([1.0, -1.0, 1.0])})
