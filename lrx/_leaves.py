@@ -132,18 +132,84 @@ def _as_type(leaf: jax.Array, dtype: Any) -> jax.Array:
     return leaf if leaf.dtype == dtype and not leaf.weak_type else leaf.astype(dtype)
 
 
-def zeros_like(params: Any, *, wide: bool = False) -> Any:
-    """Zeros in the shape and with the sharding of the parameters, in their types or in at least float32."""
+def zeros_like(params: Any, *, wide: bool = False, dtype: Any = None) -> Any:
+    """Return zeros in the shape and with the sharding of the parameters.
 
-    def zeros(leaf: jax.Array) -> jax.Array:
+    Args:
+      params: a tree of arrays.
+      wide: in at least float32 in place of the parameters' types.
+      dtype: of the zeros for real floating-point parameters, whatever `wide` says; None leaves it to `wide`.
+    """
+    require_known_types(params)
+
+    def type_of(leaf: Any) -> Any:
+        own = jnp.result_type(leaf)
+        if dtype is not None and jnp.issubdtype(own, jnp.floating):
+            return dtype
+        return at_least_float32(own) if wide else own
+
+    return jax.tree.map(lambda leaf: _zeros(leaf, type_of), params)
+
+
+def zero_squares_like(params: Any) -> Any:
+    """Return zeros for |g|^2 of each coordinate: real, in at least float32, shaped and laid out as the parameters."""
+    require_known_types(params)
+    return jax.tree.map(lambda leaf: _zeros(leaf, lambda leaf: _real_type(jnp.result_type(leaf))), params)
+
+
+def _zeros(leaf: Any, type_of: Callable[[Any], Any]) -> jax.Array:
+    if jnp.issubdtype(jnp.result_type(leaf), jax.dtypes.extended):  # a PRNG key, which has no gradient
+        return jnp.zeros(leaf.shape, jnp.float32)
+    zero = jnp.zeros_like(leaf, dtype=type_of(leaf))
+    if _checks.is_concrete(leaf):
+        return zero
+    # Within jit a constant would be put on one device: a value that depends on the leaf is laid out as it is.
+    return jnp.where(leaf == leaf, zero, zero)
+
+
+@functools.cache
+def _real_type(dtype: Any) -> Any:
+    """The type of |g|^2 for g of a type."""
+    return jnp.finfo(dtype).dtype if jnp.issubdtype(dtype, jnp.complexfloating) else at_least_float32(dtype)
+
+
+def require_known_types(params: Any) -> None:
+    """Refuse parameters in types that are too narrow to be updated."""
+    for path, leaf in jax.tree.leaves_with_path(params):
         dtype = jnp.result_type(leaf)
-        zero = jnp.zeros_like(leaf, dtype=at_least_float32(dtype) if wide else dtype)
-        if _checks.is_concrete(leaf):
-            return zero
-        # Within jit a constant would be put on one device: a value that depends on the leaf is laid out as it is.
-        return jnp.where(leaf == leaf, zero, zero)
+        if jnp.issubdtype(dtype, jnp.floating) and jnp.finfo(dtype).bits < 16:
+            name = jax.tree_util.keystr(path, simple=True, separator="/")
+            raise ValueError(
+                f"params must be bfloat16, float16 or wider, got {dtype} at {name!r}: most updates would be rounded "
+                "away. Keep the parameters in bfloat16 or float32 and cast them within the model."
+            )
 
-    return jax.tree.map(zeros, params)
+
+def has_no_gradient(gradient: Any) -> bool:
+    """Whether a leaf of the gradients holds none: `None`, or float0, which `jax.grad` gives for integers."""
+    return gradient is None or getattr(gradient, "dtype", None) == jax.dtypes.float0
+
+
+def squared(x: jax.Array) -> jax.Array:
+    """Return |x|^2 of each coordinate, which is real."""
+    return jnp.square(x.real) + jnp.square(x.imag) if jnp.iscomplexobj(x) else jnp.square(x)
+
+
+def inner(x: jax.Array, y: jax.Array) -> jax.Array:
+    """Return the inner product of each coordinate: x y, for complex ones Re(conj(x) y), that of R^2."""
+    if jnp.iscomplexobj(x) or jnp.iscomplexobj(y):
+        return x.real * y.real + x.imag * y.imag
+    return x * y
+
+
+def root(x: jax.Array) -> jax.Array:
+    """Return the square root, whose derivative at 0 is taken as 0.
+
+    A statistic that is 0 has seen zero gradients only, and what the root divides there is 0: the product of both in a
+    derivative is 0, where infinity times 0 would be NaN.
+    """
+    zero = x == 0
+    return jnp.where(zero, 0.0, jnp.sqrt(jnp.where(zero, 1.0, x)))
 
 
 def copies(params: Any, *, wide: bool = False) -> Any:
@@ -181,12 +247,13 @@ def require_params(method: str, params: Any, updates: Any, why: str) -> None:
 def total(function: Callable[..., jax.Array], updates: Any, *trees: Any) -> jax.Array:
     """Sum `function(gradient, *leaves)` over all coordinates, in float32.
 
-    The function sees everything in at least float32. Leaves without a gradient are left out, and so are coordinates
-    whose term is not finite: one that is spoilt must not spoil all others through a statistic that they share.
+    The function sees everything in at least float32, and returns real terms. Leaves without a gradient are left out,
+    and so are coordinates whose term is not finite: one that is spoilt must not spoil all others through a statistic
+    that they share.
     """
     leaves, structure = jax.tree.flatten(updates, is_leaf=lambda leaf: leaf is None)
     columns = [structure.flatten_up_to(tree) for tree in trees]  # type: ignore[attr-defined]
-    rows = [row for row in zip(leaves, *columns, strict=True) if row[0] is not None]
+    rows = [row for row in zip(leaves, *columns, strict=True) if not has_no_gradient(row[0])]
     return plus([sum_of_finite(function(*(wide(leaf) for leaf in row))) for row in rows])
 
 
@@ -202,6 +269,8 @@ def plus(terms: list[jax.Array]) -> jax.Array:
 
 def bounded(x: jax.Array) -> jax.Array:
     """What has overflowed as the largest number of float32, so that no later difference is of two infinities."""
+    if jnp.iscomplexobj(x):
+        return jax.lax.complex(bounded(x.real), bounded(x.imag))
     return jnp.clip(x, -_checks.FLOAT32_MAX, _checks.FLOAT32_MAX)
 
 
@@ -275,6 +344,8 @@ def rates_by_leaf(rate: jax.Array, updates: Any, extra_args: Mapping[str, Any]) 
 
 def scale_leaf(leaf: jax.Array, factor: jax.Array) -> jax.Array:
     """Multiply a leaf by a scalar, in at least float32, and give it back in the leaf's own type."""
+    if has_no_gradient(leaf):
+        return leaf
     of_leaf = wide(leaf)
     return _as_type(of_leaf * _as_type(factor, of_leaf.dtype), _type_of(leaf))
 
@@ -288,7 +359,7 @@ def descend(updates: Any, rate: jax.Array, extra_args: Mapping[str, Any]) -> Any
     """Multiply a direction by minus the rate: what every rate does that closes a chain."""
     leaves, structure = jax.tree.flatten(updates, is_leaf=lambda leaf: leaf is None)
     rates = rates_by_leaf(-rate, updates, extra_args)
-    scaled = [None if leaf is None else scale_leaf(leaf, of_leaf) for leaf, of_leaf in zip(leaves, rates, strict=True)]
+    scaled = [scale_leaf(leaf, of_leaf) for leaf, of_leaf in zip(leaves, rates, strict=True)]
     return jax.tree.unflatten(structure, scaled)
 
 
@@ -303,14 +374,14 @@ def leafwise(
     """Map `function(gradient, *state leaves) -> (update, *new state leaves)` over trees, in one pass.
 
     The function sees everything in at least float32; the update comes back in the gradient's type, each state leaf in
-    its own. A gradient of `None` passes and leaves its state as it is. With `rate`, the function gets the rate of the
-    leaf as `alpha=`, which `extra_args` may have made different from others'; with `trees`, further leaves by name, as
-    they are.
+    its own. A gradient of `None` or float0 passes and leaves its state as it is. With `rate`, the function gets the
+    rate of the leaf as `alpha=`, which `extra_args` may have made different from others'; with `trees`, further leaves
+    by name, as they are.
     """
 
     def on_leaf(gradient: Any, *memory: Any, **named: Any) -> tuple[Any, ...]:
-        if gradient is None:
-            return (None, *memory)
+        if has_no_gradient(gradient):
+            return (gradient, *memory)
         results = function(wide(gradient), *(wide(leaf) for leaf in memory), **named)
         return tuple(
             _as_type(result, _type_of(leaf)) for result, leaf in zip(results, (gradient, *memory), strict=True)
@@ -332,11 +403,22 @@ def leafwise(
 
 def divided_by_root(gradient: jax.Array, square: jax.Array, eps: Any, *, eps_root: bool) -> jax.Array:
     """g / sqrt(s + eps), or g / (sqrt(s) + eps); 0 where both s and eps are 0."""
-    return quotient(gradient, jnp.sqrt(square + eps) if eps_root else jnp.sqrt(square) + eps, eps)
+    return quotient(gradient, root(square + eps) if eps_root else root(square) + eps, eps)
 
 
 def quotient(numerator: jax.Array, denominator: jax.Array, eps: Any) -> jax.Array:
-    """The quotient, and 0 where the denominator, of which eps is a part, is 0; what is not a number stays visible."""
+    """The quotient by a real number, and 0 where that, of which eps is a part, is 0; NaN stays visible.
+
+    Nothing is divided by 0 on the way, so that there is neither a NaN to be found by `jax_debug_nans` nor one in a
+    derivative.
+    """
     if _checks.is_concrete(eps) and float(eps) > 1e-30:
-        return numerator / denominator
-    return jnp.where(denominator == 0, 0.0, numerator / denominator)
+        return _divide(numerator, denominator)
+    zero = denominator == 0
+    return jnp.where(zero, 0.0, _divide(numerator, jnp.where(zero, 1.0, denominator)))
+
+
+def _divide(numerator: jax.Array, denominator: jax.Array) -> jax.Array:
+    if jnp.iscomplexobj(numerator):  # as complex numbers, the square of a small denominator would vanish
+        return jax.lax.complex(numerator.real / denominator, numerator.imag / denominator)
+    return numerator / denominator

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from lrx import _checks
-from lrx._leaves import leafwise, total, zeros_like
+from lrx._leaves import has_no_gradient, leafwise, quotient, root, squared, total, zeros_like
 from lrx.rates import ArrayLike, Controller, Core, Feedback
 from lrx.states import shows
 from lrx.transformations import factory
@@ -78,21 +78,21 @@ def cumulative_path(
         return jnp.ones([], jnp.float32), CumulativePathState(one, zero, zeros_like(params, wide=True))
 
     def update(state: CumulativePathState, seen: Feedback) -> tuple[jax.Array, CumulativePathState]:
-        size = sum(leaf.size for leaf in map(jnp.asarray, jax.tree.leaves(seen.updates)))
+        size = sum(leaf.size * (2 if jnp.iscomplexobj(leaf) else 1) for leaf in _gradients(seen.updates))
         # Of what is divided by its largest entry first, no square overflows or vanishes.
         largest = _largest(seen.updates)
-        norm = jnp.sqrt(total(lambda g: jnp.square(g / largest.astype(g.dtype)), seen.updates))
+        norm = root(total(lambda g: squared(_over(g, largest)), seen.updates))
         usable = jnp.isfinite(norm) & (norm > 0)
         share = jnp.asarray(c, jnp.float32)
 
         def step(gradient: jax.Array, path: jax.Array) -> tuple[jax.Array, jax.Array]:
-            unit = gradient / largest.astype(gradient.dtype) / norm.astype(gradient.dtype)
+            unit = _over(_over(gradient, largest), jnp.where(usable, norm, 1.0))
             moved = (1 - share).astype(path.dtype) * path + share.astype(path.dtype) * unit
             return gradient, jnp.where(usable, moved, path)
 
         _, path = leafwise(step, seen.updates, state.path)
         mu = share / (2 - share)
-        length = total(lambda _, p: jnp.square(p), seen.updates, path) / mu
+        length = total(lambda _, p: squared(p), seen.updates, path) / mu
         if damping is None:
             sigma = 2 * mu * (1 - share) / jnp.sqrt(((1 - share) ** 2 + 1) * max(size, 1))
             d = 2 * sigma
@@ -106,8 +106,16 @@ def cumulative_path(
     return Controller.from_cores((Core(init, update),))
 
 
+def _gradients(updates: Any) -> list[jax.Array]:
+    return [jnp.asarray(leaf) for leaf in jax.tree.leaves(updates) if not has_no_gradient(leaf)]
+
+
+def _over(gradient: jax.Array, length: jax.Array) -> jax.Array:
+    return quotient(gradient, length.astype(gradient.real.dtype), 1.0)
+
+
 def _largest(updates: Any) -> jax.Array:
     """The largest absolute value of all coordinates, () float32, and 1 where there is none but 0."""
-    leaves = [jnp.max(jnp.abs(leaf), initial=0.0) for leaf in map(jnp.asarray, jax.tree.leaves(updates))]
+    leaves = [jnp.max(jnp.abs(leaf), initial=0.0) for leaf in _gradients(updates)]
     largest = jnp.max(jnp.stack([leaf.astype(jnp.float32) for leaf in leaves])) if leaves else jnp.zeros([])
     return jnp.where(largest > 0, largest, 1.0).astype(jnp.float32)

@@ -110,8 +110,10 @@ def pid(
 
     def update(state: PidState, value: jax.Array) -> tuple[jax.Array, PidState]:
         first = jnp.isinf(state.previous_value)
-        size = jnp.abs(state.previous_value) / 2 + jnp.abs(value) / 2
-        change = jnp.where(first | (size == 0), 0.0, (state.previous_value / size - value / size))
+        before = jnp.where(first, value, state.previous_value)
+        size = jnp.abs(before) / 2 + jnp.abs(value) / 2
+        size = jnp.where(size == 0, 1.0, size)
+        change = before / size - value / size
         decrease, mean = add(state.mean, change, smoothing)
         if error is None:
             target = jnp.asarray(set_point, jnp.float32)

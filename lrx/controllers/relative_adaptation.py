@@ -150,7 +150,8 @@ def relative_adaptation(
         s = jnp.asarray(smoothing, jnp.float32)
         noise = known * jnp.sqrt((1 - s) / (1 + s))
 
-        followed = jnp.where(begun, state.lowest_mean + LEAK * (loss - state.lowest_mean), loss)
+        lowest_before = jnp.where(begun, state.lowest_mean, loss)
+        followed = lowest_before + LEAK * (loss - lowest_before)
         lowest = jnp.minimum(followed, loss)
         change = (loss - lowest) / jnp.maximum(jnp.abs(lowest), 1e-30)
         resting = state.rest_count > 0

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from lrx import _checks
-from lrx._leaves import divided_by_root, leafwise, zeros_like
+from lrx._leaves import divided_by_root, leafwise, squared, zero_squares_like
 from lrx.rates import ArrayLike, Rate, as_rate
 from lrx.states import shows
 from lrx.transformations import factory
@@ -19,7 +19,7 @@ from lrx.transformations import factory
 class AdagradState(NamedTuple):
     """State of `scale_by_adagrad`."""
 
-    sum_of_squares: Any  # like the parameters, at least float32: G, in the gradients' units squared
+    sum_of_squares: Any  # like the parameters, real, at least float32: G, in the gradients' units squared
 
 
 @factory
@@ -67,13 +67,13 @@ def scale_by_adagrad(
         def start(zero: jax.Array) -> jax.Array:
             return zero + jnp.asarray(initial_accumulator, zero.dtype)
 
-        return AdagradState(jax.tree.map(start, zeros_like(params, wide=True)))
+        return AdagradState(jax.tree.map(start, zero_squares_like(params)))
 
     def update(updates: Any, state: AdagradState, params: Any = None, **extra_args: Any) -> tuple[Any, AdagradState]:
         del params, extra_args
 
         def step(gradient: jax.Array, total: jax.Array) -> tuple[jax.Array, jax.Array]:
-            total = total + jnp.square(gradient)
+            total = total + squared(gradient)
             return divided_by_root(gradient, total, eps, eps_root=eps_root), total
 
         updates, total = leafwise(step, updates, state.sum_of_squares)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import optax
 
 from lrx import _checks
-from lrx._leaves import leafwise, quotient, zeros_like
+from lrx._leaves import leafwise, quotient, root, squared, zero_squares_like, zeros_like
 from lrx.rates import ArrayLike, Rate, Schedule, as_rate, as_setting
 from lrx.states import shows
 from lrx.transformations import factory
@@ -27,7 +27,7 @@ class AdamState(NamedTuple):
     first_weight: jax.Array  # () float32: 1 - prod_i b1_i, what the first moment weighs so far
     second_weight: jax.Array  # () float32: 1 - prod_i b2_i
     first_moment: Any  # like the parameters: m, in the gradients' units
-    second_moment: Any  # like the parameters, at least float32: v, in the gradients' units squared
+    second_moment: Any  # like the parameters, real, at least float32: v, in the gradients' units squared
 
 
 class Moments(NamedTuple):
@@ -65,7 +65,7 @@ def moments(b1: ArrayLike | Schedule, b2: ArrayLike | Schedule, eps: ArrayLike) 
     def init(params: Any) -> AdamState:
         zero = jnp.zeros([], jnp.int32)
         weights = (jnp.zeros([], jnp.float32), jnp.zeros([], jnp.float32))
-        first, second = zeros_like(params), zeros_like(params, wide=True)
+        first, second = zeros_like(params), zero_squares_like(params)
         return AdamState(zero, b1_at.first(), b2_at.first(), *weights, first, second)
 
     def advance(state: AdamState) -> tuple[AdamState, Callable[..., tuple[jax.Array, jax.Array, jax.Array]]]:
@@ -74,14 +74,15 @@ def moments(b1: ArrayLike | Schedule, b2: ArrayLike | Schedule, eps: ArrayLike) 
         weight1 = _weight_after(b1, beta1, count, state.first_weight)
         weight2 = _weight_after(b2, beta2, count, state.second_weight)
         # m^ / (sqrt(v^) + eps) with the weights drawn together: one division for a coordinate instead of three.
-        root = jnp.sqrt(weight2)
-        correction, scaled_eps = root / weight1, root * eps
+        # A decay of 1, which only a tracer can be, makes the weight 0 and this NaN: nothing would ever be learned.
+        weight_root = jnp.sqrt(weight2)
+        correction, scaled_eps = weight2 / (weight_root * weight1), weight_root * eps
 
         def direction(gradient: jax.Array, m: jax.Array, v: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
             m = jnp.asarray(beta1 * m + (1 - beta1) * gradient)
-            v = jnp.asarray(beta2 * v + (1 - beta2) * jnp.square(gradient))
+            v = jnp.asarray(beta2 * v + (1 - beta2) * squared(gradient))
             # With eps = 0 a coordinate that has never seen a gradient stays where it is.
-            return quotient(m * correction, jnp.sqrt(v) + scaled_eps, eps), m, v
+            return quotient(m * correction, root(v) + scaled_eps, eps), m, v
 
         shown = (jnp.array(beta1, jnp.float32), jnp.array(beta2, jnp.float32))
         return AdamState(count, *shown, weight1, weight2, state.first_moment, state.second_moment), direction

@@ -11,7 +11,7 @@ import numpy as np
 import optax
 
 from lrx import _checks
-from lrx._leaves import is_placeholder, is_tree_of, leafwise, named_leaves, require_params, spread, wide
+from lrx._leaves import is_placeholder, is_tree_of, leafwise, named_leaves, quotient, require_params, spread, wide
 from lrx.optimizers.adam import AdamState, moments
 from lrx.rates import ArrayLike, Rate, Schedule, as_rate, as_setting
 from lrx.states import RateState, shows
@@ -120,7 +120,7 @@ def adamw(
             if decoupling == "rate":
                 return -alpha * (step_direction + decay * wide(theta)), m, v
             # A schedule that is 0 throughout multiplies by 0.
-            eta = jnp.where(jnp.asarray(base) > 0, alpha / jnp.float32(base), 0.0)
+            eta = quotient(alpha, jnp.asarray(base, jnp.float32), 0.0)
             return -(alpha * step_direction + eta * decay * wide(theta)), m, v
 
         moments_so_far = (adam.first_moment, adam.second_moment)

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from lrx import _checks
-from lrx._leaves import descend, require_params, total, wide
+from lrx._leaves import descend, inner, require_params, total, wide
 from lrx.feedback import check_loss
 from lrx.rates import ArrayLike, Core, Feedback, Rate
 from lrx.states import shows
@@ -101,7 +101,7 @@ def armijo(
             )
         grads = seen.extra_args.get("grad")
         grads = seen.updates if grads is None else grads
-        slope = total(lambda u, g: u * g, seen.updates, grads)
+        slope = total(inner, seen.updates, grads)
         loss = jnp.asarray(value, jnp.float32)
         share, shrink = jnp.asarray(c, jnp.float32), jnp.asarray(backtrack, jnp.float32)
         most = jnp.asarray(max_evaluations, jnp.int32)

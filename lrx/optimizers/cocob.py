@@ -12,14 +12,18 @@ from lrx import _checks
 from lrx._leaves import (
     bounded,
     copies,
+    inner,
     leafwise,
     measured,
     plus,
     quotient,
     require_params,
+    root,
+    squared,
     sum_of_finite,
     total,
     wide,
+    zero_squares_like,
     zeros_like,
 )
 from lrx.rates import ArrayLike
@@ -82,8 +86,8 @@ def cocob(*, alpha: ArrayLike = 100.0, eps: ArrayLike = 1e-8) -> optax.GradientT
     _checks.positive("eps", eps, "it is what the first gradients are divided by")
 
     def init(params: Any) -> CocobState:
-        largest = jax.tree.map(lambda zero: zero + jnp.asarray(eps, zero.dtype), zeros_like(params, wide=True))
-        magnitudes, reward, theta = (zeros_like(params, wide=True) for _ in range(3))
+        largest = jax.tree.map(lambda zero: zero + jnp.asarray(eps, zero.dtype), zero_squares_like(params))
+        magnitudes, reward, theta = zero_squares_like(params), zero_squares_like(params), zeros_like(params, wide=True)
         rate = ComputedRate(jnp.zeros([], jnp.int32), jnp.zeros([], jnp.float32))
         return CocobState(copies(params), largest, magnitudes, reward, theta, rate)
 
@@ -105,18 +109,18 @@ def cocob(*, alpha: ArrayLike = 100.0, eps: ArrayLike = 1e-8) -> optax.GradientT
             start, now = wide(w1), wide(w)
             largest = jnp.maximum(largest, jnp.abs(g))
             magnitudes = bounded(magnitudes + jnp.abs(g))
-            reward = bounded(jnp.maximum(reward - g * (now - start), 0.0))
+            reward = bounded(jnp.maximum(reward - inner(g, now - start), 0.0))
             theta = bounded(theta - g)
-            share = theta / largest / jnp.maximum(magnitudes / largest + 1, alpha)
+            share = quotient(quotient(theta, largest, eps), jnp.maximum(magnitudes / largest + 1, alpha), 1.0)
             moved = start + share * (1 + reward / largest) - now
-            lengths.append(sum_of_finite(jnp.square(moved)))
+            lengths.append(sum_of_finite(squared(moved)))
             return moved, largest, magnitudes, reward, theta
 
         memories = (state.largest_gradient, state.sum_magnitudes, state.reward, state.sum_gradients)
         trees = {"w": params, "w1": state.initial_params}
         bets, *after = leafwise(bet, updates, *memories, trees=trees)
-        gradient = jnp.sqrt(total(jnp.square, updates))
-        applied = measured(quotient(jnp.sqrt(plus(lengths)), gradient, 0.0), state.rate.learning_rate)
+        gradient = root(total(squared, updates))
+        applied = measured(quotient(root(plus(lengths)), gradient, 0.0), state.rate.learning_rate)
         rate = ComputedRate(optax.safe_increment(state.rate.count), applied)
         return bets, CocobState(copies(state.initial_params), after[0], after[1], after[2], after[3], rate)
 

@@ -13,7 +13,20 @@ import jax.numpy as jnp
 import optax
 
 from lrx import _checks
-from lrx._leaves import leafwise, measured, plus, quotient, require_params, sum_of_finite, wide, zeros_like
+from lrx._leaves import (
+    inner,
+    leafwise,
+    measured,
+    plus,
+    quotient,
+    require_params,
+    root,
+    squared,
+    sum_of_finite,
+    wide,
+    zero_squares_like,
+    zeros_like,
+)
 from lrx.optimizers.adam import one_minus_power
 from lrx.rates import ArrayLike, Rate, as_rate
 from lrx.states import RateState, shows
@@ -27,7 +40,7 @@ class DAdaptationState(NamedTuple):
     distance: jax.Array  # () float32: d, in the parameters' units
     numerator: jax.Array  # () float32: the weighted sum of <g, s / (sqrt(v) + eps)>
     first_moment: Any  # like the parameters, at least float32: m, weighted with the rate of each step
-    second_moment: Any  # like the parameters, at least float32: v, in the gradients' units squared
+    second_moment: Any  # like the parameters, real, at least float32: v, in the gradients' units squared
     weighted_sum: Any  # like the parameters, at least float32: s, the decaying sum of rate times gradient
     rate: RateState
 
@@ -103,7 +116,7 @@ def d_adaptation(
     _checks.flag("bias_correction", bias_correction)
 
     def init(params: Any) -> DAdaptationState:
-        m, v, s = (zeros_like(params, wide=True) for _ in range(3))
+        m, v, s = zeros_like(params, wide=True), zero_squares_like(params), zeros_like(params, wide=True)
         first = rate.init_rate(params)
         shown = first.show(first.learning_rate * jnp.asarray(d0, jnp.float32))
         return DAdaptationState(jnp.array(d0, jnp.float32), jnp.zeros([], jnp.float32), m, v, s, shown)
@@ -119,27 +132,27 @@ def d_adaptation(
         if bias_correction:
             alpha = alpha * corrections(b1, b2, rate_state.count)
         second = jnp.asarray(b2, jnp.float32)
-        root = jnp.sqrt(second)
-        rest = (1 - second) / (1 + root)  # 1 - root, without its cancellation
+        slow = jnp.sqrt(second)
+        rest = (1 - second) / (1 + slow)  # 1 - slow, without its cancellation
         products: list[jax.Array] = []
         lengths: list[jax.Array] = []
 
         def step(
             g: jax.Array, m: jax.Array, v: jax.Array, s: jax.Array, *, alpha: jax.Array, x: Any
         ) -> tuple[jax.Array, ...]:
-            products.append(sum_of_finite(alpha * g * quotient(s, jnp.sqrt(v) + eps, eps)))
+            products.append(sum_of_finite(alpha * inner(g, quotient(s, root(v) + eps, eps))))
             m = jnp.asarray(b1 * m + (1 - b1) * alpha * g)
-            v = second * v + (1 - second) * jnp.square(g)
-            s = root * s + rest * alpha * g
+            v = second * v + (1 - second) * squared(g)
+            s = slow * s + rest * alpha * g
             lengths.append(sum_of_finite(jnp.abs(s)))
-            update = -quotient(m, jnp.sqrt(v) + eps, eps)
+            update = -quotient(m, root(v) + eps, eps)
             return (update - weight_decay * alpha * wide(x) if decays else update), m, v, s
 
         memories = (state.first_moment, state.second_moment, state.weighted_sum)
         updates, *after = leafwise(
             step, updates, *memories, rate=alpha, extra_args=extra_args, trees={"x": params if decays else updates}
         )
-        numerator = measured(root * state.numerator + rest * plus(products), state.numerator)
+        numerator = measured(slow * state.numerator + rest * plus(products), state.numerator)
         estimate = quotient(numerator, rest * plus(lengths), 0.0)
         if growth_rate is not None:
             estimate = jnp.minimum(estimate, state.distance * growth_rate)
@@ -151,4 +164,6 @@ def d_adaptation(
 
 def corrections(b1: ArrayLike, b2: ArrayLike, count: jax.Array) -> jax.Array:
     """Adam's two bias corrections as one factor of the rate: sqrt(1 - b2^t) / (1 - b1^t), t = `count` >= 1."""
-    return jnp.sqrt(one_minus_power(b2, count)) / one_minus_power(b1, count)
+    # A traced b2 of 1 makes it NaN rather than a rate of 0.
+    second = one_minus_power(b2, count)
+    return second / (jnp.sqrt(second) * one_minus_power(b1, count))

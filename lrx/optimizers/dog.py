@@ -10,7 +10,19 @@ import jax.numpy as jnp
 import optax
 
 from lrx import _checks
-from lrx._leaves import copies, evaluate, leafwise, measured, real, require_params, total, wide, zeros_like
+from lrx._leaves import (
+    copies,
+    evaluate,
+    leafwise,
+    measured,
+    real,
+    require_params,
+    root,
+    squared,
+    total,
+    wide,
+    zeros_like,
+)
 from lrx.rates import ArrayLike, Rate, as_rate
 from lrx.states import RateState, shows
 from lrx.transformations import factory
@@ -94,7 +106,7 @@ def dog(
         _checks.non_negative("averaging", averaging)
 
     def first_distance(tree: Any) -> jax.Array:
-        norm = jnp.sqrt(total(jnp.square, real(tree)))
+        norm = root(total(squared, real(tree)))
         return jnp.asarray(reps_rel, jnp.float32) * (1 + norm)
 
     def init(params: Any) -> DogState:
@@ -112,9 +124,9 @@ def dog(
         gamma, rate_state = rate.next_rate(state.rate, updates=updates, params=params, **extra_args)
 
         def rule(g: Any, x: Any, x0: Any, distance: jax.Array, squares: jax.Array) -> tuple[jax.Array, ...]:
-            away = jnp.sqrt(total(lambda _, now, then: jnp.square(now - then), g, x, x0))
+            away = root(total(lambda _, now, then: squared(now - then), g, x, x0))
             distance = measured(jnp.maximum(distance, away), distance)
-            squares = measured(squares + total(jnp.square, g), squares)
+            squares = measured(squares + total(squared, g), squares)
             return distance / jnp.sqrt(squares + eps), distance, squares
 
         if layerwise:

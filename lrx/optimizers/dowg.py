@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from lrx import _checks
-from lrx._leaves import copies, leafwise, measured, require_params, total
+from lrx._leaves import copies, leafwise, measured, require_params, root, squared, total
 from lrx.rates import ArrayLike, Rate, as_rate
 from lrx.states import RateState, shows
 from lrx.transformations import factory
@@ -66,21 +66,21 @@ def dowg(
     _checks.positive("eps", eps)
 
     def init(params: Any) -> DowgState:
-        squared = jnp.square(jnp.array(r0, jnp.float32))
-        return DowgState(squared, jnp.zeros([], jnp.float32), copies(params), rate.init_rate(params))
+        first = jnp.square(jnp.array(r0, jnp.float32))
+        return DowgState(first, jnp.zeros([], jnp.float32), copies(params), rate.init_rate(params))
 
     def update(updates: Any, state: DowgState, params: Any = None, **extra_args: Any) -> tuple[Any, DowgState]:
         require_params("dowg", params, updates, "whose way from the start it measures")
         gamma, rate_state = rate.next_rate(state.rate, updates=updates, params=params, **extra_args)
-        away = total(lambda _, x, x0: jnp.square(x - x0), updates, params, state.initial_params)
-        squared = measured(jnp.maximum(state.squared_distance, away), state.squared_distance)
-        squares = measured(state.weighted_squares + squared * total(jnp.square, updates), state.weighted_squares)
-        eta = squared / (jnp.sqrt(squares) + eps)
+        away = total(lambda _, x, x0: squared(x - x0), updates, params, state.initial_params)
+        distance = measured(jnp.maximum(state.squared_distance, away), state.squared_distance)
+        squares = measured(state.weighted_squares + distance * total(squared, updates), state.weighted_squares)
+        eta = distance / (root(squares) + eps)
 
         def step(g: jax.Array, *, alpha: jax.Array) -> tuple[jax.Array]:
             return (-alpha * eta * g,)
 
         (scaled,) = leafwise(step, updates, rate=gamma, extra_args=extra_args)
-        return scaled, DowgState(squared, squares, copies(state.initial_params), rate_state.show(gamma * eta))
+        return scaled, DowgState(distance, squares, copies(state.initial_params), rate_state.show(gamma * eta))
 
     return optax.GradientTransformationExtraArgs(init, update)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from lrx import _checks
-from lrx._leaves import leafwise, measured, total, zeros_like
+from lrx._leaves import inner, leafwise, measured, total, zeros_like
 from lrx.optimizers.adam import AdamState, moments
 from lrx.rates import ArrayLike, Rate, as_rate
 from lrx.states import RateState, shows
@@ -170,7 +170,7 @@ def _hypergradient(
         updates: Any, state: HypergradientState, params: Any = None, **extra_args: Any
     ) -> tuple[Any, HypergradientState]:
         given, rate_state = rate.next_rate(state.rate, updates=updates, params=params, **extra_args)
-        h = total(lambda g, u: g * u, updates, state.direction)
+        h = total(inner, updates, state.direction)
         lowest = jnp.asarray(min_value, jnp.float32)
         moved = state.shift + jnp.asarray(hyper_rate, jnp.float32) * h
         shift = measured(jnp.maximum(moved, lowest - given), state.shift)

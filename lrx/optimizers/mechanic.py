@@ -11,7 +11,19 @@ import numpy as np
 import optax
 
 from lrx import _checks
-from lrx._leaves import bounded, copies, leafwise, measured, require_params, total, wide, zeros_like
+from lrx._leaves import (
+    bounded,
+    copies,
+    inner,
+    leafwise,
+    measured,
+    require_params,
+    root,
+    squared,
+    total,
+    wide,
+    zeros_like,
+)
 from lrx.rates import ArrayLike
 from lrx.states import FactorState, shows
 from lrx.transformations import factory
@@ -110,19 +122,19 @@ def mechanic(
     def update(updates: Any, state: MechanicState, params: Any = None, **extra_args: Any) -> tuple[Any, MechanicState]:
         require_params("mechanic", params, updates, "from whose start it goes")
         # In full width: what the base optimizer rounds would add up in the displacement.
-        base_updates, inner = base.update(jax.tree.map(wide, updates), state.inner, params, **extra_args)
+        base_updates, base_state = base.update(jax.tree.map(wide, updates), state.inner, params, **extra_args)
         (memory,), scale = state.tuner.memories, state.tuner.latest
-        gradient_norm = jnp.sqrt(total(jnp.square, updates))
-        norm = jnp.sqrt(total(lambda _, x: jnp.square(x), updates, params))
+        gradient_norm = root(total(squared, updates))
+        norm = root(total(lambda _, x: squared(x), updates, params))
         pull = jnp.asarray(weight_decay, jnp.float32) * scale * gradient_norm / (norm + eps)
-        h = total(lambda g, delta, x: (g + pull * x) * delta, updates, state.displacement, params)
+        h = total(lambda g, delta, x: inner(g + pull * x, delta), updates, state.displacement, params)
 
         clipped = jnp.clip(h, -memory.largest, memory.largest)
         rewards = beta * memory.rewards + clipped * memory.scales
         largest = jnp.maximum(beta * memory.largest, jnp.abs(h) + eps)
         squares = np.square(beta) * memory.squares + jnp.square(h)
         wealth = jnp.asarray(s_init, jnp.float32) / beta.size * largest + jnp.maximum(rewards, 0)
-        tuned = MechanicMemory(wealth / (jnp.sqrt(squares) + eps), rewards, largest, squares)
+        tuned = MechanicMemory(wealth / (root(squares) + eps), rewards, largest, squares)
         tuned = jax.tree.map(measured, tuned, memory)
         following = jnp.sum(tuned.scales)
 
@@ -136,6 +148,6 @@ def mechanic(
         moved, displacement = leafwise(step, updates, state.displacement, trees=trees)
         count = optax.safe_increment(state.tuner.count)
         tuner = FactorState(count, jnp.array(count), jnp.array(following), (tuned,))
-        return moved, MechanicState(copies(state.initial_params), displacement, tuner, inner)
+        return moved, MechanicState(copies(state.initial_params), displacement, tuner, base_state)
 
     return optax.GradientTransformationExtraArgs(init, update)

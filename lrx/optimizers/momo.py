@@ -9,7 +9,18 @@ import jax.numpy as jnp
 import optax
 
 from lrx import _checks
-from lrx._leaves import leafwise, require_params, total, wide, zeros_like
+from lrx._leaves import (
+    inner,
+    leafwise,
+    quotient,
+    require_params,
+    root,
+    squared,
+    total,
+    wide,
+    zero_squares_like,
+    zeros_like,
+)
 from lrx.feedback import no_observation, receive
 from lrx.optimizers.adam import one_minus_power
 from lrx.rates import ArrayLike, Rate, as_rate
@@ -26,7 +37,7 @@ class MomoState(NamedTuple):
     lower_bound: jax.Array  # () float32: f*, in the loss's units
     observation: Observation | tuple[()]
     mean_gradient: Any  # like the parameters, at least float32: d
-    second_moment: Any  # like the parameters, at least float32: v; () in momo
+    second_moment: Any  # like the parameters, real, at least float32: v; () in momo
     rate: RateState
 
 
@@ -169,7 +180,7 @@ def _momo(
             jnp.array(lower_bound, jnp.float32),
             no_observation(feedback),
             zeros_like(params, wide=True),
-            () if preconditioner is None else zeros_like(params, wide=True),
+            () if preconditioner is None else zero_squares_like(params),
             rate.init_rate(params),
         )
 
@@ -193,22 +204,22 @@ def _momo(
             if v is None or preconditioner is None:
                 return g, d
             b2 = preconditioner[0]
-            return g, d, jnp.where(usable, b2 * v + (1 - b2) * jnp.square(g), v)
+            return g, d, jnp.where(usable, b2 * v + (1 - b2) * squared(g), v)
 
         def scale_of(v: jax.Array) -> jax.Array:
             b2, eps = preconditioner  # type: ignore[misc]
             second = one_minus_power(b2, rate_state.count).astype(v.dtype)
-            return jnp.asarray(eps + jnp.sqrt(v / second))
+            return jnp.asarray(eps + root(v / second))
 
         if preconditioner is None:
             _, mean_gradient = leafwise(moments, updates, state.mean_gradient)
             second_moment: Any = ()
-            length = total(lambda _, d: jnp.square(d), updates, mean_gradient)
+            length = total(lambda _, d: squared(d), updates, mean_gradient)
         else:
             _, mean_gradient, second_moment = leafwise(moments, updates, state.mean_gradient, state.second_moment)
-            length = total(lambda _, d, v: jnp.square(d) / scale_of(v), updates, mean_gradient, second_moment)
-        product = total(lambda g, x: g * x, updates, params)
-        along = total(lambda _, d, x: d * x, updates, mean_gradient, params)
+            length = total(lambda _, d, v: squared(d) / scale_of(v), updates, mean_gradient, second_moment)
+        product = total(inner, updates, params)
+        along = total(lambda _, d, x: inner(d, x), updates, mean_gradient, params)
         mean_value, mean_product = averaged(state.mean_value, value), averaged(state.mean_product, product)
         shrink = 1 + alpha * jnp.asarray(weight_decay, jnp.float32)
         bound = state.lower_bound
@@ -226,7 +237,7 @@ def _momo(
             g: jax.Array, d: jax.Array, v: jax.Array | None = None, *, alpha: jax.Array, x: Any
         ) -> tuple[jax.Array, ...]:
             del g
-            direction = d if v is None else d / scale_of(v)
+            direction = d if v is None or preconditioner is None else quotient(d, scale_of(v), preconditioner[1])
             pull = jnp.where(usable, 1 - 1 / shrink, 0.0)
             moved = -jnp.where(pull == 0, 0.0, pull * wide(x)) - alpha * direction
             return (moved, d) if v is None else (moved, d, v)

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from lrx import _checks
-from lrx._leaves import quotient, total
+from lrx._leaves import quotient, squared, total
 from lrx.feedback import feedback_core
 from lrx.rates import ArrayLike, Feedback, Rate
 from lrx.states import shows
@@ -76,15 +76,15 @@ def polyak(
         return max_rate, PolyakState(jnp.array(max_rate, jnp.float32), jnp.zeros([], jnp.float32))
 
     def update(state: PolyakState, value: jax.Array, seen: Feedback) -> tuple[jax.Array, PolyakState]:
-        squared = total(jnp.square, seen.updates)
+        squared_norm = total(squared, seen.updates)
         gap = jnp.maximum(value - jnp.asarray(f_min, jnp.float32), 0)
-        wanted = quotient(gap, jnp.asarray(c, jnp.float32) * squared, 0.0)
+        wanted = quotient(gap, jnp.asarray(c, jnp.float32) * squared_norm, 0.0)
         cap = jnp.asarray(max_rate, jnp.float32)
         if growth is not None:
             # From a rate of 0 no factor leads away.
             cap = jnp.where(state.rate > 0, jnp.minimum(cap, jnp.asarray(growth, jnp.float32) * state.rate), cap)
         rate = jnp.minimum(cap, wanted)
-        return rate, PolyakState(rate, squared)
+        return rate, PolyakState(rate, squared_norm)
 
     core = feedback_core("polyak", init=init, update=update, feedback=feedback)
     return Rate.from_cores((core,), peak=max_rate)

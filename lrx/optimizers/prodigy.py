@@ -9,7 +9,21 @@ import jax.numpy as jnp
 import optax
 
 from lrx import _checks
-from lrx._leaves import copies, leafwise, measured, plus, quotient, require_params, sum_of_finite, wide, zeros_like
+from lrx._leaves import (
+    copies,
+    inner,
+    leafwise,
+    measured,
+    plus,
+    quotient,
+    require_params,
+    root,
+    squared,
+    sum_of_finite,
+    wide,
+    zero_squares_like,
+    zeros_like,
+)
 from lrx.optimizers.d_adaptation import corrections
 from lrx.rates import ArrayLike, Rate, as_rate
 from lrx.states import RateState, shows
@@ -25,7 +39,7 @@ class ProdigyState(NamedTuple):
     numerator: jax.Array  # () float32: the weighted sum of <g, x_0 - x>
     initial_params: Any  # x_0
     first_moment: Any  # like the parameters, at least float32: m, of d g
-    second_moment: Any  # like the parameters, at least float32: v, of (d g)^2
+    second_moment: Any  # like the parameters, real, at least float32: v, of (d g)^2
     weighted_sum: Any  # like the parameters, at least float32: s
     rate: RateState
 
@@ -118,7 +132,7 @@ def prodigy(
             numerator=jnp.zeros([], jnp.float32),
             initial_params=copies(params),
             first_moment=zeros_like(params, wide=True),
-            second_moment=zeros_like(params, wide=True),
+            second_moment=zero_squares_like(params),
             weighted_sum=zeros_like(params, wide=True),
             rate=first.show(first.learning_rate * jnp.asarray(d0, jnp.float32)),
         )
@@ -137,9 +151,9 @@ def prodigy(
         def measure(
             g: jax.Array, m: jax.Array, v: jax.Array, s: jax.Array, *, alpha: jax.Array, x: Any, x0: Any
         ) -> tuple[jax.Array, ...]:
-            products.append(sum_of_finite(d / start * alpha * (g * (wide(x0) - wide(x)))))
+            products.append(sum_of_finite(d / start * alpha * inner(g, wide(x0) - wide(x))))
             m = jnp.asarray(b1 * m + (1 - b1) * d * g)
-            v = jnp.asarray(b2 * v + (1 - b2) * jnp.square(d * g))
+            v = jnp.asarray(b2 * v + (1 - b2) * squared(d * g))
             s = decay * s + d / start * (d if safeguard_warmup else alpha) * g
             lengths.append(sum_of_finite(jnp.abs(s)))
             return g, m, v, s
@@ -155,7 +169,7 @@ def prodigy(
         distance = largest if growth_rate is None else jnp.minimum(largest, followed * growth_rate)
 
         def step(_: jax.Array, m: jax.Array, v: jax.Array, *, alpha: jax.Array, x: Any) -> tuple[jax.Array, ...]:
-            update = -alpha * quotient(m, jnp.sqrt(v) + distance * eps, eps)
+            update = -alpha * quotient(m, root(v) + distance * eps, eps)
             return update - weight_decay * alpha * wide(x), m, v
 
         updates, *_ = leafwise(step, updates, *after[:2], rate=alpha, extra_args=extra_args, trees={"x": params})

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from lrx import _checks
-from lrx._leaves import divided_by_root, leafwise, zeros_like
+from lrx._leaves import divided_by_root, leafwise, squared, zero_squares_like
 from lrx.rates import ArrayLike, Rate, Schedule, as_rate, as_setting
 from lrx.states import shows
 from lrx.transformations import factory
@@ -21,7 +21,7 @@ class RmspropState(NamedTuple):
 
     count: jax.Array  # type: ignore[assignment]  # () int32: completed updates
     decay: jax.Array  # () float32: rho of the latest update, dimensionless
-    mean_square: Any  # like the parameters, at least float32: v, in the gradients' units squared
+    mean_square: Any  # like the parameters, real, at least float32: v, in the gradients' units squared
 
 
 @factory
@@ -64,14 +64,14 @@ def scale_by_rmsprop(
     _checks.flag("eps_root", eps_root)
 
     def init(params: Any) -> RmspropState:
-        return RmspropState(jnp.zeros([], jnp.int32), decay_at.first(), zeros_like(params, wide=True))
+        return RmspropState(jnp.zeros([], jnp.int32), decay_at.first(), zero_squares_like(params))
 
     def update(updates: Any, state: RmspropState, params: Any = None, **extra_args: Any) -> tuple[Any, RmspropState]:
         del params, extra_args
         rho = decay_at(state.count)
 
         def step(gradient: jax.Array, mean_square: jax.Array) -> tuple[jax.Array, jax.Array]:
-            mean_square = jnp.asarray(rho * mean_square + (1 - rho) * jnp.square(gradient))
+            mean_square = jnp.asarray(rho * mean_square + (1 - rho) * squared(gradient))
             return divided_by_root(gradient, mean_square, eps, eps_root=eps_root), mean_square
 
         updates, mean_square = leafwise(step, updates, state.mean_square)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from lrx import _checks
-from lrx._leaves import copies, leafwise, quotient, require_params, wide, zeros_like
+from lrx._leaves import copies, leafwise, quotient, require_params, root, squared, wide, zero_squares_like
 from lrx.optimizers.adam import one_minus_power
 from lrx.rates import ArrayLike, Rate, as_rate
 from lrx.states import RateState, shows
@@ -25,7 +25,7 @@ class ScheduleFreeState(NamedTuple):
     largest_rate: jax.Array  # () float32: the largest rate so far
     weight_sum: jax.Array  # () float32: of the weights of the average
     iterate: Any  # like the parameters, at least float32: z
-    second_moment: Any  # like the parameters, at least float32: v; () without a preconditioner
+    second_moment: Any  # like the parameters, real, at least float32: v; () without a preconditioner
     rate: RateState
 
     def evaluation(self) -> tuple[Any, Callable[..., jax.Array]]:
@@ -163,7 +163,7 @@ def _schedule_free(
             jnp.zeros([], jnp.float32),
             jnp.zeros([], jnp.float32),
             copies(params, wide=True),
-            () if preconditioner is None else zeros_like(params, wide=True),
+            () if preconditioner is None else zero_squares_like(params),
             rate.init_rate(params),
         )
 
@@ -190,8 +190,8 @@ def _schedule_free(
             at = wide(y)
             if v is not None and preconditioner is not None and second is not None:
                 b2, eps = preconditioner
-                v = jnp.asarray(b2 * v + (1 - b2) * jnp.square(g))
-                g = quotient(g, jnp.sqrt(v / second.astype(v.dtype)) + eps, eps)
+                v = jnp.asarray(b2 * v + (1 - b2) * squared(g))
+                g = quotient(g, root(v / second.astype(v.dtype)) + eps, eps)
             push = alpha * (g + weight_decay * at)
             # y' - y with x and z written out; the two differences are small beside the parameters.
             moved = c * (z - at) - (1 - beta * (1 - c)) * push
