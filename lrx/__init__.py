@@ -10,6 +10,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Batches",
+    "CarriedOver",
     "Controller",
     "DivergenceError",
     "History",
@@ -23,6 +24,7 @@ __all__ = [
     "adamw",
     "apply_updates",
     "armijo",
+    "carry_over",
     "cocob",
     "constant",
     "cosine_decay",

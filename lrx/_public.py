@@ -53,6 +53,7 @@ from lrx.reading import (
     stopped,
     update_count,
 )
+from lrx.restoring import CarriedOver, carry_over
 from lrx.schedules import (
     constant,
     cosine_decay,

@@ -1,0 +1,241 @@
+"""Go on with another transformation: what of an old state fits a new one."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from lrx import _checks
+from lrx._leaves import Path, named_leaves, written
+from lrx.states import Snapshot
+
+FEW = 4  # leaves of one state that are listed one by one
+
+
+@dataclasses.dataclass(frozen=True)
+class CarriedOver:
+    """What `carry_over` has made of two states."""
+
+    state: Any  # of the new transformation, to go on with
+    taken: tuple[str, ...]  # what comes from the old state
+    fresh: tuple[str, ...]  # what the new state begins anew
+    dropped: tuple[str, ...]  # what the old state held and the new one has no place for
+
+    def __str__(self) -> str:
+        parts = (("taken over", self.taken), ("begins anew", self.fresh), ("has no place", self.dropped))
+        return "\n".join(f"{title}: {'; '.join(lines)}" for title, lines in parts if lines)
+
+    __repr__ = __str__
+
+
+class _Unit(NamedTuple):
+    """The leaves of one state within a tree, but for those of states within it."""
+
+    kind: str  # the name of its type; "" for what is in none
+    path: Path
+    leaves: dict[Path, Any]
+
+    def place(self) -> str:
+        return f"{self.kind or 'arrays'} at {written(self.path) or 'the top'}"
+
+    def labels(self) -> Path:
+        return tuple(part for part in self.path if not part.isdigit())
+
+
+def carry_over(old_state: Any, new_state: Any) -> CarriedOver:
+    """Take over from an old state what fits a new one, and say what does not.
+
+    For a run that goes on with another transformation: with clipping before it, with a controller multiplied into its
+    rate, in `adamw` in place of `adam`. States are found by their type, wherever they stand in the chain; of each, what
+    agrees in name, shape and type is taken over, with moments, counts and the step of the schedule. What is new begins
+    as `tx.init` has made it. Nothing is converted.
+
+    Two states that hold several of one type are matched in their order, or by their place where their numbers differ;
+    groups keep to their labels. A checkpoint that Orbax has restored without a target, as dicts and lists, will do
+    as the old state: the old transformation is not needed.
+
+        old_state = orbax.checkpoint.StandardCheckpointer().restore(path)
+        carried = lrx.carry_over(old_state, tx.init(params))
+        print(carried)
+        state = carried.state
+
+    Args:
+      old_state: an optimizer state, or what was restored of one.
+      new_state: what the new transformation's `init` has returned.
+
+    Returns:
+      The new state with its arrays (`state`), and in words what was `taken`, what begins `fresh`, and what was
+      `dropped`. The state has the structure, types and placement of `new_state`, in buffers of its own.
+
+    Raises:
+      ValueError: if nothing at all could be taken over.
+      TypeError: if the old state is abstract.
+
+    Example:
+      >>> import lrx, optax, jax.numpy as jnp
+      >>> params = {"w": jnp.ones(3)}
+      >>> old = lrx.adam(0.1)
+      >>> updates, old_state = old.update(params, old.init(params))
+      >>> tx = optax.chain(optax.clip_by_global_norm(1.0), lrx.adam(0.1 * lrx.reduce_on_plateau()))
+      >>> carried = lrx.carry_over(old_state, tx.init(params))
+      >>> print(carried)
+      taken over: AdamState at 1/0; RateState at 1/1
+      begins anew: ControllerState at 1/1/memories/1; ReduceOnPlateauState at 1/1/memories/1/memory
+      >>> print(lrx.update_count(carried.state))
+      1
+    """
+    if any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(old_state)):
+        raise TypeError("old_state must hold arrays, got an abstract state: give what was restored of it.")
+    known = dict(_fields(new_state))
+    old, new, snapshots = _units(old_state, known), _units(new_state, known), _snapshots(new_state)
+    pairs = _pairs(old, new)
+    chosen = _chosen(pairs)
+    for path, inner in snapshots:  # a copy of what is found elsewhere too
+        within = _units(inner, known, path)
+        chosen |= _chosen(_pairs(old, within))
+    taken, fresh = _said(new, {unit.path: partner for unit, partner in pairs}, chosen)
+    if not taken and any(unit.leaves for unit in new):
+        raise ValueError(
+            "old_state must have something in common with new_state, got nothing that agrees in name, shape and type: "
+            f"{'; '.join(unit.place() for unit in old) or 'no arrays'}. Give the state of the same parameters."
+        )
+    used = {partner.path for _, partner in pairs}
+    dropped = tuple(unit.place() for unit in old if unit.path not in used and unit.leaves)
+    leaves, structure = jax.tree.flatten(new_state)
+    paths = [path for path, _ in named_leaves(new_state)]
+    filled = [_placed(chosen[path], leaf) if path in chosen else leaf for path, leaf in zip(paths, leaves, strict=True)]
+    return CarriedOver(jax.tree.unflatten(structure, filled), taken, fresh, dropped)
+
+
+def _is_state(node: Any) -> bool:
+    return isinstance(node, tuple) and bool(getattr(node, "_fields", ()))
+
+
+def _fields(tree: Any) -> Iterator[tuple[frozenset[str], str]]:
+    """The names of the fields of each type of state within a tree, by which a dict is known to have been one."""
+    for _, node in named_leaves(tree, is_leaf=_is_state):
+        if _is_state(node):
+            yield frozenset(node._fields), type(node).__name__
+            for field in node:
+                yield from _fields(field)
+
+
+def _kind(node: Any, known: Mapping[frozenset[str], str]) -> str:
+    if _is_state(node):
+        return type(node).__name__
+    return known.get(frozenset(node), "") if isinstance(node, Mapping) and node else ""
+
+
+def _units(tree: Any, known: Mapping[frozenset[str], str], path: Path = ()) -> list[_Unit]:
+    loose, units = _split(tree, known, path)
+    return [*([_Unit("", path, loose)] if loose else []), *units]
+
+
+def _split(tree: Any, known: Mapping[frozenset[str], str], path: Path) -> tuple[dict[Path, Any], list[_Unit]]:
+    """The leaves of a tree that are in no state, and the states within it."""
+    loose: dict[Path, Any] = {}
+    units: list[_Unit] = []
+    for more, node in named_leaves(tree, is_leaf=lambda node: bool(_kind(node, known))):
+        kind = _kind(node, known)
+        if not kind:
+            loose[more] = node
+        elif kind != Snapshot.__name__:
+            own, within = {}, []
+            for name, field in node.items() if isinstance(node, Mapping) else zip(node._fields, node, strict=True):
+                leaves, states = _split(field, known, (*path, *more, name))
+                own.update({(name, *place): leaf for place, leaf in leaves.items()})
+                within += states
+            units += [_Unit(kind, (*path, *more), own), *within]
+    return loose, units
+
+
+def _snapshots(tree: Any) -> list[tuple[Path, Any]]:
+    found = named_leaves(tree, is_leaf=lambda node: isinstance(node, Snapshot))
+    return [((*path, "inner"), node.inner) for path, node in found if isinstance(node, Snapshot)]
+
+
+def _pairs(old: list[_Unit], new: list[_Unit]) -> list[tuple[_Unit, _Unit]]:
+    """Which new state goes on from which old one."""
+    pairs = []
+    for kind in dict.fromkeys(unit.kind for unit in new):
+        ours, theirs = [u for u in new if u.kind == kind], [u for u in old if u.kind == kind]
+        if kind == "" or len(ours) != len(theirs):
+            places = sorted(
+                ((i, j) for i in range(len(ours)) for j in range(len(theirs))),
+                key=lambda pair: (-_likeness(ours[pair[0]].path, theirs[pair[1]].path), pair),
+            )
+        else:
+            places = [(i, i) for i in range(len(ours))]
+        free, open_ = set(range(len(ours))), set(range(len(theirs)))
+        for i, j in places:
+            if i in free and j in open_ and _agree(ours[i].labels(), theirs[j].labels()):
+                free.discard(i)
+                open_.discard(j)
+                pairs.append((ours[i], theirs[j]))
+    return pairs
+
+
+def _likeness(path: Path, other: Path) -> int:
+    if path == other:
+        return 1000
+    same = [a == b for a, b in zip(reversed(path), reversed(other), strict=False)]
+    return same.index(False) if False in same else len(same)
+
+
+def _agree(labels: Path, others: Path) -> bool:
+    """Whether one place may lie within the other: a wrapper adds names, and another group has another."""
+    shorter, longer = sorted((labels, others), key=len)
+    remaining = iter(longer)
+    return all(label in remaining for label in shorter)
+
+
+def _chosen(pairs: list[tuple[_Unit, _Unit]]) -> dict[Path, Any]:
+    """The old arrays, by the places of the new ones whose shape and type they have."""
+    return {
+        (*unit.path, *place): partner.leaves[place]
+        for unit, partner in pairs
+        for place, leaf in unit.leaves.items()
+        if place in partner.leaves and _shape(partner.leaves[place]) == _shape(leaf)
+    }
+
+
+def _shape(leaf: Any) -> str:
+    return f"{jnp.result_type(leaf)}[{','.join(map(str, jnp.shape(leaf)))}]"
+
+
+def _said(
+    new: list[_Unit], partners: Mapping[Path, _Unit], chosen: Mapping[Path, Any]
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    taken, fresh = [], []
+    for unit in new:
+        if not unit.leaves:
+            continue
+        missing = [place for place in unit.leaves if (*unit.path, *place) not in chosen]
+        if len(missing) < len(unit.leaves):
+            taken.append(unit.place())
+        if not missing:
+            continue
+        if len(missing) == len(unit.leaves) and unit.path not in partners:
+            fresh.append(unit.place())
+            continue
+        there = partners[unit.path].leaves if unit.path in partners else {}
+        lines = [
+            f"{written(place)}, {_shape(unit.leaves[place])} here, "
+            + (f"{_shape(there[place])} there" if place in there else "not there")
+            for place in missing
+        ]
+        more = f" and {len(lines) - FEW} more" if len(lines) > FEW else ""
+        fresh.append(f"{unit.place()} ({', '.join(lines[:FEW])}{more})")
+    return tuple(taken), tuple(fresh)
+
+
+def _placed(value: Any, like: Any) -> jax.Array:
+    """A copy of an old array, on the devices of the one whose place it takes."""
+    copy = jnp.array(value, jnp.result_type(like), copy=True)
+    if _checks.is_concrete(copy) and isinstance(like, jax.Array) and _checks.is_concrete(like):
+        return jax.device_put(copy, like.sharding) if getattr(like, "committed", False) else copy
+    return copy
