@@ -14,8 +14,8 @@ The state of each shows the rate that the latest update used, so that it can be 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, TypeAlias, TypeVar
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -86,13 +86,24 @@ def _only_multiplies(self: Any, other: Any) -> Any:
     )
 
 
-class _Factor(Built, optax.GradientTransformationExtraArgs):
+if TYPE_CHECKING:
+    from optax import GradientTransformationExtraArgs as _Base
+else:
+    _Base = object
+
+
+class _Factor(Built, _Base):
     """What rates and controllers share: cores that run side by side.
 
-    The kinds below are registered as static, so that one passes through `jax.jit` and `jax.tree.map` as a whole: JAX
-    would otherwise take the tuple underneath for two leaves, and could not put it together again.
+    A factor is what optax takes for a transformation: it has `init` and `update`, unpacks into them, and is an instance
+    of `optax.GradientTransformationExtraArgs`. It is not the tuple that those are, because JAX refers weakly to the
+    functions that it compiles, which Python cannot do to a tuple, and a schedule is such a function.
+
+    The kinds below are registered as static, so that one passes through `jax.jit` and `jax.tree.map` as a whole.
     """
 
+    init: Callable[..., Any]
+    update: Callable[..., Any]
     cores: tuple[Core, ...]
     peak: ArrayLike | None  # the largest value that it is known to reach, feedback apart; None where that is unknown
 
@@ -104,11 +115,33 @@ class _Factor(Built, optax.GradientTransformationExtraArgs):
         cores: tuple[Core, ...],
         peak: ArrayLike | None,
     ) -> Any:
-        self = tuple.__new__(cls, (init, update))
-        self.cores, self.peak = cores, peak
+        self = object.__new__(cls)
+        self.init, self.update, self.cores, self.peak = init, update, cores, peak
         return self
 
-    # A NumPy scalar on the left would otherwise take the tuple underneath for an array of objects.
+    if not TYPE_CHECKING:  # which knows it by the base
+
+        @property
+        def __class__(self) -> type:
+            return optax.GradientTransformationExtraArgs
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter((self.init, self.update))
+
+    def __len__(self) -> int:
+        return 2
+
+    def __getitem__(self, index: Any) -> Any:
+        return (self.init, self.update)[index]
+
+    def _replace(self, **functions: Any) -> optax.GradientTransformationExtraArgs:
+        return optax.GradientTransformationExtraArgs(*self)._replace(**functions)
+
+    def duplicate(self) -> Any:
+        """Return the same once more, to remember another call."""
+        return type(self)._of(self.init, self.update, self.cores, self.peak)
+
+    # A NumPy scalar on the left would otherwise take the two functions for an array of objects.
     __array_ufunc__ = None
 
     __add__ = __radd__ = __sub__ = __rsub__ = __truediv__ = __rtruediv__ = _only_multiplies
@@ -232,8 +265,8 @@ class Schedule(Rate):
     largest rate that it can reach, or None where that is not known: for a function of your own, and for a product of
     two shapes.
 
-    It may be called within compiled functions and passed to them. What is given to `jax.jit` itself must be a function,
-    `jax.jit(lambda step: schedule(step))`: JAX refers weakly to what it compiles, which Python cannot do to a tuple.
+    It is a function to JAX too, for `jax.jit(schedule)`, `jax.vmap(schedule)` and `jax.lax.switch(i, schedules, step)`,
+    and it may be passed to compiled functions as an argument.
 
     Args:
       function: takes a step, () int32, to the rate of that step, with JAX operations only.
@@ -298,6 +331,12 @@ class Schedule(Rate):
     @functools.cached_property
     def _compiled(self) -> Callable[[jax.Array], jax.Array]:
         return jax.jit(self.function)
+
+    def duplicate(self) -> Schedule:
+        """Return the same once more, to remember another call."""
+        copy: Schedule = super().duplicate()
+        copy.function = self.function
+        return copy
 
     def multiplier(self) -> Controller:
         """Give the unsigned link: it multiplies by the schedule's value and applies no sign.

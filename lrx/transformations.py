@@ -36,6 +36,10 @@ class Built:
         """Note what makes it again."""
         self.factory, self.arguments, self.text = factory, arguments, text
 
+    def duplicate(self) -> Any:
+        """Return the same once more, to remember another call."""
+        raise NotImplementedError
+
     @property
     def family(self) -> str:
         """The name of the factory that made it, such as `cosine_decay`."""
@@ -90,6 +94,10 @@ class Transformation(Built, optax.GradientTransformationExtraArgs):
       True
     """
 
+    def duplicate(self) -> Transformation:
+        """Return the same once more, to remember another call."""
+        return Transformation(self.init, self.update)
+
     def _replace(self, **functions: Any) -> optax.GradientTransformationExtraArgs:
         # With another function it is not what the factory makes.
         return optax.GradientTransformationExtraArgs(*self)._replace(**functions)
@@ -132,15 +140,7 @@ def factory(function: Callable[P, T]) -> Callable[P, T]:
 
 def _remembering(built: Any, made_by: Callable[..., Any], arguments: Mapping[str, Any]) -> Any:
     """A copy that remembers this call: the function may have returned what another call made."""
-    kind = type(built) if isinstance(built, Built) else Transformation
-    new: Any = tuple.__new__
-    copy = new(kind, (built.init, built.update))
-    known = (
-        {name: value for name, value in vars(built).items() if name not in ("_key", "_hash")}
-        if kind is not Transformation
-        else {}
-    )
-    copy.__dict__.update(known)
+    copy = built.duplicate() if isinstance(built, Built) else Transformation(built.init, built.update)
     copy.remember(made_by, arguments)
     return copy
 

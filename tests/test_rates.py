@@ -606,6 +606,40 @@ def test_a_factor_passes_through_jax_as_a_whole(make: Callable[[], Any]) -> None
     leaves_equal(static(factor, GRADS), factor.update(GRADS, factor.init(GRADS), value=1.0)[0], rtol=1e-6)
 
 
+# In a process of its own: what is not right here may end the process, the second time it is asked for.
+SCHEDULES_AS_FUNCTIONS = """
+import jax, jax.numpy as jnp, lrx
+
+first, second, step, steps = lrx.linear_decay(0.8, 8), lrx.warmup(lrx.constant(0.4), 4), jnp.int32(2), jnp.arange(3)
+uses = {
+    "jit": lambda: jax.jit(first)(step),
+    "an equal schedule": lambda: jax.jit(lrx.linear_decay(0.8, 8))(step),
+    "lower": lambda: jax.jit(first).lower(step).compile()(step),
+    "eval_shape": lambda: jax.eval_shape(first, step),
+    "make_jaxpr": lambda: jax.make_jaxpr(first)(step),
+    "cond": lambda: jax.lax.cond(True, first, second, step),
+    "cond, compiled": lambda: jax.jit(lambda p: jax.lax.cond(p, first, second, step))(True),
+    "switch": lambda: jax.lax.switch(0, [first, second], step),
+    "checkpoint": lambda: jax.checkpoint(first)(step),
+    "vmap": lambda: jax.vmap(first)(steps)[2],
+    "map": lambda: jax.lax.map(first, steps)[2],
+    "pmap": lambda: jax.pmap(first)(step[None])[0],
+    "callback": lambda: jax.pure_callback(first, jax.ShapeDtypeStruct((), jnp.float32), step),
+    "export": lambda: jax.export.export(jax.jit(first))(step).call(step),
+}
+for name, use in 2 * list(uses.items()):
+    result = use()
+    assert name in ("eval_shape", "make_jaxpr") or abs(result - 0.6) < 1e-6, (name, result)
+print("done")
+"""
+
+
+@pytest.mark.slow
+def test_a_schedule_is_a_function_for_jax_as_often_as_one_likes() -> None:
+    result = subprocess.run([sys.executable, "-c", SCHEDULES_AS_FUNCTIONS], capture_output=True, text=True)
+    assert (result.returncode, result.stdout.strip()) == (0, "done"), result.stderr
+
+
 def test_a_factor_unpacks_as_every_transformation_does() -> None:
     init, update = cosine()
     updates, _ = update(GRADS, init(PARAMS), PARAMS)
