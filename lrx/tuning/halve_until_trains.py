@@ -16,6 +16,7 @@ from lrx import _checks
 from lrx.training.checkpoints import RunFolder
 from lrx.training.progress import reporter
 from lrx.tuning.engine import Engine
+from lrx.tuning.learnt import LEAST, InitialLoss
 from lrx.tuning.problem import as_seeds, as_workload
 from lrx.tuning.space import try_out_rates
 from lrx.tuning.sweep import advanced, curves
@@ -80,7 +81,8 @@ def halve_until_trains(
     """Try `start_rate`, then a half of it, and so on, until the loss falls.
 
     Each trial begins at the same parameters and sees the same minibatches. It trains where no loss was infinite or NaN
-    and the mean loss of its last tenth is below that of its first by more than `min_fall` times the size of that.
+    and the mean loss of its last tenth is below that of its first, and below that of the initial parameters on the same
+    minibatches, by more than `min_fall` times the size of each, and by a thousandth of it at least.
 
     Args:
       loss_fn: a `Workload`; or a function `(params, batch, key) -> loss`.
@@ -131,6 +133,7 @@ def halve_until_trains(
     seed_array = as_seeds(seeds)
     try_out_rates(tx, [start_rate])
     workload = as_workload(loss_fn, init_fn, batches, has_state=has_state, num_batches=num_steps)
+    initial_loss = InitialLoss(workload)
     engine = Engine(workload, lambda hyper, count: tx(hyper["rate"]), num_steps, num_steps)  # noqa: ARG005
     tenth = max(1, round(PART * num_steps))
     rows: dict[str, list[Any]] = {name: [] for name in ("rates", "verdicts", "first_loss", "final_loss", "losses")}
@@ -168,13 +171,17 @@ def halve_until_trains(
             runs = advanced(plan, plan.start(hyper, seed_array), hyper, seed_array, 0, num_steps, status, trial * each)
             curve = curves(runs)[:, 0]
             first, last = curve[:, :tenth].mean(axis=1), curve[:, -tenth:].mean(axis=1)
+            initial = initial_loss.means(
+                seed_array, *(np.full((len(seed_array), 1), n) for n in (num_steps - tenth, num_steps))
+            )
             finite = bool(np.isfinite(curve).all())
             if not finite:
                 verdict = DIVERGES
             elif np.any(last > first):
                 verdict = RISES
             else:
-                verdict = TRAINS if np.all(first - last > min_fall * np.abs(first)) else STALLS
+                falls = [loss - last > max(min_fall, LEAST) * np.abs(loss) for loss in (first, initial[:, 0])]
+                verdict = TRAINS if np.all(falls) else STALLS
             row = hyper["rate"][0], verdict, first.mean(), last.mean() if finite else np.inf, curve.mean(axis=0)
             for name, value in zip(rows, row, strict=True):
                 rows[name].append(value)

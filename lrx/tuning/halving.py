@@ -19,9 +19,10 @@ from lrx.training.batch_stats import evaluation_point
 from lrx.training.checkpoints import RunFolder
 from lrx.training.progress import Status, reporter
 from lrx.tuning.engine import STRATEGIES, Engine, Runs
+from lrx.tuning.learnt import InitialLoss, changed, fell
 from lrx.tuning.problem import as_seeds, as_workload, require_comparable
 from lrx.tuning.space import Range, make_space, try_out
-from lrx.tuning.sweep import NUM_POINTS, advanced, curves, evaluated, tail_loss
+from lrx.tuning.sweep import NUM_POINTS, advanced, curves, evaluated, tail_loss, tail_steps
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -37,6 +38,7 @@ class HalvingResult:
       steps_made: (members,) int, the steps that each was given.
       final_loss: (members, seeds) float32, the mean training loss of the last tenth of those; infinite where a run
         diverged.
+      initial_loss: (members, seeds) float32, the mean loss that the initial parameters have on the same minibatches.
       metric: (members,) float32, what members were compared by, at the end of their last rung.
       losses: (members, seeds, points) float32, the curves; NaN where no step was made.
       steps: (points,) the step in the middle of each point of a curve.
@@ -51,6 +53,7 @@ class HalvingResult:
     bracket: np.ndarray
     steps_made: np.ndarray
     final_loss: np.ndarray
+    initial_loss: np.ndarray
     metric: np.ndarray
     losses: np.ndarray
     steps: np.ndarray
@@ -135,7 +138,8 @@ def successive_halving(
 
     Raises:
       ValueError: if an argument is out of its range, there are too few steps for one rung, every member diverged or
-        has a metric that is not finite, an iterable of batches ends early, or the folder holds another search.
+        has a metric that is not finite, the best one has a loss no lower than that of the initial parameters (with a
+        metric: one that is not another), an iterable of batches ends early, or the folder holds another search.
       TypeError: if an argument is of another kind.
       ImportError: if `checkpoint` is given and orbax is not installed.
 
@@ -252,6 +256,7 @@ class _Search:
     ) -> None:
         self.engine, self.members, self.seeds = engine, members, seeds
         self.metric, self.mode, self.strategy, self.chunk_size = metric, mode, strategy, chunk_size
+        self.initial_loss = InitialLoss(engine.workload)
         self.rungs_made, self.steps_given = 0, 0
         self.first_of = np.concatenate([[0], np.cumsum(sizes)])
         number = int(self.first_of[-1])
@@ -259,6 +264,7 @@ class _Search:
             "bracket": np.repeat(np.arange(len(sizes)), sizes),
             "steps_made": np.zeros(number, np.int64),
             "final_loss": np.full((number, len(seeds)), np.inf, np.float32),
+            "initial_loss": np.full((number, len(seeds)), np.nan, np.float32),
             "metric": np.full(number, np.nan, np.float32),
             "losses": np.full((number, len(seeds), engine.num_points), np.nan, np.float32),
             "running": np.zeros(0, np.int64),  # the members of `runs`, the best first
@@ -326,6 +332,7 @@ class _Search:
             members = running[part]
             record["steps_made"][members] = rung.stop
             record["final_loss"][members] = tail_loss(runs).T[:number]
+            record["initial_loss"][members] = self.initial_loss.means(self.seeds, *tail_steps(runs)).T[:number]
             record["losses"][members] = np.moveaxis(curves(runs), 0, 1)[:number]
             record["metric"][members] = self._compared(runs, number)
             pieces.append(jax.tree.map(functools.partial(_kept, number=number), runs))
@@ -375,12 +382,20 @@ class _Search:
         """Give what was found."""
         record, winner = self.record, int(self.record["winner"][0])
         steps = record["steps_made"]
+        initial, final = (float(record[name][winner].mean()) for name in ("initial_loss", "final_loss"))
+        if not (fell if self.metric is None else changed)(initial, final):
+            raise ValueError(
+                f"no member has learnt anything: the best one has a final loss of {final:.6g}, and the initial "
+                f"parameters have {initial:.6g} on the same minibatches. Search higher rates, give more num_steps, or "
+                "look at the gradients."
+            )
         params, model_state = evaluation_point(self.engine.workload, self.winner, int(self.seeds[0]))
         return HalvingResult(
             self.members,
             record["bracket"],
             steps,
             record["final_loss"],
+            record["initial_loss"],
             record["metric"],
             record["losses"],
             self.engine.point_steps,

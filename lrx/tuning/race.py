@@ -19,10 +19,11 @@ from lrx.training.checkpoints import RunFolder
 from lrx.training.progress import reporter
 from lrx.training.workload import Workload
 from lrx.tuning.engine import Engine, Plan, Runs
+from lrx.tuning.learnt import InitialLoss, fell
 from lrx.tuning.portfolio import MIN_RATE, Method
 from lrx.tuning.range_test import RangeTest, range_test
 from lrx.tuning.selection import Evidence, Selection
-from lrx.tuning.sweep import NUM_POINTS, advanced, evaluated, tail_loss
+from lrx.tuning.sweep import NUM_POINTS, advanced, evaluated, tail_loss, tail_steps
 from lrx.tuning.trial_rates import rate_of_least_loss, trial_rates
 
 PROBED = 0.1  # of a run, for each range test
@@ -47,6 +48,7 @@ class _Run:
     length: int = 0  # of the run whose value and loss these are
     value: float = math.inf
     loss: float = math.inf
+    learnt: bool = False
 
     @property
     def name(self) -> str:
@@ -80,6 +82,7 @@ class Race:
         self.workload, self.num_steps, self.portfolio = workload, num_steps, dict(portfolio)
         self.metric, self.mode = metric, mode
         self._plans: dict[str, Plan] = {}
+        self._initial_loss = InitialLoss(workload)
         self.compared = metric or "training loss"  # or the evaluation's "loss", where it has one
 
     def run(
@@ -122,7 +125,8 @@ class Race:
             )
             status.start()
             if rounds_made is None:
-                for probe, name in probes.items():
+                for number, (probe, name) in enumerate(probes.items(), 1):
+                    rest = (len(probes) - number) * each + FEWEST_STEPS * sum(weights)
                     test = range_test(
                         self.workload,
                         tx=probe,
@@ -130,9 +134,11 @@ class Race:
                         max_rate=leaders[name].max_rate,
                         num_steps=each,
                         seeds=[seed],
+                        extend=now.spent + 2 * each + rest <= allowed,
+                        progress=False,
                     )
                     now.tests[name] = test
-                    now.spent += each
+                    now.spent += len(test.rates)
                     status.update(now.spent, float(np.nanmin(test.losses)), float(test.rates[-1]))
                 if folder is not None:
                     self._save(folder, 0, now, about)
@@ -148,7 +154,9 @@ class Race:
                 for run in now.running:
                     paid = self._advance(run, horizon, seed)
                     now.spent += paid
-                    now.evidence.append(Evidence(run.method, run.rate, number, horizon, run.value, run.loss, paid))
+                    now.evidence.append(
+                        Evidence(run.method, run.rate, number, horizon, run.value, run.loss, paid, run.learnt)
+                    )
                     status.update(now.spent, run.value, run.rate)
                 if folder is not None:
                     self._save(folder, number, now, about)
@@ -227,7 +235,7 @@ class Race:
             ended = advanced(plan, jax.tree.map(jnp.copy, trunk), hyper, seeds, kept, horizon)
         # On the host, where there is room for all of them.
         run.runs, run.done = (jax.device_put(trunk, jax.devices("cpu")[0]), kept) if kept else ((), 0)
-        run.length, (run.value, run.loss) = horizon, self.measured(ended, seed)
+        run.length, (run.value, run.loss), run.learnt = horizon, self.measured(ended, seed), self._learnt(ended, seed)
         return made
 
     def plan(self, method: str) -> Plan:
@@ -262,6 +270,11 @@ class Race:
         value = float(results[self.compared][0, 0])
         told = self.compared != "loss" and "loss" in results
         return value, float(results["loss"][0, 0]) if told else self._sign * value
+
+    def _learnt(self, runs: Runs, seed: int) -> bool:
+        """Return whether the training loss of a run is below that of the initial parameters."""
+        initial = self._initial_loss.means(np.array([seed]), *tail_steps(runs))
+        return bool(fell(initial, tail_loss(runs)).any())
 
     def _name_compared(self, results: Mapping[str, Any]) -> None:
         """Tell by what runs are compared, from what an evaluation gives."""
@@ -301,7 +314,10 @@ class Race:
         return sorted((run for run in running if math.isfinite(run.value)), key=order)
 
     def _winner(self, evidence: Sequence[Evidence]) -> Evidence:
-        """Of those that came furthest the method that the metric says is best, and of its runs that of least loss."""
+        """Of those that came furthest the method that the metric says is best, and of its runs that of least loss.
+
+        What has learnt nothing is not chosen, whatever the metric says.
+        """
         furthest = {(each.method, each.rate): each for each in evidence}.values()  # the last of each
         ranked = self._ranked(list(furthest))
         if not ranked:
@@ -316,7 +332,13 @@ class Race:
                 "at what the workload's evaluate gives."
             )
         most = max(each.steps for each in ranked)
-        ranked = [each for each in ranked if each.steps == most]
+        ranked = [each for each in ranked if each.steps == most and each.learnt]
+        if not ranked:
+            raise ValueError(
+                f"nothing was learnt: after {most:,} steps no run has a training loss below that of the initial "
+                "parameters. Give a longer run, num_steps, or a portfolio of methods with other rates; or look at the "
+                "gradients, which may be zero where training starts."
+            )
         method = min(ranked, key=lambda each: self._sign * each.value).method
         return next(each for each in ranked if each.method == method)
 
@@ -395,7 +417,10 @@ class Race:
             "spent": np.array([now.spent]),
             "evidence": np.array([(places[each.method], *each[1:]) for each in now.evidence], np.float64),
             "running": np.array(
-                [(places[run.method], run.rate, run.done, run.length, run.value, run.loss) for run in now.running],
+                [
+                    (places[run.method], run.rate, run.done, run.length, run.value, run.loss, run.learnt)
+                    for run in now.running
+                ],
                 np.float64,
             ),
         }
@@ -413,12 +438,21 @@ class Race:
             if field:
                 arrays.setdefault(names[int(place)], {})[field] = values
         evidence = [
-            Evidence(names[int(method)], float(rate), int(number), int(steps), float(value), float(loss), int(paid))
-            for method, rate, number, steps, value, loss, paid in record.get("evidence", ())
+            Evidence(
+                names[int(method)],
+                float(rate),
+                int(number),
+                int(steps),
+                float(value),
+                float(loss),
+                int(paid),
+                bool(learnt),
+            )
+            for method, rate, number, steps, value, loss, paid, learnt in record.get("evidence", ())
         ]
         running = [
-            _Run(names[int(method)], float(rate), int(done), (), int(length), float(value), float(loss))
-            for method, rate, done, length, value, loss in record.get("running", ())
+            _Run(names[int(method)], float(rate), int(done), (), int(length), float(value), float(loss), bool(learnt))
+            for method, rate, done, length, value, loss, learnt in record.get("running", ())
         ]
         carried = [run for run in running if run.done]
         seeds = np.array([seed])

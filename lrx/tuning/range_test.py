@@ -14,17 +14,21 @@ import optax
 from lrx import _checks
 from lrx.optimizers.accumulation import accumulate as accumulated
 from lrx.training.progress import reporter
-from lrx.tuning.engine import Engine, Watch
+from lrx.tuning.engine import Engine, Runs, Watch
+from lrx.tuning.learnt import LEAST, InitialLoss
 from lrx.tuning.problem import as_seeds, as_workload
 from lrx.tuning.space import try_out_rates
-from lrx.tuning.suggestions import RULE_TITLES, RULES, blow_up_place, divergence_bound, smooth, suggest
+from lrx.tuning.suggestions import RULE_TITLES, RULES, blow_up_place, divergence_bound, noise_of, smooth, suggest
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+CURVES = ("rates", "losses", "smoothed", "losses_by_seed", "gains")
 LADDERS = ("exponential", "linear", "doubling")
 FEWEST_STEPS = 6  # of a ladder: with fewer points nothing can be told
 WINDOW = 1 / 20  # of the ladder, what the smoothing reaches over on either side
+SEEN = 0.5  # of the highest gain, which the lowest loss has at least where it is not low by chance
+BEYOND = 1e4  # times the last rate, which a ladder that shows nothing goes on to at most
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -36,6 +40,11 @@ class RangeTest:
       losses: (steps,) float32, the loss at each rate, the median over seeds; NaN after divergence.
       smoothed: (steps,) float32, the same, smoothed; NaN after divergence.
       losses_by_seed: (seeds, steps) float32.
+      gains: (steps,) float32, by how much the loss at each rate is below that of the initial parameters on the same
+        minibatch, the median over seeds; NaN after divergence.
+      gain: the highest of these, smoothed.
+      noise: by how much that may lie above zero by chance, and at least a thousandth of the loss. Where it does not lie
+        further above, nothing was learnt at any rate, and no rule suggests one.
       diverged_at: the rate of the step after which the loss was too high for good, the median over seeds; None where
         it never was.
       suggestions: rule to rate, None where a rule finds none: "steepest", where the smoothed loss falls fastest in the
@@ -48,6 +57,9 @@ class RangeTest:
     losses: np.ndarray
     smoothed: np.ndarray
     losses_by_seed: np.ndarray
+    gains: np.ndarray
+    gain: float
+    noise: float
     diverged_at: float | None
     suggestions: dict[str, float | None]
 
@@ -56,29 +68,60 @@ class RangeTest:
         """One rate to start with: a tenth of that at the minimum, or else the first that another rule gives.
 
         Raises:
-          ValueError: if no rule gives one, because the loss never fell and never blew up.
+          ValueError: if no rule gives one, because nothing was learnt at any rate.
         """
         for rule in ("minimum", *RULES):
             rate = self.suggestions[rule]
             if rate is not None:
                 return rate
+        tried = f"no rate from {self.rates[0]:g} to {self.rates[-1]:g}"
+        if self.diverged_at is not None:
+            raise ValueError(
+                f"{tried} made the loss fall before it diverged at {self.diverged_at:.2g}: give more num_steps, so "
+                "that each rate has longer, or a smaller min_rate if it rises from the start, and look at the "
+                "gradients, which may be zero where training starts."
+            )
+        if self._is_flat():
+            raise ValueError(
+                f"{tried} changed the loss: give more num_steps or a larger max_rate, or look at the gradients, which "
+                "may be zero where training starts."
+            )
         raise ValueError(
-            f"no rate from {self.rates[0]:g} to {self.rates[-1]:g} changed the loss: give a larger max_rate, or look "
-            "at the gradients."
+            f"{tried} made the loss fall, and higher ones made it rise: give more num_steps or a smaller min_rate, or "
+            "look at the gradients."
         )
+
+    def _is_flat(self) -> bool:
+        """Return whether the loss neither fell nor rose, on the minibatches that it was measured on."""
+        known = self.gains[np.isfinite(self.gains)]
+        rise = -float(np.median(known[-FEWEST_STEPS:])) if len(known) else 0.0
+        return self.diverged_at is None and max(self.gain, rise) <= self.noise
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Give all of it as arrays, for a checkpoint."""
-        arrays = {name: getattr(self, name) for name in ("rates", "losses", "smoothed", "losses_by_seed")}
-        return arrays | {"diverged_at": np.array([np.nan if self.diverged_at is None else self.diverged_at])}
+        numbers = {name: np.array([getattr(self, name)]) for name in ("gain", "noise")}
+        numbers["diverged_at"] = np.array([np.nan if self.diverged_at is None else self.diverged_at])
+        return (
+            numbers
+            | {name: getattr(self, name) for name in CURVES}
+            | {
+                f"suggestions/{rule}": np.array([np.nan if rate is None else rate])
+                for rule, rate in self.suggestions.items()
+            }
+        )
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> RangeTest:
         """Make it of what `arrays` gives."""
-        rates, losses, smoothed = (arrays[name] for name in ("rates", "losses", "smoothed"))
-        diverged_at = None if np.isnan(arrays["diverged_at"][0]) else float(arrays["diverged_at"][0])
-        suggestions = suggest(rates, smoothed, diverged_at)
-        return cls(rates, losses, smoothed, arrays["losses_by_seed"], diverged_at, suggestions)
+        numbers = {name: float(values[0]) for name, values in arrays.items() if name not in CURVES}
+        known = {name: None if np.isnan(number) else number for name, number in numbers.items()}
+        return cls(
+            **{name: arrays[name] for name in CURVES},
+            gain=numbers["gain"],
+            noise=numbers["noise"],
+            diverged_at=known["diverged_at"],
+            suggestions={rule: known[f"suggestions/{rule}"] for rule in RULES},
+        )
 
     def plot(self) -> Figure:
         """Draw the loss over the rates, with the spread over seeds and the suggestions; needs matplotlib."""
@@ -131,6 +174,7 @@ def range_test(
     validation_batch: Any = None,
     has_state: bool = False,
     seeds: int | Sequence[int] = 1,
+    extend: bool = True,
     progress: bool = False,
 ) -> RangeTest:
     """Train for a moment while the rate rises from far too small to far too large, and look at the loss.
@@ -145,7 +189,9 @@ def range_test(
 
         s_i = sum_j beta^|i - j| l_j / sum_j beta^|i - j|
 
-    so the ends are not biased. Nothing of the caller's is changed.
+    so the ends are not biased. Each loss is compared with that of the initial parameters on the same minibatch. Where
+    no rate makes a difference, the ladder goes on in its own steps, for as many again or up to 10,000 `max_rate`; where
+    none makes the loss fall, no rate is suggested. Nothing of the caller's is changed.
 
     Args:
       loss_fn: a `Workload`; or a function `(params, batch, key) -> loss`.
@@ -163,10 +209,11 @@ def range_test(
       validation_batch: a batch whose loss after each step is looked at, in place of the training loss before it.
       has_state: `loss_fn` is `(params, model_state, batch, key) -> (loss, model_state)`, and `init_fn` gives both.
       seeds: how many runs, with seeds 0, 1, ..., or the seeds; they run side by side.
+      extend: whether the ladder may go on beyond `max_rate`, as above.
       progress: show a bar.
 
     Returns:
-      A `RangeTest`.
+      A `RangeTest`. Its `suggestion` raises an error where nothing was learnt at any rate.
 
     Raises:
       ValueError: if an argument is out of its range, an iterable of batches ends early, or the loss is not finite at
@@ -201,11 +248,13 @@ def range_test(
     beta = float(np.exp(-1 / (WINDOW * num_steps))) if smoothing is None else float(smoothing)
     _checks.above("divergence_factor", divergence_factor, 1, "it multiplies the best loss")
     _checks.steps("accumulate", accumulate, unit="minibatches")
+    _checks.flag("extend", extend)
     _checks.flag("progress", progress)
     seed_array = as_seeds(seeds)
     total = num_steps * accumulate
     workload = as_workload(loss_fn, init_fn, batches, has_state=has_state, num_batches=total)
-    table = jnp.asarray(rates)
+    longer = np.concatenate([rates, _beyond(rates, ladder)]) if extend else rates
+    table = jnp.asarray(longer)
 
     def make_tx(hyper: Any, count: jax.Array) -> optax.GradientTransformation:
         del hyper
@@ -219,18 +268,17 @@ def range_test(
             return workload.loss_fn(params, model_state, validation_batch, key)[0]
 
     watch = _divergence_watch(beta, float(divergence_factor), accumulate)
-    engine = Engine(workload, make_tx, total, num_steps, watch, measure)
+    engine = Engine(workload, make_tx, len(longer) * accumulate, len(longer), watch, measure)
     alone = {"member": np.zeros(1)}  # a single one, whose rate is in the ladder
     status = reporter(
         progress, "range test", step=0, total=total, batch_size=workload.batches.batch_size, unit="examples"
     )
-    with status:
-        plan = engine.planned(alone, seed_array, strategy="map" if len(seed_array) == 1 else "vmap")
-        runs = plan.start(alone, seed_array)
-        status.start()
-        first = 0
-        pieces = np.linspace(0, total, 11).astype(int)[1:] if progress else [total]
-        for stop in pieces:
+    lag = 0 if validation_batch is not None else 1  # a training loss is that before the step
+
+    def advanced(runs: Runs, first: int, rates: np.ndarray) -> Runs:
+        """Go on from minibatch `first` to the end of a ladder."""
+        total = len(rates) * accumulate
+        for stop in np.linspace(first, total, 11).astype(int)[1:] if progress else [total]:
             runs = plan.advance(runs, alone, seed_array, first, int(stop))
             first = int(stop)
             if progress:
@@ -238,13 +286,36 @@ def range_test(
                 known = _curves(runs)[0, :made]
                 known = known[np.isfinite(known)]
                 status.update(first, float(known[-1]) if len(known) else np.nan, float(rates[made - 1]))
-    finite = np.asarray(runs.steps)[:, 0] // accumulate
-    # A training loss is that before the step, a validation loss that after it.
-    lag = 0 if validation_batch is not None else 1
-    best, first_losses = (np.asarray(runs.memory[name], np.float64)[:, 0] for name in ("best", "first"))
-    limits = np.where(np.isfinite(best), divergence_bound(best, first_losses, float(divergence_factor)), np.inf)
-    limits = np.where(np.asarray(runs.diverged)[:, 0], limits, np.nan)
-    return _found(rates, _curves(runs), finite, limits, beta, float(divergence_factor), lag)
+        return runs
+
+    measured_on = workload
+    if validation_batch is not None:
+
+        def validation_loss(params: Any, model_state: Any, batch: Any, key: jax.Array) -> tuple[jax.Array, Any]:
+            del batch
+            return workload.loss_fn(params, model_state, validation_batch, key)
+
+        measured_on = dataclasses.replace(workload, loss_fn=validation_loss)
+    initial_loss = InitialLoss(measured_on)
+
+    def found(runs: Runs, rates: np.ndarray) -> RangeTest:
+        made = int(np.max(runs.steps)) // accumulate
+        initial = np.full((len(seed_array), len(rates), accumulate), np.nan, np.float32)
+        for place, seed in enumerate(seed_array):
+            initial[place, :made] = initial_loss.losses(seed, 0, made * accumulate).reshape(made, accumulate)
+        return _found(rates, runs, initial.mean(axis=-1), beta, float(divergence_factor), accumulate, lag)
+
+    with status:
+        plan = engine.planned(alone, seed_array, strategy="map" if len(seed_array) == 1 else "vmap")
+        runs = plan.start(alone, seed_array)
+        status.start()
+        runs = advanced(runs, 0, rates)
+        test = found(runs, rates)
+        if len(longer) > len(rates) and test._is_flat():
+            status.total = len(longer) * accumulate
+            runs = advanced(runs, total, longer)
+            test = found(runs, longer)
+    return test
 
 
 def _ladder(min_rate: Any, max_rate: Any, num_steps: Any, kind: str) -> np.ndarray:
@@ -264,6 +335,22 @@ def _ladder(min_rate: Any, max_rate: Any, num_steps: Any, kind: str) -> np.ndarr
         rates = min_rate * (max_rate / min_rate) ** places
     rates[0], rates[-1] = min_rate, max_rate
     return rates.astype(np.float32)
+
+
+def _beyond(rates: np.ndarray, kind: str) -> np.ndarray:
+    """Return where a ladder goes on: in its own steps, for as many again, or up to `BEYOND` times its last rate."""
+    ends, last = rates[[0, -1]].astype(np.float64), float(rates[-1])
+    places = np.arange(1, len(rates) + 1)
+    with np.errstate(over="ignore"):
+        if kind == "linear":
+            more = last + (last - ends[0]) / (len(rates) - 1) * places
+        elif kind == "doubling":
+            doublings = len(np.unique(rates))
+            more = last * 2.0 ** (1 + (places - 1) * doublings // len(rates))
+        else:
+            more = last * (last / ends[0]) ** (places / (len(rates) - 1))
+    most = min(BEYOND * last, float(np.finfo(np.float32).max))
+    return more[more <= most * (1 + 1e-6)].astype(np.float32)
 
 
 def _divergence_watch(beta: float, factor: float, accumulate: int) -> Watch:
@@ -311,9 +398,17 @@ def _curves(runs: Any) -> np.ndarray:
 
 
 def _found(
-    rates: np.ndarray, curves: np.ndarray, made: np.ndarray, limits: np.ndarray, beta: float, factor: float, lag: int
+    rates: np.ndarray, runs: Runs, initial: np.ndarray, beta: float, factor: float, accumulate: int, lag: int
 ) -> RangeTest:
-    """Read the curves; of each seed, `made` of the losses are finite, and `limits` is what it diverged by, else NaN."""
+    """Read the runs of a ladder; a loss tells what a rate did `lag` steps before.
+
+    `initial` are the losses of the initial parameters, (seeds, steps).
+    """
+    curves = _curves(runs)[:, : len(rates)]
+    made = np.asarray(runs.steps)[:, 0] // accumulate  # losses of each seed that are finite
+    best, first_losses = (np.asarray(runs.memory[name], np.float64)[:, 0] for name in ("best", "first"))
+    limits = np.where(np.isfinite(best), divergence_bound(best, first_losses, factor), np.inf)
+    limits = np.where(np.asarray(runs.diverged)[:, 0], limits, np.nan)  # what each seed diverged by
     if np.median(made) < 1:
         raise ValueError(
             f"the loss is not finite at the first rate, {rates[0]:g}, which hardly changes the parameters: look at the "
@@ -328,7 +423,19 @@ def _found(
     diverged_at = middle if np.isfinite(middle) else None
     last = int(np.median(made))
     losses, smoothed = (_median(x, last) for x in (curves, smoothed_by_seed))
-    return RangeTest(rates, losses, smoothed, curves, diverged_at, suggest(rates, smoothed, diverged_at))
+    with np.errstate(invalid="ignore"):  # infinite losses of initial parameters
+        gains = np.where(np.isfinite(curves), initial - curves, -np.inf)
+    gains = -_median(-gains, last)
+    smoothed_gains = -smooth(-gains, beta, factor)
+    known = smoothed_gains[np.isfinite(smoothed_gains)]
+    gain = float(known.max()) if len(known) else 0.0
+    noise = max(noise_of(gains, smoothed_gains, beta), LEAST * float(np.abs(np.nanmedian(initial))))
+    suggestions: dict[str, float | None] = dict.fromkeys(RULES)
+    if gain > noise:
+        # Where the noise of the minibatches hides what was learnt, without that noise.
+        is_seen = smoothed_gains[np.nanargmin(smoothed)] >= SEEN * gain
+        suggestions = suggest(rates, smoothed if is_seen else -smoothed_gains, diverged_at)
+    return RangeTest(rates, losses, smoothed, curves, gains, gain, noise, diverged_at, suggestions)
 
 
 def _median(curves: np.ndarray, last: int) -> np.ndarray:

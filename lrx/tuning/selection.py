@@ -26,6 +26,7 @@ class Evidence(NamedTuple):
     value: float  # the metric there; not finite where the run diverged
     loss: float  # the "loss" of the same evaluation; where it has none, the metric, negated if more is better
     steps_paid: int  # that were made for it in this round: what was carried from an earlier one is not made twice
+    learnt: bool  # whether its training loss was below that of the initial parameters on the same minibatches
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

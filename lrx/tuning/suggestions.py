@@ -12,6 +12,8 @@ import numpy as np
 RULES = ("steepest", "valley", "minimum", "slide", "divergence")
 RULE_TITLES = {"minimum": "minimum / 10", "divergence": "divergence / 10"}
 VALLEY = (0.1, 0.9)  # of the fall: before and after it a curve may creep on for decades
+NOISE = 2.0  # standard deviations of the smoothed gain
+FEWEST = 6  # gains whose deviation is taken
 SLIDE_WIDTH = 0.15  # of the ladder
 SLIDE_CHANGE = 0.1  # of the steepest slope; below it two slopes count as equal
 
@@ -56,17 +58,34 @@ def blow_up_place(losses: np.ndarray, limit: float) -> int:
     return place
 
 
+def noise_of(gains: np.ndarray, smoothed: np.ndarray, beta: float) -> float:
+    """Return by how much the highest place of smoothed gains may lie above zero by chance.
+
+    The deviation of a gain comes from the median deviation of the differences between neighbours, up to the highest
+    place; smoothing leaves sqrt((1 - beta) / (1 + beta)) of it.
+    """
+    known = np.isfinite(gains) & np.isfinite(smoothed)
+    values = gains[known].astype(np.float64)
+    highest = int(np.argmax(smoothed[known])) if len(values) else 0
+    near = values[max(0, highest + 1 - max(FEWEST, round(0.1 * len(values)))) : highest + 1]
+    if len(near) < 3:
+        return 0.0
+    differences = np.diff(near)
+    deviation = 1.4826 * np.median(np.abs(differences - np.median(differences))) / np.sqrt(2)
+    return float(NOISE * deviation * np.sqrt((1 - beta) / (1 + beta)))
+
+
 def suggest(rates: np.ndarray, smoothed: np.ndarray, diverged_at: float | None) -> dict[str, float | None]:
     """Give a rate by each of the `RULES`, which `RangeTest` says in words; None where one finds none."""
     found: dict[str, float | None] = dict.fromkeys(RULES)
-    if diverged_at is not None:
-        found["divergence"] = diverged_at / 10
     # On a ladder of plateaus a rate has several losses, of which the last one counts.
     is_last = np.append(np.diff(rates) > 0, True) & np.isfinite(smoothed)
     ladder, losses = rates[is_last].astype(np.float64), smoothed[is_last].astype(np.float64)
     lowest = int(np.argmin(losses)) if len(losses) else 0
     if lowest == 0:  # the loss never fell
         return found
+    if diverged_at is not None:
+        found["divergence"] = diverged_at / 10
     logs = np.log10(ladder)
     found["minimum"] = float(ladder[lowest] / 10)
     slopes = np.gradient(losses, logs)

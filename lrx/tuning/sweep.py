@@ -19,6 +19,7 @@ from lrx.training.checkpoints import RunFolder
 from lrx.training.progress import Status, reporter
 from lrx.training.workload import Workload
 from lrx.tuning.engine import STRATEGIES, Engine, Plan, Runs
+from lrx.tuning.learnt import InitialLoss, changed, fell
 from lrx.tuning.problem import as_seeds, as_workload, require_comparable
 from lrx.tuning.space import Range, make_space, try_out
 
@@ -39,6 +40,8 @@ class SweepResult:
       seeds: (seeds,) of the runs.
       final_loss: (members..., seeds) float32, the mean training loss of the last tenth of the steps; infinite where
         a run diverged.
+      initial_loss: (members..., seeds) float32, the mean loss that the initial parameters have on the minibatches of
+        `final_loss`: what is not below it has learnt nothing.
       losses: (members..., seeds, points) float32, the curves; NaN from where a run diverged.
       rates: (members..., seeds, points) float32, the mean learning rate of each point; NaN from where a run diverged,
         and where the optimizer's state holds no rate, or one for each of several groups.
@@ -57,6 +60,7 @@ class SweepResult:
     axes: dict[str, np.ndarray]
     seeds: np.ndarray
     final_loss: np.ndarray
+    initial_loss: np.ndarray
     losses: np.ndarray
     rates: np.ndarray
     steps: np.ndarray
@@ -69,15 +73,18 @@ class SweepResult:
     seconds: dict[str, float]
 
     def best(self, metric: str | None = None, *, mode: str = "min") -> dict[str, float]:
-        """Give the hyperparameters with the best mean over seeds.
+        """Return the hyperparameters with the best mean over seeds, of the members that have learnt something.
+
+        Those are the members whose mean final loss is below that of the initial parameters by more than a thousandth
+        of it; with a metric, also those whose loss is above it by more than that.
 
         Args:
           metric: one of `evaluations`; the final training loss by default.
           mode: "min" for a loss, "max" for an accuracy.
 
         Raises:
-          ValueError: if every member diverged with some seed, the metric is unknown or finite nowhere, or the mode is
-            "max" without a metric.
+          ValueError: if every member diverged with some seed, none has learnt anything, the metric is unknown or finite
+            nowhere, or the mode is "max" without a metric.
         """
         means = self._means(metric, mode)
         if not np.any(np.isfinite(means)):
@@ -87,6 +94,16 @@ class SweepResult:
                     "workload's evaluate gives."
                 )
             raise ValueError("every member of the sweep diverged with some seed: sweep lower rates.")
+        initial, final = self.initial_loss.mean(axis=-1), self.final_loss.mean(axis=-1)
+        learnt = fell(initial, final) if metric is None else changed(initial, final)
+        worst = np.inf if mode == "min" else -np.inf
+        means = np.where(learnt, means, worst)
+        if not np.any(np.isfinite(means)):
+            raise ValueError(
+                f"no member of the sweep has learnt anything: the lowest final loss is {np.min(final):.6g}, and the "
+                f"initial parameters have {initial.flat[np.argmin(final)]:.6g} on the same minibatches. Sweep higher "
+                "rates, give more num_steps, or look at the gradients."
+            )
         place = np.unravel_index(int(np.argmin(means if mode == "min" else -means)), means.shape)
         if self.is_grid:
             return {name: float(values[i]) for (name, values), i in zip(self.axes.items(), place, strict=True)}
@@ -223,6 +240,7 @@ def sweep(
     if evaluate_every is not None and workload.evaluate is None:
         raise ValueError(f"evaluate_every needs a workload that evaluates, got evaluate_every={evaluate_every}.")
     engine = Engine(workload, lambda hyper, count: tx(**hyper), num_steps, num_points, keep_rates=True)  # noqa: ARG005
+    initial_loss = InitialLoss(workload)
     times = np.array([*range(evaluate_every or num_steps, num_steps, evaluate_every or 1), num_steps])
     folder = None
     done: dict[str, np.ndarray] = {}
@@ -262,7 +280,8 @@ def sweep(
                     runs = advanced(plan, runs, hyper, seed_array, step, time_, status, before)
                     before, step = before + len(seed_array) * number * (time_ - step), time_
                     by_time.append(evaluated(workload, runs, seed_array, number))
-                done = joined(done, made, outcome(runs, number, by_time), number)
+                found = outcome(runs, number, by_time, initial_loss.means(seed_array, *tail_steps(runs)))
+                done = joined(done, made, found, number)
                 made += number
                 if folder is not None:
                     folder.save(made, (), done, about)
@@ -276,6 +295,7 @@ def sweep(
         space.axes,
         seed_array,
         done["final_loss"].reshape(shape),
+        done["initial_loss"].reshape(shape),
         done["losses"].reshape(*shape, -1),
         done["rates"].reshape(*shape, -1),
         engine.point_steps,
@@ -332,19 +352,36 @@ def curves(runs: Runs, sums: jax.Array | None = None) -> np.ndarray:
 
 def tail_loss(runs: Runs) -> np.ndarray:
     """(seeds, members) float32: the mean loss of the last tenth of the steps made, infinite where a run diverged."""
-    counts, sums = np.asarray(runs.loss_counts), np.asarray(runs.loss_sums)
-    steps = counts.sum(axis=-1, keepdims=True)
-    later = counts.cumsum(axis=-1) > (1 - TAIL) * steps  # points that reach into the last tenth
+    counts, sums, later = np.asarray(runs.loss_counts), np.asarray(runs.loss_sums), _in_tail(runs)
     means = (sums * later).sum(axis=-1) / np.maximum((counts * later).sum(axis=-1), 1)
     return np.where(np.asarray(runs.diverged), np.inf, means).astype(np.float32)
 
 
-def outcome(runs: Runs, number: int, evaluations: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+def tail_steps(runs: Runs) -> tuple[np.ndarray, np.ndarray]:
+    """Return (seeds, members) int: the first of the steps that `tail_loss` is of, and the number of steps made."""
+    counts = np.asarray(runs.loss_counts)
+    return (counts * ~_in_tail(runs)).sum(axis=-1), counts.sum(axis=-1)
+
+
+def _in_tail(runs: Runs) -> np.ndarray:
+    """Return (seeds, members, points) bool: whether a point reaches into the last tenth of the steps made."""
+    counts = np.asarray(runs.loss_counts)
+    return counts.cumsum(axis=-1) > (1 - TAIL) * counts.sum(axis=-1, keepdims=True)
+
+
+def outcome(
+    runs: Runs, number: int, evaluations: Sequence[dict[str, np.ndarray]], initial_loss: np.ndarray
+) -> dict[str, np.ndarray]:
     """Give what is kept of the first `number` members of a chunk: arrays with the leading axes (members, seeds).
 
     `evaluations` are what `evaluated` gave, one after the other; where no run was left to evaluate, nothing.
     """
-    found = {"final_loss": tail_loss(runs), "losses": curves(runs), "rates": curves(runs, runs.rate_sums)}
+    found = {
+        "final_loss": tail_loss(runs),
+        "initial_loss": initial_loss,
+        "losses": curves(runs),
+        "rates": curves(runs, runs.rate_sums),
+    }
     for name in dict.fromkeys(name for each in evaluations for name in each):
         missing = np.full(found["final_loss"].shape, np.nan, np.float32)
         found[f"evaluations/{name}"] = np.stack([each.get(name, missing) for each in evaluations], axis=-1)

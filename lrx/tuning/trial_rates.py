@@ -17,12 +17,14 @@ NEAREST = 1 / 8  # of the step from a rate to the next one: what is nearer to a 
 def trial_rates(test: RangeTest, number: int, default: float) -> np.ndarray:
     """Give the rates to try, from the geometric mean of what a range test says and of the optimizer's default.
 
-    Where the default is out of all proportion, that is not farther than `FARTHEST` from what the range test says.
+    Where the default is out of all proportion, that is not farther than `FARTHEST` from what the range test says. Where
+    nothing was learnt at any rate, it is the default, or a tenth of the rate that diverged, where that is less.
     """
     found = test.suggestions["minimum"]
-    middle = default
     if found is not None:
         middle = min(max(math.sqrt(found * default), found / FARTHEST), found * FARTHEST)
+    else:
+        middle = default if test.diverged_at is None else min(default, test.diverged_at / FARTHEST)
     low, high = (factor * middle for factor in RATE_SPAN)
     return np.geomspace(low, high, number) if number > 1 else np.array([math.sqrt(low * high)])
 

@@ -197,3 +197,9 @@ def test_brackets_need_rungs_to_leave_out() -> None:
         ValueError, match=r"^metric needs a workload that evaluates, got metric='error' and one without"
     ):
         successive_halving(line(), tx=sgd, grid={"lr": RATES}, num_steps=54, metric="error")
+
+
+@pytest.mark.parametrize("metric", [None, "error"])
+def test_the_best_of_a_search_has_learnt_something(metric: str | None) -> None:
+    with pytest.raises(ValueError, match=r"^no member has learnt anything: the best one has a final loss of \d"):
+        successive_halving(LINE, tx=lambda lr: lrx.sgd(lr), grid={"lr": [1e-9, 1e-8, 1e-7]}, num_steps=9, metric=metric)

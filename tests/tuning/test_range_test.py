@@ -79,7 +79,7 @@ def test_nothing_is_computed_after_divergence() -> None:
     jax.effects_barrier()
     made = int(np.isfinite(found.losses).sum())
     assert made < 90
-    assert len(calls) == made
+    assert len(calls) == 2 * made  # each loss beside that of the initial parameters
     assert np.isnan(found.losses[made:]).all()
     assert np.isnan(found.smoothed[made:]).all()
     known = found.losses[:made]
@@ -96,12 +96,83 @@ def test_the_callers_parameters_stay_as_they_are() -> None:
     np.testing.assert_array_equal(params["w"], before)
 
 
-def test_a_loss_that_stays_gives_no_suggestion() -> None:
-    found = lrx.range_test(lambda p, b, k: jnp.log(2.0) + 0.0 * jnp.sum(p), ones, batches=BATCHES, tx=lrx.sgd)
-    np.testing.assert_allclose(found.smoothed, np.log(2.0), rtol=1e-6)  # biased at neither end
+@pytest.mark.parametrize("offset", [0.0, 1000.0])
+def test_a_loss_that_stays_gives_no_suggestion(offset: float) -> None:
+    constant = jnp.log(2.0) + offset
+    found = lrx.range_test(lambda p, b, k: constant + 0.0 * jnp.sum(p), ones, batches=BATCHES, tx=lrx.sgd)
+    np.testing.assert_allclose(found.smoothed, constant, rtol=1e-6)  # biased at neither end
     assert found.diverged_at is None
     assert set(found.suggestions.values()) == {None}
-    with pytest.raises(ValueError, match=r"^no rate from 1e-07 to 10 changed the loss: give a larger max_rate"):
+    message = r"^no rate from 1e-07 to \S+ changed the loss: give more num_steps"
+    with pytest.raises(ValueError, match=message):
+        _ = found.suggestion
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_noise_alone_gives_no_suggestion(seed: int) -> None:
+    batches = np.random.default_rng(seed).normal(2.0, 0.5, size=(400, 1)).astype(np.float32)
+    found = lrx.range_test(lambda p, b, k: jnp.sum(b) + 0.0 * jnp.sum(p), ones, batches=batches, tx=lrx.sgd)
+    assert set(found.suggestions.values()) == {None}
+    with pytest.raises(ValueError, match="changed the loss"):
+        _ = found.suggestion
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.02])
+def test_a_flat_range_goes_on_upwards_until_something_is_learnt(noise: float) -> None:
+    batches = noise * np.random.default_rng(0).normal(size=(300, 1)).astype(np.float32)
+    arguments = {"batches": batches, "tx": lrx.sgd, "min_rate": 1e-6, "max_rate": 10.0}
+
+    def small(params: jax.Array, batch: jax.Array, key: jax.Array) -> jax.Array:
+        return jnp.sum(batch) + 1e-6 * jnp.sum((params - 300.0) ** 2)
+
+    short = lrx.range_test(small, ones, extend=False, **arguments)
+    assert short.rates[-1] == 10
+    found = lrx.range_test(small, ones, **arguments)
+    np.testing.assert_array_equal(found.rates[:100], short.rates)
+    np.testing.assert_allclose(np.diff(np.log(found.rates)), np.log(1e7) / 99, rtol=1e-3)
+    assert found.rates[-1] <= 1.001e5
+    np.testing.assert_array_equal(found.losses[:100], short.losses)
+    assert np.nanmin(found.losses) < 0.5 * found.losses[0]
+    assert found.suggestion > 10
+
+
+def product(params: jax.Array, batch: jax.Array, key: jax.Array) -> jax.Array:
+    """Least squares through a product of factors: flat where they are small, and steep where the product fits."""
+    return jnp.mean((jnp.prod(params) * batch - 3.0 * batch) ** 2)
+
+
+@pytest.mark.parametrize(("tx", "learns"), [(lrx.sgd, False), (lrx.adam, True)])
+def test_a_long_flat_beginning_is_said_where_no_rate_gets_over_it(tx: Any, learns: bool) -> None:
+    batches = 1 + 0.1 * np.random.default_rng(0).normal(size=(400, 8)).astype(np.float32)
+    found = lrx.range_test(product, lambda key: jnp.full(6, 0.1), batches=batches, tx=tx, min_rate=1e-6)
+    if learns:
+        assert found.suggestion > 1e-3
+        return
+    with pytest.raises(ValueError, match=r"made the loss fall before it diverged at 9"):
+        _ = found.suggestion
+    assert set(found.suggestions.values()) == {None}
+
+
+@pytest.mark.parametrize("ladder", ["exponential", "linear", "doubling"])
+def test_a_longer_ladder_goes_on_in_its_own_steps_and_only_so_far(ladder: str) -> None:
+    arguments = {"batches": BATCHES, "tx": lrx.sgd, "min_rate": 1e-3, "max_rate": 1.0, "num_steps": 40}
+    flat = lrx.range_test(lambda p, b, k: 1.0 + 0.0 * jnp.sum(p), ones, ladder=ladder, **arguments).rates
+    assert len(flat) <= 80
+    assert flat[-1] <= 1.001e4
+    assert flat[-1] > 1.9
+    steps = np.log(flat) if ladder == "exponential" else flat if ladder == "linear" else np.log2(flat)
+    differences = np.unique(np.round(np.diff(steps), 3))
+    np.testing.assert_array_equal(differences, [0.0, 1.0] if ladder == "doubling" else differences[:1])
+
+
+def test_a_loss_that_rises_at_every_rate_gives_no_suggestion() -> None:
+    def ascending(rate: Any) -> optax.GradientTransformation:
+        return optax.scale(rate)
+
+    found = laddered(tx=ascending)
+    assert set(found.suggestions.values()) == {None}
+    assert len(found.rates) == 100
+    with pytest.raises(ValueError, match=r"made the loss fall before it diverged at"):
         _ = found.suggestion
 
 
@@ -282,7 +353,7 @@ def test_accumulation_makes_one_step_of_several_batches() -> None:
         tx=lrx.sgd,
         accumulate=2,
         num_steps=6,
-        max_rate=1e-3,
+        max_rate=1e-1,
         divergence_factor=1e3,
     )
     pairs = batches.reshape(6, 2).mean(axis=1)

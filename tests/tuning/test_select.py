@@ -189,20 +189,69 @@ def test_the_metric_tells_the_method_and_the_loss_its_rate(mode: str) -> None:
     race = race_module.Race(LINE, 400, SMALL, "error", mode)
     sign = 1.0 if mode == "min" else -1.0
     rows = [("a", 0.1, 2.0, 0.1), ("b", 0.2, 1.0, 0.5), ("b", 0.3, 1.5, 0.3)]
-    runs = [Evidence(method, rate, 4, 100, sign * value, loss, 100) for method, rate, value, loss in rows]
+    runs = [Evidence(method, rate, 4, 100, sign * value, loss, 100, True) for method, rate, value, loss in rows]
     assert race._winner(runs) is runs[2]
-    diverged = Evidence("c", 1.0, 4, 100, sign * math.inf, math.inf, 100)
+    diverged = Evidence("c", 1.0, 4, 100, sign * math.inf, math.inf, 100, False)
     assert race._winner([diverged, *runs[:2]]) is runs[1]
 
 
 def test_the_winner_is_of_those_that_came_furthest_and_did_not_diverge(race: Any) -> None:
-    good = Evidence("a", 0.1, 1, 100, 0.1, 0.1, 100)
-    further = Evidence("b", 0.1, 2, 400, 0.2, 0.2, 400)
+    good = Evidence("a", 0.1, 1, 100, 0.1, 0.1, 100, True)
+    further = Evidence("b", 0.1, 2, 400, 0.2, 0.2, 400, True)
     assert race._winner([good, further]) is further
-    gone = Evidence("b", 0.1, 3, 800, math.inf, math.inf, 400)
+    gone = Evidence("b", 0.1, 3, 800, math.inf, math.inf, 400, False)
     assert race._winner([good, further, gone]) is good, "what diverged later is not chosen"
-    early = Evidence("c", 0.1, 1, 400, 0.15, 0.15, 400)
+    early = Evidence("c", 0.1, 1, 400, 0.15, 0.15, 400, True)
     assert race._winner([early, further]) is early, "a run of full length that an early round made counts"
+
+
+def test_what_has_learnt_nothing_is_not_chosen_whatever_the_metric_says(race: Any) -> None:
+    lucky = Evidence("a", 1e-9, 4, 100, 0.1, 0.1, 100, False)
+    trained = Evidence("b", 0.1, 4, 100, 0.2, 0.2, 100, True)
+    assert race._winner([lucky, trained]) is trained
+    with pytest.raises(ValueError, match=r"^nothing was learnt: after 100 steps no run has a training loss below"):
+        race._winner([lucky])
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.1])
+def test_a_race_in_which_nothing_is_learnt_says_so(noise: float) -> None:
+    """A product of factors near zero is flat for SGD at any rate that does not blow up once it fits."""
+    batches = 1 + noise * np.random.default_rng(0).normal(size=(64, 8)).astype(np.float32)
+
+    def product(params: jax.Array, batch: jax.Array, key: jax.Array) -> jax.Array:
+        return jnp.mean((jnp.prod(params) * batch - 3.0 * batch) ** 2)
+
+    def init(key: jax.Array) -> jax.Array:
+        return jnp.full(6, 0.05)
+
+    few = {"a": SMALL["late decay"], "b": dataclasses.replace(SMALL["late decay"], scale=0.5)}
+    arguments: dict[str, Any] = {"batches": batches, "num_steps": 300}
+    with pytest.raises(ValueError, match="nothing was learnt: after"):
+        select(product, init, portfolio=few, **arguments)
+    adam = dataclasses.replace(SMALL["constant"], default=0.03)
+    result = select(product, init, portfolio=few | {"adam": adam}, **arguments)
+    assert result.method == "adam"
+    assert {each.learnt for each in result.evidence if each.round == 4} == {True, False}
+
+
+def test_a_flat_range_test_of_a_race_goes_on_within_the_budget() -> None:
+    def small(params: jax.Array, batch: jax.Array, key: jax.Array) -> jax.Array:
+        return 1e-7 * jnp.sum((params - 300.0) ** 2) + 0.0 * jnp.sum(batch)
+
+    few = {"a": dataclasses.replace(SMALL["late decay"], max_rate=1.0)}
+    arguments: dict[str, Any] = {"batches": np.zeros((16, 1), np.float32), "num_steps": 400, "portfolio": few}
+    result = select(small, lambda key: jnp.zeros(2), **arguments)
+    test = result.range_tests["a"]
+    assert 40 < len(test.rates) <= 80
+    assert test.rates[-1] > 100
+    assert result.cost <= 3
+    assert result.evidence[-1].learnt
+    asked = race_module.Race(LINE, 400, few, None, "min")
+    with pytest.raises(ValueError, match="budget must be at least") as refused:
+        asked.run(0.01, 0)
+    least = float(str(refused.value).split("at least ")[1].split()[0])
+    with pytest.raises(ValueError, match="nothing was learnt"):  # there is room for the first ladder alone
+        select(small, lambda key: jnp.zeros(2), budget=least, **arguments)
 
 
 def test_where_all_diverge_late_the_race_ends_with_what_did_not() -> None:
@@ -212,14 +261,14 @@ def test_where_all_diverge_late_the_race_ends_with_what_did_not() -> None:
 
     portfolio = {
         "late burst": Method(bursts, default=0.1, favoured=True),
-        "slow": SMALL["slow"],
-        "slower": dataclasses.replace(SMALL["slow"], default=1e-7),
-        "slowest": dataclasses.replace(SMALL["slow"], default=1e-8),
+        "slow": dataclasses.replace(SMALL["slow"], default=1e-2),
+        "slower": dataclasses.replace(SMALL["slow"], default=1e-3),
+        "slowest": dataclasses.replace(SMALL["slow"], default=1e-4),
         "adam": SMALL["constant"],
     }
     late = {name: Method(bursts, default=10.0**-place) for place, name in enumerate(("a", "b", "c"), 1)}
     assert chosen(portfolio=portfolio).method != "late burst"
-    result = chosen(portfolio=late | {"slow": SMALL["slow"], "slower": portfolio["slower"]}, budget=1.5)
+    result = chosen(portfolio=late | {"slow": portfolio["slow"], "slower": portfolio["slower"]}, budget=1.5)
     assert result.method == "slow"
     assert result.cost <= 1.5
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import subprocess
 import sys
@@ -361,3 +362,30 @@ def test_a_run_that_a_controller_ends_makes_no_more_steps() -> None:
     made = int(np.isfinite(found.losses).sum())
     history = train(LINE, tx(1e-9), steps=40)
     assert made == len(history.loss) < 40
+
+
+def noise_alone(params: jax.Array, batch: jax.Array, key: jax.Array) -> jax.Array:
+    return jnp.sum(batch) + 0.0 * jnp.sum(params)
+
+
+NOISE = 1.0 + 0.1 * np.random.default_rng(0).normal(size=(64, 1)).astype(np.float32)
+
+
+def test_the_best_of_a_sweep_has_learnt_something() -> None:
+    arguments: dict[str, Any] = {"tx": lambda lr: lrx.sgd(lr), "num_steps": 30, "strategy": "vmap"}
+    flat = sweep(noise_alone, lambda key: jnp.ones(2), batches=NOISE, grid={"lr": [1e-3, 0.1]}, **arguments)
+    assert flat.final_loss.mean() < np.mean(flat.losses[0, 0, :3]), "the example is one whose loss falls by chance"
+    np.testing.assert_allclose(flat.initial_loss, flat.final_loss, rtol=1e-6)
+    with pytest.raises(
+        ValueError, match=r"^no member of the sweep has learnt anything: the lowest final loss is 0\.\d+"
+    ):
+        flat.best()
+    low = sweep(LINE, grid={"lr": [1e-9, 1e-8]}, **arguments)
+    for metric in (None, "error"):
+        with pytest.raises(ValueError, match="Sweep higher rates"):
+            low.best(metric)
+    found = sweep(LINE, grid={"lr": [1e-9, 0.1]}, **arguments)
+    assert found.best() == found.best("error") == {"lr": 0.1}
+    # By a metric that says the contrary, what has not moved is not the best one either.
+    lucky = dataclasses.replace(found, evaluations={"error": np.array([[0.0], [1.0]])})
+    assert lucky.best("error") == {"lr": 0.1}

@@ -9,6 +9,7 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 import optuna
 import pytest
@@ -39,6 +40,21 @@ def test_a_loss_that_falls_too_little_stalls() -> None:
     found = halve_until_trains(LINE, tx=lrx.sgd, start_rate=0.1, num_steps=40, trials=1, min_fall=2.0)
     assert found.verdicts == ["stalls"]
     assert found.final_loss[0] < found.first_loss[0]
+
+
+def test_noise_is_not_training() -> None:
+    batches = 1.0 - 0.01 * np.arange(40, dtype=np.float32)[:, None]  # falls, whatever is done
+    found = halve_until_trains(
+        lambda params, batch, key: jnp.sum(batch) + 0.0 * jnp.sum(params),
+        lambda key: jnp.ones(2),
+        batches=lrx.Batches(batches, batch_size=1, shuffle=False),
+        tx=lrx.sgd,
+        start_rate=1.0,
+        trials=2,
+        num_steps=40,
+    )
+    assert found.rate is None
+    assert found.verdicts == ["stalls", "stalls"]
 
 
 def test_what_never_trains_is_said() -> None:
