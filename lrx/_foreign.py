@@ -144,14 +144,6 @@ class _Counted(Adapter):
         return self.state.count
 
 
-@_adapts(optax.MultiStepsState)
-class _MultiSteps(Adapter):
-    """How many gradients make an update is not in the state."""
-
-    def gathering(self) -> tuple[jax.Array, None]:
-        return self.state.mini_step, None
-
-
 @_adapts(optax.SnapshotState)
 class _Measured(Adapter):
     def shown(self) -> dict[str, Any]:
@@ -184,6 +176,9 @@ class _Multiplies(Adapter):
 
 @_adapts(contrib.ReduceLROnPlateauState)
 class _Plateau(_Multiplies):
+    def shown(self) -> dict[str, Any]:
+        return {"reduce_on_plateau/factor": self.factor()}
+
     def factor(self) -> jax.Array:
         return array(self.state.scale)
 
@@ -214,19 +209,33 @@ class _Signed(Adapter):
 
     def applies_sign(self) -> str:
         """Return its name."""
-        return f"optax.contrib.{method_name(self.state).replace('_adam_w', '_adamw')}"
-
-    def completed_updates(self) -> jax.Array:
-        return self.state.count
+        return f"optax.contrib.{_NAMES[type(self.state)]}"
 
 
-@_adapts(contrib.MadgradState, contrib.MomoState, contrib.MomoAdamState)
+_NAMES = {
+    contrib.COCOBState: "cocob",
+    contrib.DAdaptAdamWState: "dadapt_adamw",
+    contrib.MadgradState: "madgrad",
+    contrib.MomoState: "momo",
+    contrib.MomoAdamState: "momo_adam",
+    contrib.ProdigyState: "prodigy",
+    contrib.ScheduleFreeState: "schedule_free",
+}
+
+
+@_adapts(contrib.COCOBState, contrib.ScheduleFreeState)
 class _Whole(_Signed):
     pass
 
 
+@_adapts(contrib.MadgradState, contrib.MomoState, contrib.MomoAdamState)
+class _Counting(_Signed):
+    def completed_updates(self) -> jax.Array:
+        return self.state.count
+
+
 @_adapts(contrib.ProdigyState, contrib.DAdaptAdamWState)
-class _Estimated(_Signed, _Multiplies):
+class _Estimated(_Counting, _Multiplies):
     """The rate is a multiple of the estimate, of which the state holds that for the next update."""
 
     def factor(self) -> jax.Array:

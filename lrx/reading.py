@@ -34,6 +34,8 @@ class _Path:
 
     signed: list[jax.Array] = dataclasses.field(default_factory=list)
     factors: list[jax.Array] = dataclasses.field(default_factory=list)
+    rate_ahead: list[jax.Array] = dataclasses.field(default_factory=list)  # `signed` under the scales set by now
+    ahead: list[jax.Array] = dataclasses.field(default_factory=list)  # `factors` under the scales set by now
     by_hand: list[jax.Array] = dataclasses.field(default_factory=list)  # what of it was set by hand
     unread: list[str] = dataclasses.field(default_factory=list)  # optimizers with a rate that is not in their state
     groups: dict[str, _Path] = dataclasses.field(default_factory=dict)
@@ -55,6 +57,8 @@ class _Path:
     def _append(self, other: _Path) -> None:
         self.signed += other.signed
         self.factors += other.factors
+        self.rate_ahead += other.rate_ahead
+        self.ahead += other.ahead
         self.by_hand += other.by_hand
         self.unread += other.unread
 
@@ -64,6 +68,7 @@ class _Path:
         for name, path in self.groups.items():
             inner = dataclasses.replace(self, groups=path.groups)
             inner.signed, inner.factors = self.signed + path.signed, self.factors + path.factors
+            inner.rate_ahead, inner.ahead = self.rate_ahead + path.rate_ahead, self.ahead + path.ahead
             inner.by_hand, inner.unread = self.by_hand + path.by_hand, self.unread + path.unread
             yield from inner.by_group(_join(label, name))
 
@@ -92,7 +97,7 @@ def _on_path(said: Any, node: Any) -> tuple[Any, ...]:
     return said.on_path() if tells(said, "on_path") else _within(said, node)
 
 
-def _state_of(function: str, state: Any) -> Any:
+def state_of(function: str, state: Any) -> Any:
     """Return the optimizer state, also of an object that carries one, as nnx.Optimizer and TrainState."""
     if isinstance(state, optax.GradientTransformation):
         raise TypeError(
@@ -112,8 +117,8 @@ def _state_of(function: str, state: Any) -> Any:
 def _collect(node: Any) -> _Path:
     said = speaker(node)
     if tells(said, "rate"):
-        by_hand = [array(said.scale_by_hand())] if tells(said, "scale_by_hand") else []
-        return _Path(signed=[array(said.rate())], by_hand=by_hand)
+        rate = array(said.rate())
+        return _Path(signed=[rate], rate_ahead=[_ahead(said, rate)], by_hand=_by_hand(said))
     if tells(said, "groups"):
         groups = {label: _collect(inner) for label, inner in said.groups().items()}
         # Groups that hold nothing, as those of a weight decay, do not divide the rate.
@@ -122,19 +127,38 @@ def _collect(node: Any) -> _Path:
     for child in _on_path(said, node):
         path.extend(_collect(child))
     if tells(said, "factor"):
-        factor = said.factor()
-        by_group = factor.items() if isinstance(factor, Mapping) else ()
-        alone = [] if isinstance(factor, Mapping) else [array(factor)]
-        path.extend(
-            _Path(factors=alone, groups={str(label): _Path(factors=[array(number)]) for label, number in by_group})
-        )
-    if tells(said, "applies_sign"):
+        path.extend(_of_factor(said))
+    if tells(said, "applies_sign") and not path.holds_rate():
         path.unread.append(said.applies_sign())
     if tells(said, "injected_rate") and not path.holds_rate() and (rate := said.injected_rate()) is not None:
-        by_hand = said.scale_by_hand()
         path.unread.clear()
-        path.extend(_Path(signed=[array(rate)], by_hand=[] if by_hand is None else [array(by_hand)]))
+        rate = array(rate)
+        path.extend(_Path(signed=[rate], rate_ahead=[_ahead(said, rate)], by_hand=_by_hand(said)))
     return path
+
+
+def _of_factor(said: Any) -> _Path:
+    factor = said.factor()
+    if not isinstance(factor, Mapping):
+        return _Path(factors=[array(factor)], ahead=[_ahead(said, array(factor))], by_hand=_by_hand(said))
+    factors = {label: array(number) for label, number in factor.items()}
+    ahead = said.ahead() if tells(said, "ahead") else factors
+    scales = said.scale_by_hand() if tells(said, "scale_by_hand") else {}
+    by_hand = {label: [array(scale)] for label, scale in scales.items()}
+    groups = {
+        str(label): _Path(factors=[number], ahead=[ahead[label]], by_hand=by_hand.get(label, []))
+        for label, number in factors.items()
+    }
+    return _Path(groups=groups)
+
+
+def _ahead(said: Any, latest: jax.Array) -> jax.Array:
+    return said.ahead() if tells(said, "ahead") else latest
+
+
+def _by_hand(said: Any) -> list[jax.Array]:
+    scale = said.scale_by_hand() if tells(said, "scale_by_hand") else None
+    return [] if scale is None else [array(scale)]
 
 
 def _paths(state: Any) -> dict[str, _Path]:
@@ -183,7 +207,7 @@ def _only_arrays(tree: Any) -> bool:
 
 
 def _rates(function: str, state: Any) -> dict[str, jax.Array]:
-    return {label: path.rate() for label, path in _paths(_state_of(function, state)).items()}
+    return {label: path.rate() for label, path in _paths(state_of(function, state)).items()}
 
 
 def learning_rates(state: Any) -> dict[str, jax.Array]:
@@ -328,7 +352,7 @@ def monitor(state: Any, *, scalars: bool = False) -> dict[str, Any]:
       >>> lrx.monitor(lrx.sgd(0.25, momentum=0.5).init(jnp.zeros(3)), scalars=True)
       {'learning_rate': 0.25, 'scale': 1.0, 'momentum/momentum': 0.5}
     """
-    state = _state_of("monitor", state)
+    state = state_of("monitor", state)
     report: dict[str, Any] = {}
     try:
         paths = _paths(state)
@@ -388,13 +412,13 @@ def stopped(state: Any) -> jax.Array:
       False
       True
     """
-    flags = [jnp.asarray(flag, bool) for flag in _stop_flags(_state_of("stopped", state))]
+    flags = [jnp.asarray(flag, bool) for flag in _stop_flags(state_of("stopped", state))]
     return functools.reduce(jnp.logical_or, flags, jnp.zeros([], bool))
 
 
 def can_stop(state: Any) -> bool:
     """Whether something in a state can end a run."""
-    return bool(_stop_flags(_state_of("can_stop", state)))
+    return bool(_stop_flags(state_of("can_stop", state)))
 
 
 def _stop_flags(node: Any) -> list[jax.Array]:
@@ -430,7 +454,7 @@ def update_count(state: Any) -> jax.Array:
       >>> print(lrx.update_count(state))
       2
     """
-    found = _counts(_state_of("update_count", state))
+    found = _counts(state_of("update_count", state))
     # A link outside of a wrapper counts calls: the rates come first, and what only counts comes last.
     counts = next((counts for counts in found if counts), [])
     if not counts:
@@ -447,54 +471,19 @@ def update_count(state: Any) -> jax.Array:
     return first
 
 
-def _counts(node: Any) -> tuple[list[jax.Array], list[jax.Array], list[jax.Array]]:
-    """The counts of the states on the path: of rates, of factors, and of others."""
+def _counts(node: Any) -> tuple[list[jax.Array], ...]:
+    """The counts of the states on the path: of rates, of factors, of others, and of what counts for a schedule only."""
     said = speaker(node)
-    found: tuple[list[jax.Array], list[jax.Array], list[jax.Array]] = ([], [], [])
+    found: tuple[list[jax.Array], ...] = ([], [], [], [])
     if not tells(said, "rate"):
         below = said.groups().values() if tells(said, "groups") else _on_path(said, node)
         for counts, more in zip(found, zip(*map(_counts, below), strict=True), strict=False):
             counts.extend(count for part in more for count in part)
     if tells(said, "completed_updates"):
         is_rate = tells(said, "rate") or (tells(said, "injected_rate") and not found[0])
-        found[0 if is_rate else 1 if tells(said, "factor") else 2].append(array(said.completed_updates()))
+        kind = 0 if is_rate else 1 if tells(said, "factor") else 3 if tells(said, "restart") else 2
+        found[kind].append(array(said.completed_updates()))
     return found
-
-
-def minibatches(state: Any) -> list[tuple[jax.Array, jax.Array | None]]:
-    """Return how many minibatches are gathered for the next update, and how many make one.
-
-    What has been gathered when a run ends has not been applied.
-
-    Args:
-      state: an optimizer state, or an object that carries one as `opt_state`.
-
-    Returns:
-      A pair for each accumulation that is not within another, in calls of `update`, each () int32; None for the second
-      where the state does not say it, as that of `optax.MultiSteps`. Empty where nothing accumulates.
-
-    Example:
-      >>> import lrx, jax.numpy as jnp
-      >>> from lrx.reading import minibatches
-      >>> tx = lrx.accumulate(lrx.sgd(0.1), every=4)
-      >>> _, state = tx.update(jnp.ones(2), tx.init(jnp.ones(2)))
-      >>> [(int(gathered), int(every)) for gathered, every in minibatches(state)]
-      [(1, 4)]
-    """
-    return _gathering(_state_of("minibatches", state))
-
-
-def _gathering(node: Any) -> list[tuple[jax.Array, jax.Array | None]]:
-    said = speaker(node)
-    below = said.groups().values() if tells(said, "groups") else _on_path(said, node)
-    found = [pair for inner in below for pair in _gathering(inner)]
-    if not tells(said, "gathering"):
-        return found
-    gathered, every = said.gathering()
-    gathered, every = array(gathered), None if every is None else array(every)
-    if every is None or not found:
-        return [(gathered, every)]
-    return [(inner * every + gathered, None if length is None else length * every) for inner, length in found]
 
 
 def _refuse_objects(function: str, state: Any) -> None:
@@ -522,11 +511,18 @@ def _rebuild(node: Any, chosen: tuple[Any, ...], function: Callable[[Any], Any])
 
 
 def _edited(node: Any, edit: Callable[[Any, str], Any], label: str = "") -> Any:
-    """Rebuild a state with its rates edited, each within its group."""
+    """Rebuild a state with its rates edited.
+
+    `edit` is offered each rate, and each state with factors of groups around rates, with the label of the group that it
+    is in. It returns the state to put there, or None to go on with what is within.
+    """
     said = speaker(node)
     injected = tells(said, "injected_rate") and said.injected_rate() is not None
-    if tells(said, "rate") or (injected and not any(_collect(inner).holds_rate() for inner in said.within())):
-        return edit(said, label)
+    is_rate = tells(said, "rate") or (injected and not any(_collect(inner).holds_rate() for inner in said.within()))
+    if (is_rate or tells(said, "with_scale")) and (edited := edit(said, label)) is not None:
+        return edited
+    if tells(said, "rate"):
+        return node
     if tells(said, "groups"):
         return said.with_groups(
             {name: _edited(inner, edit, _join(label, name)) for name, inner in said.groups().items()}
@@ -540,28 +536,43 @@ def _edited(node: Any, edit: Callable[[Any, str], Any], label: str = "") -> Any:
 def scale_rates(state: Any, factor: jax.typing.ArrayLike) -> Any:
     """Multiply every rate of a state, with no question asked: what a wrapper does within an update."""
     number = jnp.asarray(factor)
-    return _edited(state, lambda said, _: said.scale_rate(number) if tells(said, "scale_rate") else _state(said))
+    return _edited(state, lambda said, _: said.scale_rate(number) if tells(said, "scale_rate") else None)
 
 
-def _for_group(state: Any, group: str, labels: Mapping[str, Any], change: Callable[[Any], Any]) -> Any:
-    """Rebuild a state with the rates changed that are a group's own."""
-    found = 0
+def _for_group(
+    state: Any,
+    group: str,
+    labels: Mapping[str, Any],
+    change_rate: Callable[[Any], Any],
+    change_factor: Callable[[Any, str], Any],
+) -> Any:
+    """Rebuild a state with what is a group's own changed: its rate, or else the factor on a rate that it shares."""
 
-    def edit(said: Any, label: str) -> Any:
-        nonlocal found
-        served = {name for name in labels if not label or name == label or name.startswith(f"{label}/")}
-        if served != {group}:
-            return _state(said)
-        found += 1
-        return change(said)
+    def is_own(label: str) -> bool:
+        return {name for name in labels if not label or name == label or name.startswith(f"{label}/")} == {group}
 
-    changed = _edited(state, edit)
-    if not found:
-        raise ValueError(
-            f"group must have a rate of its own to be changed alone, got group={group!r}, which shares it: make the "
-            "groups by optax.partition or lrx.group_rates."
-        )
-    return changed
+    def on_rate(said: Any, label: str) -> Any:
+        return None if tells(said, "with_scale") or not is_own(label) else found(change_rate(said))
+
+    def on_factor(said: Any, label: str) -> Any:
+        own = [name for name in said.factor() if is_own(_join(label, name))] if tells(said, "with_scale") else []
+        return found(change_factor(said, own[0])) if own else None
+
+    number = 0
+
+    def found(changed: Any) -> Any:
+        nonlocal number
+        number += 1
+        return changed
+
+    for edit in (on_rate, on_factor):
+        changed = _edited(state, edit)
+        if number:
+            return changed
+    raise ValueError(
+        f"group must have a rate of its own to be changed alone, got group={group!r}, which shares it: make the groups "
+        "by optax.partition or lrx.group_rates."
+    )
 
 
 def scale_learning_rate(state: Any, factor: jax.typing.ArrayLike, group: Hashable | None = None) -> Any:
@@ -595,7 +606,7 @@ def scale_learning_rate(state: Any, factor: jax.typing.ArrayLike, group: Hashabl
       [-0.05 -0.05]
     """
     _refuse_objects("scale_learning_rate", state)
-    state = _state_of("scale_learning_rate", state)
+    state = state_of("scale_learning_rate", state)
     _checks.non_negative("factor", factor, "a negative rate would ascend")
     number, paths = jnp.asarray(factor), _paths(state)
     _refuse_after_stop(state)
@@ -605,8 +616,22 @@ def scale_learning_rate(state: Any, factor: jax.typing.ArrayLike, group: Hashabl
         return said.scale_rate(number)
 
     if group is None:
-        return _edited(state, lambda said, _: scale(said))
-    return _for_group(state, _group_of(paths, group, "scale_learning_rate"), paths, scale)
+        return _edited(state, lambda said, _: None if tells(said, "with_scale") else scale(said))
+
+    def scale_factor(said: Any, label: str) -> Any:
+        scale = array(said.scale_by_hand()[label])
+        if _is_known_to_be_0(scale):
+            raise ValueError(_NO_EFFECT)
+        return said.with_scale(scale * number, label)
+
+    return _for_group(state, _group_of(paths, group, "scale_learning_rate"), paths, scale, scale_factor)
+
+
+_NO_EFFECT = "factor can have no effect on a rate that was multiplied by 0: give set_learning_rate(state, value)."
+
+
+def _is_known_to_be_0(number: Any) -> bool:
+    return _checks.is_concrete(number) and not np.any(np.asarray(number))
 
 
 def set_learning_rate(state: Any, value: jax.typing.ArrayLike, group: Hashable | None = None) -> Any:
@@ -647,26 +672,45 @@ def set_learning_rate(state: Any, value: jax.typing.ArrayLike, group: Hashable |
       0.010
     """
     _refuse_objects("set_learning_rate", state)
-    state = _state_of("set_learning_rate", state)
+    state = state_of("set_learning_rate", state)
     _checks.non_negative("value", value, "a negative rate would ascend")
     paths = _paths(state)
     chosen = _group_of(paths, group, "set_learning_rate")
     _refuse_after_stop(state)
-    others = functools.reduce(jnp.multiply, paths[chosen].factors, jnp.ones([], jnp.float32))
-    if _checks.is_concrete(others) and not np.any(np.asarray(others)):
-        raise ValueError(
-            f"value must not be set while a factor beside the rate is 0, got value={value}: what it multiplies is 0. "
-            "Set it when the factor has begun."
-        )
-    none = others == 0
-    target = jnp.asarray(value) / jnp.where(none, 1.0, others)
+    number = jnp.asarray(value, jnp.float32)
+    beside = _product(paths[chosen].ahead)
+    _refuse_zero_beside(beside)
 
-    def change(said: Any) -> Any:
+    def set_rate(said: Any) -> Any:
         _refuse_what_is_fixed(said, setting=True)
-        changed = said.set_rate(target)
-        return jax.tree.map(lambda new, old: jnp.where(none, old, new), changed, _state(said))
+        changed = said.set_rate(number / jnp.where(beside == 0, 1.0, beside))
+        return jax.tree.map(lambda new, old: jnp.where(beside == 0, old, new), changed, _state(said))
 
-    return _for_group(state, chosen, paths, change)
+    earlier: list[jax.Array] = []  # the scale of the group, where its rate is shared
+
+    def without_scale(said: Any, label: str) -> Any:
+        earlier.append(array(said.scale_by_hand()[label]))
+        return said.with_scale(jnp.ones([], jnp.float32), label)
+
+    changed = _for_group(state, chosen, paths, set_rate, without_scale)
+    if not earlier:
+        return changed
+    path = _paths(changed)[chosen]
+    base = _product(path.rate_ahead + path.ahead)
+    _refuse_zero_beside(base)
+    scale = jnp.where(base == 0, earlier[-1], number / jnp.where(base == 0, 1.0, base))
+    return _for_group(changed, chosen, paths, set_rate, lambda said, label: said.with_scale(scale, label))
+
+
+def _product(factors: list[jax.Array]) -> jax.Array:
+    return functools.reduce(jnp.multiply, factors, jnp.ones([], jnp.float32))
+
+
+def _refuse_zero_beside(factor: jax.Array) -> None:
+    if _is_known_to_be_0(factor):
+        raise ValueError(
+            "value can only be set where what multiplies the rate is not 0: set it at a step at which it is not."
+        )
 
 
 def _state(said: Any) -> Any:
@@ -701,7 +745,8 @@ def restart_schedule(state: Any, step: jax.typing.ArrayLike = 0) -> Any:
     does `update_count`. Schedules of other hyperparameters, as of a momentum, go on.
 
     Args:
-      state: an optimizer state: with an lrx rate, or of an optax optimizer with a schedule.
+      state: an optimizer state: with an lrx rate, or of an optax optimizer with a schedule. (Where optax counts for the
+        schedule alone, as in `optax.sgd(schedule)`, `update_count` goes back with it.)
       step: of the schedule in the next update, >= 0, () integer; may be traced.
 
     Returns:
@@ -723,7 +768,7 @@ def restart_schedule(state: Any, step: jax.typing.ArrayLike = 0) -> Any:
       -0.1000 0.1 7
     """
     _refuse_objects("restart_schedule", state)
-    state = _state_of("restart_schedule", state)
+    state = state_of("restart_schedule", state)
     _checks.steps("step", step, at_least=0, hint="it is where the schedule goes on")
     number, found = jnp.asarray(step).astype(jnp.int32), 0
 
@@ -758,7 +803,7 @@ def listeners(state: Any) -> tuple[str, ...]:
     Returns:
       The names of all that was built with `feedback="observed"`; the empty tuple where nothing was.
     """
-    return tuple(name for name, entry in _named(_state_of("listeners", state)) if isinstance(entry.value, Observation))
+    return tuple(name for name, entry in _named(state_of("listeners", state)) if isinstance(entry.value, Observation))
 
 
 def observe(state: Any, *, value: jax.typing.ArrayLike, to: str | Sequence[str] | None = None) -> Any:
@@ -795,7 +840,7 @@ def observe(state: Any, *, value: jax.typing.ArrayLike, to: str | Sequence[str] 
     """
     _refuse_objects("observe", state)
     check_loss(value)
-    entries = _named(_state_of("observe", state))
+    entries = _named(state_of("observe", state))
     found = {name: entry.value for name, entry in entries if isinstance(entry.value, Observation)}
     chosen = None if to is None else {id(found[name]) for name in _recipients(to, found)}
     written = 0

@@ -15,8 +15,9 @@ like lrx's. `reading` asks for the methods and never for a type.
     on_path()             those of them through which a gradient goes on its way to the update, where not all do
     groups()              {label: state}: states that are for different parameters
     completed_updates()   () int32: how many updates it has made
-    gathering()           minibatches gathered for the next update, and how many make one or None where that is unknown
-    scale_by_hand()       () float32: what `scale_learning_rate` and `set_learning_rate` have set
+    scale_by_hand()       () float32: what `scale_learning_rate` and `set_learning_rate` have set; or {group: scale}
+    ahead()               rate() or factor() of the latest update, had it been under the scale that is set by now
+    with_scale(scale, group)   the state with the scale of one of the groups in factor() set
     scale_rate(factor)    the state with the rate of later updates multiplied
     set_rate(value)       the state whose rate, had it been so in the latest update, would have been `value`
     fixed(setting)        why `set_rate` (`scale_rate` where not `setting`) could have no effect; "" where it has
@@ -182,6 +183,10 @@ class RateState(NamedTuple):
         """Return the number of updates."""
         return self.count
 
+    def ahead(self) -> jax.Array:
+        """Return it with what was set by hand since the latest update."""
+        return array(self.unscaled) * array(self.scale)
+
     def scale_by_hand(self) -> jax.Array:
         """Return what was set by hand."""
         return self.scale
@@ -293,20 +298,53 @@ class Snapshot(NamedTuple):
 
 
 @shows()
+class GroupFactor(NamedTuple):
+    """The factor of one group of `group_rates`."""
+
+    latest: jax.Array  # () float32: what the latest update of the group was multiplied by
+    unscaled: jax.Array  # () float32: the same without `scale`
+    scale: jax.Array  # () float32: set by hand, multiplies it
+
+    def with_scale(self, scale: jax.Array, *, first: jax.Array) -> GroupFactor:
+        """Set the scale; before the first update also what is on show."""
+        scale = change(self.scale, lambda x: jnp.broadcast_to(scale, x.shape))
+        ahead = array(self.unscaled) * array(scale)
+        return self._replace(scale=scale, latest=change(self.latest, lambda x: jnp.where(first, ahead, x)))
+
+
+@shows()
 class GroupState(NamedTuple):
     """State of `group_rates`, which gives groups of parameters factors of their own."""
 
     count: jax.Array  # type: ignore[assignment]  # () int32: completed updates; stays at 2^31 - 1 once there
-    factors: dict[str, jax.Array]  # group to () float32: what the latest update of the group was multiplied by
+    step: jax.Array  # () int32: where the factors' schedules are in the next update: see `RateState`
+    factors: dict[str, GroupFactor]
     inner: Any  # of the transformation whose rate is multiplied
 
-    def factor(self) -> dict[str, jax.Array]:
+    def within(self) -> tuple[Any, ...]:
+        """Say what the transformation says."""
+        return (self.inner,)
+
+    def factor(self) -> dict[str, Any]:
         """Return the factor of each group."""
-        return self.factors
+        return {label: factor.latest for label, factor in self.factors.items()}
+
+    def ahead(self) -> dict[str, Any]:
+        """Return them with what was set by hand since the latest update."""
+        return {label: array(factor.unscaled) * array(factor.scale) for label, factor in self.factors.items()}
+
+    def scale_by_hand(self) -> dict[str, Any]:
+        """Return what was set by hand for each group."""
+        return {label: factor.scale for label, factor in self.factors.items()}
+
+    def with_scale(self, scale: jax.Array, group: str) -> GroupState:
+        """Set by hand what multiplies a group's factor."""
+        changed = self.factors[group].with_scale(scale, first=array(self.count) == 0)
+        return self._replace(factors={**self.factors, group: changed})
 
     def restart(self, step: jax.Array) -> GroupState:
         """Set the step of the factors' schedules."""
-        return self._replace(count=change(self.count, lambda x: jnp.broadcast_to(step, x.shape)))
+        return self._replace(step=change(self.step, lambda x: jnp.broadcast_to(step, x.shape)))
 
 
 @shows()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any, NamedTuple
 
 import jax
@@ -354,7 +355,7 @@ PLATEAU_KEYS = [f"reduce_on_plateau/{field}" for field in PLATEAU]
         (lrx.adamw(0.1), ["learning_rate", "scale", "adamw/weight_decay", *ADAM_KEYS]),
         (
             lrx.accumulate(lrx.rmsprop(0.1), 2),
-            ["learning_rate", "scale", "accumulation/gathered", "accumulation/every", "rmsprop/decay"],
+            ["learning_rate", "scale", "accumulation/gathered", "accumulation/value", "rmsprop/decay"],
         ),
         (
             lrx.group_rates(lrx.heavy_ball(0.1), LABELS, {"body": 1.0, "head": 0.1}),
@@ -458,3 +459,442 @@ def test_a_rate_that_a_method_computes_for_itself_is_read_but_not_scaled() -> No
         lrx.scale_learning_rate(state, 0.5)
     with pytest.raises(ValueError, match="holds no learning rate that could be scaled"):
         lrx.rollback_on_divergence(tx).init(params)
+
+
+# --- what is given ------------------------------------------------------------------------------------------------
+
+
+READERS = {
+    "learning_rate": lrx.learning_rate,
+    "learning_rates": lrx.learning_rates,
+    "monitor": lrx.monitor,
+    "stopped": lrx.stopped,
+    "update_count": lrx.update_count,
+    "scale_learning_rate": lambda state: lrx.scale_learning_rate(state, 0.5),
+    "set_learning_rate": lambda state: lrx.set_learning_rate(state, 0.5),
+    "restart_schedule": lrx.restart_schedule,
+    "observe": lambda state: lrx.observe(state, value=1.0),
+    "eval_params": lambda state: lrx.eval_params(state, PARAMS),
+    "apply_updates": lambda state: lrx.apply_updates(PARAMS, GRADS, state),
+}
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_what_is_not_a_state_is_named(name: str) -> None:
+    read = READERS[name]
+    with pytest.raises(TypeError, match=rf"{name} .* the transformation adam\(0\.1\): give .*tx.init\(params\)"):
+        read(lrx.adam(0.1))
+    with pytest.raises(TypeError, match=rf"{name} .* the transformation linear_decay"):
+        read(linear())
+    for nothing in (None, lrx.adam, "adam"):
+        with pytest.raises(TypeError, match=rf"{name} .* got .*: give what tx.init\(params\)"):
+            read(nothing)
+
+
+@pytest.mark.parametrize("name", ["learning_rate", "learning_rates", "scale_learning_rate", "set_learning_rate"])
+def test_parameters_are_told_from_a_state_without_a_rate(name: str) -> None:
+    for params in (PARAMS, {"params": PARAMS}, [jnp.ones(2)], jnp.ones(2)):
+        with pytest.raises(
+            NoRateError, match=r"but arrays only, got a .* as parameters are: give the optimizer's state"
+        ):
+            READERS[name](params)
+
+
+def test_scalars_are_plain_numbers_for_a_logger() -> None:
+    tx = lrx.adam(linear() * lrx.early_stopping() * plateau(feedback="observed"))
+    state = lrx.observe(advance(tx, tx.init(PARAMS), value=1.0), value=2.0)
+    report = lrx.monitor(state, scalars=True)
+    assert {type(value) for value in report.values()} == {float, int, bool}
+    assert report["early_stopping/stopped"] is False
+    assert report["reduce_on_plateau/observations"] == 1
+    assert json.loads(json.dumps(report)) == report
+    assert list(report) == list(lrx.monitor(state))
+    with pytest.raises(TypeError, match="scalars must be False within a compiled function"):
+        jax.jit(lambda state: lrx.monitor(state, scalars=True))(state)
+    states = jax.vmap(lambda rate: lrx.sgd(rate).init(PARAMS))(jnp.arange(1.0, 4.0))
+    with pytest.raises(ValueError, match=r"several members, got learning_rate of shape \(3,\): take one"):
+        lrx.monitor(states, scalars=True)
+
+
+# --- foreign links that multiply ----------------------------------------------------------------------------------
+
+
+def applied(tx: Any, state: Any, **extra_args: Any) -> tuple[float, float, Any]:
+    """The rate that sgd's update shows, and the one that is read."""
+    updates, state = tx.update(GRADS, state, PARAMS, **extra_args)
+    return float(-updates["b"] / GRADS["b"]), float(lrx.learning_rate(state)), state
+
+
+def test_what_optax_multiplies_by_is_read_where_its_state_holds_it() -> None:
+    tx = optax.chain(lrx.sgd(0.1), optax.contrib.reduce_on_plateau(patience=1, rtol=0.9, factor=0.5))
+    state = tx.init(PARAMS)
+    for expected in (0.1, 0.05, 0.025, 0.0125):
+        moved, read, state = applied(tx, state, value=1.0)
+        np.testing.assert_allclose([moved, read], expected, rtol=1e-6)
+    assert float(lrx.monitor(state)["reduce_on_plateau/factor"]) == 0.125
+
+    tx = optax.contrib.mechanize(lrx.sgd(0.1))
+    _, read, state = applied(tx, tx.init(PARAMS))
+    np.testing.assert_allclose(read, float(lrx.monitor(state)["mechanic/factor"]) * 0.1, rtol=1e-6)
+    assert read < 1e-5
+
+
+@pytest.mark.parametrize("search", [optax.scale_by_backtracking_linesearch, optax.scale_by_zoom_linesearch])
+def test_the_rate_of_a_line_search_multiplies(search: Any) -> None:
+    def loss(params: Any) -> jax.Array:
+        return 8.0 * jnp.sum(params**2)
+
+    params = jnp.array([1.0, -2.0])
+    tx = optax.chain(lrx.sgd(1.0), search(15))
+    value, grad = jax.value_and_grad(loss)(params)
+    updates, state = tx.update(grad, tx.init(params), params, value=value, grad=grad, value_fn=loss)
+    np.testing.assert_allclose(lrx.learning_rate(state), -updates[0] / grad[0], rtol=1e-5)
+    assert float(lrx.learning_rate(state)) < 0.5
+
+
+@pytest.mark.parametrize("make", [optax.contrib.prodigy, optax.contrib.dadapt_adamw])
+def test_the_estimate_multiplies_an_injected_rate(make: Any) -> None:
+    tx = optax.inject_hyperparams(make)(learning_rate=0.1)
+    state = tx.init(PARAMS)
+    np.testing.assert_allclose(lrx.learning_rate(state), 0.1 * 1e-6, rtol=1e-5)
+    state = lrx.set_learning_rate(state, 1e-3)
+    np.testing.assert_allclose(lrx.learning_rate(state), 1e-3, rtol=1e-5)
+    with pytest.raises(NoRateError):
+        lrx.learning_rate(make(0.1).init(PARAMS))
+
+
+@pytest.mark.parametrize("opaque", [False, True])
+def test_the_adversary_of_sam_is_not_on_the_path(opaque: bool) -> None:
+    sam = optax.contrib.sam(
+        lrx.sgd(0.1), optax.chain(optax.contrib.normalize(), lrx.sgd(0.05)), opaque_mode=opaque, reset_state=False
+    )
+    for tx in (sam, optax.chain(optax.clip_by_global_norm(1.0), sam)):
+        state = tx.init(PARAMS)
+        assert rate_of(state) == 0.1
+        halved = lrx.scale_learning_rate(state, 0.5)
+        assert rate_of(halved) == 0.05
+        scales = [float(value) for _, value in optax.tree.get_all_with_path(halved, "scale")]
+        assert sorted(scales) == [0.5, 1.0]
+        assert int(lrx.update_count(state)) == 0
+
+
+SIGNED = {
+    "injected": lambda: optax.inject_hyperparams(optax.adam)(learning_rate=0.1),
+    "prodigy": optax.contrib.prodigy,
+    "dadapt_adamw": optax.contrib.dadapt_adamw,
+    "momo": optax.contrib.momo,
+    "momo_adam": optax.contrib.momo_adam,
+    "schedule_free": optax.contrib.schedule_free_sgd,
+    "cocob": optax.contrib.cocob,
+    "madgrad": lambda: optax.contrib.madgrad(0.1),
+}
+
+
+@pytest.mark.parametrize("name", SIGNED)
+def test_an_optax_optimizer_with_a_rate_of_its_own_before_a_rate_is_refused_where_it_can_be_seen(name: str) -> None:
+    state = optax.chain(SIGNED[name](), lrx.cosine_decay(1.0, 50)).init(PARAMS)
+    for read in (lrx.learning_rate, lrx.learning_rates, lrx.monitor, lambda s: lrx.scale_learning_rate(s, 0.5)):
+        with pytest.raises(ValueError, match=r"would ascend: .*schedule.multiplier\(\)"):
+            read(state)
+    # With the unsigned link it stands, and says what it can.
+    lrx.monitor(optax.chain(SIGNED[name](), lrx.cosine_decay(1.0, 50).multiplier()).init(PARAMS))
+
+
+# --- the rate by hand ---------------------------------------------------------------------------------------------
+
+
+def test_a_constant_rate_is_what_was_set_from_the_next_update_on() -> None:
+    for make in (lrx.sgd, lrx.adam, lrx.heavy_ball, lrx.adamw, lrx.schedule_free_sgd, lambda r: lrx.sgd(r * plateau())):
+        tx = make(0.1)
+        state = lrx.set_learning_rate(tx.init(PARAMS), 0.3)
+        assert rate_of(state) == 0.3
+        state = advance(tx, state, steps=2, value=1.0)
+        state = lrx.set_learning_rate(lrx.set_learning_rate(state, 7.0), 0.02)  # the last one counts
+        state = advance(tx, lrx.set_learning_rate(lrx.scale_learning_rate(state, 0.5), 0.02), value=0.1)
+        assert rate_of(state) == 0.02
+
+
+def test_a_schedule_goes_on_in_proportion() -> None:
+    tx = lrx.adam(linear())
+    state = lrx.set_learning_rate(advance(tx, tx.init(PARAMS), steps=4), 0.05)
+    assert rate_of(state) == 0.5  # what the latest update has used
+    seen = []
+    for _ in range(3):
+        state = advance(tx, state)
+        seen.append(rate_of(state))
+    assert seen == [0.04, 0.03, 0.02]
+    assert float(lrx.monitor(state)["scale"]) == pytest.approx(0.1)
+
+
+def test_other_factors_on_the_path_are_divided_out() -> None:
+    tx = optax.chain(linear().multiplier(), lrx.sgd(0.5), plateau())
+    state = lrx.set_learning_rate(advance(tx, tx.init(PARAMS), steps=2, value=1.0), 0.07)
+    state = advance(tx, state, value=0.5)
+    np.testing.assert_allclose(lrx.learning_rate(state), 0.07 * 0.6 / 0.7, rtol=1e-6)
+
+
+@pytest.mark.parametrize("make", [lrx.dog, lrx.dowg, lrx.prodigy, lrx.d_adaptation, lambda r: lrx.mechanic(lrx.sgd(r))])
+def test_an_estimated_rate_goes_on_from_the_value(make: Any) -> None:
+    """The estimate of the next update is another: what was set is what this one would have used."""
+    tx = make(1.0)
+    state = advance(tx, tx.init(PARAMS), steps=3)
+    before = lrx.learning_rate(state)
+    plain, doubled = advance(tx, state), advance(tx, lrx.set_learning_rate(state, 2 * before))
+    np.testing.assert_allclose(lrx.learning_rate(doubled), 2 * lrx.learning_rate(plain), rtol=1e-3)
+
+
+def test_an_injected_rate_is_set_at_once() -> None:
+    tx = optax.inject_hyperparams(optax.adamw)(learning_rate=0.1)
+    state = lrx.set_learning_rate(advance(tx, tx.init(PARAMS)), 0.03)
+    assert rate_of(state) == 0.03
+    assert rate_of(advance(tx, state)) == 0.03
+    scheduled = optax.inject_hyperparams(optax.adamw)(learning_rate=linear())
+    state = advance(scheduled, lrx.set_learning_rate(advance(scheduled, scheduled.init(PARAMS)), 0.4))
+    assert rate_of(state) == 0.35
+
+
+GROUPED = {
+    "partition": lambda: optax.partition({"body": lrx.sgd(linear(), momentum=0.9), "head": lrx.adam(2.0)}, LABELS),
+    "group_rates": lambda: lrx.group_rates(lrx.heavy_ball(linear()), LABELS, {"body": 1.0, "head": 2.5}),
+    "in a chain": lambda: optax.chain(
+        optax.clip_by_global_norm(1e9),
+        optax.partition({"body": lrx.sgd(linear()), "head": lrx.sgd(2.0)}, LABELS),
+        optax.scale(1.0),
+    ),
+    "integers": lambda: lrx.group_rates(lrx.sgd(linear()), {"w": 0, "b": 3}, {0: 1.0, 3: 2.5}),
+}
+
+
+@pytest.mark.parametrize("name", GROUPED)
+def test_the_rate_of_one_group_is_scaled_and_set(name: str) -> None:
+    tx = GROUPED[name]()
+    body, head = ("body", "head") if name != "integers" else (0, 3)
+    state = advance(tx, tx.init(PARAMS), steps=2)
+    untouched = [advance(tx, state)]
+    untouched.append(advance(tx, untouched[0]))
+
+    changed = advance(tx, lrx.scale_learning_rate(state, 0.5, group=head))
+    np.testing.assert_allclose(lrx.learning_rate(changed, head), lrx.learning_rate(untouched[0], head) / 2, rtol=1e-6)
+    np.testing.assert_allclose(lrx.learning_rate(changed, body), lrx.learning_rate(untouched[0], body), rtol=1e-6)
+    np.testing.assert_allclose(lrx.monitor(changed)[f"scale/{head}"], 0.5, rtol=1e-6)
+    np.testing.assert_allclose(lrx.monitor(changed)[f"scale/{body}"], 1.0, rtol=1e-6)
+
+    ratio = float(lrx.learning_rate(untouched[1], head) / lrx.learning_rate(untouched[0], head))
+    again = advance(tx, lrx.set_learning_rate(lrx.scale_learning_rate(changed, 9.0, group=head), 0.01, group=head))
+    np.testing.assert_allclose(lrx.learning_rate(again, head), 0.01 * ratio, rtol=1e-5)
+    np.testing.assert_allclose(lrx.learning_rate(again, body), lrx.learning_rate(untouched[1], body), rtol=1e-6)
+    assert jax.tree.structure(again) == jax.tree.structure(state)
+
+    with pytest.raises(ValueError, match=r"group must be one of .*give set_learning_rate\(state, value, group="):
+        lrx.set_learning_rate(state, 0.1)
+    with pytest.raises(ValueError, match=r"group must be one of .*got group='tail'"):
+        lrx.scale_learning_rate(state, 0.1, group="tail")
+
+
+def test_the_updates_of_a_group_follow_its_scale() -> None:
+    for name in ("partition", "group_rates", "in a chain"):
+        tx = GROUPED[name]()
+        state = tx.init(PARAMS)
+        plain, _ = tx.update(GRADS, state, PARAMS)
+        updates, _ = tx.update(GRADS, lrx.scale_learning_rate(state, 0.5, group="head"), PARAMS)
+        np.testing.assert_allclose(updates["b"], plain["b"] / 2, rtol=1e-6)
+        np.testing.assert_array_equal(updates["w"], plain["w"])
+
+
+def test_a_group_that_shares_its_rate_cannot_be_changed_alone() -> None:
+    tx = optax.chain(optax.partition({"body": plateau(), "head": optax.identity()}, LABELS), lrx.sgd(0.1))
+    with pytest.raises(ValueError, match=r"a rate of its own to be changed alone, got group='head', which shares it"):
+        lrx.scale_learning_rate(tx.init(PARAMS), 0.5, group="head")
+
+
+@pytest.mark.parametrize(
+    "change", [lambda s, x: lrx.scale_learning_rate(s, x, "head"), lambda s, x: lrx.set_learning_rate(s, x, "head")]
+)
+@pytest.mark.parametrize("name", ["partition", "group_rates"])
+def test_changing_by_hand_keeps_the_program_and_works_traced(name: str, change: Any) -> None:
+    tx = GROUPED[name]()
+    traces = []
+
+    @jax.jit
+    def step(state: Any) -> Any:
+        traces.append(1)
+        return tx.update(GRADS, state, PARAMS)[1]
+
+    state = step(tx.init(PARAMS))
+    for value in (0.5, 2, np.float64(0.5), jnp.bfloat16(0.5)):
+        state = step(change(state, value))
+    state = step(lrx.restart_schedule(jax.jit(change)(state, 0.25)))
+    assert len(traces) == 1
+    pointers = [leaf.unsafe_buffer_pointer() for leaf in jax.tree.leaves(change(state, jnp.float32(0.5)))]
+    assert len(set(pointers)) == len(pointers)
+    states = jax.vmap(lambda _: tx.init(PARAMS))(jnp.arange(3))
+    changed = jax.vmap(change)(states, jnp.array([0.5, 1.0, 2.0]))
+    assert lrx.learning_rates(changed)["head"].shape == (3,)
+    assert jnp.unique(lrx.learning_rates(changed)["head"]).size == 3
+    assert jnp.unique(lrx.learning_rates(changed)["body"]).size == 1
+
+
+def test_a_factor_that_can_have_no_effect_is_refused_with_the_way_out() -> None:
+    ended = lrx.sgd(lrx.linear_decay(0.1, 3))
+    state = advance(ended, ended.init(PARAMS), steps=4)
+    with pytest.raises(
+        ValueError, match=r"no effect on a schedule that is at 0, .*restart_schedule\(state\), or go on"
+    ):
+        lrx.scale_learning_rate(state, 10.0)
+    with pytest.raises(ValueError, match=r"value can only be set where the rate is not 0, .*restart_schedule"):
+        lrx.set_learning_rate(state, 0.1)
+    # Either way out.
+    assert rate_of(advance(ended, lrx.restart_schedule(state))) == 0.1
+    constant = lrx.sgd(0.02)
+    assert rate_of(advance(constant, state)) == 0.02
+
+    tx = lrx.sgd(0.1)
+    zero = advance(tx, lrx.scale_learning_rate(tx.init(PARAMS), 0.0))
+    with pytest.raises(ValueError, match=r"no effect on a rate that was multiplied by 0: give set_learning_rate"):
+        lrx.scale_learning_rate(zero, 10.0)
+    assert rate_of(advance(tx, lrx.set_learning_rate(zero, 0.3))) == 0.3
+
+    stopping = lrx.sgd(0.1 * lrx.early_stopping(patience=0))
+    over = advance(stopping, stopping.init(PARAMS), steps=2, value=1.0)
+    for change in (lambda s: lrx.scale_learning_rate(s, 2.0), lambda s: lrx.set_learning_rate(s, 2.0)):
+        with pytest.raises(ValueError, match=r"a state that is stopped, .*carry_over"):
+            change(over)
+    jax.jit(lrx.scale_learning_rate)(over, 2.0)  # what is traced passes
+
+
+def test_a_rate_that_is_0_for_now_can_be_scaled() -> None:
+    warming = lrx.sgd(lrx.warmup(0.1, 10))
+    state = warming.init(PARAMS)
+    for _ in range(3):
+        state = advance(warming, lrx.scale_learning_rate(state, 0.5))
+    np.testing.assert_allclose(lrx.learning_rate(state), 0.02 / 8, rtol=1e-6)
+    with pytest.raises(ValueError, match="value can only be set where the rate is not 0"):
+        lrx.set_learning_rate(warming.init(PARAMS), 0.1)
+
+    def skip(losses: str) -> Controller:  # a controller that lets the rate go again
+        def update(memory: jax.Array, value: jax.Array) -> tuple[jax.Array, jax.Array]:
+            return (value < 5).astype(jnp.float32), memory
+
+        return controller(skip, {"losses": losses}, init=lambda params: jnp.zeros([]), update=update)
+
+    tx = lrx.sgd(0.1 * skip("spikes"))
+    spiked = advance(tx, advance(tx, tx.init(PARAMS), steps=3, value=1.0), value=9.0)
+    assert rate_of(spiked) == 0.0
+    assert rate_of(advance(tx, lrx.scale_learning_rate(spiked, 0.5), value=1.0)) == 0.05
+
+
+def test_refused_values_are_named() -> None:
+    state = lrx.sgd(0.1).init(PARAMS)
+    for value in (-0.1, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match="value must be a finite number >= 0"):
+            lrx.set_learning_rate(state, value)
+    for step, error in ((-1, ValueError), (0.5, ValueError), (2**31, ValueError), ("a", TypeError)):
+        with pytest.raises(error, match="step must be"):
+            lrx.restart_schedule(state, step)
+
+
+# --- the step of the schedule, and the number of updates ------------------------------------------------------------
+
+
+METHODS: dict[str, Any] = {
+    "adam": lrx.adam,
+    "adamw": lrx.adamw,
+    "nesterov": lrx.nesterov,
+    "prodigy": lambda rate: lrx.prodigy(rate, bias_correction=True),
+    "d_adaptation": lambda rate: lrx.d_adaptation(rate, bias_correction=True),
+    "dog": lrx.dog,
+    "momo": lambda rate: lrx.momo(rate, lower_bound=-1e9),
+    "momo_adam": lambda rate: lrx.momo_adam(rate, lower_bound=-1e9),
+    "schedule_free_adamw": lrx.schedule_free_adamw,
+    "optax": optax.adamw,
+    "injected": lambda rate: optax.inject_hyperparams(optax.adamw)(learning_rate=rate),
+}
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_schedule_restarts_with_moments_and_bias_corrections_kept(name: str) -> None:
+    """As if the schedule had been this shape from the start."""
+    make = METHODS[name]
+    boundary = 3
+    again = lrx.join([linear(), linear()], [boundary])
+    states = [make(linear()).init(PARAMS), make(again).init(PARAMS)]
+    for step in range(6):
+        if step == boundary:
+            states[0] = lrx.restart_schedule(states[0])
+        left, states[0] = make(linear()).update(GRADS, states[0], PARAMS, **VALUE.get(name, {}))
+        right, states[1] = make(again).update(GRADS, states[1], PARAMS, **VALUE.get(name, {}))
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), left, right)
+    assert int(lrx.update_count(states[0])) == 6
+
+
+VALUE = {"momo": {"value": 1.0}, "momo_adam": {"value": 1.0}}
+
+
+def test_a_schedule_restarts_at_any_step_and_everywhere() -> None:
+    tx = optax.chain(linear().multiplier(), lrx.group_rates(lrx.sgd(linear()), LABELS, {"body": 1.0, "head": linear()}))
+    state = advance(tx, tx.init(PARAMS), steps=5)
+    rates = lrx.learning_rates(advance(tx, lrx.restart_schedule(state, 2)))
+    np.testing.assert_allclose([rates["body"], rates["head"]], [0.6**2, 0.6**3], rtol=1e-6)
+    plateaued = lrx.sgd(linear() * plateau())
+    state = advance(plateaued, plateaued.init(PARAMS), steps=3, value=1.0)
+    assert rate_of(advance(plateaued, lrx.restart_schedule(state), value=0.1)) == 0.2  # the controller's 0.25 stays
+    waiting = lrx.sgd(lrx.warmup_until(linear(), warmup_value=0.01, threshold=2.0))
+    state = advance(waiting, waiting.init(PARAMS), steps=3, value=1.0)
+    assert rate_of(advance(waiting, lrx.restart_schedule(state), value=1.0)) == 0.8
+    last = 2**31 - 1
+    far = advance(plateaued, lrx.restart_schedule(state := plateaued.init(PARAMS), last), steps=2, value=1.0)
+    assert int(optax.tree.get(far, "step")) == last
+    assert int(lrx.update_count(far)) == 2
+    with pytest.raises(ValueError, match="the state holds no step of a schedule"):
+        lrx.restart_schedule(optax.sgd(0.1, momentum=0.9).init(PARAMS))
+
+
+COUNTED = {
+    "sgd": (lambda: lrx.sgd(0.1), 6),
+    "cocob": (lrx.cocob, 6),
+    "mechanic": (lambda: lrx.mechanic(lrx.sgd(0.1)), 6),
+    "adam in a chain": (lambda: optax.chain(optax.clip(1.0), plateau(), lrx.adam(0.1)), 6),
+    "accumulate": (lambda: lrx.accumulate(lrx.adam(0.1), 2), 3),
+    "MultiSteps": (lambda: optax.MultiSteps(lrx.adam(0.1), 3), 2),
+    "outside of MultiSteps": (lambda: optax.chain(plateau(), optax.MultiSteps(lrx.adam(0.1), 3)), 2),
+    "apply_if_finite": (lambda: optax.apply_if_finite(lrx.sgd(0.1), 9), 6),
+    "partition": (lambda: optax.partition({"body": lrx.sgd(0.1), "head": lrx.adam(0.1)}, LABELS), 6),
+    "group_rates": (lambda: lrx.group_rates(lrx.sgd(0.1), LABELS, {"body": 1.0, "head": 0.1}), 6),
+    "rollback": (lambda: lrx.rollback_on_divergence(lrx.adam(0.1)), 6),
+    "injected": (lambda: optax.inject_hyperparams(optax.adam)(learning_rate=0.1), 6),
+    "optax": (lambda: optax.adamw(linear()), 6),
+    "optax in MultiSteps": (lambda: optax.MultiSteps(optax.lion(0.1), 3), 2),
+    "a factor after optax": (lambda: optax.chain(optax.sgd(0.1), plateau()), 6),
+    "prodigy": (optax.contrib.prodigy, 6),
+    "mechanize": (lambda: optax.contrib.mechanize(optax.sgd(0.1)), 6),
+}
+
+
+@pytest.mark.parametrize("name", COUNTED)
+def test_applied_updates_are_counted(name: str) -> None:
+    make, expected = COUNTED[name]
+    tx = make()
+    update = jax.jit(tx.update)
+    state = tx.init(PARAMS)
+    for _ in range(6):
+        _, state = update(
+            GRADS, state, PARAMS, **({} if "MultiSteps" in name and "out" not in name else {"value": 1.0})
+        )
+    count = lrx.update_count(state)
+    assert int(count) == expected
+    assert (count.shape, count.dtype) == ((), jnp.int32)
+
+
+def test_skipped_calls_are_not_counted_and_what_cannot_be_counted_is_said() -> None:
+    tx = optax.apply_if_finite(lrx.sgd(0.1), 9)
+    state = tx.init(PARAMS)
+    for gradient in (1.0, np.nan, 1.0):
+        _, state = tx.update({"w": jnp.full(2, gradient), "b": jnp.array(1.0)}, state, PARAMS)
+    assert int(lrx.update_count(state)) == 2
+    with pytest.raises(ValueError, match="the state counts no updates: build the optimizer with lrx"):
+        lrx.update_count(optax.sgd(0.1).init(PARAMS))
+    apart = optax.partition({"body": lrx.sgd(0.1), "head": optax.MultiSteps(lrx.sgd(0.1), 2)}, LABELS)
+    state = advance(apart, apart.init(PARAMS), steps=4)
+    with pytest.raises(ValueError, match=r"must hold one number of updates, got \[2, 4\]: its groups"):
+        lrx.update_count(state)
+    assert jax.jit(lrx.update_count)(lrx.sgd(0.1).init(PARAMS)) == 0

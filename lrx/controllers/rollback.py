@@ -17,7 +17,7 @@ from lrx._leaves import copies, leafwise, require_params, total
 from lrx.controllers._smoothing import RunningMean, add, empty_mean
 from lrx.feedback import no_observation, receive
 from lrx.rates import ArrayLike
-from lrx.reading import scale_learning_rate, scale_rates
+from lrx.reading import scale_learning_rate, scale_rates, state_of
 from lrx.states import Observation, RateState, Snapshot, shows
 from lrx.transformations import factory
 
@@ -185,6 +185,9 @@ def apply_updates(params: Any, updates: Any, state: Any) -> Any:
     Returns:
       Parameters of the same structure, shapes and types.
 
+    Raises:
+      TypeError: if `state` is a transformation or None.
+
     Example:
       >>> import lrx, jax.numpy as jnp
       >>> tx = lrx.sgd(0.5)
@@ -202,7 +205,7 @@ def apply_updates(params: Any, updates: Any, state: Any) -> Any:
     )
     applied = optax.apply_updates(params, complete)
     nodes = jax.tree.leaves(
-        getattr(state, "opt_state", state), is_leaf=lambda node: isinstance(node, RollbackState | Snapshot)
+        state_of("apply_updates", state), is_leaf=lambda node: isinstance(node, RollbackState | Snapshot)
     )
     for node in nodes:
         if isinstance(node, RollbackState):

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from lrx._leaves import wide
+from lrx.reading import state_of
 from lrx.states import Snapshot
 
 
@@ -32,6 +33,7 @@ def eval_params(state: Any, params: Any) -> Any:
 
     Raises:
       ValueError: if the state holds several such methods, whose points would depend on each other.
+      TypeError: if `state` is a transformation or None.
 
     Source:
       Y. Nesterov, Soviet Math. Dokl. 27, 1983; A. Defazio et al., 2024, arXiv:2405.15682; M. Ivgi et al., 2023,
@@ -43,7 +45,7 @@ def eval_params(state: Any, params: Any) -> Any:
       >>> print(lrx.eval_params(tx.init(jnp.ones(2)), jnp.ones(2)))
       [1. 1.]
     """
-    found = _evaluations(getattr(state, "opt_state", state))
+    found = _evaluations(state_of("eval_params", state))
     if not found:
         return params
     if len(found) > 1:

@@ -27,7 +27,7 @@ from lrx._leaves import (
     zeros_like,
 )
 from lrx.rates import ArrayLike, Controller, Rate, Schedule, as_schedule
-from lrx.states import GroupState
+from lrx.states import GroupFactor, GroupState
 from lrx.transformations import factory
 
 LABELS = (str, int, np.generic, enum.Enum)  # what tells a callable tree of labels from a function
@@ -119,7 +119,8 @@ def group_rates(
         count = jnp.zeros([], jnp.int32)
         if is_placeholder(params):
             # Which groups there are is said by parameters only: one entry stands for all of them.
-            return GroupState(count, jnp.zeros([], jnp.float32), inner.init(params))  # type: ignore[arg-type]
+            one = jnp.zeros([], jnp.float32)
+            return GroupState(count, jnp.array(count), one, inner.init(params))  # type: ignore[arg-type]
         by_path = labels_of(params)
         found = factors_of(by_path, params)
         if isinstance(factors, Mapping):
@@ -131,9 +132,11 @@ def group_rates(
                 )
         frozen = {path for path, label in by_path.items() if _freezes(found[label])}
         shown = {
-            str(label): _shown(_value_at(factor, count)) for label, factor in found.items() if not _freezes(factor)
+            str(label): _shown(_value_at(factor, count), jnp.ones([], jnp.float32))
+            for label, factor in found.items()
+            if not _freezes(factor)
         }
-        return GroupState(count, shown, inner.init(_hide(params, frozen)))
+        return GroupState(count, jnp.array(count), shown, inner.init(_hide(params, frozen)))
 
     def leaves_reached(
         updates: Any, state: Any, params: Any, extra_args: dict[str, Any], carried: LeafFactors
@@ -159,26 +162,29 @@ def group_rates(
                     "times as a schedule or as a traced number."
                 )
         frozen = {path for path, label in by_path.items() if _freezes(found[label])}
-        current = {label: _value_at(factor, state.count) for label, factor in found.items() if not _freezes(factor)}
+        given = {label: _value_at(factor, state.step) for label, factor in found.items() if not _freezes(factor)}
+        scales = {label: state.factors[str(label)].scale for label in given}
+        current = {label: factor * scales[label] for label, factor in given.items()}
         moving = {path: label for path, label in by_path.items() if path not in frozen}
         carried = LeafFactors.of(moving, current).times(outer)
         inner_args = _hide_in(extra_args, updates, params, frozen)
         unmoved = frozen
         if frozen and any(path not in by_path for path, _ in named_leaves(params)):  # no gradient this time
             unmoved = {path for path, label in labels_of(params).items() if _freezes(factor_of(label))}
-        given = _hide(updates, frozen), state.inner, _hide(params, unmoved)
-        within = leaves_reached(*given, inner_args, carried)
-        moved, inner_state = inner.update(*given, **inner_args, leaf_factors=carried)
+        hidden = _hide(updates, frozen), state.inner, _hide(params, unmoved)
+        within = leaves_reached(*hidden, inner_args, carried)
+        moved, inner_state = inner.update(*hidden, **inner_args, leaf_factors=carried)
         # Where no rate takes the factor, the finished update is multiplied; what lies around this does so itself.
         leaves = {
             path: leaf if path in within else scale_leaf(leaf, current[moving[path]])
             for path, leaf in named_leaves(moved)
         }
         # A group whose leaves have no gradient this time keeps its place.
-        shown = dict(state.factors) | {str(label): _shown(factor) for label, factor in current.items()}
+        shown = dict(state.factors) | {str(label): _shown(given[label], scales[label]) for label in given}
         moved = [leaves[path] if path in leaves else zeros_like(leaf) for path, leaf in named_leaves(updates)]
         updates = jax.tree.unflatten(jax.tree.structure(updates), moved)
-        return updates, GroupState(optax.safe_increment(state.count), shown, inner_state)
+        count, step = optax.safe_increment(state.count), optax.safe_increment(state.step)
+        return updates, GroupState(count, step, shown, inner_state)
 
     return optax.GradientTransformationExtraArgs(init, update)
 
@@ -201,8 +207,9 @@ def _value_at(factor: ArrayLike | Schedule, count: jax.Array) -> jax.Array:
     return jnp.asarray(factor.function(count) if isinstance(factor, Schedule) else factor, jnp.float32)
 
 
-def _shown(factor: jax.Array) -> jax.Array:
-    return jnp.array(jnp.max(factor))
+def _shown(factor: jax.Array, scale: jax.Array) -> GroupFactor:
+    largest = jnp.array(jnp.max(factor))
+    return GroupFactor(largest * scale, largest, scale)
 
 
 def _freezes(factor: ArrayLike | Schedule) -> bool:
