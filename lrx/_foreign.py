@@ -144,6 +144,14 @@ class _Counted(Adapter):
         return self.state.count
 
 
+@_adapts(optax.MultiStepsState)
+class _MultiSteps(Adapter):
+    """How many gradients make an update is not in the state."""
+
+    def gathering(self) -> tuple[jax.Array, None]:
+        return self.state.mini_step, None
+
+
 @_adapts(optax.SnapshotState)
 class _Measured(Adapter):
     def shown(self) -> dict[str, Any]:

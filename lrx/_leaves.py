@@ -175,13 +175,12 @@ def _real_type(dtype: Any) -> Any:
 
 def require_known_types(params: Any) -> None:
     """Refuse parameters in types that are too narrow to be updated."""
-    for path, leaf in jax.tree.leaves_with_path(params):
+    for path, leaf in named_leaves(params):
         dtype = jnp.result_type(leaf)
         if jnp.issubdtype(dtype, jnp.floating) and jnp.finfo(dtype).bits < 16:
-            name = jax.tree_util.keystr(path, simple=True, separator="/")
             raise ValueError(
-                f"params must be bfloat16, float16 or wider, got {dtype} at {name!r}: most updates would be rounded "
-                "away. Keep the parameters in bfloat16 or float32 and cast them within the model."
+                f"params must be bfloat16, float16 or wider, got {dtype} at {written(path)!r}: most updates would be "
+                "rounded away. Keep the parameters in bfloat16 or float32 and cast them within the model."
             )
 
 

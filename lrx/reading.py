@@ -486,6 +486,42 @@ def _counts(node: Any) -> tuple[list[jax.Array], ...]:
     return found
 
 
+def minibatches(state: Any) -> list[tuple[jax.Array, jax.Array | None]]:
+    """Return how many minibatches are gathered for the next update, and how many make one.
+
+    What has been gathered when a run ends has not been applied.
+
+    Args:
+      state: an optimizer state, or an object that carries one as `opt_state`.
+
+    Returns:
+      A pair for each accumulation that is not within another, in calls of `update`, each () int32; None for the second
+      where the state does not say it, as that of `optax.MultiSteps`. Empty where nothing accumulates.
+
+    Example:
+      >>> import lrx, jax.numpy as jnp
+      >>> from lrx.reading import minibatches
+      >>> tx = lrx.accumulate(lrx.sgd(0.1), every=4)
+      >>> _, state = tx.update(jnp.ones(2), tx.init(jnp.ones(2)))
+      >>> [(int(gathered), int(every)) for gathered, every in minibatches(state)]
+      [(1, 4)]
+    """
+    return _gathering(state_of("minibatches", state))
+
+
+def _gathering(node: Any) -> list[tuple[jax.Array, jax.Array | None]]:
+    said = speaker(node)
+    below = said.groups().values() if tells(said, "groups") else _on_path(said, node)
+    found = [pair for inner in below for pair in _gathering(inner)]
+    if not tells(said, "gathering"):
+        return found
+    gathered, every = said.gathering()
+    gathered, every = array(gathered), None if every is None else array(every)
+    if every is None or not found:
+        return [(gathered, every)]
+    return [(inner * every + gathered, None if length is None else length * every) for inner, length in found]
+
+
 def _refuse_objects(function: str, state: Any) -> None:
     # Some of optax's own states have a field of that name; they are tuples.
     if hasattr(state, "opt_state") and not isinstance(state, tuple):

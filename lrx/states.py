@@ -15,6 +15,7 @@ like lrx's. `reading` asks for the methods and never for a type.
     on_path()             those of them through which a gradient goes on its way to the update, where not all do
     groups()              {label: state}: states that are for different parameters
     completed_updates()   () int32: how many updates it has made
+    gathering()           minibatches gathered for the next update, and how many make one or None where that is unknown
     scale_by_hand()       () float32: what `scale_learning_rate` and `set_learning_rate` have set; or {group: scale}
     ahead()               rate() or factor() of the latest update, had it been under the scale that is set by now
     with_scale(scale, group)   the state with the scale of one of the groups in factor() set

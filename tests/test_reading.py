@@ -355,7 +355,7 @@ PLATEAU_KEYS = [f"reduce_on_plateau/{field}" for field in PLATEAU]
         (lrx.adamw(0.1), ["learning_rate", "scale", "adamw/weight_decay", *ADAM_KEYS]),
         (
             lrx.accumulate(lrx.rmsprop(0.1), 2),
-            ["learning_rate", "scale", "accumulation/gathered", "accumulation/value", "rmsprop/decay"],
+            ["learning_rate", "scale", "accumulation/gathered", "accumulation/every", "rmsprop/decay"],
         ),
         (
             lrx.group_rates(lrx.heavy_ball(0.1), LABELS, {"body": 1.0, "head": 0.1}),

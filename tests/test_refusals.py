@@ -282,6 +282,12 @@ REFUSED: list[tuple[Callable[..., Any], dict[str, Any], Any, str]] = [
     *_refusals(
         lrx.accumulate, "every", (0, -2, 2.5, NAN), ValueError, "must be a whole number of gradients >= 1 and.*got {0}="
     ),
+    (
+        lrx.accumulate,
+        {"every": 4.0 * lrx.reduce_on_plateau()},
+        TypeError,
+        "^every must be a Schedule, got the feedback",
+    ),
     (lrx.group_rates, {"labels": None}, TypeError, "^labels must be a tree of labels or a function"),
     (lrx.group_rates, {"factors": {"x": -1.0}}, ValueError, r"^factors\['x'\] must be a finite number >= 0, got"),
     (lrx.group_rates, {"factors": {"x": "1"}}, TypeError, r"^factors\['x'\] must be a number, got"),

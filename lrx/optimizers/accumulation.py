@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -11,23 +12,36 @@ import optax
 from lrx import _checks
 from lrx._leaves import leafwise, zeros_like
 from lrx.feedback import check_loss
-from lrx.rates import ArrayLike
+from lrx.rates import ArrayLike, Controller, Rate, Schedule, as_schedule
 from lrx.states import shows
 from lrx.transformations import factory
 
 
-@shows("gathered", "value")
+@shows("gathered", "every")
 class AccumulationState(NamedTuple):
     """State of `accumulate`."""
 
     gathered: jax.Array  # () int32: gradients since the latest applied update
-    gradients: Any  # like the parameters, at least float32: their sum
-    value: jax.Array  # () float32: the sum of their losses
+    gradients: Any  # like the parameters, at least float32: their weighted sum
+    value: jax.Array  # () float32: the weighted sum of their losses
+    weight: jax.Array  # () float32: the sum of their weights
+    every: jax.Array  # () int32: k, gradients in this round
+    applied: jax.Array  # () int32: completed rounds; stays at 2^31 - 1 once there
     inner: Any
+
+    def within(self) -> tuple[Any, ...]:
+        """Say what the transformation says that is applied."""
+        return (self.inner,)
+
+    def gathering(self) -> tuple[jax.Array, jax.Array]:
+        """Return how far the round is, and its length."""
+        return self.gathered, self.every
 
 
 @factory
-def accumulate(tx: optax.GradientTransformation, every: ArrayLike) -> optax.GradientTransformationExtraArgs:
+def accumulate(
+    tx: optax.GradientTransformation, every: ArrayLike | Schedule | Callable[[jax.Array], ArrayLike]
+) -> optax.GradientTransformationExtraArgs:
     """Apply one update for so many gradients, to their mean.
 
     With k = `every`, calls 1 to k - 1 of each round give updates of zero and only add up. The k-th hands
@@ -36,17 +50,29 @@ def accumulate(tx: optax.GradientTransformation, every: ArrayLike) -> optax.Grad
     one mean loss for each update. The result is that of a batch k times as large, up to the order of summation.
     Between, `learning_rate` shows the rate of the latest applied update.
 
+    Where minibatches differ in size, as in the tokens that they count, pass that with each: with `weight=w_i` the means
+    are `g = (w_1 g_1 + ... + w_k g_k) / (w_1 + ... + w_k)`, and that of the losses alike. Then g is the gradient of the
+    mean over all tokens of the round, if each g_i is that of the mean over its own.
+
+    `update(..., complete=True)` ends a round early and applies the mean of what is there: in the last step of a run
+    whose length is not a multiple of k, where the rest would be lost. A state from within a round may go on with
+    another k: the mean is over what has been gathered.
+
     Args:
       tx: the transformation to apply; with an lrx optimizer the rate and feedback are read through.
-      every: k, gradients in a round, >= 1; may be traced. For a mean over examples, batches must be of equal size.
+      every: k, gradients in a round, >= 1; may be traced. A `Schedule`, or a function of the number of applied updates,
+        makes the batch grow: `lrx.piecewise_constant(1, {100: 2, 300: 2})` for 1, 2 and 4. What it gives is rounded,
+        and 1 at least.
 
     Returns:
       A transformation whose updates are added to the parameters. `update` needs what `tx` needs; `params` and other
-      extra arguments are those of the last call of a round.
+      extra arguments are those of the last call of a round. It takes `weight=`, >= 0, () float, 1 by default, and
+      `complete=`, () bool; both may be traced. A round in which all weights are 0 goes on until one is not.
 
     Raises:
-      ValueError: if `every` is not a whole number >= 1; in `update`, if `value` is not a scalar.
-      TypeError: if `tx` is no gradient transformation, or `value` is not a number.
+      ValueError: if `every` is not a whole number >= 1; in `update`, if `value` is not a scalar, or `weight` is
+        negative or not a scalar.
+      TypeError: if `tx` is no gradient transformation, `every` follows feedback, or `value` is not a number.
 
     Source:
       P. Goyal et al., 2017, arXiv:1706.02677, remark 3: the mean is over all examples of the large batch.
@@ -64,41 +90,78 @@ def accumulate(tx: optax.GradientTransformation, every: ArrayLike) -> optax.Grad
       [-1.5] 0.75
     """
     _checks.transformation(tx)
-    _checks.steps("every", every, unit="gradients")
+    changing = callable(every) or isinstance(every, Rate | Controller)
+    if changing:
+        length_of = as_schedule(every, name="every").function
+    else:
+        _checks.steps("every", every, unit="gradients")
     inner = optax.with_extra_args_support(tx)
 
+    def length_at(applied: jax.Array) -> jax.Array:
+        length = jnp.round(length_of(applied)) if changing else jnp.asarray(every)
+        return jnp.maximum(length.astype(jnp.int32), 1)
+
     def init(params: Any) -> AccumulationState:
-        zero = jnp.zeros([], jnp.float32)
-        return AccumulationState(jnp.zeros([], jnp.int32), zeros_like(params, wide=True), zero, inner.init(params))
+        nothing = [jnp.zeros([], jnp.int32) for _ in range(2)]
+        value, weight = (jnp.zeros([], jnp.float32) for _ in range(2))
+        first = jnp.array(length_at(nothing[1]))
+        return AccumulationState(
+            nothing[0], zeros_like(params, wide=True), value, weight, first, nothing[1], inner.init(params)
+        )
 
     def update(
-        updates: Any, state: AccumulationState, params: Any = None, *, value: Any = None, **extra_args: Any
+        updates: Any,
+        state: AccumulationState,
+        params: Any = None,
+        *,
+        value: Any = None,
+        weight: Any = None,
+        complete: Any = False,
+        **extra_args: Any,
     ) -> tuple[Any, AccumulationState]:
-        length = jnp.maximum(jnp.asarray(every).astype(jnp.int32), 1)
+        share = jnp.ones([], jnp.float32)
+        if weight is not None:
+            _checks.non_negative("weight", weight, "it is the number of examples or tokens in the minibatch")
+            share = jnp.asarray(weight, jnp.float32)
         gathered = state.gathered + 1
-        complete = gathered >= length
+        weights = state.weight + share
+        full = ((gathered >= length_at(state.applied)) | jnp.asarray(complete, bool)) & (weights > 0)
+        divisor = jnp.where(weights > 0, weights, 1.0)
         feedback = dict(extra_args)
+        if weight is not None:
+            feedback["weight"] = weights
+        if complete is not False:
+            feedback["complete"] = complete  # for rounds of rounds
         total = state.value
         if value is not None:
             check_loss(value)
-            total = total + jnp.asarray(value, jnp.float32)
-            feedback["value"] = total / length.astype(jnp.float32)
+            # A minibatch without weight adds nothing, not even a loss that is not a number.
+            total = total + jnp.where(share > 0, share * jnp.asarray(value, jnp.float32), 0.0)
+            feedback["value"] = total / divisor
 
         def add(gradient: jax.Array, total: jax.Array) -> tuple[jax.Array, jax.Array]:
+            if weight is not None:
+                gradient = jnp.where(share > 0, share.astype(gradient.real.dtype) * gradient, 0.0)
             total = total + gradient
-            return total / length.astype(total.dtype), jnp.where(complete, 0.0, total)
+            return total / divisor.astype(total.real.dtype), jnp.where(full, 0.0, total)
 
         means, gradients = leafwise(add, updates, state.gradients)
+        still = jax.tree.map(jnp.zeros_like, means)  # not within a branch, where a sharding would be lost
 
         def apply(state: Any) -> tuple[Any, Any]:
             applied, state = inner.update(means, state, params, **feedback)
             return jax.tree.map(lambda leaf, like: leaf.astype(like.dtype), applied, means), state
 
-        def wait(state: Any) -> tuple[Any, Any]:
-            return jax.tree.map(jnp.zeros_like, means), state
-
-        applied, inner_state = jax.lax.cond(complete, apply, wait, state.inner)
-        total = jnp.where(complete, 0.0, total)
-        return applied, AccumulationState(jnp.where(complete, 0, gathered), gradients, total, inner_state)
+        moved, inner_state = jax.lax.cond(full, apply, lambda state: (still, state), state.inner)
+        applied = jnp.where(full, optax.safe_increment(state.applied), state.applied)
+        return moved, AccumulationState(
+            jnp.where(full, 0, gathered),
+            gradients,
+            jnp.where(full, 0.0, total),
+            jnp.where(full, 0.0, weights),
+            length_at(applied),
+            applied,
+            inner_state,
+        )
 
     return optax.GradientTransformationExtraArgs(init, update)

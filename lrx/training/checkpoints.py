@@ -7,34 +7,18 @@ leaves whole checkpoints only.
 
 from __future__ import annotations
 
-import json
 import os
 import tempfile
-import zlib
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
+from lrx.training.identity import Identity, as_json, differences, named_leaves
+
 KEPT = 3
 SHOWN_DIFFERENCES = 4
-
-Description = dict[str, Any]  # of JSON values
-
-
-def describe(state: Any) -> dict[str, str]:
-    """Give path to type and shape of every leaf: `{"params['w']": "float32[3]"}`."""
-    return {name: f"{leaf.dtype}{list(leaf.shape)}" for name, leaf in _named(state)}
-
-
-def checksums(state: Any) -> dict[str, str]:
-    """Give path to a checksum of the contents of every leaf, which tells other data of the same shapes apart."""
-    return {name: f"{zlib.crc32(np.ravel(leaf).view(np.uint8).data):08x}" for name, leaf in _named(state)}
-
-
-def _named(state: Any) -> list[tuple[str, Any]]:
-    return [(jax.tree_util.keystr(path), leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(state)]
 
 
 def _is_key(leaf: Any) -> bool:
@@ -84,9 +68,9 @@ class RunFolder:
         """Give the number of steps of the newest checkpoint, None where there is none."""
         return self._manager.latest_step()
 
-    def require_same_run(self, run: Description) -> None:
-        """Raise a ValueError where the newest checkpoint belongs to another run than `run`."""
-        step, run = self.latest(), _as_json(run)
+    def identity(self, step: int | None = None) -> Identity:
+        """Read what made the checkpoint of `step`, by default the newest."""
+        step = self.latest() if step is None else step
         try:
             found = self._manager.restore(step, args=self._args.Composite(run=self._args.JsonRestore()))["run"]
         except Exception as error:
@@ -94,35 +78,28 @@ class RunFolder:
                 f"checkpoint={str(self.path)!r} holds a folder {step} that is no checkpoint of lrx: "
                 "give another folder."
             ) from error
-        differences = []
-        for name in sorted(run.keys() | found.keys()):
-            there, here = found.get(name), run.get(name)
-            if isinstance(there, dict) and isinstance(here, dict):
-                for leaf in sorted(there.keys() | here.keys()):
-                    was, would_be = there.get(leaf, "absent"), here.get(leaf, "absent")
-                    if was != would_be:
-                        differences.append(f"{name}{leaf} is {was} there and {would_be} here")
-            elif there != here:
-                differences.append(f"{name} is {there!r} there and {here!r} here")
-        if differences:
-            more = len(differences) - SHOWN_DIFFERENCES
-            listed = "; ".join(differences[:SHOWN_DIFFERENCES]) + (f"; and {more} more" if more > 0 else "")
+        return dict(found)
+
+    def require_same_run(self, run: Identity) -> None:
+        """Raise a ValueError where the newest checkpoint belongs to another run than `run`."""
+        unlike = differences(self.identity(), as_json(run))
+        if unlike:
             raise ValueError(
-                f"checkpoint={str(self.path)!r} holds another run, at step {step}: {listed}. Give another folder, or "
-                "delete this one if that run is not wanted any more."
+                f"checkpoint={str(self.path)!r} holds another run, at step {self.latest()}: {listed(unlike)}. Give "
+                "another folder, or delete this one if that run is not wanted any more."
             )
 
-    def save(self, step: int, state: Any, history: dict[str, np.ndarray], run: Description) -> None:
+    def save(self, step: int, state: Any, history: dict[str, np.ndarray], run: Identity) -> None:
         """Write a checkpoint; the oldest goes where there are more than three."""
         leaves = {
-            name: np.asarray(jax.random.key_data(leaf) if _is_key(leaf) else leaf) for name, leaf in _named(state)
+            name: np.asarray(jax.random.key_data(leaf) if _is_key(leaf) else leaf) for name, leaf in named_leaves(state)
         }
         self._manager.save(
             step,
             args=self._args.Composite(
                 state=self._args.StandardSave(_not_empty(leaves) or {"none": np.zeros(1)}),  # never an empty dict
                 history=self._args.StandardSave(_not_empty(history)),
-                run=self._args.JsonSave(_as_json(run)),
+                run=self._args.JsonSave(as_json(run)),
             ),
             force=True,
         )
@@ -134,7 +111,7 @@ class RunFolder:
         args = self._args.Composite(state=self._args.StandardRestore(), history=self._args.StandardRestore())
         found = self._manager.restore(step, args=args)
         leaves = []
-        for name, leaf in _named(state):
+        for name, leaf in named_leaves(state):
             if _is_key(leaf):
                 leaves.append(jax.random.wrap_key_data(found["state"][name], impl=_implementation(leaf)))
             elif name not in found["state"] and leaf.size:
@@ -155,10 +132,10 @@ class RunFolder:
         self._manager.close()
 
 
-def _as_json(run: Description) -> Description:
-    """Give what JSON makes of a description: scalars of NumPy and JAX as numbers, tuples as lists."""
-    as_json: Description = json.loads(json.dumps(run, default=lambda value: np.asarray(value).item()))
-    return as_json
+def listed(unlike: list[str]) -> str:
+    """Join the first few of a list of differences."""
+    more = len(unlike) - SHOWN_DIFFERENCES
+    return "; ".join(unlike[:SHOWN_DIFFERENCES]) + (f"; and {more} more" if more > 0 else "")
 
 
 def _not_empty(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

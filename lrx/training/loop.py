@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 import os
 import signal
@@ -23,7 +24,8 @@ from lrx.controllers.rollback import recovers
 from lrx.direction import require_descent
 from lrx.reading import can_stop, observe, stopped
 from lrx.training.batch_stats import evaluation_point, model_state_at
-from lrx.training.checkpoints import Description, RunFolder, describe
+from lrx.training.checkpoints import RunFolder, listed
+from lrx.training.identity import Identity, as_json, differences, run_identity
 from lrx.training.program import SEGMENT_STEPS, State, compiled, local_devices, placement
 from lrx.training.progress import Status, reporter
 from lrx.training.workload import Best, History, Workload
@@ -72,6 +74,7 @@ def train(
     checkpoint: str | os.PathLike[str] | None = None,
     checkpoint_every: int | None = None,
     resume: bool = True,
+    on_mismatch: str = "error",
     progress: bool = False,
     stop_on_nonfinite: bool = True,
     observe: str | None = None,
@@ -101,7 +104,11 @@ def train(
         a run is always kept.
       resume: go on where the folder's newest checkpoint is, bit for bit as if the run had not stopped; a run that is
         complete gives its history without training, and a longer `epochs` or `steps` extends it. With False the folder
-        must hold no run.
+        must hold no run. What is resumed is said on stderr, and in `history.resumed_at`.
+      on_mismatch: what happens where the folder holds a run that was made with something else: another rate or constant
+        of `tx`, another loss, other data, another seed or version (`lrx.training.identity`). "error" refuses it and
+        names the differences. "continue" goes on from there with what is given, as far as the state has the same
+        structure; `history.changes` says from which step on, and what changed.
       progress: show loss, rate, speed and time left: a bar on a terminal, otherwise a line every ten seconds.
       stop_on_nonfinite: stop at a loss that is NaN or infinite. With False the update is made, for transformations
         that recover by themselves (`optax.apply_if_finite`) and runs that may well diverge (range tests). What
@@ -148,6 +155,8 @@ def train(
     for name, value in (("resume", resume), ("progress", progress), ("stop_on_nonfinite", stop_on_nonfinite)):
         _checks.flag(name, value)
 
+    _checks.one_of("on_mismatch", on_mismatch, ("error", "continue"))
+
     if observe is not None and workload.evaluate is None:
         raise ValueError(
             f"observe needs a workload that evaluates, got observe={observe!r} and one without: give "
@@ -158,7 +167,7 @@ def train(
     with contextlib.ExitStack() as stack:
         if checkpoint is not None:
             run.folder = stack.enter_context(contextlib.closing(RunFolder(checkpoint)))
-        run.begin(resume, evaluate_steps)
+        run.begin(resume, on_mismatch, evaluate_steps)
         arrays = jax.tree.leaves(workload.batches.arrays)
         status = reporter(
             progress,
@@ -253,13 +262,16 @@ class _Run:
         keys = jax.device_put(tuple(jax.random.split(jax.random.key(seed))), self.placement)
         self.init_key, self.key = keys
         self.step = 0
+        self.resumed_at: int | None = None
+        self.changes: dict[str, list[str]] = {}  # by the step from which on they hold
         self.curves: dict[str, list[np.ndarray]] = {}
         self.evaluations: dict[str, list[float]] = {}
         self.evaluation_steps: list[int] = []
         self.saved_step, self.saved_at = 0, time.monotonic()
 
-    def begin(self, resume: bool, evaluate_steps: int) -> None:
+    def begin(self, resume: bool, on_mismatch: str, evaluate_steps: int) -> None:
         """Make the initial state, or read the newest checkpoint."""
+        self.evaluate_steps = evaluate_steps
         latest = None if self.folder is None else self.folder.latest()
         shapes = jax.eval_shape(self.program.initialize, self.init_key)
         if self.observed is not None:  # raises where nothing in the state takes it, before the first epoch is made
@@ -276,10 +288,12 @@ class _Run:
                 f"{where}, which resume=False would overwrite: give another folder, delete this one, or go on with "
                 "resume=True."
             )
-        self.folder.require_same_run(self._description(shapes))
+        self._require_same_run(self.folder, on_mismatch)
         if latest > self.total:
             raise ValueError(f"{where}, got a length of {self.total:,}: give at least that, or another folder.")
         self.step, state, history = self.folder.restore(shapes)
+        self.resumed_at = self.step
+        self._say(f"resumed at step {self.step:,}" if self.step < self.total else "complete, nothing is trained")
         self.state = jax.device_put(state, self.placement)
         self.saved_step = self.step
         self.evaluation_steps = [int(step) for step in history.pop("evaluation_steps", ())]
@@ -294,6 +308,28 @@ class _Run:
             self.evaluation_steps.pop()
             for values in self.evaluations.values():
                 values.pop()
+
+    def _require_same_run(self, folder: RunFolder, on_mismatch: str) -> None:
+        """Raise a ValueError if the folder holds another run, or note from where on this one is another."""
+        found = folder.identity()
+        self.changes = found.pop("changes", {})
+        unlike = differences(found, self._identity)
+        if not unlike:
+            return
+        where = f"checkpoint={str(folder.path)!r} holds another run, at step {folder.latest():,}: {listed(unlike)}."
+        if on_mismatch == "error":
+            raise ValueError(
+                f"{where} Give another folder, delete this one if that run is not wanted any more, or go on from it "
+                'with what is given, on_mismatch="continue".'
+            )
+        for name in ("params", "model_state", "opt_state"):
+            if found.get(name) != self._identity[name]:
+                raise ValueError(f"{where} Its state has another structure, from which this run cannot go on.")
+        self.changes[str(folder.latest())] = unlike
+        self._say(f"goes on with something else from step {folder.latest():,}: {listed(unlike)}")
+
+    def _say(self, what: str) -> None:
+        print(f"{self.workload.name}: {what}", file=sys.stderr)
 
     def go(
         self,
@@ -411,19 +447,15 @@ class _Run:
         self.state = self.state._replace(opt_state=jax.device_put(told, self.placement))
 
     def _save(self, folder: RunFolder) -> None:
-        folder.save(self.step, self.state, self._recorded(), self._description(self.state))
+        folder.save(self.step, self.state, self._recorded(), {**self._identity, "changes": self.changes})
         self.saved_step, self.saved_at = self.step, time.monotonic()
 
-    def _description(self, state: State) -> Description:
-        batches = self.workload.batches
-        return {
-            "workload": self.workload.name,
-            "seed": self.seed,
-            "batch_size": batches.batch_size,
-            "shuffle": batches.shuffle,
-            "arrays": describe(batches.arrays),
-            **{name: describe(part) for name, part in state._asdict().items()},
-        }
+    @functools.cached_property
+    def _identity(self) -> Identity:
+        observing = (
+            {} if self.observed is None else {"feedback_metric": self.observed, "evaluate_every": self.evaluate_steps}
+        )
+        return as_json(run_identity(self.workload, self.tx, seed=self.seed, **observing))
 
     def _state_on_first_device(self) -> State:
         # What works on one device need not work on several, and evaluating on each would be no faster.
@@ -452,6 +484,8 @@ class _Run:
             recorded["evaluation_steps"],
             *self._state_on_first_device()[:3],
             self._best(),
+            self.resumed_at,
+            {int(step): unlike for step, unlike in self.changes.items()},
         )
 
     def _interruption(self) -> TrainingInterrupted:
@@ -485,7 +519,7 @@ class _Run:
             if good is not None:
                 message += (
                     f" The checkpoint of step {good:,} in {str(self.folder.path)!r} is good: the same call with "
-                    "another rate goes on from there."
+                    'another rate and on_mismatch="continue" goes on from there.'
                 )
         return DivergenceError(message, self.step, loss, rate, self.history())
 

@@ -238,6 +238,8 @@ class History:
       opt_state: the final optimizer state.
       best: where the loss that an `early_stopping` follows was at its best, with `step`, `params` and `model_state`;
         None where the optimizer holds none.
+      resumed_at: the step at which the call that gave this took up an earlier run; None where it began anew.
+      changes: step to differences in words, where the run went on with something else by `on_mismatch="continue"`.
     """
 
     loss: np.ndarray
@@ -249,3 +251,5 @@ class History:
     model_state: ModelState
     opt_state: Any
     best: Best | None = None
+    resumed_at: int | None = None
+    changes: dict[int, list[str]] = dataclasses.field(default_factory=dict)

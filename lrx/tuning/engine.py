@@ -24,7 +24,7 @@ import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding, SingleDeviceSharding
 
 from lrx.reading import can_stop, monitor, stopped
-from lrx.training.checkpoints import checksums, describe
+from lrx.training.identity import checksums, describe
 from lrx.training.program import State, draw, initial, step
 from lrx.training.workload import Workload
 

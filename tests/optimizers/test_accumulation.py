@@ -10,6 +10,7 @@ import pytest
 from problems import assert_trees_close, assert_trees_equal, gradient_stream, vector_params
 
 import lrx
+from lrx.reading import minibatches
 
 EVERY, ROUNDS = 4, 8
 
@@ -148,3 +149,144 @@ def test_an_evaluation_point_and_a_scaling_are_found_within():
     np.testing.assert_allclose(lrx.eval_params(state, y + updates), [0.9], rtol=1e-6)
     _, state = tx.update(y, lrx.scale_learning_rate(state, 0.5), y)
     np.testing.assert_allclose(lrx.learning_rate(state), 0.05, rtol=1e-6)
+
+
+def calls(tx, gradients, values=None, state=None, params=None, **extra_args):
+    """Updates of one coordinate, one after the other, and the last state."""
+    params = jnp.zeros(1) if params is None else params
+    state = tx.init(params) if state is None else state
+    moved = []
+    for index, gradient in enumerate(gradients):
+        now = {name: given[index] for name, given in extra_args.items()}
+        value = None if values is None else values[index]
+        updates, state = tx.update(jnp.full(1, gradient), state, params, value=value, **now)
+        moved.append(float(updates[0]))
+    return moved, state
+
+
+def test_a_round_that_goes_on_with_another_length_is_divided_by_what_was_gathered():
+    seen = lrx.sgd(1.0 * lrx.reduce_on_plateau(factor=0.5, patience=9))
+    _, state = calls(lrx.accumulate(seen, 4), [1.0] * 3, [5.0] * 3)
+    for every in (2, 4):
+        moved, after = calls(lrx.accumulate(seen, every), [1.0], [5.0], state)
+        assert moved == [-1.0]
+        assert lrx.monitor(after)["reduce_on_plateau/best_value"] == 5.0
+
+
+def test_weights_make_means_over_tokens():
+    seen = lrx.sgd(1.0 * lrx.reduce_on_plateau(factor=0.5, patience=9))
+    moved, state = calls(lrx.accumulate(seen, 2), [1.0, 0.0], [2.0, 4.0], weight=[11, 101])
+    np.testing.assert_allclose(moved, [0.0, -11 / 112], rtol=1e-7)
+    best = lrx.monitor(state)["reduce_on_plateau/best_value"]
+    np.testing.assert_allclose(best, (11 * 2 + 101 * 4) / 112, rtol=1e-7)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_weighted_rounds_equal_the_large_batch_of_all_tokens(name):
+    tx = optax.with_extra_args_support(OPTIMIZERS[name])
+    accumulated, params = lrx.accumulate(tx, EVERY), vector_params()
+    state, expected_state = accumulated.init(params), tx.init(params)
+    update = jax.jit(accumulated.update)
+    tokens = np.random.default_rng(0).integers(1, 50, (2, EVERY)).astype(np.float32)
+    for gradients, weights in zip(rounds(), tokens, strict=False):
+        for gradient, weight in zip(gradients, weights, strict=True):
+            updates, state = update(gradient, state, params, value=weight / 7, weight=weight)
+        large = jax.tree.map(lambda *leaves, w=weights: sum(map(np.multiply, w / w.sum(), leaves)), *gradients)
+        loss = np.sum(weights * weights / 7) / weights.sum()
+        expected, expected_state = tx.update(large, expected_state, params, value=loss)
+        assert_trees_close(updates, expected, rtol=1e-5, atol=1e-6)
+    assert_trees_close(state.inner, expected_state, rtol=1e-5, atol=1e-6)
+
+
+def test_a_minibatch_without_weight_adds_nothing_and_a_round_of_them_goes_on():
+    tx = lrx.accumulate(lrx.sgd(1.0), 2)
+    moved, _ = calls(tx, [np.nan, 3.0], [np.nan, 1.0], weight=[0.0, 2.0])
+    assert moved == [0.0, -3.0]
+    moved, state = calls(tx, [np.nan, np.nan, 3.0], [np.nan] * 3, weight=[0.0, 0.0, 2.0])
+    assert moved == [0.0, 0.0, -3.0]
+    assert state.gathered == 0
+
+
+def test_nested_rounds_keep_their_weights():
+    tx = lrx.accumulate(lrx.accumulate(lrx.sgd(1.0), 2), 2)
+    moved, _ = calls(tx, [1.0, 0.0, 0.0, 0.0], weight=[11, 1, 50, 50])
+    np.testing.assert_allclose(moved, [0.0, 0.0, 0.0, -11 / 112], rtol=1e-7)
+
+
+GROWING = [
+    lrx.piecewise_constant(1, {1: 2, 3: 2}),
+    lambda applied: jnp.where(applied < 1, 1, jnp.where(applied < 3, 2, 4)),
+    lrx.join([1.0, 2.0, 4.0], [1, 3]),
+]
+
+
+@pytest.mark.parametrize("every", GROWING, ids=["schedule", "function", "join"])
+def test_the_batch_grows_by_the_applied_update(every):
+    tx = lrx.accumulate(lrx.sgd(1.0), every)
+    state, traces = tx.init(jnp.zeros(1)), []
+
+    @jax.jit
+    def step(state):
+        traces.append(1)
+        return tx.update(jnp.ones(1), state)
+
+    applied, lengths = [], []
+    for call in range(1, 14):
+        lengths.append(int(state.every))
+        updates, state = step(state)
+        applied += [call] if updates[0] else []
+    assert applied == [1, 3, 5, 9, 13]
+    assert lengths == [1, 2, 2, 2, 2, *[4] * 8]
+    assert len(traces) == 1
+
+
+def test_a_growing_batch_is_swept():
+    def updates(every):
+        tx = lrx.accumulate(lrx.sgd(1.0), lrx.piecewise_constant(1, {1: every}))
+        return jax.lax.scan(lambda state, g: tx.update(g, state)[::-1], tx.init(jnp.zeros(1)), jnp.ones((4, 1)))[1]
+
+    np.testing.assert_array_equal(jax.vmap(updates)(jnp.asarray([1, 2]))[..., 0], [[-1] * 4, [-1, 0, -1, 0]])
+
+
+@pytest.mark.parametrize("traced", [False, True])
+def test_the_last_step_of_a_run_applies_what_is_there(traced):
+    tx = lrx.accumulate(lrx.sgd(1.0), 4)
+    tx = optax.GradientTransformationExtraArgs(tx.init, jax.jit(tx.update) if traced else tx.update)
+    moved, state = calls(tx, [1.0] * 10, complete=[False] * 9 + [True])
+    assert sum(moved) == -3.0
+    assert state.gathered == 0
+    nested = lrx.accumulate(lrx.accumulate(lrx.sgd(1.0), 2), 2)
+    assert sum(calls(nested, [1.0] * 7, complete=[False] * 6 + [True])[0]) == -2.0
+
+
+def test_a_state_says_how_far_its_rounds_are():
+    tx = lrx.accumulate(optax.chain(optax.clip(1.0), lrx.accumulate(lrx.adam(0.1), 3)), 2)
+    _, state = calls(tx, [1.0] * 5)
+    assert [(int(gathered), int(every)) for gathered, every in minibatches(state)] == [(5, 6)]
+    steps = optax.MultiSteps(lrx.sgd(0.1), 3).gradient_transformation()
+    _, state = calls(optax.with_extra_args_support(steps), [1.0] * 2)
+    assert [(int(gathered), every) for gathered, every in minibatches(state)] == [(2, None)]
+    assert minibatches(lrx.adam(0.1).init(jnp.zeros(1))) == []
+    assert lrx.monitor(tx.init(jnp.zeros(1)))["accumulation/every"] == 2
+
+
+def test_weights_below_zero_are_refused():
+    tx = lrx.accumulate(lrx.sgd(1.0), 2)
+    with pytest.raises(ValueError, match=r"^weight must be a finite number >= 0, got weight=-1\.0"):
+        calls(tx, [1.0], weight=[-1.0])
+    with pytest.raises(ValueError, match=r"^weight must be a scalar, got weight of shape"):
+        calls(tx, [1.0], weight=[jnp.ones(2)])
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_it_keeps_explicit_shardings(compiled):
+    mesh = jax.make_mesh((1,), ("data",), axis_types=(jax.sharding.AxisType.Explicit,))
+    with jax.set_mesh(mesh):
+        params = jax.device_put(jnp.ones((2, 2)), jax.P("data", None))
+        tx = lrx.accumulate(lrx.adam(0.1), 2)
+        state, update = tx.init(params), jax.jit(tx.update) if compiled else tx.update
+        for _ in range(2):
+            updates, state = update(params, state, params)
+        assert jax.typeof(updates).sharding == jax.typeof(params).sharding
+        assert jax.typeof(state.gradients).sharding == jax.typeof(params).sharding
+    np.testing.assert_allclose(updates, -0.1, rtol=1e-5)

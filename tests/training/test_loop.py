@@ -438,7 +438,7 @@ def test_divergence_keeps_the_good_checkpoints_and_a_lower_rate_goes_on_from_the
         train(steep(2.0), rate(2.0), steps=40, checkpoint=tmp_path, checkpoint_every=1)
     # The loss of the state of step 11 was not finite: that checkpoint is gone, those before it are not.
     assert sorted(int(path.name) for path in tmp_path.iterdir()) == [9, 10]
-    history = train(steep(2.0), rate(0.25), steps=40, checkpoint=tmp_path)
+    history = train(steep(2.0), rate(0.25), steps=40, checkpoint=tmp_path, on_mismatch="continue")
     assert history.loss.shape == (40,)
     assert np.isfinite(history.loss).all()
 
@@ -485,7 +485,7 @@ def test_a_complete_run_gives_its_history_without_training(tmp_path):
     watched = traced_workload(traces)
     watched = Workload("linear", plain.init, watched.loss_fn, plain.batches, plain.evaluate)
     assert_identical(train(watched, SGD, epochs=2, checkpoint=tmp_path), whole)
-    assert not traces
+    assert len(traces) == 1  # to see that it is the same run
 
 
 def test_the_newest_three_checkpoints_are_kept(tmp_path):
@@ -504,9 +504,11 @@ def test_a_checkpoint_that_does_not_fit_is_refused_and_the_difference_named(tmp_
     refused("seed is 0 there and 1 here", linear(), SGD, seed=1)
     refused("batch_size is 8 there and 4 here", linear(batch_size=4), SGD)
     refused("workload is 'linear' there and 'other' here", linear(name="other"), SGD)
-    refused(r"float32\[60, 3\] there and float32\[61, 3\] here", linear(examples=61), SGD)
+    refused(r"float32\[60, 3\], checksum \w+ there and float32\[61, 3\]", linear(examples=61), SGD)
     refused(r"params\['w'\] is float32\[3\] there and float32\[4\] here", linear(features=4), SGD)
-    refused(r"opt_state.*first_moment.* is absent there and float32\[3\] here", linear(), lrx.adam(0.1))
+    refused(r"tx is sgd\(0\.1\) there and adam\(0\.1\) here", linear(), lrx.adam(0.1))
+    opaque = optax.chain(SGD, optax.add_noise(0.1, 0.5, jax.random.key(1)))
+    refused(r"opt_state.*count is absent there and int32\[\] here", linear(), opaque)
     assert [path.name for path in tmp_path.iterdir()] == ["2"]
 
 
