@@ -1,7 +1,7 @@
-"""The laws of DESIGN.md, 1 to 8, over every public transformation.
+"""The laws of DESIGN.md, 1 to 7, over every public transformation.
 
-The cases are in cases.py, bad values in test_refusals.py. Law 9 is read by people, law 10 is in the tests of each
-method.
+The cases are in cases.py, bad values in test_refusals.py, the meshes of law 8 in laws/test_meshes.py. Law 9 is read by
+people, law 10 is in the tests of each method.
 """
 
 from __future__ import annotations
@@ -859,62 +859,3 @@ def test_law_7_parameters_and_state_can_both_be_donated(case):
         assert all(leaf.is_deleted() for leaf in jax.tree.leaves(given))
     assert_trees_close((params, state), (plain_params, plain_state))
     assert not any(number.is_deleted() for number in numbers.values())
-
-
-# --------------------------------------------------------------------------------------------------- law 8: sharded
-
-
-def check_sharded() -> None:
-    """Compare every case on two devices with the same on one; runs in a process that has two."""
-    devices = jax.devices("cpu")
-    assert len(devices) == 2
-    mesh = jax.sharding.Mesh(np.asarray(devices), ("data",))
-    split = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
-    params = {"a": jnp.arange(8, dtype=jnp.float32).reshape(4, 2) / 8, "b": jnp.ones(6, jnp.bfloat16)}
-    stream, values = gradient_stream(params, 3), value_stream(3)
-    shardings = {"a": split, "b": split}
-    transformations = {label: case() for label, case in CASES.items()}
-
-    def init(params):
-        return {label: tx.init(params) for label, tx in transformations.items()}
-
-    @jax.jit  # all cases in one program, since compiling is what takes the time
-    def update(gradients, states, params, value):
-        return {
-            label: tx.update(gradients, states[label], params, value=value) for label, tx in transformations.items()
-        }
-
-    def run(params, states, stream):
-        rows = []
-        for gradients, value in zip(stream, values, strict=True):
-            rows.append(update(gradients, states, params, jnp.float32(value)))
-            states = {label: state for label, (_, state) in rows[-1].items()}
-        return rows
-
-    expected = run(params, init(params), stream)
-    sharded = jax.device_put(params, shardings)
-    gradients = [jax.device_put(leaf, shardings) for leaf in stream]
-    for make in (init, jax.jit(init)):
-        states = make(sharded)
-        rows = run(sharded, states, gradients)
-        for path, leaf in jax.tree.leaves_with_path((states, rows)):
-            if leaf.shape in {(4, 2), (6,)}:
-                where = jax.tree_util.keystr(path)
-                assert leaf.sharding.is_equivalent_to(split, leaf.ndim), f"{where} lies on {leaf.sharding}"
-        assert_trees_close(rows, expected, rtol=1e-6)
-    print("sharded:", len(CASES))
-
-
-@pytest.mark.slow
-def test_law_8_two_devices_give_the_results_of_one_and_states_lie_where_their_parameters_do():
-    # A process of its own: with two devices in this one, the training loop would split every batch of its tests.
-    environment = {
-        **os.environ,
-        "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
-        "PYTHONPATH": os.pathsep.join([str(pathlib.Path(__file__).parent), *sys.path]),
-    }
-    command = [sys.executable, "-c", "import test_laws; test_laws.check_sharded()"]
-    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
-    assert result.returncode == 0, result.stderr[-3000:]
-    assert result.stdout.strip() == f"sharded: {len(CASES)}"
