@@ -17,7 +17,7 @@ from lrx.training.checkpoints import RunFolder
 from lrx.training.progress import reporter
 from lrx.tuning.engine import Engine
 from lrx.tuning.learnt import LEAST, InitialLoss
-from lrx.tuning.problem import as_seeds, as_workload
+from lrx.tuning.problem import as_seeds, as_workload, require_trains
 from lrx.tuning.space import try_out_rates
 from lrx.tuning.sweep import advanced, curves
 
@@ -105,8 +105,8 @@ def halve_until_trains(
       A `TrialTable`; printing it shows what each trial did.
 
     Raises:
-      ValueError: if an argument is out of its range, an iterable of batches ends early, or the folder holds other
-        trials.
+      ValueError: if an argument is out of its range, `tx` ascends (`lrx.direction`), an iterable of batches ends early,
+        or the folder holds other trials.
       TypeError: if an argument is of another kind.
       ImportError: if `checkpoint` is given and orbax is not installed.
 
@@ -133,6 +133,7 @@ def halve_until_trains(
     seed_array = as_seeds(seeds)
     try_out_rates(tx, [start_rate])
     workload = as_workload(loss_fn, init_fn, batches, has_state=has_state, num_batches=num_steps)
+    require_trains(workload, tx(float(start_rate)))
     initial_loss = InitialLoss(workload)
     engine = Engine(workload, lambda hyper, count: tx(hyper["rate"]), num_steps, num_steps)  # noqa: ARG005
     tenth = max(1, round(PART * num_steps))

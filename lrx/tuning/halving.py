@@ -20,7 +20,7 @@ from lrx.training.checkpoints import RunFolder
 from lrx.training.progress import Status, reporter
 from lrx.tuning.engine import STRATEGIES, Engine, Runs
 from lrx.tuning.learnt import InitialLoss, changed, fell
-from lrx.tuning.problem import as_seeds, as_workload, require_comparable
+from lrx.tuning.problem import as_seeds, as_workload, require_comparable, require_trains
 from lrx.tuning.space import Range, make_space, try_out
 from lrx.tuning.sweep import NUM_POINTS, advanced, curves, evaluated, tail_loss, tail_steps
 
@@ -137,9 +137,10 @@ def successive_halving(
       A `HalvingResult`.
 
     Raises:
-      ValueError: if an argument is out of its range, there are too few steps for one rung, every member diverged or
-        has a metric that is not finite, the best one has a loss no lower than that of the initial parameters (with a
-        metric: one that is not another), an iterable of batches ends early, or the folder holds another search.
+      ValueError: if an argument is out of its range, `tx` ascends (`lrx.direction`), there are too few steps for one
+        rung, every member diverged or has a metric that is not finite, the best one has a loss no lower than that of
+        the initial parameters (with a metric: one that is not another), an iterable of batches ends early, or the
+        folder holds another search.
       TypeError: if an argument is of another kind.
       ImportError: if `checkpoint` is given and orbax is not installed.
 
@@ -182,6 +183,7 @@ def successive_halving(
         try_out(tx, space)
     workload = as_workload(loss_fn, init_fn, batches, has_state=has_state, num_batches=num_steps)
     require_comparable(metric, mode, workload)
+    require_trains(workload, tx(**first.first))
     members = {name: np.concatenate([space.members[name] for space in spaces]) for name in first.members}
     engine = Engine(workload, lambda hyper, count: tx(**hyper), num_steps, min(NUM_POINTS, num_steps))  # noqa: ARG005
     search = _Search(engine, members, sizes, seed_array, metric, mode, strategy, chunk_size)

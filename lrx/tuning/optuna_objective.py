@@ -12,7 +12,7 @@ import optax
 
 from lrx import _checks
 from lrx.tuning.engine import Engine, Plan
-from lrx.tuning.problem import as_seeds, as_workload, require_comparable
+from lrx.tuning.problem import as_seeds, as_workload, require_comparable, require_trains
 from lrx.tuning.space import Range, Space, try_out
 from lrx.tuning.sweep import advanced, evaluated, tail_loss
 
@@ -66,7 +66,7 @@ def optuna_objective(
       A function of an `optuna.Trial` that returns the metric after `num_steps`.
 
     Raises:
-      ValueError: if an argument is out of its range, or `tx` refuses an end of a range.
+      ValueError: if an argument is out of its range, or `tx` refuses an end of a range or ascends (`lrx.direction`).
       TypeError: if an argument is of another kind.
       ImportError: if optuna is not installed.
 
@@ -105,6 +105,7 @@ def optuna_objective(
     seed_array = as_seeds(seeds)
     workload = as_workload(loss_fn, init_fn, batches, has_state=has_state, num_batches=num_steps)
     require_comparable(metric, "min", workload)
+    require_trains(workload, tx(**{name: interval.low for name, interval in space.items()}))
     every = max(1, num_steps // NUM_REPORTS) if report_every is None else report_every
     engine = Engine(workload, lambda hyper, count: tx(**hyper), num_steps, num_steps)  # noqa: ARG005
     plans: list[Plan] = []

@@ -10,8 +10,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from lrx import _checks
+from lrx.direction import require_descent
+from lrx.optimizers.accumulation import AccumulationState
 from lrx.training import Batches, Workload
 
 
@@ -109,6 +112,27 @@ def require_comparable(metric: str | None, mode: str, workload: Workload | None)
         )
     if metric is not None and workload is not None and workload.evaluate is None:
         raise ValueError(f"metric needs a workload that evaluates, got metric={metric!r} and one without.")
+
+
+def require_trains(workload: Workload, tx: optax.GradientTransformation) -> None:
+    """Raise a ValueError where the updates of an optimizer go uphill on a workload's parameters; nothing is trained."""
+    require_descent(tx, _parameters_of(workload))
+
+
+def require_no_accumulation(workload: Workload, tx: optax.GradientTransformation) -> None:
+    """Raise a ValueError where an optimizer gathers the gradients of several steps, in each of which a rate goes by."""
+    state = jax.eval_shape(tx.init, _parameters_of(workload))
+    kinds = (AccumulationState, optax.MultiStepsState, optax.ApplyEvery)
+    for leaf in jax.tree.leaves(state, is_leaf=lambda part: isinstance(part, kinds)):
+        if isinstance(leaf, kinds):
+            raise ValueError(
+                f"tx must not accumulate gradients, got a state that holds {type(leaf).__name__}: several rates would "
+                "go by in each of its rounds. Give the optimizer without it, and accumulate=4 for rounds of four."
+            )
+
+
+def _parameters_of(workload: Workload) -> Any:
+    return jax.eval_shape(lambda key: workload.init(key)[0], jax.random.key(0))
 
 
 def as_seeds(seeds: Any) -> np.ndarray:

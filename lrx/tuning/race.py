@@ -21,6 +21,7 @@ from lrx.training.workload import Workload
 from lrx.tuning.engine import Engine, Plan, Runs
 from lrx.tuning.learnt import InitialLoss, fell
 from lrx.tuning.portfolio import MIN_RATE, Method
+from lrx.tuning.problem import require_trains
 from lrx.tuning.range_test import RangeTest, range_test
 from lrx.tuning.selection import Evidence, Selection
 from lrx.tuning.sweep import NUM_POINTS, advanced, evaluated, tail_loss, tail_steps
@@ -284,7 +285,7 @@ class Race:
             raise ValueError(f"metric must be one of {sorted(results)}, got metric={self.metric!r}.")
 
     def _require_states(self) -> None:
-        """Refuse a method that has no state for the workload's parameters, before anything is trained."""
+        """Refuse a method that has no state for the workload's parameters, or ascends, before anything is trained."""
         for name in self.portfolio:
             try:
                 self._engine(name).describe_state(hyperparameters(1.0, 1))
@@ -293,6 +294,15 @@ class Race:
                     f"portfolio[{name!r}].make gives a transformation whose init fails on the parameters of workload "
                     f"{self.workload.name!r}: {error}"
                 ) from error
+            method = self.portfolio[name]
+            made = {"make": method.make(method.default, self.num_steps)}
+            if method.probe is not None:
+                made["probe"] = method.probe(method.default / method.scale)
+            for field, tx in made.items():
+                try:
+                    require_trains(self.workload, tx)
+                except ValueError as error:
+                    raise ValueError(f"portfolio[{name!r}].{field}: {error}") from error
 
     def _look_at_evaluation(self, seed: int) -> None:
         """Evaluate the initial parameters once: a metric that is not there is refused before anything is trained."""

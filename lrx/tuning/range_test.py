@@ -16,7 +16,7 @@ from lrx.optimizers.accumulation import accumulate as accumulated
 from lrx.training.progress import reporter
 from lrx.tuning.engine import Engine, Runs, Watch
 from lrx.tuning.learnt import LEAST, InitialLoss
-from lrx.tuning.problem import as_seeds, as_workload
+from lrx.tuning.problem import as_seeds, as_workload, require_no_accumulation, require_trains
 from lrx.tuning.space import try_out_rates
 from lrx.tuning.suggestions import RULE_TITLES, RULES, blow_up_place, divergence_bound, noise_of, smooth, suggest
 
@@ -216,8 +216,8 @@ def range_test(
       A `RangeTest`. Its `suggestion` raises an error where nothing was learnt at any rate.
 
     Raises:
-      ValueError: if an argument is out of its range, an iterable of batches ends early, or the loss is not finite at
-        the first rate.
+      ValueError: if an argument is out of its range, `tx` ascends (`lrx.direction`) or accumulates gradients, an
+        iterable of batches ends early, or the loss is not finite at the first rate.
       TypeError: if an argument is of another kind.
 
     Differs from the source:
@@ -253,6 +253,8 @@ def range_test(
     seed_array = as_seeds(seeds)
     total = num_steps * accumulate
     workload = as_workload(loss_fn, init_fn, batches, has_state=has_state, num_batches=total)
+    require_no_accumulation(workload, tx(float(rates[0])))
+    require_trains(workload, tx(float(rates[0])))
     longer = np.concatenate([rates, _beyond(rates, ladder)]) if extend else rates
     table = jnp.asarray(longer)
 

@@ -83,9 +83,9 @@ def select(
       table.
 
     Raises:
-      ValueError: if an argument is out of its range, the portfolio is empty, the budget is too small for the range
-        tests and four rounds of which the first makes two steps a run, every run diverged, or the folder holds another
-        race.
+      ValueError: if an argument is out of its range, the portfolio is empty, a method of it ascends, the budget is too
+        small for the range tests and four rounds of which the first makes two steps a run, every run diverged, or the
+        folder holds another race.
       TypeError: if an argument is of another kind.
       ImportError: if `checkpoint` is given and orbax is not installed.
 

@@ -77,6 +77,11 @@ class Space:
     members: dict[str, np.ndarray]  # hyperparameter to its value for each member, flat
 
     @property
+    def first(self) -> dict[str, float]:
+        """The hyperparameters of the first member."""
+        return {name: float(values[0]) for name, values in self.members.items()}
+
+    @property
     def size(self) -> int:
         """How many members there are."""
         return math.prod(self.shape)
@@ -136,10 +141,9 @@ def try_out(tx: Callable[..., Any], space: Space) -> None:
     """
     if not callable(tx):
         raise TypeError(f"tx must be a function of {', '.join(space.axes)}, got tx={tx!r}.")
-    first = {name: float(values[0]) for name, values in space.members.items()}
     for name, values in space.axes.items():
         for value in np.unique(values):
-            arguments = first | {name: float(value)}
+            arguments = space.first | {name: float(value)}
             try:
                 _checks.transformation(tx(**arguments))
             except TypeError as error:

@@ -20,7 +20,7 @@ from lrx.training.progress import Status, reporter
 from lrx.training.workload import Workload
 from lrx.tuning.engine import STRATEGIES, Engine, Plan, Runs
 from lrx.tuning.learnt import InitialLoss, changed, fell
-from lrx.tuning.problem import as_seeds, as_workload, require_comparable
+from lrx.tuning.problem import as_seeds, as_workload, require_comparable, require_trains
 from lrx.tuning.space import Range, make_space, try_out
 
 if TYPE_CHECKING:
@@ -204,8 +204,8 @@ def sweep(
       A `SweepResult`.
 
     Raises:
-      ValueError: if an argument is out of its range, `tx` refuses a value, an iterable of batches ends early, or the
-        folder holds another sweep; before anything is trained.
+      ValueError: if an argument is out of its range, `tx` refuses a value or ascends (`lrx.direction`), an iterable of
+        batches ends early, or the folder holds another sweep; before anything is trained.
       TypeError: if an argument is of another kind, or `tx` does not take the names.
       ImportError: if `checkpoint` is given and orbax is not installed.
 
@@ -237,6 +237,7 @@ def sweep(
     space = make_space(grid, sample, num_samples, seed=int(seed_array[0]))
     try_out(tx, space)
     workload = as_workload(loss_fn, init_fn, batches, has_state=has_state, num_batches=num_steps)
+    require_trains(workload, tx(**space.first))
     if evaluate_every is not None and workload.evaluate is None:
         raise ValueError(f"evaluate_every needs a workload that evaluates, got evaluate_every={evaluate_every}.")
     engine = Engine(workload, lambda hyper, count: tx(**hyper), num_steps, num_points, keep_rates=True)  # noqa: ARG005

@@ -166,22 +166,41 @@ def test_a_longer_ladder_goes_on_in_its_own_steps_and_only_so_far(ladder: str) -
 
 
 def test_a_loss_that_rises_at_every_rate_gives_no_suggestion() -> None:
-    def ascending(rate: Any) -> optax.GradientTransformation:
-        return optax.scale(rate)
+    def misled(params: jax.Array, batch: jax.Array, key: jax.Array) -> jax.Array:
+        there = jax.lax.stop_gradient(params)
+        return bowl(2 * there - params, batch, key)  # the value at `params`, and its gradient with the other sign
 
-    found = laddered(tx=ascending)
+    found = lrx.range_test(misled, ones, batches=BATCHES, tx=lrx.sgd)
     assert set(found.suggestions.values()) == {None}
     assert len(found.rates) == 100
-    with pytest.raises(ValueError, match=r"made the loss fall before it diverged at"):
+    with pytest.raises(ValueError, match="made the loss fall before it diverged at"):
         _ = found.suggestion
+    short = lrx.range_test(misled, ones, batches=BATCHES, tx=lrx.sgd, max_rate=1e-2, divergence_factor=1e6)
+    assert len(short.rates) == 100
+    with pytest.raises(ValueError, match="made the loss fall, and higher ones made it rise"):
+        _ = short.suggestion
+
+
+@pytest.mark.parametrize(
+    "tx",
+    [
+        lambda rate: lrx.accumulate(lrx.sgd(rate), 4),
+        lambda rate: optax.chain(optax.clip(1.0), lrx.accumulate(lrx.sgd(rate), 4)),
+        lambda rate: optax.MultiSteps(optax.sgd(rate), 4).gradient_transformation(),
+        lambda rate: optax.chain(optax.apply_every(4), lrx.sgd(rate)),
+    ],
+)
+def test_an_optimizer_that_gathers_gradients_is_told_how_to_be_tested(tx: Any) -> None:
+    with pytest.raises(ValueError, match=r"tx must not accumulate gradients.*and accumulate=4 for rounds of four"):
+        laddered(tx=tx)
 
 
 def step_counted(rate: Any) -> optax.GradientTransformation:
-    """Count the steps in params[0], and put the rate into params[1] once it is above BAD."""
+    """Count the steps down in params[0], and put the rate into params[1] once it is above BAD."""
 
     def update(updates: Any, state: Any, params: Any) -> Any:
         del updates
-        return jnp.array([1.0, jnp.where((rate >= BAD) & (params[1] == 0), rate, 0.0)]), state
+        return jnp.array([-1.0, jnp.where((rate >= BAD) & (params[1] == 0), rate, 0.0)]), state
 
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
 
@@ -193,7 +212,7 @@ def test_it_diverged_at_the_rate_of_the_step_after_which_the_loss_is_too_high(
     blown_up: float, last: bool, validated: bool
 ) -> None:
     found = lrx.range_test(
-        lambda params, batch, key: jnp.where(params[1] > 0, blown_up, 1.0 - 0.005 * params[0]),
+        lambda params, batch, key: jnp.where(params[1] > 0, blown_up, 1.0 + 0.005 * params[0]),
         lambda key: jnp.zeros(2),
         batches=np.zeros((50, 1), np.float32),
         tx=step_counted,
@@ -212,7 +231,7 @@ def test_it_diverged_at_the_rate_of_the_step_after_which_the_loss_is_too_high(
 @pytest.mark.parametrize("validated", [False, True])
 def test_losses_below_zero_diverge_where_they_do(offset: float, high: float, validated: bool) -> None:
     found = lrx.range_test(
-        lambda params, batch, key: jnp.where(params[1] > 0, high, offset - 0.2 * params[0]),
+        lambda params, batch, key: jnp.where(params[1] > 0, high, offset + 0.2 * params[0]),
         lambda key: jnp.zeros(2),
         batches=np.zeros((48, 1), np.float32),
         tx=step_counted,
