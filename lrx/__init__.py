@@ -14,6 +14,7 @@ __all__ = [
     "Controller",
     "DivergenceError",
     "History",
+    "NoRateError",
     "Rate",
     "Schedule",
     "TrainingInterrupted",

@@ -43,6 +43,7 @@ from lrx.optimizers import (
 )
 from lrx.rates import Controller, Rate, Schedule
 from lrx.reading import (
+    NoRateError,
     learning_rate,
     learning_rates,
     monitor,

@@ -7,6 +7,7 @@ chain, inside an optimizer, and inside optax's and flax's wrappers.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import inspect
@@ -28,6 +29,10 @@ class NoRateError(ValueError):
     """The state holds no learning rate that could be read."""
 
 
+class UnknownPairsError(NoRateError):
+    """The state holds two sets of groups, and not which of the one meets which of the other."""
+
+
 @dataclasses.dataclass
 class _Path:
     """The rates between an incoming gradient and the update, one after the other."""
@@ -46,10 +51,10 @@ class _Path:
     def extend(self, other: _Path) -> None:
         self._append(other)
         if self.groups and other.groups and self.groups.keys() != other.groups.keys():
-            raise ValueError(
+            raise UnknownPairsError(
                 f"the state must hold one set of groups on a path, got {sorted(self.groups)} and then "
-                f"{sorted(other.groups)}: which meet at a parameter is not in the state. Use the same labels in both "
-                "optax.partition."
+                f"{sorted(other.groups)}: which meet at a parameter is not in the state. Use the same labels for both "
+                "to read their rates."
             )
         for label, path in other.groups.items():
             self.groups.setdefault(label, _Path()).extend(path)
@@ -191,8 +196,14 @@ def _no_rate(state: Any) -> str:
             f"the state holds no learning rate, but arrays only, got a {type(state).__name__} as parameters are: give "
             "the optimizer's state, which tx.init(params) and tx.update(...) return."
         )
+    scheduled = _counts(state)[3]
+    known = (
+        ", so that the latest update has used schedule(lrx.update_count(state) - 1) of the schedule that you gave it"
+        if scheduled
+        else ""
+    )
     return (
-        "the state holds no learning rate: optax keeps only a count of its schedules. Build the optimizer with "
+        f"the state holds no learning rate: optax keeps only a count of its schedules{known}. Build the optimizer with "
         "lrx (lrx.adam(schedule)), end the chain with an lrx schedule, or wrap the optax optimizer as "
         "optax.inject_hyperparams(optax.adamw)(learning_rate=schedule)."
     )
@@ -219,10 +230,13 @@ def learning_rates(state: Any) -> dict[str, jax.Array]:
     Returns:
       Group label to rate, () float32, with what lies outside the groups multiplied into each. Groups nested in groups
       are named `outer/inner`, groups without a rate (frozen ones) are left out, and a state without groups has the
-      one label `""`.
+      one label `""`. What counts as the rate is said in `learning_rate`.
 
     Raises:
-      ValueError: if the state holds no rate, or two on one path.
+      NoRateError: a ValueError, if the state holds no rate, or holds two sets of groups (`group_rates` around an
+        `optax.partition` by other labels), of which it does not say which meet.
+      ValueError: if there are two rates on one path.
+      TypeError: if `state` is a transformation or None.
 
     Example:
       >>> import lrx, optax, jax.numpy as jnp
@@ -238,17 +252,30 @@ def learning_rate(state: Any, group: Hashable | None = None) -> jax.Array:
     """Read the learning rate that the latest update used.
 
     It is the product of the rates on the path: before the first update schedule(0), after an accumulating or skipped
-    call the last applied one, and 0 once a controller has stopped the run.
+    call the last applied one, and 0 once a controller has stopped the run. It is read through `optax.chain`,
+    `partition`, `masked`, `MultiSteps`, `apply_if_finite`, `inject_hyperparams`, `contrib.sam` (whose adversary is not
+    on the path) and flax's optimizers.
+
+    Of what optax multiplies by, that is read which its state holds: a number or schedule of `inject_hyperparams`, the
+    scale of `contrib.reduce_on_plateau` and of `contrib.mechanize`, the step of a line search, and the estimate of
+    `contrib.prodigy` and `contrib.dadapt_adamw` under `inject_hyperparams` (that for the next update, without the bias
+    correction). What its state does not hold cannot be read and is left out: `optax.scale`, `optax.scale_by_schedule`,
+    and the rate of a whole optimizer such as `optax.adam(0.1)`. If one stands before an lrx rate, two signs make the
+    chain ascend; its state shows that for `inject_hyperparams` and most of `optax.contrib` (an error), and for
+    `optax.adam` it does not: `lrx.train` tries the direction of an update instead. What adds a direction of its own, as
+    a weight decay outside of the rate, is not seen either.
 
     Args:
       state: an optimizer state, or an object that carries one as `opt_state` (`nnx.Optimizer`, `TrainState`).
-      group: which group's, where the state has several.
+      group: which group's, where the state has several: its label, or its label as text.
 
     Returns:
       () float32.
 
     Raises:
-      ValueError: if the state holds no rate, two on one path, or several groups of which none is named.
+      NoRateError: a ValueError, if the state holds no rate, as that of `optax.adamw(schedule)`.
+      ValueError: if there are two rates on one path, or several groups of which none is named.
+      TypeError: if `state` is a transformation or None.
 
     Example:
       >>> import lrx, jax.numpy as jnp
@@ -644,7 +671,7 @@ def scale_learning_rate(state: Any, factor: jax.typing.ArrayLike, group: Hashabl
     _refuse_objects("scale_learning_rate", state)
     state = state_of("scale_learning_rate", state)
     _checks.non_negative("factor", factor, "a negative rate would ascend")
-    number, paths = jnp.asarray(factor), _paths(state)
+    number = jnp.asarray(factor)
     _refuse_after_stop(state)
 
     def scale(said: Any) -> Any:
@@ -652,7 +679,10 @@ def scale_learning_rate(state: Any, factor: jax.typing.ArrayLike, group: Hashabl
         return said.scale_rate(number)
 
     if group is None:
+        with contextlib.suppress(UnknownPairsError):  # all are scaled, whichever meet
+            _paths(state)
         return _edited(state, lambda said, _: None if tells(said, "with_scale") else scale(said))
+    paths = _paths(state)
 
     def scale_factor(said: Any, label: str) -> Any:
         scale = array(said.scale_by_hand()[label])

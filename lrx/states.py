@@ -121,7 +121,7 @@ def brief(value: Any) -> str:
         begin, end = "{}" if isinstance(value, Mapping) else "[]" if isinstance(value, list) else "()"
         comma = "," if isinstance(value, tuple) and len(children) == 1 else ""
         return f"{begin}{', '.join(texts + more)}{comma}{end}"
-    if not hasattr(value, "dtype"):
+    if not isinstance(value, jax.Array | np.ndarray | np.generic | jax.ShapeDtypeStruct):
         leaves = jax.tree.leaves(value)
         if len(leaves) > FEW:
             return (

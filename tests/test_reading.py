@@ -898,3 +898,26 @@ def test_skipped_calls_are_not_counted_and_what_cannot_be_counted_is_said() -> N
     with pytest.raises(ValueError, match=r"must hold one number of updates, got \[2, 4\]: its groups"):
         lrx.update_count(state)
     assert jax.jit(lrx.update_count)(lrx.sgd(0.1).init(PARAMS)) == 0
+
+
+def test_groups_by_other_labels_around_groups_are_not_shown_and_scale_together() -> None:
+    decays = optax.partition({"d": lrx.adamw(0.1), "n": lrx.adamw(0.1, weight_decay=0.0)}, {"w": "d", "b": "n"})
+    tx = lrx.group_rates(decays, {"w": "slow", "b": "fast"}, {"slow": 0.5, "fast": 1.0})
+    state = advance(tx, tx.init(PARAMS))
+    assert not any("learning_rate" in name for name in lrx.monitor(state))
+    with pytest.raises(NoRateError, match=r"one set of groups .*\['d', 'n'\] and then \['fast', 'slow'\]"):
+        lrx.learning_rates(state)
+    plain, _ = tx.update(GRADS, state, PARAMS)
+    halved, _ = tx.update(GRADS, lrx.scale_learning_rate(state, 0.5), PARAMS)
+    np.testing.assert_allclose(halved["w"], plain["w"] / 2, rtol=1e-6)
+    assert int(lrx.update_count(state)) == 1
+
+
+def test_of_an_optax_schedule_the_count_is_read() -> None:
+    schedule = linear()
+    state = optax.adamw(schedule).init(PARAMS)
+    for _ in range(3):
+        _, state = optax.adamw(schedule).update(GRADS, state, PARAMS)
+    with pytest.raises(NoRateError, match=r"the latest update has used schedule\(lrx.update_count\(state\) - 1\)"):
+        lrx.learning_rate(state)
+    assert float(schedule(int(lrx.update_count(state)) - 1)) == np.float32(0.6)

@@ -8,6 +8,7 @@ import numpy as np
 import optax
 import pytest
 from cases import CASES, Case, all_cases
+from flax import nnx
 from foreign_states import cooling, fixed_rate
 
 import lrx
@@ -90,3 +91,11 @@ def test_states_print_after_donation_and_within_snapshots() -> None:
     batched = jax.vmap(lambda rate: lrx.sgd(rate).init(PARAMS))(jnp.arange(1.0, 4.0))
     assert "learning_rate=float32[3]" in repr(batched)
     assert len(CASES) > 80
+
+
+def test_states_within_an_nnx_optimizer_print_their_numbers() -> None:
+    model = nnx.Linear(2, 3, rngs=nnx.Rngs(0))
+    optimizer = nnx.Optimizer(model, lrx.adam(0.1), wrt=nnx.Param)
+    text = repr(optimizer.opt_state)
+    assert "AdamState(count=0, b1=0.9" in text
+    assert "first_moment={'bias': float32[3], 'kernel': float32[2,3]}" in text
