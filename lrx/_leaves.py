@@ -243,17 +243,24 @@ def require_params(method: str, params: Any, updates: Any, why: str) -> None:
         raise ValueError(f"{method} needs the parameters, {why}: pass tx.update(grads, state, params).")
 
 
-def total(function: Callable[..., jax.Array], updates: Any, *trees: Any) -> jax.Array:
+def total(
+    function: Callable[..., jax.Array], updates: Any, *trees: Any, extra_args: Mapping[str, Any] | None = None
+) -> jax.Array:
     """Sum `function(gradient, *leaves)` over all coordinates, in float32.
 
     The function sees everything in at least float32, and returns real terms. Leaves without a gradient are left out,
     and so are coordinates whose term is not finite: one that is spoilt must not spoil all others through a statistic
-    that they share.
+    that they share. So are those that a factor of groups among `extra_args` holds still, for a statistic that decides
+    about the step of the others.
     """
     leaves, structure = jax.tree.flatten(updates, is_leaf=lambda leaf: leaf is None)
     columns = [structure.flatten_up_to(tree) for tree in trees]  # type: ignore[attr-defined]
-    rows = [row for row in zip(leaves, *columns, strict=True) if not has_no_gradient(row[0])]
-    return plus([sum_of_finite(function(*(wide(leaf) for leaf in row))) for row in rows])
+    rows = [
+        (moves, row)
+        for moves, *row in zip(moving(updates, extra_args or {}), leaves, *columns, strict=True)
+        if not has_no_gradient(row[0])
+    ]
+    return plus([sum_of_finite(where_moving(moves, function(*map(wide, row)))) for moves, row in rows])
 
 
 def sum_of_finite(terms: jax.Array) -> jax.Array:
@@ -339,6 +346,30 @@ def rates_by_leaf(rate: jax.Array, updates: Any, extra_args: Mapping[str, Any]) 
     # One multiplication for each group, not for each leaf.
     products = {place: rate * carried.values[place] for place in dict.fromkeys(places) if place is not None}
     return [rate if place is None else products[place] for place in places]
+
+
+def tree_of_rates(rate: jax.Array, updates: Any, extra_args: Mapping[str, Any]) -> Any:
+    """Return the rate of each leaf, as a tree."""
+    structure = jax.tree.structure(updates, is_leaf=lambda leaf: leaf is None)
+    return jax.tree.unflatten(structure, rates_by_leaf(rate, updates, extra_args))
+
+
+def moving(updates: Any, extra_args: Mapping[str, Any]) -> list[Any]:
+    """Return which coordinates of each leaf of `updates`, `None` leaves included, a factor of groups lets move.
+
+    True outside of `group_rates`, else bools that broadcast against the leaf.
+    """
+    carried = extra_args.get("leaf_factors")
+    if not isinstance(carried, LeafFactors):
+        return [True] * len(jax.tree.leaves(updates, is_leaf=lambda leaf: leaf is None))
+    flags = [value != 0 for value in carried.values]
+    places = [carried.place.get(path) for path, _ in named_leaves(updates, is_leaf=lambda leaf: leaf is None)]
+    return [True if place is None else flags[place] for place in places]
+
+
+def where_moving(moves: Any, terms: jax.Array) -> jax.Array:
+    """Return the terms of a leaf, and 0 for the coordinates that do not move."""
+    return terms if moves is True else jnp.where(moves, terms, 0)
 
 
 def scale_leaf(leaf: jax.Array, factor: jax.Array) -> jax.Array:

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from lrx import _checks
-from lrx._leaves import has_no_gradient, leafwise, quotient, root, squared, total, zeros_like
+from lrx._leaves import has_no_gradient, leafwise, moving, quotient, root, squared, total, where_moving, zeros_like
 from lrx.rates import ArrayLike, Controller, Core, Feedback
 from lrx.states import shows
 from lrx.transformations import factory
@@ -78,10 +78,10 @@ def cumulative_path(
         return jnp.ones([], jnp.float32), CumulativePathState(one, zero, zeros_like(params, wide=True))
 
     def update(state: CumulativePathState, seen: Feedback) -> tuple[jax.Array, CumulativePathState]:
-        size = sum(leaf.size * (2 if jnp.iscomplexobj(leaf) else 1) for leaf in _gradients(seen.updates))
+        size = _size(seen)
         # Of what is divided by its largest entry first, no square overflows or vanishes.
-        largest = _largest(seen.updates)
-        norm = root(total(lambda g: squared(_over(g, largest)), seen.updates))
+        largest = _largest(seen)
+        norm = root(total(lambda g: squared(_over(g, largest)), seen.updates, extra_args=seen.extra_args))
         usable = jnp.isfinite(norm) & (norm > 0)
         share = jnp.asarray(c, jnp.float32)
 
@@ -92,9 +92,9 @@ def cumulative_path(
 
         _, path = leafwise(step, seen.updates, state.path)
         mu = share / (2 - share)
-        length = total(lambda _, p: squared(p), seen.updates, path) / mu
+        length = total(lambda _, p: squared(p), seen.updates, path, extra_args=seen.extra_args) / mu
         if damping is None:
-            sigma = 2 * mu * (1 - share) / jnp.sqrt(((1 - share) ** 2 + 1) * max(size, 1))
+            sigma = 2 * mu * (1 - share) / jnp.sqrt(((1 - share) ** 2 + 1) * jnp.maximum(size, 1))
             d = 2 * sigma
         else:
             d = jnp.asarray(damping, jnp.float32)
@@ -106,16 +106,29 @@ def cumulative_path(
     return Controller.from_cores((Core(init, update),))
 
 
-def _gradients(updates: Any) -> list[jax.Array]:
-    return [jnp.asarray(leaf) for leaf in jax.tree.leaves(updates) if not has_no_gradient(leaf)]
+def _gradients(seen: Feedback) -> list[tuple[Any, jax.Array]]:
+    """The gradients there are, each with the coordinates that a factor of groups lets move."""
+    leaves = jax.tree.leaves(seen.updates, is_leaf=lambda leaf: leaf is None)
+    pairs = zip(moving(seen.updates, seen.extra_args), leaves, strict=True)
+    return [(moves, jnp.asarray(leaf)) for moves, leaf in pairs if not has_no_gradient(leaf)]
+
+
+def _size(seen: Feedback) -> Any:
+    """The number of coordinates, two for a complex one."""
+
+    def count(moves: Any, leaf: jax.Array) -> Any:
+        moved = leaf.size if moves is True else jnp.sum(jnp.broadcast_to(moves, leaf.shape), dtype=jnp.float32)
+        return moved * (2 if jnp.iscomplexobj(leaf) else 1)
+
+    return sum(count(moves, leaf) for moves, leaf in _gradients(seen))
 
 
 def _over(gradient: jax.Array, length: jax.Array) -> jax.Array:
     return quotient(gradient, length.astype(gradient.real.dtype), 1.0)
 
 
-def _largest(updates: Any) -> jax.Array:
+def _largest(seen: Feedback) -> jax.Array:
     """The largest absolute value of all coordinates, () float32, and 1 where there is none but 0."""
-    leaves = [jnp.max(jnp.abs(leaf), initial=0.0) for leaf in _gradients(updates)]
+    leaves = [jnp.max(where_moving(moves, jnp.abs(leaf)), initial=0.0) for moves, leaf in _gradients(seen)]
     largest = jnp.max(jnp.stack([leaf.astype(jnp.float32) for leaf in leaves])) if leaves else jnp.zeros([])
     return jnp.where(largest > 0, largest, 1.0).astype(jnp.float32)

@@ -101,7 +101,8 @@ def armijo(
             )
         grads = seen.extra_args.get("grad")
         grads = seen.updates if grads is None else grads
-        slope = total(inner, seen.updates, grads)
+        # What the step promises, with the factors of groups in it.
+        slope = -total(inner, descend(seen.updates, jnp.ones([], jnp.float32), seen.extra_args), grads)
         loss = jnp.asarray(value, jnp.float32)
         share, shrink = jnp.asarray(c, jnp.float32), jnp.asarray(backtrack, jnp.float32)
         most = jnp.asarray(max_evaluations, jnp.int32)

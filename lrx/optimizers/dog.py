@@ -15,6 +15,7 @@ from lrx._leaves import (
     evaluate,
     leafwise,
     measured,
+    moving,
     real,
     require_params,
     root,
@@ -105,8 +106,8 @@ def dog(
     if averaging is not None:
         _checks.non_negative("averaging", averaging)
 
-    def first_distance(tree: Any) -> jax.Array:
-        norm = root(total(squared, real(tree)))
+    def first_distance(tree: Any, extra_args: dict[str, Any] | None = None) -> jax.Array:
+        norm = root(total(squared, real(tree), extra_args=extra_args))
         return jnp.asarray(reps_rel, jnp.float32) * (1 + norm)
 
     def init(params: Any) -> DogState:
@@ -123,10 +124,10 @@ def dog(
         require_params("dog", params, updates, "whose way from the start it measures")
         gamma, rate_state = rate.next_rate(state.rate, updates=updates, params=params, **extra_args)
 
-        def rule(g: Any, x: Any, x0: Any, distance: jax.Array, squares: jax.Array) -> tuple[jax.Array, ...]:
-            away = root(total(lambda _, now, then: squared(now - then), g, x, x0))
+        def rule(g: Any, x: Any, x0: Any, distance: jax.Array, squares: jax.Array, seen: Any = None) -> tuple[Any, ...]:
+            away = root(total(lambda _, now, then: squared(now - then), g, x, x0, extra_args=seen))
             distance = measured(jnp.maximum(distance, away), distance)
-            squares = measured(squares + total(squared, g), squares)
+            squares = measured(squares + total(squared, g, extra_args=seen), squares)
             return distance / jnp.sqrt(squares + eps), distance, squares
 
         if layerwise:
@@ -142,12 +143,17 @@ def dog(
                 if rows
                 else (updates,) * 3
             )
+            flags = moving(updates, extra_args)
+            moves = [jnp.any(flag) for g, flag in zip(leaves, flags, strict=True) if g is not None]
             known = [row[0] for g, row in zip(leaves, rows, strict=True) if g is not None]
-            shown = gamma * (sum(known) / len(known) if known else 0.0)
+            seen = jnp.maximum(sum(flag.astype(jnp.float32) for flag in moves), 1)
+            shown = gamma * sum(jnp.where(*pair, 0.0) for pair in zip(moves, known, strict=True)) / seen
         else:
-            eta, distance, squares = rule(
-                updates, params, state.initial_params, state.largest_distance, state.sum_squares
-            )
+            largest = state.largest_distance
+            if "leaf_factors" in extra_args:  # what is frozen, of which `init` does not know
+                first = first_distance(state.initial_params, extra_args)
+                largest = jnp.where(state.rate.count == 0, first, largest)
+            eta, distance, squares = rule(updates, params, state.initial_params, largest, state.sum_squares, extra_args)
             etas, shown = jax.tree.map(lambda _: eta, updates, is_leaf=lambda leaf: leaf is None), gamma * eta
 
         def step(g: jax.Array, *, alpha: jax.Array, eta: jax.Array) -> tuple[jax.Array]:

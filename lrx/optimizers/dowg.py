@@ -72,9 +72,11 @@ def dowg(
     def update(updates: Any, state: DowgState, params: Any = None, **extra_args: Any) -> tuple[Any, DowgState]:
         require_params("dowg", params, updates, "whose way from the start it measures")
         gamma, rate_state = rate.next_rate(state.rate, updates=updates, params=params, **extra_args)
-        away = total(lambda _, x, x0: squared(x - x0), updates, params, state.initial_params)
+        away = total(lambda _, x, x0: squared(x - x0), updates, params, state.initial_params, extra_args=extra_args)
         distance = measured(jnp.maximum(state.squared_distance, away), state.squared_distance)
-        squares = measured(state.weighted_squares + distance * total(squared, updates), state.weighted_squares)
+        squares = measured(
+            state.weighted_squares + distance * total(squared, updates, extra_args=extra_args), state.weighted_squares
+        )
         eta = distance / (root(squares) + eps)
 
         def step(g: jax.Array, *, alpha: jax.Array) -> tuple[jax.Array]:

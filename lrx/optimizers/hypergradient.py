@@ -170,7 +170,7 @@ def _hypergradient(
         updates: Any, state: HypergradientState, params: Any = None, **extra_args: Any
     ) -> tuple[Any, HypergradientState]:
         given, rate_state = rate.next_rate(state.rate, updates=updates, params=params, **extra_args)
-        h = total(inner, updates, state.direction)
+        h = total(inner, updates, state.direction, extra_args=extra_args)
         lowest = jnp.asarray(min_value, jnp.float32)
         moved = state.shift + jnp.asarray(hyper_rate, jnp.float32) * h
         shift = measured(jnp.maximum(moved, lowest - given), state.shift)

@@ -124,10 +124,12 @@ def mechanic(
         # In full width: what the base optimizer rounds would add up in the displacement.
         base_updates, base_state = base.update(jax.tree.map(wide, updates), state.inner, params, **extra_args)
         (memory,), scale = state.tuner.memories, state.tuner.latest
-        gradient_norm = root(total(squared, updates))
-        norm = root(total(lambda _, x: squared(x), updates, params))
+        gradient_norm = root(total(squared, updates, extra_args=extra_args))
+        norm = root(total(lambda _, x: squared(x), updates, params, extra_args=extra_args))
         pull = jnp.asarray(weight_decay, jnp.float32) * scale * gradient_norm / (norm + eps)
-        h = total(lambda g, delta, x: inner(g + pull * x, delta), updates, state.displacement, params)
+        h = total(
+            lambda g, delta, x: inner(g + pull * x, delta), updates, state.displacement, params, extra_args=extra_args
+        )
 
         clipped = jnp.clip(h, -memory.largest, memory.largest)
         rewards = beta * memory.rewards + clipped * memory.scales

@@ -17,6 +17,7 @@ from lrx._leaves import (
     root,
     squared,
     total,
+    tree_of_rates,
     wide,
     zero_squares_like,
     zeros_like,
@@ -214,12 +215,14 @@ def _momo(
         if preconditioner is None:
             _, mean_gradient = leafwise(moments, updates, state.mean_gradient)
             second_moment: Any = ()
-            length = total(lambda _, d: squared(d), updates, mean_gradient)
+            length = total(lambda _, d: squared(d), updates, mean_gradient, extra_args=extra_args)
         else:
             _, mean_gradient, second_moment = leafwise(moments, updates, state.mean_gradient, state.second_moment)
-            length = total(lambda _, d, v: squared(d) / scale_of(v), updates, mean_gradient, second_moment)
-        product = total(inner, updates, params)
-        along = total(lambda _, d, x: inner(d, x), updates, mean_gradient, params)
+            length = total(
+                lambda _, d, v: squared(d) / scale_of(v), updates, mean_gradient, second_moment, extra_args=extra_args
+            )
+        product = total(inner, updates, params, extra_args=extra_args)
+        along = total(lambda _, d, x: inner(d, x), updates, mean_gradient, params, extra_args=extra_args)
         mean_value, mean_product = averaged(state.mean_value, value), averaged(state.mean_product, product)
         shrink = 1 + alpha * jnp.asarray(weight_decay, jnp.float32)
         bound = state.lower_bound
@@ -234,16 +237,18 @@ def _momo(
             bound = jnp.where(usable, jnp.maximum(model, jnp.asarray(lower_bound, jnp.float32)), state.lower_bound)
 
         def step(
-            g: jax.Array, d: jax.Array, v: jax.Array | None = None, *, alpha: jax.Array, x: Any
+            g: jax.Array, d: jax.Array, v: jax.Array | None = None, *, alpha: jax.Array, given: jax.Array, x: Any
         ) -> tuple[jax.Array, ...]:
             del g
+            shrink = 1 + given * jnp.asarray(weight_decay, jnp.float32)
             direction = d if v is None or preconditioner is None else quotient(d, scale_of(v), preconditioner[1])
             pull = jnp.where(usable, 1 - 1 / shrink, 0.0)
             moved = -jnp.where(pull == 0, 0.0, pull * wide(x)) - alpha * direction
             return (moved, d) if v is None else (moved, d, v)
 
         memories = (mean_gradient,) if preconditioner is None else (mean_gradient, second_moment)
-        moved, *_ = leafwise(step, updates, *memories, rate=tau, extra_args=extra_args, trees={"x": params})
+        trees = {"x": params, "given": tree_of_rates(alpha, updates, extra_args)}  # by which a leaf decays
+        moved, *_ = leafwise(step, updates, *memories, rate=tau, extra_args=extra_args, trees=trees)
         return moved, MomoState(
             jnp.where(usable, mean_value, state.mean_value),
             jnp.where(usable, mean_product, state.mean_product),

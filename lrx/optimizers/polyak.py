@@ -76,7 +76,7 @@ def polyak(
         return max_rate, PolyakState(jnp.array(max_rate, jnp.float32), jnp.zeros([], jnp.float32))
 
     def update(state: PolyakState, value: jax.Array, seen: Feedback) -> tuple[jax.Array, PolyakState]:
-        squared_norm = total(squared, seen.updates)
+        squared_norm = total(squared, seen.updates, extra_args=seen.extra_args)
         gap = jnp.maximum(value - jnp.asarray(f_min, jnp.float32), 0)
         wanted = quotient(gap, jnp.asarray(c, jnp.float32) * squared_norm, 0.0)
         cap = jnp.asarray(max_rate, jnp.float32)

@@ -154,7 +154,7 @@ def prodigy(
             products.append(sum_of_finite(d / start * alpha * inner(g, wide(x0) - wide(x))))
             m = jnp.asarray(b1 * m + (1 - b1) * d * g)
             v = jnp.asarray(b2 * v + (1 - b2) * squared(d * g))
-            s = decay * s + d / start * (d if safeguard_warmup else alpha) * g
+            s = decay * s + d / start * (jnp.where(alpha != 0, d, 0.0) if safeguard_warmup else alpha) * g
             lengths.append(sum_of_finite(jnp.abs(s)))
             return g, m, v, s
 
