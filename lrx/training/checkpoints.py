@@ -31,6 +31,19 @@ def _implementation(leaf: Any) -> str:
     return next(name for name in known if jax.random.key(0, impl=name).dtype == leaf.dtype)
 
 
+class OtherRunError(ValueError):
+    """A folder holds another run than the one that is wanted.
+
+    Attributes:
+      path: the folder.
+      unlike: what differs, in words.
+    """
+
+    def __init__(self, message: str, path: Path, unlike: list[str]) -> None:
+        super().__init__(message)
+        self.path, self.unlike = path, unlike
+
+
 class RunFolder:
     """The checkpoints of one run.
 
@@ -84,9 +97,11 @@ class RunFolder:
         """Raise a ValueError where the newest checkpoint belongs to another run than `run`."""
         unlike = differences(self.identity(), as_json(run))
         if unlike:
-            raise ValueError(
+            raise OtherRunError(
                 f"checkpoint={str(self.path)!r} holds another run, at step {self.latest()}: {listed(unlike)}. Give "
-                "another folder, or delete this one if that run is not wanted any more."
+                "another folder, or delete this one if that run is not wanted any more.",
+                self.path,
+                unlike,
             )
 
     def save(self, step: int, state: Any, history: dict[str, np.ndarray], run: Identity) -> None:

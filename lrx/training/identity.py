@@ -100,18 +100,34 @@ def run_identity(workload: Workload, tx: optax.GradientTransformation, **setting
 
 def optimizer_identity(tx: optax.GradientTransformation, params: Any) -> Identity:
     """Return `tx`, `tx.init` and `tx.update` of `run_identity`, for parameters of these shapes."""
-    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(jnp.shape(x), jnp.result_type(x)), params)
-    update = optax.with_extra_args_support(tx).update
-
-    def step(updates: Any, state: Any, params: Any, value: Any) -> Any:
-        return update(updates, state, params, value=value, grad=updates, value_fn=_any_loss)
-
     text = repr(tx)
-    state = jax.eval_shape(tx.init, shapes)
+    return {"tx": None if _ADDRESS.search(text) else text, **family_identity(lambda: tx, (), params)}
+
+
+def family_identity(
+    make: Callable[..., optax.GradientTransformation], arguments: tuple[Any, ...], params: Any
+) -> Identity:
+    """Return `tx.init` and `tx.update` of what a function makes of its arguments, for all values of these at once.
+
+    Args:
+      make: takes the arguments, which are traced, to a transformation.
+      arguments: pytrees of arrays or of their shapes.
+      params: the same of the parameters.
+    """
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(jnp.shape(x), jnp.result_type(x)), params)
+
+    def init(arguments: tuple[Any, ...], params: Any) -> Any:
+        return make(*arguments).init(params)
+
+    def update(arguments: tuple[Any, ...], updates: Any, state: Any, params: Any, value: Any) -> Any:
+        made = optax.with_extra_args_support(make(*arguments))
+        return made.update(updates, state, params, value=value, grad=updates, value_fn=_any_loss)
+
+    state = jax.eval_shape(init, arguments, shapes)
+    loss = jax.ShapeDtypeStruct((), jnp.float32)
     return {
-        "tx": None if _ADDRESS.search(text) else text,
-        "tx.init": program_identity(tx.init, shapes),
-        "tx.update": program_identity(step, shapes, state, shapes, jax.ShapeDtypeStruct((), jnp.float32)),
+        "tx.init": program_identity(init, arguments, shapes),
+        "tx.update": program_identity(update, arguments, shapes, state, shapes, loss),
     }
 
 

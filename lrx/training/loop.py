@@ -24,7 +24,7 @@ from lrx.controllers.rollback import recovers
 from lrx.direction import require_descent
 from lrx.reading import can_stop, observe, stopped
 from lrx.training.batch_stats import evaluation_point, model_state_at
-from lrx.training.checkpoints import RunFolder, listed
+from lrx.training.checkpoints import OtherRunError, RunFolder, listed
 from lrx.training.identity import Identity, as_json, differences, run_identity
 from lrx.training.program import SEGMENT_STEPS, State, compiled, local_devices, placement
 from lrx.training.progress import Status, reporter
@@ -318,9 +318,11 @@ class _Run:
             return
         where = f"checkpoint={str(folder.path)!r} holds another run, at step {folder.latest():,}: {listed(unlike)}."
         if on_mismatch == "error":
-            raise ValueError(
+            raise OtherRunError(
                 f"{where} Give another folder, delete this one if that run is not wanted any more, or go on from it "
-                'with what is given, on_mismatch="continue".'
+                'with what is given, on_mismatch="continue".',
+                folder.path,
+                unlike,
             )
         for name in ("params", "model_state", "opt_state"):
             if found.get(name) != self._identity[name]:

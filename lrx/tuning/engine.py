@@ -24,7 +24,14 @@ import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding, SingleDeviceSharding
 
 from lrx.reading import can_stop, monitor, stopped
-from lrx.training.identity import checksums, describe
+from lrx.training.identity import (
+    Identity,
+    describe,
+    family_identity,
+    function_digest,
+    program_identity,
+    run_identity,
+)
 from lrx.training.program import State, draw, initial, step
 from lrx.training.workload import Workload
 
@@ -94,15 +101,21 @@ class Engine:
         last = np.minimum(first + self.steps_per_point, self.num_steps) - 1
         return (first + last) / 2
 
-    def describe(self, names: Iterable[str]) -> dict[str, Any]:
-        """Say what is trained as far as it can be seen, for a checkpoint; `names` are those of the hyperparameters."""
-        batches = self.workload.batches
-        return {
-            "workload": self.workload.name,
-            "batch_size": batches.batch_size,
-            "arrays": describe(batches.arrays),
-            "checksum of arrays": checksums(batches.arrays),
-            **self.describe_state(names),
+    def identity(self, names: Iterable[str], **settings: Any) -> Identity:
+        """Return what makes the numbers of all runs: `run_identity`, with the hyperparameters as arguments.
+
+        Args:
+          names: of the hyperparameters.
+          **settings: what else makes the numbers, their values among it.
+        """
+        hyper = {name: jax.ShapeDtypeStruct((), jnp.float32) for name in names}
+        params, _ = jax.eval_shape(self.workload.init, jax.random.key(0))
+        known = run_identity(self.workload, optax.identity(), **settings)
+        known |= family_identity(self.make_tx, (hyper, jax.ShapeDtypeStruct((), jnp.int32)), params)
+        return known | {
+            "tx": None,
+            "opt_state": self.describe_state(names)["opt_state"],
+            "evaluate": evaluation_identity(self.workload),
         }
 
     def describe_state(self, names: Iterable[str]) -> dict[str, Any]:
@@ -388,3 +401,11 @@ def _free_memory(device: jax.Device) -> float:
         return 1024.0 * int(lines["MemAvailable"].split()[0]) / len(_devices())
     except (OSError, KeyError, ValueError):  # not Linux
         return UNKNOWN_MEMORY
+
+
+def evaluation_identity(workload: Workload) -> Any:
+    """Return a hash of a workload's evaluation, whose results the tools keep and compare by; of its code if need be."""
+    if workload.evaluate is None:
+        return None
+    traced = program_identity(workload.evaluate, *jax.eval_shape(workload.init, jax.random.key(0)))
+    return function_digest(workload.evaluate, code=True) if traced is None else traced

@@ -143,15 +143,15 @@ def halve_until_trains(
         folder = None
         if checkpoint is not None:
             folder = stack.enter_context(contextlib.closing(RunFolder(checkpoint)))
-            about = {
-                "kind": "halve_until_trains",
-                **engine.describe(["rate"]),
-                "start_rate": start_rate,
-                "factor": factor,
-                "steps": num_steps,
-                "min_fall": min_fall,
-                "seeds": seed_array.tolist(),
-            }
+            about = engine.identity(
+                ["rate"],
+                kind="halve_until_trains",
+                start_rate=start_rate,
+                factor=factor,
+                steps=num_steps,
+                min_fall=min_fall,
+                seeds=seed_array.tolist(),
+            )
             if folder.latest() is not None:
                 folder.require_same_run(about)
                 _, _, kept = folder.restore(())

@@ -278,15 +278,15 @@ class _Search:
     def open(self, folder: RunFolder, rungs: list[_Rung]) -> None:
         """Go on where the newest checkpoint is."""
         self.folder = folder
-        self.about = {
-            "kind": "successive_halving",
-            **self.engine.describe(self.members),
-            "seeds": self.seeds.tolist(),
-            "metric": self.metric,
-            "mode": self.mode,
-            "rungs": [[rung.bracket, rung.stop, rung.size] for rung in rungs],
-            "members": {name: values.tolist() for name, values in self.members.items()},
-        }
+        self.about = self.engine.identity(
+            self.members,
+            kind="successive_halving",
+            seeds=self.seeds.tolist(),
+            metric=self.metric,
+            mode=self.mode,
+            rungs=[[rung.bracket, rung.stop, rung.size] for rung in rungs],
+            members={name: values.tolist() for name, values in self.members.items()},
+        )
         made = folder.latest()
         if made is None:
             return

@@ -16,9 +16,10 @@ import numpy as np
 import optax
 
 from lrx.training.checkpoints import RunFolder
+from lrx.training.identity import Identity, family_identity, run_identity
 from lrx.training.progress import reporter
 from lrx.training.workload import Workload
-from lrx.tuning.engine import Engine, Plan, Runs
+from lrx.tuning.engine import Engine, Plan, Runs, evaluation_identity
 from lrx.tuning.learnt import InitialLoss, fell
 from lrx.tuning.portfolio import MIN_RATE, Method
 from lrx.tuning.problem import require_trains
@@ -397,27 +398,35 @@ class Race:
     def _followers(self, leader: _Run) -> list[_Run]:
         return [_Run(name, leader.rate) for name, method in self.portfolio.items() if method.follows == leader.method]
 
-    def _about(self, budget: float, seed: int) -> dict[str, Any]:
-        about: dict[str, Any] = {
-            "kind": "select",
-            "steps": self.num_steps,
-            "lengths": list(LENGTHS),
-            "budget": budget,
-            "seed": seed,
-            "metric": self.metric,
-            "mode": self.mode,
-            "methods": list(self.portfolio),  # runs are kept by their places
-            "portfolio": {},
-        }
-        about |= self._engine(next(iter(self.portfolio))).describe(hyperparameters(1.0, 1))
-        del about["opt_state"]  # of the first method; those of all are below
+    def _about(self, budget: float, seed: int) -> Identity:
+        params, _ = jax.eval_shape(self.workload.init, jax.random.key(0))
+        about = run_identity(
+            self.workload,
+            optax.identity(),
+            kind="select",
+            steps=self.num_steps,
+            lengths=list(LENGTHS),
+            budget=budget,
+            seed=seed,
+            metric=self.metric,
+            mode=self.mode,
+            methods=list(self.portfolio),  # runs are kept by their places
+        )
+        about["evaluate"] = evaluation_identity(self.workload)
+        rate, steps = (jax.ShapeDtypeStruct((), dtype) for dtype in (jnp.float32, jnp.int32))
         for name, method in self.portfolio.items():
-            state = self._engine(name).describe_state(hyperparameters(1.0, 1))["opt_state"]
-            for field in dataclasses.fields(method):
-                value = getattr(method, field.name)
-                if not callable(value):
-                    about["portfolio"][f"[{name!r}].{field.name}"] = value
-            about["portfolio"] |= {f"[{name!r}]{leaf}": shape for leaf, shape in state.items()}
+            place = f"portfolio[{name!r}]"
+            about[place] = {
+                f".{field.name}": value
+                for field in dataclasses.fields(method)
+                if not callable(value := getattr(method, field.name))
+            }
+            about[f"{place}.state"] = self._engine(name).describe_state(hyperparameters(1.0, 1))["opt_state"]
+            programs = {"make": family_identity(method.make, (rate, steps), params)}
+            if method.probe is not None:
+                programs["probe"] = family_identity(method.probe, (rate,), params)
+            for field, parts in programs.items():
+                about |= {f"{place}.{field}{part.removeprefix('tx')}": program for part, program in parts.items()}
         return about
 
     def _save(self, folder: RunFolder, number: int, now: _Standing, about: dict[str, Any]) -> None:

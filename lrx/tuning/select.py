@@ -74,8 +74,8 @@ def select(
       seed: of all runs.
       has_state: as for `sweep`.
       checkpoint: a folder. After the range tests, and after each round, all that was found is kept there, and the same
-        call goes on with the next round. A call that differs in what can be seen, the data too, is refused; constants
-        within the methods and the functions cannot be seen.
+        call goes on with the next round. A call that differs in anything that makes its numbers is refused
+        (`lrx.training.identity`).
       progress: show a bar.
 
     Returns:

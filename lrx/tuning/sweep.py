@@ -197,7 +197,7 @@ def sweep(
         both, and the result says which was faster. Over several devices members are split.
       chunk_size: members that are trained at a time; by default as many as fit into the memory that is free.
       checkpoint: a folder. After each chunk its results are kept there, and the same call goes on with the next one. A
-        call that differs in what can be seen is refused; constants within `tx` and the functions cannot be seen.
+        call that differs in anything that makes its numbers is refused (`lrx.training.identity`).
       progress: show a bar.
 
     Returns:
@@ -248,15 +248,15 @@ def sweep(
     with contextlib.ExitStack() as stack:
         if checkpoint is not None:
             folder = stack.enter_context(contextlib.closing(RunFolder(checkpoint)))
-            about = {
-                "kind": "sweep",
-                **engine.describe(space.members),
-                "steps": num_steps,
-                "seeds": seed_array.tolist(),
-                "members": {name: values.tolist() for name, values in space.members.items()},
-                "points": num_points,
-                "evaluated": times.tolist(),
-            }
+            about = engine.identity(
+                space.members,
+                kind="sweep",
+                steps=num_steps,
+                seeds=seed_array.tolist(),
+                members={name: values.tolist() for name, values in space.members.items()},
+                points=num_points,
+                evaluated=times.tolist(),
+            )
             if folder.latest() is not None:
                 folder.require_same_run(about)
                 _, _, done = folder.restore(())

@@ -520,7 +520,7 @@ def test_another_race_in_the_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"methods is \['constant', 'slow'\] there and \['slow', 'constant'\] here"):
         chosen(portfolio=dict(reversed(both.items())), checkpoint=tmp_path / "both", num_steps=60)
     batches = dataclasses.replace(LINE.batches, arrays=jax.tree.map(lambda x: 2 * x, LINE.batches.arrays))
-    with pytest.raises(ValueError, match=r"checksum of arrays\[0\] is \w{8} there and \w{8} here"):
+    with pytest.raises(ValueError, match=r"data\[0\] is \S+, checksum \w{8} there and \S+, checksum \w{8} here"):
         select(
             dataclasses.replace(LINE, batches=batches),
             portfolio=few,
@@ -529,7 +529,7 @@ def test_another_race_in_the_folder_is_refused(tmp_path: Path) -> None:
             metric="error",
         )
     other = {"constant": Method(lambda rate, num_steps: lrx.sgd(rate, momentum=0.9), default=0.03)}
-    with pytest.raises(ValueError, match=r"portfolio\['constant'\]\S* is \S+ there and absent here"):
+    with pytest.raises(ValueError, match=r"portfolio\['constant'\].state\S* is \S+ there and absent here"):
         chosen(portfolio=other, checkpoint=tmp_path / "race", num_steps=40)
     other = {"constant": dataclasses.replace(SMALL["constant"], carried=0.5)}
     with pytest.raises(ValueError, match=r"portfolio\['constant'\].carried is 1.0 there and 0.5 here"):

@@ -1,0 +1,144 @@
+"""No tool goes on with, or returns, what was made of something else."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import lrx
+from lrx.training import Batches, Workload
+from lrx.training.checkpoints import OtherRunError
+from lrx.tuning import Method, engine
+
+X = np.linspace(-1.0, 1.0, 40, dtype=np.float32)
+CHANGES: dict[str, dict[str, Any]] = {
+    "clip": {"clip": 2.0},
+    "weight decay": {"weight_decay": 0.5},
+    "a later value of the schedule": {"last": 0.25},
+    "patience": {"patience": 51},
+    "a constant of the loss": {"target": 2.5},
+    "noise of the loss": {"noise": 0.2},
+    "the initial parameters": {"start": 1.0},
+    "data": {"data": 1.01},
+    "batch size": {"batch_size": 10},
+    "the evaluation": {"goal": 2.0},
+    "seed": {"seed": 1},
+}
+
+
+def workload(
+    target: float = 3.0,
+    noise: float = 0.1,
+    start: float = 0.0,
+    data: float = 1.0,
+    batch_size: int = 8,
+    goal: float = 3.0,
+    **others: Any,
+) -> Workload:
+    def loss_fn(slope: jax.Array, batch: Any, key: jax.Array) -> jax.Array:
+        return jnp.mean((slope * batch - target * batch + noise * jax.random.normal(key, batch.shape)) ** 2)
+
+    return Workload.from_functions(
+        "line",
+        lambda key: jnp.float32(start),
+        loss_fn,
+        Batches(data * X, batch_size),
+        evaluate=lambda slope: {"error": jnp.abs(slope - goal)},
+    )
+
+
+def chain(
+    rate: Any, clip: float = 1.0, weight_decay: float = 0.0, last: float = 0.5, patience: int = 50, **others: Any
+) -> Any:
+    late = lrx.piecewise_constant(rate, {1000: last})
+    return optax.chain(
+        optax.clip(clip),
+        optax.add_decayed_weights(weight_decay),
+        lrx.sgd(late * lrx.reduce_on_plateau(patience=patience)),
+    )
+
+
+def race(folder: Path, seed: int, **numbers: Any) -> Any:
+    methods = {"only": Method(lambda rate, num_steps: chain(rate, **numbers), default=0.05)}
+    return lrx.select(workload(**numbers), num_steps=80, portfolio=methods, seed=seed, checkpoint=folder)
+
+
+TOOLS: dict[str, Callable[..., Any]] = {
+    "sweep": lambda folder, seed, **numbers: lrx.sweep(
+        workload(**numbers),
+        tx=lambda lr: chain(lr, **numbers),
+        grid={"lr": [0.05, 0.1]},
+        num_steps=6,
+        seeds=[seed],
+        strategy="vmap",
+        checkpoint=folder,
+    ),
+    "successive_halving": lambda folder, seed, **numbers: lrx.successive_halving(
+        workload(**numbers),
+        tx=lambda lr: chain(lr, **numbers),
+        grid={"lr": [0.05, 0.1, 0.2]},
+        num_steps=9,
+        seeds=[seed],
+        strategy="vmap",
+        checkpoint=folder,
+    ),
+    "halve_until_trains": lambda folder, seed, **numbers: lrx.halve_until_trains(
+        workload(**numbers),
+        tx=lambda lr: chain(lr, **numbers),
+        start_rate=0.1,
+        num_steps=20,
+        seeds=[seed],
+        checkpoint=folder,
+    ),
+    "select": race,
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("tool", TOOLS)
+def test_another_number_is_refused_and_the_same_call_goes_on(
+    tool: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    TOOLS[tool](tmp_path / "kept", seed=0)
+    for what, numbers in CHANGES.items():
+        with monkeypatch.context() as patch:
+            if tool != "select":  # which compiles a program to look at the evaluation
+                patch.setattr(engine, "Plan", None)
+            try:
+                TOOLS[tool](tmp_path / "kept", **({"seed": 0} | numbers))
+            except OtherRunError:
+                continue
+            pytest.fail(f"another number in {what} was taken for the same run")
+    again = TOOLS[tool](tmp_path / "kept", seed=0)
+    if tool == "sweep":
+        assert again.strategy == "restored"
+
+
+def test_a_probe_of_a_race_is_part_of_it(tmp_path: Path) -> None:
+    def chosen(momentum: float) -> Any:
+        method = Method(lambda rate, num_steps: lrx.sgd(rate), probe=lambda rate: lrx.sgd(rate, momentum=momentum))
+        return lrx.select(workload(), num_steps=200, portfolio={"only": method}, checkpoint=tmp_path / "kept")
+
+    chosen(0.5)
+    with pytest.raises(OtherRunError, match=r"\['only'\].probe.* computes something else.*0.5 there.*0.75 here"):
+        chosen(0.75)
+
+
+def test_the_difference_is_said_by_its_numbers(tmp_path: Path) -> None:
+    TOOLS["sweep"](tmp_path / "kept", seed=0)
+    message = "tx.update computes something else, with the numbers -1 there and -2 here"
+    with pytest.raises(OtherRunError, match=message):
+        TOOLS["sweep"](tmp_path / "kept", seed=0, clip=2.0)
+    other = dataclasses.replace(workload(), name="plane")
+    with pytest.raises(OtherRunError, match="workload is 'line' there and 'plane' here"):
+        lrx.sweep(
+            other, tx=chain, grid={"rate": [0.05, 0.1]}, num_steps=6, strategy="vmap", checkpoint=tmp_path / "kept"
+        )
