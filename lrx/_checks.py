@@ -87,7 +87,25 @@ def in_interval(name: str, value: Any, interval: str, hint: str = "") -> None:
 
 def decay(name: str, value: Any) -> None:
     """Require what a running sum or mean may forget by."""
-    in_interval(name, value, "[0, 1)", "at 1 nothing is ever forgotten")
+    hint = "at 1 nothing is ever forgotten"
+    if str(getattr(value, "dtype", "")) in ("bfloat16", "float16"):
+        hint = f"{value.dtype} rounds what is close to 1 to 1; optax.inject_hyperparams takes hyperparam_dtype=float32"
+    in_interval(name, value, "[0, 1)", hint)
+
+
+def float_type(name: str, value: Any) -> None:
+    """Require a floating-point type of at least 16 bits that JAX has, or `None`."""
+    if value is None:
+        return
+    try:
+        dtype = jax.numpy.dtype(value)
+        known = jax.numpy.issubdtype(dtype, jax.numpy.floating) and jax.numpy.finfo(dtype).bits >= 16
+    except TypeError:
+        known = False
+    if not known:
+        raise ValueError(f"{name} must be a floating-point type of at least 16 bits, got {name}={value!r}: give None.")
+    if jax.dtypes.canonicalize_dtype(dtype) != dtype:
+        raise ValueError(f"{name} must be a type that JAX has, got {name}={dtype}: enable jax_enable_x64.")
 
 
 def at_least(name: str, value: Any, low: float, hint: str = "") -> None:

@@ -445,7 +445,8 @@ def quotient(numerator: jax.Array, denominator: jax.Array, eps: Any) -> jax.Arra
     if _checks.is_concrete(eps) and float(eps) > 1e-30:
         return _divide(numerator, denominator)
     zero = denominator == 0
-    return jnp.where(zero, 0.0, _divide(numerator, jnp.where(zero, 1.0, denominator)))
+    shown = jnp.where(jnp.isnan(numerator), numerator, 0.0)
+    return jnp.where(zero, shown, _divide(numerator, jnp.where(zero, 1.0, denominator)))
 
 
 def _divide(numerator: jax.Array, denominator: jax.Array) -> jax.Array:

@@ -173,6 +173,8 @@ def write(value: Any) -> str:
         return f"[{written}]" if type(value) is list else f"({written}{',' if len(parts) == 1 else ''})"
     if type(value) is dict:
         return f"{{{', '.join(f'{write(key)}: {write(part)}' for key, part in value.items())}}}"
+    if isinstance(value, np.dtype) or (isinstance(value, type) and hasattr(value, "dtype")):  # jnp.bfloat16
+        return repr(np.dtype(value).name)
     if inspect.isroutine(value) or isinstance(value, type):
         return value.__name__
     return repr(value)

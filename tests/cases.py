@@ -329,9 +329,15 @@ OPTIMIZERS: dict[str, Case] = {
     "adam": Case(
         lrx.adam,
         {"learning_rate": 0.1},
-        {"learning_rate": RATES, "b1": DECAYS, "b2": DECAYS, "eps": EPS},
+        {"learning_rate": RATES, "b1": DECAYS, "b2": DECAYS, "eps": EPS, "eps_root": EPS},
     ),
-    "scale_by_adam": Case(lrx.scale_by_adam, {}, {"b1": DECAYS, "b2": DECAYS, "eps": EPS}),
+    "scale_by_adam": Case(lrx.scale_by_adam, {}, {"b1": DECAYS, "b2": DECAYS, "eps": EPS, "eps_root": EPS}),
+    "adam with a narrow moment": Case(
+        lrx.adam, {"learning_rate": 0.1, "moment_dtype": jnp.bfloat16, "eps": 0.0}, {"eps_root": EPS}
+    ),
+    "sgd with a wide velocity": Case(
+        lrx.sgd, {"learning_rate": 0.1, "momentum": 0.9, "moment_dtype": "float32"}, {"momentum": DECAYS}
+    ),
     "adam with scheduled decays": Case(
         lrx.adam,
         {"learning_rate": 0.1, "b1": lrx.linear_decay(0.9, 4), "b2": lrx.interpolate({0: 0.9, 3: 0.99})},
@@ -340,7 +346,14 @@ OPTIMIZERS: dict[str, Case] = {
     "adamw": Case(
         lrx.adamw,
         {"learning_rate": 0.1},
-        {"learning_rate": RATES, "b1": DECAYS, "b2": DECAYS, "eps": EPS, "weight_decay": (0.0, 0.1, 1.0)},
+        {
+            "learning_rate": RATES,
+            "b1": DECAYS,
+            "b2": DECAYS,
+            "eps": EPS,
+            "eps_root": EPS,
+            "weight_decay": (0.0, 0.1, 1.0),
+        },
         needs_params=True,
         decays=True,
     ),
@@ -553,6 +566,7 @@ OPTIMIZERS: dict[str, Case] = {
             "b1": DECAYS,
             "b2": DECAYS,
             "eps": EPS,
+            "eps_root": EPS,
             "min_value": (0.0, 0.09, 0.2),
         },
         coupled=True,

@@ -232,6 +232,25 @@ REFUSED: list[tuple[Callable[..., Any], dict[str, Any], Any, str]] = [
     ],
     *[
         refusal
+        for factory in (lrx.adam, lrx.scale_by_adam, lrx.adamw, lrx.hypergradient_adam)
+        for refusal in _rates_refused(factory, "eps_root")
+    ],
+    *[
+        refusal
+        for factory in (
+            *(lrx.adam, lrx.scale_by_adam, lrx.adamw, lrx.hypergradient_adam),
+            *(lrx.sgd, lrx.scale_by_momentum, lrx.heavy_ball, lrx.nesterov),
+        )
+        for refusal in _refusals(
+            factory,
+            "moment_dtype",
+            ("int32", "float8_e4m3fn", "complex64", "nonsense", 3),
+            ValueError,
+            "must be a floating-point type of at least 16 bits, got {0}=",
+        )
+    ],
+    *[
+        refusal
         for factory in (lrx.adamw,)
         for refusal in (
             *_learning_rates_refused(factory),

@@ -26,7 +26,11 @@ class HeavyBallState(NamedTuple):
 
 @factory
 def heavy_ball(
-    learning_rate: ArrayLike | Rate, *, momentum: ArrayLike | Schedule = 0.9, momentum_correction: bool = False
+    learning_rate: ArrayLike | Rate,
+    *,
+    momentum: ArrayLike | Schedule = 0.9,
+    momentum_correction: bool = False,
+    moment_dtype: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Let the parameters roll on as a heavy ball does.
 
@@ -43,12 +47,14 @@ def heavy_ball(
       learning_rate: alpha, >= 0: a float, a `Schedule` or another `Rate`; may be traced.
       momentum: beta, in [0, 1), dimensionless: a float or a `Schedule`; may be traced.
       momentum_correction: rescale the velocity when the rate changes.
+      moment_dtype: type in which the velocity is kept, such as `jnp.float32`; by default the parameters' own.
 
     Returns:
       A transformation whose updates are added to the parameters. `update` needs `value=` only if the rate does.
 
     Raises:
-      ValueError: if `learning_rate` is negative or `momentum` not in [0, 1).
+      ValueError: if `learning_rate` is negative `momentum` not in [0, 1), or `moment_dtype` is not a
+        floating-point type.
       TypeError: if `learning_rate` is no rate, or `momentum_correction` is not a bool.
 
     Source:
@@ -67,9 +73,10 @@ def heavy_ball(
     rate = as_rate(learning_rate)
     momentum_at = as_setting("momentum", momentum, _checks.decay)
     _checks.flag("momentum_correction", momentum_correction)
+    _checks.float_type("moment_dtype", moment_dtype)
 
     def init(params: Any) -> HeavyBallState:
-        return HeavyBallState(zeros_like(params), momentum_at.first(), rate.init_rate(params))
+        return HeavyBallState(zeros_like(params, dtype=moment_dtype), momentum_at.first(), rate.init_rate(params))
 
     def update(
         updates: Any, state: HeavyBallState, params: Any = None, **extra_args: Any

@@ -103,11 +103,13 @@ def hypergradient_adam(
     b1: ArrayLike = 0.9,
     b2: ArrayLike = 0.999,
     eps: ArrayLike = 1e-8,
+    eps_root: ArrayLike = 0.0,
+    moment_dtype: Any = None,
     min_value: ArrayLike = 0.0,
 ) -> optax.GradientTransformationExtraArgs:
     """Take Adam's steps, and move the rate along its own gradient first.
 
-    As `hypergradient_sgd`, with Adam's direction `u_t = m^_t / (sqrt(v^_t) + eps)`.
+    As `hypergradient_sgd`, with Adam's direction `u_t = m^_t / (sqrt(v^_t + eps_root) + eps)`.
 
     Args:
       learning_rate: the first rate, >= 0: a float, a `Schedule` or another `Rate`; may be traced.
@@ -115,6 +117,8 @@ def hypergradient_adam(
       b1: decay of the first moment, in [0, 1); may be traced.
       b2: decay of the second moment, in [0, 1); may be traced.
       eps: added to the root, >= 0, in the gradients' units; may be traced.
+      eps_root: added within the root, >= 0, in the gradients' units squared; may be traced.
+      moment_dtype: type in which the first moment is kept; by default the parameters' own.
       min_value: the rate is never below this, >= 0; may be traced.
 
     Returns:
@@ -140,7 +144,7 @@ def hypergradient_adam(
       >>> print(bool(lrx.learning_rate(state) > 1e-2))
       True
     """
-    memory_of = moments(b1, b2, eps)
+    memory_of = moments(b1, b2, eps, eps_root, moment_dtype)
 
     def direct(updates: Any, before: Any, memory: AdamState) -> tuple[Any, Any]:
         after, direction = memory_of.advance(memory)

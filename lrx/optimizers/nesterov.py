@@ -32,7 +32,7 @@ class NesterovState(NamedTuple):
 
 @factory
 def nesterov(
-    learning_rate: ArrayLike | Rate, *, momentum: ArrayLike | Schedule = 0.9
+    learning_rate: ArrayLike | Rate, *, momentum: ArrayLike | Schedule = 0.9, moment_dtype: Any = None
 ) -> optax.GradientTransformationExtraArgs:
     """Look ahead along the velocity, and correct it by the gradient found there.
 
@@ -48,12 +48,14 @@ def nesterov(
     Args:
       learning_rate: alpha, >= 0: a float, a `Schedule` or another `Rate`; may be traced.
       momentum: beta, in [0, 1), dimensionless: a float or a `Schedule`; may be traced.
+      moment_dtype: type in which the velocity is kept, such as `jnp.float32`; by default the parameters' own.
 
     Returns:
       A transformation whose updates are added to the parameters. `update` needs `value=` only if the rate does.
 
     Raises:
-      ValueError: if `learning_rate` is negative or `momentum` not in [0, 1).
+      ValueError: if `learning_rate` is negative `momentum` not in [0, 1), or `moment_dtype` is not a
+        floating-point type.
       TypeError: if `learning_rate` is no rate.
 
     Source:
@@ -70,9 +72,10 @@ def nesterov(
     """
     rate = as_rate(learning_rate)
     momentum_at = as_setting("momentum", momentum, _checks.decay)
+    _checks.float_type("moment_dtype", moment_dtype)
 
     def init(params: Any) -> NesterovState:
-        return NesterovState(zeros_like(params), momentum_at.first(), rate.init_rate(params))
+        return NesterovState(zeros_like(params, dtype=moment_dtype), momentum_at.first(), rate.init_rate(params))
 
     def update(updates: Any, state: NesterovState, params: Any = None, **extra_args: Any) -> tuple[Any, NesterovState]:
         alpha, rate_state = rate.next_rate(state.rate, updates=updates, params=params, **extra_args)

@@ -26,7 +26,7 @@ class MomentumState(NamedTuple):
 
 @factory
 def scale_by_momentum(
-    momentum: ArrayLike | Schedule, *, nesterov: bool = False
+    momentum: ArrayLike | Schedule, *, nesterov: bool = False, moment_dtype: Any = None
 ) -> optax.GradientTransformationExtraArgs:
     """Replace the gradient by a decaying sum of gradients.
 
@@ -36,12 +36,13 @@ def scale_by_momentum(
     Args:
       momentum: beta, in [0, 1), dimensionless: a float or a `Schedule`; may be traced.
       nesterov: give the direction of the point looked ahead to.
+      moment_dtype: type in which the velocity is kept, such as `jnp.float32`; by default the parameters' own.
 
     Returns:
       A transformation without sign. `update` needs neither `params` nor `value`.
 
     Raises:
-      ValueError: if `momentum` is not in [0, 1).
+      ValueError: if `momentum` is not in [0, 1), or `moment_dtype` is not a floating-point type.
       TypeError: if `nesterov` is not a bool.
 
     Source:
@@ -58,9 +59,10 @@ def scale_by_momentum(
     """
     momentum_at = as_setting("momentum", momentum, _checks.decay)
     _checks.flag("nesterov", nesterov)
+    _checks.float_type("moment_dtype", moment_dtype)
 
     def init(params: Any) -> MomentumState:
-        return MomentumState(jnp.zeros([], jnp.int32), momentum_at.first(), zeros_like(params))
+        return MomentumState(jnp.zeros([], jnp.int32), momentum_at.first(), zeros_like(params, dtype=moment_dtype))
 
     def update(updates: Any, state: MomentumState, params: Any = None, **extra_args: Any) -> tuple[Any, MomentumState]:
         del params, extra_args
@@ -78,7 +80,11 @@ def scale_by_momentum(
 
 @factory
 def sgd(
-    learning_rate: ArrayLike | Rate, *, momentum: ArrayLike | Schedule | None = None, nesterov: bool = False
+    learning_rate: ArrayLike | Rate,
+    *,
+    momentum: ArrayLike | Schedule | None = None,
+    nesterov: bool = False,
+    moment_dtype: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Descend along the gradient, or along a decaying sum of gradients.
 
@@ -92,12 +98,14 @@ def sgd(
       momentum: beta, in [0, 1), dimensionless, usually 0.9: a float or a `Schedule`, such as `one_cycle_momentum`; may
         be traced. None keeps no velocity.
       nesterov: take the gradient's step from the point that the velocity leads to.
+      moment_dtype: type in which the velocity is kept, such as `jnp.float32`; by default the parameters' own.
 
     Returns:
       A transformation whose updates are added to the parameters. `update` needs `value=` only if the rate does.
 
     Raises:
-      ValueError: if `learning_rate` is negative, `momentum` not in [0, 1), or `nesterov` is given without momentum.
+      ValueError: if `learning_rate` is negative, `momentum` not in [0, 1), `nesterov` is given without momentum, or
+        `moment_dtype` is not a floating-point type.
       TypeError: if `learning_rate` is no rate, or `nesterov` is not a bool.
 
     Source:
@@ -112,8 +120,9 @@ def sgd(
     """
     rate = as_rate(learning_rate)
     _checks.flag("nesterov", nesterov)
+    _checks.float_type("moment_dtype", moment_dtype)
     if momentum is None:
         if nesterov:
             raise ValueError("nesterov needs momentum, got nesterov=True, momentum=None: give momentum=0.9.")
         return optax.chain(rate)
-    return optax.chain(scale_by_momentum(momentum, nesterov=nesterov), rate)
+    return optax.chain(scale_by_momentum(momentum, nesterov=nesterov, moment_dtype=moment_dtype), rate)

@@ -145,3 +145,79 @@ def test_decays_may_follow_the_step_and_the_correction_is_their_product():
 def test_a_scheduled_decay_that_stays_is_the_constant_one():
     constant, scheduled = lrx.adam(0.01), lrx.adam(0.01, b1=lrx.constant(0.9), b2=lrx.constant(0.999))
     np.testing.assert_allclose(run(scheduled, stream()), run(constant, stream()), rtol=1e-5, atol=1e-6)
+
+
+def test_eps_root_stands_within_the_root_after_the_correction():
+    gradient, m, v, expected = np.array([1e-4, 0.3, 0.0]), 0.0, 0.0, []
+    ours, theirs = lrx.scale_by_adam(eps_root=1e-6), optax.scale_by_adam(eps_root=1e-6)
+    state, other = ours.init(jnp.zeros(3)), theirs.init(jnp.zeros(3))
+    for t in range(1, 6):
+        m, v = 0.9 * m + 0.1 * gradient * t, 0.999 * v + 0.001 * (gradient * t) ** 2
+        expected = (m / (1 - 0.9**t)) / (np.sqrt(v / (1 - 0.999**t) + 1e-6) + 1e-8)
+        direction, state = ours.update(jnp.asarray(gradient * t, jnp.float32), state)
+        reference, other = theirs.update(jnp.asarray(gradient * t, jnp.float32), other)
+        np.testing.assert_allclose(direction, expected, rtol=1e-5)
+        np.testing.assert_allclose(direction, reference, rtol=1e-4)
+
+
+def test_a_derivative_by_the_rate_is_that_of_optax_with_a_small_eps_root():
+    inputs = jnp.asarray([0.0, 1.0, 2.0])
+
+    def last_loss(rate, make):
+        tx = make(rate)
+        theta = jnp.zeros(3)
+        state = tx.init(theta)
+        loss = lambda theta: (jnp.dot(inputs, theta) - 3.0) ** 2  # noqa: E731
+        for _ in range(3):
+            updates, state = tx.update(jax.grad(loss)(theta), state, theta)
+            theta = theta + updates
+        return loss(theta)
+
+    ours = jax.grad(last_loss)(0.01, lrx.adam)
+    reference = jax.grad(last_loss)(0.01, lambda rate: optax.adam(rate, eps_root=1e-8))
+    assert bool(jnp.isfinite(ours))
+    np.testing.assert_allclose(ours, reference, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "make", [lrx.adam, lrx.adamw, lrx.hypergradient_adam, lambda *a, **k: lrx.sgd(*a, momentum=0.9, **k)]
+)
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_the_first_moment_is_kept_in_the_type_asked_for_and_computed_wide(make, dtype):
+    params = {"wide": jnp.ones(3), "narrow": jnp.ones(3, jnp.bfloat16), "plane": jnp.ones(3, jnp.complex64)}
+    tx = make(0.1, moment_dtype=dtype)
+    state = tx.init(params)
+    for gradients in gradient_stream({"wide": params["wide"], "narrow": params["narrow"]}, 3):
+        gradients = {**gradients, "plane": jnp.ones(3, jnp.complex64)}
+        updates, state = jax.jit(tx.update)(gradients, state, params)
+    moments = [leaf for path, leaf in jax.tree.leaves_with_path(state) if "'wide'" in jax.tree_util.keystr(path)]
+    assert jnp.dtype(dtype) in {leaf.dtype for leaf in moments}
+    planes = {leaf.dtype for path, leaf in jax.tree.leaves_with_path(state) if "'plane'" in jax.tree_util.keystr(path)}
+    assert planes <= {jnp.dtype("complex64"), jnp.dtype("float32")}
+    plain = make(0.1)
+    assert jax.tree.structure(plain.init(params)) == jax.tree.structure(state)
+    assert eval(repr(tx), vars(lrx)) == tx
+    assert {name: leaf.dtype for name, leaf in updates.items()} == {name: leaf.dtype for name, leaf in params.items()}
+
+
+def test_a_b2_that_was_rounded_to_1_is_seen_in_the_updates():
+    params = jnp.ones(3, jnp.bfloat16)
+    for make in (lrx.adam, lrx.adamw, lrx.schedule_free_adamw, lrx.hypergradient_adam):
+        tx = optax.inject_hyperparams(make)(learning_rate=0.1)
+        state = jax.jit(tx.init)(params)
+        updates, _ = jax.jit(tx.update)(jnp.ones(3, jnp.bfloat16), state, params)
+        assert bool(jnp.all(jnp.isnan(updates)))
+    with pytest.raises(ValueError, match=r"bfloat16 rounds what is close to 1 to 1.*hyperparam_dtype=float32"):
+        tx.init(params)
+
+
+@pytest.mark.parametrize("make", [lrx.momo_adam, lrx.d_adaptation, lrx.prodigy])
+def test_a_traced_b2_of_1_never_makes_updates_of_0(make):
+    options = {} if make is lrx.momo_adam else {"bias_correction": True}
+
+    def first(b2):
+        tx, params = make(b2=b2, **options), jnp.ones(3)
+        return tx.update(jnp.ones(3), tx.init(params), params, value=1.0)[0]
+
+    assert bool(jnp.all(jnp.isnan(jax.jit(first)(1.0))))
+    assert bool(jnp.all(jax.jit(first)(0.999) < 0))

@@ -168,3 +168,24 @@ def test_narrow_parameters_are_decayed_in_wide_arithmetic():
     tx = lrx.adamw(1.0, weight_decay=1e-3)
     updates, _ = tx.update(jnp.zeros(1, jnp.bfloat16), tx.init(params), params)
     np.testing.assert_allclose(np.asarray(updates, np.float32), [-1e-3], rtol=2**-8)
+
+
+def test_with_the_schedule_the_decay_keeps_clear_of_the_factors_of_groups():
+    params = {"hidden": jnp.ones(2), "embedding": jnp.ones(2), "frozen": jnp.ones(2)}
+    factors = {"hidden": 1 / 16, "embedding": 1.0, "frozen": 0.0}
+    zeros = jax.tree.map(jnp.zeros_like, params)
+    for rate, eta in ((1e-2, 1.0), (lrx.linear_decay(1e-2, 4), 0.75)):
+        tx = lrx.group_rates(
+            lrx.adamw(rate, weight_decay=1e-3, decoupling="schedule"), {name: name for name in params}, factors
+        )
+        state = tx.init(params)
+        _, state = tx.update(zeros, state, params)
+        updates, state = tx.update(zeros, state, params)
+        decays = {name: -float(leaf[0]) for name, leaf in updates.items()}
+        assert decays == pytest.approx({"hidden": 1e-3 * eta, "embedding": 1e-3 * eta, "frozen": 0.0}, rel=1e-6)
+        gradients = jax.tree.map(jnp.ones_like, params)
+        after, _ = tx.update(gradients, state, params)
+        assert not np.any(after["frozen"])
+    tx = lrx.group_rates(lrx.adamw(1e-2, weight_decay=1e-3), {name: name for name in params}, factors)
+    updates, _ = tx.update(zeros, tx.init(params), params)
+    np.testing.assert_allclose(updates["hidden"], -1e-5 / 16, rtol=1e-6)
