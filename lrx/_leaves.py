@@ -217,13 +217,78 @@ def copies(params: Any, *, wide: bool = False) -> Any:
     An abstract leaf, whose numbers are not known, has an abstract copy.
     """
 
+    require_known_types(params)
+
     def copy(leaf: Any) -> Any:
-        dtype = at_least_float32(jnp.result_type(leaf)) if wide else jnp.result_type(leaf)
+        dtype = jnp.result_type(leaf)
+        if jnp.issubdtype(dtype, jax.dtypes.extended):  # a PRNG key
+            return jnp.copy(leaf)
+        if wide and jnp.issubdtype(dtype, jnp.inexact):
+            dtype = at_least_float32(dtype)
         if _is_abstract(leaf):
             return jax.ShapeDtypeStruct(leaf.shape, dtype, sharding=leaf.sharding)
         return jnp.array(leaf, dtype, copy=True)
 
     return jax.tree.map(copy, params)
+
+
+def exact_positions(params: Any) -> Any:
+    """Return the parameters in at least float32 where one of them is narrower, and () where none is.
+
+    What is narrower stands still under steps below its resolution, while statistics of the way that it has come go on.
+    """
+    if is_placeholder(params):
+        return jnp.zeros([], jnp.float32)  # for all of it: whether there are any depends on types, which it has none of
+    types = [jnp.result_type(leaf) for leaf in jax.tree.leaves(params)]
+    return copies(params, wide=True) if any(_is_narrow(dtype) for dtype in types) else ()
+
+
+def _is_narrow(dtype: Any) -> bool:
+    return jnp.issubdtype(dtype, jnp.floating) and at_least_float32(dtype) != dtype
+
+
+def widened(gradients: Any) -> Any:
+    """Return the gradients in at least float32."""
+    return jax.tree.map(lambda leaf: leaf if has_no_gradient(leaf) else wide(leaf), gradients)
+
+
+def moved(positions: Any, steps: Any, gradients: Any) -> Any:
+    """Return the positions after a step, none of which a finite gradient takes out of the range of numbers."""
+    leaves, structure = jax.tree.flatten(gradients, is_leaf=lambda leaf: leaf is None)
+    rows = zip(leaves, *(structure.flatten_up_to(tree) for tree in (positions, steps)), strict=True)  # type: ignore[attr-defined]
+
+    def move(gradient: Any, here: Any, step: Any) -> Any:
+        if has_no_gradient(gradient):
+            return here
+        return _as_type(_within(here + step, gradient, _type_of(here)), _type_of(here))
+
+    return jax.tree.unflatten(structure, [move(*row) for row in rows])
+
+
+def toward(positions: Any, params: Any, gradients: Any) -> Any:
+    """Return the updates that lead parameters to what exact positions round to, in the gradients' types.
+
+    Where an update is rounded itself, it leads to within one rounding; the next starts from there, so that nothing adds
+    up.
+    """
+    leaves, structure = jax.tree.flatten(gradients, is_leaf=lambda leaf: leaf is None)
+    rows = zip(leaves, *(structure.flatten_up_to(tree) for tree in (positions, params)), strict=True)  # type: ignore[attr-defined]
+
+    def lead(gradient: Any, position: Any, here: Any) -> Any:
+        if has_no_gradient(gradient):
+            return gradient
+        there = wide(_as_type(_within(position, gradient, _type_of(here)), _type_of(here)))
+        return _as_type(_within(there - wide(here), gradient, _type_of(gradient)), _type_of(gradient))
+
+    return jax.tree.unflatten(structure, [lead(*row) for row in rows])
+
+
+def _within(x: jax.Array, gradient: jax.Array, dtype: Any) -> jax.Array:
+    """What has overflowed in a type as its largest number, but for a gradient that has: that stays visible."""
+    if jnp.iscomplexobj(x):
+        return jax.lax.complex(_within(x.real, gradient, dtype), _within(x.imag, gradient, dtype))
+    largest = float(jnp.finfo(dtype).max)
+    return jnp.where(jnp.isfinite(gradient), jnp.clip(x, -largest, largest), x)
 
 
 def _is_abstract(leaf: Any) -> bool:

@@ -24,6 +24,7 @@ like lrx's. `reading` asks for the methods and never for a type.
     fixed(setting)        why `set_rate` (`scale_rate` where not `setting`) could have no effect; "" where it has
     kept()                states that are kept for later, to be changed with the others
     restart(step)         the state with the step of its schedule set
+    evaluation_params(params)  the parameters to evaluate at; `params` itself where that is the same
 """
 
 from __future__ import annotations

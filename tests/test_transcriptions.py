@@ -296,3 +296,53 @@ def test_law_10_a_method_follows_its_transcription(tx: Any, transcription: Calla
     # Estimates feed back on themselves, so that the rounding of float32 grows over the sixty steps.
     np.testing.assert_allclose(moved, expected, rtol=2e-3, atol=2e-4 * np.abs(expected).max())
     assert np.abs(expected).max() > 1e-5
+
+
+def prodigy_with_rates(
+    theta: np.ndarray, rates: np.ndarray, b1: float, b2: float, d0: float, correct: bool, safeguard: bool
+) -> np.ndarray:
+    """The authors' code, which leaves everything as it is while the rate is 0."""
+    start, m, v, s, numerator, d, largest, b3, k = theta, 0.0, 0.0, np.zeros(6), 0.0, d0, d0, np.sqrt(b2), 0
+    for t, rate in enumerate(rates):
+        g = gradient_at(theta, t)
+        correction = np.sqrt(1 - b2 ** (k + 1)) / (1 - b1 ** (k + 1)) if correct else 1.0
+        a, gathered, length = d * rate * correction, b3 * numerator, 0.0
+        if rate > 0:
+            gathered += d / d0 * a * np.sum(g * (start - theta))
+            m, v = b1 * m + (1 - b1) * d * g, b2 * v + (1 - b2) * d**2 * g**2
+            s = b3 * s + d / d0 * (d if safeguard else a) * g
+            length = np.abs(s).sum()
+        if length == 0:
+            continue
+        numerator, estimate = gathered, gathered / length
+        d = max(d, estimate) if d == d0 else d
+        largest = max(largest, estimate)
+        d = min(largest, d * 1.2)
+        theta = theta - a * m / (np.sqrt(v) + d * 1e-8)
+        k += 1
+    return theta
+
+
+@pytest.mark.parametrize("correct", [False, True])
+@pytest.mark.parametrize("safeguard", [False, True])
+def test_prodigy_at_a_rate_of_zero_leaves_everything_alone_as_the_authors_code(correct, safeguard):
+    rates = np.concatenate([np.zeros(2), np.linspace(0, 1, 4), np.zeros(3), np.ones(STEPS - 9)])
+    expected = prodigy_with_rates(START, rates, 0.9, 0.999, 0.1, correct, safeguard)
+    tx = lrx.prodigy(lrx.tabulated(rates), d0=0.1, growth_rate=1.2, bias_correction=correct, safeguard_warmup=safeguard)
+    theta, state = jnp.asarray(START, jnp.float32), tx.init(jnp.asarray(START, jnp.float32))
+    update = jax.jit(tx.update)
+    for t in range(STEPS):
+        gradient = jnp.asarray(SCALES, jnp.float32) * theta + jnp.asarray(NOISE[t], jnp.float32)
+        updates, state = update(gradient, state, theta)
+        theta = theta + updates
+    np.testing.assert_allclose(theta, expected, rtol=1e-3, atol=1e-5)
+    assert int(state.moved_count) == np.count_nonzero(rates)
+
+
+def test_the_bias_correction_of_d_adaptation_counts_from_the_first_rate_above_zero():
+    tx = lrx.d_adaptation(lrx.tabulated([0.0, 0.0, 1.0]), d0=0.1, bias_correction=True)
+    later, at_once = tx.init(jnp.zeros(2)), lrx.d_adaptation(1.0, d0=0.1, bias_correction=True).init(jnp.zeros(2))
+    for _ in range(3):
+        _, later = tx.update(jnp.ones(2), later)
+    _, at_once = lrx.d_adaptation(1.0, d0=0.1, bias_correction=True).update(jnp.ones(2), at_once)
+    assert lrx.learning_rate(later) == lrx.learning_rate(at_once)

@@ -42,6 +42,7 @@ class DAdaptationState(NamedTuple):
     first_moment: Any  # like the parameters, at least float32: m, weighted with the rate of each step
     second_moment: Any  # like the parameters, real, at least float32: v, in the gradients' units squared
     weighted_sum: Any  # like the parameters, at least float32: s, the decaying sum of rate times gradient
+    moved_count: jax.Array  # () int32: updates that counted, those with s = 0 left out
     rate: RateState
 
 
@@ -119,7 +120,8 @@ def d_adaptation(
         m, v, s = zeros_like(params, wide=True), zero_squares_like(params), zeros_like(params, wide=True)
         first = rate.init_rate(params)
         shown = first.show(first.learning_rate * jnp.asarray(d0, jnp.float32))
-        return DAdaptationState(jnp.array(d0, jnp.float32), jnp.zeros([], jnp.float32), m, v, s, shown)
+        count = jnp.zeros([], jnp.int32)
+        return DAdaptationState(jnp.array(d0, jnp.float32), jnp.zeros([], jnp.float32), m, v, s, count, shown)
 
     def update(
         updates: Any, state: DAdaptationState, params: Any = None, **extra_args: Any
@@ -128,9 +130,9 @@ def d_adaptation(
         decays = not _checks.is_concrete(weight_decay) or float(weight_decay) > 0
         if decays:
             require_params("d_adaptation", params, updates, "which it decays")
-        alpha = gamma * state.distance
+        alpha, following = gamma * state.distance, optax.safe_increment(state.moved_count)
         if bias_correction:
-            alpha = alpha * corrections(b1, b2, rate_state.count)
+            alpha = alpha * corrections(b1, b2, following)
         second = jnp.asarray(b2, jnp.float32)
         slow = jnp.sqrt(second)
         rest = (1 - second) / (1 + slow)  # 1 - slow, without its cancellation
@@ -153,11 +155,15 @@ def d_adaptation(
             step, updates, *memories, rate=alpha, extra_args=extra_args, trees={"x": params if decays else updates}
         )
         numerator = measured(slow * state.numerator + rest * plus(products), state.numerator)
-        estimate = quotient(numerator, rest * plus(lengths), 0.0)
+        length = plus(lengths)
+        estimate = quotient(numerator, rest * length, 0.0)
         if growth_rate is not None:
             estimate = jnp.minimum(estimate, state.distance * growth_rate)
         distance = measured(jnp.maximum(state.distance, estimate), state.distance)
-        return updates, DAdaptationState(distance, numerator, after[0], after[1], after[2], rate_state.show(alpha))
+        count = jnp.where(length > 0, following, state.moved_count)
+        return updates, DAdaptationState(
+            distance, numerator, after[0], after[1], after[2], count, rate_state.show(alpha)
+        )
 
     return optax.GradientTransformationExtraArgs(init, update)
 

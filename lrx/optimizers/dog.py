@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -13,19 +12,25 @@ from lrx import _checks
 from lrx._leaves import (
     copies,
     evaluate,
+    exact_positions,
+    has_no_gradient,
     leafwise,
     measured,
+    moved,
     moving,
     real,
     require_params,
     root,
     squared,
     total,
+    toward,
     wide,
+    widened,
     zeros_like,
 )
+from lrx.optimizers.evaluation import combined
 from lrx.rates import ArrayLike, Rate, as_rate
-from lrx.states import RateState, shows
+from lrx.states import RateState, array, shows
 from lrx.transformations import factory
 
 
@@ -38,15 +43,16 @@ class DogState(NamedTuple):
     exponent: jax.Array  # () float32: gamma of the average
     initial_params: Any  # x_0
     average: Any  # like the parameters, at least float32: of x_1 to x_{t-1}; () without averaging
+    position: Any  # x in float32 where a parameter is narrower, else ()
     rate: RateState
 
-    def evaluation(self) -> tuple[Any, Callable[..., jax.Array]] | None:
-        """What `eval_params` needs: the average, and how the newest iterate enters it."""
+    def evaluation_params(self, params: Any) -> Any:
+        """Return the average, into which the newest iterate enters."""
         if isinstance(self.average, tuple) and not self.average:
-            return None
-        count, exponent = (jax.tree.leaves(leaf)[0] for leaf in (self.rate.count, self.exponent))
+            return params
+        count, exponent = array(self.rate.count), array(self.exponent)
         weight = jnp.where(count > 0, _weight(count, exponent), 1.0)
-        return self.average, lambda x, mean: (1 - weight) * mean + weight * x
+        return combined(lambda x, mean: (1 - weight) * mean + weight * x, params, self.average)
 
 
 def _weight(count: jax.Array, exponent: jax.Array) -> jax.Array:
@@ -86,6 +92,10 @@ def dog(
       ValueError: if an argument is out of its range, or `update` gets no `params`.
       TypeError: if `learning_rate` is no rate, or `layerwise` is not a bool.
 
+    Differs from the source:
+      For parameters narrower than float32, x is kept in float32: first steps of 1e-6 would be rounded away, and the
+      distance could never grow.
+
     Source:
       M. Ivgi, O. Hinder, Y. Carmon, ICML 2023, arXiv:2302.12022, equations 1 and 2; the average in appendix E.
 
@@ -118,7 +128,9 @@ def dog(
             distance, squares = evaluate(first_distance, params), jnp.zeros([], jnp.float32)
         average = () if averaging is None else zeros_like(params, wide=True)
         exponent = jnp.array(0.0 if averaging is None else averaging, jnp.float32)
-        return DogState(distance, squares, exponent, copies(params), average, rate.init_rate(params))
+        return DogState(
+            distance, squares, exponent, copies(params), average, exact_positions(params), rate.init_rate(params)
+        )
 
     def update(updates: Any, state: DogState, params: Any = None, **extra_args: Any) -> tuple[Any, DogState]:
         require_params("dog", params, updates, "whose way from the start it measures")
@@ -130,12 +142,14 @@ def dog(
             squares = measured(squares + total(squared, g, extra_args=seen), squares)
             return distance / jnp.sqrt(squares + eps), distance, squares
 
+        exact = bool(jax.tree.leaves(state.position))
+        gradients, position = (widened(updates), state.position) if exact else (updates, params)
         if layerwise:
-            leaves, structure = jax.tree.flatten(updates, is_leaf=lambda leaf: leaf is None)
-            trees = (params, state.initial_params, state.largest_distance, state.sum_squares)
+            leaves, structure = jax.tree.flatten(gradients, is_leaf=lambda leaf: leaf is None)
+            trees = (position, state.initial_params, state.largest_distance, state.sum_squares)
             columns = [structure.flatten_up_to(tree) for tree in trees]  # type: ignore[attr-defined]
             rows = [
-                (jnp.zeros([], jnp.float32), *row[2:]) if g is None else rule(g, *row)
+                (jnp.zeros([], jnp.float32), *row[2:]) if has_no_gradient(g) else rule(g, *row)
                 for g, *row in zip(leaves, *columns, strict=True)
             ]
             etas, distance, squares = (
@@ -143,9 +157,9 @@ def dog(
                 if rows
                 else (updates,) * 3
             )
-            flags = moving(updates, extra_args)
-            moves = [jnp.any(flag) for g, flag in zip(leaves, flags, strict=True) if g is not None]
-            known = [row[0] for g, row in zip(leaves, rows, strict=True) if g is not None]
+            flags = moving(gradients, extra_args)
+            moves = [jnp.any(flag) for g, flag in zip(leaves, flags, strict=True) if not has_no_gradient(g)]
+            known = [row[0] for g, row in zip(leaves, rows, strict=True) if not has_no_gradient(g)]
             seen = jnp.maximum(sum(flag.astype(jnp.float32) for flag in moves), 1)
             shown = gamma * sum(jnp.where(*pair, 0.0) for pair in zip(moves, known, strict=True)) / seen
         else:
@@ -153,23 +167,29 @@ def dog(
             if "leaf_factors" in extra_args:  # what is frozen, of which `init` does not know
                 first = first_distance(state.initial_params, extra_args)
                 largest = jnp.where(state.rate.count == 0, first, largest)
-            eta, distance, squares = rule(updates, params, state.initial_params, largest, state.sum_squares, extra_args)
+            eta, distance, squares = rule(
+                gradients, position, state.initial_params, largest, state.sum_squares, extra_args
+            )
             etas, shown = jax.tree.map(lambda _: eta, updates, is_leaf=lambda leaf: leaf is None), gamma * eta
 
         def step(g: jax.Array, *, alpha: jax.Array, eta: jax.Array) -> tuple[jax.Array]:
             return (-alpha * eta * g,)
 
-        (scaled,) = leafwise(step, updates, rate=gamma, extra_args=extra_args, trees={"eta": etas})
+        (scaled,) = leafwise(step, gradients, rate=gamma, extra_args=extra_args, trees={"eta": etas})
         average = state.average
         if averaging is not None:
             weight = jnp.where(state.rate.count > 0, _weight(state.rate.count, state.exponent), 0.0)
-            average = jax.tree.map(lambda mean, x: _mixed(mean, wide(x), weight), average, params)
+            average = jax.tree.map(lambda mean, x: _mixed(mean, x, weight), average, position)
+        if exact:
+            position = moved(state.position, scaled, updates)
+            scaled = toward(position, params, updates)
         return scaled, DogState(
             distance,
             squares,
             jnp.array(state.exponent),
             copies(state.initial_params),
             average,
+            position if exact else (),
             rate_state.show(shown),
         )
 
@@ -177,5 +197,8 @@ def dog(
 
 
 def _mixed(mean: jax.Array, x: jax.Array, weight: jax.Array) -> jax.Array:
+    if not jnp.issubdtype(jnp.result_type(x), jnp.inexact):
+        return mean
+    x = wide(x)
     mixed = jnp.where(jnp.isfinite(x), (1 - weight) * mean + weight * x, mean)  # what has overflowed is no iterate
     return mixed.astype(mean.dtype)

@@ -9,7 +9,19 @@ import jax.numpy as jnp
 import optax
 
 from lrx import _checks
-from lrx._leaves import copies, leafwise, measured, require_params, root, squared, total
+from lrx._leaves import (
+    copies,
+    exact_positions,
+    leafwise,
+    measured,
+    moved,
+    require_params,
+    root,
+    squared,
+    total,
+    toward,
+    widened,
+)
 from lrx.rates import ArrayLike, Rate, as_rate
 from lrx.states import RateState, shows
 from lrx.transformations import factory
@@ -22,6 +34,7 @@ class DowgState(NamedTuple):
     squared_distance: jax.Array  # () float32: r^2, in the parameters' units squared
     weighted_squares: jax.Array  # () float32: v, the sum of r^2 |g|^2
     initial_params: Any  # x_0
+    position: Any  # x in float32 where a parameter is narrower, else ()
     rate: RateState
 
 
@@ -48,6 +61,9 @@ def dowg(
       ValueError: if an argument is out of its range, or `update` gets no `params`.
       TypeError: if `learning_rate` is no rate.
 
+    Differs from the source:
+      For parameters narrower than float32, x is kept in float32, where no step is rounded away.
+
     Source:
       A. Khaled, K. Mishchenko, C. Jin, NeurIPS 2023, arXiv:2305.16284, algorithm 1; eps as in optax.contrib.
 
@@ -67,12 +83,16 @@ def dowg(
 
     def init(params: Any) -> DowgState:
         first = jnp.square(jnp.array(r0, jnp.float32))
-        return DowgState(first, jnp.zeros([], jnp.float32), copies(params), rate.init_rate(params))
+        return DowgState(
+            first, jnp.zeros([], jnp.float32), copies(params), exact_positions(params), rate.init_rate(params)
+        )
 
     def update(updates: Any, state: DowgState, params: Any = None, **extra_args: Any) -> tuple[Any, DowgState]:
         require_params("dowg", params, updates, "whose way from the start it measures")
         gamma, rate_state = rate.next_rate(state.rate, updates=updates, params=params, **extra_args)
-        away = total(lambda _, x, x0: squared(x - x0), updates, params, state.initial_params, extra_args=extra_args)
+        exact = bool(jax.tree.leaves(state.position))
+        gradients, position = (widened(updates), state.position) if exact else (updates, params)
+        away = total(lambda _, x, x0: squared(x - x0), gradients, position, state.initial_params, extra_args=extra_args)
         distance = measured(jnp.maximum(state.squared_distance, away), state.squared_distance)
         squares = measured(
             state.weighted_squares + distance * total(squared, updates, extra_args=extra_args), state.weighted_squares
@@ -82,7 +102,11 @@ def dowg(
         def step(g: jax.Array, *, alpha: jax.Array) -> tuple[jax.Array]:
             return (-alpha * eta * g,)
 
-        (scaled,) = leafwise(step, updates, rate=gamma, extra_args=extra_args)
-        return scaled, DowgState(distance, squares, copies(state.initial_params), rate_state.show(gamma * eta))
+        (scaled,) = leafwise(step, gradients, rate=gamma, extra_args=extra_args)
+        if exact:
+            position = moved(state.position, scaled, updates)
+            scaled = toward(position, params, updates)
+        kept = position if exact else ()
+        return scaled, DowgState(distance, squares, copies(state.initial_params), kept, rate_state.show(gamma * eta))
 
     return optax.GradientTransformationExtraArgs(init, update)

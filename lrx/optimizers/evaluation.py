@@ -11,7 +11,7 @@ import optax
 
 from lrx._leaves import wide
 from lrx.reading import state_of
-from lrx.states import Snapshot
+from lrx.states import Snapshot, tells
 
 
 def eval_params(state: Any, params: Any) -> Any:
@@ -45,29 +45,24 @@ def eval_params(state: Any, params: Any) -> Any:
       >>> print(lrx.eval_params(tx.init(jnp.ones(2)), jnp.ones(2)))
       [1. 1.]
     """
-    found = _evaluations(state_of("eval_params", state))
-    if not found:
-        return params
-    if len(found) > 1:
+    points = [node.evaluation_params(params) for node in _nodes(state_of("eval_params", state))]
+    moved = [point for point in points if point is not params]
+    if len(moved) > 1:
         raise ValueError(
-            f"state must hold one method with an evaluation point, got {len(found)}: give the state of one."
+            f"state must hold one method with an evaluation point, got {len(moved)}: give the state of one."
         )
-    tree, function = found[0]
-    return _moved(tree, function, params)
+    return moved[0] if moved else params
 
 
-def moves_evaluation(state: Any) -> bool:
+def moves_evaluation(state: Any, params: Any) -> bool:
     """Whether the parameters to evaluate are others than those at which gradients are taken."""
-    return bool(_evaluations(state))
-
-
-def _evaluations(state: Any) -> list[tuple[Any, Callable[..., jax.Array]]]:
-    found = [node.evaluation() for node in _nodes(state)]
-    return [one for one in found if one is not None]
+    answers = []
+    jax.eval_shape(lambda state, params: answers.append(eval_params(state, params) is not params), state, params)
+    return answers[0]
 
 
 def _has_evaluation(node: Any) -> bool:
-    return isinstance(node, Snapshot) or hasattr(type(node), "evaluation")
+    return isinstance(node, Snapshot) or tells(node, "evaluation_params")
 
 
 def _nodes(state: Any) -> list[Any]:
@@ -76,9 +71,14 @@ def _nodes(state: Any) -> list[Any]:
     return [node for node in nodes if _has_evaluation(node) and not isinstance(node, Snapshot)]
 
 
-def _moved(tree: Any, function: Callable[..., jax.Array], params: Any) -> Any:
+def combined(function: Callable[..., jax.Array], params: Any, tree: Any) -> Any:
+    """Return `function(parameter, leaf of the state)`, computed in at least float32, in the parameters' types.
+
+    What is not a floating-point number and what a mask hides from the method stay as they are.
+    """
+
     def move(kept: Any, leaf: Any) -> Any:
-        if isinstance(kept, optax.MaskedNode):  # not this method's: stays
+        if isinstance(kept, optax.MaskedNode) or not jnp.issubdtype(jnp.result_type(leaf), jnp.inexact):
             return leaf
         return function(wide(leaf), wide(kept)).astype(jnp.result_type(leaf))
 

@@ -42,9 +42,10 @@ def group_rates(
     """Give each group of parameters a factor of its own on the learning rate.
 
     In group i the rate is `alpha_t m_i`, wherever the method has it: within the velocity of `heavy_ball` and
-    `nesterov`, with `adamw` on the weight decay too. Where `tx` holds no lrx rate its finished updates are multiplied.
-    All leaves go through `tx` once, as without groups; `optax.partition`, which is for different *methods*, goes
-    through once for each. Layer-wise decay in one line, for layers named "layer_0" to "layer_11":
+    `nesterov`, with `adamw` on the weight decay too, unless that follows the schedule alone (`decoupling="schedule"`).
+    Where `tx` holds no lrx rate its finished updates are multiplied. All leaves go through `tx` once, as without
+    groups; `optax.partition`, which is for different *methods*, goes through once for each. Layer-wise decay in one
+    line, for layers named "layer_0" to "layer_11":
 
         group_rates(tx, lambda path, leaf: int(path.split("/")[0][6:]), lambda depth: 0.8 ** (11 - depth))
 

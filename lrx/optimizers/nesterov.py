@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -11,8 +10,9 @@ import optax
 
 from lrx import _checks
 from lrx._leaves import leafwise, zeros_like
+from lrx.optimizers.evaluation import combined
 from lrx.rates import ArrayLike, Rate, Schedule, as_rate, as_setting
-from lrx.states import RateState, shows
+from lrx.states import RateState, array, shows
 from lrx.transformations import factory
 
 
@@ -24,10 +24,10 @@ class NesterovState(NamedTuple):
     momentum: jax.Array  # () float32: the beta with which the parameters look ahead, dimensionless
     rate: RateState
 
-    def evaluation(self) -> tuple[Any, Callable[..., jax.Array]]:
-        """What `eval_params` needs: the velocity, and theta from y and v."""
-        beta = jax.tree.leaves(self.momentum)[0]
-        return self.velocity, lambda y, v: y + beta * v
+    def evaluation_params(self, params: Any) -> Any:
+        """Return theta, from y and v."""
+        beta = array(self.momentum)
+        return combined(lambda y, v: y + beta * v, params, self.velocity)
 
 
 @factory

@@ -11,16 +11,20 @@ import optax
 from lrx import _checks
 from lrx._leaves import (
     copies,
+    exact_positions,
     inner,
     leafwise,
     measured,
+    moved,
     plus,
     quotient,
     require_params,
     root,
     squared,
     sum_of_finite,
+    toward,
     wide,
+    widened,
     zero_squares_like,
     zeros_like,
 )
@@ -41,6 +45,8 @@ class ProdigyState(NamedTuple):
     first_moment: Any  # like the parameters, at least float32: m, of d g
     second_moment: Any  # like the parameters, real, at least float32: v, of (d g)^2
     weighted_sum: Any  # like the parameters, at least float32: s
+    moved_count: jax.Array  # () int32: updates that counted, those at a rate of 0 left out
+    position: Any  # x in float32 where a parameter is narrower, else ()
     rate: RateState
 
 
@@ -94,8 +100,10 @@ def prodigy(
       TypeError: if `learning_rate` is no rate, or a switch is not a bool.
 
     Differs from the source:
-      A step in which s is still 0 (zero gradients, a rate of 0) leaves the estimate alone. In optax.contrib it makes
-      NaN, for good.
+      A step in which s is still 0 (zero gradients) leaves the estimate alone, and one at a rate of 0, as the first of a
+      warm-up, leaves everything alone, as in the authors' code. In optax.contrib the former makes NaN, for good. For
+      parameters narrower than float32, x is kept in float32: first steps of 1e-6 would be rounded away, and the
+      estimate could never grow.
 
     Source:
       K. Mishchenko, A. Defazio, ICML 2024, arXiv:2306.06101, algorithm 4, in the form of the authors' code.
@@ -134,6 +142,8 @@ def prodigy(
             first_moment=zeros_like(params, wide=True),
             second_moment=zero_squares_like(params),
             weighted_sum=zeros_like(params, wide=True),
+            moved_count=jnp.zeros([], jnp.int32),
+            position=exact_positions(params),
             rate=first.show(first.learning_rate * jnp.asarray(d0, jnp.float32)),
         )
 
@@ -141,9 +151,11 @@ def prodigy(
         require_params("prodigy", params, updates, "whose way from the start it measures")
         gamma, rate_state = rate.next_rate(state.rate, updates=updates, params=params, **extra_args)
         d, start = state.distance, jnp.asarray(d0, jnp.float32)
-        alpha = gamma * d
+        alpha, following = gamma * d, optax.safe_increment(state.moved_count)
         if bias_correction:
-            alpha = alpha * corrections(b1, b2, rate_state.count)
+            alpha = alpha * corrections(b1, b2, following)
+        exact = bool(jax.tree.leaves(state.position))
+        gradients, position = (widened(updates), state.position) if exact else (updates, params)
         decay = jnp.sqrt(jnp.asarray(b2, jnp.float32)) if b3 is None else jnp.asarray(b3, jnp.float32)
         products: list[jax.Array] = []
         lengths: list[jax.Array] = []
@@ -151,29 +163,38 @@ def prodigy(
         def measure(
             g: jax.Array, m: jax.Array, v: jax.Array, s: jax.Array, *, alpha: jax.Array, x: Any, x0: Any
         ) -> tuple[jax.Array, ...]:
+            moves = alpha != 0  # at a rate of 0 nothing that is measured belongs to a step
             products.append(sum_of_finite(d / start * alpha * inner(g, wide(x0) - wide(x))))
-            m = jnp.asarray(b1 * m + (1 - b1) * d * g)
-            v = jnp.asarray(b2 * v + (1 - b2) * squared(d * g))
-            s = decay * s + d / start * (jnp.where(alpha != 0, d, 0.0) if safeguard_warmup else alpha) * g
-            lengths.append(sum_of_finite(jnp.abs(s)))
+            m = jnp.where(moves, b1 * m + (1 - b1) * d * g, m)
+            v = jnp.where(moves, b2 * v + (1 - b2) * squared(d * g), v)
+            s = jnp.where(moves, decay * s + d / start * (d if safeguard_warmup else alpha) * g, s)
+            lengths.append(jnp.where(moves, sum_of_finite(jnp.abs(s)), 0.0))
             return g, m, v, s
 
-        trees = {"x": params, "x0": state.initial_params}
+        trees = {"x": position, "x0": state.initial_params}
         memories = (state.first_moment, state.second_moment, state.weighted_sum)
-        _, *after = leafwise(measure, updates, *memories, rate=alpha, extra_args=extra_args, trees=trees)
+        _, *after = leafwise(measure, gradients, *memories, rate=alpha, extra_args=extra_args, trees=trees)
+        length = plus(lengths)
+        counts = length > 0
         numerator = measured(decay * state.numerator + plus(products), state.numerator)
-        estimate = measured(quotient(jnp.asarray(d_coef * numerator), plus(lengths), 0.0), d)
+        numerator = jnp.where(counts, numerator, state.numerator)
+        estimate = measured(quotient(jnp.asarray(d_coef * numerator), length, 0.0), d)
         # The first estimate that says anything replaces d0, which is a guess, whatever the growth rate is.
         followed = jnp.where(d == start, jnp.maximum(d, estimate), d)
-        largest = jnp.maximum(state.largest_distance, estimate)
-        distance = largest if growth_rate is None else jnp.minimum(largest, followed * growth_rate)
+        largest = jnp.where(counts, jnp.maximum(state.largest_distance, estimate), state.largest_distance)
+        grown = largest if growth_rate is None else jnp.minimum(largest, followed * growth_rate)
+        distance = jnp.where(counts, grown, d)
 
         def step(_: jax.Array, m: jax.Array, v: jax.Array, *, alpha: jax.Array, x: Any) -> tuple[jax.Array, ...]:
             update = -alpha * quotient(m, root(v) + distance * eps, eps)
             return update - weight_decay * alpha * wide(x), m, v
 
-        updates, *_ = leafwise(step, updates, *after[:2], rate=alpha, extra_args=extra_args, trees={"x": params})
-        return updates, ProdigyState(
+        trees = {"x": position}
+        steps, *_ = leafwise(step, gradients, *after[:2], rate=alpha, extra_args=extra_args, trees=trees)
+        if exact:
+            position = moved(state.position, steps, updates)
+            steps = toward(position, params, updates)
+        return steps, ProdigyState(
             jnp.array(distance),
             jnp.array(largest),
             numerator,
@@ -181,6 +202,8 @@ def prodigy(
             after[0],
             after[1],
             after[2],
+            jnp.where(counts, following, state.moved_count),
+            position if exact else (),
             rate_state.show(alpha),
         )
 

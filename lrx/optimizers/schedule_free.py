@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -10,10 +9,24 @@ import jax.numpy as jnp
 import optax
 
 from lrx import _checks
-from lrx._leaves import copies, leafwise, quotient, require_params, root, squared, wide, zero_squares_like
+from lrx._leaves import (
+    copies,
+    exact_positions,
+    leafwise,
+    moved,
+    quotient,
+    require_params,
+    root,
+    squared,
+    toward,
+    wide,
+    widened,
+    zero_squares_like,
+)
 from lrx.optimizers.adam import one_minus_power
+from lrx.optimizers.evaluation import combined
 from lrx.rates import ArrayLike, Rate, as_rate
-from lrx.states import RateState, shows
+from lrx.states import RateState, array, shows
 from lrx.transformations import factory
 
 
@@ -25,13 +38,16 @@ class ScheduleFreeState(NamedTuple):
     largest_rate: jax.Array  # () float32: the largest rate so far
     weight_sum: jax.Array  # () float32: of the weights of the average
     iterate: Any  # like the parameters, at least float32: z
+    average: Any  # x in float32 where a parameter is narrower, else ()
     second_moment: Any  # like the parameters, real, at least float32: v; () without a preconditioner
     rate: RateState
 
-    def evaluation(self) -> tuple[Any, Callable[..., jax.Array]]:
-        """What `eval_params` needs: z, and x from y and z."""
-        beta = jax.tree.leaves(self.interpolation)[0]
-        return self.iterate, lambda y, z: (y - (1 - beta) * z) / beta
+    def evaluation_params(self, params: Any) -> Any:
+        """Return x, from y and z where it is not kept."""
+        if jax.tree.leaves(self.average):
+            return combined(lambda _, x: x, params, self.average)
+        beta = array(self.interpolation)
+        return combined(lambda y, z: (y - (1 - beta) * z) / beta, params, self.iterate)
 
 
 @factory
@@ -70,6 +86,10 @@ def schedule_free_sgd(
     Raises:
       ValueError: if an argument is out of its range, or `update` gets no `params`.
       TypeError: if `learning_rate` is no rate.
+
+    Differs from the source:
+      For parameters narrower than float32, x is kept in float32 too: recovered from y it would run away, since y, which
+      is rounded, stands while z moves on. For others z is all that is kept.
 
     Source:
       A. Defazio et al., "The Road Less Scheduled", NeurIPS 2024, arXiv:2405.15682, equations 3 to 5 and section 4.
@@ -124,6 +144,9 @@ def schedule_free_adamw(
       ValueError: if an argument is out of its range, or `update` gets no `params`.
       TypeError: if `learning_rate` is no rate.
 
+    Differs from the source:
+      For parameters narrower than float32, x is kept in float32 too, as in `schedule_free_sgd`.
+
     Source:
       A. Defazio et al., "The Road Less Scheduled", NeurIPS 2024, arXiv:2405.15682, algorithm 1.
 
@@ -163,6 +186,7 @@ def _schedule_free(
             jnp.zeros([], jnp.float32),
             jnp.zeros([], jnp.float32),
             copies(params, wide=True),
+            exact_positions(params),
             () if preconditioner is None else zero_squares_like(params),
             rate.init_rate(params),
         )
@@ -184,24 +208,36 @@ def _schedule_free(
         if preconditioner is not None:
             second = one_minus_power(preconditioner[0], rate_state.count)
 
+        exact = bool(jax.tree.leaves(state.average))
+        gradients = widened(updates) if exact else updates
+
         def step(
-            g: jax.Array, z: jax.Array, v: jax.Array | None = None, *, alpha: jax.Array, y: Any
+            g: jax.Array, z: jax.Array, v: jax.Array | None = None, *, alpha: jax.Array, point: Any
         ) -> tuple[jax.Array, ...]:
-            at = wide(y)
+            x = wide(point)  # y where x is not kept
+            at = (1 - beta) * z + beta * x if exact else x
             if v is not None and preconditioner is not None and second is not None:
                 b2, eps = preconditioner
                 v = jnp.asarray(b2 * v + (1 - b2) * squared(g))
                 g = quotient(g, root(v / second.astype(v.dtype)) + eps, eps)
             push = alpha * (g + weight_decay * at)
-            # y' - y with x and z written out; the two differences are small beside the parameters.
-            moved = c * (z - at) - (1 - beta * (1 - c)) * push
-            return (moved, z - push) if v is None else (moved, z - push, v)
+            # y' - y with x and z written out, whose two differences are small beside the parameters; or x' - x.
+            change = c * (z - x) - (c if exact else 1 - beta * (1 - c)) * push
+            return (change, z - push) if v is None else (change, z - push, v)
 
         memories = (state.iterate,) if preconditioner is None else (state.iterate, state.second_moment)
-        moved, *after = leafwise(step, updates, *memories, rate=gamma, extra_args=extra_args, trees={"y": params})
+        trees = {"point": state.average if exact else params}
+        steps, *after = leafwise(step, gradients, *memories, rate=gamma, extra_args=extra_args, trees=trees)
         iterate, second_moment = (*after, ())[:2]
-        return moved, ScheduleFreeState(
-            jnp.array(state.interpolation), largest, weight_sum, iterate, second_moment, rate_state
+        average: Any = ()
+        if exact:
+            average = moved(state.average, steps, updates)
+            _, points = leafwise(
+                lambda g, x, z: (g, (1 - beta) * z + beta * x), gradients, average, trees={"z": iterate}
+            )
+            steps = toward(points, params, updates)
+        return steps, ScheduleFreeState(
+            jnp.array(state.interpolation), largest, weight_sum, iterate, average, second_moment, rate_state
         )
 
     return optax.GradientTransformationExtraArgs(init, update)

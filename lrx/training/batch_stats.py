@@ -100,6 +100,6 @@ def evaluation_point(workload: Workload, state: State, seed: int = 0) -> tuple[P
 
 def model_state_at(workload: Workload, params: Params, state: State, seed: int = 0) -> ModelState:
     """Give the model state at `params`, the evaluation point of a run, where that of the run belongs to others."""
-    if not moves_evaluation(state.opt_state):
+    if not moves_evaluation(state.opt_state, state.params):
         return state.model_state
     return recompute_batch_stats(workload, params, state.model_state, seed=seed)

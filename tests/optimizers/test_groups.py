@@ -27,7 +27,8 @@ METHODS = {
     "adagrad": lrx.adagrad,
     "rmsprop": lrx.rmsprop,
     "adamw": lambda rate: lrx.adamw(rate, weight_decay=0.1),
-    "adamw of the paper": lambda rate: lrx.adamw(rate, weight_decay=0.1, decoupling="schedule", base_rate=0.1),
+    # Without a base rate the decay follows the share of the rate's own peak, which no factor changes.
+    "adamw of the paper": lambda rate: lrx.adamw(rate, weight_decay=0.1, decoupling="schedule"),
     "a chain": lambda rate: optax.chain(optax.clip(0.5), optax.scale_by_adam(), rate),
     "accumulation": lambda rate: lrx.accumulate(lrx.heavy_ball(rate), 2),
     "masked": lambda rate: optax.masked(lrx.heavy_ball(rate), {"body": True, "head": True}),
