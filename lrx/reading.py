@@ -89,9 +89,9 @@ def _join(label: str, name: str) -> str:
 
 
 def _below(node: Any) -> tuple[Any, ...]:
-    """The nodes one level below; none below an array."""
+    """The nodes one level below, but for arrays: of thousands of leaves none has anything to say."""
     flat = jax.tree_util.default_registry.flatten_one_level(node)
-    return () if flat is None else tuple(flat[0])
+    return () if flat is None else tuple(child for child in flat[0] if not isinstance(child, jax.Array | np.ndarray))
 
 
 def _within(said: Any, node: Any) -> tuple[Any, ...]:
@@ -568,9 +568,12 @@ def _rewrite(state: Any, kind: type | tuple[type, ...], change: Callable[[Any], 
 
 def _rebuild(node: Any, chosen: tuple[Any, ...], function: Callable[[Any], Any]) -> Any:
     """Put a node together again with some of the nodes below it changed."""
+    if not chosen:
+        return node
+    # What is kept for later comes last, so that it follows what is done to the rates that act.
+    changed = {id(inner): function(inner) for inner in sorted(chosen, key=lambda inner: tells(inner, "kept"))}
     below, structure = jax.tree.flatten(node, is_leaf=lambda inner: inner is not node)
-    changed = [function(inner) if any(inner is one for one in chosen) else inner for inner in below]
-    return jax.tree.unflatten(structure, changed)
+    return jax.tree.unflatten(structure, [changed.get(id(inner), inner) for inner in below])
 
 
 def _edited(node: Any, edit: Callable[[Any, str], Any], label: str = "") -> Any:
@@ -590,8 +593,6 @@ def _edited(node: Any, edit: Callable[[Any, str], Any], label: str = "") -> Any:
         return said.with_groups(
             {name: _edited(inner, edit, _join(label, name)) for name, inner in said.groups().items()}
         )
-    if not _below(node):
-        return node
     kept = said.kept() if tells(said, "kept") else ()
     return _rebuild(node, (*_on_path(said, node), *kept), lambda inner: _edited(inner, edit, label))
 
@@ -747,10 +748,16 @@ def set_learning_rate(state: Any, value: jax.typing.ArrayLike, group: Hashable |
     beside = _product(paths[chosen].ahead)
     _refuse_zero_beside(beside)
 
+    scales: list[jax.Array] = []
+
     def set_rate(said: Any) -> Any:
+        if scales and tells(said, "set_scale"):  # kept for later, from another step of the schedule
+            return said.set_scale(scales[0])
         _refuse_what_is_fixed(said, setting=True)
         changed = said.set_rate(number / jnp.where(beside == 0, 1.0, beside))
-        return jax.tree.map(lambda new, old: jnp.where(beside == 0, old, new), changed, _state(said))
+        changed = jax.tree.map(lambda new, old: jnp.where(beside == 0, old, new), changed, _state(said))
+        scales.extend(_by_hand(speaker(changed)))
+        return changed
 
     earlier: list[jax.Array] = []  # the scale of the group, where its rate is shared
 
@@ -841,10 +848,7 @@ def restart_schedule(state: Any, step: jax.typing.ArrayLike = 0) -> Any:
     def restart(node: Any) -> Any:
         nonlocal found
         said = speaker(node)
-        if not (below := _below(node)):
-            return node
-        chosen = _on_path(said, node) if isinstance(said, Adapter) else below
-        node = _rebuild(node, chosen, restart)
+        node = _rebuild(node, _on_path(said, node) if isinstance(said, Adapter) else _below(node), restart)
         said = speaker(node)
         if not tells(said, "restart"):
             return node

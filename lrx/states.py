@@ -21,6 +21,7 @@ like lrx's. `reading` asks for the methods and never for a type.
     with_scale(scale, group)   the state with the scale of one of the groups in factor() set
     scale_rate(factor)    the state with the rate of later updates multiplied
     set_rate(value)       the state whose rate, had it been so in the latest update, would have been `value`
+    set_scale(scale)      the state with that scale
     fixed(setting)        why `set_rate` (`scale_rate` where not `setting`) could have no effect; "" where it has
     kept()                states that are kept for later, to be changed with the others
     restart(step)         the state with the step of its schedule set
@@ -202,6 +203,10 @@ class RateState(NamedTuple):
         unscaled = array(self.unscaled)
         factor = value / jnp.where(unscaled == 0, 1.0, unscaled)
         return self._scaled_by(change(self.scale, lambda x: jnp.where(unscaled == 0, x, factor)))
+
+    def set_scale(self, scale: jax.Array) -> RateState:
+        """Set by hand what multiplies the rate."""
+        return self._scaled_by(change(self.scale, lambda x: jnp.broadcast_to(scale, x.shape)))
 
     def _scaled_by(self, scale: Any) -> RateState:
         # Before the first update the rate on show is the one that the first update will use.

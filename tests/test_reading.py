@@ -921,3 +921,33 @@ def test_of_an_optax_schedule_the_count_is_read() -> None:
     with pytest.raises(NoRateError, match=r"the latest update has used schedule\(lrx.update_count\(state\) - 1\)"):
         lrx.learning_rate(state)
     assert float(schedule(int(lrx.update_count(state)) - 1)) == np.float32(0.6)
+
+
+def test_what_was_set_by_hand_stays_when_a_run_is_taken_back() -> None:
+    tx = lrx.rollback_on_divergence(lrx.sgd(linear()), factor=0.5)
+    state = advance(tx, tx.init(PARAMS), steps=3, value=1.0)
+    changed = lrx.restart_schedule(lrx.set_learning_rate(state, 0.06), 4)  # 0.6 is on show
+    back = advance(tx, changed, value=float("nan"))
+    assert int(back.rollbacks) == 1
+    after = advance(tx, back, value=1.0)
+    np.testing.assert_allclose(lrx.learning_rate(after), 0.5 * 0.1 * 0.4, rtol=1e-6)
+
+
+def test_reading_a_wide_state_does_not_visit_each_array() -> None:
+    """Calls of a state with 20 and with 2,000 moments take about the same number of steps of the walk."""
+    visits = []
+    for width in (10, 1000):
+        state = lrx.adamw(0.1).init({f"layer_{i}": jnp.zeros(1) for i in range(width)})
+        seen = 0
+
+        def count(node: Any, original: Any = lrx.reading.speaker) -> Any:
+            nonlocal seen
+            seen += 1
+            return original(node)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(lrx.reading, "speaker", count)
+            lrx.learning_rate(state)
+            lrx.scale_learning_rate(state, 0.5)
+        visits.append(seen)
+    assert visits[0] == visits[1]
