@@ -282,27 +282,15 @@ def plot(
     lrx plot "warmup(cosine_decay(0.1, 2000), 200)" --steps 2500
     lrx plot 0.05 "cyclical(0.01, 0.1, 400, mode='triangular2')" --out both.png
     """
-    import numpy as np
-    from matplotlib.figure import Figure
-
+    from lrx._figures import blank
     from lrx.expressions import parse_schedule
 
     if not 1 <= steps <= 100_000_000:
         _refuse(f"--steps must be from 1 to 100,000,000, got {steps}.")
     _require_picture(path)
-    # More points than pixels show nothing more; every step is drawn where there are few.
-    counts = np.unique(np.linspace(0, steps - 1, min(steps, 20_000)).astype(np.int64))
-    curves = [(text, np.asarray(parse_schedule(text)(counts))) for text in schedules]
-    figure = Figure(figsize=(8, 4), dpi=150, layout="constrained")
-    axes = figure.subplots()
-    for text, rates in curves:
-        axes.plot(counts, rates, label=text, lw=1.6)
-    axes.set_xlabel("step")
-    axes.set_ylabel("learning rate")
-    axes.set_ylim(bottom=0)
-    axes.grid(alpha=0.25, lw=0.6)
-    axes.spines[["top", "right"]].set_visible(False)
-    figure.legend(loc="outside upper left", frameon=False, fontsize=9)
+    figure, axes = blank()
+    for text in schedules:
+        parse_schedule(text).plot(steps, axes=axes)
     _save_figure(figure, path)
 
 

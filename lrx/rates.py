@@ -14,7 +14,8 @@ The state of each shows the rate that the latest update used, so that it can be 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Mapping
+import textwrap
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar
 
 import jax
@@ -22,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from lrx import _checks
+from lrx import _checks, _figures
 from lrx._leaves import at_least_float32, descend, scale_tree
 from lrx.states import FactorState, Memory, RateState
 from lrx.transformations import Built, factory, write
@@ -47,28 +48,43 @@ class Core(NamedTuple):
     update: Callable[[Memory, Feedback], tuple[jax.Array, Memory]]  # -> (factor of this step, next memory)
 
 
-def as_count(count: ArrayLike) -> jax.Array:
-    """Turn a step count of any integer type into int32, stopping at 2^31 - 1.
+def as_count(count: ArrayLike | Sequence[Any]) -> jax.Array:
+    """Turn step counts of any integer type into int32, from 0 to 2^31 - 1.
+
+    Before step 0 there is the first rate: optax asks each of its joined schedules at every step, relative to its own
+    beginning.
 
     Raises:
       TypeError: for a count that is not an integer: time is counted, never measured.
-      ValueError: for a concrete negative count.
     """
-    if not is_number(count) or not jnp.issubdtype(jnp.result_type(count), jnp.integer):
+    counts: Any = count
+    if isinstance(count, list | tuple | range):
+        try:
+            counts = np.asarray(count)
+        except ValueError:  # rows of several lengths
+            counts = None
+        if np.size(counts) == 0:
+            counts = counts.astype(np.int32)  # of no steps NumPy makes no integers
+    if not is_number(counts) or not _counts(counts):
         raise TypeError(
             f"count must be an integer or an array of integers, got count={count!r}: steps are counted, so take "
             "jnp.arange(n) for a curve and int(step) for a step in a float."
         )
-    if _checks.is_concrete(count):
-        known = np.asarray(count)
-        if np.any(known < 0):
-            raise ValueError(f"count must be >= 0, got count={count}: the first step is step 0.")
-        # The limit does not fit into the narrow types, nor a longer Python integer into NumPy's.
-        known = known if known.dtype == object else known.astype(np.uint64)
-        return jnp.asarray(np.asarray(np.minimum(known, _checks.INT32_MAX)).astype(np.int32))
-    if jnp.iinfo(count.dtype).max > _checks.INT32_MAX:  # type: ignore[union-attr]
-        count = jnp.minimum(count, jnp.asarray(_checks.INT32_MAX, count.dtype))  # type: ignore[union-attr]
-    return jnp.maximum(jnp.asarray(count).astype(jnp.int32), 0)
+    if isinstance(counts, jax.Array):
+        if jnp.iinfo(counts.dtype).max > _checks.INT32_MAX:
+            counts = jnp.minimum(counts, jnp.asarray(_checks.INT32_MAX, counts.dtype))
+        return jnp.maximum(counts.astype(jnp.int32), 0)
+    known = np.maximum(np.asarray(counts), 0)
+    # The limit does not fit into the narrow types, nor a longer Python integer into NumPy's.
+    known = known if known.dtype == object else known.astype(np.uint64)
+    return jnp.asarray(np.asarray(np.minimum(known, _checks.INT32_MAX)).astype(np.int32))
+
+
+def _counts(numbers: Any) -> bool:
+    """Whether there are integers only."""
+    if isinstance(numbers, np.ndarray) and numbers.dtype == object:
+        return all(isinstance(number, int) and not isinstance(number, bool) for number in numbers.flat)
+    return isinstance(numbers, int) or (hasattr(numbers, "dtype") and jnp.issubdtype(numbers.dtype, jnp.integer))
 
 
 def _multiply(left: Any, right: Any) -> Any:
@@ -87,6 +103,8 @@ def _only_multiplies(self: Any, other: Any) -> Any:
 
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
     from optax import GradientTransformationExtraArgs as _Base
 else:
     _Base = object
@@ -319,24 +337,77 @@ class Schedule(Rate):
         self.function = rate_at
         return self
 
-    def __call__(self, count: ArrayLike | RateState, **extra_args: Any) -> jax.Array:
-        """Give the rate at a step, or at each of an array of steps, as float32."""
+    def __call__(self, count: ArrayLike | Sequence[Any] | RateState, **extra_args: Any) -> jax.Array:
+        """Return the rate at a step, or at each of several, as float32.
+
+        A single step is answered by a compiled function, in a few microseconds after the first.
+
+        Args:
+          count: the step, an integer, or steps: an array of integers, a list or a range. Before step 0 there is the
+            rate of step 0. A state of the schedule is taken as well, for optax.
+
+        Returns:
+          The rate, () float32, or rates in the shape of the steps: an array of JAX's, whether the step is a number of
+          Python's or traced; `float(schedule(step))` is the number for a logger.
+
+        Raises:
+          TypeError: for a step that is not an integer.
+        """
         del extra_args
         if isinstance(count, RateState):
             return self.function(count.step) * count.scale
+        if type(count) is int or isinstance(count, np.integer):
+            return self._at(np.int32(min(max(int(count), 0), _checks.INT32_MAX)))
         counts = as_count(count)
         # A long curve is one compiled call; a short one is not worth the compiler's time.
-        return (self._compiled if counts.size >= 2**16 else self.function)(counts)
+        return (self._at if counts.ndim == 0 or counts.size >= 2**16 else self.function)(counts)
 
     @functools.cached_property
-    def _compiled(self) -> Callable[[jax.Array], jax.Array]:
-        return jax.jit(self.function)
+    def _at(self) -> Callable[[Any], jax.Array]:
+        """The function of int32 counts, compiled where it can be: equal schedules share the program."""
+        if self.is_traced:
+            return self.function
+        return _compiled(self) if self.by_value else jax.jit(self.function)
 
     def duplicate(self) -> Schedule:
         """Return the same once more, to remember another call."""
         copy: Schedule = super().duplicate()
         copy.function = self.function
         return copy
+
+    def plot(self, num_steps: int, *, axes: Axes | None = None) -> Figure:
+        """Draw the rate over the first steps.
+
+        Args:
+          num_steps: how many steps, from step 0 on, >= 1.
+          axes: where to draw, to compare several schedules; by default in a figure of its own.
+
+        Returns:
+          The figure, which a notebook shows and `figure.savefig("rate.png")` writes.
+
+        Raises:
+          ValueError: if `num_steps` is not a whole number >= 1.
+          ImportError: if matplotlib is not installed.
+
+        Example:
+          >>> import lrx
+          >>> figure = lrx.warmup(lrx.cosine_decay(0.1, 900), 100).plot(1000)
+          >>> _ = lrx.step_decay(0.1, 250).plot(1000, axes=figure.axes[0])
+          >>> [curve.get_label() for curve in figure.axes[0].lines]
+          ['warmup(cosine_decay(0.1, 900), 100)', 'step_decay(0.1, 250)']
+        """
+        _checks.steps("num_steps", num_steps)
+        if axes is None:
+            _, axes = _figures.blank()
+        # More points than pixels show nothing more; where steps are few, each is drawn.
+        counts = np.unique(np.linspace(0, int(num_steps) - 1, min(int(num_steps), 20_000)).astype(np.int64))
+        axes.plot(counts, np.asarray(self(counts)), label=textwrap.shorten(repr(self), 110), lw=1.6)
+        axes.set(xlabel="step", ylabel="learning rate")
+        axes.autoscale(axis="y")  # again, where there were curves before
+        axes.set_ylim(bottom=0)
+        axes.legend(loc="lower left", bbox_to_anchor=(0, 1), frameon=False, fontsize=9)
+        figure: Figure = axes.figure  # type: ignore[assignment]
+        return figure
 
     def multiplier(self) -> Controller:
         """Give the unsigned link: it multiplies by the schedule's value and applies no sign.
@@ -349,6 +420,11 @@ class Schedule(Rate):
         link = Controller.from_cores(self.cores, peak=self.peak)
         link.remember(_multiplier, {"schedule": self}, f"{text}.multiplier()")
         return link
+
+
+@functools.lru_cache(maxsize=128)
+def _compiled(schedule: Schedule) -> Callable[[Any], jax.Array]:
+    return jax.jit(schedule.function)
 
 
 @jax.tree_util.register_static

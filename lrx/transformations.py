@@ -10,7 +10,7 @@ from __future__ import annotations
 import difflib
 import functools
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, ParamSpec, TypeVar
 
 import jax
@@ -50,6 +50,22 @@ class Built:
         if self.factory is None:
             return id(self)
         return self.factory, tuple((name, _key(value)) for name, value in self.arguments.items())
+
+    @functools.cached_property
+    def _identities(self) -> tuple[Any, ...]:
+        if self.factory is None:
+            return (self,)
+        return tuple(_identities(self._key[1]))
+
+    @property
+    def by_value(self) -> bool:
+        """Whether an equal call elsewhere makes an equal object: no argument is compared by identity."""
+        return not self._identities
+
+    @property
+    def is_traced(self) -> bool:
+        """Whether an argument is a tracer, so that the object belongs to one program."""
+        return not all(_checks.is_concrete(value) for value in self._identities)
 
     @functools.cached_property
     def _hash(self) -> int:
@@ -222,6 +238,17 @@ def _key(value: Any) -> Any:
     if isinstance(value, jax.Array) and _checks.is_concrete(value) and _is_readable(value):
         return jax.Array, value.dtype, value.weak_type, value.shape, np.asarray(value).tobytes()
     return _Identity(value)
+
+
+def _identities(key: Any) -> Iterator[Any]:
+    """What is compared by identity in the key of some arguments, and in those of what they hold."""
+    if isinstance(key, _Identity):
+        yield key.value
+    elif isinstance(key, Built):
+        yield from key._identities
+    elif type(key) is tuple:
+        for part in key:
+            yield from _identities(part)
 
 
 def _is_readable(array: jax.Array) -> bool:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import copy
 import operator
 import pickle
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -15,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from cases import Case, all_schedules
 
 import lrx
 from lrx.feedback import controller
@@ -176,7 +179,7 @@ def test_a_long_curve_is_one_compiled_call() -> None:
     counts = jnp.arange(100_000)
     curve = schedule(counts)
     schedule(counts + 1)
-    assert schedule._compiled._cache_size() == 1
+    assert schedule._at._cache_size() == 1
     np.testing.assert_allclose(curve[::20_000], [schedule(step) for step in range(0, 100_000, 20_000)], rtol=1e-6)
     peaks = jax.vmap(lambda peak: lrx.cosine_decay(peak, 80_000)(counts)[0])(jnp.asarray([0.1, 0.2]))
     np.testing.assert_allclose(peaks, [0.1, 0.2], rtol=1e-6)
@@ -227,17 +230,123 @@ def test_counts_stop_at_the_largest_int32(count: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "count", [1.0, np.float32(1), jnp.float32(1), True, np.True_, "a", None, [0, 1], (0, 1), 1j, jnp.array(True)]
-)
+    "count",
+    [
+        1.0, np.float32(1), jnp.float32(1), True, np.True_, "a", None, 1j, jnp.array(True), [0, 1.0], [True], ["a"],
+        [None], [[0], 1], [[0], [1.0]], {0: 1},
+    ],
+)  # fmt: skip
 def test_a_count_that_is_no_integer_is_refused(count: Any) -> None:
     with pytest.raises(TypeError, match=r"count must be an integer or an array of integers, got count=.*: steps are"):
         cosine()(count)
 
 
-@pytest.mark.parametrize("count", [-1, np.int64(-1), jnp.array([3, -1]), -(2**70)])
-def test_a_negative_count_is_refused(count: Any) -> None:
-    with pytest.raises(ValueError, match=r"count must be >= 0, got count=.*: the first step is step 0"):
-        cosine()(count)
+@pytest.mark.parametrize("count", [-1, np.int64(-1), np.array(-7), jnp.int8(-1), -(2**70)])
+def test_before_its_first_step_a_schedule_has_its_first_rate(count: Any) -> None:
+    schedule = lrx.warmup(cosine(), 5, init_value=0.01)
+    assert float(schedule(count)) == float(schedule(0)) == pytest.approx(0.01)
+    if isinstance(count, jax.Array):
+        assert float(jax.jit(schedule)(count)) == pytest.approx(0.01)
+
+
+@pytest.mark.parametrize(
+    "counts", [[3, 0, 2], (3, 0, 2), range(3), [], range(0), [[0, 1], [2, 3]], [np.int64(3), jnp.int32(0)], [2**70]]
+)
+def test_lists_and_ranges_are_steps(counts: Any) -> None:
+    asked = np.clip(np.array(counts, object), 0, 2**31 - 1).astype(np.int32)
+    rates = cosine()(counts)
+    assert rates.dtype == jnp.float32
+    np.testing.assert_array_equal(rates, cosine()(asked))
+
+
+# --- a single step ------------------------------------------------------------------------------------------------
+
+
+@all_schedules
+def test_a_single_step_is_answered_as_compiled_and_costs_microseconds(case: Case) -> None:
+    schedule = case()
+    compiled = jax.jit(lambda count: schedule(count))
+    for step in (0, 1, np.int32(2), np.uint8(3), 5, 10_000, 2**31 - 1, jnp.int32(4)):
+        rate = schedule(step)
+        assert isinstance(rate, jax.Array)
+        assert (rate.shape, rate.dtype, rate.weak_type) == ((), jnp.float32, False)
+        assert rate.tobytes() == compiled(jnp.int32(step)).tobytes()
+    seconds = []
+    for _ in range(5):
+        began = time.process_time()
+        for step in range(100):
+            float(schedule(step))
+        seconds.append((time.process_time() - began) / 100)
+    assert min(seconds) < 50e-6
+
+
+def test_equal_schedules_share_the_program_for_a_single_step() -> None:
+    assert lrx.warmup(0.3, 7)._at is lrx.warmup(0.3, 7)._at
+    assert lrx.warmup(0.3, 7)._at is not lrx.warmup(0.3, 8)._at
+    own = Schedule(halving), Schedule(halving)
+    assert own[0]._at is not own[1]._at
+    assert float(own[0](1)) == float(own[1](1)) == 0.25
+
+
+def test_a_single_step_of_a_schedule_that_is_traced_belongs_to_the_program() -> None:
+    peaks = jnp.array([0.1, 0.2])
+    with jax.checking_leaks():
+        swept = jax.vmap(lambda peak: lrx.warmup(peak, 4)(2))(peaks)
+        compiled = jax.jit(lambda peak: (0.5 * lrx.warmup(peak, 4))(np.int64(2)))(peaks[0])
+    np.testing.assert_allclose(swept, peaks / 2, rtol=1e-6)
+    np.testing.assert_allclose(compiled, 0.025, rtol=1e-6)
+    assert lrx.warmup(0.1, 4).by_value
+    assert not lrx.warmup(0.1, 4).is_traced
+
+
+def test_threads_may_ask_for_steps_at_once() -> None:
+    schedule = lrx.one_cycle(0.7, 40)
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        rates = list(pool.map(lambda step: float(schedule(step)), 5 * list(range(40))))
+    np.testing.assert_allclose(rates, np.tile(schedule(range(40)), 5), rtol=1e-6)
+
+
+@all_schedules
+def test_a_schedule_is_a_part_of_optax_s_joined_schedules(case: Case) -> None:
+    joined = optax.join_schedules([optax.linear_schedule(0.0, 0.1, 10), case(), case()], [10, 20])
+    traced = jax.jit(joined)
+    for step in (0, 5, 10, 13, 25):
+        expected = 0.01 * step if step < 10 else float(case()(step % 10))
+        np.testing.assert_allclose(joined(step), expected, rtol=5e-6)
+        np.testing.assert_allclose(traced(step), expected, rtol=5e-6)
+    tx = optax.sgd(joined)
+    updates, _ = tx.update(jnp.ones(2), tx.init(jnp.ones(2)))
+    np.testing.assert_array_equal(updates, 0.0)
+
+
+# --- pictures -----------------------------------------------------------------------------------------------------
+
+
+def test_a_schedule_draws_itself_and_others_beside_it() -> None:
+    schedule = lrx.warmup(cosine(), 5)
+    figure = schedule.plot(25)
+    (curve,) = figure.axes[0].lines
+    np.testing.assert_array_equal(curve.get_xdata(), np.arange(25))
+    np.testing.assert_allclose(curve.get_ydata(), schedule(range(25)))
+    assert curve.get_label() == repr(schedule)
+    assert (5 * schedule).plot(40, axes=figure.axes[0]) is figure
+    low, high = figure.axes[0].get_ylim()
+    assert low == 0
+    assert high > 0.5
+    assert len(figure.axes[0].lines) == len(figure.axes[0].get_legend().texts) == 2
+    assert len(lrx.constant(0.1).plot(10**9).axes[0].lines[0].get_xdata()) == 20_000
+
+
+@pytest.mark.parametrize("num_steps", [0, -1, 2.5, 2**40])
+def test_a_number_of_steps_that_cannot_be_drawn_is_refused(num_steps: Any) -> None:
+    with pytest.raises(ValueError, match=r"num_steps must be a whole number of steps >= 1 .*, got num_steps="):
+        cosine().plot(num_steps)
+
+
+def test_without_matplotlib_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(ImportError, match=r'plots need matplotlib: pip install "lrx\[papers\]"'):
+        cosine().plot(5)
 
 
 # --- schedules from functions -------------------------------------------------------------------------------------

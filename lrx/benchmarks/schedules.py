@@ -6,8 +6,9 @@
 `jax.jit(lambda c: schedule(c))` on `jnp.arange(1_000_000)`, compiled before, and the same with optax's schedule of the
 kind where it has one, under `jax.vmap`, since not all of its take arrays. A PyTorch scheduler is stepped (where PyTorch
 is installed, or in the environment of `--torch-python`): few steps are timed, and the time of a million is extrapolated
-from them. Then the milliseconds in which a schedule of 1,000 pieces and one of 100 joined cosines are traced, lowered
-and compiled.
+from them. Then what a single step costs that a Python loop asks for, `float(schedule(step))`: the first call, which
+compiles, and one of those after it, beside optax's schedule as it is and as a compiled function, in CPU time. Then the
+milliseconds in which a schedule of 1,000 pieces and one of 100 joined cosines are traced, lowered and compiled.
 """
 
 from __future__ import annotations
@@ -156,6 +157,19 @@ def seconds_in_turn(programs: list[Any], counts: jax.Array, rounds: int) -> list
     return [statistics.median(values) for values in seconds]
 
 
+def seconds_of_a_step(schedule: Callable[[Any], Any], calls: int = 200) -> tuple[float, float]:
+    """Measure the CPU seconds of the first call with a Python integer, and the least average of later ones."""
+    began = time.process_time()
+    float(schedule(7))
+    first, averages = time.process_time() - began, []
+    for _ in range(5):
+        began = time.process_time()
+        for step in range(calls // 5):
+            float(schedule(step))
+        averages.append(5 * (time.process_time() - began) / calls)
+    return first, min(averages)
+
+
 def torch_seconds(python: str, steps: int) -> dict[str, float]:
     """Step PyTorch's schedulers in a process of its own, and give the seconds of one step."""
     command = [python, "-c", TORCH_PROGRAM, str(steps)]
@@ -188,6 +202,14 @@ def main() -> None:
             total = COUNTS * stepped[name]
             line += f"   PyTorch {1e3 * total:8.0f} (ours is {total / seconds[0]:,.0f} times faster)"
         print(line, flush=True)
+    print("one step, float(schedule(step)), CPU time:")
+    for name, (ours, theirs) in schedules().items():
+        columns = {"lrx": ours}
+        if theirs is not None:
+            columns |= {"optax": theirs, "jax.jit(optax)": jax.jit(theirs)}
+        costs = {label: seconds_of_a_step(schedule) for label, schedule in columns.items()}
+        listed = "   ".join(f"{label} {1e3 * a:6.1f} ms, then {1e6 * b:7.1f} us" for label, (a, b) in costs.items())
+        print(f"{name:22} {listed}", flush=True)
     print("to trace, lower and compile, ms:")
     for name, make in (
         (f"piecewise_constant with {PIECES:,} boundaries", many_pieces),

@@ -1,0 +1,26 @@
+"""Figures: matplotlib, imported when the first one is drawn, and the look that curves of lrx share."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+
+def blank(width: float = 8.0, height: float = 4.0) -> tuple[Figure, Axes]:
+    """Return an empty figure and its axes.
+
+    Raises:
+      ImportError: if matplotlib is not installed.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError('plots need matplotlib: pip install "lrx[papers]".') from error
+    figure = Figure(figsize=(width, height), dpi=150, layout="constrained")
+    axes = figure.subplots()
+    axes.grid(alpha=0.25, lw=0.6)
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure, axes
