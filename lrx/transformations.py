@@ -191,6 +191,8 @@ def write(value: Any) -> str:
         return f"{{{', '.join(f'{write(key)}: {write(part)}' for key, part in value.items())}}}"
     if isinstance(value, np.dtype) or (isinstance(value, type) and hasattr(value, "dtype")):  # jnp.bfloat16
         return repr(np.dtype(value).name)
+    if _names_a_dtype(value):
+        return repr(jax.numpy.dtype(value).name)
     if inspect.isroutine(value) or isinstance(value, type):
         return value.__name__
     return repr(value)
@@ -210,6 +212,12 @@ def write_call(name: str, arguments: Mapping[str, Any], signature: inspect.Signa
     return f"{name}({', '.join(parts)})"
 
 
+def _names_a_dtype(value: Any) -> bool:
+    """Whether it is a type of numbers, `jnp.bfloat16`, `np.float32` or `jnp.dtype("float32")`."""
+    of_jax = type(jax.numpy.float32)
+    return isinstance(value, np.dtype | of_jax) or (isinstance(value, type) and issubclass(value, np.generic))
+
+
 class _Identity:
     """Equal to itself only: how what has no value of its own is compared."""
 
@@ -227,6 +235,8 @@ def _key(value: Any) -> Any:
     """What is equal for arguments of which equal transformations are made; whatever else there is equals itself."""
     if value is None or type(value) in (bool, int, float, str, bytes):
         return type(value), repr(value)  # 1 is not True, nor 0.0 -0.0; not-a-number is itself
+    if _names_a_dtype(value):
+        return _key(jax.numpy.dtype(value).name)  # as the word that is taken in its place
     if isinstance(value, Built):
         return value
     if type(value) in (list, tuple):

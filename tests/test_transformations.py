@@ -81,6 +81,13 @@ def test_numbers_of_other_types_make_other_transformations(one: Any, other: Any)
     assert lrx.constant(one) == lrx.constant(one)
 
 
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, np.dtype("bfloat16"), jnp.dtype(jnp.bfloat16), "bfloat16"])
+def test_a_type_of_numbers_is_written_and_compared_by_its_name(dtype: Any) -> None:
+    assert repr(lrx.adam(0.1, moment_dtype=dtype)) == "adam(0.1, moment_dtype='bfloat16')"
+    assert lrx.adam(0.1, moment_dtype=dtype) == lrx.adam(0.1, moment_dtype="bfloat16")
+    assert lrx.adam(0.1, moment_dtype=dtype) != lrx.adam(0.1, moment_dtype=np.float32)
+
+
 def test_functions_and_foreign_transformations_are_compared_by_identity() -> None:
     def mask(params: Any) -> Any:
         return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
