@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from lrx import _checks
 from lrx.rates import ArrayLike, Controller, Core, Feedback, is_number
@@ -28,7 +29,13 @@ def no_observation(feedback: str) -> Observation | tuple[()]:
     _checks.one_of("feedback", feedback, ("value", "observed"))
     if feedback == "value":
         return ()
-    return Observation(jnp.zeros([], jnp.float32), jnp.zeros([], bool), jnp.zeros([], jnp.int32))
+    return Observation(
+        value=jnp.zeros([], jnp.float32),
+        pending=jnp.zeros([], bool),
+        total=jnp.zeros([], jnp.int32),
+        elapsed=jnp.zeros([], jnp.int32),
+        counts=jnp.ones([], bool),
+    )
 
 
 def receive(
@@ -64,8 +71,12 @@ def receive(
             f'with "{other}": make the state with this transformation\'s init.'
         )
     if isinstance(observation, Observation):
-        nothing = Observation(jnp.zeros_like(observation.value), jnp.zeros_like(observation.pending), observation.total)
-        return observation.value, observation.pending, nothing
+        taken = observation._replace(
+            value=jnp.zeros_like(observation.value),
+            pending=jnp.zeros_like(observation.pending),
+            elapsed=jnp.where(observation.pending, 0, optax.safe_increment(observation.elapsed)),
+        )
+        return observation.value, observation.pending, taken
     value = extra_args.get(name)
     if value is None:
         raise ValueError(
@@ -83,6 +94,7 @@ def feedback_core(
     init: Callable[[Any], tuple[ArrayLike, Memory]],
     update: Callable[[Memory, jax.Array, Feedback], tuple[jax.Array, Memory]],
     feedback: str,
+    start_after: ArrayLike = 0,
     name: str = "value",
 ) -> Core:
     """Build the core of a method that follows a loss, from its own two functions.
@@ -93,18 +105,31 @@ def feedback_core(
       update: takes the memory, a loss, () float32, and all the feedback of the step to the factor and the next memory.
       feedback: "value" where `update` is given the loss, "observed" where it comes through `observe`: then a step
         without an observation keeps factor and memory.
+      start_after: updates before the first whose loss the method sees, >= 0; may be traced.
       name: of the extra argument.
     """
     _checks.one_of("feedback", feedback, ("value", "observed"))
+    _checks.steps("start_after", start_after, at_least=0, unit="updates")
+    at_once = _checks.is_concrete(start_after) and int(start_after) == 0
+
+    def begun(count: jax.Array) -> jax.Array | bool:
+        return True if at_once else count >= jnp.asarray(start_after, jnp.int32)
 
     def core_init(params: Any) -> tuple[jax.Array, ControllerState]:
         factor, memory = init(params)
         start = jnp.array(factor, jnp.float32)
-        return jnp.array(start), ControllerState(start, no_observation(feedback), memory)
+        observation = no_observation(feedback)
+        if isinstance(observation, Observation) and not at_once:
+            observation = observation._replace(counts=jnp.array(begun(jnp.zeros([], jnp.int32))))
+        return jnp.array(start), ControllerState(start, observation, memory)
 
     def core_update(state: ControllerState, seen: Feedback) -> tuple[jax.Array, ControllerState]:
         value, arrived, observation = receive(method, state.observation, seen.extra_args, feedback, name=name)
-        usable = jnp.isfinite(value) & arrived
+        if isinstance(state.observation, Observation) and isinstance(observation, Observation):
+            seen = seen._replace(interval=optax.safe_increment(state.observation.elapsed))
+            if not at_once:
+                observation = observation._replace(counts=jnp.array(begun(optax.safe_increment(seen.count))))
+        usable = jnp.isfinite(value) & arrived & begun(seen.count)
         new, old = update(state.memory, value, seen), (state.factor, state.memory)
         factor, memory = jax.tree.map(lambda after, before: jnp.where(usable, after, before), new, old)
         # A copy: the memory may hold the factor as well.
@@ -120,6 +145,7 @@ def controller(
     init: Callable[[Any], Memory],
     update: Callable[[Memory, jax.Array], tuple[jax.Array, Memory]],
     feedback: str = "value",
+    start_after: ArrayLike = 0,
 ) -> Controller:
     """Build a controller that follows a loss from the two functions of its method.
 
@@ -133,9 +159,12 @@ def controller(
       init: takes the parameters to the method's memory, a NamedTuple.
       update: takes the memory and a loss, () float32, to the factor and the next memory.
       feedback: "value" or "observed".
+      start_after: updates before the first whose loss the method sees, >= 0, the length of a warm-up: the factor stays
+        1 until then; may be traced.
 
     Returns:
-      The `Controller`.
+      The `Controller`. Where `lrx.stopped` is to know of an observation before an update has taken it, give the memory
+      a method `judge(value)` that returns the next memory.
 
     Example:
       >>> from typing import NamedTuple
@@ -157,6 +186,7 @@ def controller(
         init=lambda params: (1.0, init(params)),
         update=lambda memory, value, _seen: update(memory, value),
         feedback=feedback,
+        start_after=start_after,
     )
     built = Controller.from_cores((core,))
     built.remember(factory, dict(arguments))

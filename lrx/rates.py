@@ -39,6 +39,7 @@ class Feedback(NamedTuple):
     updates: Any = None  # the incoming gradients or direction
     params: Any = None  # the parameters before this update, None where the caller passes none
     extra_args: Mapping[str, Any] = {}
+    interval: jax.Array | int = 1  # () int32: updates from the latest loss to this one, where it is an observation
 
 
 class Core(NamedTuple):
@@ -583,7 +584,8 @@ def as_schedule(schedule: Any, *, name: str) -> Schedule:
         return rate
     raise TypeError(
         f"{name} must be a Schedule, got the feedback-driven {rate!r}: shape the schedule first and multiply "
-        "afterwards, as warmup(schedule, 500) * controller."
+        "afterwards, as warmup(schedule, 500) * reduce_on_plateau(start_after=500), where start_after keeps the "
+        "controller from judging the warm-up."
     )
 
 

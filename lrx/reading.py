@@ -318,10 +318,11 @@ class _Entry(NamedTuple):
     value: Any  # an array, or the `Observation` of what waits for one
 
 
-def _entries(node: Any, group: str = "") -> Iterator[_Entry]:
-    """What the states have to show, those of a group under its label."""
+def _entries(node: Any, group: str = "", owner: Any = None) -> Iterator[_Entry]:
+    """What the states have to show, those of a group under its label, as the owner's where that is known."""
     said = speaker(node)
-    owner = said.belongs_to() if tells(said, "belongs_to") else node
+    named = tells(said, "belongs_to")
+    owner = said.belongs_to() if named else node if owner is None else owner
     for name, value in said.shown().items() if tells(said, "shown") else ():
         method, _, field = name.rpartition("/")
         yield _Entry(_join(group, method) if method else group, owner, field, array(value))
@@ -333,7 +334,7 @@ def _entries(node: Any, group: str = "") -> Iterator[_Entry]:
         if isinstance(child, Observation):
             yield _Entry(_join(group, method_name(owner)), owner, "observations", child)
         else:
-            yield from _entries(child, group)
+            yield from _entries(child, group, owner if named and type(child) is type(owner) else None)
 
 
 def _named(state: Any) -> Iterator[tuple[str, _Entry]]:
@@ -925,6 +926,8 @@ def observe(state: Any, *, value: jax.typing.ArrayLike, to: str | Sequence[str] 
             value=jax.tree.map(lambda x: jnp.array(jnp.full_like(x, value), copy=True), node.value),
             pending=jax.tree.map(jnp.ones_like, node.pending),
             total=jax.tree.map(optax.safe_increment, node.total),
+            elapsed=node.elapsed,
+            counts=node.counts,
         )
 
     changed = _rewrite(state, (Observation, Snapshot), write)

@@ -26,6 +26,8 @@ like lrx's. `reading` asks for the methods and never for a type.
     kept()                states that are kept for later, to be changed with the others
     restart(step)         the state with the step of its schedule set
     evaluation_params(params)  the parameters to evaluate at; `params` itself where that is the same
+    judge(value)          the memory of a controller once it has seen a loss: what an observation means before an update
+                          takes it
 """
 
 from __future__ import annotations
@@ -365,6 +367,8 @@ class Observation(NamedTuple):
     value: jax.Array  # () float32: what was written last; 0 once it is taken
     pending: jax.Array  # () bool: whether it waits to be taken
     total: jax.Array  # () int32: observations so far; stays at 2^31 - 1 once there
+    elapsed: jax.Array  # () int32: updates since one was taken, at first since the beginning
+    counts: jax.Array  # () bool: whether the next update judges what it takes, which it does from `start_after` on
 
 
 @shows()
@@ -382,3 +386,23 @@ class ControllerState(NamedTuple):
     def shown(self) -> dict[str, jax.Array]:
         """Show the factor, under the name of the method."""
         return {f"{method_name(self.memory)}/factor": self.factor}
+
+    def within(self) -> tuple[Any, ...]:
+        """Return what waits to be taken, and the memory as it is with it."""
+        return self.observation, self.current()
+
+    def current(self) -> Memory:
+        """Return the memory with what is pending judged, where the method has told how by a method `judge(value)`.
+
+        An observation is taken by the next update; what it means for the best value and for the end of a run is to be
+        read at once.
+        """
+        if not isinstance(self.observation, Observation) or not tells(self.memory, "judge"):
+            return self.memory
+        return _with_observation(*jax.tree.map(array, self[1:], is_leaf=lambda part: not isinstance(part, tuple)))
+
+
+@jax.jit  # one call where it is read outside of compiled functions
+def _with_observation(observation: Observation, memory: Memory) -> Memory:
+    counts = observation.pending & observation.counts & jnp.isfinite(observation.value)
+    return jax.tree.map(lambda new, old: jnp.where(counts, new, old), memory.judge(observation.value), memory)

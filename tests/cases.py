@@ -623,7 +623,7 @@ OPTIMIZERS: dict[str, Case] = {
 CONTROLLERS: dict[str, Case] = {
     "reduce_on_plateau": Case(
         lrx.reduce_on_plateau,
-        {"factor": 0.5, "patience": 1},
+        {"factor": 0.5, "patience": 1, "accumulation_size": 1},
         {
             "factor": (0.1, 0.3, 0.9),
             "patience": (0, 1, 3),
@@ -632,8 +632,12 @@ CONTROLLERS: dict[str, Case] = {
             "cooldown": (0, 1, 3),
             "min_scale": (0.0, 0.4, 1.0),
             "accumulation_size": (1, 2, 3),
+            "start_after": (0, 3, 5),
         },
         needs_value=True,
+    ),
+    "reduce_on_plateau, by noise": Case(
+        lrx.reduce_on_plateau, {"factor": 0.5, "patience": 0}, {"rtol": (0.0, 0.1, 0.9)}, needs_value=True
     ),
     "reduce_on_plateau, observed": Case(
         lrx.reduce_on_plateau,
@@ -649,6 +653,7 @@ CONTROLLERS: dict[str, Case] = {
             "min_factor": (0.1, 0.9, 1.0),
             "max_factor": (1.0, 1.5, 9.0),
             "smoothing": (0.0, 0.5, 0.9),
+            "start_after": (0, 3, 5),
         },
         needs_value=True,
         values=(1.0, 0.5, 0.9, 0.8, 0.7, 0.6, 0.55, 0.52),
@@ -664,6 +669,7 @@ CONTROLLERS: dict[str, Case] = {
             "smoothing": (0.0, 0.5, 0.9),
             "min_factor": (0.1, 0.9, 1.0),
             "max_factor": (1.0, 1.2, 9.0),
+            "start_after": (0, 3, 5),
         },
         needs_value=True,
     ),
@@ -679,20 +685,26 @@ CONTROLLERS: dict[str, Case] = {
             "target": (0.01, 0.1, 0.9),
             "min_factor": (0.1, 0.9, 1.0),
             "max_factor": (1.0, 1.1, 9.0),
+            "start_after": (0, 3, 5),
         },
         needs_value=True,
         values=(5.0, 5.0, 5.0, 1.0) + (1.0,) * 19 + (0.5, 0.5, 0.4, 0.4, 3.0, 3.0),
     ),
     "early_stopping": Case(
         lrx.early_stopping,
-        {"patience": 1},
-        {"patience": (0, 1, 3), "min_delta": (0.0, 0.02, 0.2)},
+        {"patience": 1, "accumulation_size": 1},
+        {
+            "patience": (0, 1, 3),
+            "min_delta": (0.0, 0.02, 0.2),
+            "accumulation_size": (1, 2, 3),
+            "start_after": (0, 3, 5),
+        },
         needs_value=True,
     ),
     "early_stopping of an accuracy": Case(
         lrx.early_stopping,
         {"patience": 1, "mode": "max", "feedback": "observed"},
-        {"patience": (0, 1, 9)},
+        {"patience": (0, 1, 9), "start_after": (0, 3, 5)},
     ),
     "cumulative_path": Case(
         lrx.cumulative_path,
@@ -702,6 +714,7 @@ CONTROLLERS: dict[str, Case] = {
             "damping": (0.1, 1.0, 2.0),
             "min_factor": (0.1, 0.9, 1.0),
             "max_factor": (1.0, 1.1, 9.0),
+            "start_after": (0, 3, 5),
         },
         coupled=True,
     ),
@@ -726,7 +739,7 @@ CONTROLLERS: dict[str, Case] = {
 
 
 def _plateau(feedback: str = "value") -> Any:
-    return lrx.reduce_on_plateau(factor=0.5, patience=0, feedback=feedback)
+    return lrx.reduce_on_plateau(factor=0.5, patience=0, accumulation_size=1, feedback=feedback)
 
 
 # The algebra's own objects: what a schedule, a controller and a number make of each other.
@@ -739,7 +752,8 @@ CONTROLLED_COMPOSITIONS: dict[str, Case] = {
     ),
     "controller * controller": Case(
         lambda factor, feedback: (
-            _plateau(feedback) * lrx.reduce_on_plateau(factor=factor, patience=1, feedback=feedback)
+            _plateau(feedback)
+            * lrx.reduce_on_plateau(factor=factor, patience=1, accumulation_size=1, feedback=feedback)
         ),
         {"factor": 0.3, "feedback": "value"},
         {"factor": (0.1, 0.3, 0.9)},

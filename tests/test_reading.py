@@ -341,7 +341,7 @@ def test_observing_without_a_controller_says_how_to_add_one() -> None:
 # --- monitor ------------------------------------------------------------------------------------------------------
 
 
-PLATEAU = ["factor", "scale", "best_value", "plateau_count", "cooldown_count", "sum_value", "value_count"]
+PLATEAU = ["factor", "scale", "best_value", "plateau_count", "cooldown_count", "value_count", "accumulation_size"]
 ADAM_KEYS = ["adam/b1", "adam/b2", "adam/first_weight", "adam/second_weight"]
 PLATEAU_KEYS = [f"reduce_on_plateau/{field}" for field in PLATEAU]
 

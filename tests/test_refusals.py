@@ -317,7 +317,23 @@ REFUSED: list[tuple[Callable[..., Any], dict[str, Any], Any, str]] = [
     *_rates_refused(lrx.reduce_on_plateau, "atol"),
     *_steps_refused(lrx.reduce_on_plateau, "cooldown", at_least=0),
     *_fractions_refused(lrx.reduce_on_plateau, "min_scale", "[0, 1]", (-0.1, 2.0)),
-    *_steps_refused(lrx.reduce_on_plateau, "accumulation_size"),
+    *[
+        refusal
+        for factory in (lrx.reduce_on_plateau, lrx.early_stopping)
+        for refusal in _refusals(
+            factory, "accumulation_size", (0, -5, 2.5, NAN), ValueError, "must be a whole number of losses >= 1"
+        )
+    ],
+    *[
+        refusal
+        for factory in (
+            *(lrx.reduce_on_plateau, lrx.early_stopping, lrx.greedy, lrx.pid, lrx.relative_adaptation),
+            lrx.cumulative_path,
+        )
+        for refusal in _refusals(
+            factory, "start_after", (-1, 2.5, NAN), ValueError, "must be a whole number of updates >= 0"
+        )
+    ],
     *_words_refused(lrx.reduce_on_plateau, "mode"),
     *_words_refused(lrx.reduce_on_plateau, "feedback"),
     *[

@@ -30,7 +30,12 @@ class CumulativePathState(NamedTuple):
 
 @factory
 def cumulative_path(
-    *, c: ArrayLike = 0.2, damping: ArrayLike | None = None, min_factor: ArrayLike = 1e-6, max_factor: ArrayLike = 1e6
+    *,
+    c: ArrayLike = 0.2,
+    damping: ArrayLike | None = None,
+    min_factor: ArrayLike = 1e-6,
+    max_factor: ArrayLike = 1e6,
+    start_after: ArrayLike = 0,
 ) -> Controller:
     """Raise the rate while steps point the same way, lower it while they cancel.
 
@@ -44,6 +49,8 @@ def cumulative_path(
       damping: d, > 0, dimensionless; by default 2 sigma, which is slow in many dimensions; may be traced.
       min_factor: lower bound of the scale, in (0, 1], dimensionless; may be traced.
       max_factor: upper bound of the scale, >= 1, dimensionless; may be traced.
+      start_after: updates before the first whose direction counts, >= 0: the length of a warm-up, in whose small steps
+        directions agree and would raise the scale for the large ones; may be traced.
 
     Returns:
       A `Controller`. `update` needs neither `params` nor `value`. In an optimizer it sees the finished direction: with
@@ -72,6 +79,7 @@ def cumulative_path(
     if damping is not None:
         _checks.positive("damping", damping)
     _checks.factor_bounds(min_factor, max_factor)
+    _checks.steps("start_after", start_after, at_least=0, unit="updates")
 
     def init(params: Any) -> tuple[jax.Array, CumulativePathState]:
         one, zero = jnp.ones([], jnp.float32), jnp.zeros([], jnp.float32)
@@ -82,7 +90,7 @@ def cumulative_path(
         # Of what is divided by its largest entry first, no square overflows or vanishes.
         largest = _largest(seen)
         norm = root(total(lambda g: squared(_over(g, largest)), seen.updates, extra_args=seen.extra_args))
-        usable = jnp.isfinite(norm) & (norm > 0)
+        usable = jnp.isfinite(norm) & (norm > 0) & (seen.count >= jnp.asarray(start_after, jnp.int32))
         share = jnp.asarray(c, jnp.float32)
 
         def step(gradient: jax.Array, path: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -13,20 +13,48 @@ import jax.numpy as jnp
 import optax
 
 from lrx import _checks
-from lrx.feedback import controller
-from lrx.rates import ArrayLike, Controller
-from lrx.states import Snapshot, shows
+from lrx.controllers._progress import Progress, check_accumulation_size, judge, no_progress, prepare
+from lrx.feedback import feedback_core
+from lrx.rates import ArrayLike, Controller, Feedback
+from lrx.states import ControllerState, Snapshot, shows
 from lrx.transformations import factory
 
 
-@shows("stopped", "best_value", "improvement_count", "wait_count")
+@shows()
 class EarlyStoppingState(NamedTuple):
     """State of `early_stopping`."""
 
     stopped: jax.Array  # () bool: whether the run is over
-    best_value: jax.Array  # () float32: best loss so far, in the loss's units; infinite before the first
-    improvement_count: jax.Array  # () int32: losses that were the best until then
-    wait_count: jax.Array  # () int32: losses since the last of them
+    improvement_count: jax.Array  # () int32: means that were the best until then
+    wait_count: jax.Array  # () int32: means since the last of them
+    patience: jax.Array  # () int32: of the next judgement
+    progress: Progress  # of the loss
+
+    def judge(self, value: jax.Array) -> EarlyStoppingState:
+        """Return the next state, given one more loss."""
+        progress, said = judge(self.progress, value)
+        improved = ~self.stopped & (said.better | said.renewed)
+        waited = jnp.where(improved, 0, optax.safe_increment(self.wait_count))
+        wait = jnp.where(said.complete, waited, self.wait_count)
+        kept = jnp.where(self.stopped, self.progress.best_value, progress.best_value)
+        return EarlyStoppingState(
+            # For good, since nothing improves once stopped.
+            stopped=self.stopped | (said.complete & (wait > self.patience)),
+            improvement_count=jnp.where(improved, optax.safe_increment(self.improvement_count), self.improvement_count),
+            wait_count=wait,
+            patience=self.patience,
+            progress=progress._replace(best_value=kept),
+        )
+
+    def shown(self) -> dict[str, jax.Array]:
+        """Return what `monitor` shows."""
+        return {
+            "early_stopping/stopped": self.stopped,
+            "early_stopping/best_value": self.progress.best_value,
+            "early_stopping/improvement_count": self.improvement_count,
+            "early_stopping/wait_count": self.wait_count,
+            "early_stopping/accumulation_size": self.progress.needed_count,
+        }
 
     def stops(self) -> jax.Array:
         """Say whether the run is over."""
@@ -35,23 +63,35 @@ class EarlyStoppingState(NamedTuple):
 
 @factory
 def early_stopping(
-    *, patience: ArrayLike = 10, min_delta: ArrayLike = 0.0, mode: str = "min", feedback: str = "value"
+    *,
+    patience: ArrayLike = 10,
+    min_delta: ArrayLike = 0.0,
+    accumulation_size: ArrayLike | None = None,
+    mode: str = "min",
+    feedback: str = "value",
+    start_after: ArrayLike = 0,
 ) -> Controller:
     """Set the rate to 0 when the loss has not improved for a while.
 
-    With v the loss and v* the best so far, v improves if `v < v* - min_delta`. After more than `patience` losses in a
-    row without an improvement the factor is 0 for good. `lrx.stopped(state)` says so, and `lrx.train` ends there.
-    Mostly the loss is one on validation data:
+    With v the loss, or the mean of several, and v* the best so far, v improves if `v < v* - min_delta`. After more than
+    `patience` in a row without an improvement the factor is 0 for good. `lrx.stopped(state)` says so, from the deciding
+    observation on, and `lrx.train` ends there. Mostly the loss is one on validation data, so that `patience` counts
+    evaluations:
 
         tx = lrx.adam(1e-3 * lrx.early_stopping(patience=5, feedback="observed"))
         history = lrx.train(workload, tx, epochs=100, observe="loss")
         history.best.params  # those with the lowest loss, which is not the last one
 
     Args:
-      patience: losses in a row without improvement that are tolerated, >= 0: 0 stops at the first; may be traced.
+      patience: losses, or means, in a row without improvement that are tolerated, >= 0: 0 stops at the first; may be
+        traced.
       min_delta: what an improvement is at least, >= 0, in the loss's units; may be traced.
+      accumulation_size: losses to a mean, >= 1: the steps of an epoch, or 1 to judge each loss by itself; may be
+        traced. By default as many as their noise asks for, as in `reduce_on_plateau`.
       mode: "min" for a loss, "max" for an accuracy.
       feedback: "value" where `update` is given `value=loss`, "observed" where the loss comes through `observe`.
+      start_after: updates before the first whose loss is judged, >= 0: the length of a warm-up, in which a loss that
+        does not fall yet would count; may be traced.
 
     Returns:
       A `Controller`. `update` needs `value=`, a scalar, unless `feedback="observed"`. A `value` that is not finite is
@@ -60,38 +100,60 @@ def early_stopping(
     Raises:
       ValueError: if an argument is out of its range, or `update` gets no `value`.
 
+    Differs from the source:
+      The means by noise are ours; with `accumulation_size=1` the rule is the source's.
+
     Source:
       L. Prechelt, "Early Stopping - But When?", 1998; the rule is that of Keras' and PyTorch Lightning's callbacks.
 
     Example:
       >>> import lrx, jax.numpy as jnp
-      >>> tx = lrx.sgd(0.1 * lrx.early_stopping(patience=1))
+      >>> tx = lrx.sgd(0.1 * lrx.early_stopping(patience=1, feedback="observed"))
       >>> state = tx.init(jnp.zeros(2))
-      >>> for loss in (1.0, 0.9, 0.95, 0.9):
-      ...     updates, state = tx.update(jnp.ones(2), state, value=loss)
-      >>> print(lrx.stopped(state), lrx.learning_rate(state), updates)
-      True 0.0 [-0. -0.]
+      >>> for validation_loss in (1.0, 0.9, 0.95, 0.9):
+      ...     state = lrx.observe(state, value=validation_loss)
+      ...     print(lrx.stopped(state))
+      ...     for _ in range(10):
+      ...         updates, state = tx.update(jnp.ones(2), state)
+      False
+      False
+      False
+      True
+      >>> print(lrx.learning_rate(state), updates)
+      0.0 [-0. -0.]
     """
     _checks.steps("patience", patience, at_least=0, unit="losses")
     _checks.non_negative("min_delta", min_delta)
+    check_accumulation_size(accumulation_size)
     _checks.one_of("mode", mode, ("min", "max"))
-    sign = 1.0 if mode == "min" else -1.0
 
-    def init(params: object) -> EarlyStoppingState:
+    def prepare_next(state: EarlyStoppingState, interval: ArrayLike) -> EarlyStoppingState:
+        progress = prepare(
+            state.progress,
+            margin=jnp.asarray(min_delta, jnp.float32),
+            accumulation_size=accumulation_size,
+            interval=interval,
+        )
+        return state._replace(patience=jnp.array(patience, jnp.int32), progress=progress)
+
+    def init(params: object) -> tuple[ArrayLike, EarlyStoppingState]:
         del params
-        infinity = jnp.asarray(sign * jnp.inf, jnp.float32)
-        return EarlyStoppingState(jnp.zeros([], bool), infinity, jnp.zeros([], jnp.int32), jnp.zeros([], jnp.int32))
+        start = EarlyStoppingState(
+            stopped=jnp.zeros([], bool),
+            improvement_count=jnp.zeros([], jnp.int32),
+            wait_count=jnp.zeros([], jnp.int32),
+            patience=jnp.zeros([], jnp.int32),
+            progress=no_progress(1.0 if mode == "min" else -1.0),
+        )
+        return 1.0, prepare_next(start, 1)
 
-    def update(state: EarlyStoppingState, value: jax.Array) -> tuple[jax.Array, EarlyStoppingState]:
-        improved = ~state.stopped & (sign * value < sign * state.best_value - jnp.asarray(min_delta, jnp.float32))
-        wait = jnp.where(improved, 0, optax.safe_increment(state.wait_count))
-        stopped = wait > jnp.asarray(patience, jnp.int32)  # for good, since nothing improves once stopped
-        best = jnp.where(improved, value, state.best_value)
-        improvements = jnp.where(improved, optax.safe_increment(state.improvement_count), state.improvement_count)
-        return jnp.where(stopped, 0.0, 1.0), EarlyStoppingState(stopped, best, improvements, wait)
+    def update(state: EarlyStoppingState, value: jax.Array, seen: Feedback) -> tuple[jax.Array, EarlyStoppingState]:
+        # A restored state may come from a transformation with other arguments.
+        after = prepare_next(prepare_next(state, state.progress.interval).judge(value), seen.interval)
+        return jnp.where(after.stopped, 0.0, 1.0), after
 
-    arguments = {"patience": patience, "min_delta": min_delta, "mode": mode, "feedback": feedback}
-    return controller(early_stopping, arguments, init=init, update=update, feedback=feedback)
+    core = feedback_core("early_stopping", init=init, update=update, feedback=feedback, start_after=start_after)
+    return Controller.from_cores((core,))
 
 
 def judges(state: Any) -> bool:
@@ -100,7 +162,10 @@ def judges(state: Any) -> bool:
 
 
 def improved(before: Any, after: Any) -> jax.Array:
-    """Whether an update from one state to the next saw the best loss so far of an `early_stopping`, () bool."""
+    """Whether the best loss so far of an `early_stopping` has come between two states, () bool.
+
+    It comes with the update that is given the loss, or with the observation.
+    """
     pairs = zip(_found(before), _found(after), strict=True)
     risen = [new.improvement_count > old.improvement_count for old, new in pairs]
     return functools.reduce(jnp.logical_or, risen, jnp.zeros([], bool))
@@ -108,6 +173,8 @@ def improved(before: Any, after: Any) -> jax.Array:
 
 def _found(state: Any) -> list[EarlyStoppingState]:
     def here(node: Any) -> bool:
-        return isinstance(node, EarlyStoppingState | Snapshot)
+        return isinstance(node, ControllerState | Snapshot)
 
-    return [node for node in jax.tree.leaves(state, is_leaf=here) if isinstance(node, EarlyStoppingState)]
+    nodes = jax.tree.leaves(state, is_leaf=here)
+    memories = [node.current() for node in nodes if isinstance(node, ControllerState)]
+    return [memory for memory in memories if isinstance(memory, EarlyStoppingState)]

@@ -39,6 +39,7 @@ def greedy(
     max_factor: ArrayLike = 10.0,
     smoothing: ArrayLike = 0.9,
     feedback: str = "value",
+    start_after: ArrayLike = 0,
 ) -> Controller:
     """Divide the rate by a factor while the loss improves, multiply it by the same factor while it stalls.
 
@@ -56,6 +57,8 @@ def greedy(
       smoothing: s of the running mean of the loss, in [0, 1): about 1 / (1 - s) losses count; 0 takes each by itself;
         may be traced.
       feedback: "value" where `update` is given `value=loss`, "observed" where the loss comes through `observe`.
+      start_after: updates before the first whose loss is looked at, >= 0: the length of a warm-up, in which a loss that
+        does not fall yet lowers the rate, and one that falls raises it beyond the schedule's; may be traced.
 
     Returns:
       A `Controller`. `update` needs `value=`, a scalar, unless `feedback="observed"`. A `value` that is not finite is
@@ -119,5 +122,6 @@ def greedy(
         "max_factor": max_factor,
         "smoothing": smoothing,
         "feedback": feedback,
+        "start_after": start_after,
     }
-    return controller(greedy, arguments, init=init, update=update, feedback=feedback)
+    return controller(greedy, arguments, init=init, update=update, feedback=feedback, start_after=start_after)

@@ -45,6 +45,7 @@ def pid(
     max_factor: ArrayLike = 10.0,
     error: Callable[[jax.Array], Any] | None = None,
     feedback: str = "value",
+    start_after: ArrayLike = 0,
 ) -> Controller:
     """Hold the speed at which the loss falls at a set point.
 
@@ -69,6 +70,8 @@ def pid(
       max_factor: upper bound of the scale, >= 1, dimensionless; may be traced.
       error: takes the loss, () float32, to e_t, in place of set point and decrease.
       feedback: "value" where `update` is given `value=loss`, "observed" where the loss comes through `observe`.
+      start_after: updates before the first whose loss is looked at, >= 0: the length of a warm-up, whose slow decrease
+        this would raise the rate against, up to `max_factor` times the peak at its end; may be traced.
 
     Returns:
       A `Controller`. `update` needs `value=`, a scalar, unless `feedback="observed"`. A `value` that is not finite is
@@ -144,5 +147,6 @@ def pid(
         "max_factor": max_factor,
         "error": error,
         "feedback": feedback,
+        "start_after": start_after,
     }
-    return controller(pid, arguments, init=init, update=update, feedback=feedback)
+    return controller(pid, arguments, init=init, update=update, feedback=feedback, start_after=start_after)

@@ -12,22 +12,49 @@ import jax.numpy as jnp
 import optax
 
 from lrx import _checks
-from lrx.feedback import controller
-from lrx.rates import ArrayLike, Controller
+from lrx.controllers._progress import Progress, check_accumulation_size, judge, no_progress, prepare
+from lrx.feedback import feedback_core
+from lrx.rates import ArrayLike, Controller, Feedback
 from lrx.states import shows
 from lrx.transformations import factory
 
 
-@shows("scale", "best_value", "plateau_count", "cooldown_count", "sum_value", "value_count")
+@shows()
 class ReduceOnPlateauState(NamedTuple):
     """State of `reduce_on_plateau`."""
 
     scale: jax.Array  # () float32: multiplies the rate, dimensionless
-    best_value: jax.Array  # () float32: best averaged loss so far, in the loss's units; infinite before the first
-    plateau_count: jax.Array  # () int32: consecutive averages without improvement
-    cooldown_count: jax.Array  # () int32: averages for which nothing is counted yet
-    sum_value: jax.Array  # () float32: sum of the losses of the average under way
-    value_count: jax.Array  # () int32: how many there are
+    plateau_count: jax.Array  # () int32: consecutive means without improvement
+    cooldown_count: jax.Array  # () int32: means for which nothing is counted yet
+    patience: jax.Array  # () int32: of the next judgement
+    lowered_scale: jax.Array  # () float32: what the scale is after the next reduction
+    rest_count: jax.Array  # () int32: means that are not counted after it
+    progress: Progress  # of the loss
+
+    def judge(self, value: jax.Array) -> ReduceOnPlateauState:
+        """Return the next state, given one more loss."""
+        progress, said = judge(self.progress, value)
+        cooling = self.cooldown_count > 0
+        plateau = jnp.where(said.better | said.renewed | cooling, 0, optax.safe_increment(self.plateau_count))
+        reduce = said.complete & (plateau > self.patience)
+        rest = jnp.where(reduce, self.rest_count, jnp.maximum(self.cooldown_count - 1, 0))
+        return self._replace(
+            scale=jnp.where(reduce, self.lowered_scale, self.scale),
+            plateau_count=jnp.where(said.complete, jnp.where(reduce, 0, plateau), self.plateau_count),
+            cooldown_count=jnp.where(said.complete, rest, self.cooldown_count),
+            progress=progress,
+        )
+
+    def shown(self) -> dict[str, jax.Array]:
+        """Return what `monitor` shows."""
+        return {
+            "reduce_on_plateau/scale": self.scale,
+            "reduce_on_plateau/best_value": self.progress.best_value,
+            "reduce_on_plateau/plateau_count": self.plateau_count,
+            "reduce_on_plateau/cooldown_count": self.cooldown_count,
+            "reduce_on_plateau/value_count": self.progress.value_count,
+            "reduce_on_plateau/accumulation_size": self.progress.needed_count,
+        }
 
 
 @factory
@@ -39,28 +66,48 @@ def reduce_on_plateau(
     atol: ArrayLike = 0.0,
     cooldown: ArrayLike = 0,
     min_scale: ArrayLike = 0.0,
-    accumulation_size: ArrayLike = 1,
+    accumulation_size: ArrayLike | None = None,
     mode: str = "min",
     feedback: str = "value",
+    start_after: ArrayLike = 0,
 ) -> Controller:
     """Multiply the rate by a factor when the loss has stopped improving.
 
-    With v the mean of the latest `accumulation_size` losses and v* the best so far, v is an improvement when
+    As elsewhere, feed it a validation loss after each evaluation; `patience` then counts evaluations:
+
+        tx = lrx.adam(schedule * lrx.reduce_on_plateau(factor=0.5, patience=5, feedback="observed"))
+        state = lrx.observe(state, value=validation_loss)  # once an epoch
+
+    With the loss of each minibatch as `value=`, `accumulation_size=steps_per_epoch` gives the same unit of time.
+
+    With v the loss, or the mean of several, and v* the best so far, v is an improvement when
     `v < v* - (rtol |v*| + atol)`. An improvement becomes the best; otherwise the plateau is one longer, and when it is
-    longer than `patience`, `scale <- max(factor * scale, min_scale)`, the plateau begins anew and `cooldown` averages
-    are not counted. All statistics are float32 whatever the type of the parameters or the loss.
+    longer than `patience`, `scale <- max(factor * scale, min_scale)`, the plateau begins anew and `cooldown` means are
+    not counted. All statistics are float32 whatever the type of the parameters or the loss.
+
+    The lowest loss of many minibatches is a matter of luck that the next ones do not beat, though a run be healthy. By
+    default losses that come with every update are therefore averaged: n to a mean, as many as bring its noise below
+    the improvement that is asked for, `n = (sigma / (rtol |v*| + atol))^2`, and at most 100, or a fiftieth of the
+    losses so far where that is more (at first half of them). Where noise is left above that improvement, a mean must
+    improve by its standard deviation, sigma / sqrt(n). With the default patience a plateau under noise is found after
+    1,200 to 2,700 losses, half of them within 1,500; in a run of more than 5,000 after a quarter of its length. Sigma
+    is measured where losses turn from falling to rising and back; without noise n is 1. A loss that comes after several
+    updates, as one that is observed once an epoch, is always compared by itself.
 
     Args:
       factor: what the rate is multiplied by, in (0, 1); may be traced.
-      patience: how many averages without improvement are tolerated, >= 0: 0 reduces at the first one; may be traced.
+      patience: how many losses, or means, without improvement are tolerated, >= 0: 0 reduces at the first one; may be
+        traced.
       rtol: least relative improvement, in [0, 1); of |v*|, so that negative losses are treated alike; may be traced.
       atol: least absolute improvement, in the loss's units, >= 0; may be traced.
-      cooldown: averages after a reduction that are not counted, >= 0; may be traced.
+      cooldown: means after a reduction that are not counted, >= 0; may be traced.
       min_scale: where the scale stops, in [0, 1], dimensionless; may be traced.
-      accumulation_size: losses to an average, >= 1: with the loss of each minibatch take an epoch's worth; may be
-        traced.
+      accumulation_size: losses to a mean, >= 1: the steps of an epoch, or 1 to compare each loss by itself, whatever
+        its noise; may be traced. By default as many as their noise asks for.
       mode: "min" for a loss, "max" for an accuracy.
       feedback: "value" where `update` is given `value=loss`, "observed" where the loss comes through `observe`.
+      start_after: updates before the first whose loss is looked at, >= 0; may be traced. During a warm-up a loss that
+        does not fall yet counts as a plateau, and the rate is low when the warm-up ends: give the warm-up's length.
 
     Returns:
       A `Controller`. `update` needs `value=`, a scalar, unless `feedback="observed"`. A `value` that is not finite is
@@ -71,17 +118,20 @@ def reduce_on_plateau(
 
     Differs from the source:
       optax compares with `(1 - rtol) v*`, which makes the bar easier for negative losses, and with patience 0 also
-      reduces after an improvement; here patience counts as in PyTorch.
+      reduces after an improvement; here patience counts as in PyTorch. The means by noise are ours; of losses that
+      are observed once an epoch, and with `accumulation_size=1`, the decisions are those of PyTorch.
 
     Source:
       No paper; the rule of `ReduceLROnPlateau` in Keras and PyTorch with the argument names of optax.contrib.
 
     Example:
       >>> import lrx, jax.numpy as jnp
-      >>> tx = lrx.sgd(0.1 * lrx.reduce_on_plateau(factor=0.5, patience=1))
+      >>> tx = lrx.sgd(0.1 * lrx.reduce_on_plateau(factor=0.5, patience=1, feedback="observed"))
       >>> state = tx.init(jnp.zeros(2))
-      >>> for loss in (1.0, 0.5, 0.5, 0.5):
-      ...     updates, state = tx.update(jnp.ones(2), state, value=loss)
+      >>> for validation_loss in (1.0, 0.5, 0.5, 0.5):
+      ...     state = lrx.observe(state, value=validation_loss)
+      ...     for _ in range(10):  # the steps of an epoch
+      ...         updates, state = tx.update(jnp.ones(2), state)
       >>> print(lrx.learning_rate(state))
       0.05
     """
@@ -91,65 +141,38 @@ def reduce_on_plateau(
     _checks.non_negative("atol", atol)
     _checks.steps("cooldown", cooldown, at_least=0)
     _checks.in_interval("min_scale", min_scale, "[0, 1]", "it is a fraction of the rate, not a rate")
-    _checks.steps("accumulation_size", accumulation_size)
+    check_accumulation_size(accumulation_size)
     _checks.one_of("mode", mode, ("min", "max"))
-    sign = 1.0 if mode == "min" else -1.0
 
-    def init(params: object) -> ReduceOnPlateauState:
+    def prepare_next(state: ReduceOnPlateauState, interval: ArrayLike) -> ReduceOnPlateauState:
+        best, known = state.progress.best_value, state.progress.best_size > 0
+        margin = jnp.float32(rtol) * jnp.where(known, jnp.abs(best), 0.0) + jnp.float32(atol)
+        lower = jnp.maximum(state.scale * jnp.float32(factor), jnp.float32(min_scale))
+        return state._replace(
+            patience=jnp.array(patience, jnp.int32),
+            # A scale that rose above the floor's own rounding must not be lifted by it.
+            lowered_scale=jnp.minimum(lower, state.scale),
+            rest_count=jnp.array(cooldown, jnp.int32),
+            progress=prepare(state.progress, margin=margin, accumulation_size=accumulation_size, interval=interval),
+        )
+
+    def init(params: object) -> tuple[ArrayLike, ReduceOnPlateauState]:
         del params
-        return ReduceOnPlateauState(
+        start = ReduceOnPlateauState(
             scale=jnp.ones([], jnp.float32),
-            best_value=jnp.asarray(sign * jnp.inf, jnp.float32),
             plateau_count=jnp.zeros([], jnp.int32),
             cooldown_count=jnp.zeros([], jnp.int32),
-            sum_value=jnp.zeros([], jnp.float32),
-            value_count=jnp.zeros([], jnp.int32),
+            patience=jnp.zeros([], jnp.int32),
+            lowered_scale=jnp.ones([], jnp.float32),
+            rest_count=jnp.zeros([], jnp.int32),
+            progress=no_progress(1.0 if mode == "min" else -1.0),
         )
+        return 1.0, prepare_next(start, 1)
 
-    def update(state: ReduceOnPlateauState, value: jax.Array) -> tuple[jax.Array, ReduceOnPlateauState]:
-        total = state.sum_value + value
-        number = optax.safe_increment(state.value_count)
-        complete = number >= jnp.asarray(accumulation_size, jnp.int32)
-        mean = total / number.astype(jnp.float32)
+    def update(state: ReduceOnPlateauState, value: jax.Array, seen: Feedback) -> tuple[jax.Array, ReduceOnPlateauState]:
+        # A restored state may come from a transformation with other arguments.
+        after = prepare_next(prepare_next(state, state.progress.interval).judge(value), seen.interval)
+        return after.scale, after
 
-        best = state.best_value
-        # Before the first average the best is infinite, and infinity minus a tolerance of it is not a number.
-        margin = jnp.where(jnp.isfinite(best), jnp.float32(rtol) * jnp.abs(best) + jnp.float32(atol), 0.0)
-        improved = sign * mean < sign * best - margin
-        cooling = state.cooldown_count > 0
-        plateau = jnp.where(improved | cooling, 0, optax.safe_increment(state.plateau_count))
-        reduce = plateau > jnp.asarray(patience, jnp.int32)
-        # A scale that rose above the floor's own rounding must not be lifted by it.
-        lower = jnp.minimum(jnp.maximum(state.scale * jnp.float32(factor), jnp.float32(min_scale)), state.scale)
-
-        after = ReduceOnPlateauState(
-            scale=jnp.where(reduce, lower, state.scale),
-            best_value=jnp.where(improved, mean, best),
-            plateau_count=jnp.where(reduce, 0, plateau),
-            cooldown_count=jnp.where(
-                reduce, jnp.asarray(cooldown, jnp.int32), jnp.maximum(state.cooldown_count - 1, 0)
-            ),
-            sum_value=jnp.zeros([], jnp.float32),
-            value_count=jnp.zeros([], jnp.int32),
-        )
-        waiting = state._replace(sum_value=total, value_count=number)
-        chosen = jax.tree.map(lambda new, old: jnp.where(complete, new, old), after, waiting)
-        return chosen.scale, chosen
-
-    return controller(
-        reduce_on_plateau,
-        {
-            "factor": factor,
-            "patience": patience,
-            "rtol": rtol,
-            "atol": atol,
-            "cooldown": cooldown,
-            "min_scale": min_scale,
-            "accumulation_size": accumulation_size,
-            "mode": mode,
-            "feedback": feedback,
-        },
-        init=init,
-        update=update,
-        feedback=feedback,
-    )
+    core = feedback_core("reduce_on_plateau", init=init, update=update, feedback=feedback, start_after=start_after)
+    return Controller.from_cores((core,))

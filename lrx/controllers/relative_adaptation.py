@@ -65,6 +65,7 @@ def relative_adaptation(
     min_factor: ArrayLike = 1e-8,
     max_factor: ArrayLike = 1e8,
     feedback: str = "value",
+    start_after: ArrayLike = 0,
 ) -> Controller:
     """Let the rate follow the relative change of the loss, so that none has to be tuned.
 
@@ -88,6 +89,8 @@ def relative_adaptation(
       min_factor: lower bound of the scale, in (0, 1], dimensionless; may be traced.
       max_factor: upper bound of the scale, >= 1, dimensionless; may be traced.
       feedback: "value" where `update` is given `value=loss`, "observed" where the loss comes through `observe`.
+      start_after: updates before the first whose loss is looked at, >= 0; may be traced. The search is a warm-up of its
+        own and needs no other: a scale that is found at the low rates of a warm-up is too large at its peak.
 
     Returns:
       A `Controller`. `update` needs `value=`, a scalar, unless `feedback="observed"`. A `value` that is not finite is
@@ -143,7 +146,9 @@ def relative_adaptation(
         size = jnp.maximum(jnp.abs(before), 1e-30)
         # One loss far out must neither sit in the mean for long, nor hide the next behind the noise that it makes.
         loss, mean = add(state.mean, jnp.minimum(value, before + 2 * size), smoothing)
-        known = jnp.sqrt(state.variance.weighted_sum / jnp.maximum(state.variance.weight, 1e-30))
+        spread = state.variance.weighted_sum / jnp.maximum(state.variance.weight, 1e-30)
+        # The derivative of the root is infinite at 0.
+        known = jnp.where(spread > 0, jnp.sqrt(jnp.where(spread > 0, spread, 1.0)), 0.0)
         bound = jnp.maximum(DEVIATIONS * known, 0.05)
         deviation = jnp.clip(value / size - before / size, -bound, bound)
         _, variance = add(state.variance, jnp.square(deviation), MEMORY)
@@ -188,5 +193,8 @@ def relative_adaptation(
         "min_factor": min_factor,
         "max_factor": max_factor,
         "feedback": feedback,
+        "start_after": start_after,
     }
-    return controller(relative_adaptation, arguments, init=init, update=update, feedback=feedback)
+    return controller(
+        relative_adaptation, arguments, init=init, update=update, feedback=feedback, start_after=start_after
+    )

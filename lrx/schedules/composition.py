@@ -29,7 +29,8 @@ def warmup(
     `schedule(t - W)`.
 
     Args:
-      schedule: what to warm up to; a float is a constant rate. Multiply controllers afterwards.
+      schedule: what to warm up to; a float is a constant rate. Multiply controllers afterwards, those that follow a
+        loss with `start_after=warmup_steps`, or they judge the warm-up.
       warmup_steps: W, in optimizer steps, >= 0 (0: no warm-up); may be traced.
       init_value: the rate at step 0, >= 0, and > 0 for "exponential"; may be traced.
       mode: "linear", "constant" or "exponential".

@@ -424,8 +424,7 @@ class _Run:
         state = self._state_on_first_device()
         if not judges(state.opt_state):
             return None
-        # The last evaluation has been observed, but no update has consumed it.
-        best = self.program.judged(state, jnp.int32(self.step)).best
+        best = state.best
         assert isinstance(best, Best)
         then = state._replace(model_state=best.model_state)
         return best._replace(model_state=model_state_at(self.workload, best.params, then, self.seed))
@@ -446,7 +445,8 @@ class _Run:
             return
         value = jnp.float32(self.evaluations[self.observed][-1])
         told = observe(self.state.opt_state, value=jax.device_put(value, self.placement))
-        self.state = self.state._replace(opt_state=jax.device_put(told, self.placement))
+        told = jax.device_put(told, self.placement)
+        self.state = self.program.judged(self.state, told, jnp.int32(self.step))
 
     def _save(self, folder: RunFolder) -> None:
         folder.save(self.step, self.state, self._recorded(), {**self._identity, "changes": self.changes})

@@ -42,7 +42,7 @@ class Program(NamedTuple):
     initialize: Callable[[jax.Array], State]  # from a key
     segment: Callable[..., tuple[State, jax.Array, dict[str, jax.Array]]]
     # (state, arrays, key, start, stop) -> (state, completed steps, curves); the state that is given is used up.
-    judged: Callable[[State, jax.Array], State]  # after an observation, whose loss no update has seen yet
+    judged: Callable[[State, Any, jax.Array], State]  # with the optimizer state that an observation has changed
     # curves: name to (SEGMENT_STEPS,), of step start + i at i, and at `completed` of a step that failed.
 
 
@@ -135,7 +135,7 @@ def step(
 
 
 def _better(state: State, opt_state: Any, count: jax.Array) -> Any:
-    """Give the best so far, once an update to `opt_state` has told whether `state` is it."""
+    """Give the best so far, once an update or an observation has told, in `opt_state`, whether `state` is it."""
     if not judges(opt_state):
         return ()
     return jax.lax.cond(
@@ -158,11 +158,8 @@ def _program(
     everywhere, split = placement(devices)
     update = optax.with_extra_args_support(tx).update
 
-    def judged(state: State, count: jax.Array) -> State:
-        nothing = jax.tree.map(jnp.zeros_like, state.params)
-        nan = jnp.float32(jnp.nan)  # ignored by what follows the training loss
-        _, opt_state = update(nothing, state.opt_state, state.params, value=nan, grad=nothing, value_fn=lambda _: nan)
-        return state._replace(best=_better(state, opt_state, count))
+    def judged(state: State, told: Any, count: jax.Array) -> State:
+        return state._replace(opt_state=told, best=_better(state, told, count))
 
     def recorded_step(state: State, arrays: Any, permutation: jax.Array, key: jax.Array, count: jax.Array) -> Any:
         """Make one step: give the new state, what is recorded, and whether the loss is finite."""

@@ -30,7 +30,7 @@ def follower(name: str) -> Any:
     def run(values: jax.Array) -> tuple[Any, jax.Array]:
         def body(state: Any, value: jax.Array) -> tuple[Any, jax.Array]:
             _, state = controller.update((), state, value=value)
-            return state, state.factor
+            return state, state.latest
 
         return jax.lax.scan(body, controller.init(None), values)
 
@@ -73,7 +73,7 @@ def test_greedy_raises_the_rate_while_the_loss_improves_and_lowers_it_while_it_s
     state, scales = controller.init(None), []
     for value in (8.0, 7.0, 6.0, 5.0, 4.0, 3.0, *[3.0] * 12):
         _, state = controller.update((), state, value=value)
-        scales.append(float(state.factor))
+        scales.append(float(state.latest))
     assert scales[:6] == [1, 2, 2, 4, 4, 4]
     assert scales[6:] == [4, 2, 2, 1, 1, 0.5, 0.5, 0.25, 0.25, 0.25, 0.25, 0.25]
 
@@ -119,7 +119,7 @@ def test_pid_does_not_wind_up_at_a_bound() -> None:
 def test_pid_follows_an_error_of_the_users_own() -> None:
     controller = lrx.pid(kp=1.0, ki=0.0, kd=0.0, error=lambda loss: 1.0 - loss)
     _, state = controller.update((), controller.init(None), value=0.5)
-    np.testing.assert_allclose(state.factor, np.exp(0.5), rtol=1e-6)
+    np.testing.assert_allclose(state.latest, np.exp(0.5), rtol=1e-6)
 
 
 def test_early_stopping_sets_the_rate_to_zero_and_says_so() -> None:
@@ -162,7 +162,7 @@ def test_relative_adaptation_searches_creeps_cuts_and_rests() -> None:
     state, scales = controller.init(None), []
     for value in [1.0] * 23 + [0.5] * 5 + [2.0] * 4:
         _, state = controller.update((), state, value=value)
-        scales.append(float(state.factor))
+        scales.append(float(state.latest))
     searched = [1.0] * 20 + [1.2, 1.2**2, 1.2**3]
     crept = [1.2 ** (3 + 0.005 * step) for step in range(1, 6)]
     np.testing.assert_allclose(scales, searched + crept + [0.3 * crept[-1]] * 4, rtol=1e-5)

@@ -23,7 +23,7 @@ def traced(mode):
 
         def body(state, value):
             _, state = controller.update((), state, value=value)
-            return state, state.factor
+            return state, state.latest
 
         return jax.lax.scan(body, controller.init(None), values)[1]
 
@@ -135,8 +135,8 @@ def test_narrow_losses_are_averaged_in_float32():
 
     state = jax.lax.fori_loop(0, 512, body, controller.init(params))
     (memory,) = state.memories
-    assert memory.memory.best_value.dtype == jnp.float32
-    np.testing.assert_allclose(memory.memory.best_value, float(value), rtol=1e-5)
+    assert memory.memory.progress.best_value.dtype == jnp.float32
+    np.testing.assert_allclose(memory.memory.progress.best_value, float(value), rtol=1e-5)
     assert float(value) == 1.2578125  # the loss as the model gives it
 
 
@@ -148,7 +148,7 @@ def test_a_plateau_of_any_length_is_counted_without_overflow():
     at_the_end = memory.memory._replace(plateau_count=jnp.asarray(longest, jnp.int32))
     _, state = controller.update((), state._replace(memories=(memory._replace(memory=at_the_end),)), value=1.0)
     assert state.memories[0].memory.plateau_count == longest
-    assert state.factor == 1.0
+    assert state.latest == 1.0
 
 
 def test_mode_max_waits_for_the_accuracy_to_rise():
@@ -164,7 +164,7 @@ def test_observations_are_consumed_once():
         if observation is not None:
             state = lrx.observe(state, value=observation)
         _, state = controller.update((), state)
-        seen.append(float(state.factor))
+        seen.append(float(state.latest))
     assert seen == [1, 1, 1, 0.5, 0.5, 0.5]
 
 

@@ -26,11 +26,10 @@ def test_early_stopping_ends_a_run_by_what_was_evaluated():
     seen = iter([9.0, 3.0, 2.0, 2.5, 2.5, *[9.0] * 50])
     tx = lrx.sgd(0.1 * lrx.early_stopping(patience=1, feedback="observed"))
     history = train(_line(lambda params: {"loss": next(seen)}), tx, epochs=20, observe="loss")
-    # Evaluated for its names at first, then after epochs 1 to 4; the step that takes the fourth in is the last.
-    assert len(history.loss) == 4 * 4 + 1
+    # Evaluated for its names at first, then after epochs 1 to 4; the fourth is one too many without improvement.
+    assert len(history.loss) == 4 * 4
     assert bool(lrx.stopped(history.opt_state))
-    assert history.rate[-1] == 0
-    assert np.all(history.rate[:-1] > 0)
+    assert np.all(history.rate > 0)
 
 
 def _distance(params):
@@ -62,7 +61,8 @@ def test_the_last_evaluation_can_be_the_best():
 
 
 def test_the_best_of_the_training_loss_is_where_it_was_measured():
-    history = train(_line(), lrx.sgd(lrx.interpolate({0: 0.1, 10: 0.1, 11: 20.0}) * lrx.early_stopping()), epochs=10)
+    rate = lrx.interpolate({0: 0.1, 10: 0.1, 11: 20.0}) * lrx.early_stopping(accumulation_size=1)
+    history = train(_line(), lrx.sgd(rate), epochs=10)
     assert history.best is not None
     step = int(np.argmin(history.loss))
     assert history.best.step == step

@@ -288,7 +288,10 @@ def test_a_run_of_full_length_is_not_made_again(race: Any) -> None:
 
 
 def test_a_run_that_its_controller_stops_has_not_diverged() -> None:
-    stops = Method(lambda rate, num_steps: lrx.sgd(lrx.constant(rate) * lrx.early_stopping(patience=5)), default=0.1)
+    stops = Method(
+        lambda rate, num_steps: lrx.sgd(lrx.constant(rate) * lrx.early_stopping(patience=5, accumulation_size=1)),
+        default=0.1,
+    )
     result = chosen(portfolio={"slow": SMALL["slow"], "stops": stops})
     assert result.method == "stops"
     history = train(LINE, result.tx, steps=400)

@@ -356,7 +356,7 @@ def test_a_frozen_run_keeps_the_state_from_before(strategy: str) -> None:
 
 def test_a_run_that_a_controller_ends_makes_no_more_steps() -> None:
     def tx(lr: Any) -> Any:
-        return lrx.sgd(lrx.constant(lr) * lrx.early_stopping(patience=2))
+        return lrx.sgd(lrx.constant(lr) * lrx.early_stopping(patience=2, accumulation_size=1))
 
     found = swept(tx=tx, grid={"lr": [1e-9]}, num_steps=40, seeds=1)
     made = int(np.isfinite(found.losses).sum())

@@ -1,0 +1,165 @@
+"""Whether losses improve: means of as many as their noise asks for, the best of them, and what the next must beat.
+
+A single minibatch's loss says little about a run: the lowest of many is a matter of luck, and what follows does not
+beat it. So losses are compared as means, of so many that their noise is smaller than the improvement that is asked
+for. The noise is measured where it shows, in reversals: with d_t the relative change from one loss to the next, white
+noise of variance sigma^2 gives `E max(-d_t d_{t-1}, 0) = 1.219 sigma^2`, and losses that only fall, or stay, give 0.
+Without noise each loss is compared by itself.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from lrx import _checks
+from lrx.controllers._smoothing import RunningMean, add, empty_mean
+from lrx.rates import ArrayLike
+from lrx.states import shows
+
+REVERSALS = 1.219  # E max(-(e_2 - e_1)(e_1 - e_0), 0) for independent standard normal e
+MEMORY = 0.98  # of the noise's estimate: of some fifty losses
+MOST_LOSSES = 100  # to a mean; at first half of the losses so far, ...
+SHARE = 50  # ... and a fiftieth of them where that is more: as runs go on, losses fall ever more slowly
+LUCK = 9.0  # variances: three standard deviations
+ROUNDING = 1e-5  # of the best loss: a float32 mean over a batch is not known better
+
+
+@shows()
+class Progress(NamedTuple):
+    """What is known of the losses so far, and what the next judgement needs."""
+
+    best_value: jax.Array  # () float32: best mean so far, in the loss's units; infinite before the first
+    bar: jax.Array  # () float32: what the next mean must be below, or above where larger is better
+    sign: jax.Array  # () float32: 1 where a smaller value is better, -1 where a larger one is
+    best_size: jax.Array  # () int32: how many losses the best is the mean of, 0 before the first
+    sum_value: jax.Array  # () float32: sum of the losses of the mean under way
+    value_count: jax.Array  # () int32: how many there are
+    needed_count: jax.Array  # () int32: how many complete it
+    loss_count: jax.Array  # () int32: losses so far
+    interval: jax.Array  # () int32: updates from the latest loss but one to the latest
+    previous_value: jax.Array  # () float32: the latest loss
+    previous_change: jax.Array  # () float32: from the loss before to it, relative
+    noise: RunningMean  # of the product of two changes where the loss turns, 1.219 relative variances
+
+    def within(self) -> tuple[Any, ...]:
+        """Say nothing: the method shows what is to be seen of it."""
+        return ()
+
+
+class Judgement(NamedTuple):
+    """What one more loss says."""
+
+    complete: jax.Array  # () bool: whether it completes a mean; nothing is judged otherwise
+    better: jax.Array  # () bool: whether that mean beats the bar
+    renewed: jax.Array  # () bool: whether it replaces a best that is the mean of fewer than half as many losses
+
+
+def check_accumulation_size(value: ArrayLike | None) -> None:
+    """Require a number of losses, or `None`."""
+    if value is not None:
+        _checks.steps("accumulation_size", value, unit="losses")
+
+
+def no_progress(sign: float) -> Progress:
+    """Return what is known before the first loss."""
+
+    def zero(dtype: Any = jnp.float32) -> jax.Array:
+        return jnp.zeros([], dtype)
+
+    infinity = sign * jnp.inf
+    return Progress(
+        best_value=jnp.array(infinity, jnp.float32),
+        bar=jnp.array(infinity, jnp.float32),
+        sign=jnp.array(sign, jnp.float32),
+        best_size=zero(jnp.int32),
+        sum_value=zero(),
+        value_count=zero(jnp.int32),
+        needed_count=jnp.ones([], jnp.int32),
+        loss_count=zero(jnp.int32),
+        interval=jnp.ones([], jnp.int32),
+        previous_value=zero(),
+        previous_change=zero(),
+        noise=empty_mean(),
+    )
+
+
+def judge(progress: Progress, value: jax.Array) -> tuple[Progress, Judgement]:
+    """Take one more loss in; needs nothing but what `progress` holds, so that it can be foreseen."""
+    total = progress.sum_value + value
+    number = optax.safe_increment(progress.value_count)
+    complete = number >= progress.needed_count
+    mean = total / number.astype(jnp.float32)
+    better = complete & (progress.sign * mean < progress.sign * progress.bar)
+    # The lowest of means of few losses is lower, by luck, than means of many can be: within the noise that it has.
+    best_size = jnp.maximum(progress.best_size, 1)
+    behind = _relative_change(progress.best_value, mean)
+    by_luck = jnp.square(behind) * best_size.astype(jnp.float32) <= LUCK * _variance(progress)
+    renewed = complete & ~better & (number // 2 >= best_size) & by_luck
+
+    change = jnp.where(progress.loss_count > 0, _relative_change(progress.previous_value, value), 0.0)
+    _, noise = add(progress.noise, jnp.maximum(-change * progress.previous_change, 0.0), MEMORY)
+    begun = progress.loss_count > 1
+    after = progress._replace(
+        best_value=jnp.where(better | renewed, mean, progress.best_value),
+        best_size=jnp.where(better | renewed, number, progress.best_size),
+        sum_value=jnp.where(complete, 0.0, total),
+        value_count=jnp.where(complete, 0, number),
+        loss_count=optax.safe_increment(progress.loss_count),
+        previous_value=value,
+        previous_change=change,
+        noise=jax.tree.map(lambda new, old: jnp.where(begun, new, old), noise, progress.noise),
+    )
+    return after, Judgement(complete, better, renewed)
+
+
+def prepare(
+    progress: Progress, *, margin: jax.Array, accumulation_size: ArrayLike | None, interval: ArrayLike
+) -> Progress:
+    """Note what the next judgement needs.
+
+    Args:
+      progress: after a judgement, or before the first.
+      margin: by which a mean must beat the best at least, () float32, in the loss's units.
+      accumulation_size: losses to a mean; `None` chooses. Losses that come at every update are minibatches': as many
+        as bring the noise of their mean below the margin, at most half of the losses so far and 100, or a fiftieth of
+        the losses so far; what noise is left above the margin takes its place. A loss that comes after several updates
+        is a measurement by itself.
+      interval: updates from the latest loss but one to the latest, () int32.
+    """
+    level = jnp.where(progress.best_size > 0, jnp.abs(progress.best_value), 0.0)
+    if accumulation_size is None:
+        variance = jnp.where(jnp.asarray(interval, jnp.int32) > 1, 0.0, _variance(progress))
+        wanted = jnp.maximum(margin, ROUNDING * level)
+        number = jnp.ceil(variance * jnp.square(level / jnp.where(wanted > 0, wanted, 1.0)))
+        seen = progress.loss_count
+        most = jnp.maximum(jnp.clip(seen // 2, 1, MOST_LOSSES), seen // SHARE)
+        needed = jnp.clip(number, 1, most.astype(jnp.float32)).astype(jnp.int32)
+        # Where a mean of so many still has more noise than that, its standard deviation is what it must improve by.
+        left = jnp.where(number > needed.astype(jnp.float32), variance / needed.astype(jnp.float32), 0.0)
+        deviation = jnp.where(left > 0, jnp.sqrt(jnp.where(left > 0, left, 1.0)), 0.0)
+        margin = jnp.maximum(margin, level * deviation)
+    else:
+        needed = jnp.array(accumulation_size, jnp.int32)
+    return progress._replace(
+        bar=progress.best_value - progress.sign * jnp.where(progress.best_size > 0, margin, 0.0),
+        needed_count=needed,
+        interval=jnp.array(interval, jnp.int32),
+    )
+
+
+def _variance(progress: Progress) -> jax.Array:
+    """The relative variance of a single loss."""
+    return progress.noise.weighted_sum / jnp.maximum(progress.noise.weight, 1e-30) / REVERSALS
+
+
+def _relative_change(before: jax.Array, after: jax.Array) -> jax.Array:
+    """The change as a share of the larger value, in [-2, 2]; 0 where one is infinite."""
+    finite = jnp.isfinite(before)
+    before = jnp.where(finite, before, after)
+    size = jnp.maximum(jnp.abs(before), jnp.abs(after))
+    size = jnp.where(size > 0, size, 1.0)
+    return after / size - before / size
