@@ -5,10 +5,12 @@ And how leaves are named, and how a rate finds the factor of a leaf that `group_
 
 from __future__ import annotations
 
+import contextlib
+import contextvars
 import dataclasses
 import functools
 import sys
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from typing import Any, TypeAlias
 
 import jax
@@ -103,6 +105,33 @@ def hides_leaves(params: Any) -> bool:
     """Whether a wrapper has hidden leaves of the parameters from the transformation within it."""
     nodes = jax.tree.leaves(params, is_leaf=lambda node: isinstance(node, optax.MaskedNode))
     return any(isinstance(node, optax.MaskedNode) for node in nodes)
+
+
+_starts: contextvars.ContextVar[list[tuple[jax.Array, dict[Path, str]]] | None]
+_starts = contextvars.ContextVar("starts", default=None)
+
+
+@contextlib.contextmanager
+def collect_starts() -> Iterator[list[tuple[jax.Array, dict[Path, str]]]]:
+    """Collect, while an `init` runs, which leaves each rate and each set of groups within it is for.
+
+    A state does not say that where it keeps nothing for its leaves, as that of SGD, and `optax.partition` tells nobody.
+    Each is known by the array of its count.
+    """
+    outer, found = _starts.get(), list[tuple[jax.Array, dict[Path, str]]]()
+    token = _starts.set(found)
+    try:
+        yield found
+    finally:
+        _starts.reset(token)
+        if outer is not None:
+            outer += found
+
+
+def note_start(count: jax.Array, groups: Callable[[], dict[Path, str]]) -> None:
+    """Say which leaves the state with this count is for, each with its group, where somebody collects that."""
+    if (found := _starts.get()) is not None:
+        found.append((count, groups()))
 
 
 def is_placeholder(params: Any) -> bool:

@@ -24,7 +24,7 @@ import numpy as np
 import optax
 
 from lrx import _checks, _figures
-from lrx._leaves import at_least_float32, descend, scale_tree
+from lrx._leaves import at_least_float32, descend, named_leaves, note_start, scale_tree
 from lrx.states import FactorState, Memory, RateState
 from lrx.transformations import Built, factory, write
 
@@ -247,6 +247,7 @@ class Rate(_Factor):
         """Give the state to start with; `params` is needed by factors whose memory has the parameters' shape."""
         rate, memories = self._start(params)
         count, step = jnp.zeros([], jnp.int32), jnp.zeros([], jnp.int32)
+        note_start(count, lambda: {path: "" for path, _ in named_leaves(params)})
         return RateState(count, step, rate, jnp.array(rate), jnp.ones([], jnp.float32), memories)
 
     def next_rate(
@@ -447,7 +448,9 @@ class Controller(_Factor):
 
         def init(params: Any) -> FactorState:
             factor, memories = self._start(params)
-            return FactorState(jnp.zeros([], jnp.int32), jnp.zeros([], jnp.int32), factor, memories)
+            count = jnp.zeros([], jnp.int32)
+            note_start(count, lambda: {path: "" for path, _ in named_leaves(params)})
+            return FactorState(count, jnp.zeros([], jnp.int32), factor, memories)
 
         def update(updates: Any, state: FactorState, params: Any = None, **extra_args: Any) -> tuple[Any, FactorState]:
             feedback = Feedback(state.step, updates, params, extra_args)

@@ -132,7 +132,7 @@ def _collect(node: Any) -> _Path:
     for child in _on_path(said, node):
         path.extend(_collect(child))
     if tells(said, "factor"):
-        path.extend(_of_factor(said))
+        path = _times(path, _of_factor(said), said.pairs() if tells(said, "pairs") else {})
     if tells(said, "applies_sign") and not path.holds_rate():
         path.unread.append(said.applies_sign())
     if tells(said, "injected_rate") and not path.holds_rate() and (rate := said.injected_rate()) is not None:
@@ -140,6 +140,65 @@ def _collect(node: Any) -> _Path:
         rate = array(rate)
         path.extend(_Path(signed=[rate], rate_ahead=[_ahead(said, rate)], by_hand=_by_hand(said)))
     return path
+
+
+def _times(path: _Path, factor: _Path, pairs: Mapping[str, list[str]]) -> _Path:
+    """Multiply what lies on a path by the factors around it, group by group."""
+    if not pairs:
+        path.extend(factor)
+        return path
+    met = _Path()
+    for label, inner in path.by_group():
+        for own in pairs.get(label, ()):
+            pair = met.groups[pair_name(label, own)] = dataclasses.replace(inner, groups={})
+            for name in ("signed", "factors", "rate_ahead", "ahead", "by_hand", "unread"):
+                setattr(pair, name, [*getattr(inner, name), *getattr(factor.groups[own], name)])
+    return met
+
+
+def pair_name(label: str, own: str) -> str:
+    """Name the group of what is in both of two."""
+    return own if label in ("", own) else _join(label, own)
+
+
+def groups_of_leaves(state: Any, starts: Sequence[tuple[jax.Array, Mapping[Any, str]]]) -> dict[str, set[Any] | None]:
+    """Return the leaves of each group within a state, as far as rates and factors have said which they are for.
+
+    Args:
+      state: what an `init` has returned.
+      starts: what `collect_starts` has collected meanwhile.
+
+    Returns:
+      Label to paths; None where a rate is foreign and says nothing. Empty where there is no more than one group.
+    """
+    known = {id(count): groups for count, groups in starts}
+    found: dict[str, set[Any] | None] = {}
+
+    def look(node: Any, label: str) -> None:
+        said = speaker(node)
+        noted = known.get(id(getattr(node, "count", None)))
+        if noted is not None:
+            for own in set(noted.values()) or {""}:
+                paths = found.setdefault(_join(label, own) if own else label, set())
+                if paths is not None:
+                    paths.update(path for path, name in noted.items() if name == own)
+            return
+        names = said.groups() if tells(said, "groups") else {}
+        below = names.items() if names else (("", child) for child in _on_path(said, node))
+        before = set(found)
+        for name, inner in below:
+            look(inner, _join(label, name) if name else label)
+        if tells(said, "injected_rate") and label not in found:
+            found[label] = None
+        if found.keys() - before:
+            found.update({_join(label, name): set() for name in names if not _is_in(found, _join(label, name))})
+
+    look(state, "")
+    return {label: paths for label, paths in found.items() if label} if any(found) else {}
+
+
+def _is_in(found: Mapping[str, Any], label: str) -> bool:
+    return any(name == label or name.startswith(f"{label}/") for name in found)
 
 
 def _of_factor(said: Any) -> _Path:
@@ -620,8 +679,14 @@ def _for_group(
         return None if tells(said, "with_scale") or not is_own(label) else found(change_rate(said))
 
     def on_factor(said: Any, label: str) -> Any:
-        own = [name for name in said.factor() if is_own(_join(label, name))] if tells(said, "with_scale") else []
+        own = [name for name in said.factor() if serves_alone(said, label, name)] if tells(said, "with_scale") else []
         return found(change_factor(said, own[0])) if own else None
+
+    def serves_alone(said: Any, label: str, name: str) -> bool:
+        pairs = said.pairs() if tells(said, "pairs") else {}
+        if not pairs:
+            return is_own(_join(label, name))
+        return {_join(label, pair_name(inner, name)) for inner, owns in pairs.items() if name in owns} == {group}
 
     number = 0
 

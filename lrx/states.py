@@ -8,6 +8,7 @@ like lrx's. `reading` asks for the methods and never for a type.
     rate()                () float32: the learning rate of the latest update; the state applies the sign. Before the
                           first update, what it starts with
     factor()              () float32: what the state multiplies by, without a sign; or {group: factor}
+    pairs()               {label of groups within: the groups in factor() that meet it}; empty where they are the same
     shown()               {name: scalar}: what `monitor` shows of it, as "method/field"
     belongs_to()          the state that has the method's name, where that is one within it
     stops()               () bool: whether the run is over
@@ -313,6 +314,7 @@ class GroupFactor(NamedTuple):
     latest: jax.Array  # () float32: what the latest update of the group was multiplied by
     unscaled: jax.Array  # () float32: the same without `scale`
     scale: jax.Array  # () float32: set by hand, multiplies it
+    meets: dict[str, tuple[()]]  # labels of groups within, as of an optax.partition, that have leaves in common with it
 
     def with_scale(self, scale: jax.Array, *, first: jax.Array) -> GroupFactor:
         """Set the scale; before the first update also what is on show."""
@@ -341,6 +343,11 @@ class GroupState(NamedTuple):
     def ahead(self) -> dict[str, Any]:
         """Return them with what was set by hand since the latest update."""
         return {label: array(factor.unscaled) * array(factor.scale) for label, factor in self.factors.items()}
+
+    def pairs(self) -> dict[str, list[str]]:
+        """Return the groups that meet each of the groups within."""
+        within = dict.fromkeys(label for factor in self.factors.values() for label in factor.meets)
+        return {inner: [label for label, factor in self.factors.items() if inner in factor.meets] for inner in within}
 
     def scale_by_hand(self) -> dict[str, Any]:
         """Return what was set by hand for each group."""

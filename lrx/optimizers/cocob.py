@@ -15,6 +15,8 @@ from lrx._leaves import (
     inner,
     leafwise,
     measured,
+    named_leaves,
+    note_start,
     plus,
     quotient,
     require_params,
@@ -88,7 +90,9 @@ def cocob(*, alpha: ArrayLike = 100.0, eps: ArrayLike = 1e-8) -> optax.GradientT
     def init(params: Any) -> CocobState:
         largest = jax.tree.map(lambda zero: zero + jnp.asarray(eps, zero.dtype), zero_squares_like(params))
         magnitudes, reward, theta = zero_squares_like(params), zero_squares_like(params), zeros_like(params, wide=True)
-        rate = ComputedRate(jnp.zeros([], jnp.int32), jnp.zeros([], jnp.float32))
+        count = jnp.zeros([], jnp.int32)
+        note_start(count, lambda: {path: "" for path, _ in named_leaves(params)})
+        rate = ComputedRate(count, jnp.zeros([], jnp.float32))
         return CocobState(copies(params), largest, magnitudes, reward, theta, rate)
 
     def update(updates: Any, state: CocobState, params: Any = None, **extra_args: Any) -> tuple[Any, CocobState]:

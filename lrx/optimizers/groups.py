@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from typing import Any
 
 import jax
@@ -17,16 +17,19 @@ from lrx._leaves import (
     LeafFactors,
     Path,
     Reached,
+    collect_starts,
     hides_leaves,
     is_placeholder,
     is_tree_of,
     named_leaves,
+    note_start,
     scale_leaf,
     spread,
     written,
     zeros_like,
 )
 from lrx.rates import ArrayLike, Controller, Rate, Schedule, as_schedule
+from lrx.reading import groups_of_leaves, pair_name
 from lrx.states import GroupFactor, GroupState
 from lrx.transformations import factory
 
@@ -67,7 +70,8 @@ def group_rates(
 
     Returns:
       A transformation whose updates are added to the parameters. `update` needs what `tx` needs. `learning_rates` shows
-      the rate of every group that is not frozen; for an array of factors, the largest.
+      the rate of every group that is not frozen; for an array of factors, the largest. Around an `optax.partition` with
+      other labels, as of weight decays, it shows that of every pair that occurs, under "label within/label here".
 
     Raises:
       ValueError: if a factor is negative, not finite or of a shape that does not fit, a label has no factor, a factor
@@ -133,12 +137,19 @@ def group_rates(
                     f"factors must belong to a leaf each, got no leaf labelled {unused}: {[*found]} are there."
                 )
         frozen = {path for path, label in by_path.items() if _freezes(found[label])}
+        with collect_starts() as starts:
+            inner_state = inner.init(_hide(params, frozen))
+        moving = {path: str(label) for path, label in by_path.items() if path not in frozen}
+        within = groups_of_leaves(inner_state, starts)
+        meets = _meets(moving, within)
         shown = {
-            str(label): _shown(_value_at(factor, count), jnp.ones([], jnp.float32))
+            str(label): _shown(_value_at(factor, count), jnp.ones([], jnp.float32), meets.get(str(label), []))
             for label, factor in found.items()
             if not _freezes(factor)
         }
-        return GroupState(count, jnp.array(count), shown, inner.init(_hide(params, frozen)))
+        state = GroupState(count, jnp.array(count), shown, inner_state)
+        note_start(count, lambda: moving if not any(meets.values()) else _pairs_of_leaves(moving, within))
+        return state
 
     def leaves_reached(
         updates: Any, state: Any, params: Any, extra_args: dict[str, Any], carried: LeafFactors
@@ -182,7 +193,9 @@ def group_rates(
             for path, leaf in named_leaves(moved)
         }
         # A group whose leaves have no gradient this time keeps its place.
-        shown = dict(state.factors) | {str(label): _shown(given[label], scales[label]) for label in given}
+        shown = dict(state.factors) | {
+            str(label): _shown(given[label], scales[label], state.factors[str(label)].meets) for label in given
+        }
         moved = [leaves[path] if path in leaves else zeros_like(leaf) for path, leaf in named_leaves(updates)]
         updates = jax.tree.unflatten(jax.tree.structure(updates), moved)
         count, step = optax.safe_increment(state.count), optax.safe_increment(state.step)
@@ -209,9 +222,32 @@ def _value_at(factor: ArrayLike | Schedule, count: jax.Array) -> jax.Array:
     return jnp.asarray(factor.function(count) if isinstance(factor, Schedule) else factor, jnp.float32)
 
 
-def _shown(factor: jax.Array, scale: jax.Array) -> GroupFactor:
+def _shown(factor: jax.Array, scale: jax.Array, meets: Iterable[str]) -> GroupFactor:
     largest = jnp.array(jnp.max(factor))
-    return GroupFactor(largest * scale, largest, scale)
+    return GroupFactor(largest * scale, largest, scale, {label: () for label in meets})
+
+
+def _meets(own: Mapping[Path, str], within: Mapping[str, set[Path] | None]) -> dict[str, list[str]]:
+    """Return the groups within that each group meets, nothing where there are none or the same.
+
+    Args:
+      own: the label of each leaf.
+      within: the leaves of each group within, None where it is not known which they are.
+    """
+    labels = sorted(set(own.values()))
+    pairs = {
+        inner: labels if paths is None else sorted({own[path] for path in paths if path in own})
+        for inner, paths in within.items()
+    }
+    if pairs == {label: [label] for label in labels}:
+        return {}
+    return {label: sorted(inner for inner, meeting in pairs.items() if label in meeting) for label in labels}
+
+
+def _pairs_of_leaves(own: Mapping[Path, str], within: Mapping[str, set[Path] | None]) -> dict[Path, str]:
+    """Return the name of the pair of groups that each leaf is in."""
+    inner = {path: label for label, paths in within.items() for path in paths or ()}
+    return {path: pair_name(inner.get(path, ""), label) for path, label in own.items()}
 
 
 def _freezes(factor: ArrayLike | Schedule) -> bool:
