@@ -9,6 +9,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "STOP",
     "Batches",
     "CarriedOver",
     "Controller",

@@ -77,5 +77,5 @@ from lrx.schedules import (
     warmup,
     warmup_stable_decay,
 )
-from lrx.training import Batches, DivergenceError, History, TrainingInterrupted, Workload, train
+from lrx.training import STOP, Batches, DivergenceError, History, TrainingInterrupted, Workload, train
 from lrx.tuning import halve_until_trains, optuna_objective, range_test, select, successive_halving, sweep

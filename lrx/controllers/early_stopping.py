@@ -79,7 +79,7 @@ def early_stopping(
     evaluations:
 
         tx = lrx.adam(1e-3 * lrx.early_stopping(patience=5, feedback="observed"))
-        history = lrx.train(workload, tx, epochs=100, observe="loss")
+        history = lrx.train(workload, tx, epochs=100, feedback_metric="loss")
         history.best.params  # those with the lowest loss, which is not the last one
 
     Args:

@@ -1,16 +1,26 @@
 """What is trained, and the one loop that trains it."""
 
 from lrx.training.batch_stats import recompute_batch_stats
-from lrx.training.loop import DivergenceError, TrainingInterrupted, train
-from lrx.training.workload import Batches, Best, History, Workload
+from lrx.training.callbacks import STOP, Moment
+from lrx.training.history import Best, History
+from lrx.training.interrupt import TrainingInterrupted
+from lrx.training.loop import train
+from lrx.training.run import DivergenceError
+from lrx.training.workload import Batches, Workload
+from lrx.training.writers import csv_writer, tensorboard_writer, wandb_writer
 
 __all__ = [
+    "STOP",
     "Batches",
     "Best",
     "DivergenceError",
     "History",
+    "Moment",
     "TrainingInterrupted",
     "Workload",
+    "csv_writer",
     "recompute_batch_stats",
+    "tensorboard_writer",
     "train",
+    "wandb_writer",
 ]

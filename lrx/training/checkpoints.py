@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
+from lrx import _checks
 from lrx.training.identity import Identity, as_json, differences, named_leaves
 
 KEPT = 3
@@ -49,37 +51,42 @@ class RunFolder:
 
     Args:
       path: the folder; made where it does not exist.
+      keep: how many of the newest checkpoints are kept; or steps whose checkpoints are kept for good, beside the newest
+        three.
+      read_only: whether nothing is to be written, in a folder that must exist.
 
     Raises:
-      ValueError: if it cannot be made or written.
+      ValueError: if it cannot be made or written, or `keep` is not such a number or numbers.
       ImportError: if orbax is not installed.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(
+        self, path: str | os.PathLike[str], *, keep: int | Sequence[int] = KEPT, read_only: bool = False
+    ) -> None:
         try:
             import orbax.checkpoint as ocp
         except ImportError as error:
             raise ImportError('checkpoints need orbax-checkpoint: pip install "lrx[papers]".') from error
         self.path = path = Path(path).expanduser().absolute()
-        try:
-            path.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=path):
-                pass
-        except OSError as error:
-            raise ValueError(
-                f"checkpoint must be a folder that can be written, got checkpoint={str(path)!r} "
-                f"({error.strerror}): give another."
-            ) from error
+        self.newest, self.pinned = _kept(keep)
+        if not read_only:
+            _require_writable(path)
         self._args = ocp.args
         self._manager = ocp.CheckpointManager(
             path,
             item_names=("state", "history", "run"),
-            options=ocp.CheckpointManagerOptions(max_to_keep=KEPT, enable_async_checkpointing=False),
+            options=ocp.CheckpointManagerOptions(
+                max_to_keep=None, read_only=read_only, enable_async_checkpointing=False
+            ),
         )
 
     def latest(self) -> int | None:
         """Give the number of steps of the newest checkpoint, None where there is none."""
         return self._manager.latest_step()
+
+    def steps(self) -> list[int]:
+        """Return the numbers of steps of all checkpoints, the newest last."""
+        return sorted(self._manager.all_steps())
 
     def identity(self, step: int | None = None) -> Identity:
         """Read what made the checkpoint of `step`, by default the newest."""
@@ -105,7 +112,7 @@ class RunFolder:
             )
 
     def save(self, step: int, state: Any, history: dict[str, np.ndarray], run: Identity) -> None:
-        """Write a checkpoint; the oldest goes where there are more than three."""
+        """Write a checkpoint, and delete those that are not kept."""
         leaves = {
             name: np.asarray(jax.random.key_data(leaf) if _is_key(leaf) else leaf) for name, leaf in named_leaves(state)
         }
@@ -119,10 +126,18 @@ class RunFolder:
             force=True,
         )
         self._manager.wait_until_finished()
+        for old in self.steps()[: -self.newest]:
+            if old not in self.pinned:
+                self._manager.delete(old)
 
-    def restore(self, state: Any) -> tuple[int, Any, dict[str, np.ndarray]]:
-        """Read the newest checkpoint into a state of the shapes of `state`; give step, state and history."""
-        step = self._manager.latest_step()
+    def restore(self, state: Any, step: int | None = None) -> tuple[int, Any, dict[str, np.ndarray]]:
+        """Read a checkpoint, by default the newest, into a state of the shapes of `state`.
+
+        Returns:
+          Step, state and history.
+        """
+        step = self.latest() if step is None else step
+        assert step is not None
         args = self._args.Composite(state=self._args.StandardRestore(), history=self._args.StandardRestore())
         found = self._manager.restore(step, args=args)
         leaves = []
@@ -142,9 +157,58 @@ class RunFolder:
         if step in steps and len(steps) > 1:
             self._manager.delete(step)
 
+    def discard_after(self, step: int) -> None:
+        """Delete the checkpoints of later steps, which another run has made."""
+        for later in self.steps():
+            if later > step:
+                self._manager.delete(later)
+
     def close(self) -> None:
         """Release what Orbax holds."""
         self._manager.close()
+
+
+def _kept(keep: Any) -> tuple[int, set[int]]:
+    """Return how many of the newest are kept, and which for good."""
+    if isinstance(keep, Iterable) and not isinstance(keep, str):
+        steps = list(keep)
+        for step in steps:
+            _checks.steps("keep", step)
+        return KEPT, {int(step) for step in steps}
+    _checks.steps("keep", keep, unit="checkpoints")
+    return int(keep), set()
+
+
+def _require_writable(path: Path) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            pass
+    except OSError as error:
+        raise ValueError(
+            f"checkpoint must be a folder that can be written, got checkpoint={str(path)!r} "
+            f"({error.strerror}): give another."
+        ) from error
+
+
+def open_checkpoint(path: str | os.PathLike[str]) -> tuple[RunFolder, int]:
+    """Open a checkpoint to read from: of a run's folder the newest, or the one of a step, "runs/stable/1000".
+
+    Raises:
+      ValueError: if there is none.
+    """
+    path = Path(path).expanduser().absolute()
+    folder, step = (path.parent, int(path.name)) if path.name.isdigit() else (path, None)
+    if folder.is_dir():
+        run = RunFolder(folder, read_only=True)
+        steps = run.steps()
+        if steps and (step is None or step in steps):
+            return run, steps[-1] if step is None else step
+        run.close()
+        there = f", but of {', '.join(map(str, steps))}" if steps else ""
+    else:
+        there = ""
+    raise ValueError(f"resume_from must be a checkpoint, got {str(path)!r}, where there is none{there}.")
 
 
 def listed(unlike: list[str]) -> str:

@@ -21,8 +21,9 @@ from lrx.controllers.early_stopping import improved, judges
 from lrx.controllers.rollback import apply_updates, recovers
 from lrx.optimizers.evaluation import eval_params
 from lrx.reading import can_stop, monitor, stopped
+from lrx.training.history import Best
 from lrx.training.identity import describe
-from lrx.training.workload import Batches, Best, Workload
+from lrx.training.workload import Batches, Workload
 
 SEGMENT_STEPS = 2**14  # length of the buffers that a segment fills: its most steps
 

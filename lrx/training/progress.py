@@ -20,10 +20,14 @@ class Status:
       total: steps of the whole run.
       batch_size: examples in a step.
       unit: what an example is called, "images".
+      loss_name: what the loss is called that `update` is given.
     """
 
-    def __init__(self, title: str, *, step: int, total: int, batch_size: int, unit: str) -> None:
+    def __init__(
+        self, title: str, *, step: int, total: int, batch_size: int, unit: str, loss_name: str = "loss"
+    ) -> None:
         self.title, self.step, self.total, self.batch_size, self.unit = title, step, total, batch_size, unit
+        self.loss_name = loss_name
         self.loss = self.rate = math.nan
         self.evaluations: dict[str, float] = {}
         self._first, self._started = step, time.monotonic()
@@ -42,24 +46,30 @@ class Status:
         """Take the numbers after `step` steps."""
         self.step, self.loss, self.rate = step, loss, rate
 
+    def evaluated(self, step: int, results: dict[str, float]) -> None:
+        """Take what was evaluated after `step` steps."""
+        self.step, self.evaluations = step, results
+
     def parts(self) -> list[str]:
-        """Loss, rate, speed and time left, then the latest evaluation."""
+        """Return training loss, rate, speed and time left, then the latest evaluation."""
         if self.step == self._first:
             return ["compiling"]
         # Evaluations and checkpoints are included, so that the time left is right.
         speed = (self.step - self._first) / max(time.monotonic() - self._started, 1e-6)
-        shown = [f"loss {self.loss:.4g}"]
+        shown = [f"{self.loss_name} {self.loss:.4g}"]
         if not math.isnan(self.rate):
             shown.append(f"rate {self.rate:.3g}")
         shown.append(f"{speed * self.batch_size:,.0f} {self.unit}/s")
         shown.append(f"{_clock((self.total - self.step) / speed)} left")
-        return shown + [f"{name} {value:.4g}" for name, value in self.evaluations.items()]
+        results = "  ".join(f"{name} {value:.4g}" for name, value in self.evaluations.items())
+        return [*shown, f"| evaluation {results}"] if results else shown
 
 
 class Lines(Status):
-    """A line every few seconds and at the end, for logs."""
+    """A line every few seconds, for each evaluation and at the end, for logs."""
 
     _printed = -math.inf
+    _last: Any = None  # what the latest line says, so that none is printed twice
 
     def update(self, step: int, loss: float, rate: float) -> None:
         super().update(step, loss, rate)
@@ -68,10 +78,19 @@ class Lines(Status):
             self._printed = now
             self._print()
 
+    def evaluated(self, step: int, results: dict[str, float]) -> None:
+        super().evaluated(step, results)
+        if step > self._first:
+            self._printed = time.monotonic()
+            self._print()
+
     def __exit__(self, *exception: object) -> None:
         self._print()
 
     def _print(self) -> None:
+        if self._last == (self.step, self.evaluations):
+            return
+        self._last = self.step, self.evaluations
         print(f"{self.title}: step {self.step:,} of {self.total:,}  {'  '.join(self.parts())}", flush=True)
 
 
@@ -108,7 +127,10 @@ class Bar(Status):
         row.add_column(no_wrap=True, justify="right")
         row.add_row(*cells)
         # Between two numbers a line may break, within one not.
-        return Group(row, Text("  ".join(part.replace(" ", "\N{NO-BREAK SPACE}") for part in self.parts())))
+        parts = [
+            part.replace("  ", "\n").replace(" ", "\N{NO-BREAK SPACE}").replace("\n", "  ") for part in self.parts()
+        ]
+        return Group(row, Text("  ".join(parts)))
 
 
 def _clock(seconds: float) -> str:
@@ -117,11 +139,31 @@ def _clock(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
-def reporter(progress: bool, title: str, **arguments: Any) -> Status:
-    """Choose how a run is shown: nothing, a bar where stdout is a terminal and rich is installed, otherwise lines."""
-    if not progress:
+def require_progress(progress: Any) -> None:
+    """Require what `reporter` takes.
+
+    Raises:
+      TypeError: if it is something else.
+    """
+    if not (progress is None or isinstance(progress, bool | str)):
+        raise TypeError(f"progress must be True, False, None or a title, got progress={progress!r}.")
+
+
+def reporter(progress: bool | str | None, title: str, **arguments: Any) -> Status:
+    """Choose how a run is shown.
+
+    Args:
+      progress: False shows nothing. True shows a bar if stdout is a terminal and rich is installed, otherwise lines;
+        a string does so under another title. None shows a bar on a terminal and nothing anywhere else.
+      title: what is trained.
+      **arguments: those of `Status`.
+    """
+    terminal = sys.stdout.isatty()
+    if progress is False or (progress is None and not terminal):
         return Status(title, **arguments)
-    if sys.stdout.isatty():
+    if isinstance(progress, str):
+        title = progress
+    if terminal:
         try:
             from rich.console import Console
         except ImportError:

@@ -1,16 +1,17 @@
-"""What is trained: `Workload` (a model, its data and its loss), and what comes out: `History`."""
+"""What is trained: a model, its data and its loss."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from lrx import _checks
+from lrx.states import brief
 
 Params = Any  # pytree of arrays
 ModelState = (
@@ -29,7 +30,13 @@ def _require_callable(name: str, value: Any, signature: str) -> None:
         raise TypeError(f"{name} must be a function {signature}, got {name}={value!r}.")
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+def _name(function: Any) -> str:
+    """Return the name of a function, without the address."""
+    function = getattr(function, "function", function)
+    return getattr(function, "__qualname__", type(function).__name__).rpartition("<locals>.")[2]
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Batches:
     """Training examples held on the device, and how a minibatch is made of them inside the compiled step.
 
@@ -52,6 +59,8 @@ class Batches:
       >>> import jax.numpy as jnp
       >>> from lrx.training import Batches
       >>> batches = Batches((jnp.zeros((100, 8, 8)), jnp.zeros(100, jnp.int32)), batch_size=32)
+      >>> batches
+      Batches((float32[100,8,8], int32[100]), batch_size=32)
       >>> batches.num_examples, batches.steps_per_epoch
       (100, 3)
     """
@@ -88,6 +97,11 @@ class Batches:
         object.__setattr__(self, "batch_size", int(self.batch_size))
         object.__setattr__(self, "arrays", jax.tree.map(jnp.asarray, self.arrays))
 
+    def __repr__(self) -> str:
+        shuffled = "" if self.shuffle else ", shuffle=False"
+        transform = "" if self.transform is as_stored else f", transform={_name(self.transform)}"
+        return f"Batches({brief(self.arrays)}, batch_size={self.batch_size}{transform}{shuffled})"
+
     @property
     def num_examples(self) -> int:
         """n, the length of the leading axis."""
@@ -99,7 +113,7 @@ class Batches:
         return self.num_examples // self.batch_size
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Workload:
     """A model, its data and its loss: everything that training needs but the optimizer.
 
@@ -137,6 +151,10 @@ class Workload:
             )
         if self.evaluate is not None:
             _require_callable("evaluate", self.evaluate, "(params, model_state) -> {name: scalar}")
+
+    def __repr__(self) -> str:
+        evaluate = "" if self.evaluate is None else f", evaluate={_name(self.evaluate)}"
+        return f"Workload({self.name!r}, loss_fn={_name(self.loss_fn)}, {self.batches!r}{evaluate})"
 
     @classmethod
     def from_functions(
@@ -212,44 +230,3 @@ class _StatelessEvaluation:
     def __call__(self, params: Params, model_state: ModelState) -> dict[str, jax.Array]:
         del model_state
         return self.function(params)
-
-
-class Best(NamedTuple):
-    """The best that an `early_stopping` saw in a run."""
-
-    step: jax.Array  # () int32: completed updates
-    params: Params  # where the loss was measured: what is evaluated
-    model_state: ModelState  # the model state that belongs to them
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class History:
-    """What a run leaves: curves as NumPy arrays, and the final state on the device.
-
-    Attributes:
-      loss: (steps,) float32, of each step's minibatch, before its update.
-      rate: (steps,) float32, the learning rate of each update; NaN where the optimizer's state holds no rate, or one
-        for each of several groups (then they are in `metrics`).
-      metrics: name to (steps,) array, what `lrx.monitor` finds in the optimizer's state after each update.
-      evaluations: name to (k,) float32, what the workload's `evaluate` gave, at `lrx.eval_params(opt_state, params)`.
-      evaluation_steps: (k,) int32, the number of completed steps at each evaluation.
-      params: the final parameters.
-      model_state: the final model state, () where the model has none.
-      opt_state: the final optimizer state.
-      best: where the loss that an `early_stopping` follows was at its best, with `step`, `params` and `model_state`;
-        None where the optimizer holds none.
-      resumed_at: the step at which the call that gave this took up an earlier run; None where it began anew.
-      changes: step to differences in words, where the run went on with something else by `on_mismatch="continue"`.
-    """
-
-    loss: np.ndarray
-    rate: np.ndarray
-    metrics: dict[str, np.ndarray]
-    evaluations: dict[str, np.ndarray]
-    evaluation_steps: np.ndarray
-    params: Params
-    model_state: ModelState
-    opt_state: Any
-    best: Best | None = None
-    resumed_at: int | None = None
-    changes: dict[int, list[str]] = dataclasses.field(default_factory=dict)

@@ -25,7 +25,7 @@ def _line(evaluate=None):
 def test_early_stopping_ends_a_run_by_what_was_evaluated():
     seen = iter([9.0, 3.0, 2.0, 2.5, 2.5, *[9.0] * 50])
     tx = lrx.sgd(0.1 * lrx.early_stopping(patience=1, feedback="observed"))
-    history = train(_line(lambda params: {"loss": next(seen)}), tx, epochs=20, observe="loss")
+    history = train(_line(lambda params: {"loss": next(seen)}), tx, epochs=20, feedback_metric="loss")
     # Evaluated for its names at first, then after epochs 1 to 4; the fourth is one too many without improvement.
     assert len(history.loss) == 4 * 4
     assert bool(lrx.stopped(history.opt_state))
@@ -45,7 +45,7 @@ def test_the_best_parameters_are_kept_where_a_controller_judges():
 
     seen = iter([9.0, 3.0, 2.0, 2.5, 2.5, *[9.0] * 50])
     tx = lrx.sgd(0.1 * lrx.early_stopping(patience=1, feedback="observed"))
-    best = train(_line(evaluate), tx, epochs=20, observe="loss").best
+    best = train(_line(evaluate), tx, epochs=20, feedback_metric="loss").best
     assert best is not None
     assert best.step == 8  # after epoch 2
     np.testing.assert_array_equal(best.params["slope"], evaluated[2])  # the first was for the names
@@ -54,7 +54,7 @@ def test_the_best_parameters_are_kept_where_a_controller_judges():
 
 def test_the_last_evaluation_can_be_the_best():
     tx = lrx.sgd(0.1 * lrx.early_stopping(patience=1, feedback="observed"))
-    history = train(_line(_distance), tx, epochs=3, observe="loss")
+    history = train(_line(_distance), tx, epochs=3, feedback_metric="loss")
     assert history.best is not None
     assert history.best.step == 12
     np.testing.assert_array_equal(history.best.params["slope"], history.params["slope"])
@@ -159,9 +159,9 @@ def test_recomputing_batch_statistics_takes_a_workload():
 
 def test_observe_names_what_is_evaluated():
     tx = lrx.sgd(0.1 * lrx.early_stopping(feedback="observed"))
-    message = r"^observe must be one of the results of evaluate, \['loss'\], got observe='los'"
+    message = r"^feedback_metric must name results of evaluate, \['loss'\], got 'los'"
     with pytest.raises(ValueError, match=message):
-        train(_line(lambda params: {"loss": 1.0}), tx, epochs=2, observe="los")
+        train(_line(lambda params: {"loss": 1.0}), tx, epochs=2, feedback_metric="los")
 
 
 def test_a_run_that_is_extended_has_observed_what_the_longer_one_observes(tmp_path):
@@ -171,7 +171,7 @@ def test_a_run_that_is_extended_has_observed_what_the_longer_one_observes(tmp_pa
     def make():
         return lrx.sgd(0.05 * lrx.reduce_on_plateau(factor=0.5, patience=0, rtol=0.5, feedback="observed"))
 
-    arguments = {"evaluate_every": 2, "observe": "loss"}
+    arguments = {"evaluate_every": 2, "feedback_metric": "loss"}
     train(_line(evaluate), make(), epochs=3, checkpoint=tmp_path / "run", **arguments)
     extended = train(_line(evaluate), make(), epochs=8, checkpoint=tmp_path / "run", **arguments)
     at_once = train(_line(evaluate), make(), epochs=8, **arguments)
@@ -181,10 +181,12 @@ def test_a_run_that_is_extended_has_observed_what_the_longer_one_observes(tmp_pa
 
 
 def test_observe_is_refused_where_nothing_evaluates_or_listens():
-    with pytest.raises(ValueError, match=r"^observe needs a workload that evaluates, got observe='loss'"):
-        train(_line(), lrx.sgd(0.1 * lrx.early_stopping(feedback="observed")), epochs=2, observe="loss")
-    with pytest.raises(ValueError, match="the state holds no controller that takes observations"):
-        train(_line(lambda params: {"loss": 1.0}), lrx.sgd(0.1), epochs=2, observe="loss")
+    with pytest.raises(
+        ValueError, match=r"^feedback_metric needs a workload that evaluates, got feedback_metric='loss'"
+    ):
+        train(_line(), lrx.sgd(0.1 * lrx.early_stopping(feedback="observed")), epochs=2, feedback_metric="loss")
+    with pytest.raises(ValueError, match="feedback_metric needs a controller that takes observations"):
+        train(_line(lambda params: {"loss": 1.0}), lrx.sgd(0.1), epochs=2, feedback_metric="loss")
 
 
 def test_a_diverging_run_is_rolled_back_within_the_loop():
@@ -198,3 +200,115 @@ def test_a_run_that_is_given_up_says_so_and_keeps_its_parameters():
     with pytest.raises(DivergenceError, match=r"diverged again at step .* after the last of its rollbacks") as caught:
         train(_line(), tx, epochs=50)
     assert 0 <= float(caught.value.history.params["slope"]) <= 1
+
+
+# ---------------------------------------------------------------------------------------- what a run follows, and keeps
+
+
+def _observed(**arguments):
+    return lrx.reduce_on_plateau(feedback="observed", **arguments), lrx.early_stopping(patience=50, feedback="observed")
+
+
+@pytest.mark.parametrize("wrap", [lambda tx: tx, lrx.rollback_on_divergence], ids=["plain", "rolled back"])
+def test_a_product_of_controllers_trains(wrap):
+    plateau, stopping = _observed(factor=0.5, patience=0, rtol=0.9)
+    tx = wrap(lrx.sgd(0.1 * plateau * stopping))
+    history = train(_line(_distance), tx, epochs=4, feedback_metric="loss")
+    assert history.rate[-1] < history.rate[0]
+    assert history.best is not None
+
+
+def test_each_controller_follows_a_result_of_its_own():
+    plateau, stopping = _observed(factor=0.5, patience=0)
+    tx = lrx.sgd(0.1 * plateau * stopping)
+
+    def evaluate(params):
+        return {"loss": (params["slope"] - 3.0) ** 2, "worse": -((params["slope"] - 3.0) ** 2)}
+
+    def rates(plateau, stopping):
+        feedback_metric = {"reduce_on_plateau": plateau, "early_stopping": stopping}
+        return train(_line(evaluate), tx, epochs=4, feedback_metric=feedback_metric).rate
+
+    assert rates("loss", "worse")[-1] == rates("loss", "loss")[-1] == np.float32(0.1)
+    assert rates("worse", "loss")[-1] < 0.1
+    assert rates(None, "loss")[-1] == np.float32(0.1)
+
+
+def test_a_controller_that_would_wait_for_ever_is_refused():
+    plateau, stopping = _observed()
+    with pytest.raises(
+        ValueError, match=r"^feedback_metric must say what reduce_on_plateau and early_stopping observe"
+    ):
+        train(_line(_distance), lrx.sgd(0.1 * plateau * stopping), epochs=2)
+    tx = lrx.sgd(0.1 * plateau * stopping)
+    with pytest.raises(ValueError, match=r"^feedback_metric must say what early_stopping observes"):
+        train(_line(_distance), tx, epochs=2, feedback_metric={"reduce_on_plateau": "loss"})
+    with pytest.raises(
+        ValueError, match=r"^feedback_metric must name controllers .*, reduce_on_plateau, got 'plateau'"
+    ):
+        train(_line(_distance), lrx.sgd(0.1 * plateau), epochs=2, feedback_metric={"plateau": "loss"})
+    with pytest.raises(TypeError, match=r"^feedback_metric must be the name of a result"):
+        train(_line(_distance), lrx.sgd(0.1 * plateau), epochs=2, feedback_metric=["loss"])
+
+
+def test_feedback_that_comes_too_late_is_said(capsys):
+    plateau, _ = _observed()
+    train(_line(_distance), lrx.sgd(0.1 * plateau), epochs=1, feedback_metric="loss")
+    assert "line: reduce_on_plateau will observe nothing before the end" in capsys.readouterr().err
+
+
+def _turning():
+    return lrx.sgd(lrx.interpolate({0: 0.5, 12: 0.5, 13: 4.0}))  # from epoch 4 on it runs away
+
+
+def _accuracy(params):
+    return {"loss": (params["slope"] - 3.0) ** 2, "accuracy": -((params["slope"] - 3.0) ** 2), "bleu": params["slope"]}
+
+
+@pytest.mark.parametrize("keep_best", ["loss", "accuracy", ("accuracy", "max"), ("loss", "min")])
+def test_the_best_is_kept_without_a_controller(keep_best):
+    history = train(_line(_accuracy), _turning(), epochs=6, keep_best=keep_best)
+    name = keep_best if isinstance(keep_best, str) else keep_best[0]
+    values = history.evaluations[name]
+    step = history.evaluation_steps[np.argmin(values) if name == "loss" else np.argmax(values)]
+    assert history.best is not None
+    assert int(history.best.step) == step < 24
+    there = train(_line(_accuracy), _turning(), steps=int(step))
+    np.testing.assert_array_equal(history.best.params["slope"], there.params["slope"])
+
+
+def test_the_best_that_was_kept_survives_an_interruption(tmp_path):
+    whole = train(_line(_accuracy), _turning(), epochs=6, keep_best="loss").best
+    train(_line(_accuracy), _turning(), epochs=4, keep_best="loss", checkpoint=tmp_path)
+    resumed = train(_line(_accuracy), _turning(), epochs=6, keep_best="loss", checkpoint=tmp_path).best
+    jax.tree.map(np.testing.assert_array_equal, whole, resumed)
+    with pytest.raises(ValueError, match=r"keep_best must be what the run in .* was begun with, \['loss', 'min'\]"):
+        train(_line(_accuracy), _turning(), epochs=7, keep_best="accuracy", checkpoint=tmp_path)
+
+
+def test_the_best_is_at_the_evaluation_point():
+    history = train(_line(_distance), lrx.schedule_free_sgd(0.5), epochs=3, keep_best="loss")
+    assert history.best is not None
+    values = history.evaluations["loss"]
+    np.testing.assert_allclose(_distance(history.best.params)["loss"], values.min(), rtol=1e-6)
+
+
+def test_nothing_is_best_where_all_is_nan():
+    history = train(_line(lambda params: {"loss": jnp.nan}), lrx.sgd(0.1), epochs=2, keep_best="loss")
+    assert history.best is None
+
+
+@pytest.mark.parametrize(
+    ("keep_best", "error", "message"),
+    [
+        ("bleu", ValueError, r"whether the least or the greatest is best.*\('bleu', \"max\"\)"),
+        (("loss", "lowest"), ValueError, "the mode of keep_best must be"),
+        (3, TypeError, "keep_best must be the name of a result"),
+        ("los error", ValueError, "keep_best must name results of evaluate"),
+    ],
+)
+def test_a_best_that_cannot_be_told_is_refused(keep_best, error, message):
+    with pytest.raises(error, match=message):
+        train(_line(_accuracy), lrx.sgd(0.1), epochs=1, keep_best=keep_best)
+    with pytest.raises(ValueError, match="keep_best needs a workload that evaluates"):
+        train(_line(), lrx.sgd(0.1), epochs=1, keep_best="loss")

@@ -322,7 +322,7 @@ def test_states_that_share_buffers_with_the_parameters_are_no_trouble():
         ({"steps": 2, "seed": 2**31}, ValueError, "seed must be"),
         ({"steps": 2, "seed": True}, ValueError, "seed must be"),
         ({"steps": 2, "resume": 1}, TypeError, "resume must be True or False"),
-        ({"steps": 2, "progress": None}, TypeError, "progress must be True or False"),
+        ({"steps": 2, "progress": 1}, TypeError, "progress must be True, False, None or a title"),
         ({"steps": 2, "stop_on_nonfinite": "no"}, TypeError, "stop_on_nonfinite must be True or False"),
     ],
 )
@@ -695,12 +695,22 @@ def test_several_devices_give_the_same_run(tmp_path):
 # --- progress
 
 
-def test_progress_prints_lines_where_there_is_no_terminal(capsys):
+def test_progress_prints_a_line_for_each_evaluation_where_there_is_no_terminal(capsys):
     train(linear(), SGD, epochs=3, progress=True)
-    last = capsys.readouterr().out.splitlines()[-1]
-    assert re.fullmatch(r"linear: step 21 of 21  loss \S+  rate 0\.1  [\d,]+ examples/s  0:00 left  norm \S+", last), (
-        last
-    )
+    lines = [line for line in capsys.readouterr().out.splitlines() if "| evaluation" in line]
+    assert [line.split("  ")[0] for line in lines] == [f"linear: step {step} of 21" for step in (7, 14, 21)]
+    wanted = r"linear: step 21 of 21  train loss \S+  rate 0\.1  [\d,]+ examples/s  0:00 left  \| evaluation norm \S+"
+    assert re.fullmatch(wanted, lines[-1]), lines[-1]
+
+
+def test_progress_under_another_title_and_only_on_a_terminal(capsys, monkeypatch):
+    train(linear(), SGD, steps=2, progress="arm 3, seed 1")
+    assert "arm 3, seed 1: step 2 of 2" in capsys.readouterr().out
+    arguments = {"step": 0, "total": 1, "batch_size": 1, "unit": "steps"}
+    assert type(progress.reporter(None, "w", **arguments)) is progress.Status
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    assert type(progress.reporter(None, "w", **arguments)) is progress.Bar
+    assert type(progress.reporter(False, "w", **arguments)) is progress.Status
 
 
 def test_no_progress_prints_nothing(capsys):

@@ -1,0 +1,145 @@
+"""What a callback of `train` is given, and what it may answer."""
+
+from __future__ import annotations
+
+import enum
+import math
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lrx.training.identity import describe
+
+
+class Stop(enum.Enum):
+    """The answer of a callback that ends the run."""
+
+    STOP = "stop"
+
+    def __repr__(self) -> str:
+        return "lrx.STOP"
+
+
+STOP = Stop.STOP
+
+
+class Moment:
+    """Where a run is between two steps: what a callback is given.
+
+    Attributes:
+      step: completed steps.
+      total: steps of the whole run.
+      loss: the mean training loss of the steps since the last call.
+      rate: the learning rate of the latest update; NaN where the state holds none, or several.
+      metrics: name to number, what `lrx.monitor` found after the latest update.
+      evaluations: name to number, what was evaluated at this very step; empty where nothing was.
+      losses: (n,) float32, the training loss of each step since the last call.
+      rates: (n,) float32, likewise the learning rates.
+    """
+
+    def __init__(
+        self,
+        step: int,
+        total: int,
+        curves: dict[str, np.ndarray],
+        evaluations: dict[str, float],
+        state: Any,
+        device: jax.Device,
+    ) -> None:
+        self.step, self.total, self.evaluations = step, total, evaluations
+        nothing = np.zeros(0, np.float32)
+        self.losses, self.rates = curves.get("loss", nothing), curves.get("rate", nothing)
+        self.loss = float(np.mean(self.losses)) if len(self.losses) else math.nan
+        self.rate = float(self.rates[-1]) if len(self.rates) else math.nan
+        self.metrics = {
+            name.removeprefix("metrics/"): values[-1].item()
+            for name, values in curves.items()
+            if name.startswith("metrics/") and len(values)
+        }
+        self._state, self._device = state, device
+
+    def __repr__(self) -> str:
+        shown = {"loss": self.loss, "rate": self.rate, **self.evaluations}
+        return f"Moment(step {self.step:,} of {self.total:,}, {', '.join(f'{k} {v:.4g}' for k, v in shown.items())})"
+
+    def scalars(self) -> dict[str, float]:
+        """Return loss, rate, metrics and evaluations as one dict, the last as "evaluation/name"."""
+        known = {"loss": self.loss, "rate": self.rate, **self.metrics}
+        return {**known, **{f"evaluation/{name}": value for name, value in self.evaluations.items()}}
+
+    @property
+    def params(self) -> Any:
+        """A copy of the parameters, on the first device."""
+        return self._copy("params")
+
+    @property
+    def model_state(self) -> Any:
+        """A copy of the model state, on the first device."""
+        return self._copy("model_state")
+
+    @property
+    def opt_state(self) -> Any:
+        """A copy of the optimizer's state, on the first device."""
+        return self._copy("opt_state")
+
+    def _copy(self, name: str) -> Any:
+        if self._state is None:
+            raise RuntimeError(
+                f"moment.{name} must be read while the callback runs: afterwards the run has taken its memory over. "
+                "Keep what you need of it, not the moment."
+            )
+        return jax.device_put(jax.tree.map(jnp.copy, getattr(self._state, name)), self._device)
+
+    def close(self) -> None:
+        """Forget the state, whose memory the next step takes."""
+        self._state = None
+
+
+Callback = Callable[[Moment], Any]
+
+
+def as_callbacks(callback: Any) -> tuple[Callback, ...]:
+    """Return the callbacks of `train(callback=...)`: none, one or several.
+
+    Raises:
+      TypeError: if one is not a function.
+    """
+    if callback is None:
+        return ()
+    listed = tuple(callback) if isinstance(callback, Iterable) and not callable(callback) else (callback,)
+    for one in listed:
+        if not callable(one):
+            raise TypeError(f"callback must be a function of a moment, or a list of them, got {one!r}.")
+    return listed
+
+
+def answer_of(callback: Callback, moment: Moment, opt_state: Any) -> tuple[Any, bool]:
+    """Call a callback; return the optimizer's state to go on with, and whether to stop.
+
+    Raises:
+      TypeError: if the answer is not None, `lrx.STOP` or an optimizer state of the same structure, shapes and types.
+    """
+    answer = callback(moment)
+    if answer is None or answer is STOP:
+        return opt_state, answer is STOP
+    before = describe(opt_state)
+    try:
+        after = describe(answer)
+    except (AttributeError, TypeError):
+        after = {}
+    structure: Any = jax.tree.structure(answer)
+    if structure != jax.tree.structure(opt_state) or after != before:
+        unlike = [
+            f"{leaf} is {after.get(leaf, 'absent')} and must be {before.get(leaf, 'absent')}"
+            for leaf in {**before, **after}
+            if after.get(leaf) != before.get(leaf)
+        ]
+        raise TypeError(
+            "callback must return None, lrx.STOP or the optimizer's state with other numbers, as "
+            f"lrx.set_learning_rate(moment.opt_state, 1e-3), got a {type(answer).__name__}"
+            + (f" in which {unlike[0]}." if after and unlike else ".")
+        )
+    return jax.tree.map(jnp.copy, answer), False

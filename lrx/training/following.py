@@ -1,0 +1,156 @@
+"""Which results of an evaluation a run follows: what controllers observe, and what tells the best parameters."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+
+from lrx.reading import listeners
+from lrx.training.workload import Workload
+
+GREATEST = ("accuracy",)  # ends of names of results of which the greatest is best ...
+LEAST = ("loss", "error")  # ... and the least
+
+
+class BestBy(NamedTuple):
+    """The result that tells the best parameters."""
+
+    metric: str
+    mode: str  # "min" or "max"
+
+    def improves(self, value: float, best: float | None) -> bool:
+        """Return whether a result is better than the best so far; NaN never is."""
+        if math.isnan(value):
+            return False
+        return best is None or (value < best if self.mode == "min" else value > best)
+
+
+def best_by(keep_best: Any, workload: Workload) -> BestBy | None:
+    """Read `train(keep_best=...)`.
+
+    Raises:
+      ValueError: if it is not the name of a result, alone where the name says which is best or with "min" or "max", or
+        the workload does not evaluate.
+      TypeError: if it is of another type.
+    """
+    if keep_best is None:
+        return None
+    if isinstance(keep_best, str):
+        name = keep_best.lower()
+        if name.endswith(GREATEST) or name.endswith(LEAST):
+            found = BestBy(keep_best, "max" if name.endswith(GREATEST) else "min")
+        else:
+            raise ValueError(
+                f"keep_best must say whether the least or the greatest is best, got keep_best={keep_best!r}: give "
+                f'({keep_best!r}, "min") or ({keep_best!r}, "max").'
+            )
+    elif isinstance(keep_best, tuple | list) and len(keep_best) == 2 and isinstance(keep_best[0], str):
+        if keep_best[1] not in ("min", "max"):
+            raise ValueError(f'the mode of keep_best must be "min" or "max", got keep_best={keep_best!r}.')
+        found = BestBy(*keep_best)
+    else:
+        raise TypeError(
+            f'keep_best must be the name of a result of evaluate, as "loss" or ("accuracy", "max"), got '
+            f"keep_best={keep_best!r}."
+        )
+    _require_evaluation("keep_best", keep_best, workload)
+    return found
+
+
+def followed(feedback_metric: Any, workload: Workload, opt_state: Any, *, by_hand: bool) -> dict[str, str]:
+    """Read `train(feedback_metric=...)`: which result each controller observes.
+
+    Args:
+      feedback_metric: the name of a result, for all controllers that take observations; or controller to name, None
+        for one that is to observe nothing; or None.
+      workload: what is trained.
+      opt_state: the shapes of the optimizer's state.
+      by_hand: whether a callback may observe for controllers that are not named.
+
+    Returns:
+      Controller to name of a result.
+
+    Raises:
+      ValueError: if nothing evaluates, no controller takes observations, one that is named does not, or one that does
+        is not named.
+      TypeError: if `feedback_metric` is of another type.
+    """
+    found = _listeners(opt_state)
+    if feedback_metric is None:
+        if found and not by_hand:
+            raise ValueError(
+                f"feedback_metric must say what {_all(found)} observes, got feedback_metric=None: a controller with "
+                'feedback="observed" would wait for ever. Give the name of a result of evaluate, '
+                'feedback_metric="loss", or build it without, to follow the training loss.'
+            )
+        return {}
+    if not (
+        isinstance(feedback_metric, str)
+        or (
+            isinstance(feedback_metric, Mapping)
+            and all(isinstance(metric, str | None) for metric in feedback_metric.values())
+        )
+    ):
+        raise TypeError(
+            "feedback_metric must be the name of a result of evaluate, or {controller: name}, got "
+            f"feedback_metric={feedback_metric!r}."
+        )
+    _require_evaluation("feedback_metric", feedback_metric, workload)
+    if not found:
+        raise ValueError(
+            f"feedback_metric needs a controller that takes observations, got feedback_metric={feedback_metric!r} and "
+            'none: build it with feedback="observed", as lrx.early_stopping(feedback="observed").'
+        )
+    if isinstance(feedback_metric, str):
+        return dict.fromkeys(found, feedback_metric)
+    unknown = [name for name in feedback_metric if name not in found]
+    if unknown:
+        raise ValueError(
+            f"feedback_metric must name controllers that take observations, {_all(found)}, got {unknown[0]!r}."
+        )
+    missing = [name for name in found if name not in feedback_metric]
+    if missing and not by_hand:
+        raise ValueError(
+            f"feedback_metric must say what {_all(missing)} observes, got feedback_metric={feedback_metric!r}: give "
+            "the name of a result, or None where it is to observe nothing."
+        )
+    return {name: metric for name, metric in feedback_metric.items() if metric is not None}
+
+
+def _listeners(opt_state: Any) -> tuple[str, ...]:
+    """Return what takes observations, by a trace: the state is abstract."""
+    found: tuple[str, ...] = ()
+
+    def look(state: Any) -> None:
+        nonlocal found
+        found = listeners(state)
+
+    jax.eval_shape(look, opt_state)
+    return found
+
+
+def require_results(metrics: dict[str, str], results: Any) -> None:
+    """Raise a ValueError if an argument names a result that `evaluate` does not return.
+
+    Args:
+      metrics: result to the argument that names it.
+      results: what was evaluated.
+    """
+    for metric, argument in metrics.items():
+        if metric not in results:
+            raise ValueError(f"{argument} must name results of evaluate, {sorted(results)}, got {metric!r}.")
+
+
+def _require_evaluation(argument: str, value: Any, workload: Workload) -> None:
+    if workload.evaluate is None:
+        raise ValueError(
+            f"{argument} needs a workload that evaluates, got {argument}={value!r} and one without: give "
+            "Workload.from_functions(..., evaluate=...)."
+        )
+
+
+def _all(names: Any) -> str:
+    return " and ".join(names)

@@ -1,0 +1,444 @@
+"""A run on the host: between two compiled segments, what a run needs."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+import os
+import sys
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from lrx.controllers.early_stopping import judges
+from lrx.controllers.rollback import recovers
+from lrx.direction import require_descent
+from lrx.reading import can_stop, observe, stopped
+from lrx.training.batch_stats import evaluation_point, model_state_at
+from lrx.training.beginning import begin_from, checksum_of
+from lrx.training.callbacks import Callback, Moment, answer_of
+from lrx.training.checkpoints import OtherRunError, RunFolder, listed, open_checkpoint
+from lrx.training.curves import Curves, group
+from lrx.training.following import BestBy, followed, require_results
+from lrx.training.history import Best, History
+from lrx.training.identity import Identity, as_json, differences, run_identity
+from lrx.training.interrupt import TrainingInterrupted
+from lrx.training.program import SEGMENT_STEPS, State, compiled, local_devices, placement
+from lrx.training.progress import Status
+from lrx.training.workload import Workload
+
+SEGMENT_SECONDS = 1.0  # how long a compiled call should take
+SEGMENT_GROWTH = 8  # at most; a short call tells little about the time that a long one will take
+CHECKPOINT_SECONDS = 30.0  # between two checkpoints where `checkpoint_every` is not given
+
+
+class DivergenceError(FloatingPointError):
+    """The loss is not finite, and training stopped at that very step, before its update.
+
+    Attributes:
+      step: completed updates, whose number is the index of the step that failed.
+      loss: NaN or infinite.
+      rate: the learning rate that the update would have had, NaN where the state holds none.
+      history: the `History` up to the step, with the state before it.
+    """
+
+    def __init__(self, message: str, step: int, loss: float, rate: float, history: History) -> None:
+        super().__init__(message)
+        self.step, self.loss, self.rate, self.history = step, loss, rate, history
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What is done when, in steps, and what for."""
+
+    total: int
+    evaluate_every: int
+    checkpoint_every: int | None = None
+    callback_every: int | None = None
+    callbacks: tuple[Callback, ...] = ()
+    feedback_metric: Any = None
+    best_by: BestBy | None = None
+    stop_on_nonfinite: bool = True
+
+
+class _Saved(NamedTuple):
+    """What a checkpoint holds: a `State`, and what the host keeps beside it."""
+
+    params: Any
+    model_state: Any
+    opt_state: Any
+    best: Any
+    kept: Any  # the `Best` by an evaluation; () where none is kept
+
+
+class Run:
+    """A run: its state on the device, and what is recorded of it."""
+
+    state: State
+
+    def __init__(
+        self,
+        workload: Workload,
+        tx: optax.GradientTransformation,
+        seed: int,
+        plan: Plan,
+        folder: RunFolder | None,
+        init: Any,
+    ) -> None:
+        self.workload, self.tx, self.seed, self.plan, self.folder, self.init = workload, tx, seed, plan, folder, init
+        self.devices = local_devices(workload.batches)
+        self.placement, _ = placement(self.devices)
+        self.program = compiled(workload, tx, stop_on_nonfinite=plan.stop_on_nonfinite)
+        keys = jax.device_put(tuple(jax.random.split(jax.random.key(seed))), self.placement)
+        self.init_key, self.key = keys
+        self.shapes = jax.eval_shape(self.program.initialize, self.init_key)
+        self.feedback = followed(plan.feedback_metric, workload, self.shapes.opt_state, by_hand=bool(plan.callbacks))
+        self.step = 0
+        self.resumed_at: int | None = None
+        self.changes: dict[str, list[str]] = {}  # by the step from which on they hold
+        self.curves = Curves()
+        self.kept: Best | None = None  # by an evaluation
+        self.kept_value: float | None = None
+        self.ended = False  # by a callback
+        self.called_at = 0
+        self.saved_step, self.saved_at = 0, time.monotonic()
+
+    # --- where it begins
+
+    def begin(self, resume: bool, resume_from: int | str | os.PathLike[str] | None, on_mismatch: str) -> None:
+        """Make the initial state, or read a checkpoint."""
+        found = self._source(resume, resume_from)
+        if found is None or found[1] < self.plan.total:
+            require_descent(self.tx, self.shapes.params)
+        if found is None:
+            self._begin_anew()
+            return
+        source, step = found
+        where = f"checkpoint={str(source.path)!r} holds a run that has made {step:,} steps"
+        about = self._require_same_run(source, step, on_mismatch)
+        if step > self.plan.total:
+            raise ValueError(f"{where}, got a length of {self.plan.total:,}: give at least that, or another folder.")
+        self._restore(source, step, about)
+        if source is self.folder:
+            source.discard_after(step)
+        else:
+            source.close()
+        self._say(f"resumed at step {step:,}" if step < self.plan.total else "complete, nothing is trained")
+
+    def _source(self, resume: bool, resume_from: int | str | os.PathLike[str] | None) -> tuple[RunFolder, int] | None:
+        """Return the folder and the step to go on from, None to begin anew."""
+        latest = None if self.folder is None else self.folder.latest()
+        if self.folder is not None and latest is not None:
+            if not resume:
+                raise ValueError(
+                    f"checkpoint={str(self.folder.path)!r} holds a run that has made {latest:,} steps, which "
+                    "resume=False would overwrite: give another folder, delete this one, or go on with resume=True."
+                )
+            if not isinstance(resume_from, int):
+                return self.folder, latest
+            if resume_from not in self.folder.steps():
+                raise ValueError(
+                    f"resume_from must be a step of which checkpoint={str(self.folder.path)!r} holds a checkpoint, "
+                    f"{', '.join(map(str, self.folder.steps()))}, got resume_from={resume_from}."
+                )
+            return self.folder, resume_from
+        if isinstance(resume_from, int):
+            raise ValueError(
+                f"resume_from={resume_from} needs a folder with a checkpoint of that step: give checkpoint=FOLDER, or "
+                'the checkpoint of another run, resume_from="FOLDER/STEP".'
+            )
+        return None if resume_from is None else open_checkpoint(resume_from)
+
+    def _begin_anew(self) -> None:
+        self.state = self.program.initialize(self.init_key)
+        if self.init is not None:
+            state, notes = begin_from(self.init, self.state)
+            self.state = jax.device_put(state, self.placement)
+            if notes:
+                self.changes["0"] = notes
+                self._say("; ".join(notes))
+        wanted = {metric: "feedback_metric" for metric in self.feedback.values()}
+        if self.plan.best_by is not None:
+            wanted[self.plan.best_by.metric] = "keep_best"
+        if wanted and self.workload.evaluate is not None:
+            # Once, to see that the names are there: at the end of the first epoch it would be late.
+            require_results(wanted, self.workload.evaluate(*self._evaluation_point()))
+        if self.feedback and self.plan.evaluate_every >= self.plan.total:
+            self._say(f"{' and '.join(self.feedback)} will observe nothing before the end: lower evaluate_every")
+
+    def _require_same_run(self, source: RunFolder, step: int, on_mismatch: str) -> dict[str, Any]:
+        """Raise a ValueError if a checkpoint is of another run, or note from where on this one is another."""
+        found = source.identity(step)
+        about: dict[str, Any] = found.pop("about", {})
+        self.changes = about.get("changes", {})
+        unlike = differences(found, self._identity)
+        if not unlike:
+            return about
+        where = f"checkpoint={str(source.path)!r} holds another run, at step {step:,}: {listed(unlike)}."
+        if on_mismatch == "error":
+            raise OtherRunError(
+                f"{where} Give another folder, delete this one if that run is not wanted any more, or go on from it "
+                'with what is given, on_mismatch="continue".',
+                source.path,
+                unlike,
+            )
+        for name in ("params", "model_state", "opt_state"):
+            if found.get(name) != self._identity[name]:
+                raise ValueError(
+                    f"{where} Its state has another structure, from which this run cannot go on: begin another, with "
+                    "init=History of that one, which takes over what fits."
+                )
+        self.changes[str(step)] = unlike
+        self._say(f"goes on with something else from step {step:,}: {listed(unlike)}")
+        return about
+
+    def _restore(self, source: RunFolder, step: int, about: dict[str, Any]) -> None:
+        plan = self.plan
+        if plan.best_by is not None and about.get("best_by") != list(plan.best_by):
+            raise ValueError(
+                f"keep_best must be what the run in {str(source.path)!r} was begun with, {about.get('best_by')}, got "
+                f"keep_best={tuple(plan.best_by)}: the best parameters until step {step:,} were not kept. Begin the "
+                "run in another folder."
+            )
+        kept: Any = ()
+        if plan.best_by is not None and about.get("best_value") is not None:
+            step_like: Any = jax.ShapeDtypeStruct((), jnp.int32)
+            kept = Best(step_like, self.shapes.params, self.shapes.model_state)
+        self.step, saved, recorded = source.restore(_Saved(**self.shapes._asdict(), kept=kept), step)
+        *state, kept = saved
+        self.state = jax.device_put(State(*state), self.placement)
+        if isinstance(kept, Best):
+            self.kept, self.kept_value = jax.device_put(kept, self.devices[0]), about["best_value"]
+        self.resumed_at = self.saved_step = self.called_at = self.step
+        if self.folder is not None:
+            self.folder.pinned |= set(about.get("pinned", ()))
+        self.curves = Curves(recorded)
+        # The end of a shorter run was evaluated out of turn; the longer run would not have stopped there.
+        last = self.curves.evaluation_steps[-1] if self.curves.evaluation_steps else 0
+        if last % plan.evaluate_every and last < plan.total:
+            self.curves.drop_last_evaluation()
+
+    @functools.cached_property
+    def _identity(self) -> Identity:
+        settings: dict[str, Any] = {"seed": self.seed}
+        if self.feedback:
+            settings |= {"feedback_metric": self.feedback, "evaluate_every": self.plan.evaluate_every}
+        if self.init is not None:
+            settings["begun"] = checksum_of(self.init)
+        return as_json(run_identity(self.workload, self.tx, **settings))
+
+    def _say(self, what: str) -> None:
+        print(f"{self.workload.name}: {what}", file=sys.stderr)
+
+    # --- the loop
+
+    def go(self, status: Status, interrupted: Callable[[], bool]) -> None:
+        """Train to the end."""
+        plan = self.plan
+        arrays = jax.device_put(self.workload.batches.arrays, self.placement)
+        length = 1
+        compiling = True
+        while True:
+            is_evaluated = self.curves.is_evaluated(self.step)
+            if self._due(plan.evaluate_every) and not is_evaluated and not interrupted():
+                self._evaluate()
+                status.evaluated(self.step, self.curves.latest_evaluation())
+            if self._call() and self.ended:
+                continue  # the end is evaluated
+            if self.folder is not None and self.step > self.saved_step:
+                waited = time.monotonic() - self.saved_at >= CHECKPOINT_SECONDS
+                due = self._due(plan.checkpoint_every) or (plan.checkpoint_every is None and waited)
+                if due or self.step in self.folder.pinned or interrupted():
+                    self._save(self.folder)
+            if interrupted():
+                raise self._interruption()
+            if self._finished():
+                return
+            if compiling:  # A call that makes no step compiles, and so the clock shows how long steps take.
+                self._segment(arrays, self.step)
+                status.start()
+                compiling = False
+            stop = min(self.step + length, self._next_stop())
+            first, began = self.step, time.monotonic()
+            self._segment(arrays, stop)
+            done, elapsed = self.step - first, time.monotonic() - began
+            status.update(self.step, float(np.mean(self.curves.latest("loss"))), float(self.curves.latest("rate")[-1]))
+            wanted = int(SEGMENT_SECONDS / max(elapsed, 1e-9) * done)
+            length = max(1, min(wanted, SEGMENT_GROWTH * done, SEGMENT_STEPS))
+
+    def _next_stop(self) -> int:
+        """Return the next step after which something is to be done."""
+        plan = self.plan
+        intervals = (plan.evaluate_every, plan.checkpoint_every, plan.callback_every if plan.callbacks else None)
+        pinned = () if self.folder is None else self.folder.pinned
+        return min(
+            plan.total,
+            *((self.step // every + 1) * every for every in intervals if every),
+            *(step for step in pinned if step > self.step),
+        )
+
+    def _due(self, every: int | None) -> bool:
+        """Return whether what is done every so many steps, and at the end, is to be done now."""
+        return self.step > 0 and (self._finished() or (every is not None and self.step % every == 0))
+
+    def _finished(self) -> bool:
+        """Return whether the run is at its end, or a controller or callback has ended it."""
+        if self.step == self.plan.total or self.ended:
+            return True
+        return can_stop(self.state.opt_state) and bool(stopped(self.state.opt_state))
+
+    def _segment(self, arrays: Any, stop: int) -> None:
+        start = self.step
+        self.state, completed, curves = self.program.segment(
+            self.state, arrays, self.key, jnp.int32(start), jnp.int32(stop)
+        )
+        self.step = int(completed)
+        recorded = {name: np.asarray(values) for name, values in curves.items()}
+        self.curves.extend(recorded, self.step - start)
+        if can_stop(self.state.opt_state) and bool(stopped(self.state.opt_state)):
+            if recovers(self.state.opt_state):
+                raise self._given_up()
+        elif self.step < stop:
+            failed = {name: float(recorded[name][self.step - start]) for name in ("loss", "rate")}
+            raise self._divergence(**failed)
+
+    # --- between two segments
+
+    def _evaluate(self) -> None:
+        if self.workload.evaluate is None:
+            return
+        params, model_state = self._evaluation_point()
+        self.curves.evaluate(self.step, self.workload.evaluate(params, model_state))
+        results = self.curves.latest_evaluation()
+        best_by = self.plan.best_by
+        if best_by is not None and best_by.improves(results[best_by.metric], self.kept_value):
+            # Copies, for the next step takes the memory of the state.
+            self.kept = jax.tree.map(jnp.copy, Best(jnp.int32(self.step), params, model_state))
+            self.kept_value = results[best_by.metric]
+        if self.step % self.plan.evaluate_every == 0:
+            self._observe(results)
+
+    def _evaluation_point(self) -> tuple[Any, Any]:
+        return evaluation_point(self.workload, self._state_on_first_device(), self.seed)
+
+    def _observe(self, results: dict[str, float]) -> None:
+        """Give the controllers what has just been evaluated."""
+        told = self.state.opt_state
+        for controller, metric in self.feedback.items():
+            value = jax.device_put(jnp.float32(results[metric]), self.placement)
+            told = observe(told, value=value, to=controller)
+        if self.feedback:
+            self._tell(told)
+
+    def _tell(self, opt_state: Any) -> None:
+        """Go on with an optimizer state that an observation or a callback has changed."""
+        told = jax.device_put(opt_state, self.placement)
+        self.state = self.program.judged(self.state, told, jnp.int32(self.step))
+
+    def _call(self) -> bool:
+        """Call the callbacks if it is their turn, and return whether it was."""
+        plan = self.plan
+        if not plan.callbacks or self.step == self.called_at:
+            return False
+        is_evaluated = self.curves.is_evaluated(self.step)
+        if not (is_evaluated or self._due(plan.callback_every) or plan.callback_every is None):
+            return False
+        evaluations = self.curves.latest_evaluation() if is_evaluated else {}
+        recent = self.curves.recent()
+        for callback in plan.callbacks:
+            moment = Moment(self.step, plan.total, recent, evaluations, self.state, self.devices[0])
+            try:
+                opt_state, ends = answer_of(callback, moment, self.state.opt_state)
+            finally:
+                moment.close()
+            self.ended = self.ended or ends
+            if opt_state is not self.state.opt_state:
+                self._tell(opt_state)
+                self.changes.setdefault(str(self.step), []).append("a callback changed opt_state")
+        self.called_at = self.step
+        return True
+
+    def _save(self, folder: RunFolder) -> None:
+        best_by = self.plan.best_by
+        about = {
+            "changes": self.changes,
+            "pinned": sorted(folder.pinned),
+            "best_by": None if best_by is None else list(best_by),
+            "best_value": self.kept_value,
+        }
+        saved = _Saved(**self.state._asdict(), kept=() if self.kept is None else self.kept)
+        folder.save(self.step, saved, self.curves.arrays(), {**self._identity, "about": about})
+        self.saved_step, self.saved_at = self.step, time.monotonic()
+
+    def _state_on_first_device(self) -> State:
+        # What works on one device need not work on several, and evaluating on each would be no faster.
+        return jax.device_put(self.state, self.devices[0])
+
+    # --- what it leaves
+
+    def history(self) -> History:
+        """Return what the run has left until now."""
+        recorded = self.curves.arrays()
+        nothing = np.zeros(0, np.float32)
+        return History(
+            recorded.get("loss", nothing),
+            recorded.get("rate", nothing),
+            group(recorded, "metrics/"),
+            group(recorded, "evaluations/"),
+            recorded["evaluation_steps"],
+            *self._state_on_first_device()[:3],
+            self._judged() if self.plan.best_by is None else self.kept,
+            self.resumed_at,
+            {int(step): notes for step, notes in self.changes.items()},
+        )
+
+    def _judged(self) -> Best | None:
+        """Return the best that an `early_stopping` saw."""
+        state = self._state_on_first_device()
+        if not judges(state.opt_state):
+            return None
+        best = state.best
+        assert isinstance(best, Best)
+        then = state._replace(model_state=best.model_state)
+        return best._replace(model_state=model_state_at(self.workload, best.params, then, self.seed))
+
+    def _interruption(self) -> TrainingInterrupted:
+        message = f"stopped by Ctrl-C after {self.step:,} of {self.plan.total:,} steps. "
+        if self.folder is None:
+            message += "Nothing is saved, for want of checkpoint=FOLDER; the state is in the exception's history."
+        else:
+            message += f"Saved in {str(self.folder.path)!r}: start it again with the same arguments to go on."
+        return TrainingInterrupted(message, self.step, self.history())
+
+    def _given_up(self) -> DivergenceError:
+        history = self.history()
+        loss, rate = (float(values[-1]) for values in (history.loss, history.rate))
+        message = (
+            f"the run diverged again at step {self.step - 1:,} after the last of its rollbacks, and stopped with the "
+            "parameters from before, which are in the exception's history. Try a lower rate, or more max_rollbacks."
+        )
+        return DivergenceError(message, self.step, loss, rate, history)
+
+    def _divergence(self, loss: float, rate: float) -> DivergenceError:
+        epoch = self.step / self.workload.batches.steps_per_epoch
+        at = "" if math.isnan(rate) else f", at a learning rate of {rate:.6g}"
+        message = (
+            f"the loss is {loss} at step {self.step:,} (epoch {epoch:.1f}){at}. Try a lower rate, a warm-up, "
+            "lrx.warmup(schedule, steps), or clipping, optax.clip_by_global_norm(1.0) before the optimizer; where this "
+            "is step 0, look at the data."
+        )
+        if self.folder is not None:
+            self.folder.discard(self.step)  # made just before the step that failed, it would fail again
+            good = self.folder.latest()
+            if good is not None:
+                message += (
+                    f" The checkpoint of step {good:,} in {str(self.folder.path)!r} is good: the same call with "
+                    'another rate and on_mismatch="continue" goes on from there.'
+                )
+        return DivergenceError(message, self.step, loss, rate, self.history())

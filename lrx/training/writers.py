@@ -1,0 +1,140 @@
+"""Callbacks that write the numbers of a run to a file, to TensorBoard or to Weights & Biases."""
+
+from __future__ import annotations
+
+import csv
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from lrx.training.callbacks import Moment
+
+
+def csv_writer(path: str | os.PathLike[str]) -> Callable[[Moment], None]:
+    """Build a callback that writes a row for each call to a CSV file.
+
+    The columns are the step, the mean training loss since the row before, the rate, what `lrx.monitor` shows, and
+    "evaluation/name" where something was evaluated at that step. A run that is resumed goes on below its own rows; rows
+    of later steps than its first are replaced. The file is whole at any time.
+
+    Args:
+      path: of the file; its folder is made where it does not exist.
+
+    Returns:
+      A callback for `train`.
+
+    Example:
+      >>> import jax.numpy as jnp, pathlib, tempfile, lrx
+      >>> from lrx.training import csv_writer
+      >>> path = pathlib.Path(tempfile.mkdtemp()) / "run.csv"
+      >>> loss_fn = lambda w, x, key: jnp.mean((w - x) ** 2)
+      >>> batches = lrx.Batches(jnp.zeros(8), batch_size=4)
+      >>> workload = lrx.Workload.from_functions("bowl", lambda key: jnp.ones(()), loss_fn, batches)
+      >>> history = lrx.train(workload, lrx.sgd(0.25), steps=4, callback=csv_writer(path), callback_every=2)
+      >>> print(path.read_text().strip())
+      step,loss,rate,scale
+      2,0.625,0.25,1.0
+      4,0.0390625,0.25,1.0
+    """
+    path = Path(path).expanduser()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rows: list[dict[str, Any]] | None = None
+    columns: list[str] = []
+
+    def write(moment: Moment) -> None:
+        nonlocal rows, columns
+        if rows is None:
+            rows = [row for row in _rows(path) if int(row["step"]) < moment.step]
+            columns = list(rows[0]) if rows else []
+        row = {"step": moment.step, **moment.scalars()}
+        rows.append(row)
+        added = [name for name in row if name not in columns]
+        if added or len(rows) == 1:
+            columns += added
+            _write_whole(path, columns, rows)
+        elif len(rows) > 1:
+            with open(path, "a", newline="") as file:
+                csv.DictWriter(file, columns, lineterminator="\n").writerow(row)
+
+    return write
+
+
+def _rows(path: Path) -> list[dict[str, Any]]:
+    if not path.exists():
+        return []
+    with open(path, newline="") as file:
+        reader = csv.DictReader(file)
+        if reader.fieldnames is not None and "step" not in reader.fieldnames:
+            raise ValueError(f"path must be a file that csv_writer has written, got {str(path)!r}: give another.")
+        return [row for row in reader if row["step"].isdigit()]
+
+
+def _write_whole(path: Path, columns: list[str], rows: list[dict[str, Any]]) -> None:
+    with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".tmp", delete=False, newline="") as file:
+        writer = csv.DictWriter(file, columns, restval="", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    os.replace(file.name, path)
+
+
+def tensorboard_writer(to: Any) -> Callable[[Moment], None]:
+    """Build a callback that writes the numbers of each call to TensorBoard.
+
+    Args:
+      to: the folder of the run, for which tensorboardX is needed; or a writer with `add_scalar(name, value, step)`,
+        such as `torch.utils.tensorboard.SummaryWriter`.
+
+    Returns:
+      A callback for `train`.
+
+    Raises:
+      ImportError: if `to` is a folder and tensorboardX is not installed.
+    """
+    writer = to
+    if not hasattr(to, "add_scalar"):
+        try:
+            from tensorboardX import SummaryWriter
+        except ImportError as error:
+            raise ImportError(
+                "tensorboard_writer needs tensorboardX: pip install tensorboardX, or give another package's writer."
+            ) from error
+        writer = SummaryWriter(os.fspath(to))
+
+    def write(moment: Moment) -> None:
+        for name, value in moment.scalars().items():
+            writer.add_scalar(name, value, moment.step)
+        if hasattr(writer, "flush"):
+            writer.flush()
+
+    return write
+
+
+def wandb_writer(run: Any = None, **settings: Any) -> Callable[[Moment], None]:
+    """Build a callback that logs the numbers of each call to Weights & Biases.
+
+    Args:
+      run: what `wandb.init` has returned; without it one is begun.
+      **settings: what `wandb.init` is given, as `project="digits"`, where there is no run.
+
+    Returns:
+      A callback for `train`. The run is not finished by it: call `run.finish()`, or end the process.
+
+    Raises:
+      ImportError: if there is no run and wandb is not installed.
+      ValueError: if both a run and settings are given.
+    """
+    if run is not None and settings:
+        raise ValueError(f"settings must be left out where run is given, got {sorted(settings)}: it has its own.")
+    if run is None:
+        try:
+            import wandb
+        except ImportError as error:
+            raise ImportError("wandb_writer needs wandb: pip install wandb.") from error
+        run = wandb.init(**settings)
+
+    def write(moment: Moment) -> None:
+        run.log(moment.scalars(), step=moment.step)
+
+    return write
