@@ -27,7 +27,7 @@ def train(data="cifar10", data_dir=None, epochs=5, batch_size=128, max_steps=Non
     steps = min(epochs * steps_per_epoch, max_steps or 2**31)
 
     # The rate: warm up, anneal, and reduce on a plateau of the loss, an epoch's losses to an average.
-    schedule = lrx.warmup(lrx.cosine_decay(1e-3, decay_steps=steps), warmup_steps=steps // 20)
+    schedule = lrx.warmup_cosine_decay(1e-3, warmup_steps=0.05, total_steps=steps)
     rate = schedule * lrx.reduce_on_plateau(factor=0.5, patience=2, accumulation_size=steps_per_epoch)
     # Any optax chain, closed by the rate.
     tx = optax.chain(optax.clip_by_global_norm(1.0), optax.scale_by_adam(), rate)

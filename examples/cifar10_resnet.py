@@ -28,7 +28,7 @@ def train(data="cifar10", data_dir=None, depth=20, epochs=30, batch_size=128, ma
     steps_per_epoch = len(dataset.train_images) // batch_size
     steps = min(epochs * steps_per_epoch, max_steps or 2**31)
 
-    rate = lrx.warmup(lrx.cosine_decay(0.1, decay_steps=steps), warmup_steps=steps // 20)
+    rate = lrx.warmup_cosine_decay(0.1, warmup_steps=0.05, total_steps=steps)
     tx = optax.chain(optax.add_decayed_weights(1e-4), lrx.sgd(rate, momentum=0.9))
     optimizer = nnx.Optimizer(model, tx, wrt=nnx.Param)
 

@@ -92,6 +92,8 @@ __all__ = [
     "train",
     "update_count",
     "warmup",
+    "warmup_cosine_decay",
+    "warmup_linear_decay",
     "warmup_stable_decay",
     "warmup_until",
 ]

@@ -141,6 +141,17 @@ def steps(name: str, value: Any, *, at_least: int = 1, hint: str = "", unit: str
     )
 
 
+def steps_or_fraction(name: str, value: Any, total_name: str) -> None:
+    """Require a whole number of optimizer steps, from 0 to 2^31 - 1, or a fraction of a total, in (0, 1)."""
+    _require(
+        name,
+        value,
+        lambda x: ((x == np.floor(x)) & (x >= 0) & (x <= INT32_MAX)) | ((x > 0) & (x < 1)),
+        f"a whole number of steps >= 0 and < 2^31, or a fraction of {total_name} in (0, 1)",
+        "",
+    )
+
+
 def seed(value: Any) -> None:
     """Require the seed of a run."""
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or not 0 <= value <= INT32_MAX:

@@ -75,6 +75,8 @@ from lrx.schedules import (
     step_decay,
     tabulated,
     warmup,
+    warmup_cosine_decay,
+    warmup_linear_decay,
     warmup_stable_decay,
 )
 from lrx.training import STOP, Batches, DivergenceError, History, TrainingInterrupted, Workload, train

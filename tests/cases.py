@@ -49,6 +49,7 @@ class Case:
     build: Mapping[str, Callable[[Any], Any]] = dataclasses.field(default_factory=dict)  # number -> argument
     tolerance: float = 1e-6  # law 5
     end: int | None = None  # the step from which on a schedule holds its end
+    within: tuple[str, ...] = ()  # durations that are parts of another one
     needs_params: bool = False
     needs_value: bool = False  # unless built with observed feedback
     decays: bool = False  # moves parameters that have no gradient
@@ -57,6 +58,15 @@ class Case:
     recovers: bool = False  # a gradient that is not finite never arrives
     searches: bool = False  # evaluates a loss function, which no wrapper may drop
     values: tuple[float, ...] = (1.0, 1.0, 0.95, 1.0, 1.0, 0.9, 1.0, 1.0)  # over which every sweep shows
+
+    @property
+    def durations(self) -> list[str]:
+        """The hyperparameters that are numbers of steps and may have any length."""
+        return [
+            name
+            for name, values in self.sweep.items()
+            if name not in self.within and all(isinstance(value, int) for value in values)
+        ]
 
     def complete(self, tx: Any) -> Any:
         """Add the loss function to the updates of what searches."""
@@ -235,6 +245,25 @@ SCHEDULES: dict[str, Case] = {
         },
         end=5,
     ),
+    **{
+        f"{make.__name__}, {kind}": Case(
+            make,
+            {"peak_value": 0.3, "warmup_steps": start, "total_steps": 7, "end_value": 0.01},
+            {
+                "peak_value": (0.0, 0.1, 2.0),
+                "init_value": (0.0, 0.1, 2.0),
+                "end_value": (0.0, 0.2, 1.0),
+                **sweep,
+            },
+            end=7,
+            within=("warmup_steps",),
+        )
+        for make in (lrx.warmup_cosine_decay, lrx.warmup_linear_decay)
+        for kind, start, sweep in (
+            ("in steps", 2, {"warmup_steps": (0, 1, 5)}),
+            ("as a share", 0.3, {"warmup_steps": (0.1, 0.5, 0.75), "total_steps": (1, 9, 10_000)}),
+        )
+    },
     "warmup_stable_decay": Case(
         lrx.warmup_stable_decay,
         {"peak_value": 0.3, "warmup_steps": 2, "stable_steps": 1, "decay_steps": 3, "end_value": 0.01},

@@ -244,6 +244,18 @@ def _one_cycle_momentum(
     return _phases(t, values, int(total_steps), float(pct_start), anneal)
 
 
+def _warmup_decay(falls: Callable[..., np.ndarray]) -> Callable[..., np.ndarray]:
+    def rates(
+        t: np.ndarray, *, peak_value: Any, warmup_steps: Any, total_steps: Any, init_value: Any, end_value: Any
+    ) -> np.ndarray:
+        climb = int(warmup_steps) if float(warmup_steps) >= 1 else round(float(warmup_steps) * int(total_steps))
+        start, peak, length = float(init_value), float(peak_value), int(total_steps) - climb
+        after = falls(np.maximum(t - climb, 0), init_value=peak, decay_steps=length, end_value=end_value)
+        return np.where(t < climb, start + (peak - start) * np.minimum(t, climb) / max(climb, 1), after)
+
+    return rates
+
+
 def _warmup_stable_decay(
     t: np.ndarray,
     *,
@@ -312,6 +324,8 @@ _FAMILIES: dict[str, Callable[..., np.ndarray]] = {
     "step_decay": _step_decay,
     "tabulated": _tabulated,
     "warmup": _warmup,
+    "warmup_cosine_decay": _warmup_decay(_cosine_decay),
+    "warmup_linear_decay": _warmup_decay(_linear_decay),
     "warmup_stable_decay": _warmup_stable_decay,
     "_multiply": _product,
 }

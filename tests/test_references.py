@@ -304,6 +304,10 @@ OPTAX_SCHEDULES = {
         lambda: lrx.warmup(0.1, 20, init_value=0.01),
         lambda: optax.warmup_constant_schedule(0.01, 0.1, 20),
     ),
+    "warm-up and cosine with a total": (
+        lambda: lrx.warmup_cosine_decay(0.1, 20, 120, init_value=0.01, end_value=0.001),
+        lambda: optax.warmup_cosine_decay_schedule(0.01, 0.1, 20, 120, end_value=0.001),
+    ),
     "warmup-cosine": (
         lambda: lrx.warmup(lrx.cosine_decay(0.1, 100, end_value=0.001), 20),
         lambda: optax.warmup_cosine_decay_schedule(0.0, 0.1, 20, 120, end_value=0.001),

@@ -97,6 +97,26 @@ REFUSED: list[tuple[Callable[..., Any], dict[str, Any], Any, str]] = [
     *_rates_refused(lrx.warmup, "init_value"),
     (lrx.warmup, {"init_value": 0.0, "mode": "exponential"}, ValueError, "^init_value must be a finite number > 0"),
     *_words_refused(lrx.warmup, "mode"),
+    *(
+        refusal
+        for make in (lrx.warmup_cosine_decay, lrx.warmup_linear_decay)
+        for refusal in (
+            *_rates_refused(make, "peak_value"),
+            *_rates_refused(make, "init_value"),
+            *_rates_refused(make, "end_value"),
+            *_steps_refused(make, "total_steps"),
+            *_refusals(
+                make,
+                "warmup_steps",
+                (-1, -0.1, 1.5, 2**31, NAN, INF),
+                ValueError,
+                r"must be a whole number of steps >= 0 and < 2\^31, or a fraction of total_steps in \(0, 1\), got {0}=",
+            ),
+            *_refusals(
+                make, "warmup_steps", (7, 8, 0.99), ValueError, "must be < total_steps, got {0}=.*the total incl"
+            ),
+        )
+    ),
     (lrx.join, {"schedules": [], "boundaries": []}, ValueError, "^boundaries must be one fewer than schedules"),
     (lrx.join, {"schedules": [0.1, -0.1]}, ValueError, r"^schedules\[1\] must be a finite number >= 0"),
     (lrx.join, {"schedules": [0.1, _following_feedback]}, TypeError, rf"^schedules\[1\] {_not_a_schedule}"),

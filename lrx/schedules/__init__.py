@@ -12,6 +12,7 @@ from lrx.schedules.polynomial import linear_decay, polynomial_decay
 from lrx.schedules.refinement import refined
 from lrx.schedules.stepwise import piecewise_constant, step_decay
 from lrx.schedules.tables import interpolate, tabulated
+from lrx.schedules.warmup_decay import warmup_cosine_decay, warmup_linear_decay
 from lrx.schedules.warmup_stable_decay import warmup_stable_decay
 
 __all__ = [
@@ -34,5 +35,7 @@ __all__ = [
     "step_decay",
     "tabulated",
     "warmup",
+    "warmup_cosine_decay",
+    "warmup_linear_decay",
     "warmup_stable_decay",
 ]
