@@ -281,6 +281,20 @@ def widened(gradients: Any) -> Any:
     return jax.tree.map(lambda leaf: leaf if has_no_gradient(leaf) else wide(leaf), gradients)
 
 
+def rounded_like(positions: Any, params: Any) -> Any:
+    """Return exact positions in the parameters' types."""
+    return jax.tree.map(lambda here, position: _as_type(position, _type_of(here)), params, positions)
+
+
+def moved_to(mean: jax.Array, x: jax.Array, share: jax.Array) -> jax.Array:
+    """Move a mean towards an iterate by its share; what has overflowed is no iterate, and integers have no mean."""
+    if not jnp.issubdtype(jnp.result_type(x), jnp.inexact):
+        return mean
+    x = wide(x)
+    finite = jnp.isfinite(x)
+    return jnp.where(finite, (1 - share) * mean + share * jnp.where(finite, x, 0.0), mean).astype(mean.dtype)
+
+
 def moved(positions: Any, steps: Any, gradients: Any) -> Any:
     """Return the positions after a step, none of which a finite gradient takes out of the range of numbers."""
     leaves, structure = jax.tree.flatten(gradients, is_leaf=lambda leaf: leaf is None)
@@ -306,6 +320,7 @@ def toward(positions: Any, params: Any, gradients: Any) -> Any:
     def lead(gradient: Any, position: Any, here: Any) -> Any:
         if has_no_gradient(gradient):
             return gradient
+        # Beyond the range of a narrow type its largest number, and no infinity, from which no update would lead back.
         there = wide(_as_type(_within(position, gradient, _type_of(here)), _type_of(here)))
         return _as_type(_within(there - wide(here), gradient, _type_of(gradient)), _type_of(gradient))
 

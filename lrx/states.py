@@ -29,6 +29,7 @@ like lrx's. `reading` asks for the methods and never for a type.
     evaluation_params(params)  the parameters to evaluate at; `params` itself where that is the same
     judge(value)          the memory of a controller once it has seen a loss: what an observation means before an update
                           takes it
+    applied_params(params)     the parameters after the update, from those to which the updates have been added
 """
 
 from __future__ import annotations

@@ -411,6 +411,16 @@ OPTIMIZERS: dict[str, Case] = {
     "accumulate": Case(
         lrx.accumulate, {"tx": lrx.sgd(lrx.linear_decay(0.1, 9), momentum=0.9), "every": 1}, {"every": (1, 2, 3)}
     ),
+    "averaged": Case(
+        lrx.averaged,
+        {"tx": lrx.sgd(lrx.linear_decay(0.1, 9), momentum=0.9), "decay": 0.5},
+        {"decay": DECAYS, "start_after": (0, 1, 3)},
+        needs_params=True,
+    ),
+    "averaged by half-life": Case(
+        lrx.averaged, {"tx": lrx.nesterov(0.1), "half_life": 2.0}, {"half_life": (0.5, 2.0, 9.0)}, needs_params=True
+    ),
+    "master_weights": Case(lrx.master_weights, {"tx": lrx.adam(0.1)}, needs_params=True),
     "group_rates": Case(
         lrx.group_rates,
         {"tx": lrx.heavy_ball(0.1), "labels": lambda path, leaf: len(path) % 2, "factors": lambda label: 0.5 + label},

@@ -300,7 +300,8 @@ def test_law_2_hyperparameters_are_swept_by_vmap_and_changed_without_recompiling
 
 @all_sweeps
 def test_law_2_a_sweep_changes_what_comes_out(case, name):
-    # A hyperparameter that does nothing would pass every sweep: two of its values must differ in some update.
+    # A hyperparameter that does nothing would pass every sweep: two of its values must differ in some update,
+    # or in where to evaluate.
     params = vector_params()
     stream, values = gradient_stream(params, len(case.values)), list(case.values)
     if case.coupled:  # estimates of a distance grow while gradients point one way
@@ -310,7 +311,8 @@ def test_law_2_a_sweep_changes_what_comes_out(case, name):
         tx = case(**{name: value})
         if len(values) > 8:
             tx = optax.GradientTransformationExtraArgs(tx.init, jax.jit(tx.update))
-        return jax.tree.leaves(eager_run(tx, params, stream, values, moving=True)[0])
+        rows, state = eager_run(tx, params, stream, values, moving=True)
+        return jax.tree.leaves((rows, lrx.eval_params(state, params)))
 
     first, *rest = (updates(value) for value in case.sweep[name])
     assert any(not np.array_equal(a, b) for other in rest for a, b in zip(first, other, strict=True))

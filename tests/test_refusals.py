@@ -471,10 +471,14 @@ REFUSED: list[tuple[Callable[..., Any], dict[str, Any], Any, str]] = [
     *_words_refused(lrx.early_stopping, "mode"),
     *[
         (factory, {"tx": tx}, TypeError, "^tx must be a gradient transformation, got tx=")
-        for factory in (lrx.mechanic, lrx.rollback_on_divergence)
+        for factory in (lrx.mechanic, lrx.rollback_on_divergence, lrx.averaged, lrx.master_weights)
         for tx in (0.1, None, lrx.sgd)
     ],
     (lrx.mechanic, {"betas": (0.9, 1.0)}, ValueError, r"^betas must be numbers in \[0, 1\), got betas="),
+    *_refusals(lrx.averaged, "decay", (-0.1, 1.0, NAN), ValueError, r"must be in \[0, 1\), got {0}="),
+    (lrx.averaged, {"decay": None, "half_life": 0.0}, ValueError, "^half_life must be a finite number > 0, got"),
+    (lrx.averaged, {"half_life": 10}, ValueError, "^decay must be left out with half_life, got decay="),
+    *_refusals(lrx.averaged, "start_after", (-1, 2.5), ValueError, "must be a whole number of updates >= 0"),
     *_refusals(lrx.dog, "averaging", (-0.1, NAN), ValueError, "must be a finite number >= 0, got {0}="),
     (lrx.mechanic, {"betas": ()}, ValueError, "^betas must be a list of at least one number"),
     (lrx.pid, {"error": 0.1}, TypeError, "^error must be a function of the loss, got error=0.1"),

@@ -18,7 +18,7 @@ from lrx.controllers._smoothing import RunningMean, add, empty_mean
 from lrx.feedback import no_observation, receive
 from lrx.rates import ArrayLike
 from lrx.reading import scale_learning_rate, scale_rates, state_of
-from lrx.states import Observation, RateState, Snapshot, shows
+from lrx.states import Observation, RateState, Snapshot, shows, tells
 from lrx.transformations import factory
 
 SMOOTHING = 0.9  # of the loss that a loss is compared with: of some ten minibatches
@@ -42,6 +42,10 @@ class RollbackState(NamedTuple):
     def stops(self) -> jax.Array:
         """Say whether the run is over."""
         return self.stopped
+
+    def applied_params(self, params: Any) -> Any:
+        """Return the parameters that were kept, where this update took them back."""
+        return _taken_back(self, _settled(self.inner, params))
 
 
 @factory
@@ -172,10 +176,11 @@ def rollback_on_divergence(
 
 
 def apply_updates(params: Any, updates: Any, state: Any) -> Any:
-    """Give the parameters after an update: the sum, or those that `rollback_on_divergence` has taken back.
+    """Return the parameters after an update: the sum, or what the state keeps of them.
 
-    Adding a difference would round what is taken back, and could not leave infinity; so the parameters that were kept
-    are selected. For every other transformation this is `optax.apply_updates`.
+    Adding a difference would round what `rollback_on_divergence` takes back, and could not leave infinity; so the
+    parameters that were kept are selected. Those of `master_weights` are its copies, rounded. For every other
+    transformation this is `optax.apply_updates`.
 
     Args:
       params: the parameters before the update.
@@ -204,13 +209,17 @@ def apply_updates(params: Any, updates: Any, state: Any) -> Any:
         is_leaf=lambda leaf: leaf is None,
     )
     applied = optax.apply_updates(params, complete)
-    nodes = jax.tree.leaves(
-        state_of("apply_updates", state), is_leaf=lambda node: isinstance(node, RollbackState | Snapshot)
-    )
-    for node in nodes:
-        if isinstance(node, RollbackState):
-            applied = _taken_back(node, applied)
-    return applied
+    return _settled(state_of("apply_updates", state), applied)
+
+
+def _settled(state: Any, params: Any) -> Any:
+    def settles(node: Any) -> bool:
+        return isinstance(node, Snapshot) or tells(node, "applied_params")
+
+    for node in jax.tree.leaves(state, is_leaf=settles):
+        if settles(node) and not isinstance(node, Snapshot):
+            params = node.applied_params(params)
+    return params
 
 
 def _taken_back(node: RollbackState, params: Any) -> Any:

@@ -10,6 +10,7 @@ from lrx.optimizers.adagrad import adagrad, scale_by_adagrad
 from lrx.optimizers.adam import adam, scale_by_adam
 from lrx.optimizers.adamw import adamw
 from lrx.optimizers.armijo import armijo
+from lrx.optimizers.averaged import averaged
 from lrx.optimizers.cocob import cocob
 from lrx.optimizers.d_adaptation import d_adaptation
 from lrx.optimizers.dog import dog
@@ -18,6 +19,7 @@ from lrx.optimizers.evaluation import eval_params
 from lrx.optimizers.groups import group_rates
 from lrx.optimizers.heavy_ball import heavy_ball
 from lrx.optimizers.hypergradient import hypergradient_adam, hypergradient_sgd
+from lrx.optimizers.master_weights import master_weights
 from lrx.optimizers.mechanic import mechanic
 from lrx.optimizers.momo import momo, momo_adam
 from lrx.optimizers.nesterov import nesterov
@@ -33,6 +35,7 @@ __all__ = [
     "adam",
     "adamw",
     "armijo",
+    "averaged",
     "cocob",
     "d_adaptation",
     "dog",
@@ -42,6 +45,7 @@ __all__ = [
     "heavy_ball",
     "hypergradient_adam",
     "hypergradient_sgd",
+    "master_weights",
     "mechanic",
     "momo",
     "momo_adam",

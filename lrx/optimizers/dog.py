@@ -17,6 +17,7 @@ from lrx._leaves import (
     leafwise,
     measured,
     moved,
+    moved_to,
     moving,
     real,
     require_params,
@@ -24,7 +25,6 @@ from lrx._leaves import (
     squared,
     total,
     toward,
-    wide,
     widened,
     zeros_like,
 )
@@ -179,7 +179,7 @@ def dog(
         average = state.average
         if averaging is not None:
             weight = jnp.where(state.rate.count > 0, _weight(state.rate.count, state.exponent), 0.0)
-            average = jax.tree.map(lambda mean, x: _mixed(mean, x, weight), average, position)
+            average = jax.tree.map(lambda mean, x: moved_to(mean, x, weight), average, position)
         if exact:
             position = moved(state.position, scaled, updates)
             scaled = toward(position, params, updates)
@@ -194,11 +194,3 @@ def dog(
         )
 
     return optax.GradientTransformationExtraArgs(init, update)
-
-
-def _mixed(mean: jax.Array, x: jax.Array, weight: jax.Array) -> jax.Array:
-    if not jnp.issubdtype(jnp.result_type(x), jnp.inexact):
-        return mean
-    x = wide(x)
-    mixed = jnp.where(jnp.isfinite(x), (1 - weight) * mean + weight * x, mean)  # what has overflowed is no iterate
-    return mixed.astype(mean.dtype)

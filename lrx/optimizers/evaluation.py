@@ -18,7 +18,8 @@ def eval_params(state: Any, params: Any) -> Any:
     """Give the parameters to evaluate and to keep, from those at which gradients are taken.
 
     For `nesterov` the caller holds the point looked ahead to, y, and `theta = y + beta v` is the method's own iterate;
-    for `schedule_free_sgd` and `schedule_free_adamw` it is the average x, for `dog` the polynomial average. For methods
+    for `schedule_free_sgd` and `schedule_free_adamw` it is the average x, for `dog` the polynomial average, for
+    `averaged` the moving one. For methods
     that take their gradients at the iterate itself, the parameters come back as they are. Batch statistics of the model
     belong to the parameters that gradients were taken at: `lrx.training.recompute_batch_stats` gives those that belong
     to the others; `lrx.train` evaluates with both.

@@ -168,7 +168,7 @@ def prodigy(
             m = jnp.where(moves, b1 * m + (1 - b1) * d * g, m)
             v = jnp.where(moves, b2 * v + (1 - b2) * squared(d * g), v)
             s = jnp.where(moves, decay * s + d / start * (d if safeguard_warmup else alpha) * g, s)
-            lengths.append(jnp.where(moves, sum_of_finite(jnp.abs(s)), 0.0))
+            lengths.append(sum_of_finite(jnp.where(moves, jnp.abs(s), 0.0)))
             return g, m, v, s
 
         trees = {"x": position, "x0": state.initial_params}

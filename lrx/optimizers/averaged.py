@@ -1,0 +1,145 @@
+"""A moving average of the parameters, at which to evaluate: less noise than the newest ones have."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from lrx import _checks
+from lrx._leaves import moved_to, require_params, zeros_like
+from lrx.optimizers.evaluation import combined, eval_params
+from lrx.rates import ArrayLike
+from lrx.states import array, shows
+from lrx.transformations import factory
+
+
+@shows("averaged_count")
+class AveragedState(NamedTuple):
+    """State of `averaged`."""
+
+    count: jax.Array  # type: ignore[assignment]  # () int32: completed updates; stays at 2^31 - 1 once there
+    averaged_count: jax.Array  # () int32: iterates in the average
+    forgetting: jax.Array  # () float32: 1 - decay, what the newest iterate weighs in the long run; 0 for a plain mean
+    start_after: jax.Array  # () int32: updates before the first iterate that is averaged
+    average: Any  # like the parameters, at least float32: of the iterates up to the one before the newest
+    inner: Any
+
+    def within(self) -> tuple[Any, ...]:
+        """Say what the transformation says whose iterates are averaged."""
+        return (self.inner,)
+
+    def evaluation_params(self, params: Any) -> Any:
+        """Return the average, into which the newest iterate enters."""
+        count, start = array(self.count), array(self.start_after)
+        number = array(self.averaged_count) + 1
+        share = jnp.where(count > start, _share(array(self.forgetting), number), 1.0)
+        point = eval_params(self.inner, params)
+        return combined(lambda x, mean: (1 - share) * mean + share * x, point, self.average)
+
+
+def _share(forgetting: jax.Array, number: jax.Array) -> jax.Array:
+    """What the newest of so many iterates weighs: (1 - decay) / (1 - decay^n), 1 / n for a decay of 1."""
+    n = jnp.maximum(number, 1).astype(jnp.float32)
+    plain = forgetting == 0
+    rate = jnp.where(plain, 0.5, forgetting)
+    return jnp.where(plain, 1 / n, rate / -jnp.expm1(n * jnp.log1p(-rate)))
+
+
+@factory
+def averaged(
+    tx: optax.GradientTransformation,
+    *,
+    decay: ArrayLike | None = None,
+    half_life: ArrayLike | None = None,
+    start_after: ArrayLike = 0,
+) -> optax.GradientTransformationExtraArgs:
+    """Keep a moving average of the parameters, and evaluate there.
+
+    Training goes on as with `tx` alone; `eval_params(state, params)` is the average of the iterates x_1, x_2, ... With
+    `decay` = d or `half_life` = h, `d = 2^(-1 / h)`, it is the exponential moving average with its bias corrected,
+
+        x~_t = sum_i d^(t-i) x_i / sum_i d^(t-i)
+
+    so that it is right from the first iterate on. With neither it is the plain mean of all iterates after
+    `start_after` updates: stochastic weight averaging, or the mean of a tail. Until then it is the parameters
+    themselves. Average over the last tenth to half of a run: it takes the place of a decay to 0, of which it needs
+    less. Batch statistics belong to the parameters trained: `lrx.train` recomputes them at the average, and
+    `lrx.training.recompute_batch_stats` does so elsewhere. It costs 4 bytes for each parameter.
+
+    With `accumulate`, put this inside, `accumulate(averaged(tx), 4)`, where only applied updates count. Around
+    `master_weights` it averages what the parameters round to, inside of it the float32 copies.
+
+    Args:
+      tx: the transformation whose iterates are averaged; where it has an evaluation point, the points.
+      decay: d, in [0, 1), of the average per update, dimensionless; may be traced.
+      half_life: h, > 0, updates in which what an iterate weighs halves; may be traced. Give one of the two or none.
+      start_after: updates before the first iterate that counts, >= 0; may be traced.
+
+    Returns:
+      A transformation whose updates are those of `tx`. `update` needs `params`, and what `tx` needs.
+
+    Raises:
+      ValueError: if an argument is out of its range, both `decay` and `half_life` are given, or `update` gets no
+        `params`.
+      TypeError: if `tx` is no gradient transformation.
+
+    Source:
+      B. Polyak, A. Juditsky, SIAM J. Control Optim. 30, 1992, for the mean; P. Izmailov et al., UAI 2018,
+      arXiv:1803.05407, for its tail; D. Kingma, J. Ba, 2015, arXiv:1412.6980, section 7.2, for the corrected average.
+
+    Example:
+      >>> import lrx, jax.numpy as jnp
+      >>> tx = lrx.averaged(lrx.sgd(0.5))
+      >>> theta, state = jnp.array([4.0]), tx.init(jnp.array([4.0]))
+      >>> for _ in range(2):
+      ...     updates, state = tx.update(theta, state, theta)
+      ...     theta = theta + updates
+      >>> print(theta, lrx.eval_params(state, theta))
+      [1.] [1.5]
+    """
+    _checks.transformation(tx)
+    if decay is not None and half_life is not None:
+        raise ValueError(f"decay must be left out with half_life, got decay={decay}, half_life={half_life}.")
+    if decay is not None:
+        _checks.decay("decay", decay)
+    if half_life is not None:
+        _checks.positive("half_life", half_life, "it is a number of updates")
+    _checks.steps("start_after", start_after, at_least=0, unit="updates")
+    inner = optax.with_extra_args_support(tx)
+
+    def init(params: Any) -> AveragedState:
+        zero = jnp.zeros([], jnp.int32)
+        start = jnp.array(start_after).astype(jnp.int32)
+        average = zeros_like(params, wide=True)
+        return AveragedState(zero, jnp.array(zero), _forgetting(decay, half_life), start, average, inner.init(params))
+
+    def update(updates: Any, state: AveragedState, params: Any = None, **extra_args: Any) -> tuple[Any, AveragedState]:
+        require_params("averaged", params, updates, "which it averages")
+        counts = state.count > jnp.maximum(state.start_after, 0)  # before the first update nothing has been trained
+        number = jnp.where(counts, optax.safe_increment(state.averaged_count), state.averaged_count)
+        share = jnp.where(counts, _share(state.forgetting, number), 0.0)
+        point = eval_params(state.inner, params)
+        average = jax.tree.map(lambda mean, x: moved_to(mean, x, share), state.average, point)
+        steps, after = inner.update(updates, state.inner, params, **extra_args)
+        following = optax.safe_increment(state.count)
+        kept = jnp.array(state.forgetting), jnp.array(state.start_after)
+        return steps, AveragedState(following, number, *kept, average, after)
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _forgetting(decay: ArrayLike | None, half_life: ArrayLike | None) -> jax.Array:
+    """Return 1 - decay in float32, without its cancellation."""
+    if half_life is not None:
+        if _checks.is_concrete(half_life):
+            return jnp.array(-math.expm1(-math.log(2) / float(half_life)), jnp.float32)
+        return -jnp.expm1(-math.log(2) / jnp.asarray(half_life, jnp.float32))
+    if decay is None:
+        return jnp.zeros([], jnp.float32)
+    if _checks.is_concrete(decay):
+        return jnp.array(1 - float(decay), jnp.float32)
+    return 1 - jnp.asarray(decay, jnp.float32)

@@ -1,0 +1,95 @@
+"""Master weights: float32 copies of narrow parameters, so that no step is rounded away."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import optax
+
+from lrx import _checks
+from lrx._leaves import copies, moved, require_params, rounded_like, toward, widened
+from lrx.optimizers.evaluation import combined, eval_params
+from lrx.states import shows
+from lrx.transformations import factory
+
+
+@shows()
+class MasterWeightsState(NamedTuple):
+    """State of `master_weights`."""
+
+    master: Any  # the parameters in at least float32
+    inner: Any
+
+    def within(self) -> tuple[Any, ...]:
+        """Say what the transformation says that updates the master weights."""
+        return (self.inner,)
+
+    def evaluation_params(self, params: Any) -> Any:
+        """Return the evaluation point of the transformation, from the master weights."""
+        point = eval_params(self.inner, self.master)
+        return params if point is self.master else combined(lambda _, x: x, params, point)
+
+    def applied_params(self, params: Any) -> Any:
+        """Return what the master weights round to."""
+        return combined(lambda _, x: x, params, self.master)
+
+
+@factory
+def master_weights(tx: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
+    """Update float32 copies of the parameters, and let the parameters be these, rounded.
+
+    A bfloat16 number keeps 8 digits: 1 + 0.001 is 1, and so parameters of size 1 stand still under steps of 1e-3. Here
+    `tx` sees gradients and parameters in float32 and updates `m_t = m_{t-1} + u_t`; the parameters are `bfloat16(m_t)`.
+    All of its statistics of the parameters' type are float32 too. It costs 4 bytes for each parameter, float32 ones
+    included, besides a first moment of twice the size (`adam(moment_dtype=jnp.bfloat16)` halves that again).
+
+    Use it as the outermost transformation. `lrx.apply_updates(params, updates, state)` gives the rounded copies
+    exactly, as `lrx.train` does. `optax.apply_updates` adds `bfloat16(m_t) - params`, which is the same unless a
+    parameter more than halves, doubles or changes its sign in one step; then it may be off by one rounding, until the
+    next step. With float32 gradients the sum is exact too. Parameters that are changed by hand need a new `init`: the
+    copies would lead them back.
+
+    Args:
+      tx: the transformation of float32 parameters, with its rate.
+
+    Returns:
+      A transformation whose updates are added to the parameters. `update` needs `params`, and what `tx` needs; a
+      `value_fn` is called with parameters in their own types. `eval_params` gives the evaluation point of `tx`.
+
+    Raises:
+      ValueError: if `update` gets no `params`.
+      TypeError: if `tx` is no gradient transformation.
+
+    Source:
+      P. Micikevicius et al., "Mixed Precision Training", ICLR 2018, arXiv:1710.03740, section 3.1.
+
+    Example:
+      >>> import lrx, jax.numpy as jnp
+      >>> tx = lrx.master_weights(lrx.sgd(1e-3))
+      >>> params = jnp.ones(2, jnp.bfloat16)
+      >>> state = tx.init(params)
+      >>> for _ in range(100):
+      ...     updates, state = tx.update(jnp.ones(2, jnp.bfloat16), state, params)
+      ...     params = lrx.apply_updates(params, updates, state)
+      >>> print(params, state.master.round(4))
+      [0.898438 0.898438] [0.9 0.9]
+    """
+    _checks.transformation(tx)
+    inner = optax.with_extra_args_support(tx)
+
+    def init(params: Any) -> MasterWeightsState:
+        master = copies(params, wide=True)
+        return MasterWeightsState(master, inner.init(copies(master)))
+
+    def update(
+        updates: Any, state: MasterWeightsState, params: Any = None, **extra_args: Any
+    ) -> tuple[Any, MasterWeightsState]:
+        require_params("master_weights", params, updates, "which follow its copies")
+        value_fn = extra_args.get("value_fn")
+        if callable(value_fn):
+            extra_args["value_fn"] = lambda trial: value_fn(rounded_like(trial, params))
+        steps, after = inner.update(widened(updates), state.inner, state.master, **extra_args)
+        master = moved(state.master, steps, updates)
+        return toward(master, params, updates), MasterWeightsState(master, after)
+
+    return optax.GradientTransformationExtraArgs(init, update)
