@@ -53,6 +53,9 @@ METHODS = {
     "mechanic": lambda: lrx.mechanic(lrx.sgd(0.1 * COSINE)),
     "momo": lambda: lrx.momo(),
     "momo_adam": lambda: lrx.momo_adam(0.1),
+    "master_weights of adam": lambda: lrx.master_weights(lrx.adam(0.01 * COSINE)),
+    "master_weights of hypergradient_sgd": lambda: lrx.master_weights(lrx.hypergradient_sgd(0.01, hyper_rate=1e-4)),
+    "averaged": lambda: lrx.averaged(lrx.sgd(0.5), decay=0.99),
 }
 
 
