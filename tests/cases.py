@@ -427,6 +427,15 @@ OPTIMIZERS: dict[str, Case] = {
         {"factors": RATES},
         {"factors": lambda factor: lambda label: factor + label},
     ),
+    "accumulate a growing batch": Case(
+        lrx.accumulate, {"tx": lrx.adam(0.1), "every": lambda applied: jnp.where(applied < 2, 1, 2)}
+    ),
+    "group_rates that freezes": Case(
+        lrx.group_rates,
+        {"tx": lrx.adamw(0.1), "labels": lambda path, leaf: len(path) % 2, "factors": lambda label: 2.0 * label},
+        needs_params=True,
+        decays=True,
+    ),
     "d_adaptation": Case(
         lrx.d_adaptation,
         {"d0": 0.01},

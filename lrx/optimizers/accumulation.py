@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from lrx import _checks
-from lrx._leaves import leafwise, zeros_like
+from lrx._leaves import bounded, leafwise, zeros_like
 from lrx.feedback import check_loss
 from lrx.rates import ArrayLike, Controller, Rate, Schedule, as_schedule
 from lrx.states import shows
@@ -142,7 +142,9 @@ def accumulate(
         def add(gradient: jax.Array, total: jax.Array) -> tuple[jax.Array, jax.Array]:
             if weight is not None:
                 gradient = jnp.where(share > 0, share.astype(gradient.real.dtype) * gradient, 0.0)
-            total = total + gradient
+            # What overflows stays finite; what came in infinite stays visible.
+            added = total + gradient
+            total = jnp.where(jnp.isfinite(total) & jnp.isfinite(gradient), bounded(added), added)
             return total / divisor.astype(total.real.dtype), jnp.where(full, 0.0, total)
 
         means, gradients = leafwise(add, updates, state.gradients)

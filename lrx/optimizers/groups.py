@@ -18,6 +18,7 @@ from lrx._leaves import (
     Path,
     Reached,
     collect_starts,
+    has_no_gradient,
     hides_leaves,
     is_placeholder,
     is_tree_of,
@@ -196,7 +197,7 @@ def group_rates(
         shown = dict(state.factors) | {
             str(label): _shown(given[label], scales[label], state.factors[str(label)].meets) for label in given
         }
-        moved = [leaves[path] if path in leaves else zeros_like(leaf) for path, leaf in named_leaves(updates)]
+        moved = [leaves[path] if path in leaves else _still(leaf) for path, leaf in named_leaves(updates)]
         updates = jax.tree.unflatten(jax.tree.structure(updates), moved)
         count, step = optax.safe_increment(state.count), optax.safe_increment(state.step)
         return updates, GroupState(count, step, shown, inner_state)
@@ -248,6 +249,10 @@ def _pairs_of_leaves(own: Mapping[Path, str], within: Mapping[str, set[Path] | N
     """Return the name of the pair of groups that each leaf is in."""
     inner = {path: label for label, paths in within.items() for path in paths or ()}
     return {path: pair_name(inner.get(path, ""), label) for path, label in own.items()}
+
+
+def _still(gradient: Any) -> Any:
+    return gradient if has_no_gradient(gradient) else zeros_like(gradient)
 
 
 def _freezes(factor: ArrayLike | Schedule) -> bool:

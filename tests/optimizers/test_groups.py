@@ -513,3 +513,13 @@ def test_train_records_the_rate_of_each_pair_and_resumes(tmp_path):
     history = train(workload, tx, steps=3, checkpoint=tmp_path)
     assert history.resumed_at == 2
     assert lrx.learning_rates(history.opt_state).keys() == {"d/slow", "n/fast"}
+
+
+@pytest.mark.parametrize("frozen", ["a", "n"])
+def test_integers_may_be_frozen_or_not(frozen):
+    params = {"a": jnp.ones(2), "n": jnp.arange(3)}
+    gradients = jax.grad(lambda params: jnp.sum(params["a"] ** 2), allow_int=True)(params)
+    tx = lrx.group_rates(lrx.adam(0.1), {"a": "a", "n": "n"}, {"a": 1.0, "n": 1.0} | {frozen: 0.0})
+    updates, _ = tx.update(gradients, tx.init(params), params)
+    assert updates["n"].dtype == jax.dtypes.float0
+    np.testing.assert_allclose(updates["a"], 0.0 if frozen == "a" else -0.1, rtol=1e-5)
