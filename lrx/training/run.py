@@ -19,7 +19,7 @@ import optax
 from lrx.controllers.early_stopping import judges
 from lrx.controllers.rollback import recovers
 from lrx.direction import require_descent
-from lrx.reading import can_stop, observe, stopped
+from lrx.reading import can_stop, minibatches, observe, stopped
 from lrx.training.batch_stats import evaluation_point, model_state_at
 from lrx.training.beginning import begin_from, checksum_of
 from lrx.training.callbacks import Callback, Moment, answer_of
@@ -259,6 +259,7 @@ class Run:
             if interrupted():
                 raise self._interruption()
             if self._finished():
+                self._say_what_is_left()
                 return
             if compiling:  # A call that makes no step compiles, and so the clock shows how long steps take.
                 self._segment(arrays, self.step)
@@ -271,6 +272,16 @@ class Run:
             status.update(self.step, float(np.mean(self.curves.latest("loss"))), float(self.curves.latest("rate")[-1]))
             wanted = int(SEGMENT_SECONDS / max(elapsed, 1e-9) * done)
             length = max(1, min(wanted, SEGMENT_GROWTH * done, SEGMENT_STEPS))
+
+    def _say_what_is_left(self) -> None:
+        """Say how many gradients have been gathered for an update that has not been made."""
+        for gathered, every in minibatches(self.state.opt_state):
+            if left := int(gathered):
+                whole = "" if every is None else f" for whole updates give steps={self.step - left + int(every)}, or"
+                self._say(
+                    f"the gradients of the last {left} of {self.step:,} steps are gathered and not applied:{whole} go "
+                    "on from here"
+                )
 
     def _next_stop(self) -> int:
         """Return the next step after which something is to be done."""

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import lrx
@@ -312,3 +315,16 @@ def test_a_best_that_cannot_be_told_is_refused(keep_best, error, message):
         train(_line(_accuracy), lrx.sgd(0.1), epochs=1, keep_best=keep_best)
     with pytest.raises(ValueError, match="keep_best needs a workload that evaluates"):
         train(_line(), lrx.sgd(0.1), epochs=1, keep_best="loss")
+
+
+@pytest.mark.parametrize(
+    ("tx", "said"),
+    [
+        (lrx.accumulate(lrx.sgd(0.1), 4), "line: the gradients of the last 2 of 10 steps .* give steps=12, or go on"),
+        (optax.MultiSteps(lrx.sgd(0.1), 3).gradient_transformation(), "line: the gradients of the last 1 of 10 steps"),
+        (lrx.accumulate(lrx.sgd(0.1), lrx.piecewise_constant(1, {2: 4})), ""),
+    ],
+)
+def test_gradients_that_are_not_applied_at_the_end_are_said(tx, said, capsys):
+    train(_line(), tx, steps=10)
+    assert re.match(said + ("" if said else "$"), capsys.readouterr().err)
