@@ -9,8 +9,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def blank(width: float = 8.0, height: float = 4.0) -> tuple[Figure, Axes]:
-    """Return an empty figure and its axes.
+def empty(width: float, height: float, dpi: float = 150) -> Figure:
+    """Return a figure without axes.
 
     Raises:
       ImportError: if matplotlib is not installed.
@@ -19,7 +19,16 @@ def blank(width: float = 8.0, height: float = 4.0) -> tuple[Figure, Axes]:
         from matplotlib.figure import Figure
     except ImportError as error:
         raise ImportError('plots need matplotlib: pip install "lrx[papers]".') from error
-    figure = Figure(figsize=(width, height), dpi=150, layout="constrained")
+    return Figure(figsize=(width, height), dpi=dpi, layout="constrained")
+
+
+def blank(width: float = 8.0, height: float = 4.0) -> tuple[Figure, Axes]:
+    """Return an empty figure and its axes.
+
+    Raises:
+      ImportError: if matplotlib is not installed.
+    """
+    figure = empty(width, height)
     axes = figure.subplots()
     axes.grid(alpha=0.25, lw=0.6)
     axes.spines[["top", "right"]].set_visible(False)

@@ -5,10 +5,14 @@ from __future__ import annotations
 import contextlib
 import datetime
 import difflib
+import hashlib
 import json
 import math
 import os
+import re
 import sys
+import tempfile
+import textwrap
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -17,8 +21,10 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 try:
     import typer
     from rich.console import Console
+    from rich.padding import Padding
     from rich.progress_bar import ProgressBar
     from rich.table import Table
+    from rich.text import Text
 except ImportError as error:  # pragma: no cover - the other tests need both
     raise SystemExit('the command lrx needs typer and rich: pip install "lrx[papers]"') from error
 
@@ -32,11 +38,19 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
+    context_settings={"max_content_width": 160},  # as wide as the terminal, up to there
 )
 out = Console(highlight=False, soft_wrap=True)
+wrapped = Console(highlight=False)
 err = Console(stderr=True, highlight=False, soft_wrap=True, markup=False)
 
+RESULTS = Path("lrx-results")  # of commands without --out
+MOST_NAMED = 60  # characters of an expression in the name of a folder
+
 DataDir = Annotated[Path | None, typer.Option(help="Folder of the data files; also LRX_DATA_DIR.")]
+Data = Annotated[str, typer.Option(help="digits (bundled), mnist or cifar10.")]
+Model = Annotated[str, typer.Option(help="mlp, resnet8, resnet20, ... resnet110, or caffe.")]
+BatchSize = Annotated[int, typer.Option(min=1, help="Examples in a minibatch.")]
 
 
 def main() -> None:
@@ -64,6 +78,40 @@ def _options(
     version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show it.")] = False,
 ) -> None:
     del version
+
+
+def _own_folder(data: str, model: str, tx: str, **numbers: tuple[int, int]) -> Path:
+    """Name a folder by what is run in it, so that two runs do not meet; `numbers` are (value, default)."""
+    expression = re.sub(r"[^\w.=*+-]+", "-", tx.replace(" ", "")).strip("-")
+    if len(expression) > MOST_NAMED:
+        digest = hashlib.blake2b(tx.replace(" ", "").encode(), digest_size=4).hexdigest()
+        expression = f"{expression[:MOST_NAMED]}-{digest}"
+    changed = [f"{name}-{value}" for name, (value, default) in numbers.items() if value != default]
+    return RESULTS / "-".join([data, model, expression, *changed])
+
+
+def _require_folder(folder: Path) -> None:
+    """Refuse a folder that cannot be written, before anything that takes time."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        _refuse(f"--out must lie where can be written, got {str(folder)!r} ({error.strerror}): give another place.")
+
+
+@contextlib.contextmanager
+def _other_run_named() -> Iterator[None]:
+    """Say by options what to do where a folder holds another run."""
+    from lrx.training.checkpoints import OtherRunError, listed
+
+    try:
+        yield
+    except OtherRunError as error:
+        raise ValueError(
+            f"{error.path} holds another run: {listed(error.unlike)}. Set that run aside with --fresh, or give this "
+            "one a folder of its own with --out."
+        ) from error
 
 
 def _wrote(path: Path) -> None:
@@ -103,82 +151,87 @@ def _refuse(message: str) -> NoReturn:
     raise ValueError(message)
 
 
-@app.command()
+@app.command(short_help="Train a model, or go on with a run.")
 def train(
-    data: Annotated[str, typer.Option(help="digits (bundled), mnist or cifar10.")] = "digits",
-    model: Annotated[str, typer.Option(help="mlp, resnet8, resnet20, ... resnet110, or caffe.")] = "mlp",
-    tx: Annotated[str, typer.Option(help="The optimizer, as an expression.")] = "adam(1e-3)",
-    epochs: Annotated[int | None, typer.Option(help="Length of the run; 10 if no length is given.")] = None,
-    steps: Annotated[int | None, typer.Option(help="Length of the run, in optimizer steps.")] = None,
-    batch_size: Annotated[int, typer.Option(help="Examples in a minibatch.")] = 128,
-    seed: Annotated[int, typer.Option(help="Of initial parameters and the order of the data.")] = 0,
+    data: Data = "digits",
+    model: Model = "mlp",
+    tx: Annotated[str, typer.Option(help="The optimizer, as an expression of `lrx names`.")] = "adam(1e-3)",
+    epochs: Annotated[int | None, typer.Option(min=1, help="Length of the run; 10 if no length is given.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Length of the run, in optimizer steps.")] = None,
+    batch_size: BatchSize = 128,
+    seed: Annotated[
+        int, typer.Option(min=0, max=2**31 - 1, help="Of initial parameters and the order of the data.")
+    ] = 0,
     data_dir: DataDir = None,
-    folder: Annotated[Path | None, typer.Option("--out", help="Where the run is kept.")] = None,
+    folder: Annotated[
+        Path | None, typer.Option("--out", help="Where the run is kept; by default a folder named by what is run.")
+    ] = None,
     checkpoint_every: Annotated[
-        int | None, typer.Option(help="In epochs, or in steps with --steps; by default half a minute.")
+        int | None, typer.Option(min=1, help="In epochs, or in steps with --steps; by default half a minute.")
     ] = None,
     resume: Annotated[
         bool, typer.Option("--resume/--fresh", help="Go on with an earlier run, or set it aside and begin anew.")
     ] = True,
-    host_devices: Annotated[int, typer.Option(help="Split each batch over so many CPU devices.")] = 1,
+    host_devices: Annotated[int, typer.Option(min=1, help="Split each batch over so many CPU devices.")] = 1,
 ) -> None:
     """Train a model; the same command goes on where an interrupted run was.
 
     \b
     lrx train
-    lrx train --data cifar10 --model resnet20 --epochs 30 \\
-        --tx "chain(add_decayed_weights(1e-4), sgd(warmup(cosine_decay(0.1, 11300), 400), momentum=0.9))"
+    lrx train --data cifar10 --model resnet20 \\
+      --tx "sgd(warmup(cosine_decay(0.1, 11300), 400))"
     """
+    if epochs is not None and steps is not None:
+        _refuse(f"--epochs and --steps must not both be given, got {epochs} and {steps}: one follows from the other.")
     if host_devices != 1:
-        if host_devices < 1 or batch_size % host_devices:
+        if batch_size % host_devices:
             _refuse(f"--host-devices must divide the batch size {batch_size}, got {host_devices}.")
         # Read when JAX starts, which the imports below do.
         flags = os.environ.get("XLA_FLAGS", "")
         os.environ["XLA_FLAGS"] = f"{flags} --xla_force_host_platform_device_count={host_devices}".strip()
+    folder = folder or _own_folder(data, model, tx, batch=(batch_size, 128), seed=(seed, 0))
     from lrx import expressions, training, workloads
 
     optimizer = expressions.parse_optimizer(tx)  # before anything that takes time
+    _require_folder(folder)
     if epochs is None and steps is None:
         epochs = 10
-    folder = folder or Path("lrx-results") / f"{data}-{model}"
     workload = workloads.make_workload(data, model, batch_size=batch_size, data_dir=data_dir)
     if not resume:
         _set_aside(folder / "checkpoints")
+    about = {"data": data, "model": model, "tx": _written(optimizer, tx), "batch_size": batch_size, "seed": seed}
     started = time.perf_counter()
-    with _interruptible():
-        history = training.train(
-            workload,
-            optimizer,
-            epochs=epochs,
-            steps=steps,
-            seed=seed,
-            checkpoint=folder / "checkpoints",
-            checkpoint_every=checkpoint_every,
-            progress=True,
-        )
-    seconds = time.perf_counter() - started
+    with _interruptible(), _other_run_named():
+        try:
+            history = training.train(
+                workload,
+                optimizer,
+                epochs=epochs,
+                steps=steps,
+                seed=seed,
+                checkpoint=folder / "checkpoints",
+                checkpoint_every=checkpoint_every,
+                progress=True,
+            )
+        except training.DivergenceError as error:
+            about |= {"session_seconds": time.perf_counter() - started, "diverged_at_step": error.step}
+            _write_run(folder, error.history, workload.batches.steps_per_epoch, about)
+            raise
+    about["session_seconds"] = time.perf_counter() - started  # an earlier command that it went on from is not in it
     final = {name: float(values[-1]) for name, values in history.evaluations.items()}
     shown = ", ".join(f"test {name} {value:.4f}" for name, value in final.items())
     out.print(f"{workload.name}: {len(history.loss)} steps, {shown}", markup=False)
-    _write_run(
-        folder,
-        history,
-        {
-            "data": data,
-            "model": model,
-            "tx": tx,
-            "epochs": epochs,
-            "steps": steps,
-            "batch_size": batch_size,
-            "seed": seed,
-            "session_seconds": seconds,  # of this command; an earlier one that it went on from is not in it
-            # JSON has no NaN.
-            "final": {name: value if math.isfinite(value) else None for name, value in final.items()},
-        },
-    )
+    _write_run(folder, history, workload.batches.steps_per_epoch, about)
 
 
-def _write_run(folder: Path, history: History, about: dict[str, Any]) -> None:
+def _written(tx: Any, text: str) -> str:
+    """Return what was run as an expression: as it is built where that is known, otherwise as it was given."""
+    built = repr(tx)
+    return text if " at 0x" in built or "<" in built else built
+
+
+def _write_run(folder: Path, history: History, steps_per_epoch: int, about: dict[str, Any]) -> None:
+    """Write what a run has left, and say what was run: lengths and results are those of its history."""
     import numpy as np
     from matplotlib.figure import Figure
 
@@ -193,6 +246,14 @@ def _write_run(folder: Path, history: History, about: dict[str, Any]) -> None:
     part.replace(folder / "history.npz")
     _wrote(folder / "history.npz")
 
+    final = {name: float(values[-1]) for name, values in history.evaluations.items() if len(values)}
+    about |= {
+        "steps": len(history.loss),
+        "epochs": len(history.loss) / steps_per_epoch,
+        "resumed_at_step": history.resumed_at,
+        # JSON has no NaN.
+        "final": {name: value if math.isfinite(value) else None for name, value in final.items()},
+    }
     about["date"] = datetime.datetime.now(datetime.UTC).isoformat("T", "seconds")
     about |= {"command": " ".join(sys.argv[1:]), "device": describe_device(), "versions": describe_versions()}
     part = folder / "run.json.part"
@@ -207,26 +268,29 @@ def _write_run(folder: Path, history: History, about: dict[str, Any]) -> None:
         above.plot(
             history.evaluation_steps, history.evaluations["loss"], "o-", ms=3, color="#C2742B", label="test loss"
         )
-    above.set_yscale("log")
+    known = history.loss[np.isfinite(history.loss)]
+    if len(known) and known.min() > 0:
+        above.set_yscale("log")
     above.legend(frameon=False)
-    above.set_title(f"{about['data']}, {about['model']}: {about['tx']}", loc="left", fontsize=9)
+    title = f"{about['data']}, {about['model']}: {about['tx']}"
+    above.set_title("\n".join(textwrap.wrap(title, 100)), loc="left", fontsize=9)
     below.plot(history.rate, color="#4C5A67")
     below.set_ylabel("learning rate")
     below.set_xlabel("step")
     _save_figure(figure, folder / "history.png")
 
 
-@app.command("range-test")
+@app.command("range-test", short_help="Find the rate to start with.")
 def range_test(
-    data: Annotated[str, typer.Option(help="digits (bundled), mnist or cifar10.")] = "digits",
-    model: Annotated[str, typer.Option(help="mlp, resnet8, resnet20, ... resnet110, or caffe.")] = "mlp",
+    data: Data = "digits",
+    model: Model = "mlp",
     tx: Annotated[str, typer.Option(help="The optimizer, with the word rate in it.")] = "sgd(rate, momentum=0.9)",
     min_rate: Annotated[float, typer.Option(help="The first rate.")] = 1e-7,
     max_rate: Annotated[float, typer.Option(help="The last rate.")] = 10.0,
-    steps: Annotated[int, typer.Option(help="How many rates.")] = 100,
+    steps: Annotated[int, typer.Option(min=6, help="How many rates.")] = 100,
     ladder: Annotated[str, typer.Option(help="exponential, linear or doubling.")] = "exponential",
-    batch_size: Annotated[int, typer.Option(help="Examples in a minibatch.")] = 128,
-    seeds: Annotated[int, typer.Option(help="Runs, side by side.")] = 1,
+    batch_size: BatchSize = 128,
+    seeds: Annotated[int, typer.Option(min=1, help="Runs, side by side.")] = 1,
     data_dir: DataDir = None,
     path: Annotated[Path | None, typer.Option("--out", help="The picture to write: .png, .pdf or .svg.")] = None,
 ) -> None:
@@ -234,13 +298,14 @@ def range_test(
 
     \b
     lrx range-test --data cifar10 --model resnet8
-    lrx range-test --data mnist --tx "adamw(rate, weight_decay=0.1)" --seeds 5
+    lrx range-test --tx "adamw(rate, weight_decay=0.1)"
     """
+    path = path or _own_folder(data, model, tx, batch=(batch_size, 128)) / "range_test.png"
+    _require_picture(path)
     from lrx import expressions, tuning, workloads
 
-    path = path or Path("lrx-results") / f"{data}-{model}" / "range_test.png"
-    _require_picture(path)
     factory = expressions.parse_rate_function(tx)
+    _require_folder(path.parent)
     workload = workloads.make_workload(data, model, batch_size=batch_size, data_dir=data_dir)
     found = tuning.range_test(
         workload,
@@ -252,12 +317,12 @@ def range_test(
         seeds=seeds,
         progress=True,
     )
-    _save_figure(found.plot(), path)
+    _save_figure(found.plot(title=f"{workload.name}: {tx}"), path)
     out.print(f"{workload.name}, {tx}", markup=False)
     table = Table("rule", "rate")
     for rule, rate in found.suggestions.items():
         table.add_row(tuning.RULE_TITLES.get(rule, rule), "-" if rate is None else f"{rate:.2g}")
-    Console(highlight=False).print(table)
+    wrapped.print(table)
     if found.diverged_at is not None:
         out.print(f"diverged at {found.diverged_at:.2g}")
     out.print(f"start with {found.suggestion:.2g}")
@@ -268,10 +333,10 @@ def _require_picture(path: Path) -> None:
         _refuse(f"--out must be a file whose name ends in .png, .pdf or .svg, got {str(path)!r}.")
 
 
-@app.command()
+@app.command(short_help="Draw schedules.")
 def plot(
     schedules: Annotated[list[str], typer.Argument(help="One schedule or several, as expressions.")],
-    steps: Annotated[int, typer.Option(help="How many steps to draw.")] = 1000,
+    steps: Annotated[int, typer.Option(min=1, max=100_000_000, help="How many steps to draw.")] = 1000,
     path: Annotated[Path, typer.Option("--out", help="The picture to write: .png, .pdf or .svg.")] = Path(
         "schedule.png"
     ),
@@ -279,22 +344,22 @@ def plot(
     """Draw schedules.
 
     \b
-    lrx plot "warmup(cosine_decay(0.1, 2000), 200)" --steps 2500
-    lrx plot 0.05 "cyclical(0.01, 0.1, 400, mode='triangular2')" --out both.png
+    lrx plot "warmup(cosine_decay(0.1, 2000), 200)"
+    lrx plot 0.05 "cyclical(0.01, 0.1, 400)" --out both.png
     """
+    _require_picture(path)
     from lrx._figures import blank
     from lrx.expressions import parse_schedule
 
-    if not 1 <= steps <= 100_000_000:
-        _refuse(f"--steps must be from 1 to 100,000,000, got {steps}.")
-    _require_picture(path)
+    drawn = [parse_schedule(text) for text in schedules]
+    _require_folder(path.parent)
     figure, axes = blank()
-    for text in schedules:
-        parse_schedule(text).plot(steps, axes=axes)
+    for schedule in drawn:
+        schedule.plot(steps, axes=axes)
     _save_figure(figure, path)
 
 
-@app.command()
+@app.command(short_help="Reproduce a paper's figures and claims.")
 def reproduce(
     paper: Annotated[str | None, typer.Argument(help="Its name, see `lrx papers`.")] = None,
     everything: Annotated[bool, typer.Option("--all", help="All papers, and a page that shows them.")] = False,
@@ -302,7 +367,8 @@ def reproduce(
     data: Annotated[str | None, typer.Option(help="Another data set than the scale's own.")] = None,
     data_dir: DataDir = None,
     folder: Annotated[Path | None, typer.Option("--out", help="Where results and figures go.")] = None,
-    seeds: Annotated[int | None, typer.Option(help="How many seeds, instead of the scale's.")] = None,
+    seeds: Annotated[int | None, typer.Option(min=1, help="How many seeds, instead of the scale's.")] = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Set runs of an earlier command aside.")] = False,
     from_results: Annotated[
         Path | None, typer.Option(help="Draw again from this result.json, or with --all this folder; trains nothing.")
     ] = None,
@@ -311,22 +377,25 @@ def reproduce(
 
     \b
     lrx reproduce smith_2017
-    lrx reproduce smith_2017 --scale cpu --data-dir path/to/data
+    lrx reproduce smith_2017 --scale cpu --data-dir data
     lrx reproduce --all
     """
-    from lrx import papers
-
     if (paper is None) != everything:
         _refuse(f"either PAPER or --all must be given, got {'neither' if paper is None else 'both'}: see `lrx papers`.")
-    if seeds is not None and seeds < 1:
-        _refuse(f"--seeds must be at least 1, got {seeds}.")
+    if from_results is not None and not (from_results.is_dir() if everything else from_results.is_file()):
+        kind = "a folder of results" if everything else "a result.json that `lrx reproduce` has written"
+        _refuse(f"--from-results must be {kind}, got {str(from_results)!r}, which is not there.")
+    from lrx import papers
+
     if everything:
         if data is not None:
             _refuse(f"--data belongs to one paper, got --data {data} with --all: name the paper.")
-        _reproduce_all(papers.available(), scale, data_dir, folder, seeds, from_results)
+        _reproduce_all(papers.available(), scale, data_dir, folder, seeds, from_results, fresh)
         return
     assert paper is not None
     chosen = papers.paper(paper)
+    if folder is not None:
+        _require_folder(folder)
     if from_results is not None:
         result = papers.load(from_results)
         if result.paper != paper:
@@ -337,14 +406,21 @@ def reproduce(
     else:
         # Runs of other data or seeds are other runs, with other checkpoints.
         changed = [part for part in (data, f"{seeds}-seeds" if seeds else None) if part]
-        folder = folder or Path("lrx-results") / "-".join([paper, scale, *changed])
-        with _interruptible():
-            result = _reproduced(chosen, scale, folder, data, data_dir, seeds)
+        folder = folder or RESULTS / "-".join([paper, scale, *changed])
+        _require_folder(folder)
+        with _interruptible(), _other_run_named():
+            result = _reproduced(chosen, scale, folder, data, data_dir, seeds, fresh)
     _show(chosen, result, folder)
 
 
 def _reproduced(
-    chosen: Paper, scale: str, folder: Path, data: str | None, data_dir: Path | None, seeds: int | None
+    chosen: Paper,
+    scale: str,
+    folder: Path,
+    data: str | None,
+    data_dir: Path | None,
+    seeds: int | None,
+    fresh: bool,
 ) -> Result:
     from lrx.papers import load
 
@@ -353,6 +429,8 @@ def _reproduced(
     out.print(f"{chosen.authors} {chosen.year}, {chosen.title}", markup=False)
     on_data = f", on {data or size.data}" if data or size.data else ""
     out.print(f"{scale}: {size.description}{on_data}; {size.cost}", markup=False)
+    if fresh:
+        _set_aside(folder / "checkpoints")
     result = chosen.run(
         scale,
         data=data,
@@ -380,7 +458,7 @@ def _show(chosen: Paper, result: Result, folder: Path) -> None:
     table = Table("claim", "expected", "measured", "holds", title=title)
     for claim in chosen.claims(result):
         table.add_row(claim.text, claim.expected, claim.measured, "yes" if claim.holds else "no")
-    Console(highlight=False).print(table)
+    wrapped.print(table)
 
 
 def _reproduce_all(
@@ -390,6 +468,7 @@ def _reproduce_all(
     folder: Path | None,
     seeds: int | None,
     from_results: Path | None,
+    fresh: bool,
 ) -> None:
     """Reproduce every paper, go on past those that fail, and write the page."""
     from lrx.papers import gallery
@@ -400,7 +479,8 @@ def _reproduce_all(
         for entry in gallery.entries(from_results):
             _show(entry.paper, entry.result, entry.folder)
     else:
-        folder = folder or Path("lrx-results") / "gallery"
+        folder = folder or RESULTS / "gallery"
+        _require_folder(folder)
         _require_scale(found.values(), scale)
         with _interruptible():
             for number, (name, chosen) in enumerate(found.items()):
@@ -409,7 +489,8 @@ def _reproduce_all(
                 out.print(row)
                 place = folder / name / scale
                 try:
-                    _show(chosen, _reproduced(chosen, scale, place, None, data_dir, seeds), place)
+                    with _other_run_named():
+                        _show(chosen, _reproduced(chosen, scale, place, None, data_dir, seeds, fresh), place)
                 except Exception as error:  # the others are wanted whatever it is
                     failed[name] = f"{type(error).__name__}: {error}"
                     err.print(f"{name} failed: {failed[name]}")
@@ -423,21 +504,52 @@ def _reproduce_all(
         raise typer.Exit(1)
 
 
-@app.command()
+@app.command(short_help="List the papers, and what they cost.")
 def papers() -> None:
     """List the papers that can be reproduced, and what each scale costs."""
     from lrx.papers import available
 
     for paper in available().values():
-        out.print(f"[bold]{paper.name}[/bold]  {paper.authors}, {paper.title}, {paper.source}. {paper.figure}")
+        wrapped.print(f"{paper.name}: {paper.authors}, {paper.title}, {paper.source}. {paper.figure}", markup=False)
         for name, scale in paper.scales.items():
             on_data = f", on {scale.data}" if scale.data else ""
-            out.print(f"  {name:<6} {scale.description}{on_data}; {scale.cost}", markup=False)
+            _listed(name, f"{scale.description}{on_data}; {scale.cost}", width=6)
+
+
+@app.command(short_help="List what expressions may call.")
+def names() -> None:
+    """List the names that an expression, as of --tx, may call; one that is not here is no name there.
+
+    \b
+    lrx train --tx "chain(clip(1.0), adamw(1e-3))"
+    lrx train --tx "chain(scale_by_lion(), constant(1e-4))"
+    """
+    from lrx import expressions
+
+    for group, members in expressions.groups().items():
+        wrapped.print(f"{group}:", markup=False)
+        width = max(map(len, members))
+        for name, function in members.items():
+            _listed(name, (function.__doc__ or "").strip().split("\n")[0], width)
+
+
+def _listed(name: str, text: str, width: int) -> None:
+    """Print a name, and beside it, or below it on a narrow terminal, what is said of it."""
+    if wrapped.width < width + 40:
+        wrapped.print(f"  {name}", markup=False)
+        wrapped.print(Padding(Text(text), (0, 0, 0, 4)))
+        return
+    row = Table.grid(padding=(0, 2, 0, 0))
+    row.add_column(min_width=width + 2, no_wrap=True)
+    row.add_column()
+    row.add_row(Text(f"  {name}"), Text(text))
+    wrapped.print(row)
 
 
 @app.command(
     context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []},
     options_metavar="[NAME [OPTIONS]]",
+    short_help="List the benchmarks, or run one.",
 )
 def bench(context: typer.Context) -> None:
     """List the benchmarks, or run one: lrx bench NAME, and lrx bench NAME --help for its options."""
@@ -448,10 +560,9 @@ def bench(context: typer.Context) -> None:
     questions = available()
     name, *arguments = context.args or ["--help"]
     if name in ("--help", "-h"):
-        out.print("usage: lrx bench NAME [OPTIONS]; lrx bench NAME --help shows the options.\n")
-        width = max(map(len, questions))
+        wrapped.print("usage: lrx bench NAME [OPTIONS]; lrx bench NAME --help shows the options.\n", markup=False)
         for each, question in questions.items():
-            out.print(f"{each:<{width}}  {question}", markup=False)
+            _listed(each, question, max(map(len, questions)))
         return
     if name not in questions:
         nearest = difflib.get_close_matches(name, questions, n=1, cutoff=0.0)[0]

@@ -26,6 +26,7 @@ from lrx.reading import NoRateError, learning_rates
 
 _MOST_CHARACTERS = 2_000
 _MOST_DEPTH = 30
+_MOST_LISTED = 20  # names in a message
 _LARGEST = 1e15  # of a number in between: no schedule is longer, and huge powers take forever
 
 _OPTAX_LINKS = (
@@ -39,6 +40,7 @@ _OPTAX_LINKS = (
     "scale_by_rms",
     "trace",
 )
+_NO_LINKS = ("eval_params", "group_rates")  # one makes no link, one needs a tree or a function
 _OPERATIONS: dict[type[ast.operator], tuple[str, Callable[[Any, Any], Any]]] = {
     ast.Add: ("+", operator.add),
     ast.Sub: ("-", operator.sub),
@@ -55,17 +57,22 @@ class ExpressionError(ValueError):
 
 def names() -> dict[str, Callable[..., Any]]:
     """Give the names that an expression may call, each with what it calls."""
-    known: dict[str, Callable[..., Any]] = {"chain": _chain}
-    known |= {name: getattr(optax, name) for name in _OPTAX_LINKS}
-    for package in (schedules, optimizers, controllers):
-        known |= {name: getattr(package, name) for name in package.__all__}
-    for name in ("eval_params", "group_rates"):  # one makes no link, one needs a tree or a function
-        del known[name]
+    return {name: function for members in groups().values() for name, function in members.items()}
+
+
+def groups() -> dict[str, dict[str, Callable[..., Any]]]:
+    """Give the names that an expression may call by what they make."""
+    known: dict[str, dict[str, Callable[..., Any]]] = {
+        "links": {"chain": _chain} | {name: getattr(optax, name) for name in _OPTAX_LINKS}
+    }
+    for kind, package in (("schedules", schedules), ("optimizers", optimizers), ("controllers", controllers)):
+        members = {name: getattr(package, name) for name in package.__all__ if name not in _NO_LINKS}
+        known[kind] = members
     return known
 
 
 def _chain(*links: optax.GradientTransformation) -> optax.GradientTransformation:
-    """Chain links as `optax.chain` does, which says little about what is no link."""
+    """Apply links one after the other, as `optax.chain` does."""
     if not links:
         raise ValueError("at least one link must be given, such as chain(clip(1.0), sgd(0.1)).")
     for number, link in enumerate(links, 1):
@@ -326,8 +333,15 @@ class _Reader:
 
     @staticmethod
     def _unknown(kind: str, name: str, known: Mapping[str, Any]) -> str:
-        nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-        hint = f"did you mean {nearest[0]}?" if nearest else f"known are {', '.join(known)}."
+        nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+        if nearest:
+            hint = f"did you mean {nearest[0]}?"
+        elif f"scale_by_{name}" in known:
+            hint = f"give the direction a rate, chain(scale_by_{name}(), constant(1e-3))."
+        elif len(known) <= _MOST_LISTED:
+            hint = f"known are {', '.join(known)}."
+        else:
+            hint = "`lrx names` lists all, and so does lrx.expressions.names()."
         return f"{name} is no {kind}: {hint}"
 
 

@@ -36,8 +36,41 @@ def test_importing_the_command_imports_no_models_and_no_plots():
 def test_help_names_the_commands_in_any_width(tmp_path, columns):
     done = lrx("--help", cwd=tmp_path, columns=columns)
     assert done.returncode == 0
-    for command in ("train", "range-test", "plot", "reproduce", "papers", "bench"):
+    for command in ("train", "range-test", "plot", "reproduce", "papers", "names", "bench"):
         assert command in done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("columns", [60, 80, 160])
+def test_help_and_lists_fit_the_terminal(tmp_path, columns):
+    shown = [["--help"], *([command, "--help"] for command in ("train", "range-test", "plot", "reproduce", "names"))]
+    for arguments in (*shown, ["papers"], ["names"], ["bench"]):
+        done = lrx(*arguments, cwd=tmp_path, columns=columns)
+        assert done.returncode == 0, done.stderr
+        widest = max(done.stdout.splitlines(), key=lambda line: len(line.rstrip()))
+        assert len(widest.rstrip()) <= columns, (arguments, widest)
+        assert arguments != ["--help"] or "..." not in done.stdout.split("Commands:")[1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arguments", [["--version"], ["--help"], ["train", "--help"], ["train", "--steps", "-5"]])
+def test_what_needs_no_jax_does_not_load_it(tmp_path, arguments):
+    code = (
+        "import sys\n"
+        f"sys.argv = ['lrx', *{arguments!r}]\n"
+        "from lrx.cli import main\n"
+        "try: main()\n"
+        "except SystemExit: print('loaded', 'jax' in sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.stdout.endswith("loaded False\n"), done.stderr
+
+
+@pytest.mark.slow
+def test_names_lists_what_expressions_may_call(tmp_path):
+    done = lrx("names", cwd=tmp_path)
+    for name in ("chain", "scale_by_lion", "cosine_decay", "adamw", "reduce_on_plateau"):
+        assert re.search(rf"^ +{name}\b", done.stdout, re.MULTILINE), name
 
 
 @pytest.mark.slow
@@ -46,7 +79,7 @@ def test_bench_lists_the_benchmarks_and_passes_options_on(tmp_path, columns):
     for arguments in (["bench"], ["bench", "--help"]):
         done = lrx(*arguments, cwd=tmp_path, columns=columns)
         assert done.returncode == 0, done.stderr
-        assert re.search(r"^select +Does `lrx.select` choose as well", done.stdout, re.MULTILINE)
+        assert re.search(r"^ +select\s+Does `lrx.select` choose as well", done.stdout, re.MULTILINE)
     done = lrx("bench", "select", "--help", cwd=tmp_path, columns=columns)
     assert done.returncode == 0, done.stderr
     assert "usage: lrx bench select" in done.stdout
@@ -75,7 +108,16 @@ def test_plot_writes_the_png_it_names(tmp_path):
         (["train", "--tx", "chain(scale_by_adam())"], "no rate turns its direction downhill"),
         (["range-test", "--tx", "sgd(0.1)"], "the word rate must stand where the rate belongs"),
         (["range-test", "--tx", "sgd(rat)"], "did you mean rate?"),
-        (["range-test", "--steps", "2"], "num_steps must be a whole number of steps >= 6"),
+        (["range-test", "--steps", "2"], "Invalid value for '--steps'"),
+        (["train", "--tx", "lion(1e-3)"], "lion is no name: give the direction a rate, chain(scale_by_lion()"),
+        (["train", "--tx", "qwxz(1e-3)"], "qwxz is no name: `lrx names` lists all"),
+        (["train", "--epochs", "1", "--steps", "1"], "--epochs and --steps must not both be given, got 1 and 1"),
+        (["train", "--out", "/proc/nope"], "--out must lie where can be written, got '/proc/nope'"),
+        (["reproduce", "smith_2017", "--out", "/proc/nope"], "--out must lie where can be written, got '/proc/nope'"),
+        (["range-test", "--out", "/proc/nope/a.png"], "--out must lie where can be written, got '/proc/nope'"),
+        (["plot", "0.1", "--out", "/proc/nope/a.png"], "--out must lie where can be written, got '/proc/nope'"),
+        (["reproduce", "smith_2017", "--from-results", "gone.json"], "got 'gone.json', which is not there"),
+        (["reproduce", "--all", "--from-results", "gone"], "--from-results must be a folder of results, got 'gone'"),
         (["range-test", "--out", "found.jpg"], "must be a file whose name ends in .png, .pdf or .svg"),
         (["plot", "0.1", "--out", "schedule.jpg"], "must be a file whose name ends in .png, .pdf or .svg"),
         (["reproduce", "smith_2018"], "got 'smith_2018': did you mean 'smith_2017'?"),
@@ -105,15 +147,59 @@ def test_train_writes_its_history_and_goes_on_when_extended(tmp_path):
     assert names == ["history.npz", "history.png", "run.json"]
     longer = lrx("train", "--epochs", "3", "--batch-size", "64", cwd=tmp_path)
     assert longer.returncode == 0, longer.stderr
-    folder = tmp_path / "lrx-results" / "digits-mlp"
+    assert "resumed at step 44" in longer.stderr
+    folder = tmp_path / "lrx-results" / "digits-mlp-adam-1e-3-batch-64"
     history = np.load(folder / "history.npz")
     assert history["loss"].shape == (66,)
     np.testing.assert_allclose(history["rate"], 1e-3)
     run = json.loads((folder / "run.json").read_text())
     assert run["final"]["accuracy"] == pytest.approx(history["evaluations/accuracy"][-1])
     assert "jax" in run["versions"]
-    assert (run["epochs"], run["steps"]) == (3, None)
+    assert (run["epochs"], run["steps"], run["resumed_at_step"]) == (3, 66, 44)
     assert run["date"].endswith("+00:00")
+
+
+@pytest.mark.slow
+def test_another_expression_is_another_run_and_is_never_given_the_old_result(tmp_path):
+    def run(tx, *more):
+        done = lrx("train", "--steps", "4", "--tx", tx, *more, cwd=tmp_path)
+        return done, [tmp_path / path for path in written(done)]
+
+    _, slow = run("sgd(1e-3)")
+    _, fast = run("sgd(0.1)")
+    for paths, rate in ((slow, 1e-3), (fast, 0.1)):
+        np.testing.assert_allclose(np.load(paths[0])["rate"], rate)
+        assert json.loads(paths[1].read_text())["tx"] == f"sgd({rate:g})"
+    # In one folder: refused, with what differs and the options to give.
+    assert run("sgd(1e-3)", "--out", "one")[0].returncode == 0
+    before = (tmp_path / "one" / "run.json").read_bytes()
+    for more in (["--tx", "sgd(0.1)"], ["--batch-size", "64"], ["--seed", "1"], ["--steps", "2"]):
+        done = lrx("train", "--steps", "4", "--tx", "sgd(1e-3)", "--out", "one", *more, cwd=tmp_path)
+        assert done.returncode == 2
+        assert "holds another run" in done.stderr
+        assert "Set that run aside with --fresh, or give this one a folder of its own with --out." in done.stderr
+        assert (tmp_path / "one" / "run.json").read_bytes() == before
+    long = "chain(" + ", ".join(["clip(1.0)"] * 30) + ", sgd(0.1))"
+    assert len(run(long)[1][0].parent.name) < 100
+
+
+@pytest.mark.slow
+def test_a_run_that_diverges_keeps_its_history(tmp_path):
+    done = lrx("train", "--tx", "sgd(1e9)", "--out", "run", cwd=tmp_path)
+    assert done.returncode == 1
+    assert "the loss is" in done.stderr
+    assert sorted(os.path.basename(path) for path in written(done)) == ["history.npz", "history.png", "run.json"]
+    run = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert run["diverged_at_step"] == run["steps"] == len(np.load(tmp_path / "run" / "history.npz")["loss"])
+
+
+@pytest.mark.slow
+def test_a_range_test_that_finds_nothing_draws_it_and_says_so(tmp_path):
+    done = lrx("range-test", "--tx", "sgd(rate)", "--min-rate", "1e-30", "--max-rate", "1e-25", cwd=tmp_path)
+    assert done.returncode == 2
+    assert len(written(done)) == 1
+    assert "changed the loss: give more num_steps or a larger max_rate" in done.stderr
+    assert "start with" not in done.stdout
 
 
 @pytest.mark.slow

@@ -123,7 +123,11 @@ class Run:
         where = f"checkpoint={str(source.path)!r} holds a run that has made {step:,} steps"
         about = self._require_same_run(source, step, on_mismatch)
         if step > self.plan.total:
-            raise ValueError(f"{where}, got a length of {self.plan.total:,}: give at least that, or another folder.")
+            raise OtherRunError(
+                f"{where}, got a length of {self.plan.total:,}: give at least that, or another folder.",
+                source.path,
+                [f"its length is {step:,} steps there and {self.plan.total:,} here"],
+            )
         self._restore(source, step, about)
         if source is self.folder:
             source.discard_after(step)

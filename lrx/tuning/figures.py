@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import textwrap
 from typing import TYPE_CHECKING
 
 import numpy as np
+
+from lrx._figures import empty
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -13,13 +16,13 @@ if TYPE_CHECKING:
 Named = tuple[str, np.ndarray]
 LOG_SPAN = 20  # values that are all positive and reach further apart are drawn by their logarithm
 COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00")  # Okabe and Ito's, which all eyes tell apart
+MOST_WRITTEN = 16  # cells along a side of a map, whose numbers can be read
+DPI = 120
 SHOWN = 2.0  # how far a picture reaches from the best, in the distance between the best and the median
 
 
 def _figure() -> tuple[Figure, Axes]:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7, 4.5), dpi=120, layout="constrained")
+    figure = empty(7, 4.5, DPI)
     axes = figure.subplots()
     axes.spines[["top", "right"]].set_visible(False)
     return figure, axes
@@ -41,7 +44,7 @@ def _limits(values: np.ndarray, mode: str) -> tuple[float | None, float | None]:
     return (best, min(known.max(), best + reach)) if mode == "min" else (max(known.min(), best - reach), best)
 
 
-def line(axis: Named, means: np.ndarray, by_seed: np.ndarray | None, label: str, mode: str) -> Figure:
+def line(axis: Named, means: np.ndarray, by_seed: np.ndarray | None, label: str, mode: str, note: str) -> Figure:
     """Draw a line over one hyperparameter: means over seeds (n,), and the seeds themselves (n, seeds)."""
     name, values = axis
     figure, axes = _figure()
@@ -51,6 +54,9 @@ def line(axis: Named, means: np.ndarray, by_seed: np.ndarray | None, label: str,
         for runs in np.where(np.isfinite(by_seed), by_seed, np.nan).T:
             axes.plot(values[order], runs[order], "o", ms=3, color="#8A97A3")
     axes.plot(values[order], shown[order], "o-", color="#0072B2", lw=1.8, ms=5)
+    if np.isfinite(shown).any():
+        best = int(np.nanargmin(shown) if mode == "min" else np.nanargmax(shown))
+        axes.plot(values[best], shown[best], "o", ms=11, mfc="none", mec="#D55E00", mew=2, label="best")
     low, high = _limits(means, mode)
     if low is not None and high is not None:
         margin = 0.08 * (high - low)
@@ -64,8 +70,9 @@ def line(axis: Named, means: np.ndarray, by_seed: np.ndarray | None, label: str,
     ):
         if places.any():
             axes.plot(values[places], np.full(places.sum(), edge), mark, color="#D55E00", clip_on=False, label=what)
-    if (beyond | diverged).any():
-        figure.legend(loc="outside upper right", frameon=False, ncols=2)
+    if axes.get_legend_handles_labels()[1]:
+        figure.legend(loc="outside upper right", frameon=False, ncols=3)
+    _set_title(axes, note)
     if _is_log(values):
         axes.set_xscale("log")
     axes.set_xlabel(name)
@@ -73,10 +80,11 @@ def line(axis: Named, means: np.ndarray, by_seed: np.ndarray | None, label: str,
     return figure
 
 
-def heat_map(axes_of: list[Named], means: np.ndarray, label: str, mode: str) -> Figure:
-    """Draw a map over two hyperparameters: means over seeds (rows, columns)."""
+def heat_map(axes_of: list[Named], means: np.ndarray, label: str, mode: str, note: str) -> Figure:
+    """Draw a map over two hyperparameters: means over seeds (rows, columns), written in the cells, the best framed."""
     (row_name, rows), (column_name, columns) = axes_of
-    figure, axes = _figure()
+    figure = empty(max(7, 1.5 + 0.75 * len(columns)), max(4.5, 1.5 + 0.4 * len(rows)), DPI)
+    axes = figure.subplots()
     known = np.where(np.isfinite(means), means, np.nan)
     low, high = _limits(known, mode)
     image = axes.imshow(known, aspect="auto", cmap="viridis_r" if mode == "min" else "viridis", vmin=low, vmax=high)
@@ -84,18 +92,47 @@ def heat_map(axes_of: list[Named], means: np.ndarray, label: str, mode: str) -> 
     axes.set_xticks(range(len(columns)), [f"{value:.3g}" for value in columns], rotation=45)
     axes.set_ylabel(row_name)
     axes.set_xlabel(column_name)
-    for place in np.argwhere(~np.isfinite(known)):
-        axes.text(place[1], place[0], "x", ha="center", va="center", color="#D55E00")
+    size = 9 if max(known.shape) <= MOST_WRITTEN // 2 else 7
+    for row, column in np.ndindex(known.shape):
+        value = known[row, column]
+        if np.isnan(value):
+            axes.text(column, row, "x", ha="center", va="center", color="#D55E00")
+        elif max(known.shape) <= MOST_WRITTEN:
+            red, green, blue, _ = image.cmap(image.norm(value))
+            dark = 0.3 * red + 0.59 * green + 0.11 * blue < 0.5
+            axes.text(
+                *(column, row, f"{value:.3g}"),
+                ha="center",
+                va="center",
+                fontsize=size,
+                color="white" if dark else "black",
+            )
+    if np.isfinite(known).any():
+        place = np.nanargmin(known) if mode == "min" else np.nanargmax(known)
+        row, column = np.unravel_index(int(place), known.shape)
+        from matplotlib.patches import Rectangle
+
+        axes.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, fill=False, ec="#D55E00", lw=3, clip_on=False))
     axes.spines[:].set_visible(False)
+    _set_title(axes, note)
     extend = "max" if mode == "min" else "min"
     figure.colorbar(image, ax=axes, label=f"{label} (x: diverged)" if np.isnan(known).any() else label, extend=extend)
     return figure
 
 
-def scatter(axes_of: list[Named], means: np.ndarray, label: str) -> Figure:
+def _set_title(axes: Axes, note: str) -> None:
+    axes.set_title("\n".join(textwrap.wrap(note, 80)), loc="left", fontsize=9)
+
+
+def scatter(axes_of: list[Named], means: np.ndarray, label: str, mode: str, note: str) -> Figure:
     """Draw random samples: a metric over one hyperparameter, or as the colour over two."""
     figure, axes = _figure()
     shown = np.where(np.isfinite(means), means, np.nan)
+    if np.isfinite(shown).any():
+        best = int(np.nanargmin(shown) if mode == "min" else np.nanargmax(shown))
+        height = shown if len(axes_of) == 1 else axes_of[1][1]
+        axes.plot(axes_of[0][1][best], height[best], "o", ms=11, mfc="none", mec="#D55E00", mew=2)
+    _set_title(axes, note)
     if len(axes_of) == 1:
         axes.plot(axes_of[0][1], shown, "o", color="#0072B2")
         axes.set_ylabel(label)
@@ -115,9 +152,9 @@ def scatter(axes_of: list[Named], means: np.ndarray, label: str) -> Figure:
 
 def race(steps: np.ndarray, losses: np.ndarray, members: dict[str, np.ndarray]) -> Figure:
     """Draw the losses of members (members, points), each as far as it came; the colour is the first hyperparameter."""
+    figure, axes = _figure()
     import matplotlib as mpl
 
-    figure, axes = _figure()
     (name, values), *_ = members.items()
     norm = (mpl.colors.LogNorm if _is_log(values) else mpl.colors.Normalize)(values.min(), values.max())
     colors = mpl.colormaps["viridis"](norm(values))

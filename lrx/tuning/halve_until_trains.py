@@ -55,6 +55,10 @@ class TrialTable:
         rows += [f"{rate:>10.3g}  {first:>10.4g}  {last:>10.4g}  {verdict}" for rate, first, last, verdict in table]
         return "\n".join(rows)
 
+    def __repr__(self) -> str:
+        found = "none trains" if self.rate is None else f"{self.rate:.3g} trains"
+        return f"TrialTable({len(self.rates)} rates from {self.rates[0]:.3g} down; {found})"
+
     def plot(self) -> Figure:
         """Draw the loss of each trial; needs matplotlib."""
         from lrx.tuning.figures import race

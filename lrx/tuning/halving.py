@@ -63,6 +63,10 @@ class HalvingResult:
     model_state: Any
     mode: str
 
+    def __repr__(self) -> str:
+        best = ", ".join(f"{name}={value:.6g}" for name, value in self.best.items())
+        return f"HalvingResult({len(self.steps_made)} members of {', '.join(self.members)}; best: {best})"
+
     def plot(self) -> Figure:
         """Draw the loss of every member over the steps that it was given; needs matplotlib."""
         from lrx.tuning.figures import race

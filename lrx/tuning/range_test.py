@@ -18,7 +18,16 @@ from lrx.tuning.engine import Engine, Runs, Watch
 from lrx.tuning.learnt import LEAST, InitialLoss
 from lrx.tuning.problem import as_seeds, as_workload, require_no_accumulation, require_trains
 from lrx.tuning.space import try_out_rates
-from lrx.tuning.suggestions import RULE_TITLES, RULES, blow_up_place, divergence_bound, noise_of, smooth, suggest
+from lrx.tuning.suggestions import (
+    RULE_TITLES,
+    RULES,
+    blow_up_place,
+    divergence_bound,
+    noise_of,
+    smooth,
+    smooth_apart,
+    suggest,
+)
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -38,7 +47,8 @@ class RangeTest:
     Attributes:
       rates: (steps,) float32, the ladder.
       losses: (steps,) float32, the loss at each rate, the median over seeds; NaN after divergence.
-      smoothed: (steps,) float32, the same, smoothed; NaN after divergence.
+      smoothed: (steps,) float32, the same, smoothed up to where the loss rises for good, and after that; NaN after
+        divergence.
       losses_by_seed: (seeds, steps) float32.
       gains: (steps,) float32, by how much the loss at each rate is below that of the initial parameters on the same
         minibatch, the median over seeds; NaN after divergence.
@@ -123,13 +133,15 @@ class RangeTest:
             suggestions={rule: known[f"suggestions/{rule}"] for rule in RULES},
         )
 
-    def plot(self) -> Figure:
-        """Draw the loss over the rates, with the spread over seeds and the suggestions; needs matplotlib."""
-        from matplotlib.figure import Figure
+    def plot(self, *, title: str = "") -> Figure:
+        """Draw the loss over the rates, with the spread over seeds and the suggestions; needs matplotlib.
 
-        from lrx.tuning.figures import COLORS
+        Args:
+          title: what was tested, such as "digits: sgd".
+        """
+        from lrx.tuning.figures import COLORS, DPI, empty
 
-        figure = Figure(figsize=(8, 4.5), dpi=120, layout="constrained")
+        figure = empty(8, 4.5, DPI)
         axes = figure.subplots()
         if len(self.losses_by_seed) > 1:
             with np.errstate(all="ignore"):
@@ -140,7 +152,7 @@ class RangeTest:
         known = self.smoothed[np.isfinite(self.smoothed)]
         low, first = float(np.nanmin(self.losses)), float(known[0])
         margin = 0.1 * max(first - low, 0.1 * abs(first), 1e-12)
-        axes.set_ylim(low - margin, first + 5 * margin)
+        axes.set_ylim(low - margin, max(first, float(np.nanmax(self.losses[: len(known) // 2 + 1]))) + 5 * margin)
         styles = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)))
         for rule, color, style in zip(RULES, COLORS, styles, strict=True):
             rate = self.suggestions[rule]
@@ -153,9 +165,17 @@ class RangeTest:
         axes.set_xscale("log")
         axes.set_xlabel("learning rate")
         axes.set_ylabel("loss")
+        nothing = "" if any(self.suggestions.values()) else "nothing was learnt at any rate"
+        axes.set_title("\n".join(filter(None, (title, nothing))), loc="left", fontsize=10)
         axes.spines[["top", "right"]].set_visible(False)
         figure.legend(loc="outside right upper", frameon=False, fontsize=9)
         return figure
+
+    def __repr__(self) -> str:
+        tried = f"{len(self.rates)} rates from {self.rates[0]:.3g} to {self.rates[-1]:.3g}"
+        end = "did not diverge" if self.diverged_at is None else f"diverged at {self.diverged_at:.2g}"
+        found = [f"{rule} {rate:.2g}" for rule, rate in self.suggestions.items() if rate is not None]
+        return f"RangeTest({tried}, {end}; {', '.join(found) or 'nothing was learnt at any rate'})"
 
 
 def range_test(
@@ -184,8 +204,8 @@ def range_test(
     compiled loop and stops where it diverges: at a loss that is not finite, or that is above the best running mean b
     by more than `(divergence_factor - 1) max(|b|, (l_0 - b) / 10)`, l_0 the median of the first three losses. Single
     outliers are no divergence: losses go through a median of three first. Which rate it was is told afterwards: the
-    first loss of those at the end that are all too high was measured after the step with `diverged_at`. What is
-    smoothed for the suggestions has no lag: with the losses l, cut off at that bound,
+    first loss of those at the end that are all too high was measured after the step with `diverged_at`. The curve that
+    the suggestions follow has no lag: with the losses l, cut off at that bound,
 
         s_i = sum_j beta^|i - j| l_j / sum_j beta^|i - j|
 
@@ -416,7 +436,6 @@ def _found(
             f"the loss is not finite at the first rate, {rates[0]:g}, which hardly changes the parameters: look at the "
             "data and at the initial parameters, or give a smaller min_rate."
         )
-    smoothed_by_seed = np.stack([smooth(curve, beta, factor) for curve in curves])
     diverged = np.full(len(curves), np.inf)
     for seed in np.flatnonzero(~np.isnan(limits)):
         first = blow_up_place(curves[seed, : made[seed]], limits[seed])
@@ -424,7 +443,10 @@ def _found(
     middle = float(np.median(diverged))
     diverged_at = middle if np.isfinite(middle) else None
     last = int(np.median(made))
-    losses, smoothed = (_median(x, last) for x in (curves, smoothed_by_seed))
+    losses, smoothed, followed = (
+        _median(np.stack([way(curve, beta, factor) for curve in curves]), last)
+        for way in (lambda curve, *_: curve, smooth_apart, smooth)
+    )
     with np.errstate(invalid="ignore"):  # infinite losses of initial parameters
         gains = np.where(np.isfinite(curves), initial - curves, -np.inf)
     gains = -_median(-gains, last)
@@ -435,8 +457,8 @@ def _found(
     suggestions: dict[str, float | None] = dict.fromkeys(RULES)
     if gain > noise:
         # Where the noise of the minibatches hides what was learnt, without that noise.
-        is_seen = smoothed_gains[np.nanargmin(smoothed)] >= SEEN * gain
-        suggestions = suggest(rates, smoothed if is_seen else -smoothed_gains, diverged_at)
+        is_seen = smoothed_gains[np.nanargmin(followed)] >= SEEN * gain
+        suggestions = suggest(rates, followed if is_seen else -smoothed_gains, diverged_at)
     return RangeTest(rates, losses, smoothed, curves, gains, gain, noise, diverged_at, suggestions)
 
 

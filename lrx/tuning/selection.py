@@ -61,22 +61,28 @@ class Selection:
     metric: str
     mode: str
 
+    def __repr__(self) -> str:
+        at = f" at {self.rate:.3g}" if self.portfolio[self.method].has_rate else ""
+        runs, cost = len(self._by_run()), f"{self.cost:.2f} of {self.budget:g} full runs"
+        return f"Selection({self.method}{at}, for {self.num_steps:,} steps; the best of {runs} runs, for {cost})"
+
     def __str__(self) -> str:
         width = max(len(each.method) for each in self.evidence)
-        rows = [f"{'method':{width}}  {'rate':>8}" + "".join(f"  {f'{h:,} steps':>12}" for h in self._horizons())]
+        heads = {horizon: f"{horizon:,} steps" for horizon in self._horizons()}
+        rows = [f"{'method':{width}}  {'rate':>8}" + "".join(f"  {head:>9}" for head in heads.values())]
         for (method, rate), values in self._by_run().items():
-            cells = "".join(f"  {_shown(values.get(horizon)):>12}" for horizon in self._horizons())
+            cells = "".join(f"  {_shown(values.get(horizon)):>{max(9, len(head))}}" for horizon, head in heads.items())
             shown = f"{rate:.2g}" if self.portfolio[method].has_rate else ""
             rows.append(f"{method:{width}}  {shown:>8}{cells}")
         trained = self._by_run()[self.method, self.rate]
         at = f" at {self.rate:.3g}" if self.portfolio[self.method].has_rate else ""
         probed = sum(len(test.rates) for test in self.range_tests.values()) / self.num_steps
         rows += [
-            f"chosen: {self.method}{at}, by {self.metric} ({self.mode}) after "
-            f"{max(trained):,} of {self.num_steps:,} steps, one seed",
+            f"chosen: {self.method}{at}, by {self.metric} ({self.mode})",
+            f"        after {max(trained):,} of {self.num_steps:,} steps, one seed",
             f"cost: {self.cost:.2f} full runs of {self.budget:g} allowed, {probed:.2f} of them for "
-            f"{len(self.range_tests)} range test(s); evaluations are not counted; {self.seconds:.0f} s, "
-            "compilation included",
+            f"{len(self.range_tests)} range test(s);",
+            f"      evaluations are not counted; {self.seconds:.0f} s, compilation included",
         ]
         return "\n".join(rows)
 

@@ -46,6 +46,24 @@ def smooth(losses: np.ndarray, beta: float, factor: float) -> np.ndarray:
     return result
 
 
+def smooth_apart(losses: np.ndarray, beta: float, factor: float) -> np.ndarray:
+    """Smooth a curve up to where it rises above its beginning for good, and after that, each part for itself.
+
+    So the curve does not rise before the losses do. The rules go by `smooth`, whose lowest place keeps a distance from
+    the rise.
+    """
+    known = np.flatnonzero(np.isfinite(losses))
+    result = np.full(losses.shape, np.nan)
+    if not len(known):
+        return result
+    values = _without_outliers(losses[known].astype(np.float64))
+    begun = np.max(values[: max(1, len(values) // 10)])
+    rise = int(np.flatnonzero(values <= begun)[-1]) + 1
+    for part in (known[:rise], known[rise:]):
+        result[part] = smooth(losses[part], beta, factor)
+    return result
+
+
 def blow_up_place(losses: np.ndarray, limit: float) -> int:
     """Give the place of the first of the losses, up to the end of a run that diverged, that are too high for good.
 

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 NUM_POINTS = 100  # of each curve, by default
+MOST_ROWS = 20  # of a table that is printed
 TAIL = 0.1  # of the steps, over which the final loss is a mean
 SEGMENT_SECONDS = 1.0  # how long a compiled call should take where somebody watches
 
@@ -141,17 +142,70 @@ class SweepResult:
             raise ValueError(f"names must be one or two of {list(self.axes)}, got names={names}.")
         means, label = self._means(metric, mode), metric or "final loss"
         if not self.is_grid:
-            return scatter([(name, self.axes[name]) for name in names], means, label)
+            sampled = [(name, self.axes[name]) for name in names]
+            return scatter(sampled, means, label, mode, self._said(metric, mode))
         others = tuple(place for place, name in enumerate(self.axes) if name not in names)
         reduced = means.min(axis=others) if mode == "min" else means.max(axis=others)
         kept = [name for name in self.axes if name in names]
         if kept != names:
             reduced = reduced.T
         if len(names) == 2:
-            return heat_map([(name, self.axes[name]) for name in names], reduced, label, mode)
+            return heat_map([(name, self.axes[name]) for name in names], reduced, label, mode, self._said(metric, mode))
         runs = self.final_loss if metric is None else self.evaluations[metric]
         by_seed = runs if not others else None
-        return line((names[0], self.axes[names[0]]), reduced, by_seed, label, mode)
+        return line((names[0], self.axes[names[0]]), reduced, by_seed, label, mode, self._said(metric, mode))
+
+    def at_edge(self, metric: str | None = None, *, mode: str = "min") -> dict[str, str]:
+        """Return for each hyperparameter whose best value is an end of its axis which one: a better may lie beyond it.
+
+        Args:
+          metric: as in `best`.
+          mode: as in `best`.
+
+        Returns:
+          name to "lowest" or "highest"; empty for random samples, and where the best lies within the grid.
+
+        Raises:
+          ValueError: as `best`.
+        """
+        found = {}
+        if self.is_grid:
+            for name, value in self.best(metric, mode=mode).items():
+                axis = self.axes[name]
+                if len(axis) > 1 and value in (axis.min(), axis.max()):
+                    found[name] = "lowest" if value == axis.min() else "highest"
+        return found
+
+    def _said(self, metric: str | None, mode: str) -> str:
+        """Say in words which member is best, and where that is an end of an axis."""
+        try:
+            best, edges = self.best(metric, mode=mode), self.at_edge(metric, mode=mode)
+        except ValueError as error:
+            return str(error)
+        chosen = ", ".join(f"{name}={value:.6g}" for name, value in best.items())
+        at = " and ".join(f"the {end} {name}" for name, end in edges.items())
+        return f"best: {chosen}" + (f", {at} of the grid: a better one may lie beyond" if at else "")
+
+    def __repr__(self) -> str:
+        members = " x ".join(f"{len(values)} {name}" for name, values in self.axes.items())
+        if not self.is_grid:
+            members = f"{len(self.final_loss)} samples of {', '.join(self.axes)}"
+        seeds = f"{len(self.seeds)} seed{'s' if len(self.seeds) > 1 else ''}"
+        return f"SweepResult({members}, {seeds}, {int(self.evaluation_steps[-1]):,} steps)"
+
+    def __str__(self) -> str:
+        means = self._means(None, "min")
+        names = list(self.axes)
+        places = np.argsort(means.ravel(), kind="stable")
+        rows = [[*(f"{name:>10}" for name in names), f"{'final loss':>10}"]]
+        rows[0] += [f"{name:>10}" for name in self.evaluations]
+        for place in places[:MOST_ROWS]:
+            at = np.unravel_index(int(place), means.shape)
+            values = [self.axes[name][at[i] if self.is_grid else at[0]] for i, name in enumerate(names)]
+            found = [means[at], *(results[at].mean() for results in self.evaluations.values())]
+            rows.append([f"{value:>10.4g}" for value in values] + [_number(value) for value in found])
+        more = [f"and {len(places) - MOST_ROWS} more"] if len(places) > MOST_ROWS else []
+        return "\n".join([repr(self), *("  ".join(row) for row in rows), *more, self._said(None, "min")])
 
 
 def sweep(
@@ -308,6 +362,10 @@ def sweep(
         0 if plan is None else plan.members,
         engine.seconds,
     )
+
+
+def _number(value: float) -> str:
+    return f"{value:>10.4g}" if np.isfinite(value) else f"{'diverged':>10}"
 
 
 def advanced(

@@ -336,6 +336,16 @@ def test_a_blow_up_does_not_reach_back_through_the_smoothing() -> None:
     np.testing.assert_allclose(smoothed[:10], 2.0, rtol=0.05)
 
 
+def test_the_smoothed_curve_does_not_rise_before_the_losses_do() -> None:
+    losses = np.concatenate([np.linspace(2.0, 1.0, 30), [2.5, 4.0, 6.0, 8.0, 9.0]]).astype(np.float32)
+    apart = suggestions.smooth_apart(losses, 0.8, 4.0)
+    assert np.all(np.diff(apart[:29]) < 0)
+    assert apart[29] < 1.2
+    assert suggestions.smooth(losses, 0.8, 4.0)[29] > 1.8, "the example is one that a single window smears"
+    steady = np.linspace(2.0, 1.0, 30).astype(np.float32)
+    np.testing.assert_array_equal(suggestions.smooth_apart(steady, 0.8, 4.0), suggestions.smooth(steady, 0.8, 4.0))
+
+
 def test_the_losses_are_those_of_a_training_run() -> None:
     workload = make_workload("digits", "mlp", batch_size=64, widths=(16,))
     found = lrx.range_test(workload, tx=lrx.adam, max_rate=0.01, num_steps=40, seeds=[3])
@@ -403,6 +413,9 @@ def test_the_picture_shows_losses_and_suggestions() -> None:
     assert axes.get_xscale() == "log"
     labels = [text.get_label() for text in axes.get_lines()]
     assert sum(":" in str(label) for label in labels) == 6  # five rules, and where it diverged
+    assert found.plot(title="bowl: sgd").axes[0].get_title("left") == "bowl: sgd"
+    assert len(repr(found)) < 200
+    assert "diverged at" in repr(found)
 
 
 @pytest.mark.parametrize(

@@ -398,8 +398,11 @@ def test_plain_functions_are_taken_and_ten_epochs_are_the_default() -> None:
 
 def test_the_table_and_the_picture_show_every_run(found: Selection) -> None:
     text = str(found)
-    assert text.count("\n") == len({(each.method, each.rate) for each in found.evidence}) + 2
+    assert text.count("\n") == len({(each.method, each.rate) for each in found.evidence}) + 4
     assert "diverged" in text
+    assert repr(found).startswith(f"Selection({found.method}")
+    assert len(repr(found)) < 150
+    assert max(map(len, text.splitlines())) <= 80
     assert f"chosen: {found.method} at {found.rate:.3g}, by error (min)" in text
     assert f"cost: {found.cost:.2f} full runs of 3 allowed, 0.10 of them for 1 range test" in text
     (axes,) = found.plot().axes
