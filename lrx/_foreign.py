@@ -93,7 +93,7 @@ class _Injected(Adapter):
         return self._with_rate(change(value, lambda x: edited.rate() if _first(edited) else x), edited)
 
     def scale_rate(self, factor: jax.Array) -> Any:
-        return self._edit(lambda memory: memory.scale_rate(factor), lambda x: x * factor)
+        return self._edit(lambda memory: memory.scale_rate(factor), lambda x: x.astype(jnp.float32) * factor)
 
     def set_rate(self, value: jax.Array) -> Any:
         return self._edit(lambda memory: memory.set_rate(value), lambda x: jnp.broadcast_to(value, x.shape))

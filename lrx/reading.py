@@ -81,7 +81,7 @@ class _Path:
         return bool(self.signed) or any(inner.holds_rate() for inner in self.groups.values())
 
     def rate(self) -> jax.Array:
-        return functools.reduce(jnp.multiply, self.factors, jnp.asarray(self.signed[0], jnp.float32))
+        return _product([self.signed[0], *self.factors])
 
 
 def _join(label: str, name: str) -> str:
@@ -449,7 +449,7 @@ def monitor(state: Any, *, scalars: bool = False) -> dict[str, Any]:
         report[f"learning_rate/{label}" if label else "learning_rate"] = path.rate()
     for label, path in paths.items():
         if path.by_hand:
-            report[f"scale/{label}" if label else "scale"] = functools.reduce(jnp.multiply, path.by_hand)
+            report[f"scale/{label}" if label else "scale"] = _product(path.by_hand)
     for name, entry in _named(state):
         value = array(entry.value.total) if isinstance(entry.value, Observation) else entry.value
         key = unique = f"{name}/{entry.field}" if name else entry.field
@@ -548,14 +548,14 @@ def update_count(state: Any) -> jax.Array:
         raise ValueError(
             "the state counts no updates: build the optimizer with lrx (lrx.sgd(0.1)), or count in the training loop."
         )
-    first, *others = counts
-    if all(map(_checks.is_concrete, counts)) and any(np.any(np.asarray(count != first)) for count in others):
-        numbers = sorted({int(number) for count in counts for number in np.ravel(np.asarray(count))})
+    known = jax.device_get(counts) if all(map(_checks.is_concrete, counts)) else []
+    if any(np.any(count != known[0]) for count in known):
+        numbers = sorted({int(number) for count in known for number in np.ravel(count)})
         raise ValueError(
             f"the state must hold one number of updates, got {numbers}: its groups have been updated at different "
             "times. Give the state of one group."
         )
-    return first
+    return counts[0]
 
 
 def _counts(node: Any) -> tuple[list[jax.Array], ...]:
@@ -659,7 +659,7 @@ def _edited(node: Any, edit: Callable[[Any, str], Any], label: str = "") -> Any:
 
 def scale_rates(state: Any, factor: jax.typing.ArrayLike) -> Any:
     """Multiply every rate of a state, with no question asked: what a wrapper does within an update."""
-    number = jnp.asarray(factor)
+    number = jnp.asarray(factor, jnp.float32)
     return _edited(state, lambda said, _: said.scale_rate(number) if tells(said, "scale_rate") else None)
 
 
@@ -738,7 +738,7 @@ def scale_learning_rate(state: Any, factor: jax.typing.ArrayLike, group: Hashabl
     _refuse_objects("scale_learning_rate", state)
     state = state_of("scale_learning_rate", state)
     _checks.non_negative("factor", factor, "a negative rate would ascend")
-    number = jnp.asarray(factor)
+    number = jnp.asarray(factor, jnp.float32)
     _refuse_after_stop(state)
 
     def scale(said: Any) -> Any:
@@ -764,7 +764,7 @@ _NO_EFFECT = "factor can have no effect on a rate that was multiplied by 0: give
 
 
 def _is_known_to_be_0(number: Any) -> bool:
-    return _checks.is_concrete(number) and not np.any(np.asarray(number))
+    return _checks.is_concrete(number) and not np.any(jax.device_get(number))
 
 
 def set_learning_rate(state: Any, value: jax.typing.ArrayLike, group: Hashable | None = None) -> Any:
@@ -842,7 +842,8 @@ def set_learning_rate(state: Any, value: jax.typing.ArrayLike, group: Hashable |
 
 
 def _product(factors: list[jax.Array]) -> jax.Array:
-    return functools.reduce(jnp.multiply, factors, jnp.ones([], jnp.float32))
+    one = jnp.ones([], jnp.float32)
+    return functools.reduce(lambda product, factor: product * jnp.asarray(factor, jnp.float32), factors, one)
 
 
 def _refuse_zero_beside(factor: jax.Array) -> None:
@@ -858,7 +859,7 @@ def _state(said: Any) -> Any:
 
 def _refuse_after_stop(state: Any) -> None:
     over = [flag for flag in _stop_flags(state) if _checks.is_concrete(flag)]
-    if any(np.all(np.asarray(flag)) for flag in over):
+    if any(np.all(jax.device_get(flag)) for flag in over):
         raise ValueError(
             "the rate can only be changed while a run goes on, got a state that is stopped, its rate 0 for good: "
             "go on with tx.init(params), or with lrx.carry_over(state, tx.init(params)) of a transformation "

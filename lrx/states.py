@@ -221,7 +221,7 @@ class RateState(NamedTuple):
         """Say why the rate cannot be set, or a factor can have no effect."""
         if any(isinstance(array(x), jax.core.Tracer) for x in (self.step, self.unscaled, self.scale)):
             return ""
-        step, unscaled, scale = (np.asarray(array(x)) for x in (self.step, self.unscaled, self.scale))
+        step, unscaled, scale = jax.device_get([array(x) for x in (self.step, self.unscaled, self.scale)])
         if not setting and np.all(scale == 0):
             return "factor can have no effect on a rate that was multiplied by 0: give set_learning_rate(state, value)."
         if np.any(unscaled):
@@ -232,7 +232,9 @@ class RateState(NamedTuple):
                 "another step of the schedule, begin the schedule again with restart_schedule(state), or go on with "
                 "this state in a transformation with another rate."
             )
-        held = any(np.any(np.asarray(array(m.factor)) == 0) for m in self.memories if isinstance(m, ControllerState))
+        held = any(
+            np.any(jax.device_get(array(m.factor)) == 0) for m in self.memories if isinstance(m, ControllerState)
+        )
         # A warm-up begins with 0, and a controller that holds the rate at 0 for now may let it go.
         if held or np.any(step <= 1):
             return ""

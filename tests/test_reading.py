@@ -952,3 +952,17 @@ def test_reading_a_wide_state_does_not_visit_each_array() -> None:
             lrx.scale_learning_rate(state, 0.5)
         visits.append(seen)
     assert visits[0] == visits[1]
+
+
+@pytest.mark.parametrize("factor", [2, 0.5, np.float64(0.5), np.int64(2), jnp.bfloat16(0.5)], ids=str)
+def test_numbers_of_any_type_are_taken_by_hand_under_strict_promotion(factor: Any) -> None:
+    for params in (PARAMS, optax.tree.cast(PARAMS, jnp.bfloat16)):
+        for tx in (
+            lrx.adam(0.25),
+            optax.inject_hyperparams(optax.adam)(learning_rate=0.25),
+            optax.chain(plateau(), lrx.dog(0.25)),
+        ):
+            state = tx.init(params)
+            with jax.numpy_dtype_promotion("strict"):
+                assert float(lrx.learning_rate(lrx.scale_learning_rate(state, factor))) == 0.25 * float(factor)
+                assert float(lrx.learning_rate(lrx.set_learning_rate(state, factor))) == float(factor)

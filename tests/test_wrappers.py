@@ -160,6 +160,30 @@ def test_a_vmapped_state_gives_a_rate_for_each_member(wrap: Callable[[lrx.Schedu
     np.testing.assert_allclose(lrx.learning_rate(states), [0.7, 0.35], rtol=1e-6)
 
 
+@pytest.mark.parametrize("wrap", WRAPPERS.values(), ids=WRAPPERS.keys())
+def test_every_wrapper_sets_counts_and_restarts(wrap: Callable[[lrx.Schedule], Any]) -> None:
+    tx = wrap(linear())
+    state = tx.init(PARAMS)
+    label = next(iter(lrx.learning_rates(state))) or None
+
+    def advance(state: Any) -> Any:
+        return tx.update(gradients(PARAMS), state, PARAMS)[1]
+
+    def read(state: Any) -> float:
+        return round(float(lrx.learning_rate(state, label)), 6)
+
+    state = advance(advance(state))
+    assert int(lrx.update_count(state)) == 2
+    state = advance(lrx.set_learning_rate(state, 0.07, label))  # 0.7 is on show
+    assert read(state) == 0.06
+    if any("scale" in name for name in lrx.monitor(state)):
+        (scale,) = (value for name, value in lrx.monitor(state, scalars=True).items() if name.startswith("scale"))
+        assert scale == pytest.approx(0.1)
+    state = advance(lrx.restart_schedule(state))
+    assert read(state) == 0.08
+    assert int(lrx.update_count(state)) == 4
+
+
 # --- inject_hyperparams -------------------------------------------------------------------------------------------
 
 
@@ -231,8 +255,10 @@ def test_after_a_skipped_call_the_rate_is_the_last_applied_one() -> None:
     assert seen == [0.8, 0.7, 0.7, 0.7, 0.6]
     state = lrx.observe(state, value=1.0)
     _, state = update(bad, state, PARAMS)  # skipped: the observation waits
-    assert not np.isfinite(float(lrx.monitor(state)["reduce_on_plateau/best_value"]))
+    assert bool(optax.tree.get(state, "pending"))
+    assert float(lrx.monitor(state)["reduce_on_plateau/best_value"]) == 1.0  # what it means is read at once
     _, state = update(PARAMS, state, PARAMS)
+    assert not bool(optax.tree.get(state, "pending"))
     assert float(lrx.monitor(state)["reduce_on_plateau/best_value"]) == 1.0
 
 
