@@ -11,9 +11,9 @@ import contextlib
 import dataclasses
 import functools
 import hashlib
-import importlib.metadata
 import json
 import re
+import sys
 import weakref
 import zlib
 from collections.abc import Callable, Iterable, Mapping
@@ -94,7 +94,7 @@ def run_identity(workload: Workload, tx: optax.GradientTransformation, **setting
         "loss_fn": program_identity(gradient, params, model_state, batch, key),
         **optimizer_identity(tx, params),
         "evaluate": _evaluation(workload, code="feedback_metric" in settings),
-        "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
+        "versions": {name: sys.modules[name].__version__ for name in PACKAGES},
     }
 
 

@@ -51,9 +51,11 @@ def train(
     (results are the same up to rounding); `jax.config.jax_default_device`, if set, is used alone.
 
     `tx.update` gets `params`, and `value=loss`, `grad=` and `value_fn=` as optax's line searches take them; what takes
-    no extra arguments gets none. Evaluations are at `lrx.eval_params(opt_state, params)`; where those are others than
-    the parameters that are trained and the model has batch statistics, they are computed anew with
-    `recompute_batch_stats`.
+    no extra arguments gets none. If the run ends within a round of `lrx.accumulate`, its last step applies what has
+    been gathered; the newest checkpoint is then that of the step before.
+
+    Evaluations are at `lrx.eval_params(opt_state, params)`; where those are others than the parameters that are trained
+    and the model has batch statistics, they are computed anew with `recompute_batch_stats`.
 
     Args:
       workload: model, data and loss.

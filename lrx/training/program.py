@@ -20,7 +20,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding, SingleDev
 from lrx.controllers.early_stopping import improved, judges
 from lrx.controllers.rollback import apply_updates, recovers
 from lrx.optimizers.evaluation import eval_params
-from lrx.reading import can_stop, monitor, stopped
+from lrx.reading import can_stop, minibatches, monitor, stopped
 from lrx.training.history import Best
 from lrx.training.identity import describe
 from lrx.training.workload import Batches, Workload
@@ -42,7 +42,8 @@ class Program(NamedTuple):
 
     initialize: Callable[[jax.Array], State]  # from a key
     segment: Callable[..., tuple[State, jax.Array, dict[str, jax.Array]]]
-    # (state, arrays, key, start, stop) -> (state, completed steps, curves); the state that is given is used up.
+    # (state, arrays, key, start, stop, complete_at) -> (state, completed steps, curves); the state is used up. In step
+    # `complete_at`, if any, what has been accumulated is applied, though the round be not full.
     judged: Callable[[State, Any, jax.Array], State]  # with the optimizer state that an observation has changed
     # curves: name to (SEGMENT_STEPS,), of step start + i at i, and at `completed` of a step that failed.
 
@@ -162,23 +163,29 @@ def _program(
     def judged(state: State, told: Any, count: jax.Array) -> State:
         return state._replace(opt_state=told, best=_better(state, told, count))
 
-    def recorded_step(state: State, arrays: Any, permutation: jax.Array, key: jax.Array, count: jax.Array) -> Any:
+    def recorded_step(
+        state: State, arrays: Any, permutation: jax.Array, key: jax.Array, count: jax.Array, complete_at: jax.Array
+    ) -> Any:
         """Make one step: give the new state, what is recorded, and whether the loss is finite."""
         batch, loss_key = draw(arrays, permutation, key, count, batch_size, transform, split)
-        new, loss = step(loss_fn, update, state, batch, loss_key, count)
+        complete = {"complete": count == complete_at} if minibatches(state.opt_state) else {}
+        new, loss = step(loss_fn, functools.partial(update, **complete), state, batch, loss_key, count)
         report = dict(monitor(new.opt_state))
         record = {"loss": loss, "rate": report.pop("learning_rate", jnp.nan)}
         record |= {f"metrics/{name}": value for name, value in report.items()}
         return new, {name: _recorded(value) for name, value in record.items()}, jnp.isfinite(loss)
 
-    def segment(state: State, arrays: Any, key: jax.Array, start: jax.Array, stop: jax.Array) -> Any:
+    def segment(
+        state: State, arrays: Any, key: jax.Array, start: jax.Array, stop: jax.Array, complete_at: jax.Array
+    ) -> Any:
         from lrx.training.convolutions import staged  # loads jax.extend, a third of what `import lrx` would cost
 
         shuffle_key, step_key = jax.random.split(key)
         in_order = jnp.arange(jax.tree.leaves(arrays)[0].shape[0], dtype=jnp.int32)
         steps_per_epoch = in_order.shape[0] // batch_size
         on_cpu = devices[0].platform == "cpu"
-        one_step, (_, shapes, _) = staged(recorded_step, state, arrays, in_order, step_key, start, channels_last=on_cpu)
+        arguments = (state, arrays, in_order, step_key, start, complete_at)
+        one_step, (_, shapes, _) = staged(recorded_step, *arguments, channels_last=on_cpu)
         curves = {name: jnp.zeros(SEGMENT_STEPS, shape.dtype) for name, shape in shapes.items()}
 
         def rest_of_epoch(carry: Any) -> Any:
@@ -190,7 +197,7 @@ def _program(
 
             def body(carry: Any) -> Any:
                 count, going, state, curves = carry
-                new, record, finite = one_step(state, arrays, permutation, step_key, count)
+                new, record, finite = one_step(state, arrays, permutation, step_key, count, complete_at)
                 curves = {name: curves[name].at[count - start].set(value) for name, value in record.items()}
                 made = jnp.bool_(True)
                 if stop_on_nonfinite and not recovers(state.opt_state):

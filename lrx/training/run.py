@@ -106,6 +106,9 @@ class Run:
         self.kept: Best | None = None  # by an evaluation
         self.kept_value: float | None = None
         self.ended = False  # by a callback
+        self.complete_at = -1  # the last step of a run that ends within a round of accumulation
+        self.accumulates = False
+        jax.eval_shape(self._look_for_rounds, self.shapes.opt_state)
         self.called_at = 0
         self.saved_step, self.saved_at = 0, time.monotonic()
 
@@ -260,6 +263,8 @@ class Run:
                 due = self._due(plan.checkpoint_every) or (plan.checkpoint_every is None and waited)
                 if due or self.step in self.folder.pinned or interrupted():
                     self._save(self.folder)
+            if self.accumulates and self.step == plan.total - 1:
+                self._end_the_round()
             if interrupted():
                 raise self._interruption()
             if self._finished():
@@ -296,6 +301,7 @@ class Run:
             plan.total,
             *((self.step // every + 1) * every for every in intervals if every),
             *(step for step in pinned if step > self.step),
+            *([plan.total - 1] if self.accumulates and self.step < plan.total - 1 else []),
         )
 
     def _due(self, every: int | None) -> bool:
@@ -311,7 +317,7 @@ class Run:
     def _segment(self, arrays: Any, stop: int) -> None:
         start = self.step
         self.state, completed, curves = self.program.segment(
-            self.state, arrays, self.key, jnp.int32(start), jnp.int32(stop)
+            self.state, arrays, self.key, jnp.int32(start), jnp.int32(stop), jnp.int32(self.complete_at)
         )
         self.step = int(completed)
         recorded = {name: np.asarray(values) for name, values in curves.items()}
@@ -379,7 +385,24 @@ class Run:
         self.called_at = self.step
         return True
 
+    def _look_for_rounds(self, opt_state: Any) -> None:
+        self.accumulates = any(every is not None for _, every in minibatches(opt_state))
+
+    def _end_the_round(self) -> None:
+        """Before the last step: have it apply what its round has gathered, if the round would not be full.
+
+        The step after it would be another one in a longer run. So the newest checkpoint is that of this step, from
+        which a longer run goes on bit for bit.
+        """
+        rounds = minibatches(self.state.opt_state)
+        if any(every is not None and int(gathered) + 1 < int(every) for gathered, every in rounds):
+            if self.folder is not None and self.step > self.saved_step:
+                self._save(self.folder)
+            self.complete_at = self.step
+
     def _save(self, folder: RunFolder) -> None:
+        if self.step - 1 == self.complete_at:
+            return
         best_by = self.plan.best_by
         about = {
             "changes": self.changes,

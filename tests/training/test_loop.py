@@ -293,7 +293,7 @@ def test_a_run_longer_than_a_segment_can_be_is_recorded_whole():
     workload, tx = counting(4, 2), lrx.sgd(0.0)
     program = compiled(workload, tx, stop_on_nonfinite=True)
     state = program.initialize(jax.random.key(0))
-    assert int(program.segment(state, jnp.arange(4), jax.random.key(1), 0, SEGMENT_STEPS)[1]) == SEGMENT_STEPS
+    assert int(program.segment(state, jnp.arange(4), jax.random.key(1), 0, SEGMENT_STEPS, -1)[1]) == SEGMENT_STEPS
     history = train(workload, lrx.sgd(lrx.linear_decay(1.0, steps)), steps=steps, evaluate_every=steps)
     np.testing.assert_allclose(history.rate, 1 - np.arange(steps) / steps, atol=1e-6)
     assert int(history.model_state["steps"]) == steps
