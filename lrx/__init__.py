@@ -1,4 +1,21 @@
-"""Learning-rate control for JAX: every rate a composable gradient transformation whose value can be read."""
+"""Learning-rate control for JAX: every rate a composable gradient transformation whose value can be read.
+
+An update is a direction times a rate, and the last link of a chain applies the minus sign. A schedule is that link, and
+so is a product with one. Behind an optimizer that has a sign and a rate of its own a schedule would ascend: there the
+unsigned link belongs, `schedule.multiplier()`, or a controller.
+
+Example:
+  >>> import jax.numpy as jnp, lrx, optax
+  >>> schedule = lrx.warmup_cosine_decay(0.1, warmup_steps=0, total_steps=100)
+  >>> closed = optax.chain(optax.scale_by_adam(), schedule)  # not optax.adam, which has a rate of its own
+  >>> updates, state = closed.update(jnp.ones(2), closed.init(jnp.ones(2)))
+  >>> print(updates.round(4), lrx.learning_rate(state))
+  [-0.1 -0.1] 0.1
+  >>> scaled = optax.chain(optax.sgd(0.1), lrx.warmup(1.0, 4, init_value=0.5).multiplier())
+  >>> updates, state = scaled.update(jnp.ones(2), scaled.init(jnp.ones(2)))
+  >>> print(updates)
+  [-0.05 -0.05]
+"""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any

@@ -314,10 +314,10 @@ class _Reader:
         rates = all(
             isinstance(side, int | float | Rate | Controller) and not isinstance(side, bool) for side in (left, right)
         )
-        if not numbers and not (rates and symbol == "*"):
-            raise self.at(
-                node.right, f"{symbol} stands between numbers{', or between rates' if symbol == '*' else ''}."
-            )
+        quotient = rates and symbol == "/" and isinstance(right, int | float)
+        if not numbers and not quotient and not (rates and symbol == "*"):
+            between = {"*": ", or between rates", "/": ", or between a rate and a number"}.get(symbol, "")
+            raise self.at(node.right, f"{symbol} stands between numbers{between}.")
         try:
             # Estimated first: a tower of powers would not come back.
             if symbol == "**" and abs(left) > 1 and abs(right) * math.log10(abs(left)) > 15:

@@ -92,14 +92,18 @@ def _multiply(left: Any, right: Any) -> Any:
     return left * right
 
 
+def _divide(left: Any, right: Any) -> Any:
+    return left / right
+
+
 def _multiplier(schedule: Schedule) -> Controller:
     return schedule.multiplier()
 
 
 def _only_multiplies(self: Any, other: Any) -> Any:
     raise TypeError(
-        f"a {type(self).__name__} is combined by `*` only, got {self!r} and {other!r}: a rate is a product of factors. "
-        "For one schedule after another use join or warmup."
+        f"a {type(self).__name__} is combined by `*` only, and divided by numbers, got {self!r} and {other!r}: a rate "
+        "is a product of factors. For one schedule after another use join or warmup."
     )
 
 
@@ -163,7 +167,7 @@ class _Factor(Built, _Base):
     # A NumPy scalar on the left would otherwise take the two functions for an array of objects.
     __array_ufunc__ = None
 
-    __add__ = __radd__ = __sub__ = __rsub__ = __truediv__ = __rtruediv__ = _only_multiplies
+    __add__ = __radd__ = __sub__ = __rsub__ = __rtruediv__ = _only_multiplies
     __floordiv__ = __rfloordiv__ = __mod__ = __rmod__ = __pow__ = __rpow__ = __matmul__ = __rmatmul__ = _only_multiplies
     __lt__ = __le__ = __gt__ = __ge__ = _only_multiplies
 
@@ -182,6 +186,9 @@ class _Factor(Built, _Base):
                 "optax.chain(optax.scale_by_adam(), rate)."
             )
         return _product(_as_factor(other), self)
+
+    def __truediv__(self, other: Any) -> Any:
+        return _quotient(self, other) if is_number(other) else _only_multiplies(self, other)
 
     def _start(self, params: Any) -> tuple[jax.Array, tuple[Memory, ...]]:
         first = [core.init(params) for core in self.cores]
@@ -279,11 +286,12 @@ class Rate(_Factor):
 class Schedule(Rate):
     """A rate from the step alone: a gradient transformation and a function of the step at once.
 
-    The same object goes into `lrx.adam(schedule)`, `optax.chain(..., schedule)`, `optax.adamw(schedule)` and
+    As a link it closes a chain: it applies the minus sign. `multiplier()` is the link without a sign. The same
+    object goes into `lrx.adam(schedule)`, `optax.chain(..., schedule)`, `optax.adamw(schedule)` and
     `optax.inject_hyperparams(optax.adamw)(learning_rate=schedule)`. It is made by the factories of `lrx.schedules`,
-    or as `Schedule(function)` from any function of the step. Its `repr` rebuilds it, and it pickles. Its `peak` is the
-    largest rate that it can reach, or None where that is not known: for a function of your own, and for a product of
-    two shapes.
+    or as `Schedule(function)` from any function of the step. Its `repr` rebuilds it, and it pickles. Its `peak` is
+    the largest rate that it can reach, or None where that is not known: for a function of your own, and for a
+    product of two shapes.
 
     It is a function to JAX too, for `jax.jit(schedule)`, `jax.vmap(schedule)` and `jax.lax.switch(i, schedules, step)`,
     and it may be passed to compiled functions as an argument.
@@ -418,7 +426,7 @@ class Schedule(Rate):
           >>> import lrx, optax
           >>> tx = optax.chain(lrx.warmup(1.0, 10).multiplier(), optax.adam(1e-3))
         """
-        text = f"({self!r})" if self.factory is _multiply else repr(self)
+        text = f"({self!r})" if self.factory in (_multiply, _divide) else repr(self)
         link = Controller.from_cores(self.cores, peak=self.peak)
         link.remember(_multiplier, {"schedule": self}, f"{text}.multiplier()")
         return link
@@ -484,7 +492,7 @@ def _product(left: _Factor, right: _Factor) -> Any:
     # A constant is written as a number, but two numbers would make an ordinary multiplication of it. Parentheses keep
     # the order of multiplication, and with it the last bit.
     first = repr(left) if left.factory is right.factory is constant else written(left)
-    second = f"({right!r})" if right.factory is _multiply else written(right)
+    second = f"({right!r})" if right.factory in (_multiply, _divide) else written(right)
     text = f"{first} * {second}"
     arguments = {"left": left, "right": right}
     # Two shapes may peak at different times; beside one shape, constants and feedback leave no doubt.
@@ -501,10 +509,21 @@ def _product(left: _Factor, right: _Factor) -> Any:
     return product
 
 
+def _quotient(factor: _Factor, divisor: Any) -> Any:
+    """Multiply by the reciprocal of a number."""
+    _checks.at_least("divisor", divisor, 1e-38, "a rate is finite and never negative")
+    reciprocal = 1 / float(divisor) if _checks.is_concrete(divisor) else 1 / jnp.asarray(divisor, jnp.float32)
+    quotient = _product(factor, constant(reciprocal))
+    quotient.remember(_divide, {"left": factor, "right": divisor}, f"{factor!r} / {write(divisor)}")
+    return quotient
+
+
 def _is_steady(factor: _Factor) -> bool:
     """Whether a factor keeps its value but for feedback."""
     if factor.factory is _multiply:
         return all(_is_steady(part) for part in factor.arguments.values())
+    if factor.factory is _divide:
+        return _is_steady(factor.arguments["left"])
     if factor.factory is _multiplier:
         return _is_steady(factor.arguments["schedule"])
     return factor.factory is constant or isinstance(factor, Controller)

@@ -328,6 +328,7 @@ _FAMILIES: dict[str, Callable[..., np.ndarray]] = {
     "warmup_linear_decay": _warmup_decay(_linear_decay),
     "warmup_stable_decay": _warmup_stable_decay,
     "_multiply": _product,
+    "_divide": lambda t, *, left, right: reference(left, t) / float(right),
 }
 
 

@@ -93,6 +93,7 @@ def test_what_the_readme_says_to_write_runs(call):
     numbers |= {"lr": 0.1, "gamma": 0.5, "power": 2.0, "eta_min": 0.01, "T_0": 10, "T_mult": 2, "max_lr": 0.3}
     numbers |= {"base": 0.1, "max": 0.3, "up": 10, "down": 5, "mode": "exp_range", "alpha": 0.1, "t_mul": 2}
     numbers |= {"m_mul": 0.9, "v": 0.1, "w": 0.05, "k": 2, "factor": 0.5, "patience": 3, "batch_size": 512, "last": 1}
+    numbers |= {"n": 3}
     if call.startswith("piecewise_constant(lr"):
         numbers |= {"a": 10, "b": 20}
     if call.startswith("heavy_ball"):

@@ -46,6 +46,7 @@ def test_a_chain_with_a_controller_is_an_optimizer():
 
 
 def test_arithmetic_on_numbers():
+    assert parse("warmup_cosine_decay(0.1, 0.05, 20) / 2") == lrx.warmup_cosine_decay(0.1, 0.05, 20) / 2
     assert parse("5 * 390 + 2 ** 3 - 10 // 3 - -1") == 5 * 390 + 8 - 3 + 1
 
 
@@ -79,6 +80,9 @@ def test_every_public_factory_can_be_called():
         ("constant", 1, "constant must be called"),
         ("9 ** 9 ** 9", 1, "too large"),
         ("1e400", 1, "a number must be at most"),
+        ("constant(0.1) / constant(0.2)", 17, "/ stands between numbers, or between a rate and a number"),
+        ("1 / constant(0.1)", 5, "/ stands between numbers, or between a rate and a number"),
+        ("constant(0.1) / 0", 1, "divisor must be a finite number >= 1e-38, got divisor=0"),
         ("constant(0.1) + 1", 17, r"\+ stands between numbers"),
         ("1 / 0", 1, "division by zero"),
         ("sgd(*[0.1])", 5, "not unpacked"),

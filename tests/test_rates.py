@@ -425,6 +425,27 @@ def test_numbers_multiply_from_both_sides(number: Any) -> None:
     np.testing.assert_allclose(rates, [float(number), float(number) / 2], rtol=1e-6)
 
 
+@pytest.mark.parametrize("number", [number for number in NUMBERS.values() if float(number)], ids=str)
+def test_numbers_divide_from_the_right(number: Any) -> None:
+    quotient = cosine() / number
+    assert isinstance(quotient, Schedule)
+    np.testing.assert_allclose(quotient(COUNTS), np.asarray(cosine()(COUNTS)) / float(number), rtol=1e-6, atol=1e-12)
+    assert quotient.peak == pytest.approx(0.1 / float(number))
+    assert type(plateau() / number) is type(plateau() * 0.5) is Rate
+    assert type((cosine() * plateau()) / number) is Rate
+    _, rates = run(lrx.sgd(cosine() * plateau() / number), [1.0])
+    np.testing.assert_allclose(rates, [0.1 / float(number)], rtol=1e-6)
+    swept = jax.vmap(lambda k: (cosine() / k)(jnp.arange(3)))(jnp.array([0.5, 2.0]))
+    np.testing.assert_allclose(swept, np.outer([2.0, 0.5], cosine()(jnp.arange(3))), rtol=1e-6)
+
+
+@pytest.mark.parametrize("number", [0, 0.0, -2, float("nan"), float("inf"), 1e-39, np.float32(0)])
+def test_no_rate_is_divided_by_what_makes_none(number: Any) -> None:
+    for factor in (cosine(), plateau(), cosine() * plateau()):
+        with pytest.raises(ValueError, match="divisor must be a finite number >= 1e-38, got divisor="):
+            factor / number
+
+
 def test_tracers_multiply_from_both_sides_under_vmap_and_jit() -> None:
     numbers = jnp.array([0.5, 2.0])
     curves = jax.vmap(lambda k: (k * cosine() * k)(jnp.arange(5)))(numbers)
@@ -511,7 +532,11 @@ def test_the_arithmetic_of_the_tuple_underneath_raises(operation: Callable[[Any,
     for factor in (cosine(), plateau(), cosine() * plateau()):
         for other in others:
             for pair in ((factor, other), (other, factor)):
-                with pytest.raises(TypeError, match=r"combined by `\*` only, got .*join or warmup"):
+                if operation is operator.truediv and pair[0] is factor and np.ndim(other) == 0 and not callable(other):
+                    continue  # a quotient by a number
+                with pytest.raises(
+                    (TypeError, ValueError), match=r"combined by `\*` only, .*got .*join|must be a scalar"
+                ):
                     operation(*pair)
 
 
@@ -615,6 +640,10 @@ OBJECTS: dict[str, Callable[[], Any]] = {
     "two constants": lambda: lrx.constant(0.1) * lrx.constant(0.7),
     "three constants": lambda: lrx.constant(0.1) * (lrx.constant(0.7) * 0.3),
     "schedules": lambda: cosine() * lrx.warmup(1.0, 10),
+    "quotient": lambda: cosine() / 3,
+    "quotients": lambda: 0.7 * (cosine() * 2 / np.float32(0.3)) * (lrx.constant(0.1) / 2),
+    "quotient of a rate": lambda: cosine() * plateau() / 3,
+    "multiplier of a quotient": lambda: (cosine() / 2).multiplier() * plateau() / 2,
     "rate": lambda: cosine() * plateau(),
     "rate times rate": lambda: 2 * (cosine() * plateau()) * (plateau(mode="max") * 0.5),
     "controller": lambda: lrx.reduce_on_plateau(patience=np.int32(3), feedback="observed"),
@@ -664,6 +693,8 @@ def test_repr_is_what_one_would_write() -> None:
     )
     assert repr(0.5 * cosine()) == "0.5 * cosine_decay(0.1, 20)"
     assert repr(1e-3 * lrx.reduce_on_plateau()) == "0.001 * reduce_on_plateau()"
+    assert repr(cosine() * 3 / 2) == "cosine_decay(0.1, 20) * 3 / 2"
+    assert repr(3 * (cosine() / 2)) == "3 * (cosine_decay(0.1, 20) / 2)"
     assert repr(2 * (3 * cosine())) == "2 * (3 * cosine_decay(0.1, 20))"
     assert repr(Schedule(halving) * 2) == "Schedule(halving) * 2"
     assert repr(Schedule(lambda t: 0.1)) == "Schedule(<lambda>)"

@@ -253,6 +253,38 @@ OPTAX_OPTIMIZERS = {
 }
 
 
+# What the README's table says of optax.contrib and of polyak_sgd, on a quadratic of which the loss is known.
+OPTAX_FOLLOWING_A_LOSS = {
+    "prodigy": (lambda: lrx.prodigy(bias_correction=True), optax.contrib.prodigy),
+    "dadapt_adamw": (lambda: lrx.d_adaptation(bias_correction=True), optax.contrib.dadapt_adamw),
+    "polyak_sgd": (lambda: lrx.polyak(c=1.0), optax.polyak_sgd),
+    "reduce_on_plateau": (
+        lambda: optax.chain(
+            optax.sgd(0.7), lrx.reduce_on_plateau(factor=0.5, rtol=0.05, patience=3 - 1, accumulation_size=1)
+        ),
+        lambda: optax.chain(optax.sgd(0.7), optax.contrib.reduce_on_plateau(factor=0.5, rtol=0.05, patience=3)),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", OPTAX_FOLLOWING_A_LOSS)
+def test_what_follows_a_loss_takes_optaxs_path(name):
+    curvatures = jnp.array([1.0, 2.9, 0.3])
+
+    def path_of(tx):
+        def step(carry, _):
+            theta, state = carry
+            loss, gradient = jax.value_and_grad(lambda theta: jnp.sum(curvatures * theta**2) / 2)(theta)
+            updates, state = tx.update(gradient, state, theta, value=loss)
+            return (theta + updates, state), theta + updates
+
+        start = jnp.array([1.0, -2.0, 0.5])
+        return jax.jit(lambda: jax.lax.scan(step, (start, tx.init(start)), None, length=60)[1])()
+
+    ours, theirs = OPTAX_FOLLOWING_A_LOSS[name]
+    np.testing.assert_allclose(path_of(ours()), path_of(optax.with_extra_args_support(theirs())), atol=3e-4)
+
+
 @pytest.mark.parametrize("name", OPTAX_OPTIMIZERS)
 def test_optimizer_gives_optaxs_updates(name):
     ours, theirs, rtol = OPTAX_OPTIMIZERS[name]
@@ -303,6 +335,18 @@ OPTAX_SCHEDULES = {
     "warmup-constant": (
         lambda: lrx.warmup(0.1, 20, init_value=0.01),
         lambda: optax.warmup_constant_schedule(0.01, 0.1, 20),
+    ),
+    "exponential that begins later": (
+        lambda: lrx.join([0.1, lrx.exponential_decay(0.1, 0.9, transition_steps=10)], [20]),
+        lambda: optax.exponential_decay(0.1, 10, 0.9, transition_begin=20),
+    ),
+    "exponential that grows": (
+        lambda: lrx.Schedule(optax.exponential_decay(0.1, 10, 1.1)),
+        lambda: optax.exponential_decay(0.1, 10, 1.1),
+    ),
+    "linear one-cycle with a final phase": (
+        lambda: lrx.interpolate({0: 0.1 / 25, int(0.3 * 120): 0.1, int(0.85 * 120): 0.1 / 25, 120: 0.1 / 25e4}),
+        lambda: optax.linear_onecycle_schedule(120, 0.1),
     ),
     "warm-up and cosine with a total": (
         lambda: lrx.warmup_cosine_decay(0.1, 20, 120, init_value=0.01, end_value=0.001),
