@@ -73,7 +73,7 @@ def compare(
             evaluate_every=evaluate_every,
             strategy=strategy,
             checkpoint=job.folder(f"{name} {label}".strip()),
-            progress=job.progress,
+            progress=job.titled(f"{name or workload.name}, {label}"),
         )
         found[label] = arm_of(swept, metric=metric, with_rates=with_rates)
     return found

@@ -175,7 +175,7 @@ def measure_task(task: Task, job: Job) -> dict[str, Any]:
         num_points=NUM_POINTS,
         strategy=task.strategy,
         checkpoint=job.folder(name),
-        progress=job.progress,
+        progress=job.titled(f"{name}, fixed schedules"),
     )
     arms = {label: arm_of(swept, at=(place,), metric="training_loss") for place, label in enumerate(FIXED)}
     chosen = arms["linear"]["rates"][arms["linear"]["best"]]
@@ -186,7 +186,7 @@ def measure_task(task: Task, job: Job) -> dict[str, Any]:
         seed=job.seeds[0],
         evaluate_every=steps,
         checkpoint=job.folder(f"{name} norms"),
-        progress=job.progress,
+        progress=job.titled(f"{name}, gradient norms"),
     )
     norms = history.metrics["gradient_norm"]
     refine = partial(lrx.refined, norms, norm="l2" if task.method == "SGD" else "l1")

@@ -195,7 +195,7 @@ def corrections(workload: Workload, job: Job, epochs: int) -> np.ndarray:
         seeds=job.seeds,
         strategy=strategy(),
         checkpoint=job.folder("autoencoder"),
-        progress=job.progress,
+        progress=job.titled("autoencoder"),
     )
     return short(swept.final_loss)
 

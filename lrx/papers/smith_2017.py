@@ -139,7 +139,7 @@ def read_bounds(rates: np.ndarray, accuracies: np.ndarray) -> tuple[float, float
     return high / 4, high
 
 
-def range_test(workload: Workload, settings: Settings, *, seed: int, progress: bool) -> dict[str, Any]:
+def range_test(workload: Workload, settings: Settings, *, seed: int, progress: bool | str) -> dict[str, Any]:
     """Let the rate rise linearly from 0 through one short run, and record the accuracy."""
     lengths = settings.lengths
     rising = lrx.linear_decay(0.0, lengths.range_test, end_value=settings.range_max)
@@ -172,7 +172,7 @@ def measure(settings: Settings, job: Job) -> tuple[dict[str, Any], dict[str, Any
         **settings.model_options,
     )
 
-    ladder = range_test(workload, settings, seed=job.seeds[0], progress=job.progress)
+    ladder = range_test(workload, settings, seed=job.seeds[0], progress=job.titled(f"{workload.name}, range test"))
     bounds = settings.bounds or read_bounds(np.asarray(ladder["rate"]), np.asarray(ladder["accuracy"]))
     lengths = settings.lengths
     curves: dict[str, Any] = {"range_test": ladder}
@@ -187,7 +187,7 @@ def measure(settings: Settings, job: Job) -> tuple[dict[str, Any], dict[str, Any
                 seed=seed,
                 evaluate_every=lengths.every,
                 checkpoint=job.folder(f"{policy}-{seed}"),
-                progress=job.progress,
+                progress=job.titled(f"{workload.name}, {policy}, seed {seed}"),
                 stop_on_nonfinite=False,  # a policy that diverges has an accuracy too, that of guessing
             )
             for seed in job.seeds

@@ -32,6 +32,11 @@ class Status:
         self.evaluations: dict[str, float] = {}
         self._first, self._started = step, time.monotonic()
 
+    @property
+    def is_seen(self) -> bool:
+        """Whether anybody looks, so that it is worth while to stop for numbers."""
+        return type(self) is not Status
+
     def __enter__(self) -> Self:
         return self
 

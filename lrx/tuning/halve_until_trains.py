@@ -14,7 +14,7 @@ import optax
 
 from lrx import _checks
 from lrx.training.checkpoints import RunFolder
-from lrx.training.progress import reporter
+from lrx.training.progress import reporter, require_progress
 from lrx.tuning.engine import Engine
 from lrx.tuning.learnt import LEAST, InitialLoss
 from lrx.tuning.problem import as_seeds, as_workload, require_trains
@@ -80,7 +80,7 @@ def halve_until_trains(
     has_state: bool = False,
     seeds: int | Sequence[int] = 1,
     checkpoint: str | os.PathLike[str] | None = None,
-    progress: bool = False,
+    progress: bool | str | None = None,
 ) -> TrialTable:
     """Try `start_rate`, then a half of it, and so on, until the loss falls.
 
@@ -103,7 +103,8 @@ def halve_until_trains(
       seeds: how many runs of each trial, with seeds 0, 1, ..., or the seeds; all have to train.
       checkpoint: a folder. After each trial the table is kept there, and the same call, or one with more `trials`, goes
         on with the next one.
-      progress: show a bar.
+      progress: True shows a bar, or lines where there is no terminal; by default a bar, on a terminal alone; a string
+        is its title; False shows nothing.
 
     Returns:
       A `TrialTable`; printing it shows what each trial did.
@@ -133,7 +134,7 @@ def halve_until_trains(
     _checks.steps("trials", trials, unit="trials")
     _checks.steps("num_steps", num_steps, at_least=2)
     _checks.non_negative("min_fall", min_fall)
-    _checks.flag("progress", progress)
+    require_progress(progress)
     seed_array = as_seeds(seeds)
     try_out_rates(tx, [start_rate])
     workload = as_workload(loss_fn, init_fn, batches, has_state=has_state, num_batches=num_steps)
@@ -162,7 +163,9 @@ def halve_until_trains(
                 rows = {name: list(kept[name][:trials]) for name in rows}
         made = len(rows["rates"])
         status = stack.enter_context(
-            reporter(progress, "trials", step=made * each, total=trials * each, batch_size=1, unit="steps")
+            reporter(
+                progress, f"trials, {workload.name}", step=made * each, total=trials * each, batch_size=1, unit="steps"
+            )
         )
         plan = None
         for trial in range(made, trials):
@@ -172,6 +175,7 @@ def halve_until_trains(
                 strategy = "map" if len(seed_array) == 1 else "vmap"
                 plan = engine.planned({"rate": np.ones(1)}, seed_array, strategy=strategy)
                 status.start()
+            status.title = f"trial at {start_rate * factor**trial:.3g}, {workload.name}"
             hyper = {"rate": np.array([start_rate * factor**trial], np.float32)}
             runs = advanced(plan, plan.start(hyper, seed_array), hyper, seed_array, 0, num_steps, status, trial * each)
             curve = curves(runs)[:, 0]

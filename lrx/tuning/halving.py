@@ -17,7 +17,7 @@ import optax
 from lrx import _checks
 from lrx.training.batch_stats import evaluation_point
 from lrx.training.checkpoints import RunFolder
-from lrx.training.progress import Status, reporter
+from lrx.training.progress import Status, reporter, require_progress
 from lrx.tuning.engine import STRATEGIES, Engine, Runs
 from lrx.tuning.learnt import InitialLoss, changed, fell
 from lrx.tuning.problem import as_seeds, as_workload, require_comparable, require_trains
@@ -106,7 +106,7 @@ def successive_halving(
     strategy: str = "auto",
     chunk_size: int | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
-    progress: bool = False,
+    progress: bool | str | None = None,
 ) -> HalvingResult:
     """Train all members for a few steps, keep one in `eta`, train these `eta` times as long, and so on.
 
@@ -135,7 +135,8 @@ def successive_halving(
       strategy: as for `sweep`.
       chunk_size: as for `sweep`.
       checkpoint: a folder. After each rung the survivors are kept there, and the same call goes on with the next one.
-      progress: show a bar.
+      progress: True shows a bar, or lines where there is no terminal; by default a bar, on a terminal alone; a string
+        is its title; False shows nothing.
 
     Returns:
       A `HalvingResult`.
@@ -172,7 +173,7 @@ def successive_halving(
     _checks.steps("eta", eta, at_least=2, unit="members")
     _checks.steps("brackets", brackets, unit="brackets")
     _checks.one_of("strategy", strategy, ("auto", *STRATEGIES))
-    _checks.flag("progress", progress)
+    require_progress(progress)
     if chunk_size is not None:
         _checks.steps("chunk_size", chunk_size, unit="members")
     if grid is not None and brackets > 1:
@@ -199,7 +200,7 @@ def successive_halving(
         ]  # of all members of each rung
         search.steps_given = sum(steps[: search.rungs_made])
         with reporter(
-            progress, "search", step=search.steps_given, total=sum(steps), batch_size=1, unit="steps"
+            progress, f"search, {workload.name}", step=search.steps_given, total=sum(steps), batch_size=1, unit="steps"
         ) as status:
             for index in range(search.rungs_made, len(rungs)):
                 search.climb(rungs, index, status)

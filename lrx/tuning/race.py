@@ -17,7 +17,7 @@ import optax
 
 from lrx.training.checkpoints import RunFolder
 from lrx.training.identity import Identity, family_identity, run_identity
-from lrx.training.progress import reporter
+from lrx.training.progress import Status, reporter
 from lrx.training.workload import Workload
 from lrx.tuning.engine import Engine, Plan, Runs, evaluation_identity
 from lrx.tuning.learnt import InitialLoss, fell
@@ -92,7 +92,7 @@ class Race:
         budget: float,
         seed: int,
         checkpoint: str | os.PathLike[str] | None = None,
-        progress: bool = False,
+        progress: bool | str | None = False,
         began: float | None = None,
     ) -> Selection:
         """Choose within `budget` full runs; see `select`."""
@@ -101,15 +101,17 @@ class Race:
         leaders = {name: method for name, method in self.portfolio.items() if method.follows is None}
         # Each probe once, by the first method that uses it.
         probes = {method.probe: name for name, method in reversed(leaders.items()) if method.probe}
-        each = min(PROBE_STEPS[1], max(PROBE_STEPS[0], int(PROBED * self.num_steps)))
+        each = _probe_steps(self.num_steps)
         sizes = self._sizes(leaders)
         weights = [size * length for size, length in zip(sizes, LENGTHS, strict=True)]
         least = len(probes) * each + FEWEST_STEPS * sum(weights)
         if least > allowed:
+            shortest = _shortest(budget, len(probes), FEWEST_STEPS * sum(weights))
             raise ValueError(
                 f"budget must be at least {math.ceil(100 * least / self.num_steps) / 100:g} full runs of "
                 f"{self.num_steps:,} steps for {len(probes)} range test(s) and a race of {sizes[0]} runs, got "
-                f"budget={budget:g}: give more, a longer run, or a smaller portfolio."
+                f"budget={budget:g}: give that much, a smaller portfolio, or num_steps={shortest}, the shortest run "
+                "that this budget is enough for."
             )
         self._require_states()
         self._look_at_evaluation(seed)
@@ -123,11 +125,14 @@ class Race:
                     folder.require_same_run(about)
                     now = self._restored(folder, seed)
             status = stack.enter_context(
-                reporter(progress, "select", step=now.spent, total=allowed, batch_size=1, unit="steps")
+                reporter(
+                    progress, f"select, {self.workload.name}", step=now.spent, total=allowed, batch_size=1, unit="steps"
+                )
             )
             status.start()
             if rounds_made is None:
                 for number, (probe, name) in enumerate(probes.items(), 1):
+                    status.title = f"range test of {name}"
                     rest = (len(probes) - number) * each + FEWEST_STEPS * sum(weights)
                     test = range_test(
                         self.workload,
@@ -154,7 +159,8 @@ class Race:
                 later = sum(weights[number:]) / LENGTHS[number - 1]
                 horizon = self._horizon(now.running, allowed - now.spent, later)
                 for run in now.running:
-                    paid = self._advance(run, horizon, seed)
+                    status.title = f"round {number} of {ROUNDS}, {run.method} at {run.rate:.3g}"
+                    paid = self._advance(run, horizon, seed, status, now.spent)
                     now.spent += paid
                     now.evidence.append(
                         Evidence(run.method, run.rate, number, horizon, run.value, run.loss, paid, run.learnt)
@@ -216,8 +222,10 @@ class Race:
     def _carried(self, run: _Run, horizon: int) -> int:
         return math.floor(self.portfolio[run.method].carried * horizon + 1e-9)
 
-    def _advance(self, run: _Run, horizon: int, seed: int) -> int:
+    def _advance(self, run: _Run, horizon: int, seed: int, status: Status, before: int) -> int:
         """Make a run of `horizon` steps, measure it, and keep what a longer one goes on from; give the steps made.
+
+        `before` is how many steps `status` has seen until now.
 
         A run of that length that was made in an earlier round is not made again.
         """
@@ -231,10 +239,11 @@ class Race:
         else:
             trunk = plan.put(run.runs)
         made = horizon - run.done
-        trunk = advanced(plan, trunk, hyper, seeds, run.done, kept)
+        trunk = advanced(plan, trunk, hyper, seeds, run.done, kept, status, before)
         ended = trunk
         if kept < horizon:
-            ended = advanced(plan, jax.tree.map(jnp.copy, trunk), hyper, seeds, kept, horizon)
+            copy = jax.tree.map(jnp.copy, trunk)
+            ended = advanced(plan, copy, hyper, seeds, kept, horizon, status, before + kept - run.done)
         # On the host, where there is room for all of them.
         run.runs, run.done = (jax.device_put(trunk, jax.devices("cpu")[0]), kept) if kept else ((), 0)
         run.length, (run.value, run.loss), run.learnt = horizon, self.measured(ended, seed), self._learnt(ended, seed)
@@ -482,6 +491,18 @@ class Race:
             run.runs = states[run.name]
         tests = {name: RangeTest.from_arrays(arrays[name]) for name in names if name in arrays}
         return _Standing(int(record["spent"][0]), tests, running, evidence)
+
+
+def _probe_steps(num_steps: int) -> int:
+    """Return the steps of each range test of a race for a run of so many."""
+    return min(PROBE_STEPS[1], max(PROBE_STEPS[0], int(PROBED * num_steps)))
+
+
+def _shortest(budget: float, probes: int, race: int) -> int:
+    """Return the fewest steps of a full run of which `budget` pay for the range tests and a race of `race` steps."""
+    enough = math.ceil((probes * PROBE_STEPS[1] + race) / budget)
+    fits = (n for n in range(1, enough + 1) if probes * _probe_steps(n) + race <= math.floor(budget * n + 1e-6))
+    return next(fits, enough)
 
 
 def hyperparameters(rate: float, num_steps: int) -> dict[str, np.ndarray]:

@@ -13,7 +13,7 @@ import optax
 
 from lrx import _checks
 from lrx.optimizers.accumulation import accumulate as accumulated
-from lrx.training.progress import reporter
+from lrx.training.progress import reporter, require_progress
 from lrx.tuning.engine import Engine, Runs, Watch
 from lrx.tuning.learnt import LEAST, InitialLoss
 from lrx.tuning.problem import as_seeds, as_workload, require_no_accumulation, require_trains
@@ -195,7 +195,7 @@ def range_test(
     has_state: bool = False,
     seeds: int | Sequence[int] = 1,
     extend: bool = True,
-    progress: bool = False,
+    progress: bool | str | None = None,
 ) -> RangeTest:
     """Train for a moment while the rate rises from far too small to far too large, and look at the loss.
 
@@ -230,7 +230,8 @@ def range_test(
       has_state: `loss_fn` is `(params, model_state, batch, key) -> (loss, model_state)`, and `init_fn` gives both.
       seeds: how many runs, with seeds 0, 1, ..., or the seeds; they run side by side.
       extend: whether the ladder may go on beyond `max_rate`, as above.
-      progress: show a bar.
+      progress: True shows a bar, or lines where there is no terminal; by default a bar, on a terminal alone; a string
+        is its title; False shows nothing.
 
     Returns:
       A `RangeTest`. Its `suggestion` raises an error where nothing was learnt at any rate.
@@ -269,7 +270,7 @@ def range_test(
     _checks.above("divergence_factor", divergence_factor, 1, "it multiplies the best loss")
     _checks.steps("accumulate", accumulate, unit="minibatches")
     _checks.flag("extend", extend)
-    _checks.flag("progress", progress)
+    require_progress(progress)
     seed_array = as_seeds(seeds)
     total = num_steps * accumulate
     workload = as_workload(loss_fn, init_fn, batches, has_state=has_state, num_batches=total)
@@ -293,17 +294,22 @@ def range_test(
     engine = Engine(workload, make_tx, len(longer) * accumulate, len(longer), watch, measure)
     alone = {"member": np.zeros(1)}  # a single one, whose rate is in the ladder
     status = reporter(
-        progress, "range test", step=0, total=total, batch_size=workload.batches.batch_size, unit="examples"
+        progress,
+        f"range test, {workload.name}",
+        step=0,
+        total=total,
+        batch_size=workload.batches.batch_size,
+        unit="examples",
     )
     lag = 0 if validation_batch is not None else 1  # a training loss is that before the step
 
     def advanced(runs: Runs, first: int, rates: np.ndarray) -> Runs:
         """Go on from minibatch `first` to the end of a ladder."""
         total = len(rates) * accumulate
-        for stop in np.linspace(first, total, 11).astype(int)[1:] if progress else [total]:
+        for stop in np.linspace(first, total, 11).astype(int)[1:] if status.is_seen else [total]:
             runs = plan.advance(runs, alone, seed_array, first, int(stop))
             first = int(stop)
-            if progress:
+            if status.is_seen:
                 made = -(-first // accumulate)
                 known = _curves(runs)[0, :made]
                 known = known[np.isfinite(known)]

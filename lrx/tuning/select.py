@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from lrx import _checks
+from lrx.training.progress import require_progress
 from lrx.training.workload import Batches, Workload
 from lrx.tuning.portfolio import PORTFOLIO, Method
 from lrx.tuning.problem import as_workload, require_comparable
@@ -34,7 +35,7 @@ def select(
     seed: int = 0,
     has_state: bool = False,
     checkpoint: str | os.PathLike[str] | None = None,
-    progress: bool = False,
+    progress: bool | str | None = None,
 ) -> Selection:
     """Choose optimizer, schedule or controller, and the rate, for the compute of `budget` full runs.
 
@@ -76,7 +77,8 @@ def select(
       checkpoint: a folder. After the range tests, and after each round, all that was found is kept there, and the same
         call goes on with the next round. A call that differs in anything that makes its numbers is refused
         (`lrx.training.identity`).
-      progress: show a bar.
+      progress: True shows a bar, or lines where there is no terminal; by default a bar, on a terminal alone; a string
+        is its title; False shows nothing.
 
     Returns:
       A `Selection`: `lrx.train(workload, selection.tx, steps=selection.num_steps)`, and `print(selection)` for the
@@ -111,7 +113,7 @@ def select(
     """
     began = time.monotonic()
     _checks.positive("budget", budget)
-    _checks.flag("progress", progress)
+    require_progress(progress)
     _checks.seed(seed)
     _require_portfolio(portfolio)
     if num_steps is not None:

@@ -16,7 +16,7 @@ import optax
 from lrx import _checks
 from lrx.training.batch_stats import evaluation_point
 from lrx.training.checkpoints import RunFolder
-from lrx.training.progress import Status, reporter
+from lrx.training.progress import Status, reporter, require_progress
 from lrx.training.workload import Workload
 from lrx.tuning.engine import STRATEGIES, Engine, Plan, Runs
 from lrx.tuning.learnt import InitialLoss, changed, fell
@@ -225,7 +225,7 @@ def sweep(
     strategy: str = "auto",
     chunk_size: int | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
-    progress: bool = False,
+    progress: bool | str | None = None,
 ) -> SweepResult:
     """Train with every combination of hyperparameters, and every seed, in one compiled program.
 
@@ -252,7 +252,8 @@ def sweep(
       chunk_size: members that are trained at a time; by default as many as fit into the memory that is free.
       checkpoint: a folder. After each chunk its results are kept there, and the same call goes on with the next one. A
         call that differs in anything that makes its numbers is refused (`lrx.training.identity`).
-      progress: show a bar.
+      progress: True shows a bar, or lines where there is no terminal; by default a bar, on a terminal alone; a string
+        is its title; False shows nothing.
 
     Returns:
       A `SweepResult`.
@@ -287,7 +288,7 @@ def sweep(
     _checks.one_of("strategy", strategy, ("auto", *STRATEGIES))
     if chunk_size is not None:
         _checks.steps("chunk_size", chunk_size, unit="members")
-    _checks.flag("progress", progress)
+    require_progress(progress)
     space = make_space(grid, sample, num_samples, seed=int(seed_array[0]))
     try_out(tx, space)
     workload = as_workload(loss_fn, init_fn, batches, has_state=has_state, num_batches=num_steps)
@@ -317,7 +318,12 @@ def sweep(
         total = space.size * len(seed_array) * num_steps
         made = len(done.get("final_loss", ()))
         status = reporter(
-            progress, "sweep", step=made * len(seed_array) * num_steps, total=total, batch_size=1, unit="steps"
+            progress,
+            f"sweep, {workload.name}",
+            step=made * len(seed_array) * num_steps,
+            total=total,
+            batch_size=1,
+            unit="steps",
         )
         plan = None
         with status:
@@ -382,7 +388,7 @@ def advanced(
 
     `before` is how many steps of all runs `status` has seen until now.
     """
-    watched = status is not None and type(status) is not Status
+    watched = status is not None and status.is_seen
     step, length = start, 1 if watched else stop
     runs_at_once = len(seeds) * len(next(iter(hyper.values())))
     while step < stop:

@@ -447,7 +447,7 @@ def test_bad_numbers_are_refused_before_anything_runs(arguments: dict[str, Any],
         ({"tx": lambda rate: rate}, "tx must be a gradient transformation"),
         ({"batches": None}, "batches must be given"),
         ({"batches": 3}, "batches must be a Batches, arrays or an iterable of batches, got batches=3"),
-        ({"progress": 1}, "progress must be True or False"),
+        ({"progress": 1}, "progress must be True, False, None or a title, got progress=1"),
     ],
 )
 def test_what_is_of_another_kind_is_refused(arguments: dict[str, Any], message: str) -> None:

@@ -514,6 +514,14 @@ def test_the_budget_that_is_said_to_be_enough_is(race: Any) -> None:
         assert asked.run(least, 0).cost <= least
         with pytest.raises(ValueError, match="budget must be at least"):
             asked.run(least - 0.02, 0)
+    with pytest.raises(
+        ValueError, match=r"or num_steps=\d+, the shortest run that this budget is enough for"
+    ) as refused:
+        chosen(num_steps=20)
+    shortest = int(str(refused.value).split("num_steps=")[1].split(",")[0])
+    with pytest.raises(ValueError, match="budget must be at least"):
+        chosen(num_steps=shortest - 1)
+    assert chosen(num_steps=shortest).cost <= 3
 
 
 def test_another_race_in_the_folder_is_refused(tmp_path: Path) -> None:

@@ -1,0 +1,54 @@
+"""Long tools show a bar on a terminal unless they are told not to, and say what they are at."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from tuning.test_select import SMALL
+from tuning.test_sweep import LINE
+
+import lrx
+
+TOOLS: dict[str, tuple[Callable[..., Any], str]] = {
+    "sweep": (
+        lambda **how: lrx.sweep(
+            LINE, tx=lambda lr: lrx.sgd(lr), grid={"lr": [0.05, 0.1]}, num_steps=6, strategy="vmap", **how
+        ),
+        "sweep, line",
+    ),
+    "range_test": (lambda **how: lrx.range_test(LINE, tx=lrx.sgd, num_steps=20, **how), "range test, line"),
+    "successive_halving": (
+        lambda **how: lrx.successive_halving(
+            LINE, tx=lambda lr: lrx.sgd(lr), grid={"lr": [0.05, 0.1, 0.2]}, num_steps=9, strategy="vmap", **how
+        ),
+        "search, line",
+    ),
+    "halve_until_trains": (
+        lambda **how: lrx.halve_until_trains(LINE, tx=lrx.sgd, start_rate=0.1, num_steps=20, **how),
+        "trial at 0.1, line",
+    ),
+    "select": (
+        lambda **how: lrx.select(LINE, num_steps=80, portfolio={"adam": SMALL["constant"]}, **how),
+        "round 4 of 4, adam at 0.03",
+    ),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("tool", TOOLS)
+def test_a_tool_shows_a_bar_on_a_terminal_and_nothing_elsewhere(
+    tool: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, title = TOOLS[tool]
+    run()
+    assert capsys.readouterr().out == ""
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    monkeypatch.setenv("COLUMNS", "120")
+    monkeypatch.setenv("TERM", "xterm")
+    run()
+    assert title in capsys.readouterr().out
+    run(progress=False)
+    assert capsys.readouterr().out == ""
