@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from lrx import _checks
 from lrx._leaves import Path, named_leaves, written
-from lrx.states import Snapshot
+from lrx.states import ControllerState, Observation, Snapshot
 
 FEW = 4  # leaves of one state that are listed one by one
 
@@ -54,9 +54,9 @@ def carry_over(old_state: Any, new_state: Any) -> CarriedOver:
     agrees in name, shape and type is taken over, with moments, counts and the step of the schedule. What is new begins
     as `tx.init` has made it. Nothing is converted.
 
-    Two states that hold several of one type are matched in their order, or by their place where their numbers differ;
-    groups keep to their labels. A checkpoint that Orbax has restored without a target, as dicts and lists, will do
-    as the old state: the old transformation is not needed.
+    Two states that hold several of one type are matched in their order, or by their place where their numbers differ.
+    Groups keep to their labels; they may be made, where each takes its part, and dissolved. A checkpoint that Orbax has
+    restored without a target, as dicts and lists, will do as the old state: the old transformation is not needed.
 
         old_state = orbax.checkpoint.StandardCheckpointer().restore(path)
         carried = lrx.carry_over(old_state, tx.init(params))
@@ -84,7 +84,7 @@ def carry_over(old_state: Any, new_state: Any) -> CarriedOver:
       >>> carried = lrx.carry_over(old_state, tx.init(params))
       >>> print(carried)
       taken over: AdamState at 1/0; RateState at 1/1
-      begins anew: ControllerState at 1/1/memories/1; ReduceOnPlateauState at 1/1/memories/1/memory
+      begins anew: ReduceOnPlateauState at 1/1/memories/1/memory
       >>> print(lrx.update_count(carried.state))
       1
     """
@@ -97,14 +97,15 @@ def carry_over(old_state: Any, new_state: Any) -> CarriedOver:
     for path, inner in snapshots:  # a copy of what is found elsewhere too
         within = _units(inner, known, path)
         chosen |= _chosen(_pairs(old, within))
-    taken, fresh = _said(new, {unit.path: partner for unit, partner in pairs}, chosen)
+    taken, fresh = _said(new, {unit.path: partners[0] for unit, partners in pairs}, chosen)
     if not taken and any(unit.leaves for unit in new):
         raise ValueError(
             "old_state must have something in common with new_state, got nothing that agrees in name, shape and type: "
             f"{'; '.join(unit.place() for unit in old) or 'no arrays'}. Give the state of the same parameters."
         )
-    used = {partner.path for _, partner in pairs}
-    dropped = tuple(unit.place() for unit in old if unit.path not in used and unit.leaves)
+    used = {partner.path for _, partners in pairs for partner in partners}
+    kept = [unit for unit in old if unit.path in used]
+    dropped = _places([unit for unit in old if unit.path not in used and unit.leaves], kept)
     leaves, structure = jax.tree.flatten(new_state)
     paths = [path for path, _ in named_leaves(new_state)]
     filled = [_placed(chosen[path], leaf) if path in chosen else leaf for path, leaf in zip(paths, leaves, strict=True)]
@@ -158,8 +159,8 @@ def _snapshots(tree: Any) -> list[tuple[Path, Any]]:
     return [((*path, "inner"), node.inner) for path, node in found if isinstance(node, Snapshot)]
 
 
-def _pairs(old: list[_Unit], new: list[_Unit]) -> list[tuple[_Unit, _Unit]]:
-    """Which new state goes on from which old one."""
+def _pairs(old: list[_Unit], new: list[_Unit]) -> list[tuple[_Unit, list[_Unit]]]:
+    """Which new state goes on from which old ones: from one, and where groups are made or dissolved from several."""
     pairs = []
     for kind in dict.fromkeys(unit.kind for unit in new):
         ours, theirs = [u for u in new if u.kind == kind], [u for u in old if u.kind == kind]
@@ -175,8 +176,18 @@ def _pairs(old: list[_Unit], new: list[_Unit]) -> list[tuple[_Unit, _Unit]]:
             if i in free and j in open_ and _agree(ours[i].labels(), theirs[j].labels()):
                 free.discard(i)
                 open_.discard(j)
-                pairs.append((ours[i], theirs[j]))
+                pairs.append((ours[i], [theirs[j], *_nested(ours[i], theirs, theirs[j])]))
+        pairs += [(ours[i], found) for i in sorted(free) if (found := _nested(ours[i], theirs, None))]
     return pairs
+
+
+def _nested(unit: _Unit, others: list[_Unit], partner: _Unit | None) -> list[_Unit]:
+    """Other old states that a new one is a part of, or that are parts of it: one is in a group, the other is not."""
+    return [
+        other
+        for other in others
+        if other is not partner and unit.labels() != other.labels() and _agree(unit.labels(), other.labels())
+    ]
 
 
 def _likeness(path: Path, other: Path) -> int:
@@ -193,11 +204,12 @@ def _agree(labels: Path, others: Path) -> bool:
     return all(label in remaining for label in shorter)
 
 
-def _chosen(pairs: list[tuple[_Unit, _Unit]]) -> dict[Path, Any]:
+def _chosen(pairs: list[tuple[_Unit, list[_Unit]]]) -> dict[Path, Any]:
     """The old arrays, by the places of the new ones whose shape and type they have."""
     return {
         (*unit.path, *place): partner.leaves[place]
-        for unit, partner in pairs
+        for unit, partners in pairs
+        for partner in reversed(partners)
         for place, leaf in unit.leaves.items()
         if place in partner.leaves and _shape(partner.leaves[place]) == _shape(leaf)
     }
@@ -210,17 +222,15 @@ def _shape(leaf: Any) -> str:
 def _said(
     new: list[_Unit], partners: Mapping[Path, _Unit], chosen: Mapping[Path, Any]
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    taken, fresh = [], []
+    taken, fresh, parts = [], [], []
     for unit in new:
-        if not unit.leaves:
-            continue
         missing = [place for place in unit.leaves if (*unit.path, *place) not in chosen]
         if len(missing) < len(unit.leaves):
-            taken.append(unit.place())
+            taken.append(unit)
         if not missing:
             continue
         if len(missing) == len(unit.leaves) and unit.path not in partners:
-            fresh.append(unit.place())
+            fresh.append(unit)
             continue
         there = partners[unit.path].leaves if unit.path in partners else {}
         lines = [
@@ -229,8 +239,24 @@ def _said(
             for place in missing
         ]
         more = f" and {len(lines) - FEW} more" if len(lines) > FEW else ""
-        fresh.append(f"{unit.place()} ({', '.join(lines[:FEW])}{more})")
-    return tuple(taken), tuple(fresh)
+        parts.append(f"{unit.place()} ({', '.join(lines[:FEW])}{more})")
+    return _places(taken, fresh), (*_places(fresh, taken), *parts)
+
+
+def _places(units: list[_Unit], others: list[_Unit]) -> tuple[str, ...]:
+    """Where states are, each for those within it if all share its fate; a controller goes by its method's state."""
+
+    def is_within(path: Path, outer: _Unit) -> bool:
+        return path[: len(outer.path)] == outer.path
+
+    whole = [unit.path for unit in units if not any(is_within(other.path, unit) for other in others)]
+    named: list[_Unit] = []
+    for unit in units:
+        beside = {ControllerState.__name__: unit.path, Observation.__name__: unit.path[:-1]}.get(unit.kind)
+        by_method = beside is not None and any(other.path == (*beside, "memory") for other in units)
+        if not by_method and not any(outer.path in whole and is_within(unit.path, outer) for outer in named):
+            named.append(unit)
+    return tuple(unit.place() for unit in named)
 
 
 def _placed(value: Any, like: Any) -> jax.Array:

@@ -37,7 +37,7 @@ def schedule() -> lrx.Schedule:
     ("make", "fresh"),
     [
         (lambda: lrx.adam(schedule()), ()),
-        (lambda: lrx.adam(schedule() * plateau()), ("ControllerState at 1/memories/1",)),
+        (lambda: lrx.adam(schedule() * plateau()), ("ReduceOnPlateauState at 1/memories/1/memory",)),
         (lambda: lrx.adamw(schedule(), weight_decay=0.0), ("AdamwState at the top",)),
         (lambda: optax.chain(optax.clip_by_global_norm(1e9), lrx.adam(schedule())), ()),
         (lambda: lrx.accumulate(lrx.adam(schedule()), 1), ("AccumulationState at the top",)),
@@ -125,3 +125,16 @@ def test_states_with_nothing_in_common_are_refused() -> None:
         lrx.carry_over(state, optax.sgd(0.1, momentum=0.9).init(PARAMS))
     with pytest.raises(TypeError, match="must hold arrays, got an abstract state"):
         lrx.carry_over(jax.eval_shape(lrx.sgd(0.1).init, PARAMS), state)
+
+
+def test_groups_are_made_and_dissolved() -> None:
+    """Each takes its part of the moments, and gives it back."""
+    one = lrx.adam(schedule())
+    two = optax.partition({"body": lrx.adam(schedule()), "head": lrx.adam(schedule())}, LABELS)
+    states = [advance(tx, tx.init(PARAMS), 4)[1] for tx in (one, two)]
+    for old, new, state in ((one, two, states[0]), (two, one, states[1])):
+        carried = lrx.carry_over(state, new.init(PARAMS))
+        assert not carried.dropped
+        expected, _ = advance(old, state)
+        updates, _ = advance(new, carried.state)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), updates, expected)
