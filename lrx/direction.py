@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from lrx._leaves import named_leaves, written
 from lrx.reading import NoRateError, learning_rates
 
 STEPS = 8  # at least; a method that searches by a step uphill (sharpness-aware minimization) comes back within them
@@ -77,10 +78,10 @@ def _require_descent(tx: optax.GradientTransformation, structure: Any, types: tu
             rises = _ascents(tx, like)
     except Exception:  # wants something that only training gives it, and says so itself there
         return
-    rising = [jax.tree_util.keystr(path) for path, up in jax.tree_util.tree_leaves_with_path(rises) if up]
+    rising = [written(path) for path, up in named_leaves(rises) if up]
     if not rising:
         return
-    where = "" if len(rising) == len(types) else f" at params{rising[0]}"
+    where = "" if len(rising) == len(types) else f" at {rising[0]!r}"
     if len(rising) > 1 and where:
         where += f" and {len(rising) - 1} more"
     if rated:
