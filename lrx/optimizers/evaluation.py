@@ -81,7 +81,9 @@ def combined(function: Callable[..., jax.Array], params: Any, tree: Any) -> Any:
     def move(kept: Any, leaf: Any) -> Any:
         if isinstance(kept, optax.MaskedNode) or not jnp.issubdtype(jnp.result_type(leaf), jnp.inexact):
             return leaf
-        return function(wide(leaf), wide(kept)).astype(jnp.result_type(leaf))
+        point = function(wide(leaf), wide(kept))
+        # A copy: the next step may take the buffers of the state.
+        return (jnp.array(point) if point is kept else point).astype(jnp.result_type(leaf))
 
     kept, structure = jax.tree.flatten(tree, is_leaf=lambda node: isinstance(node, optax.MaskedNode))
     if any(isinstance(leaf, optax.MaskedNode) for leaf in kept):

@@ -58,8 +58,9 @@ def group_rates(
 
     A factor of 0 freezes a group and takes it out of every statistic of all parameters, as the distance in `dog`. If it
     is 0 as a number, `tx` does not see the group at all: it keeps no moments for it, as with `optax.set_to_zero`, and
-    shows no rate. A traced number or a schedule may be 0 at times: then the moments go on meanwhile. Other factors
-    do not enter into such statistics.
+    shows no rate. A traced number or a schedule may be 0 at times: then the moments go on meanwhile, and the
+    statistics of lrx's own methods are without the group, but what is optax's, as `clip_by_global_norm`, sees it. Other
+    factors do not enter into statistics.
 
     Args:
       tx: the transformation whose rate is multiplied.

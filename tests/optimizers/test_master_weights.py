@@ -146,3 +146,14 @@ def test_training_with_narrow_parameters_goes_the_way_of_wide_ones():
     lost = lrx.train(workload(jnp.bfloat16), lrx.sgd(2e-3), steps=400)
     assert float(narrow.params["slope"]) == pytest.approx(float(wide.params["slope"]), rel=1e-2)
     assert abs(float(lost.params["slope"]) - float(wide.params["slope"])) > 0.1
+
+
+def test_applied_parameters_and_evaluation_points_are_not_buffers_of_a_state_that_is_donated():
+    tx = lrx.master_weights(lrx.schedule_free_sgd(0.1))
+    params, update = {"w": jnp.ones(3)}, jax.jit(tx.update, donate_argnums=1)
+    state, kept = tx.init(params), []
+    for _ in range(2):
+        updates, state = update({"w": jnp.ones(3)}, state, params)
+        params = lrx.apply_updates(params, updates, state)
+        kept.append(lrx.eval_params(state, params))
+    assert np.all(np.isfinite([point["w"] for point in kept]))
