@@ -7,9 +7,9 @@ unsigned link belongs, `schedule.multiplier()`, or a controller.
 Example:
   >>> import jax.numpy as jnp, lrx, optax
   >>> schedule = lrx.warmup_cosine_decay(0.1, warmup_steps=0, total_steps=100)
-  >>> closed = optax.chain(optax.scale_by_adam(), schedule)  # not optax.adam, which has a rate of its own
+  >>> closed = optax.chain(optax.scale_by_sign(), schedule)  # not optax.sign_sgd, which has a rate of its own
   >>> updates, state = closed.update(jnp.ones(2), closed.init(jnp.ones(2)))
-  >>> print(updates.round(4), lrx.learning_rate(state))
+  >>> print(updates, lrx.learning_rate(state))
   [-0.1 -0.1] 0.1
   >>> scaled = optax.chain(optax.sgd(0.1), lrx.warmup(1.0, 4, init_value=0.5).multiplier())
   >>> updates, state = scaled.update(jnp.ones(2), scaled.init(jnp.ones(2)))
