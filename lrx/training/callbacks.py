@@ -38,6 +38,21 @@ class Moment:
       evaluations: name to number, what was evaluated at this very step; empty where nothing was.
       losses: (n,) float32, the training loss of each step since the last call.
       rates: (n,) float32, likewise the learning rates.
+
+    Example:
+      >>> import jax.numpy as jnp, lrx
+      >>> loss_fn = lambda w, x, key: jnp.mean((w - x) ** 2)
+      >>> batches = lrx.Batches(jnp.zeros(8), batch_size=4)
+      >>> workload = lrx.Workload.from_functions("bowl", lambda key: jnp.ones(()), loss_fn, batches)
+      >>> def lower_then_stop(moment):
+      ...     print(moment)
+      ...     if moment.step == 2:
+      ...         return lrx.set_learning_rate(moment.opt_state, 0.125)
+      ...     if moment.loss < 0.05:
+      ...         return lrx.STOP
+      >>> history = lrx.train(workload, lrx.sgd(0.25), steps=20, callback=lower_then_stop, callback_every=2)
+      Moment(step 2 of 20, loss 0.625, rate 0.25)
+      Moment(step 4 of 20, loss 0.04883, rate 0.125)
     """
 
     def __init__(

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lrx.states import brief
+from lrx.states import brief, shows
 from lrx.training.workload import ModelState, Params
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ BLUE, ORANGE = "#0072B2", "#D55E00"  # Okabe and Ito's, which all eyes tell apar
 SMOOTHED = 300  # steps from which on the mean of a window is drawn over the losses
 
 
+@shows()
 class Best(NamedTuple):
     """The best of a run: what an `early_stopping` saw, or `train(keep_best=...)` kept."""
 

@@ -9,7 +9,7 @@ import optax
 import pytest
 
 import lrx
-from lrx.training import Batches, Best, Workload, train
+from lrx.training import Batches, Best, History, Workload, train
 
 
 def _init(key):
@@ -139,6 +139,15 @@ def test_what_an_early_stopping_keeps_begins_at_what_was_given():
     tx = lrx.adam(0.05 * lrx.early_stopping(patience=100))
     second = train(line(), tx, steps=1, init=first)
     np.testing.assert_array_equal(second.best.params["w"], first.params["w"])
+
+
+def test_a_run_begins_from_a_history_that_was_saved(tmp_path):
+    first = train(line(), STABLE, steps=10)
+    first.save(tmp_path / "run.npz")
+    live, read = (train(line(), STABLE, steps=4, init=given) for given in (first, History.load(tmp_path / "run.npz")))
+    np.testing.assert_array_equal(live.loss, read.loss)
+    assert int(lrx.update_count(read.opt_state)) == 14
+    assert read.changes == {}
 
 
 def test_a_model_of_which_a_part_is_new_says_so():

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import os
+import signal
 import sys
 import types
 
@@ -12,7 +14,7 @@ import numpy as np
 import pytest
 
 import lrx
-from lrx.training import Batches, Workload, csv_writer, tensorboard_writer, train, wandb_writer
+from lrx.training import Batches, TrainingInterrupted, Workload, csv_writer, tensorboard_writer, train, wandb_writer
 
 
 def _init(key):
@@ -154,6 +156,26 @@ def test_a_resumed_run_is_not_called_again_for_what_was_before(tmp_path):
     for steps in (4, 8):
         train(LINE, ADAM, steps=steps, callback=lambda m: calls.append(m.step), callback_every=2, checkpoint=tmp_path)
     assert calls == [2, 4, 6, 8]
+
+
+def test_ctrl_c_keeps_what_was_best_and_the_rate_that_a_callback_set(tmp_path):
+    def lower(moment):
+        return lrx.set_learning_rate(moment.opt_state, 0.02) if moment.step == 6 else None
+
+    def press(moment):
+        if moment.step == 14:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    arguments = {"steps": 24, "callback_every": 2, "keep_best": "loss"}
+    with pytest.raises(TrainingInterrupted, match="after 14 of 24 steps") as caught:
+        train(LINE, lrx.adam(0.1), callback=[lower, press], checkpoint=tmp_path, **arguments)
+    assert len(caught.value.history.loss) == 14
+    resumed = train(LINE, lrx.adam(0.1), callback=lower, checkpoint=tmp_path, **arguments)
+    assert resumed.resumed_at == 14
+    at_once = train(LINE, lrx.adam(0.1), callback=lower, **arguments)
+    assert_same(resumed, at_once)
+    assert resumed.changes == at_once.changes == {6: ["a callback changed opt_state"]}
+    jax.tree.map(np.testing.assert_array_equal, resumed.best, at_once.best)
 
 
 # --- writers

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+import operator
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -217,6 +220,19 @@ def test_a_product_of_controllers_trains(wrap):
     history = train(_line(_distance), tx, epochs=4, feedback_metric="loss")
     assert history.rate[-1] < history.rate[0]
     assert history.best is not None
+
+
+def test_all_controllers_at_once_observe_within_a_rollback_that_observes_too():
+    observed = [
+        make(feedback="observed")
+        for make in (lrx.reduce_on_plateau, lrx.greedy, lrx.pid, lrx.relative_adaptation, lrx.early_stopping)
+    ]
+    rate = functools.reduce(operator.mul, observed, lrx.constant(0.05))
+    tx = lrx.rollback_on_divergence(lrx.adam(rate * lrx.reduce_on_plateau()), feedback="observed")
+    history = train(_line(_distance), tx, epochs=3, feedback_metric="loss")
+    seen = [values[-1] for name, values in history.metrics.items() if name.endswith("observations")]
+    assert seen == [2] * 6  # those that an update has taken
+    assert np.isfinite(history.loss).all()
 
 
 def test_each_controller_follows_a_result_of_its_own():

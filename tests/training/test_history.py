@@ -48,7 +48,7 @@ def workload():
 
 
 def test_reprs_are_a_line():
-    for value in (history(), history(0, 0, best=False), workload(), workload().batches):
+    for value in (history(), history(0, 0, best=False), history().best, workload(), workload().batches):
         text = repr(value)
         assert "\n" not in text
         assert len(text) < 250
