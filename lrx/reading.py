@@ -22,7 +22,7 @@ import optax
 from lrx import _checks
 from lrx._foreign import Adapter, speaker
 from lrx.feedback import check_loss
-from lrx.states import Observation, Snapshot, array, method_name, tells
+from lrx.states import Observation, RateState, Snapshot, array, method_name, tells
 
 
 class NoRateError(ValueError):
@@ -122,7 +122,7 @@ def state_of(function: str, state: Any) -> Any:
 def _collect(node: Any) -> _Path:
     said = speaker(node)
     if tells(said, "rate"):
-        rate = array(said.rate())
+        rate = _number(array(said.rate()))
         return _Path(signed=[rate], rate_ahead=[_ahead(said, rate)], by_hand=_by_hand(said))
     if tells(said, "groups"):
         groups = {label: _collect(inner) for label, inner in said.groups().items()}
@@ -204,8 +204,9 @@ def _is_in(found: Mapping[str, Any], label: str) -> bool:
 def _of_factor(said: Any) -> _Path:
     factor = said.factor()
     if not isinstance(factor, Mapping):
-        return _Path(factors=[array(factor)], ahead=[_ahead(said, array(factor))], by_hand=_by_hand(said))
-    factors = {label: array(number) for label, number in factor.items()}
+        number = _number(array(factor))
+        return _Path(factors=[number], ahead=[_ahead(said, number)], by_hand=_by_hand(said))
+    factors = {label: _number(array(number)) for label, number in factor.items()}
     ahead = said.ahead() if tells(said, "ahead") else factors
     scales = said.scale_by_hand() if tells(said, "scale_by_hand") else {}
     by_hand = {label: [array(scale)] for label, scale in scales.items()}
@@ -249,7 +250,29 @@ def _paths(state: Any) -> dict[str, _Path]:
     return paths
 
 
+_RESTORED = frozenset(RateState._fields)
+
+
+def _is_restored(tree: Any) -> bool:
+    """Whether a tree holds a rate as Orbax restores it without a target: as a dict."""
+    found = False
+
+    def look(node: Any) -> bool:
+        nonlocal found
+        found = found or (isinstance(node, dict) and node.keys() >= _RESTORED)
+        return found
+
+    jax.tree.leaves(tree, is_leaf=look)
+    return found
+
+
 def _no_rate(state: Any) -> str:
+    if _is_restored(state):
+        return (
+            "the state holds no learning rate that could be read, but dicts and lists, got what was restored without "
+            "its types: give it to lrx.carry_over(restored, tx.init(params)).state, or restore it with tx.init(params) "
+            "as the target."
+        )
     if _only_arrays(state):
         return (
             f"the state holds no learning rate, but arrays only, got a {type(state).__name__} as parameters are: give "
@@ -499,7 +522,7 @@ def stopped(state: Any) -> jax.Array:
       False
       True
     """
-    flags = [jnp.asarray(flag, bool) for flag in _stop_flags(state_of("stopped", state))]
+    flags = [jnp.asarray(_number(flag), bool) for flag in _stop_flags(state_of("stopped", state))]
     return functools.reduce(jnp.logical_or, flags, jnp.zeros([], bool))
 
 
@@ -546,8 +569,11 @@ def update_count(state: Any) -> jax.Array:
     counts = next((counts for counts in found if counts), [])
     if not counts:
         raise ValueError(
-            "the state counts no updates: build the optimizer with lrx (lrx.sgd(0.1)), or count in the training loop."
+            _no_rate(state_of("update_count", state))
+            if _is_restored(state) or _only_arrays(state)
+            else "the state counts no updates: build the optimizer with lrx (lrx.sgd(0.1)), or count them yourself."
         )
+    counts = [_number(count) for count in counts]
     known = jax.device_get(counts) if all(map(_checks.is_concrete, counts)) else []
     if any(np.any(count != known[0]) for count in known):
         numbers = sorted({int(number) for count in known for number in np.ravel(count)})
@@ -843,7 +869,16 @@ def set_learning_rate(state: Any, value: jax.typing.ArrayLike, group: Hashable |
 
 def _product(factors: list[jax.Array]) -> jax.Array:
     one = jnp.ones([], jnp.float32)
-    return functools.reduce(lambda product, factor: product * jnp.asarray(factor, jnp.float32), factors, one)
+    return functools.reduce(lambda product, factor: product * jnp.asarray(_number(factor), jnp.float32), factors, one)
+
+
+def _number(value: Any) -> Any:
+    if isinstance(value, jax.ShapeDtypeStruct):
+        raise TypeError(
+            "the state must hold numbers, got an abstract one, as jax.eval_shape makes: read within it, "
+            "jax.eval_shape(lambda params: lrx.learning_rate(tx.init(params)), params)."
+        )
+    return value
 
 
 def _refuse_zero_beside(factor: jax.Array) -> None:

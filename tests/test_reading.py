@@ -966,3 +966,23 @@ def test_numbers_of_any_type_are_taken_by_hand_under_strict_promotion(factor: An
             with jax.numpy_dtype_promotion("strict"):
                 assert float(lrx.learning_rate(lrx.scale_learning_rate(state, factor))) == 0.25 * float(factor)
                 assert float(lrx.learning_rate(lrx.set_learning_rate(state, factor))) == float(factor)
+
+
+def test_what_was_restored_without_its_types_is_told_from_parameters() -> None:
+    rate = lrx.adam(0.1).init(PARAMS)[1]
+    restored = [{"count": 0}, dict(zip(rate._fields, rate, strict=True))]
+    for read in (lrx.learning_rate, lrx.update_count, lambda s: lrx.scale_learning_rate(s, 0.5)):
+        with pytest.raises(NoRateError if read is lrx.learning_rate else ValueError, match=r"lrx.carry_over\(restored"):
+            read(restored)
+    with pytest.raises(ValueError, match="arrays only, got a dict as parameters are"):
+        lrx.update_count(PARAMS)
+
+
+def test_abstract_states_are_refused_and_read_within_an_abstract_evaluation() -> None:
+    for tx in (lrx.sgd(0.1), lrx.group_rates(lrx.sgd(0.1 * lrx.early_stopping()), LABELS, {"body": 1.0, "head": 2.0})):
+        state = jax.eval_shape(tx.init, PARAMS)
+        for read in (lrx.learning_rates, lrx.monitor, lrx.update_count):
+            with pytest.raises(TypeError, match="must hold numbers, got an abstract one"):
+                read(state)
+        shapes = jax.eval_shape(lambda params, tx=tx: lrx.learning_rates(tx.init(params)), PARAMS)
+        assert all(shape.shape == () for shape in shapes.values())
