@@ -218,6 +218,21 @@ def has_no_gradient(gradient: Any) -> bool:
     return gradient is None or getattr(gradient, "dtype", None) == jax.dtypes.float0
 
 
+def without_float0(gradients: Any) -> Any:
+    """Return the gradients with `None` for float0, which no compiled branch can return."""
+    return jax.tree.map(lambda leaf: None if has_no_gradient(leaf) else leaf, gradients)
+
+
+def with_float0(updates: Any, gradients: Any) -> Any:
+    """Return the updates with the float0 leaves of the gradients in their places."""
+    return jax.tree.map(
+        lambda gradient, update: gradient if has_no_gradient(gradient) else update,
+        gradients,
+        updates,
+        is_leaf=lambda leaf: leaf is None,
+    )
+
+
 def squared(x: jax.Array) -> jax.Array:
     """Return |x|^2 of each coordinate, which is real."""
     return jnp.square(x.real) + jnp.square(x.imag) if jnp.iscomplexobj(x) else jnp.square(x)
@@ -522,9 +537,11 @@ def leafwise(
         if has_no_gradient(gradient):
             return (gradient, *memory)
         results = function(wide(gradient), *(wide(leaf) for leaf in memory), **named)
-        return tuple(
+        update, *after = [
             _as_type(result, _type_of(leaf)) for result, leaf in zip(results, (gradient, *memory), strict=True)
-        )
+        ]
+        # What is kept shares no buffer with what is given away, nor with what was given.
+        return (update, *(jnp.array(leaf) if leaf is update or leaf is gradient else leaf for leaf in after))
 
     leaves, structure = jax.tree.flatten(updates, is_leaf=lambda leaf: leaf is None)
     columns = [structure.flatten_up_to(state) for state in states]  # type: ignore[attr-defined]

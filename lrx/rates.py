@@ -24,7 +24,7 @@ import numpy as np
 import optax
 
 from lrx import _checks, _figures
-from lrx._leaves import at_least_float32, descend, named_leaves, note_start, scale_tree
+from lrx._leaves import at_least_float32, descend, named_leaves, note_start, require_known_types, scale_tree
 from lrx.states import FactorState, Memory, RateState
 from lrx.transformations import Built, factory, write
 
@@ -191,6 +191,7 @@ class _Factor(Built, _Base):
         return _quotient(self, other) if is_number(other) else _only_multiplies(self, other)
 
     def _start(self, params: Any) -> tuple[jax.Array, tuple[Memory, ...]]:
+        require_known_types(params)
         first = [core.init(params) for core in self.cores]
         # Copied, so that no leaf shares its buffer with a memory or a hyperparameter: the whole state can be donated.
         return jnp.array(_product_of([factor for factor, _ in first])), tuple(memory for _, memory in first)

@@ -52,6 +52,18 @@ def test_resnet_example_learns_on_a_few_steps(capsys):
     assert "lr " in capsys.readouterr().out
 
 
+@pytest.mark.slow
+def test_learned_rate_descends_along_the_derivative_through_twenty_steps():
+    example = _load("learned_rate")
+    rates, losses = example.learn(outer_steps=2)
+    assert rates[1] > rates[0]
+    assert losses[1] < losses[0]
+    rate, width = jnp.log(0.1), 1e-2
+    slope = jax.grad(example.mean_loss)(rate)
+    quotient = (example.mean_loss(rate + width) - example.mean_loss(rate - width)) / (2 * width)
+    np.testing.assert_allclose(slope, quotient, rtol=1e-2)
+
+
 def test_own_controller_halves_at_spikes_wherever_a_controller_may_stand(capsys):
     example = _load("own_controller")
     example.main()

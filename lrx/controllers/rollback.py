@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import optax
 
 from lrx import _checks
-from lrx._leaves import copies, leafwise, require_params, total
+from lrx._leaves import copies, leafwise, require_params, total, with_float0, without_float0
 from lrx.controllers._smoothing import RunningMean, add, empty_mean
 from lrx.feedback import no_observation, receive
 from lrx.rates import ArrayLike
@@ -158,8 +158,10 @@ def rollback_on_divergence(
         held = _select(over, _halted(kept.inner), kept.inner)
         # Where the caller adds updates, and does not select: what leads to the parameters that were kept.
         difference, *_ = leafwise(lambda _, old, new: (old - new, old, new), candidate, kept.params, params)
+        candidate, difference = without_float0(candidate), without_float0(difference)
         nothing = jax.tree.map(jnp.zeros_like, candidate)
-        return _select(back, difference, _select(over, nothing, candidate)), RollbackState(
+        chosen = _select(back, difference, _select(over, nothing, candidate))
+        return with_float0(chosen, updates), RollbackState(
             stopped=over,
             rolled_back=back,
             rollbacks=jnp.where(back & ~over, state.rollbacks + 1, state.rollbacks),

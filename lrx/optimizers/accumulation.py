@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from lrx import _checks
-from lrx._leaves import bounded, leafwise, zeros_like
+from lrx._leaves import bounded, leafwise, with_float0, without_float0, zeros_like
 from lrx.feedback import check_loss
 from lrx.rates import ArrayLike, Controller, Rate, Schedule, as_schedule
 from lrx.states import shows
@@ -147,7 +147,7 @@ def accumulate(
             total = jnp.where(jnp.isfinite(total) & jnp.isfinite(gradient), bounded(added), added)
             return total / divisor.astype(total.real.dtype), jnp.where(full, 0.0, total)
 
-        means, gradients = leafwise(add, updates, state.gradients)
+        means, gradients = leafwise(add, without_float0(updates), state.gradients)
         still = jax.tree.map(jnp.zeros_like, means)  # not within a branch, where a sharding would be lost
 
         def apply(state: Any) -> tuple[Any, Any]:
@@ -156,7 +156,7 @@ def accumulate(
 
         moved, inner_state = jax.lax.cond(full, apply, lambda state: (still, state), state.inner)
         applied = jnp.where(full, optax.safe_increment(state.applied), state.applied)
-        return moved, AccumulationState(
+        return with_float0(moved, updates), AccumulationState(
             jnp.where(full, 0, gathered),
             gradients,
             jnp.where(full, 0.0, total),

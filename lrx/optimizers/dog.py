@@ -20,6 +20,7 @@ from lrx._leaves import (
     moved_to,
     moving,
     real,
+    require_known_types,
     require_params,
     root,
     squared,
@@ -121,6 +122,7 @@ def dog(
         return jnp.asarray(reps_rel, jnp.float32) * (1 + norm)
 
     def init(params: Any) -> DogState:
+        require_known_types(params)
         if layerwise:
             distance = jax.tree.map(lambda leaf: evaluate(first_distance, leaf), params)
             squares = jax.tree.map(lambda _: jnp.zeros([], jnp.float32), params)

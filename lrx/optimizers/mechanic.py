@@ -22,6 +22,7 @@ from lrx._leaves import (
     squared,
     total,
     wide,
+    widened,
     zeros_like,
 )
 from lrx.rates import ArrayLike
@@ -122,7 +123,7 @@ def mechanic(
     def update(updates: Any, state: MechanicState, params: Any = None, **extra_args: Any) -> tuple[Any, MechanicState]:
         require_params("mechanic", params, updates, "from whose start it goes")
         # In full width: what the base optimizer rounds would add up in the displacement.
-        base_updates, base_state = base.update(jax.tree.map(wide, updates), state.inner, params, **extra_args)
+        base_updates, base_state = base.update(widened(updates), state.inner, params, **extra_args)
         (memory,), scale = state.tuner.memories, state.tuner.latest
         gradient_norm = root(total(squared, updates, extra_args=extra_args))
         norm = root(total(lambda _, x: squared(x), updates, params, extra_args=extra_args))
