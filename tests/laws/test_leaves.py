@@ -39,7 +39,9 @@ def test_integers_and_keys_stay_where_there_is_no_gradient(case, absent):
 @pytest.mark.parametrize("dtype", [jnp.float8_e4m3fn, jnp.float8_e5m2, jnp.float4_e2m1fn])
 def test_types_below_16_bits_are_refused_by_name_where_a_state_is_made(dtype):
     params = {"w": {"kernel": jnp.ones(2, dtype)}, "b": jnp.ones(2)}
-    for case in CASES.values():
+    for label, case in CASES.items():
+        if label == "group_rates that freezes":  # what is frozen may be of any type
+            continue
         with pytest.raises(ValueError, match=rf"^params must be bfloat16, .* got {jnp.dtype(dtype)} at 'w/kernel'"):
             case().init(params)
 
