@@ -85,6 +85,21 @@ def in_interval(name: str, value: Any, interval: str, hint: str = "") -> None:
     _require(name, value, lambda x: above(x, low) & below(x, high), f"in {interval}", hint)
 
 
+def _wide(name: str, value: Any, rounds: str) -> None:
+    """Refuse a type in which what is meant is rounded to something else, whether it can be looked at or not."""
+    kind = str(getattr(value, "dtype", ""))
+    if kind in ("bfloat16", "float16"):
+        raise TypeError(
+            f"{name} must not be narrower than float32, got {name} of type {kind}, {rounds}: optax.inject_hyperparams "
+            "takes hyperparam_dtype=jnp.float32."
+        )
+
+
+def base_of_powers(name: str, value: Any) -> None:
+    """Require a type that keeps what is near 1 apart from 1: powers make much of a rounding."""
+    _wide(name, value, "which rounds 0.999 to 1")
+
+
 def decay(name: str, value: Any) -> None:
     """Require what a running sum or mean may forget by."""
     hint = "at 1 nothing is ever forgotten"
@@ -132,6 +147,7 @@ def transformation(tx: Any) -> None:
 
 def steps(name: str, value: Any, *, at_least: int = 1, hint: str = "", unit: str = "steps") -> None:
     """Require a whole number of optimizer steps, from `at_least` to 2^31 - 1."""
+    _wide(name, value, "in which 1001 is another number")
     _require(
         name,
         value,
@@ -143,6 +159,7 @@ def steps(name: str, value: Any, *, at_least: int = 1, hint: str = "", unit: str
 
 def steps_or_fraction(name: str, value: Any, total_name: str) -> None:
     """Require a whole number of optimizer steps, from 0 to 2^31 - 1, or a fraction of a total, in (0, 1)."""
+    _wide(name, value, "in which 1001 is another number")
     _require(
         name,
         value,

@@ -5,8 +5,10 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
+import lrx
 from lrx import _checks
 
 NAN, INF = float("nan"), float("inf")
@@ -119,3 +121,43 @@ def test_flags_are_python_booleans(value):
     _checks.flag("nesterov", True)
     with pytest.raises(TypeError, match=r"^nesterov must be True or False, got nesterov="):
         _checks.flag("nesterov", value)
+
+
+NARROW = [np.float16, jnp.bfloat16]
+
+
+@pytest.mark.parametrize("dtype", NARROW)
+@pytest.mark.parametrize(
+    ("make", "name", "said"),
+    [
+        (lambda x: lrx.cosine_decay(0.1, x), "decay_steps", "in which 1001 is another number"),
+        (lambda x: lrx.warmup(0.1, x), "warmup_steps", "in which 1001 is another number"),
+        (lambda x: lrx.warmup_linear_decay(0.1, x, 4), "warmup_steps", "in which 1001 is another number"),
+        (lambda x: lrx.join([0.1, 0.2], [x]), r"boundaries\[0\]", "in which 1001 is another number"),
+        (lambda x: lrx.exponential_decay(0.1, x), "decay_rate", "which rounds 0.999 to 1"),
+        (lambda x: lrx.step_decay(0.1, 5, factor=x), "factor", "which rounds 0.999 to 1"),
+        (lambda x: lrx.cosine_restarts(0.1, 5, restart_mult=x), "restart_mult", "which rounds 0.999 to 1"),
+        (lambda x: lrx.cosine_restarts(0.1, 5, period_mult=x), "period_mult", "which rounds 0.999 to 1"),
+        (lambda x: lrx.cyclical(0.1, 0.2, 3, mode="exp_range", decay_rate=x), "decay_rate", "which rounds 0.999 to 1"),
+    ],
+)
+def test_durations_and_bases_of_powers_are_refused_in_types_that_cannot_hold_them(make, name, said, dtype) -> None:
+    message = rf"{name} must not be narrower than float32, got {name} of type .*float16, {said}.*hyperparam_dtype"
+    with pytest.raises(TypeError, match=message):
+        make(jnp.asarray(1, dtype))
+    with pytest.raises(TypeError, match=message):
+        jax.eval_shape(lambda x: make(x)(3), jax.ShapeDtypeStruct((), dtype))
+
+
+def test_a_decay_that_optax_would_round_to_none_is_refused() -> None:
+    params = jnp.ones(2, jnp.bfloat16)
+
+    def make(decay_rate):
+        return lrx.sgd(lrx.exponential_decay(0.1, decay_rate))
+
+    rounded = optax.inject_hyperparams(make)(decay_rate=0.999)
+    with pytest.raises(TypeError, match=r"hyperparam_dtype=jnp\.float32"):
+        rounded.init(params)
+    kept = optax.inject_hyperparams(make, hyperparam_dtype=jnp.float32)(decay_rate=0.999)
+    _, state = kept.update(params, kept.init(params))
+    assert float(lrx.learning_rate(kept.update(params, state)[1])) == pytest.approx(0.1 * 0.999)
