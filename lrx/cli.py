@@ -10,6 +10,7 @@ import json
 import math
 import os
 import re
+import shlex
 import sys
 import tempfile
 import textwrap
@@ -85,7 +86,7 @@ def _own_folder(data: str, model: str, tx: str, **numbers: tuple[int, int]) -> P
     expression = re.sub(r"[^\w.=*+-]+", "-", tx.replace(" ", "")).strip("-")
     if len(expression) > MOST_NAMED:
         digest = hashlib.blake2b(tx.replace(" ", "").encode(), digest_size=4).hexdigest()
-        expression = f"{expression[:MOST_NAMED]}-{digest}"
+        expression = f"{expression[:MOST_NAMED].strip('-=')}-{digest}"
     changed = [f"{name}-{value}" for name, (value, default) in numbers.items() if value != default]
     return RESULTS / "-".join([data, model, expression, *changed])
 
@@ -233,8 +234,8 @@ def _written(tx: Any, text: str) -> str:
 def _write_run(folder: Path, history: History, steps_per_epoch: int, about: dict[str, Any]) -> None:
     """Write what a run has left, and say what was run: lengths and results are those of its history."""
     import numpy as np
-    from matplotlib.figure import Figure
 
+    from lrx._figures import empty
     from lrx.papers.result import describe_device, describe_versions
 
     arrays: dict[str, Any] = {"loss": history.loss, "rate": history.rate, "evaluation_steps": history.evaluation_steps}
@@ -255,13 +256,17 @@ def _write_run(folder: Path, history: History, steps_per_epoch: int, about: dict
         "final": {name: value if math.isfinite(value) else None for name, value in final.items()},
     }
     about["date"] = datetime.datetime.now(datetime.UTC).isoformat("T", "seconds")
-    about |= {"command": " ".join(sys.argv[1:]), "device": describe_device(), "versions": describe_versions()}
+    about |= {
+        "command": shlex.join(["lrx", *sys.argv[1:]]),
+        "device": describe_device(),
+        "versions": describe_versions(),
+    }
     part = folder / "run.json.part"
     part.write_text(json.dumps(about, indent=1, allow_nan=False) + "\n")
     part.replace(folder / "run.json")
     _wrote(folder / "run.json")
 
-    figure = Figure(figsize=(8, 4.5), dpi=120, layout="constrained")
+    figure = empty(8, 4.5, 120)
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=(2, 1))
     above.plot(history.loss, lw=0.8, color="#1F77A8", label="training loss")
     if "loss" in history.evaluations:

@@ -90,7 +90,8 @@ class Lines(Status):
             self._print()
 
     def __exit__(self, *exception: object) -> None:
-        self._print()
+        if self.step > self._first:
+            self._print()
 
     def _print(self) -> None:
         if self._last == (self.step, self.evaluations):
@@ -142,6 +143,11 @@ def _clock(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def say(title: str, what: str) -> None:
+    """Say on stderr what must not be missed, whether or not progress is shown."""
+    print(f"{title}: {what}", file=sys.stderr)
 
 
 def require_progress(progress: Any) -> None:

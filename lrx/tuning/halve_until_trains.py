@@ -14,7 +14,7 @@ import optax
 
 from lrx import _checks
 from lrx.training.checkpoints import RunFolder
-from lrx.training.progress import reporter, require_progress
+from lrx.training.progress import reporter, require_progress, say
 from lrx.tuning.engine import Engine
 from lrx.tuning.learnt import LEAST, InitialLoss
 from lrx.tuning.problem import as_seeds, as_workload, require_trains
@@ -161,6 +161,7 @@ def halve_until_trains(
                 folder.require_same_run(about)
                 _, _, kept = folder.restore(())
                 rows = {name: list(kept[name][:trials]) for name in rows}
+                say(f"trials, {workload.name}", f"resumed after {len(rows['rates'])} of at most {trials}")
         made = len(rows["rates"])
         status = stack.enter_context(
             reporter(

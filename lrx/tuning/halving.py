@@ -17,7 +17,7 @@ import optax
 from lrx import _checks
 from lrx.training.batch_stats import evaluation_point
 from lrx.training.checkpoints import RunFolder
-from lrx.training.progress import Status, reporter, require_progress
+from lrx.training.progress import Status, reporter, require_progress, say
 from lrx.tuning.engine import STRATEGIES, Engine, Runs
 from lrx.tuning.learnt import InitialLoss, changed, fell
 from lrx.tuning.problem import as_seeds, as_workload, require_comparable, require_trains
@@ -309,6 +309,7 @@ class _Search:
         self.record = {name: np.asarray(values) for name, values in self.record.items()}
         self.record.setdefault("running", np.zeros(0, np.int64))
         self.rungs_made = made
+        say(f"search, {self.engine.workload.name}", f"resumed after {made} of {len(rungs)} rungs")
 
     def climb(self, rungs: list[_Rung], index: int, status: Status) -> None:
         """Train the members of a rung to its end, and keep the best of them for the next."""

@@ -17,7 +17,7 @@ import optax
 
 from lrx.training.checkpoints import RunFolder
 from lrx.training.identity import Identity, family_identity, run_identity
-from lrx.training.progress import Status, reporter
+from lrx.training.progress import Status, reporter, say
 from lrx.training.workload import Workload
 from lrx.tuning.engine import Engine, Plan, Runs, evaluation_identity
 from lrx.tuning.learnt import InitialLoss, fell
@@ -124,6 +124,7 @@ class Race:
                 if rounds_made is not None:
                     folder.require_same_run(about)
                     now = self._restored(folder, seed)
+                    say(f"select, {self.workload.name}", f"resumed after {rounds_made} of {ROUNDS} rounds")
             status = stack.enter_context(
                 reporter(
                     progress, f"select, {self.workload.name}", step=now.spent, total=allowed, batch_size=1, unit="steps"

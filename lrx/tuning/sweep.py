@@ -16,7 +16,7 @@ import optax
 from lrx import _checks
 from lrx.training.batch_stats import evaluation_point
 from lrx.training.checkpoints import RunFolder
-from lrx.training.progress import Status, reporter, require_progress
+from lrx.training.progress import Status, reporter, require_progress, say
 from lrx.training.workload import Workload
 from lrx.tuning.engine import STRATEGIES, Engine, Plan, Runs
 from lrx.tuning.learnt import InitialLoss, changed, fell
@@ -315,6 +315,7 @@ def sweep(
             if folder.latest() is not None:
                 folder.require_same_run(about)
                 _, _, done = folder.restore(())
+                say(f"sweep, {workload.name}", f"resumed after {len(done['final_loss'])} of {space.size} members")
         total = space.size * len(seed_array) * num_steps
         made = len(done.get("final_loss", ()))
         status = reporter(

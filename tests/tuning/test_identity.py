@@ -105,7 +105,7 @@ TOOLS: dict[str, Callable[..., Any]] = {
 @pytest.mark.slow
 @pytest.mark.parametrize("tool", TOOLS)
 def test_another_number_is_refused_and_the_same_call_goes_on(
-    tool: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tool: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     TOOLS[tool](tmp_path / "kept", seed=0)
     for what, numbers in CHANGES.items():
@@ -117,7 +117,9 @@ def test_another_number_is_refused_and_the_same_call_goes_on(
             except OtherRunError:
                 continue
             pytest.fail(f"another number in {what} was taken for the same run")
+    capsys.readouterr()
     again = TOOLS[tool](tmp_path / "kept", seed=0)
+    assert "line: resumed after" in capsys.readouterr().err
     if tool == "sweep":
         assert again.strategy == "restored"
 
