@@ -354,7 +354,8 @@ def test_a_line_that_a_user_adds_can_win() -> None:
 
 
 def test_the_mode_turns_the_race_round() -> None:
-    assert chosen(mode="max", portfolio={name: SMALL[name] for name in ("constant", "slow")}).method == "slow"
+    slow = dataclasses.replace(SMALL["slow"], default=1e-2)
+    assert chosen(mode="max", portfolio={"constant": SMALL["constant"], "slow": slow}).method == "slow"
 
 
 def test_without_an_evaluation_the_training_loss_decides() -> None:
@@ -418,12 +419,12 @@ def test_an_interrupted_race_loses_a_round_at_most(
     made: list[int] = []
     original = race_module.Race._advance
 
-    def advance(self: Any, run: Any, horizon: int, seed: int) -> int:
+    def advance(self: Any, run: Any, horizon: int, seed: int, *how: Any) -> int:
         if rounds < 4 and horizon == lengths[rounds] and not made.count(-1):
             made.append(-1)
             raise KeyboardInterrupt
         made.append(horizon)
-        return original(self, run, horizon, seed)
+        return original(self, run, horizon, seed, *how)
 
     monkeypatch.setattr(race_module.Race, "_advance", advance)
     if rounds < 4:
