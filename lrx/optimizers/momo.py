@@ -230,7 +230,7 @@ def _momo(
         if adapt_lower_bound:
             reset = jnp.maximum(level / (2 * complete * shrink), jnp.asarray(lower_bound, jnp.float32))
             bound = jnp.where(level < shrink * complete * bound, reset, bound)
-        ratio = jnp.maximum(level - shrink * complete * bound, 0) / length
+        ratio = jnp.maximum(level - shrink * complete * bound, 0) / jnp.where(length > 0, length, 1.0)
         tau = jnp.where(usable & (length > 0) & ~jnp.isnan(ratio), jnp.minimum(alpha / complete, ratio), 0.0)
         if adapt_lower_bound:
             model = (mean_value + along - mean_product - tau * length / 2) / complete
