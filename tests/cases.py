@@ -720,6 +720,7 @@ CONTROLLERS: dict[str, Case] = {
             "start_after": (0, 3, 5),
         },
         needs_value=True,
+        values=(1.0, 0.99, 0.98, 0.97, 1.5, 2.2, 3.0, 4.0),
     ),
     "relative_adaptation": Case(
         lrx.relative_adaptation,

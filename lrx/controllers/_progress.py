@@ -97,7 +97,7 @@ def judge(progress: Progress, value: jax.Array) -> tuple[Progress, Judgement]:
     # The lowest of means of few losses is lower, by luck, than means of many can be: within the noise that it has.
     best_size = jnp.maximum(progress.best_size, 1)
     behind = _relative_change(progress.best_value, mean)
-    by_luck = jnp.square(behind) * best_size.astype(jnp.float32) <= LUCK * _variance(progress)
+    by_luck = jnp.square(behind) * best_size.astype(jnp.float32) <= LUCK * variance(progress.noise)
     renewed = complete & ~better & (number // 2 >= best_size) & by_luck
 
     change = jnp.where(progress.loss_count > 0, _relative_change(progress.previous_value, value), 0.0)
@@ -117,7 +117,12 @@ def judge(progress: Progress, value: jax.Array) -> tuple[Progress, Judgement]:
 
 
 def prepare(
-    progress: Progress, *, margin: jax.Array, accumulation_size: ArrayLike | None, interval: ArrayLike
+    progress: Progress,
+    *,
+    margin: ArrayLike,
+    accumulation_size: ArrayLike | None,
+    interval: ArrayLike,
+    most_losses: int = MOST_LOSSES,
 ) -> Progress:
     """Note what the next judgement needs.
 
@@ -129,17 +134,19 @@ def prepare(
         the losses so far; what noise is left above the margin takes its place. A loss that comes after several updates
         is a measurement by itself.
       interval: updates from the latest loss but one to the latest, () int32.
+      most_losses: what stands for the 100.
     """
+    margin = jnp.asarray(margin, jnp.float32)
     level = jnp.where(progress.best_size > 0, jnp.abs(progress.best_value), 0.0)
     if accumulation_size is None:
-        variance = jnp.where(jnp.asarray(interval, jnp.int32) > 1, 0.0, _variance(progress))
+        noise = jnp.where(jnp.asarray(interval, jnp.int32) > 1, 0.0, variance(progress.noise))
         wanted = jnp.maximum(margin, ROUNDING * level)
-        number = jnp.ceil(variance * jnp.square(level / jnp.where(wanted > 0, wanted, 1.0)))
+        number = jnp.ceil(noise * jnp.square(level / jnp.where(wanted > 0, wanted, 1.0)))
         seen = progress.loss_count
-        most = jnp.maximum(jnp.clip(seen // 2, 1, MOST_LOSSES), seen // SHARE)
+        most = jnp.maximum(jnp.clip(seen // 2, 1, most_losses), seen // SHARE)
         needed = jnp.clip(number, 1, most.astype(jnp.float32)).astype(jnp.int32)
         # Where a mean of so many still has more noise than that, its standard deviation is what it must improve by.
-        left = jnp.where(number > needed.astype(jnp.float32), variance / needed.astype(jnp.float32), 0.0)
+        left = jnp.where(number > needed.astype(jnp.float32), noise / needed.astype(jnp.float32), 0.0)
         deviation = jnp.where(left > 0, jnp.sqrt(jnp.where(left > 0, left, 1.0)), 0.0)
         margin = jnp.maximum(margin, level * deviation)
     else:
@@ -151,9 +158,9 @@ def prepare(
     )
 
 
-def _variance(progress: Progress) -> jax.Array:
-    """The relative variance of a single loss."""
-    return progress.noise.weighted_sum / jnp.maximum(progress.noise.weight, 1e-30) / REVERSALS
+def variance(turns: RunningMean) -> jax.Array:
+    """Return the relative variance of a single loss, from the mean product of two changes where it turns."""
+    return turns.weighted_sum / jnp.maximum(turns.weight, 1e-30) / REVERSALS
 
 
 def _relative_change(before: jax.Array, after: jax.Array) -> jax.Array:

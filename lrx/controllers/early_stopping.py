@@ -130,7 +130,7 @@ def early_stopping(
     def prepare_next(state: EarlyStoppingState, interval: ArrayLike) -> EarlyStoppingState:
         progress = prepare(
             state.progress,
-            margin=jnp.asarray(min_delta, jnp.float32),
+            margin=min_delta,
             accumulation_size=accumulation_size,
             interval=interval,
         )

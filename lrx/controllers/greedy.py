@@ -12,22 +12,35 @@ import jax.numpy as jnp
 import optax
 
 from lrx import _checks
+from lrx.controllers._progress import Progress, judge, no_progress, prepare
 from lrx.controllers._smoothing import RunningMean, add, empty_mean
-from lrx.feedback import controller
-from lrx.rates import ArrayLike, Controller
+from lrx.feedback import feedback_core
+from lrx.rates import ArrayLike, Controller, Feedback
 from lrx.states import shows
 from lrx.transformations import factory
 
+MOST_LOSSES = 20  # to a mean, in a young run: a step that was wrong is small, and taken back
 
-@shows("scale", "best_value", "improving_count", "stalled_count")
+
+@shows()
 class GreedyState(NamedTuple):
     """State of `greedy`."""
 
     scale: jax.Array  # () float32: multiplies the rate, dimensionless
-    best_value: jax.Array  # () float32: lowest smoothed loss so far; infinite before the first
-    improving_count: jax.Array  # () int32: losses in a row that improved
-    stalled_count: jax.Array  # () int32: losses in a row that did not
-    mean: RunningMean  # of the loss
+    improving_count: jax.Array  # () int32: means in a row that improved
+    stalled_count: jax.Array  # () int32: means in a row that did not
+    mean: RunningMean | tuple[()]  # of the loss, with `smoothing`
+    progress: Progress  # of the loss
+
+    def shown(self) -> dict[str, jax.Array]:
+        """Return what `monitor` shows."""
+        return {
+            "greedy/scale": self.scale,
+            "greedy/best_value": self.progress.best_value,
+            "greedy/improving_count": self.improving_count,
+            "greedy/stalled_count": self.stalled_count,
+            "greedy/accumulation_size": self.progress.needed_count,
+        }
 
 
 @factory
@@ -37,25 +50,29 @@ def greedy(
     patience: ArrayLike = 10,
     min_factor: ArrayLike = 1e-2,
     max_factor: ArrayLike = 10.0,
-    smoothing: ArrayLike = 0.9,
+    smoothing: ArrayLike | None = None,
     feedback: str = "value",
     start_after: ArrayLike = 0,
 ) -> Controller:
     """Divide the rate by a factor while the loss improves, multiply it by the same factor while it stalls.
 
-    With l the smoothed loss and l* the lowest so far, a loss improves if `l < l*`, and l becomes l*. After more than
-    `patience` improvements in a row `scale <- min(scale / factor, max_factor)`, after more than `patience` losses in a
-    row without one `scale <- max(scale * factor, min_factor)`; either run of losses then begins anew. It suits runs
+    With l the mean of some losses and l* the lowest so far, a mean improves if `l < l*`, and l becomes l*. After more
+    than `patience` improvements in a row `scale <- min(scale / factor, max_factor)`, after more than `patience` means
+    in a row without one `scale <- max(scale * factor, min_factor)`; either run of means then begins anew. It suits runs
     whose starting rate is within a factor of ten of a good one. At the noise floor of a loss nothing improves, so that
-    the rate falls to `min_factor`: that anneals.
+    the rate falls, to `min_factor` in the end: that anneals.
+
+    Losses that come with every update are averaged by their noise as in `reduce_on_plateau`, at most 20 to a mean, or a
+    fiftieth of the losses so far, so that a healthy run of noisy minibatches is not taken for one that stalls. Without
+    noise, and where a loss is observed after several updates, each is a mean by itself.
 
     Args:
       factor: F, by which the rate changes at once, in (0, 1), dimensionless; may be traced.
-      patience: losses in a row that change nothing yet, >= 0; may be traced.
+      patience: means in a row that change nothing yet, >= 0; may be traced.
       min_factor: lower bound of the scale, in (0, 1], dimensionless; may be traced.
       max_factor: upper bound of the scale, >= 1, dimensionless; may be traced.
-      smoothing: s of the running mean of the loss, in [0, 1): about 1 / (1 - s) losses count; 0 takes each by itself;
-        may be traced.
+      smoothing: s of a running mean, in [0, 1), that is compared at every loss in place of means by noise: about
+        1 / (1 - s) losses count; 0 takes each by itself, whatever its noise; may be traced.
       feedback: "value" where `update` is given `value=loss`, "observed" where the loss comes through `observe`.
       start_after: updates before the first whose loss is looked at, >= 0: the length of a warm-up, in which a loss that
         does not fall yet lowers the rate, and one that falls raises it beyond the schedule's; may be traced.
@@ -68,7 +85,7 @@ def greedy(
       ValueError: if an argument is out of its range, or `update` gets no `value`.
 
     Differs from the source:
-      The running mean, the bounds and the default of `patience` are ours; the source's smoothing is a window.
+      The means, the bounds and the default of `patience` are ours; the source's smoothing is a window.
 
     Source:
       "GreedyLR", 2025, arXiv:2512.14527 (the rule as summarised in its abstract; the text was not at hand).
@@ -87,41 +104,50 @@ def greedy(
     _checks.in_interval("factor", factor, "(0, 1)", "the rate is divided by it while the loss improves")
     _checks.steps("patience", patience, at_least=0)
     _checks.factor_bounds(min_factor, max_factor)
-    _checks.decay("smoothing", smoothing)
+    if smoothing is not None:
+        _checks.decay("smoothing", smoothing)
 
-    def init(params: object) -> GreedyState:
+    def prepare_next(state: GreedyState, interval: ArrayLike) -> GreedyState:
+        # A running mean of all losses is compared at each.
+        size = None if smoothing is None else 1
+        progress = prepare(
+            state.progress, margin=0.0, accumulation_size=size, interval=interval, most_losses=MOST_LOSSES
+        )
+        return state._replace(progress=progress)
+
+    def init(params: object) -> tuple[ArrayLike, GreedyState]:
         del params
-        zero = jnp.zeros([], jnp.int32)
-        infinity = jnp.asarray(jnp.inf, jnp.float32)
-        return GreedyState(jnp.ones([], jnp.float32), infinity, zero, jnp.zeros([], jnp.int32), empty_mean())
+        start = GreedyState(
+            scale=jnp.ones([], jnp.float32),
+            improving_count=jnp.zeros([], jnp.int32),
+            stalled_count=jnp.zeros([], jnp.int32),
+            mean=() if smoothing is None else empty_mean(),
+            progress=no_progress(1.0),
+        )
+        return 1.0, prepare_next(start, 1)
 
-    def update(state: GreedyState, value: jax.Array) -> tuple[jax.Array, GreedyState]:
-        loss, mean = add(state.mean, value, smoothing)
-        improved = loss < state.best_value
-        improving = jnp.where(improved, optax.safe_increment(state.improving_count), 0)
-        stalled = jnp.where(improved, 0, optax.safe_increment(state.stalled_count))
-        rise = improving > jnp.asarray(patience, jnp.int32)
-        fall = stalled > jnp.asarray(patience, jnp.int32)
+    def update(state: GreedyState, value: jax.Array, seen: Feedback) -> tuple[jax.Array, GreedyState]:
+        mean = state.mean
+        if smoothing is not None and isinstance(mean, RunningMean):
+            value, mean = add(mean, value, smoothing)
+        progress, said = judge(state.progress, value)
+        improving = jnp.where(said.better, optax.safe_increment(state.improving_count), 0)
+        stalled = jnp.where(said.better | said.renewed, 0, optax.safe_increment(state.stalled_count))
+        rise = said.complete & (improving > jnp.asarray(patience, jnp.int32))
+        fall = said.complete & (stalled > jnp.asarray(patience, jnp.int32))
         step = jnp.asarray(factor, jnp.float32)
         # A bound that the scale is beyond by rounding must not move it back.
         raised = jnp.maximum(jnp.minimum(state.scale / step, jnp.asarray(max_factor, jnp.float32)), state.scale)
         lowered = jnp.minimum(jnp.maximum(state.scale * step, jnp.asarray(min_factor, jnp.float32)), state.scale)
         scale = jnp.where(rise, raised, jnp.where(fall, lowered, state.scale))
-        return scale, GreedyState(
-            scale,
-            jnp.where(improved, loss, state.best_value),
-            jnp.where(rise, 0, improving),
-            jnp.where(fall, 0, stalled),
-            mean,
+        after = GreedyState(
+            scale=scale,
+            improving_count=jnp.where(said.complete, jnp.where(rise, 0, improving), state.improving_count),
+            stalled_count=jnp.where(said.complete, jnp.where(fall, 0, stalled), state.stalled_count),
+            mean=mean,
+            progress=progress,
         )
+        return scale, prepare_next(after, seen.interval)
 
-    arguments = {
-        "factor": factor,
-        "patience": patience,
-        "min_factor": min_factor,
-        "max_factor": max_factor,
-        "smoothing": smoothing,
-        "feedback": feedback,
-        "start_after": start_after,
-    }
-    return controller(greedy, arguments, init=init, update=update, feedback=feedback, start_after=start_after)
+    core = feedback_core("greedy", init=init, update=update, feedback=feedback, start_after=start_after)
+    return Controller.from_cores((core,))

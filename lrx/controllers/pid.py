@@ -13,11 +13,14 @@ import jax
 import jax.numpy as jnp
 
 from lrx import _checks
+from lrx.controllers._progress import MEMORY, variance
 from lrx.controllers._smoothing import RunningMean, add, empty_mean
 from lrx.feedback import controller
 from lrx.rates import ArrayLike, Controller
 from lrx.states import shows
 from lrx.transformations import factory
+
+SIGNIFICANT = 16.0  # variances of the mean decrease: what is within four standard deviations of 0 may be noise
 
 
 @shows("scale", "decrease", "error", "integral", "derivative", "previous_value")
@@ -30,7 +33,9 @@ class PidState(NamedTuple):
     integral: jax.Array  # () float32: the integral part of log(scale)
     derivative: jax.Array  # () float32: d, the smoothed change of the error per step
     previous_value: jax.Array  # () float32: the loss before, infinite before the first
+    change: jax.Array  # () float32: the relative decrease of the latest loss
     mean: RunningMean  # of the relative decrease
+    turns: RunningMean  # of the product of two changes where the loss turns: its noise
 
 
 @factory
@@ -59,6 +64,10 @@ def pid(
     within [log(min_factor), log(max_factor)], with s = `smoothing`. At a bound the integral stays unless the error
     leads away from it (anti-windup). All gains 0 is the identity. The loss falls slowly both at a rate
     that is too small and close to the largest stable one: a rate that only just makes the loss rise may hover there.
+
+    Time is counted in losses: updates with `value=loss`, observations otherwise. Single minibatches are noisy: an r_t
+    within four standard deviations of what their noise alone makes of it says nothing, and e_t is 0. The noise is
+    measured where losses turn, as in `reduce_on_plateau`; without it every r_t counts.
 
     Args:
       kp: proportional gain, >= 0; may be traced.
@@ -108,8 +117,9 @@ def pid(
     def init(params: object) -> PidState:
         del params
         decrease, e, integral, derivative = (jnp.zeros([], jnp.float32) for _ in range(4))
-        before = jnp.asarray(jnp.inf, jnp.float32)
-        return PidState(jnp.ones([], jnp.float32), decrease, e, integral, derivative, before, empty_mean())
+        before, change = jnp.asarray(jnp.inf, jnp.float32), jnp.zeros([], jnp.float32)
+        scale = jnp.ones([], jnp.float32)
+        return PidState(scale, decrease, e, integral, derivative, before, change, empty_mean(), empty_mean())
 
     def update(state: PidState, value: jax.Array) -> tuple[jax.Array, PidState]:
         first = jnp.isinf(state.previous_value)
@@ -118,15 +128,21 @@ def pid(
         size = jnp.where(size == 0, 1.0, size)
         change = before / size - value / size
         decrease, mean = add(state.mean, change, smoothing)
+        # One loss far out must not hide what follows behind the noise that it makes.
+        most = jnp.maximum(SIGNIFICANT * variance(state.turns), 1e-4)
+        _, turned = add(state.turns, jnp.clip(-change * state.change, 0.0, most), MEMORY)
+        turns = jax.tree.map(lambda new, old: jnp.where(state.mean.weight > 0, new, old), turned, state.turns)
+        keep = jnp.asarray(smoothing, jnp.float32)
         if error is None:
             target = jnp.asarray(set_point, jnp.float32)
             e = jnp.where(decrease < 0, decrease - target, target - decrease)
+            spread = 2 * jnp.square(1 - keep) / (1 + keep) * variance(turns)
+            e = jnp.where(jnp.square(decrease) >= SIGNIFICANT * spread, e, 0.0)
             e, started = jnp.where(first, 0.0, e), ~first
             mean = jax.tree.map(lambda new, old: jnp.where(first, old, new), mean, state.mean)
         else:
             e = jnp.asarray(error(value), jnp.float32)
             e, started = jnp.where(jnp.isfinite(e), e, state.error), jnp.bool_(True)
-        keep = jnp.asarray(smoothing, jnp.float32)
         derivative = keep * state.derivative + (1 - keep) * jnp.where(first, 0.0, e - state.error)
         low, high = (jnp.log(jnp.asarray(bound, jnp.float32)) for bound in (min_factor, max_factor))
         integral = jnp.clip(state.integral + jnp.asarray(ki, jnp.float32) * e, low, high)
@@ -135,7 +151,17 @@ def pid(
         winds_up = ((wanted > high) & (e > 0)) | ((wanted < low) & (e < 0))
         integral = jnp.where(winds_up, state.integral, integral)
         scale = jnp.where(started, jnp.exp(jnp.clip(others + integral, low, high)), 1.0)
-        return scale, PidState(scale, jnp.where(first, 0.0, decrease), e, integral, derivative, value, mean)
+        return scale, PidState(
+            scale=scale,
+            decrease=jnp.where(first, 0.0, decrease),
+            error=e,
+            integral=integral,
+            derivative=derivative,
+            previous_value=value,
+            change=change,
+            mean=mean,
+            turns=turns,
+        )
 
     arguments = {
         "kp": kp,

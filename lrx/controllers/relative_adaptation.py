@@ -79,6 +79,9 @@ def relative_adaptation(
     - at any time, `rho_t > tolerance + 4 sigma_t`: the loss rises. `scale <- backoff scale`, the growth's logarithm is
       halved, the search is over, l* begins anew, and the rate stays for three losses.
 
+    Time is counted in losses: those of single minibatches, for whose noise sigma_t is there, as `value=loss` at every
+    update. Observed once an epoch, twenty epochs would go by before the search.
+
     Args:
       smoothing: s of the running mean of the loss, in [0, 1): about 1 / (1 - s) losses count; may be traced.
       growth: factor for each loss while searching, > 1, dimensionless; may be traced.

@@ -66,6 +66,8 @@ def rollback_on_divergence(
     trained after ten rollbacks. When `max_rollbacks` are used up and things go wrong again, the run stops: the
     parameters are those that were kept, the rate is 0, and `lrx.stopped(state)` says so.
 
+    Losses are those of single minibatches, as `value=loss` at every update: the running mean is one of some ten.
+
     The parameters are taken back exactly by
 
         updates, state = tx.update(grads, state, params, value=loss)

@@ -51,7 +51,8 @@ def warmup_until(
       learning_rate: what follows, >= 0: a float, a `Schedule` or another `Rate`; may be traced.
       warmup_value: the rate until then, >= 0; may be traced.
       threshold: of the metric, in its units; may be traced.
-      metric: the name of the extra argument of `update` that is looked at, such as "error"; "value" is the loss.
+      metric: the name of the extra argument of `update` that is looked at, such as "error"; "value" is the loss. That
+        of a single minibatch may fall below the threshold by its noise: observe a mean, or set the threshold lower.
       feedback: "value" where `update` is given the metric, "observed" where it comes through `observe`.
 
     Returns:

@@ -204,3 +204,19 @@ def test_means_by_noise_follow_their_rule(rtol: float) -> None:
     expected = [transcription(np.float64(row), factor=0.5, patience=2, rtol=rtol) for row in values]
     np.testing.assert_allclose(seen, expected, rtol=1e-6, atol=1e-37)
     assert np.all(seen[:, -1] < 1)
+
+
+@pytest.mark.parametrize("kind", HEALTHY)
+def test_greedy_and_pid_do_not_take_the_noise_of_a_healthy_run_for_a_stall(kind: str) -> None:
+    values = jnp.asarray(noisy(*HEALTHY[kind]), jnp.float32)
+    for controller, least in ((lrx.greedy(), 0.6), (lrx.pid(), 0.1)):
+
+        def run(values: jax.Array, controller: Any = controller) -> jax.Array:
+            def body(state: Any, value: jax.Array) -> Any:
+                _, state = controller.update((), state, value=value)
+                return state, state.latest
+
+            return jax.lax.scan(body, controller.init(None), values)[1]
+
+        last = jax.jit(jax.vmap(run))(values)[:, -1]
+        assert bool(jnp.all(last > least)), last
