@@ -45,7 +45,13 @@ def named_leaves(tree: Any, *, is_leaf: Callable[[Any], bool] | None = None) -> 
 
 
 def _parts(keys: tuple[Any, ...]) -> Path:
-    return tuple(jax.tree_util.keystr((key,), simple=True) for key in keys)
+    return tuple(map(_part, keys))
+
+
+def _part(key: Any) -> str:
+    if isinstance(key, jax.tree_util.DictKey):  # most are: quicker than to ask for the general case
+        return str(key.key)
+    return jax.tree_util.keystr((key,), simple=True)
 
 
 def written(path: Path) -> str:
@@ -79,7 +85,8 @@ def spread(name: str, tree: Any, params: Any) -> dict[Path, Any]:
         for path, _ in named_leaves(params)
     }
     missing = [written(path) for path, branch in branches.items() if branch is None]
-    unused = [path for path in entries if path not in branches.values()]
+    used = set(branches.values())
+    unused = [path for path in entries if path not in used]
     if unused:
         empty = [path for path, node in named_leaves(params, is_leaf=_is_empty) if _is_empty(node)]
         unused = [path for path in unused if not any(_on_one_line(path, other) for other in empty)]
