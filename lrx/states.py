@@ -30,6 +30,25 @@ like lrx's. `reading` asks for the methods and never for a type.
     judge(value)          the memory of a controller once it has seen a loss: what an observation means before an update
                           takes it
     applied_params(params)     the parameters after the update, from those to which the updates have been added
+
+Example:
+  >>> from typing import NamedTuple
+  >>> import jax, jax.numpy as jnp, lrx, optax
+  >>> class TrustState(NamedTuple):
+  ...     trust: jax.Array
+  ...     def factor(self):
+  ...         return self.trust
+  ...     def shown(self):
+  ...         return {"trust/ratio": self.trust}
+  >>> def trust(limit):
+  ...     def update(updates, state, params=None):
+  ...         ratio = jnp.minimum(1.0, limit / optax.tree.norm(updates))
+  ...         return jax.tree.map(lambda u: ratio * u, updates), TrustState(ratio)
+  ...     return optax.GradientTransformation(lambda params: TrustState(jnp.ones([])), update)
+  >>> tx = optax.chain(trust(1.0), lrx.sgd(0.5))
+  >>> updates, state = tx.update(jnp.array([4.0]), tx.init(jnp.zeros(1)))
+  >>> lrx.monitor(state, scalars=True)
+  {'learning_rate': 0.125, 'scale': 1.0, 'trust/ratio': 0.25}
 """
 
 from __future__ import annotations
@@ -218,7 +237,7 @@ class RateState(NamedTuple):
         return self._replace(scale=scale, learning_rate=change(self.learning_rate, lambda x: jnp.where(first, rate, x)))
 
     def fixed(self, setting: bool) -> str:
-        """Say why the rate cannot be set, or a factor can have no effect."""
+        """Return why the rate cannot be set, or a factor can have no effect."""
         if any(isinstance(array(x), jax.core.Tracer) for x in (self.step, self.unscaled, self.scale)):
             return ""
         step, unscaled, scale = jax.device_get([array(x) for x in (self.step, self.unscaled, self.scale)])
@@ -262,7 +281,7 @@ class FactorState(NamedTuple):
         return self.latest
 
     def on_path(self) -> tuple[Any, ...]:
-        """Say that the memories are within the factor."""
+        """Return nothing: the memories are within the factor."""
         return ()
 
     def shown(self) -> dict[str, jax.Array]:
@@ -302,11 +321,11 @@ class Snapshot(NamedTuple):
     inner: Any
 
     def within(self) -> tuple[Any, ...]:
-        """Say nothing."""
+        """Return nothing: what is kept does not act."""
         return ()
 
     def kept(self) -> tuple[Any, ...]:
-        """Say what is kept."""
+        """Return what is kept."""
         return (self.inner,)
 
 
@@ -336,7 +355,7 @@ class GroupState(NamedTuple):
     inner: Any  # of the transformation whose rate is multiplied
 
     def within(self) -> tuple[Any, ...]:
-        """Say what the transformation says."""
+        """Return the state of the transformation, which is all that speaks."""
         return (self.inner,)
 
     def factor(self) -> dict[str, Any]:

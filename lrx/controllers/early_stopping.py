@@ -57,7 +57,7 @@ class EarlyStoppingState(NamedTuple):
         }
 
     def stops(self) -> jax.Array:
-        """Say whether the run is over."""
+        """Return whether the run is over."""
         return self.stopped
 
 

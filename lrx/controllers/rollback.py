@@ -40,7 +40,7 @@ class RollbackState(NamedTuple):
     inner: Any  # the state of `tx`
 
     def stops(self) -> jax.Array:
-        """Say whether the run is over."""
+        """Return whether the run is over."""
         return self.stopped
 
     def applied_params(self, params: Any) -> Any:
