@@ -65,6 +65,8 @@ AROUND = {
     "accumulate": lambda tx: lrx.accumulate(tx, 2),
     "group_rates": lambda tx: lrx.group_rates(tx, {"a": "first", "b": "second"}, {"first": 1.0, "second": 0.1}),
     "rollback_on_divergence": lrx.rollback_on_divergence,
+    "master_weights": lrx.master_weights,
+    "averaged": lrx.averaged,
 }
 KEEPING_PARAMETERS = {
     "dog": lambda: lrx.dog(0.1),

@@ -58,6 +58,8 @@ WRAPPED = {
     "accumulate": lambda: lrx.accumulate(lrx.prodigy(), 2),
     "rollback_on_divergence": lambda: lrx.rollback_on_divergence(lrx.schedule_free_adamw(0.1)),
     "mechanic": lambda: lrx.mechanic(lrx.adam(0.1)),
+    "master_weights": lambda: lrx.master_weights(lrx.dog()),
+    "averaged": lambda: lrx.averaged(lrx.schedule_free_adamw(0.1)),
     "cumulative_path": lambda: lrx.sgd(0.1 * lrx.cumulative_path()),
 }
 
