@@ -107,7 +107,7 @@ def test_a_run_begins_from_a_history_with_clipping_and_a_controller(capsys):
     np.testing.assert_allclose(second.loss[0], _loss(first.params, _batch(0), None), rtol=1e-5)
     assert second.resumed_at is None
     assert "begins anew" in second.changes[0][0]
-    assert "ControllerState" in capsys.readouterr().err
+    assert "ReduceOnPlateauState" in capsys.readouterr().err
     # What was given is there still, and begins another run as well.
     assert float(first.params["w"][0]) == float(first.params["w"][0])
     third = train(line(), lrx.adamw(lrx.linear_decay(0.1, 40)), steps=1, init=first)

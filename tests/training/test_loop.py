@@ -821,7 +821,7 @@ def test_segments_on_the_cpu_hold_convolutions_in_the_fast_layout_only():
     batches = Batches(jnp.ones((4, 3, 6, 6)), 2)
     workload = Workload.from_functions("conv", lambda key: jnp.ones((2, 3, 3, 3)), loss_fn, batches)
     program, key = compiled(workload, SGD, stop_on_nonfinite=True), jax.random.key(0)
-    segment = jax.make_jaxpr(program.segment)(program.initialize(key), batches.arrays, key, 0, 1)
+    segment = jax.make_jaxpr(program.segment)(program.initialize(key), batches.arrays, key, 0, 1, -1)
     layouts = convolution_layouts(segment.jaxpr)
     assert len(layouts) == 2  # forward, and the gradient
     assert {layout.lhs_spec for layout in layouts} == {(0, 3, 1, 2)}
