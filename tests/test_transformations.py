@@ -222,3 +222,21 @@ def test_every_factory_answers_too_many_positional_arguments_with_names(name: st
         parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
         for parameter in inspect.signature(made).parameters.values()
     )
+
+
+def test_training_with_equal_transformations_compiles_once() -> None:
+    traces = []
+
+    def loss_fn(params: Any, batch: Any, key: Any) -> Any:
+        traces.append(1)
+        return jnp.mean((batch @ params) ** 2)
+
+    data = lrx.Batches(np.ones((8, 2), np.float32), 4)
+    workload = lrx.Workload.from_functions("ones", lambda key: jnp.ones(2), loss_fn, data)
+    first = lrx.train(workload, lrx.adam(lrx.linear_decay(0.1, 3)), steps=3)
+    traced = len(traces)
+    again = lrx.train(workload, lrx.adam(lrx.linear_decay(0.1, 3)), steps=3)
+    assert len(traces) == traced
+    np.testing.assert_array_equal(first.loss, again.loss)
+    lrx.train(workload, lrx.adam(lrx.linear_decay(0.1, 4)), steps=3)
+    assert len(traces) > traced
