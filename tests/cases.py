@@ -717,10 +717,11 @@ CONTROLLERS: dict[str, Case] = {
             "smoothing": (0.0, 0.5, 0.9),
             "min_factor": (0.1, 0.9, 1.0),
             "max_factor": (1.0, 1.2, 9.0),
+            "significance": (0.0, 1.0, 9.0),
             "start_after": (0, 3, 5),
         },
         needs_value=True,
-        values=(1.0, 0.99, 0.98, 0.97, 1.5, 2.2, 3.0, 4.0),
+        values=(1.0, 0.98, 0.99, 0.97, 1.5, 2.2, 3.0, 4.0),
     ),
     "relative_adaptation": Case(
         lrx.relative_adaptation,

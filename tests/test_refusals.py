@@ -376,7 +376,7 @@ REFUSED: list[tuple[Callable[..., Any], dict[str, Any], Any, str]] = [
             *((lrx.schedule_free_adamw, name) for name in ("weight_decay", "r", "weight_power")),
             *((lrx.hypergradient_sgd, name) for name in ("hyper_rate", "min_value")),
             *((lrx.hypergradient_adam, name) for name in ("hyper_rate", "min_value", "eps")),
-            *((lrx.pid, name) for name in ("kp", "ki", "kd")),
+            *((lrx.pid, name) for name in ("kp", "ki", "kd", "significance")),
             *((lrx.relative_adaptation, name) for name in ("creep", "tolerance")),
             *((lrx.early_stopping, "min_delta"), (lrx.warmup_until, "warmup_value")),
         )

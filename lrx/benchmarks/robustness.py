@@ -58,9 +58,9 @@ GROUPS: dict[str, dict[str, Factory]] = {
         "adamw": lambda rate: lrx.adamw(rate),
     },
     "controllers of sgd": {  # with momentum
-        "greedy": controlled(lambda: lrx.greedy()),
+        "greedy": controlled(lambda: lrx.greedy(smoothing=0.9)),
         "relative_adaptation": controlled(lambda: lrx.relative_adaptation()),
-        "pid": controlled(lambda: lrx.pid()),
+        "pid": controlled(lambda: lrx.pid(significance=0.0)),
         # Without: velocities point the same way by themselves.
         "cumulative_path": controlled(lambda: lrx.cumulative_path(), momentum=None),
         # Losses of single minibatches are too noisy for it.

@@ -20,7 +20,7 @@ from lrx.rates import ArrayLike, Controller
 from lrx.states import shows
 from lrx.transformations import factory
 
-SIGNIFICANT = 16.0  # variances of the mean decrease: what is within four standard deviations of 0 may be noise
+FAR = 16.0  # variances: what one loss may add to the measured noise
 
 
 @shows("scale", "decrease", "error", "integral", "derivative", "previous_value")
@@ -46,6 +46,7 @@ def pid(
     kd: ArrayLike = 0.1,
     set_point: ArrayLike = 0.01,
     smoothing: ArrayLike = 0.9,
+    significance: ArrayLike = 4.0,
     min_factor: ArrayLike = 1e-2,
     max_factor: ArrayLike = 10.0,
     error: Callable[[jax.Array], Any] | None = None,
@@ -66,8 +67,8 @@ def pid(
     that is too small and close to the largest stable one: a rate that only just makes the loss rise may hover there.
 
     Time is counted in losses: updates with `value=loss`, observations otherwise. Single minibatches are noisy: an r_t
-    within four standard deviations of what their noise alone makes of it says nothing, and e_t is 0. The noise is
-    measured where losses turn, as in `reduce_on_plateau`; without it every r_t counts.
+    within `significance` standard deviations of what their noise alone makes of it says nothing, and e_t is 0. The
+    noise is measured where losses turn, as in `reduce_on_plateau`; without it every r_t counts.
 
     Args:
       kp: proportional gain, >= 0; may be traced.
@@ -75,6 +76,7 @@ def pid(
       kd: derivative gain, in steps, >= 0; may be traced.
       set_point: r*, > 0, relative decrease of the loss per step; may be traced.
       smoothing: s of the running means, in [0, 1): about 1 / (1 - s) losses count; may be traced.
+      significance: standard deviations that r_t must be away from 0, >= 0: with 0 every r_t counts; may be traced.
       min_factor: lower bound of the scale, in (0, 1], dimensionless; may be traced.
       max_factor: upper bound of the scale, >= 1, dimensionless; may be traced.
       error: takes the loss, () float32, to e_t, in place of set point and decrease.
@@ -110,6 +112,7 @@ def pid(
     _checks.non_negative("kd", kd)
     _checks.positive("set_point", set_point, "a loss that is not meant to fall needs no controller")
     _checks.decay("smoothing", smoothing)
+    _checks.non_negative("significance", significance)
     _checks.factor_bounds(min_factor, max_factor)
     if error is not None and not callable(error):
         raise TypeError(f"error must be a function of the loss, got error={error!r}.")
@@ -129,7 +132,7 @@ def pid(
         change = before / size - value / size
         decrease, mean = add(state.mean, change, smoothing)
         # One loss far out must not hide what follows behind the noise that it makes.
-        most = jnp.maximum(SIGNIFICANT * variance(state.turns), 1e-4)
+        most = jnp.maximum(FAR * variance(state.turns), 1e-4)
         _, turned = add(state.turns, jnp.clip(-change * state.change, 0.0, most), MEMORY)
         turns = jax.tree.map(lambda new, old: jnp.where(state.mean.weight > 0, new, old), turned, state.turns)
         keep = jnp.asarray(smoothing, jnp.float32)
@@ -137,7 +140,7 @@ def pid(
             target = jnp.asarray(set_point, jnp.float32)
             e = jnp.where(decrease < 0, decrease - target, target - decrease)
             spread = 2 * jnp.square(1 - keep) / (1 + keep) * variance(turns)
-            e = jnp.where(jnp.square(decrease) >= SIGNIFICANT * spread, e, 0.0)
+            e = jnp.where(jnp.square(decrease) >= jnp.square(jnp.asarray(significance, jnp.float32)) * spread, e, 0.0)
             e, started = jnp.where(first, 0.0, e), ~first
             mean = jax.tree.map(lambda new, old: jnp.where(first, old, new), mean, state.mean)
         else:
@@ -169,6 +172,7 @@ def pid(
         "kd": kd,
         "set_point": set_point,
         "smoothing": smoothing,
+        "significance": significance,
         "min_factor": min_factor,
         "max_factor": max_factor,
         "error": error,

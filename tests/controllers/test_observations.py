@@ -82,6 +82,9 @@ def test_any_product_of_controllers_can_be_observed_and_donated(make: Callable[[
         assert len(set(buffers((state, loss, PARAMS)))) == len(buffers((state, loss, PARAMS)))
         donating(state, PARAMS)
         assert float(loss) == 1.0
+    # An update outside jit leaves a state that can be donated too.
+    eager = step(tx.init(PARAMS), PARAMS)
+    assert len(set(buffers((eager, PARAMS)))) == len(buffers((eager, PARAMS)))
 
 
 @pytest.mark.parametrize("write", WRITES.values(), ids=WRITES)
