@@ -41,7 +41,8 @@ def select(
 
     First come the range tests that the portfolio asks for. With m a tenth of the rate at which the loss was lowest, and
     c the default of the optimizer, the rates that are tried go in equal factors from 1.5 r to 18 r. There r is
-    sqrt(m c), or m / 10 or 10 m where that is nearer to m, or c where the loss never fell.
+    sqrt(m c), or m / 10 or 10 m where that is nearer to m. Where a range test learnt nothing, it goes on upwards if the
+    budget has room, and r is c, or a tenth of the rate that diverged where that is less.
 
     Then runs are raced in four rounds. All enter the first. The second has the favoured method at all its rates, and
     the three other methods that lead, at their best rate; the third the same with two others. The last has one other;
@@ -59,8 +60,9 @@ def select(
 
     Of the runs that came furthest the metric tells the method, and between the rates of one the loss. Who goes on to
     the next round is told by the "loss" of the evaluation alone, where it has one, since what counts right answers
-    hardly tells short runs apart. A round in which all runs diverge is the last one, and what has never diverged is
-    chosen from.
+    hardly tells short runs apart. What has learnt nothing, with a training loss no lower than that of the initial
+    parameters on the same minibatches, is not chosen. A round in which all runs diverge is the last one, and what has
+    never diverged is chosen from.
 
     Args:
       loss_fn: a `Workload`; or a function `(params, batch, key) -> loss`.
@@ -86,8 +88,9 @@ def select(
 
     Raises:
       ValueError: if an argument is out of its range, the portfolio is empty, a method of it ascends, the budget is too
-        small for the range tests and four rounds of which the first makes two steps a run, every run diverged, or the
-        folder holds another race.
+        small for the range tests and four rounds of which the first makes two steps a run, every run diverged, none of
+        those that came furthest has a training loss below that of the initial parameters, or the folder holds another
+        race.
       TypeError: if an argument is of another kind.
       ImportError: if `checkpoint` is given and orbax is not installed.
 
