@@ -3,6 +3,14 @@
 A gradient that is not finite is not repaired: it makes the update of its own coordinate infinite or not a number, and
 stays in that coordinate's momentum and moments; all other coordinates go on as if nothing had happened. To skip such
 a step as a whole, put `optax.apply_if_finite` around the optimizer.
+
+A complex coordinate is a plane: statistics take |g|^2 and inner products Re(conj(g) x), and second moments are real.
+The gradient of a real loss by complex parameters must be the direction of steepest ascent, which is the conjugate of
+what `jax.grad` returns: `grads = jax.tree.map(jnp.conj, jax.grad(loss)(params))`.
+
+Parameters narrower than float32 round away what is less than 1/256 (bfloat16) of them; a method whose statistics follow
+the way that they go keeps them in float32 in its state. For all others, and for steps that must not be lost, there is
+`master_weights`. Types below 16 bits are refused.
 """
 
 from lrx.optimizers.accumulation import accumulate
