@@ -411,6 +411,7 @@ def reproduce(
     else:
         # Runs of other data or seeds are other runs, with other checkpoints.
         changed = [part for part in (data, f"{seeds}-seeds" if seeds else None) if part]
+        _require_scale([chosen], scale)
         folder = folder or RESULTS / "-".join([paper, scale, *changed])
         _require_folder(folder)
         with _interruptible(), _other_run_named():
@@ -429,7 +430,6 @@ def _reproduced(
 ) -> Result:
     from lrx.papers import load
 
-    _require_scale([chosen], scale)
     size = chosen.scales[scale]
     out.print(f"{chosen.authors} {chosen.year}, {chosen.title}", markup=False)
     on_data = f", on {data or size.data}" if data or size.data else ""
@@ -485,8 +485,8 @@ def _reproduce_all(
             _show(entry.paper, entry.result, entry.folder)
     else:
         folder = folder or RESULTS / "gallery"
-        _require_folder(folder)
         _require_scale(found.values(), scale)
+        _require_folder(folder)
         with _interruptible():
             for number, (name, chosen) in enumerate(found.items()):
                 row = Table.grid(padding=(0, 1))

@@ -106,7 +106,8 @@ SCALES = {
         "digits, mnist, cifar10",
     ),
 }
-FINDER: dict[str, Any] = {"min_rate": 1e-7, "max_rate": 10.0, "num_steps": 100}  # fastai's defaults, and lrx's
+# fastai's defaults, and lrx's but for the ladder's end, which is the same for all seeds.
+FINDER: dict[str, Any] = {"min_rate": 1e-7, "max_rate": 10.0, "num_steps": 100, "extend": False}
 RULES = ("steepest", "valley", "minimum", "slide", "divergence")
 JUDGED = ("valley", "steepest", "minimum")
 TITLES = {"minimum": "minimum / 10", "divergence": "divergence / 10"}

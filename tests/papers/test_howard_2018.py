@@ -54,7 +54,7 @@ def made_up() -> Result:
 
 
 def test_the_finder_has_the_defaults_of_fastai() -> None:
-    assert howard_2018.FINDER == {"min_rate": 1e-7, "max_rate": 10.0, "num_steps": 100}
+    assert howard_2018.FINDER == {"min_rate": 1e-7, "max_rate": 10.0, "num_steps": 100, "extend": False}
     found = lrx.range_test(howard_2018.quadratic(0.0), tx=lrx.sgd, **howard_2018.FINDER)
     np.testing.assert_allclose(found.rates, 1e-7 * 1e8 ** (np.arange(100) / 99), rtol=1e-5)
 
