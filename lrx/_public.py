@@ -11,6 +11,7 @@ from lrx.controllers import (
     rollback_on_divergence,
     warmup_until,
 )
+from lrx.editing import observe, restart_schedule, scale_learning_rate, set_learning_rate
 from lrx.optimizers import (
     accumulate,
     adagrad,
@@ -44,18 +45,7 @@ from lrx.optimizers import (
     sgd,
 )
 from lrx.rates import Controller, Rate, Schedule
-from lrx.reading import (
-    NoRateError,
-    learning_rate,
-    learning_rates,
-    monitor,
-    observe,
-    restart_schedule,
-    scale_learning_rate,
-    set_learning_rate,
-    stopped,
-    update_count,
-)
+from lrx.reading import NoRateError, learning_rate, learning_rates, monitor, stopped, update_count
 from lrx.restoring import CarriedOver, carry_over
 from lrx.schedules import (
     constant,

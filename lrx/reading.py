@@ -1,17 +1,15 @@
-"""What a state says about its rate, and what it takes from outside.
+"""What a state says about its rate.
 
-All functions are pure: they read an optimizer state, or give back a new one of the same structure, so they work on
-traced states, under `jax.vmap`, and on states restored from a checkpoint. They find rates wherever they are: in a
-chain, inside an optimizer, and inside optax's and flax's wrappers.
+All functions are pure, so they work on traced states, under `jax.vmap`, and on states restored from a checkpoint. They
+find rates wherever they are: in a chain, inside an optimizer, and inside optax's and flax's wrappers.
 """
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
 import inspect
-from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -20,9 +18,8 @@ import numpy as np
 import optax
 
 from lrx import _checks
-from lrx._foreign import Adapter, speaker
-from lrx.feedback import check_loss
-from lrx.states import Observation, RateState, Snapshot, array, method_name, tells
+from lrx._foreign import speaker
+from lrx.states import Observation, RateState, array, method_name, tells
 
 
 class NoRateError(ValueError):
@@ -75,30 +72,50 @@ class _Path:
             inner.signed, inner.factors = self.signed + path.signed, self.factors + path.factors
             inner.rate_ahead, inner.ahead = self.rate_ahead + path.rate_ahead, self.ahead + path.ahead
             inner.by_hand, inner.unread = self.by_hand + path.by_hand, self.unread + path.unread
-            yield from inner.by_group(_join(label, name))
+            yield from inner.by_group(join_labels(label, name))
 
     def holds_rate(self) -> bool:
         return bool(self.signed) or any(inner.holds_rate() for inner in self.groups.values())
 
     def rate(self) -> jax.Array:
-        return _product([self.signed[0], *self.factors])
+        return product_of([self.signed[0], *self.factors])
 
 
-def _join(label: str, name: str) -> str:
+def join_labels(label: str, name: str) -> str:
+    """Return the label of a group within a group: "outer/inner"."""
     return f"{label}/{name}" if label else name
 
 
-def _below(node: Any) -> tuple[Any, ...]:
+def product_of(factors: list[jax.Array]) -> jax.Array:
+    """Return the product, () float32; 1 for none."""
+    one = jnp.ones([], jnp.float32)
+    return functools.reduce(
+        lambda product, factor: product * jnp.asarray(refuse_abstract(factor), jnp.float32), factors, one
+    )
+
+
+def refuse_abstract(value: Any) -> Any:
+    """Return a number of a state, which is an array unless the state was made by `jax.eval_shape`."""
+    if isinstance(value, jax.ShapeDtypeStruct):
+        raise TypeError(
+            "the state must hold numbers, got an abstract one, as jax.eval_shape makes: read within it, "
+            "jax.eval_shape(lambda params: lrx.learning_rate(tx.init(params)), params)."
+        )
+    return value
+
+
+def nodes_below(node: Any) -> tuple[Any, ...]:
     """The nodes one level below, but for arrays: of thousands of leaves none has anything to say."""
     flat = jax.tree_util.default_registry.flatten_one_level(node)
     return () if flat is None else tuple(child for child in flat[0] if not isinstance(child, jax.Array | np.ndarray))
 
 
 def _within(said: Any, node: Any) -> tuple[Any, ...]:
-    return said.within() if tells(said, "within") else _below(node)
+    return said.within() if tells(said, "within") else nodes_below(node)
 
 
-def _on_path(said: Any, node: Any) -> tuple[Any, ...]:
+def nodes_on_path(said: Any, node: Any) -> tuple[Any, ...]:
+    """Return the states below through which a gradient goes on its way to the update."""
     return said.on_path() if tells(said, "on_path") else _within(said, node)
 
 
@@ -119,18 +136,19 @@ def state_of(function: str, state: Any) -> Any:
     return getattr(state, "opt_state", state)
 
 
-def _collect(node: Any) -> _Path:
+def collect(node: Any) -> _Path:
+    """Return the rates and factors of a state, in the order in which a gradient meets them."""
     said = speaker(node)
     if tells(said, "rate"):
-        rate = _number(array(said.rate()))
-        return _Path(signed=[rate], rate_ahead=[_ahead(said, rate)], by_hand=_by_hand(said))
+        rate = refuse_abstract(array(said.rate()))
+        return _Path(signed=[rate], rate_ahead=[_ahead(said, rate)], by_hand=set_by_hand(said))
     if tells(said, "groups"):
-        groups = {label: _collect(inner) for label, inner in said.groups().items()}
+        groups = {label: collect(inner) for label, inner in said.groups().items()}
         # Groups that hold nothing, as those of a weight decay, do not divide the rate.
         return _Path(groups=groups if any(groups.values()) else {})
     path = _Path()
-    for child in _on_path(said, node):
-        path.extend(_collect(child))
+    for child in nodes_on_path(said, node):
+        path.extend(collect(child))
     if tells(said, "factor"):
         path = _times(path, _of_factor(said), said.pairs() if tells(said, "pairs") else {})
     if tells(said, "applies_sign") and not path.holds_rate():
@@ -138,7 +156,7 @@ def _collect(node: Any) -> _Path:
     if tells(said, "injected_rate") and not path.holds_rate() and (rate := said.injected_rate()) is not None:
         path.unread.clear()
         rate = array(rate)
-        path.extend(_Path(signed=[rate], rate_ahead=[_ahead(said, rate)], by_hand=_by_hand(said)))
+        path.extend(_Path(signed=[rate], rate_ahead=[_ahead(said, rate)], by_hand=set_by_hand(said)))
     return path
 
 
@@ -158,7 +176,7 @@ def _times(path: _Path, factor: _Path, pairs: Mapping[str, list[str]]) -> _Path:
 
 def pair_name(label: str, own: str) -> str:
     """Name the group of what is in both of two."""
-    return own if label in ("", own) else _join(label, own)
+    return own if label in ("", own) else join_labels(label, own)
 
 
 def groups_of_leaves(state: Any, starts: Sequence[tuple[jax.Array, Mapping[Any, str]]]) -> dict[str, set[Any] | None]:
@@ -179,19 +197,21 @@ def groups_of_leaves(state: Any, starts: Sequence[tuple[jax.Array, Mapping[Any, 
         noted = known.get(id(getattr(node, "count", None)))
         if noted is not None:
             for own in set(noted.values()) or {""}:
-                paths = found.setdefault(_join(label, own) if own else label, set())
+                paths = found.setdefault(join_labels(label, own) if own else label, set())
                 if paths is not None:
                     paths.update(path for path, name in noted.items() if name == own)
             return
         names = said.groups() if tells(said, "groups") else {}
-        below = names.items() if names else (("", child) for child in _on_path(said, node))
+        below = names.items() if names else (("", child) for child in nodes_on_path(said, node))
         before = set(found)
         for name, inner in below:
-            look(inner, _join(label, name) if name else label)
+            look(inner, join_labels(label, name) if name else label)
         if tells(said, "injected_rate") and label not in found:
             found[label] = None
         if found.keys() - before:
-            found.update({_join(label, name): set() for name in names if not _is_in(found, _join(label, name))})
+            found.update(
+                {join_labels(label, name): set() for name in names if not _is_in(found, join_labels(label, name))}
+            )
 
     look(state, "")
     return {label: paths for label, paths in found.items() if label} if any(found) else {}
@@ -204,9 +224,9 @@ def _is_in(found: Mapping[str, Any], label: str) -> bool:
 def _of_factor(said: Any) -> _Path:
     factor = said.factor()
     if not isinstance(factor, Mapping):
-        number = _number(array(factor))
-        return _Path(factors=[number], ahead=[_ahead(said, number)], by_hand=_by_hand(said))
-    factors = {label: _number(array(number)) for label, number in factor.items()}
+        number = refuse_abstract(array(factor))
+        return _Path(factors=[number], ahead=[_ahead(said, number)], by_hand=set_by_hand(said))
+    factors = {label: refuse_abstract(array(number)) for label, number in factor.items()}
     ahead = said.ahead() if tells(said, "ahead") else factors
     scales = said.scale_by_hand() if tells(said, "scale_by_hand") else {}
     by_hand = {label: [array(scale)] for label, scale in scales.items()}
@@ -221,15 +241,16 @@ def _ahead(said: Any, latest: jax.Array) -> jax.Array:
     return said.ahead() if tells(said, "ahead") else latest
 
 
-def _by_hand(said: Any) -> list[jax.Array]:
+def set_by_hand(said: Any) -> list[jax.Array]:
+    """Return what of a rate was set by hand, in a list that is empty where nothing can be."""
     scale = said.scale_by_hand() if tells(said, "scale_by_hand") else None
     return [] if scale is None else [array(scale)]
 
 
-def _paths(state: Any) -> dict[str, _Path]:
+def paths_of(state: Any) -> dict[str, _Path]:
     """The path of each group that has a rate."""
     paths = {}
-    for label, path in _collect(state).by_group():
+    for label, path in collect(state).by_group():
         where = f" of group {label!r}" if label else ""
         if path.signed and path.unread:
             raise ValueError(
@@ -300,7 +321,7 @@ def _only_arrays(tree: Any) -> bool:
 
 
 def _rates(function: str, state: Any) -> dict[str, jax.Array]:
-    return {label: path.rate() for label, path in _paths(state_of(function, state)).items()}
+    return {label: path.rate() for label, path in paths_of(state_of(function, state)).items()}
 
 
 def learning_rates(state: Any) -> dict[str, jax.Array]:
@@ -369,10 +390,10 @@ def learning_rate(state: Any, group: Hashable | None = None) -> jax.Array:
       0.075
     """
     rates = _rates("learning_rate", state)
-    return rates[_group_of(rates, group, "learning_rate")]
+    return rates[group_of(rates, group, "learning_rate")]
 
 
-def _group_of(rates: Mapping[str, Any], group: Hashable | None, function: str) -> str:
+def group_of(rates: Mapping[str, Any], group: Hashable | None, function: str) -> str:
     """Return the label of the group asked for; the only one where none is."""
     if group is not None:
         if str(group) not in rates:
@@ -407,19 +428,19 @@ def _entries(node: Any, group: str = "", owner: Any = None) -> Iterator[_Entry]:
     owner = said.belongs_to() if named else node if owner is None else owner
     for name, value in said.shown().items() if tells(said, "shown") else ():
         method, _, field = name.rpartition("/")
-        yield _Entry(_join(group, method) if method else group, owner, field, array(value))
+        yield _Entry(join_labels(group, method) if method else group, owner, field, array(value))
     if tells(said, "groups"):
         for label, inner in said.groups().items():
-            yield from _entries(inner, _join(group, label))
+            yield from _entries(inner, join_labels(group, label))
         return
     for child in _within(said, node):
         if isinstance(child, Observation):
-            yield _Entry(_join(group, method_name(owner)), owner, "observations", child)
+            yield _Entry(join_labels(group, method_name(owner)), owner, "observations", child)
         else:
             yield from _entries(child, group, owner if named and type(child) is type(owner) else None)
 
 
-def _named(state: Any) -> Iterator[tuple[str, _Entry]]:
+def named_entries(state: Any) -> Iterator[tuple[str, _Entry]]:
     """Every entry with the name of its owner, in which those that repeat have a number."""
     nodes: dict[str, list[int]] = {}
     for entry in _entries(state):
@@ -465,15 +486,15 @@ def monitor(state: Any, *, scalars: bool = False) -> dict[str, Any]:
     state = state_of("monitor", state)
     report: dict[str, Any] = {}
     try:
-        paths = _paths(state)
+        paths = paths_of(state)
     except NoRateError:
         paths = {}
     for label, path in paths.items():
         report[f"learning_rate/{label}" if label else "learning_rate"] = path.rate()
     for label, path in paths.items():
         if path.by_hand:
-            report[f"scale/{label}" if label else "scale"] = _product(path.by_hand)
-    for name, entry in _named(state):
+            report[f"scale/{label}" if label else "scale"] = product_of(path.by_hand)
+    for name, entry in named_entries(state):
         value = array(entry.value.total) if isinstance(entry.value, Observation) else entry.value
         key = unique = f"{name}/{entry.field}" if name else entry.field
         copy = 2
@@ -522,19 +543,20 @@ def stopped(state: Any) -> jax.Array:
       False
       True
     """
-    flags = [jnp.asarray(_number(flag), bool) for flag in _stop_flags(state_of("stopped", state))]
+    flags = [jnp.asarray(refuse_abstract(flag), bool) for flag in stop_flags(state_of("stopped", state))]
     return functools.reduce(jnp.logical_or, flags, jnp.zeros([], bool))
 
 
 def can_stop(state: Any) -> bool:
     """Whether something in a state can end a run."""
-    return bool(_stop_flags(state_of("can_stop", state)))
+    return bool(stop_flags(state_of("can_stop", state)))
 
 
-def _stop_flags(node: Any) -> list[jax.Array]:
+def stop_flags(node: Any) -> list[jax.Array]:
+    """Return what each state that can end a run says about it."""
     said = speaker(node)
     found = [array(said.stops())] if tells(said, "stops") else []
-    return [*found, *(flag for child in _within(said, node) for flag in _stop_flags(child))]
+    return [*found, *(flag for child in _within(said, node) for flag in stop_flags(child))]
 
 
 def update_count(state: Any) -> jax.Array:
@@ -573,7 +595,7 @@ def update_count(state: Any) -> jax.Array:
             if _is_restored(state) or _only_arrays(state)
             else "the state counts no updates: build the optimizer with lrx (lrx.sgd(0.1)), or count them yourself."
         )
-    counts = [_number(count) for count in counts]
+    counts = [refuse_abstract(count) for count in counts]
     known = jax.device_get(counts) if all(map(_checks.is_concrete, counts)) else []
     if any(np.any(count != known[0]) for count in known):
         numbers = sorted({int(number) for count in known for number in np.ravel(count)})
@@ -589,7 +611,7 @@ def _counts(node: Any) -> tuple[list[jax.Array], ...]:
     said = speaker(node)
     found: tuple[list[jax.Array], ...] = ([], [], [], [])
     if not tells(said, "rate"):
-        below = said.groups().values() if tells(said, "groups") else _on_path(said, node)
+        below = said.groups().values() if tells(said, "groups") else nodes_on_path(said, node)
         for counts, more in zip(found, zip(*map(_counts, below), strict=True), strict=False):
             counts.extend(count for part in more for count in part)
     if tells(said, "completed_updates"):
@@ -624,7 +646,7 @@ def minibatches(state: Any) -> list[tuple[jax.Array, jax.Array | None]]:
 
 def _gathering(node: Any) -> list[tuple[jax.Array, jax.Array | None]]:
     said = speaker(node)
-    below = said.groups().values() if tells(said, "groups") else _on_path(said, node)
+    below = said.groups().values() if tells(said, "groups") else nodes_on_path(said, node)
     found = [pair for inner in below for pair in _gathering(inner)]
     if not tells(said, "gathering"):
         return found
@@ -633,337 +655,6 @@ def _gathering(node: Any) -> list[tuple[jax.Array, jax.Array | None]]:
     if every is None or not found:
         return [(gathered, every)]
     return [(inner * every + gathered, None if length is None else length * every) for inner, length in found]
-
-
-def _refuse_objects(function: str, state: Any) -> None:
-    # Some of optax's own states have a field of that name; they are tuples.
-    if hasattr(state, "opt_state") and not isinstance(state, tuple):
-        raise TypeError(
-            f"{function} takes an optimizer state and gives back a new one, got a {type(state).__name__}: give it "
-            f"x.opt_state, and put the result back (nnx: x.opt_state = ..., TrainState: x.replace(opt_state=...))."
-        )
-
-
-def _rewrite(state: Any, kind: type | tuple[type, ...], change: Callable[[Any], Any]) -> Any:
-    return jax.tree.map(
-        lambda node: change(node) if isinstance(node, kind) else node,
-        state,
-        is_leaf=lambda node: isinstance(node, kind),
-    )
-
-
-def _rebuild(node: Any, chosen: tuple[Any, ...], function: Callable[[Any], Any]) -> Any:
-    """Put a node together again with some of the nodes below it changed."""
-    if not chosen:
-        return node
-    # What is kept for later comes last, so that it follows what is done to the rates that act.
-    changed = {id(inner): function(inner) for inner in sorted(chosen, key=lambda inner: tells(inner, "kept"))}
-    below, structure = jax.tree.flatten(node, is_leaf=lambda inner: inner is not node)
-    return jax.tree.unflatten(structure, [changed.get(id(inner), inner) for inner in below])
-
-
-def _edited(node: Any, edit: Callable[[Any, str], Any], label: str = "") -> Any:
-    """Rebuild a state with its rates edited.
-
-    `edit` is offered each rate, and each state with factors of groups around rates, with the label of the group that it
-    is in. It returns the state to put there, or None to go on with what is within.
-    """
-    said = speaker(node)
-    injected = tells(said, "injected_rate") and said.injected_rate() is not None
-    is_rate = tells(said, "rate") or (injected and not any(_collect(inner).holds_rate() for inner in said.within()))
-    if (is_rate or tells(said, "with_scale")) and (edited := edit(said, label)) is not None:
-        return edited
-    if tells(said, "rate"):
-        return node
-    if tells(said, "groups"):
-        return said.with_groups(
-            {name: _edited(inner, edit, _join(label, name)) for name, inner in said.groups().items()}
-        )
-    kept = said.kept() if tells(said, "kept") else ()
-    return _rebuild(node, (*_on_path(said, node), *kept), lambda inner: _edited(inner, edit, label))
-
-
-def scale_rates(state: Any, factor: jax.typing.ArrayLike) -> Any:
-    """Multiply every rate of a state, with no question asked: what a wrapper does within an update."""
-    number = jnp.asarray(factor, jnp.float32)
-    return _edited(state, lambda said, _: said.scale_rate(number) if tells(said, "scale_rate") else None)
-
-
-def _for_group(
-    state: Any,
-    group: str,
-    labels: Mapping[str, Any],
-    change_rate: Callable[[Any], Any],
-    change_factor: Callable[[Any, str], Any],
-) -> Any:
-    """Rebuild a state with what is a group's own changed: its rate, or else the factor on a rate that it shares."""
-
-    def is_own(label: str) -> bool:
-        return {name for name in labels if not label or name == label or name.startswith(f"{label}/")} == {group}
-
-    def on_rate(said: Any, label: str) -> Any:
-        return None if tells(said, "with_scale") or not is_own(label) else found(change_rate(said))
-
-    def on_factor(said: Any, label: str) -> Any:
-        own = [name for name in said.factor() if serves_alone(said, label, name)] if tells(said, "with_scale") else []
-        return found(change_factor(said, own[0])) if own else None
-
-    def serves_alone(said: Any, label: str, name: str) -> bool:
-        pairs = said.pairs() if tells(said, "pairs") else {}
-        if not pairs:
-            return is_own(_join(label, name))
-        return {_join(label, pair_name(inner, name)) for inner, owns in pairs.items() if name in owns} == {group}
-
-    number = 0
-
-    def found(changed: Any) -> Any:
-        nonlocal number
-        number += 1
-        return changed
-
-    for edit in (on_rate, on_factor):
-        changed = _edited(state, edit)
-        if number:
-            return changed
-    raise ValueError(
-        f"group must have a rate of its own to be changed alone, got group={group!r}, which shares it: make the groups "
-        "by optax.partition or lrx.group_rates."
-    )
-
-
-def scale_learning_rate(state: Any, factor: jax.typing.ArrayLike, group: Hashable | None = None) -> Any:
-    """Multiply the learning rate by hand, in the middle of a run.
-
-    The factor is kept in the state: it acts on every later step of a schedule too, survives a checkpoint, needs no
-    recompilation, and repeated calls multiply. `monitor` shows their product as `scale`. `set_learning_rate` takes the
-    rate that is wanted in place of a factor. The radius of `optax.contrib.sam`'s adversary is not scaled.
-
-    Args:
-      state: an optimizer state.
-      factor: >= 0, () float; may be traced. For one each of the members of a vmapped state put `jax.vmap` around this.
-      group: which group's, a label as `learning_rates` shows it; all where none is named.
-
-    Returns:
-      The new state, of the same structure. `learning_rate` shows the change with the next update; a number in
-      `optax.inject_hyperparams` at once, where what is shown is what is kept.
-
-    Raises:
-      ValueError: if `factor` is negative, not finite or not a scalar; if the state holds no rate that can be scaled, or
-        two rates on one path; if the group is not there or shares its rate with others; or if a factor could have no
-        effect, because the schedule has ended at 0, a factor of 0 has been set, or a controller has stopped the run.
-        (What is traced passes.)
-      TypeError: if `state` is a transformation or None.
-
-    Example:
-      >>> import lrx, jax.numpy as jnp
-      >>> tx = lrx.sgd(0.1)
-      >>> state = lrx.scale_learning_rate(tx.init(jnp.zeros(2)), 0.5)
-      >>> print(tx.update(jnp.ones(2), state)[0])
-      [-0.05 -0.05]
-    """
-    _refuse_objects("scale_learning_rate", state)
-    state = state_of("scale_learning_rate", state)
-    _checks.non_negative("factor", factor, "a negative rate would ascend")
-    number = jnp.asarray(factor, jnp.float32)
-    _refuse_after_stop(state)
-
-    def scale(said: Any) -> Any:
-        _refuse_what_is_fixed(said, setting=False)
-        return said.scale_rate(number)
-
-    if group is None:
-        with contextlib.suppress(UnknownPairsError):  # all are scaled, whichever meet
-            _paths(state)
-        return _edited(state, lambda said, _: None if tells(said, "with_scale") else scale(said))
-    paths = _paths(state)
-
-    def scale_factor(said: Any, label: str) -> Any:
-        scale = array(said.scale_by_hand()[label])
-        if _is_known_to_be_0(scale):
-            raise ValueError(_NO_EFFECT)
-        return said.with_scale(scale * number, label)
-
-    return _for_group(state, _group_of(paths, group, "scale_learning_rate"), paths, scale, scale_factor)
-
-
-_NO_EFFECT = "factor can have no effect on a rate that was multiplied by 0: give set_learning_rate(state, value)."
-
-
-def _is_known_to_be_0(number: Any) -> bool:
-    return _checks.is_concrete(number) and not np.any(jax.device_get(number))
-
-
-def set_learning_rate(state: Any, value: jax.typing.ArrayLike, group: Hashable | None = None) -> Any:
-    """Set the learning rate by hand, in the middle of a run.
-
-    A factor is kept in the state such that the rate of the latest update would have been `value`; it replaces what was
-    set or scaled before. So a constant rate is `value` from now on, and a schedule goes on in proportion: with r_t the
-    schedule, the rate of the next update is `value r_{t+1} / r_t`. Before the first update it is `value` itself. For
-    another schedule give its own transformation this state: constant and scheduled rates keep the same.
-
-    Args:
-      state: an optimizer state.
-      value: the rate, >= 0, () float; may be traced.
-      group: which group's, a label as `learning_rates` shows it; needed where there are several.
-
-    Returns:
-      The new state, of the same structure. `learning_rate` shows the change with the next update; a number in
-      `optax.inject_hyperparams` at once, where what is shown is what is kept. Where the method makes an estimate a part
-      of its rate, as `dog` and `prodigy`, the estimate goes on from `value`. Where the rate is 0 and traced, nothing is
-      changed.
-
-    Raises:
-      ValueError: if `value` is negative, not finite or not a scalar; if the state holds no rate that can be set, or two
-        rates on one path; if the group is not there, is not named among several, or shares its rate with others; or if
-        the rate is 0 now, as at the begin of a warm-up, so that no factor makes `value` of it. (What is traced passes.)
-      TypeError: if `state` is a transformation or None.
-
-    Example:
-      >>> import lrx, jax.numpy as jnp
-      >>> tx = lrx.sgd(lrx.linear_decay(0.4, decay_steps=4))
-      >>> updates, state = tx.update(jnp.ones(2), tx.init(jnp.zeros(2)))
-      >>> state = lrx.set_learning_rate(state, 0.04)
-      >>> for _ in range(3):
-      ...     updates, state = tx.update(jnp.ones(2), state)
-      ...     print(f"{lrx.learning_rate(state):.3f}")
-      0.030
-      0.020
-      0.010
-    """
-    _refuse_objects("set_learning_rate", state)
-    state = state_of("set_learning_rate", state)
-    _checks.non_negative("value", value, "a negative rate would ascend")
-    paths = _paths(state)
-    chosen = _group_of(paths, group, "set_learning_rate")
-    _refuse_after_stop(state)
-    number = jnp.asarray(value, jnp.float32)
-    beside = _product(paths[chosen].ahead)
-    _refuse_zero_beside(beside)
-
-    scales: list[jax.Array] = []
-
-    def set_rate(said: Any) -> Any:
-        if scales and tells(said, "set_scale"):  # kept for later, from another step of the schedule
-            return said.set_scale(scales[0])
-        _refuse_what_is_fixed(said, setting=True)
-        changed = said.set_rate(number / jnp.where(beside == 0, 1.0, beside))
-        changed = jax.tree.map(lambda new, old: jnp.where(beside == 0, old, new), changed, _state(said))
-        scales.extend(_by_hand(speaker(changed)))
-        return changed
-
-    earlier: list[jax.Array] = []  # the scale of the group, where its rate is shared
-
-    def without_scale(said: Any, label: str) -> Any:
-        earlier.append(array(said.scale_by_hand()[label]))
-        return said.with_scale(jnp.ones([], jnp.float32), label)
-
-    changed = _for_group(state, chosen, paths, set_rate, without_scale)
-    if not earlier:
-        return changed
-    path = _paths(changed)[chosen]
-    base = _product(path.rate_ahead + path.ahead)
-    _refuse_zero_beside(base)
-    scale = jnp.where(base == 0, earlier[-1], number / jnp.where(base == 0, 1.0, base))
-    return _for_group(changed, chosen, paths, set_rate, lambda said, label: said.with_scale(scale, label))
-
-
-def _product(factors: list[jax.Array]) -> jax.Array:
-    one = jnp.ones([], jnp.float32)
-    return functools.reduce(lambda product, factor: product * jnp.asarray(_number(factor), jnp.float32), factors, one)
-
-
-def _number(value: Any) -> Any:
-    if isinstance(value, jax.ShapeDtypeStruct):
-        raise TypeError(
-            "the state must hold numbers, got an abstract one, as jax.eval_shape makes: read within it, "
-            "jax.eval_shape(lambda params: lrx.learning_rate(tx.init(params)), params)."
-        )
-    return value
-
-
-def _refuse_zero_beside(factor: jax.Array) -> None:
-    if _is_known_to_be_0(factor):
-        raise ValueError(
-            "value can only be set where what multiplies the rate is not 0: set it at a step at which it is not."
-        )
-
-
-def _state(said: Any) -> Any:
-    return said.state if isinstance(said, Adapter) else said
-
-
-def _refuse_after_stop(state: Any) -> None:
-    over = [flag for flag in _stop_flags(state) if _checks.is_concrete(flag)]
-    if any(np.all(jax.device_get(flag)) for flag in over):
-        raise ValueError(
-            "the rate can only be changed while a run goes on, got a state that is stopped, its rate 0 for good: "
-            "go on with tx.init(params), or with lrx.carry_over(state, tx.init(params)) of a transformation "
-            "without the controller that has stopped it."
-        )
-
-
-def _refuse_what_is_fixed(said: Any, *, setting: bool) -> None:
-    if not tells(said, "set_rate" if setting else "scale_rate"):
-        raise ValueError(
-            "the state holds no learning rate that could be scaled: its method, as cocob, takes none and computes its "
-            "own. Use a method that takes a rate."
-        )
-    if tells(said, "fixed") and (reason := said.fixed(setting)):
-        raise ValueError(reason)
-
-
-def restart_schedule(state: Any, step: jax.typing.ArrayLike = 0) -> Any:
-    """Let the schedule of the learning rate go on from a step of your choice, and keep everything else.
-
-    For another period of training with the moments of the last one: the next update uses `schedule(step)`, and the
-    moments, their bias corrections, what controllers have learned and what was set by hand stay as they are, and so
-    does `update_count`. Schedules of other hyperparameters, as of a momentum, go on.
-
-    Args:
-      state: an optimizer state: with an lrx rate, or of an optax optimizer with a schedule. (Where optax counts for the
-        schedule alone, as in `optax.sgd(schedule)`, `update_count` goes back with it.)
-      step: of the schedule in the next update, >= 0, () integer; may be traced.
-
-    Returns:
-      The new state, of the same structure. `learning_rate` shows the change with the next update.
-
-    Raises:
-      ValueError: if `step` is not a whole number from 0 to 2^31 - 1, or nothing in the state has a step.
-      TypeError: if `state` is a transformation or None.
-
-    Example:
-      >>> import lrx, jax.numpy as jnp
-      >>> tx = lrx.adam(lrx.linear_decay(0.1, decay_steps=4))
-      >>> state = tx.init(jnp.zeros(2))
-      >>> for _ in range(6):
-      ...     updates, state = tx.update(jnp.ones(2), state)
-      >>> state = lrx.restart_schedule(state)
-      >>> updates, state = tx.update(jnp.ones(2), state)
-      >>> print(f"{updates[0]:.4f}", lrx.learning_rate(state), lrx.update_count(state))
-      -0.1000 0.1 7
-    """
-    _refuse_objects("restart_schedule", state)
-    state = state_of("restart_schedule", state)
-    _checks.steps("step", step, at_least=0, hint="it is where the schedule goes on")
-    number, found = jnp.asarray(step).astype(jnp.int32), 0
-
-    def restart(node: Any) -> Any:
-        nonlocal found
-        said = speaker(node)
-        node = _rebuild(node, _on_path(said, node) if isinstance(said, Adapter) else _below(node), restart)
-        said = speaker(node)
-        if not tells(said, "restart"):
-            return node
-        found += 1
-        return said.restart(number)
-
-    restarted = restart(state)
-    if not found:
-        raise ValueError(
-            "the state holds no step of a schedule: give the optimizer an lrx rate, lrx.adam(schedule), or a schedule "
-            "of optax's."
-        )
-    return restarted
 
 
 def listeners(state: Any) -> tuple[str, ...]:
@@ -975,78 +666,6 @@ def listeners(state: Any) -> tuple[str, ...]:
     Returns:
       The names of all that was built with `feedback="observed"`; the empty tuple where nothing was.
     """
-    return tuple(name for name, entry in _named(state_of("listeners", state)) if isinstance(entry.value, Observation))
-
-
-def observe(state: Any, *, value: jax.typing.ArrayLike, to: str | Sequence[str] | None = None) -> Any:
-    """Give controllers a loss that does not pass through `update`.
-
-    For feedback that is not there at every step, as a validation loss, and for wrappers that drop extra arguments
-    (flax's `TrainState.apply_gradients`, `optax.MultiSteps` inside a chain). It reaches what was built with
-    `feedback="observed"` and nothing else. The next update takes it, once; a second observation before that update
-    replaces the first. The state keeps a copy of the value in a buffer of its own.
-
-    Args:
-      state: an optimizer state.
-      value: the loss, or what else is followed, () float of any type; may be traced.
-      to: the name of the one that it is for, or several names, where more than one takes observations; by default all.
-        Names are those of `monitor`: "early_stopping", "body/reduce_on_plateau" within a group, "reduce_on_plateau_2"
-        for the second of one name.
-
-    Returns:
-      The new state, of the same structure.
-
-    Raises:
-      ValueError: if nothing in the state takes observations, `to` names something else, or `value` is not a scalar.
-      TypeError: if `value` is not a number, or `state` is not an optimizer state.
-
-    Example:
-      >>> import lrx, jax.numpy as jnp
-      >>> tx = lrx.sgd(0.1 * lrx.reduce_on_plateau(factor=0.5, patience=0, feedback="observed"))
-      >>> state = tx.init(jnp.zeros(2))
-      >>> for validation_loss in (1.0, 1.0):
-      ...     state = lrx.observe(state, value=validation_loss)
-      ...     updates, state = tx.update(jnp.ones(2), state)
-      >>> print(lrx.learning_rate(state))
-      0.05
-    """
-    _refuse_objects("observe", state)
-    check_loss(value)
-    entries = _named(state_of("observe", state))
-    found = {name: entry.value for name, entry in entries if isinstance(entry.value, Observation)}
-    chosen = None if to is None else {id(found[name]) for name in _recipients(to, found)}
-    written = 0
-
-    def write(node: Any) -> Any:
-        nonlocal written
-        if isinstance(node, Snapshot) or (chosen is not None and id(node) not in chosen):
-            return node
-        written += 1
-        # Copies: neither two controllers nor a state and its caller share a buffer, so that each can be donated.
-        return Observation(
-            value=jax.tree.map(lambda x: jnp.array(jnp.full_like(x, value), copy=True), node.value),
-            pending=jax.tree.map(jnp.ones_like, node.pending),
-            total=jax.tree.map(optax.safe_increment, node.total),
-            elapsed=node.elapsed,
-            counts=node.counts,
-        )
-
-    changed = _rewrite(state, (Observation, Snapshot), write)
-    if not written:
-        raise ValueError(
-            "the state holds no controller that takes observations: build it for them, as "
-            'lrx.adam(1e-3 * lrx.reduce_on_plateau(feedback="observed")), or pass the loss as '
-            "tx.update(grads, state, params, value=loss) to one that is built without."
-        )
-    return changed
-
-
-def _recipients(to: Any, found: Collection[str]) -> tuple[str, ...]:
-    names = (to,) if isinstance(to, str) else tuple(to)
-    unknown = [name for name in names if name not in found]
-    if unknown or not names:
-        raise ValueError(
-            f"to must name what takes observations, {sorted(found)} in this state, got to={to!r}: build a controller "
-            'with feedback="observed" for it to be one of them.'
-        )
-    return names
+    return tuple(
+        name for name, entry in named_entries(state_of("listeners", state)) if isinstance(entry.value, Observation)
+    )

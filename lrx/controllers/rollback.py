@@ -15,9 +15,10 @@ import optax
 from lrx import _checks
 from lrx._leaves import copies, leafwise, require_params, total, with_float0, without_float0
 from lrx.controllers._smoothing import RunningMean, add, empty_mean
+from lrx.editing import scale_learning_rate, scale_rates
 from lrx.feedback import no_observation, receive
 from lrx.rates import ArrayLike
-from lrx.reading import scale_learning_rate, scale_rates, state_of
+from lrx.reading import state_of
 from lrx.states import Observation, RateState, Snapshot, shows, tells
 from lrx.transformations import factory
 

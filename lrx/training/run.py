@@ -19,7 +19,8 @@ import optax
 from lrx.controllers.early_stopping import judges
 from lrx.controllers.rollback import recovers
 from lrx.direction import require_descent
-from lrx.reading import can_stop, minibatches, observe, stopped
+from lrx.editing import observe
+from lrx.reading import can_stop, minibatches, stopped
 from lrx.training.batch_stats import evaluation_point, model_state_at
 from lrx.training.beginning import begin_from, checksum_of
 from lrx.training.callbacks import Callback, Moment, answer_of

@@ -1,0 +1,427 @@
+"""What a state takes from outside: another rate, another step of its schedule, a loss.
+
+All functions are pure: they return a new state of the same structure, so they work on traced states, under `jax.vmap`,
+and on states restored from a checkpoint.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from lrx import _checks
+from lrx._foreign import Adapter, speaker
+from lrx.feedback import check_loss
+from lrx.reading import (
+    UnknownPairsError,
+    collect,
+    group_of,
+    join_labels,
+    named_entries,
+    nodes_below,
+    nodes_on_path,
+    pair_name,
+    paths_of,
+    product_of,
+    set_by_hand,
+    state_of,
+    stop_flags,
+)
+from lrx.states import Observation, Snapshot, array, tells
+
+
+def _refuse_objects(function: str, state: Any) -> None:
+    # Some of optax's own states have a field of that name; they are tuples.
+    if hasattr(state, "opt_state") and not isinstance(state, tuple):
+        raise TypeError(
+            f"{function} takes an optimizer state and gives back a new one, got a {type(state).__name__}: give it "
+            f"x.opt_state, and put the result back (nnx: x.opt_state = ..., TrainState: x.replace(opt_state=...))."
+        )
+
+
+def _rewrite(state: Any, kind: type | tuple[type, ...], change: Callable[[Any], Any]) -> Any:
+    return jax.tree.map(
+        lambda node: change(node) if isinstance(node, kind) else node,
+        state,
+        is_leaf=lambda node: isinstance(node, kind),
+    )
+
+
+def _rebuild(node: Any, chosen: tuple[Any, ...], function: Callable[[Any], Any]) -> Any:
+    """Put a node together again with some of the nodes below it changed."""
+    if not chosen:
+        return node
+    # What is kept for later comes last, so that it follows what is done to the rates that act.
+    changed = {id(inner): function(inner) for inner in sorted(chosen, key=lambda inner: tells(inner, "kept"))}
+    below, structure = jax.tree.flatten(node, is_leaf=lambda inner: inner is not node)
+    return jax.tree.unflatten(structure, [changed.get(id(inner), inner) for inner in below])
+
+
+def _edited(node: Any, edit: Callable[[Any, str], Any], label: str = "") -> Any:
+    """Rebuild a state with its rates edited.
+
+    `edit` is offered each rate, and each state with factors of groups around rates, with the label of the group that it
+    is in. It returns the state to put there, or None to go on with what is within.
+    """
+    said = speaker(node)
+    injected = tells(said, "injected_rate") and said.injected_rate() is not None
+    is_rate = tells(said, "rate") or (injected and not any(collect(inner).holds_rate() for inner in said.within()))
+    if (is_rate or tells(said, "with_scale")) and (edited := edit(said, label)) is not None:
+        return edited
+    if tells(said, "rate"):
+        return node
+    if tells(said, "groups"):
+        return said.with_groups(
+            {name: _edited(inner, edit, join_labels(label, name)) for name, inner in said.groups().items()}
+        )
+    kept = said.kept() if tells(said, "kept") else ()
+    return _rebuild(node, (*nodes_on_path(said, node), *kept), lambda inner: _edited(inner, edit, label))
+
+
+def scale_rates(state: Any, factor: jax.typing.ArrayLike) -> Any:
+    """Multiply every rate of a state, with no question asked: what a wrapper does within an update."""
+    number = jnp.asarray(factor, jnp.float32)
+    return _edited(state, lambda said, _: said.scale_rate(number) if tells(said, "scale_rate") else None)
+
+
+def _for_group(
+    state: Any,
+    group: str,
+    labels: Mapping[str, Any],
+    change_rate: Callable[[Any], Any],
+    change_factor: Callable[[Any, str], Any],
+) -> Any:
+    """Rebuild a state with what is a group's own changed: its rate, or else the factor on a rate that it shares."""
+
+    def is_own(label: str) -> bool:
+        return {name for name in labels if not label or name == label or name.startswith(f"{label}/")} == {group}
+
+    def on_rate(said: Any, label: str) -> Any:
+        return None if tells(said, "with_scale") or not is_own(label) else found(change_rate(said))
+
+    def on_factor(said: Any, label: str) -> Any:
+        own = [name for name in said.factor() if serves_alone(said, label, name)] if tells(said, "with_scale") else []
+        return found(change_factor(said, own[0])) if own else None
+
+    def serves_alone(said: Any, label: str, name: str) -> bool:
+        pairs = said.pairs() if tells(said, "pairs") else {}
+        if not pairs:
+            return is_own(join_labels(label, name))
+        return {join_labels(label, pair_name(inner, name)) for inner, owns in pairs.items() if name in owns} == {group}
+
+    number = 0
+
+    def found(changed: Any) -> Any:
+        nonlocal number
+        number += 1
+        return changed
+
+    for edit in (on_rate, on_factor):
+        changed = _edited(state, edit)
+        if number:
+            return changed
+    raise ValueError(
+        f"group must have a rate of its own to be changed alone, got group={group!r}, which shares it: make the groups "
+        "by optax.partition or lrx.group_rates."
+    )
+
+
+def scale_learning_rate(state: Any, factor: jax.typing.ArrayLike, group: Hashable | None = None) -> Any:
+    """Multiply the learning rate by hand, in the middle of a run.
+
+    The factor is kept in the state: it acts on every later step of a schedule too, survives a checkpoint, needs no
+    recompilation, and repeated calls multiply. `monitor` shows their product as `scale`. `set_learning_rate` takes the
+    rate that is wanted in place of a factor. The radius of `optax.contrib.sam`'s adversary is not scaled.
+
+    Args:
+      state: an optimizer state.
+      factor: >= 0, () float; may be traced. For one each of the members of a vmapped state put `jax.vmap` around this.
+      group: which group's, a label as `learning_rates` shows it; all where none is named.
+
+    Returns:
+      The new state, of the same structure. `learning_rate` shows the change with the next update; a number in
+      `optax.inject_hyperparams` at once, where what is shown is what is kept.
+
+    Raises:
+      ValueError: if `factor` is negative, not finite or not a scalar; if the state holds no rate that can be scaled, or
+        two rates on one path; if the group is not there or shares its rate with others; or if a factor could have no
+        effect, because the schedule has ended at 0, a factor of 0 has been set, or a controller has stopped the run.
+        (What is traced passes.)
+      TypeError: if `state` is a transformation or None.
+
+    Example:
+      >>> import lrx, jax.numpy as jnp
+      >>> tx = lrx.sgd(0.1)
+      >>> state = lrx.scale_learning_rate(tx.init(jnp.zeros(2)), 0.5)
+      >>> print(tx.update(jnp.ones(2), state)[0])
+      [-0.05 -0.05]
+    """
+    _refuse_objects("scale_learning_rate", state)
+    state = state_of("scale_learning_rate", state)
+    _checks.non_negative("factor", factor, "a negative rate would ascend")
+    number = jnp.asarray(factor, jnp.float32)
+    _refuse_after_stop(state)
+
+    def scale(said: Any) -> Any:
+        _refuse_what_is_fixed(said, setting=False)
+        return said.scale_rate(number)
+
+    if group is None:
+        with contextlib.suppress(UnknownPairsError):  # all are scaled, whichever meet
+            paths_of(state)
+        return _edited(state, lambda said, _: None if tells(said, "with_scale") else scale(said))
+    paths = paths_of(state)
+
+    def scale_factor(said: Any, label: str) -> Any:
+        scale = array(said.scale_by_hand()[label])
+        if _is_known_to_be_0(scale):
+            raise ValueError(_NO_EFFECT)
+        return said.with_scale(scale * number, label)
+
+    return _for_group(state, group_of(paths, group, "scale_learning_rate"), paths, scale, scale_factor)
+
+
+_NO_EFFECT = "factor can have no effect on a rate that was multiplied by 0: give set_learning_rate(state, value)."
+
+
+def _is_known_to_be_0(number: Any) -> bool:
+    return _checks.is_concrete(number) and not np.any(jax.device_get(number))
+
+
+def set_learning_rate(state: Any, value: jax.typing.ArrayLike, group: Hashable | None = None) -> Any:
+    """Set the learning rate by hand, in the middle of a run.
+
+    A factor is kept in the state such that the rate of the latest update would have been `value`; it replaces what was
+    set or scaled before. So a constant rate is `value` from now on, and a schedule goes on in proportion: with r_t the
+    schedule, the rate of the next update is `value r_{t+1} / r_t`. Before the first update it is `value` itself. For
+    another schedule give its own transformation this state: constant and scheduled rates keep the same.
+
+    Args:
+      state: an optimizer state.
+      value: the rate, >= 0, () float; may be traced.
+      group: which group's, a label as `learning_rates` shows it; needed where there are several.
+
+    Returns:
+      The new state, of the same structure. `learning_rate` shows the change with the next update; a number in
+      `optax.inject_hyperparams` at once, where what is shown is what is kept. Where the method makes an estimate a part
+      of its rate, as `dog` and `prodigy`, the estimate goes on from `value`. Where the rate is 0 and traced, nothing is
+      changed.
+
+    Raises:
+      ValueError: if `value` is negative, not finite or not a scalar; if the state holds no rate that can be set, or two
+        rates on one path; if the group is not there, is not named among several, or shares its rate with others; or if
+        the rate is 0 now, as at the begin of a warm-up, so that no factor makes `value` of it. (What is traced passes.)
+      TypeError: if `state` is a transformation or None.
+
+    Example:
+      >>> import lrx, jax.numpy as jnp
+      >>> tx = lrx.sgd(lrx.linear_decay(0.4, decay_steps=4))
+      >>> updates, state = tx.update(jnp.ones(2), tx.init(jnp.zeros(2)))
+      >>> state = lrx.set_learning_rate(state, 0.04)
+      >>> for _ in range(3):
+      ...     updates, state = tx.update(jnp.ones(2), state)
+      ...     print(f"{lrx.learning_rate(state):.3f}")
+      0.030
+      0.020
+      0.010
+    """
+    _refuse_objects("set_learning_rate", state)
+    state = state_of("set_learning_rate", state)
+    _checks.non_negative("value", value, "a negative rate would ascend")
+    paths = paths_of(state)
+    chosen = group_of(paths, group, "set_learning_rate")
+    _refuse_after_stop(state)
+    number = jnp.asarray(value, jnp.float32)
+    beside = product_of(paths[chosen].ahead)
+    _refuse_zero_beside(beside)
+
+    scales: list[jax.Array] = []
+
+    def set_rate(said: Any) -> Any:
+        if scales and tells(said, "set_scale"):  # kept for later, from another step of the schedule
+            return said.set_scale(scales[0])
+        _refuse_what_is_fixed(said, setting=True)
+        changed = said.set_rate(number / jnp.where(beside == 0, 1.0, beside))
+        changed = jax.tree.map(lambda new, old: jnp.where(beside == 0, old, new), changed, _state(said))
+        scales.extend(set_by_hand(speaker(changed)))
+        return changed
+
+    earlier: list[jax.Array] = []  # the scale of the group, where its rate is shared
+
+    def without_scale(said: Any, label: str) -> Any:
+        earlier.append(array(said.scale_by_hand()[label]))
+        return said.with_scale(jnp.ones([], jnp.float32), label)
+
+    changed = _for_group(state, chosen, paths, set_rate, without_scale)
+    if not earlier:
+        return changed
+    path = paths_of(changed)[chosen]
+    base = product_of(path.rate_ahead + path.ahead)
+    _refuse_zero_beside(base)
+    scale = jnp.where(base == 0, earlier[-1], number / jnp.where(base == 0, 1.0, base))
+    return _for_group(changed, chosen, paths, set_rate, lambda said, label: said.with_scale(scale, label))
+
+
+def _refuse_zero_beside(factor: jax.Array) -> None:
+    if _is_known_to_be_0(factor):
+        raise ValueError(
+            "value can only be set where what multiplies the rate is not 0: set it at a step at which it is not."
+        )
+
+
+def _state(said: Any) -> Any:
+    return said.state if isinstance(said, Adapter) else said
+
+
+def _refuse_after_stop(state: Any) -> None:
+    over = [flag for flag in stop_flags(state) if _checks.is_concrete(flag)]
+    if any(np.all(jax.device_get(flag)) for flag in over):
+        raise ValueError(
+            "the rate can only be changed while a run goes on, got a state that is stopped, its rate 0 for good: "
+            "go on with tx.init(params), or with lrx.carry_over(state, tx.init(params)) of a transformation "
+            "without the controller that has stopped it."
+        )
+
+
+def _refuse_what_is_fixed(said: Any, *, setting: bool) -> None:
+    if not tells(said, "set_rate" if setting else "scale_rate"):
+        raise ValueError(
+            "the state holds no learning rate that could be scaled: its method, as cocob, takes none and computes its "
+            "own. Use a method that takes a rate."
+        )
+    if tells(said, "fixed") and (reason := said.fixed(setting)):
+        raise ValueError(reason)
+
+
+def restart_schedule(state: Any, step: jax.typing.ArrayLike = 0) -> Any:
+    """Let the schedule of the learning rate go on from a step of your choice, and keep everything else.
+
+    For another period of training with the moments of the last one: the next update uses `schedule(step)`, and the
+    moments, their bias corrections, what controllers have learned and what was set by hand stay as they are, and so
+    does `update_count`. Schedules of other hyperparameters, as of a momentum, go on.
+
+    Args:
+      state: an optimizer state: with an lrx rate, or of an optax optimizer with a schedule. (Where optax counts for the
+        schedule alone, as in `optax.sgd(schedule)`, `update_count` goes back with it.)
+      step: of the schedule in the next update, >= 0, () integer; may be traced.
+
+    Returns:
+      The new state, of the same structure. `learning_rate` shows the change with the next update.
+
+    Raises:
+      ValueError: if `step` is not a whole number from 0 to 2^31 - 1, or nothing in the state has a step.
+      TypeError: if `state` is a transformation or None.
+
+    Example:
+      >>> import lrx, jax.numpy as jnp
+      >>> tx = lrx.adam(lrx.linear_decay(0.1, decay_steps=4))
+      >>> state = tx.init(jnp.zeros(2))
+      >>> for _ in range(6):
+      ...     updates, state = tx.update(jnp.ones(2), state)
+      >>> state = lrx.restart_schedule(state)
+      >>> updates, state = tx.update(jnp.ones(2), state)
+      >>> print(f"{updates[0]:.4f}", lrx.learning_rate(state), lrx.update_count(state))
+      -0.1000 0.1 7
+    """
+    _refuse_objects("restart_schedule", state)
+    state = state_of("restart_schedule", state)
+    _checks.steps("step", step, at_least=0, hint="it is where the schedule goes on")
+    number, found = jnp.asarray(step).astype(jnp.int32), 0
+
+    def restart(node: Any) -> Any:
+        nonlocal found
+        said = speaker(node)
+        node = _rebuild(node, nodes_on_path(said, node) if isinstance(said, Adapter) else nodes_below(node), restart)
+        said = speaker(node)
+        if not tells(said, "restart"):
+            return node
+        found += 1
+        return said.restart(number)
+
+    restarted = restart(state)
+    if not found:
+        raise ValueError(
+            "the state holds no step of a schedule: give the optimizer an lrx rate, lrx.adam(schedule), or a schedule "
+            "of optax's."
+        )
+    return restarted
+
+
+def observe(state: Any, *, value: jax.typing.ArrayLike, to: str | Sequence[str] | None = None) -> Any:
+    """Give controllers a loss that does not pass through `update`.
+
+    For feedback that is not there at every step, as a validation loss, and for wrappers that drop extra arguments
+    (flax's `TrainState.apply_gradients`, `optax.MultiSteps` inside a chain). It reaches what was built with
+    `feedback="observed"` and nothing else. The next update takes it, once; a second observation before that update
+    replaces the first. The state keeps a copy of the value in a buffer of its own.
+
+    Args:
+      state: an optimizer state.
+      value: the loss, or what else is followed, () float of any type; may be traced.
+      to: the name of the one that it is for, or several names, where more than one takes observations; by default all.
+        Names are those of `monitor`: "early_stopping", "body/reduce_on_plateau" within a group, "reduce_on_plateau_2"
+        for the second of one name.
+
+    Returns:
+      The new state, of the same structure.
+
+    Raises:
+      ValueError: if nothing in the state takes observations, `to` names something else, or `value` is not a scalar.
+      TypeError: if `value` is not a number, or `state` is not an optimizer state.
+
+    Example:
+      >>> import lrx, jax.numpy as jnp
+      >>> tx = lrx.sgd(0.1 * lrx.reduce_on_plateau(factor=0.5, patience=0, feedback="observed"))
+      >>> state = tx.init(jnp.zeros(2))
+      >>> for validation_loss in (1.0, 1.0):
+      ...     state = lrx.observe(state, value=validation_loss)
+      ...     updates, state = tx.update(jnp.ones(2), state)
+      >>> print(lrx.learning_rate(state))
+      0.05
+    """
+    _refuse_objects("observe", state)
+    check_loss(value)
+    entries = named_entries(state_of("observe", state))
+    found = {name: entry.value for name, entry in entries if isinstance(entry.value, Observation)}
+    chosen = None if to is None else {id(found[name]) for name in _recipients(to, found)}
+    written = 0
+
+    def write(node: Any) -> Any:
+        nonlocal written
+        if isinstance(node, Snapshot) or (chosen is not None and id(node) not in chosen):
+            return node
+        written += 1
+        # Copies: neither two controllers nor a state and its caller share a buffer, so that each can be donated.
+        return Observation(
+            value=jax.tree.map(lambda x: jnp.array(jnp.full_like(x, value), copy=True), node.value),
+            pending=jax.tree.map(jnp.ones_like, node.pending),
+            total=jax.tree.map(optax.safe_increment, node.total),
+            elapsed=node.elapsed,
+            counts=node.counts,
+        )
+
+    changed = _rewrite(state, (Observation, Snapshot), write)
+    if not written:
+        raise ValueError(
+            "the state holds no controller that takes observations: build it for them, as "
+            'lrx.adam(1e-3 * lrx.reduce_on_plateau(feedback="observed")), or pass the loss as '
+            "tx.update(grads, state, params, value=loss) to one that is built without."
+        )
+    return changed
+
+
+def _recipients(to: Any, found: Collection[str]) -> tuple[str, ...]:
+    names = (to,) if isinstance(to, str) else tuple(to)
+    unknown = [name for name in names if name not in found]
+    if unknown or not names:
+        raise ValueError(
+            f"to must name what takes observations, {sorted(found)} in this state, got to={to!r}: build a controller "
+            'with feedback="observed" for it to be one of them.'
+        )
+    return names
