@@ -14,10 +14,11 @@ CURVATURES = np.array([0.0, 1.0, 0.3, 2.0])  # the first coordinate never has a 
 START = np.array([0.7, -1.0, 0.5, 1.2])
 # Searches by a loop whose length depends on the loss; rollback jumps.
 NOT_DIFFERENTIABLE = {lrx.armijo, lrx.rollback_on_divergence}
+NARROW = "adam with a narrow moment"  # whose rounding no small difference sees through
 METHODS = {
     label: case
     for label, case in {**OPTIMIZERS, **CONTROLLERS, **COMPOSITIONS, **CONTROLLED_COMPOSITIONS}.items()
-    if case.make not in NOT_DIFFERENTIABLE
+    if case.make not in NOT_DIFFERENTIABLE and label != NARROW
 }
 
 
