@@ -126,14 +126,21 @@ def state_of(function: str, state: Any) -> Any:
             f"{function} reads the state of a transformation, got the transformation {state!r}: give what "
             "tx.init(params) has returned, or the last tx.update(...)."
         )
-    if state is None or isinstance(state, type | str | bytes) or inspect.isroutine(state):
+    alone = type(state) in (bool, int, float, complex, str, bytes)
+    if state is None or alone or isinstance(state, type) or inspect.isroutine(state):
         raise TypeError(
             f"{function} reads an optimizer state, got {state!r}: give what tx.init(params) has returned, or the last "
             "tx.update(...)."
         )
     if isinstance(state, tuple):  # also a state of optax's with a field of that name
         return state
-    return getattr(state, "opt_state", state)
+    carried = getattr(state, "opt_state", state)
+    if carried is state and not isinstance(state, np.ndarray | jax.Array) and jax.tree_util.all_leaves([state]):
+        raise TypeError(
+            f"{function} reads an optimizer state, or an object that carries one as `opt_state`, got {state!r}: give "
+            "what tx.init(params) has returned, or the last tx.update(...)."
+        )
+    return carried
 
 
 def collect(node: Any) -> _Path:
@@ -305,9 +312,10 @@ def _no_rate(state: Any) -> str:
         if scheduled
         else ""
     )
+    given = "" if jax.tree.leaves(state) else f", got {state!r}"
     return (
-        f"the state holds no learning rate: optax keeps only a count of its schedules{known}. Build the optimizer with "
-        "lrx (lrx.adam(schedule)), end the chain with an lrx schedule, or wrap the optax optimizer as "
+        f"the state holds no learning rate{given}: optax keeps only a count of its schedules{known}. Build the "
+        "optimizer with lrx (lrx.adam(schedule)), end the chain with an lrx schedule, or wrap the optax optimizer as "
         "optax.inject_hyperparams(optax.adamw)(learning_rate=schedule)."
     )
 
@@ -317,7 +325,7 @@ def _only_arrays(tree: Any) -> bool:
     if isinstance(tree, tuple):
         return False
     states = jax.tree.leaves(tree, is_leaf=lambda node: isinstance(node, tuple) and hasattr(node, "_fields"))
-    return bool(states) and all(isinstance(leaf, jax.Array | np.ndarray) for leaf in states)
+    return bool(states) and all(isinstance(leaf, jax.Array | np.ndarray | int | float) for leaf in states)
 
 
 def _rates(function: str, state: Any) -> dict[str, jax.Array]:
@@ -501,7 +509,12 @@ def monitor(state: Any, *, scalars: bool = False) -> dict[str, Any]:
         while unique in report:
             unique, copy = f"{key}_{copy}", copy + 1
         report[unique] = value
-    return _as_scalars(report) if scalars else report
+    return _as_scalars(report) if scalars else {name: _copy(value) for name, value in report.items()}
+
+
+def _copy(value: Any) -> Any:
+    """A value that outlives its state, which may be donated to the next step."""
+    return jnp.array(value) if isinstance(value, jax.Array) and _checks.is_concrete(value) else value
 
 
 def _as_scalars(report: Mapping[str, Any]) -> dict[str, Any]:
@@ -603,7 +616,7 @@ def update_count(state: Any) -> jax.Array:
             f"the state must hold one number of updates, got {numbers}: its groups have been updated at different "
             "times. Give the state of one group."
         )
-    return counts[0]
+    return _copy(counts[0])
 
 
 def _counts(node: Any) -> tuple[list[jax.Array], ...]:

@@ -78,8 +78,11 @@ def array(leaf: Any) -> jax.Array:
 
 
 def change(leaf: Any, function: Callable[[jax.Array], jax.Array]) -> Any:
-    """Change a field's value within the variable, if any, that flax has wrapped it in, and keep its type."""
-    return jax.tree.map(lambda x: jnp.asarray(function(x)).astype(jnp.result_type(x)), leaf)
+    """Change a field's value within the variable, if any, that flax has wrapped it in, and keep its type.
+
+    The new value has a buffer of its own: several fields may be changed to one number, and a caller keeps it.
+    """
+    return jax.tree.map(lambda x: jnp.array(function(x), jnp.result_type(x)), leaf)
 
 
 def method_name(state: Any) -> str:

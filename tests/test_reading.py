@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any, NamedTuple
 
 import jax
@@ -103,11 +104,23 @@ def test_two_rates_on_one_path_raise_and_name_the_product(schedules: int) -> Non
     ids=["adamw", "sgd", "controller", "chain", "empty"],
 )
 def test_a_state_without_a_rate_names_the_alternatives(state: Any) -> None:
-    message = r"no learning rate: .*lrx.adam\(schedule\).*optax.inject_hyperparams\(optax.adamw\)\(learning_rate="
+    message = (
+        r"no learning rate(, got \(.*\))?: .*lrx.adam\(schedule\).*"
+        r"optax.inject_hyperparams\(optax.adamw\)\(learning_rate="
+    )
     for read in (lrx.learning_rate, lrx.learning_rates, lambda s: lrx.scale_learning_rate(s, 0.5)):
         with pytest.raises(NoRateError, match=message):
             read(state)
     assert issubclass(NoRateError, ValueError)
+
+
+@pytest.mark.parametrize(
+    "given", [3.0, True, lrx.Batches((np.zeros((4, 2)),), batch_size=2)], ids=["number", "flag", "object"]
+)
+def test_what_is_no_state_is_named(given: Any) -> None:
+    for read in (lrx.learning_rate, lrx.monitor, lrx.stopped, lrx.update_count):
+        with pytest.raises(TypeError, match=f"reads an optimizer state.*, got {re.escape(repr(given))}: "):
+            read(given)
 
 
 # --- groups -------------------------------------------------------------------------------------------------------

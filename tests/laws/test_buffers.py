@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -74,3 +76,24 @@ def test_what_is_read_and_set_by_hand_shares_nothing_with_the_state():
     state = lrx.sgd(0.1 * lrx.reduce_on_plateau(feedback="observed")).init(vector_params())
     assert not shared((value, lrx.observe(state, value=value)))
     np.testing.assert_array_equal(value, np.float32(0.7))
+
+
+@all_cases
+def test_what_is_read_and_what_is_edited_by_hand_share_nothing_with_the_state_or_the_caller(case):
+    params, tx = vector_params(), case()
+    state = tx.init(params)
+    read = [lrx.monitor(state), lrx.stopped(state)]
+    for reader in (lrx.update_count, lrx.learning_rates):
+        with contextlib.suppress(ValueError):  # an unsigned link has no rate, and some count nothing
+            read.append(reader(state))
+    for part in read:
+        assert not set(buffers(part)) & set(buffers(state))
+    number = jnp.asarray(0.5, jnp.float32)
+    step = jnp.asarray(3, jnp.int32)
+    for edit in (
+        lambda: lrx.restart_schedule(state, step),
+        lambda: lrx.scale_learning_rate(state, number),
+        lambda: lrx.set_learning_rate(state, number),
+    ):
+        with contextlib.suppress(ValueError):  # which says that there is no step, or no rate to be changed
+            assert not shared((params, number, step, edit()))
