@@ -523,7 +523,7 @@ def papers() -> None:
 
 @app.command(short_help="List what expressions may call.")
 def names() -> None:
-    """List the names that an expression, as of --tx, may call; one that is not here is no name there.
+    """List the names that an expression, as of --tx, may call; no other name is accepted there.
 
     \b
     lrx train --tx "chain(clip(1.0), adamw(1e-3))"

@@ -367,14 +367,15 @@ def learning_rate(state: Any, group: Hashable | None = None) -> jax.Array:
     `partition`, `masked`, `MultiSteps`, `apply_if_finite`, `inject_hyperparams`, `contrib.sam` (whose adversary is not
     on the path) and flax's optimizers.
 
-    Of what optax multiplies by, that is read which its state holds: a number or schedule of `inject_hyperparams`, the
-    scale of `contrib.reduce_on_plateau` and of `contrib.mechanize`, the step of a line search, and the estimate of
-    `contrib.prodigy` and `contrib.dadapt_adamw` under `inject_hyperparams` (that for the next update, without the bias
-    correction). What its state does not hold cannot be read and is left out: `optax.scale`, `optax.scale_by_schedule`,
-    and the rate of a whole optimizer such as `optax.adam(0.1)`. If one stands before an lrx rate, two signs make the
-    chain ascend; its state shows that for `inject_hyperparams` and most of `optax.contrib` (an error), and for
-    `optax.adam` it does not: `lrx.train` tries the direction of an update instead. What adds a direction of its own, as
-    a weight decay outside of the rate, is not seen either.
+    Factors of optax's own links are included if their state holds the number: a number or schedule of
+    `inject_hyperparams`, the scale of `contrib.reduce_on_plateau` and of `contrib.mechanize`, the step of a line
+    search, and the estimate of `contrib.prodigy` and `contrib.dadapt_adamw` under `inject_hyperparams` (the estimate
+    for the next update, without the bias correction). Factors that are not in a state cannot be read and are left out:
+    `optax.scale`, `optax.scale_by_schedule`, and the rate of a whole optimizer such as `optax.adam(0.1)`. An optimizer
+    with a rate of its own before an lrx rate makes the chain ascend, because both apply the sign. `inject_hyperparams`
+    and most of `optax.contrib` show that in their state, and raise an error here; `optax.adam` does not, so `lrx.train`
+    tests the direction of an update. A direction that is added outside of the rate, such as a weight decay, is not seen
+    either.
 
     Args:
       state: an optimizer state, or an object that carries one as `opt_state` (`nnx.Optimizer`, `TrainState`).

@@ -250,9 +250,9 @@ class RateState(NamedTuple):
             return ""
         if setting:
             return (
-                "value can only be set where the rate is not 0, of which no factor makes another number: set it at "
-                "another step of the schedule, begin the schedule again with restart_schedule(state), or go on with "
-                "this state in a transformation with another rate."
+                "value cannot be set while the rate is 0, because it is kept as a factor: set it at another step of "
+                "the schedule, restart the schedule with restart_schedule(state), or give this state to a "
+                "transformation with another rate."
             )
         held = any(
             np.any(jax.device_get(array(m.factor)) == 0) for m in self.memories if isinstance(m, ControllerState)

@@ -754,7 +754,7 @@ def test_a_factor_that_can_have_no_effect_is_refused_with_the_way_out() -> None:
         ValueError, match=r"no effect on a schedule that is at 0, .*restart_schedule\(state\), or go on"
     ):
         lrx.scale_learning_rate(state, 10.0)
-    with pytest.raises(ValueError, match=r"value can only be set where the rate is not 0, .*restart_schedule"):
+    with pytest.raises(ValueError, match=r"value cannot be set while the rate is 0, .*restart_schedule"):
         lrx.set_learning_rate(state, 0.1)
     # Either way out.
     assert rate_of(advance(ended, lrx.restart_schedule(state))) == 0.1
@@ -781,7 +781,7 @@ def test_a_rate_that_is_0_for_now_can_be_scaled() -> None:
     for _ in range(3):
         state = advance(warming, lrx.scale_learning_rate(state, 0.5))
     np.testing.assert_allclose(lrx.learning_rate(state), 0.02 / 8, rtol=1e-6)
-    with pytest.raises(ValueError, match="value can only be set where the rate is not 0"):
+    with pytest.raises(ValueError, match="value cannot be set while the rate is 0"):
         lrx.set_learning_rate(warming.init(PARAMS), 0.1)
 
     def skip(losses: str) -> Controller:  # a controller that lets the rate go again
