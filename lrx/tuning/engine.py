@@ -28,8 +28,6 @@ from lrx.training.identity import (
     Identity,
     describe,
     family_identity,
-    function_digest,
-    program_identity,
     run_identity,
 )
 from lrx.training.program import State, draw, initial, step
@@ -115,7 +113,6 @@ class Engine:
         return known | {
             "tx": None,
             "opt_state": self.describe_state(names)["opt_state"],
-            "evaluate": evaluation_identity(self.workload),
         }
 
     def describe_state(self, names: Iterable[str]) -> dict[str, Any]:
@@ -401,11 +398,3 @@ def _free_memory(device: jax.Device) -> float:
         return 1024.0 * int(lines["MemAvailable"].split()[0]) / len(_devices())
     except (OSError, KeyError, ValueError):  # not Linux
         return UNKNOWN_MEMORY
-
-
-def evaluation_identity(workload: Workload) -> Any:
-    """Return a hash of a workload's evaluation, whose results the tools keep and compare by; of its code if need be."""
-    if workload.evaluate is None:
-        return None
-    traced = program_identity(workload.evaluate, *jax.eval_shape(workload.init, jax.random.key(0)))
-    return function_digest(workload.evaluate, code=True) if traced is None else traced

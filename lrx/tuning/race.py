@@ -19,7 +19,7 @@ from lrx.training.checkpoints import RunFolder
 from lrx.training.identity import Identity, family_identity, run_identity
 from lrx.training.progress import Status, reporter, say
 from lrx.training.workload import Workload
-from lrx.tuning.engine import Engine, Plan, Runs, evaluation_identity
+from lrx.tuning.engine import Engine, Plan, Runs
 from lrx.tuning.learnt import InitialLoss, fell
 from lrx.tuning.portfolio import MIN_RATE, Method
 from lrx.tuning.problem import require_trains
@@ -422,7 +422,6 @@ class Race:
             mode=self.mode,
             methods=list(self.portfolio),  # runs are kept by their places
         )
-        about["evaluate"] = evaluation_identity(self.workload)
         rate, steps = (jax.ShapeDtypeStruct((), dtype) for dtype in (jnp.float32, jnp.int32))
         for name, method in self.portfolio.items():
             place = f"portfolio[{name!r}]"

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import re
 import subprocess
 import sys
 import threading
+import time
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +19,9 @@ import pytest
 
 import lrx
 from lrx.training import train
-from lrx.training.identity import differences, function_digest, optimizer_identity, program_identity, run_identity
+from lrx.training.code import function_digest
+from lrx.training.identity import differences, optimizer_identity, run_identity
+from lrx.training.programs import program_identity
 
 PARAMS = {"w": jnp.zeros((3, 2)), "b": jnp.zeros(2)}
 
@@ -101,8 +105,12 @@ def test_a_difference_is_named_by_repr_or_by_the_numbers():
         return differences(optimizer_identity(one, PARAMS), optimizer_identity(other, PARAMS))
 
     assert between(foreign(b1=0.9), foreign(b1=0.75)) == [
-        "tx.update computes something else, with the numbers 0.1, 0.9 there and 0.25, 0.75 here"
+        "tx.update has other numbers: 0.1, 0.9 there, 0.25, 0.75 here"
     ]
+    assert between(foreign(eps=1e-8), foreign(eps=1e-9))[0] in (
+        "tx.update has another number: 1e-08 there, 1e-09 here",
+        "tx.update computes something else: only here it has the number 1e-09",
+    )
     assert between(lrx.constant(0.1), lrx.constant(0.2)) == ["tx is constant(0.1) there and constant(0.2) here"]
 
 
@@ -131,15 +139,15 @@ line, adam = globals()["line"], globals()["tx"]
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"scale": 2.0}, "loss_fn computes something else"),
-        ({"noise": 0.2}, "loss_fn computes something else"),
-        ({"flip": -1.0}, "transform computes something else"),
-        ({"start": 0.6}, "init computes something else"),
+        ({"scale": 2.0}, "loss_fn (computes something else|has (an)?other number)"),
+        ({"noise": 0.2}, "loss_fn (computes something else|has (an)?other number)"),
+        ({"flip": -1.0}, "transform (computes something else|has (an)?other number)"),
+        ({"start": 0.6}, "init (computes something else|has (an)?other number)"),
         ({"last": 1.5}, r"data is float32\[16\], checksum \w{8} there and float32\[16\], checksum \w{8} here"),
         ({"batch_size": 8}, "batch_size is 4 there and 8 here"),
         ({"shuffle": False}, "shuffle is True there and False here"),
         ({"name": "other"}, "workload is 'line' there and 'other' here"),
-        ({"held_out": 2.5}, "evaluate has other data or constants"),
+        ({"held_out": 2.5}, "evaluate computes something else"),
     ],
     ids=str,
 )
@@ -206,12 +214,74 @@ def test_a_function_that_cannot_be_traced_has_a_digest_that_counters_do_not_chan
         return evaluate
 
     one, other = make(np.zeros(2)), make(np.ones(2))
-    before = function_digest(one, code=True)
+    before = function_digest(one)
     one(np.ones(2))
-    assert function_digest(one, code=True) == before == function_digest(make(np.zeros(2)), code=True)
-    assert function_digest(other, code=False) != function_digest(one, code=False)
-    assert function_digest(lambda: 1.0, code=True) != function_digest(lambda: 2.0, code=True)
-    assert function_digest(lambda: 1.0, code=False) == function_digest(lambda: 2.0, code=False)
+    assert function_digest(one) == before == function_digest(make(np.zeros(2)))
+    assert function_digest(other) != before
+
+
+def _squares(params):
+    return float(np.mean(np.asarray(params["w"]) ** 2))
+
+
+class _Metric:
+    def __init__(self, power):
+        self.power, self.calls = power, 0
+
+    def __call__(self, params):
+        self.calls += 1
+        return {"loss": self.error(params)}
+
+    def error(self, params):
+        return float(np.mean(np.abs(params["w"]) ** self.power))
+
+
+class _OtherMetric(_Metric):
+    def error(self, params):
+        return -float(np.mean(np.abs(params["w"]) ** self.power))
+
+
+def _by(scale, settings, power=2):
+    return lambda params, *, shift=power: {"loss": scale * float(params["w"][0]) + settings["shift"] + shift}
+
+
+def _count():
+    seen = 0
+
+    def evaluate(params):
+        nonlocal seen
+        seen += 1
+        return {"loss": float(params["w"][0])}
+
+    return evaluate
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (lambda params: {"loss": _squares(params)}, lambda params: {"loss": -_squares(params)}),
+        (lambda params: {"loss": _squares(params)}, lambda params: {"mae": _squares(params)}),
+        (lambda params: [1.0 + x for x in params], lambda params: [2.0 + x for x in params]),
+        (lambda params: params["w"] > 0, lambda params: params["w"] < 0),
+        (_by(1.0, {"shift": 1.0}), _by(2.0, {"shift": 1.0})),
+        (_by(1.0, {"shift": 1.0}), _by(1.0, {"shift": 2.0})),
+        (_by(1.0, {"shift": 1.0}), _by(1.0, {"shift": 1.0}, power=3)),
+        (_Metric(1), _Metric(2)),
+        (_Metric(1), _OtherMetric(1)),
+        (_Metric(1).error, _Metric(2).error),
+    ],
+    ids=["sign", "name", "inner code", "comparison", "closure", "dict", "default", "attribute", "method", "bound"],
+)
+def test_untraceable_functions_that_differ_have_other_digests(one, other):
+    assert function_digest(one) == function_digest(one)
+    assert function_digest(one) != function_digest(other)
+
+
+def test_a_call_does_not_change_the_digest_of_what_counts_its_calls():
+    for function in (_Metric(1), _count()):
+        before = function_digest(function)
+        function({"w": np.ones(2)})
+        assert function_digest(function) == before
 
 
 # --- train
@@ -251,3 +321,37 @@ def test_a_run_that_is_complete_says_so(tmp_path, capsys):
     assert capsys.readouterr().err == ""
     assert train(line(), lrx.sgd(0.1), steps=4, checkpoint=tmp_path).resumed_at == 4
     assert "line: complete" in capsys.readouterr().err
+
+
+def _scored(evaluate):
+    return dataclasses.replace(line(), evaluate=lambda params, model_state: evaluate(params["w"]))
+
+
+EVALUATIONS = {
+    "another factor": lambda w: {"mse": 2.0 * jnp.sum((w - 3.0) ** 2)},
+    "another formula": lambda w: {"mse": jnp.sum(jnp.abs(w - 3.0))},
+    "another name": lambda w: {"mae": jnp.sum((w - 3.0) ** 2)},
+    "untraceable": lambda w: {"mse": -float(np.sum((w - 3.0) ** 2))},
+}
+
+
+@pytest.fixture(scope="module")
+def evaluated(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("evaluated")
+    train(_scored(lambda w: {"mse": jnp.sum((w - 3.0) ** 2)}), lrx.sgd(0.1), steps=4, checkpoint=folder)
+    return folder
+
+
+@pytest.mark.parametrize("evaluate", EVALUATIONS.values(), ids=EVALUATIONS)
+def test_a_run_is_not_taken_for_one_with_another_evaluation(evaluated, evaluate):
+    for steps in (4, 8):
+        with pytest.raises(ValueError, match=r"holds another run, at step 4: .*evaluate"):
+            train(_scored(evaluate), lrx.sgd(0.1), steps=steps, checkpoint=evaluated)
+
+
+def test_an_evaluation_with_a_clock_in_it_is_the_same_one_later(tmp_path):
+    def make():
+        return _scored(lambda w: {"mse": jnp.sum(w**2), "seconds": time.perf_counter()})
+
+    train(make(), lrx.sgd(0.1), steps=4, checkpoint=tmp_path)
+    assert train(make(), lrx.sgd(0.1), steps=8, checkpoint=tmp_path).resumed_at == 4

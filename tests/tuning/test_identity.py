@@ -130,13 +130,13 @@ def test_a_probe_of_a_race_is_part_of_it(tmp_path: Path) -> None:
         return lrx.select(workload(), num_steps=200, portfolio={"only": method}, checkpoint=tmp_path / "kept")
 
     chosen(0.5)
-    with pytest.raises(OtherRunError, match=r"\['only'\].probe.* computes something else.*0.5 there.*0.75 here"):
+    with pytest.raises(OtherRunError, match=r"\['only'\].probe.* has another number: 0.5 there, 0.75 here"):
         chosen(0.75)
 
 
 def test_the_difference_is_said_by_its_numbers(tmp_path: Path) -> None:
     TOOLS["sweep"](tmp_path / "kept", seed=0)
-    message = "tx.update computes something else, with the numbers -1 there and -2 here"
+    message = "tx.update has another number: -1 there, -2 here"
     with pytest.raises(OtherRunError, match=message):
         TOOLS["sweep"](tmp_path / "kept", seed=0, clip=2.0)
     other = dataclasses.replace(workload(), name="plane")
