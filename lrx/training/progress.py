@@ -8,6 +8,7 @@ import time
 from typing import Any, Self
 
 LINE_EVERY = 10.0  # seconds between two lines where there is no terminal
+EVALUATION_EVERY = 1.0  # seconds; evaluations that come faster share a line, or a log of seconds has hundreds
 BAR_WIDTH = 20  # columns that a bar with a title has at least; in a narrower terminal it has none
 
 
@@ -71,7 +72,7 @@ class Status:
 
 
 class Lines(Status):
-    """A line every few seconds, for each evaluation and at the end, for logs."""
+    """A line every few seconds, for each evaluation that does not follow within a second, and at the end, for logs."""
 
     _printed = -math.inf
     _last: Any = None  # what the latest line says, so that none is printed twice
@@ -85,8 +86,9 @@ class Lines(Status):
 
     def evaluated(self, step: int, results: dict[str, float]) -> None:
         super().evaluated(step, results)
-        if step > self._first:
-            self._printed = time.monotonic()
+        now = time.monotonic()
+        if step > self._first and now - self._printed >= EVALUATION_EVERY:
+            self._printed = now
             self._print()
 
     def __exit__(self, *exception: object) -> None:

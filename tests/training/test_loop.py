@@ -695,7 +695,8 @@ def test_several_devices_give_the_same_run(tmp_path):
 # --- progress
 
 
-def test_progress_prints_a_line_for_each_evaluation_where_there_is_no_terminal(capsys):
+def test_progress_prints_a_line_for_each_evaluation_where_there_is_no_terminal(capsys, monkeypatch):
+    monkeypatch.setattr(progress, "EVALUATION_EVERY", 0.0)
     train(linear(), SGD, epochs=3, progress=True)
     lines = [line for line in capsys.readouterr().out.splitlines() if "| evaluation" in line]
     assert [line.split("  ")[0] for line in lines] == [f"linear: step {step} of 21" for step in (7, 14, 21)]
@@ -711,6 +712,13 @@ def test_progress_under_another_title_and_only_on_a_terminal(capsys, monkeypatch
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
     assert type(progress.reporter(None, "w", **arguments)) is progress.Bar
     assert type(progress.reporter(False, "w", **arguments)) is progress.Status
+
+
+def test_evaluations_in_quick_succession_share_a_line(capsys):
+    train(linear(), SGD, epochs=3, evaluate_every=1, progress=True)
+    lines = [line for line in capsys.readouterr().out.splitlines() if "| evaluation" in line]
+    assert lines[-1].startswith("linear: step 21 of 21")
+    assert len(lines) < 3
 
 
 def test_no_progress_prints_nothing(capsys):
