@@ -56,6 +56,24 @@ def _require(
         raise ValueError(f"{name} must be {rule}, got {name}={value}{': ' + hint if hint else ''}.")
 
 
+def _wide(name: str, value: Any, rounds: str) -> None:
+    """Refuse a type in which what is meant is rounded to something else, whether it can be looked at or not."""
+    dtype = getattr(value, "dtype", None)
+    if dtype is not None and jax.numpy.issubdtype(dtype, jax.numpy.floating) and jax.numpy.finfo(dtype).bits < 32:
+        raise TypeError(
+            f"{name} must not be narrower than float32, got {name} of type {dtype}, {rounds}: optax.inject_hyperparams "
+            "takes hyperparam_dtype=jnp.float32."
+        )
+
+
+def near_one(name: str, value: Any) -> None:
+    """Require a type that keeps what is near 1 apart from 1, for what is raised to powers or means another thing at 1.
+
+    In bfloat16 1 comes right after 0.996.
+    """
+    _wide(name, value, "which rounds 0.999 to 1")
+
+
 def finite(name: str, value: Any, hint: str = "") -> None:
     """Require a finite value of either sign."""
     _require(name, value, lambda x: np.full(x.shape, True), "a finite number", hint)
@@ -78,34 +96,21 @@ def positive(name: str, value: Any, hint: str = "") -> None:
 
 
 def in_interval(name: str, value: Any, interval: str, hint: str = "") -> None:
-    """Require a value in `interval`, written as in mathematics: `"[0, 1)"`."""
+    """Require a value in `interval`, written as in mathematics: `"[0, 1)"`.
+
+    Where an end at 1 is left out, a type in which what is beside it is 1 is refused, whatever the value.
+    """
+    if interval.endswith(" 1)") or interval.startswith("(1,"):
+        near_one(name, value)
     low, high = (float(part) for part in interval[1:-1].split(","))
     above = operator.ge if interval[0] == "[" else operator.gt
     below = operator.le if interval[-1] == "]" else operator.lt
     _require(name, value, lambda x: above(x, low) & below(x, high), f"in {interval}", hint)
 
 
-def _wide(name: str, value: Any, rounds: str) -> None:
-    """Refuse a type in which what is meant is rounded to something else, whether it can be looked at or not."""
-    kind = str(getattr(value, "dtype", ""))
-    if kind in ("bfloat16", "float16"):
-        raise TypeError(
-            f"{name} must not be narrower than float32, got {name} of type {kind}, {rounds}: optax.inject_hyperparams "
-            "takes hyperparam_dtype=jnp.float32."
-        )
-
-
-def base_of_powers(name: str, value: Any) -> None:
-    """Require a type that keeps what is near 1 apart from 1: powers make much of a rounding."""
-    _wide(name, value, "which rounds 0.999 to 1")
-
-
 def decay(name: str, value: Any) -> None:
     """Require what a running sum or mean may forget by."""
-    hint = "at 1 nothing is ever forgotten"
-    if str(getattr(value, "dtype", "")) in ("bfloat16", "float16"):
-        hint = f"{value.dtype} rounds what is close to 1 to 1; optax.inject_hyperparams takes hyperparam_dtype=float32"
-    in_interval(name, value, "[0, 1)", hint)
+    in_interval(name, value, "[0, 1)", "at 1 nothing is ever forgotten")
 
 
 def float_type(name: str, value: Any) -> None:
@@ -129,7 +134,9 @@ def at_least(name: str, value: Any, low: float, hint: str = "") -> None:
 
 
 def above(name: str, value: Any, low: float, hint: str = "") -> None:
-    """Require a finite value > low."""
+    """Require a finite value > low; above 1 also a type that keeps what is beside 1 apart from it."""
+    if low == 1:
+        near_one(name, value)
     _require(name, value, lambda x: x > low, f"a finite number > {low}", hint)
 
 

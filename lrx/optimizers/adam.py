@@ -133,9 +133,9 @@ def scale_by_adam(
 
     Differs from the source:
       The second moment is kept in float32 for narrower parameters too: 1 - b2 lies below the resolution of bfloat16,
-      where it would never change. There a b2 of 0.999 is itself 1: `optax.inject_hyperparams` of bfloat16 parameters
-      needs `hyperparam_dtype=jnp.float32`, and an update with a decay of 1 is NaN. For a scheduled decay the powers b^t
-      become products of the decays so far.
+      where it would never change. A b2 of 0.999 would there be 1 itself: decays in types narrower than float32 are
+      refused, and `optax.inject_hyperparams` of bfloat16 parameters needs `hyperparam_dtype=jnp.float32`. For a
+      scheduled decay the powers b^t become products of the decays so far.
 
     Source:
       D. Kingma, J. Ba, "Adam", ICLR 2015, arXiv:1412.6980, algorithm 1.

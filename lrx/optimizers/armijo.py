@@ -78,6 +78,7 @@ def armijo(
     _checks.in_interval("backtrack", backtrack, "(0, 1)", "it multiplies a rate that was too large")
     _checks.positive("max_rate", max_rate)
     if growth is not None:
+        _checks.near_one("growth", growth)
         _checks.at_least("growth", growth, 1, "below 1 the rate could only fall")
     _checks.steps("max_evaluations", max_evaluations, unit="evaluations")
 

@@ -69,6 +69,7 @@ def polyak(
     _checks.positive("max_rate", max_rate)
     _checks.finite("f_min", f_min)
     if growth is not None:
+        _checks.near_one("growth", growth)
         _checks.at_least("growth", growth, 1, "below 1 the rate could only fall")
 
     def init(params: Any) -> tuple[ArrayLike, PolyakState]:

@@ -175,6 +175,7 @@ def _schedule_free(
     weight_power: ArrayLike,
 ) -> optax.GradientTransformationExtraArgs:
     rate = as_rate(learning_rate)
+    _checks.near_one("b1", b1)
     _checks.in_interval("b1", b1, "(0, 1]", "at 0 the average could not be recovered from the parameters")
     _checks.non_negative("weight_decay", weight_decay)
     _checks.non_negative("r", r)

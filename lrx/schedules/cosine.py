@@ -104,10 +104,10 @@ def cosine_restarts(
     """
     _checks.non_negative("init_value", init_value)
     _checks.steps("period_steps", period_steps)
-    _checks.base_of_powers("period_mult", period_mult)
+    _checks.near_one("period_mult", period_mult)
     _checks.at_least("period_mult", period_mult, 1, "periods may not shrink; restart_mult lowers the peaks")
     _checks.non_negative("end_value", end_value)
-    _checks.base_of_powers("restart_mult", restart_mult)
+    _checks.near_one("restart_mult", restart_mult)
     _checks.in_interval("restart_mult", restart_mult, "(0, 1]", "it multiplies the peak at each restart")
 
     def rate_at(count: jax.Array) -> jax.Array:

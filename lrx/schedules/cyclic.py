@@ -62,7 +62,7 @@ def cyclical(
     if down_steps is not None:
         _checks.steps("down_steps", down_steps)
     _checks.one_of("mode", mode, ("triangular", "triangular2", "exp_range"))
-    _checks.base_of_powers("decay_rate", decay_rate)
+    _checks.near_one("decay_rate", decay_rate)
     _checks.in_interval("decay_rate", decay_rate, "(0, 1]", "it multiplies the amplitude at each step")
     if mode != "exp_range" and _checks.is_concrete(decay_rate) and float(decay_rate) != 1.0:
         raise ValueError(f'decay_rate must be 1 in mode={mode!r}, got decay_rate={decay_rate}: use mode="exp_range".')

@@ -49,7 +49,7 @@ def exponential_decay(
       [0.8 0.4 0.2 0.1 0.1]
     """
     _checks.non_negative("init_value", init_value)
-    _checks.base_of_powers("decay_rate", decay_rate)
+    _checks.near_one("decay_rate", decay_rate)
     _checks.in_interval("decay_rate", decay_rate, "(0, 1]", "it multiplies the rate")
     _checks.steps("transition_steps", transition_steps)
     _checks.flag("staircase", staircase)

@@ -42,7 +42,7 @@ def step_decay(init_value: ArrayLike, step_size: ArrayLike, *, factor: ArrayLike
     """
     _checks.non_negative("init_value", init_value)
     _checks.steps("step_size", step_size)
-    _checks.base_of_powers("factor", factor)
+    _checks.near_one("factor", factor)
     _checks.in_interval("factor", factor, "(0, 1]", "it multiplies the rate at each step")
 
     def rate_at(count: jax.Array) -> jax.Array:

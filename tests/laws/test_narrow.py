@@ -5,11 +5,14 @@
 
 from __future__ import annotations
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from cases import CASES, Case
 
 import lrx
 
@@ -91,3 +94,71 @@ def test_states_map_with_and_without_what_is_kept(make, dtype):
     state = tx.init(params)
     mapped = optax.tree.map_params(tx, lambda leaf, name: leaf * 0 + len(name), state, {"w": "four"})
     assert jax.tree.structure(mapped) == jax.tree.structure(state)
+
+
+# ----------------------------------------------------------------- hyperparameters in a type that has no 0.999
+
+
+def refuses_one(case: Case, name: str) -> bool:
+    try:
+        case(**{name: 1.0})
+    except ValueError as error:
+        return re.search(r", 1\), got|> 1, got", str(error)) is not None
+    return False
+
+
+# What a range that ends short of 1 is for, or begins beyond it, is lost where a type rounds to 1.
+SHORT_OF_ONE = [(label, name) for label, case in CASES.items() for name in case.sweep if refuses_one(case, name)]
+BESIDE_ONE = {
+    "schedule_free_sgd": ["b1"],
+    "schedule_free_adamw": ["b1"],
+    "polyak": ["growth"],
+    "armijo": ["growth"],
+}
+
+
+@pytest.mark.parametrize(
+    ("label", "name"), [*SHORT_OF_ONE, *((label, name) for label, names in BESIDE_ONE.items() for name in names)]
+)
+def test_what_may_not_be_rounded_to_1_is_refused_in_narrow_types(label, name):
+    def make(value):
+        return CASES[label](**{name: value}).init(jnp.ones(2))
+
+    for dtype in (jnp.bfloat16, jnp.float16):
+        with pytest.raises(TypeError, match=rf"{name}.*narrower than float32.*hyperparam_dtype=jnp\.float32"):
+            jax.eval_shape(make, jax.ShapeDtypeStruct((), dtype))
+    jax.eval_shape(make, jax.ShapeDtypeStruct((), jnp.float32))
+
+
+def test_all_decays_are_among_what_is_refused():
+    decays = {"b1", "b2", "b3", "momentum", "decay", "smoothing"}
+    beside = {(label, name) for label, names in BESIDE_ONE.items() for name in names}
+    swept = {(label, name) for label, case in CASES.items() for name in case.sweep if name in decays}
+    assert swept <= {*SHORT_OF_ONE, *beside, ("refined", "smoothing")}
+
+
+@pytest.mark.parametrize(
+    "make",
+    [lrx.sgd, lrx.heavy_ball, lrx.rmsprop, lrx.adam, lrx.adamw, lrx.d_adaptation, lrx.prodigy, lrx.schedule_free_adamw],
+)
+def test_decays_that_optax_injects_in_bfloat16_are_refused_and_train_in_float32(make):
+    options = {"momentum": 0.999} if make in (lrx.sgd, lrx.heavy_ball) else {}
+    params = jnp.ones(3, jnp.bfloat16)
+    rounded = optax.inject_hyperparams(make)(learning_rate=0.1, **options)
+    for init in (rounded.init, jax.jit(rounded.init)):
+        with pytest.raises(TypeError, match=r"narrower than float32.*hyperparam_dtype=jnp\.float32"):
+            init(params)
+    kept = optax.inject_hyperparams(make, hyperparam_dtype=jnp.float32)(learning_rate=0.1, **options)
+    updates, _ = jax.jit(kept.update)(jnp.ones(3, jnp.bfloat16), jax.jit(kept.init)(params), params)
+    assert bool(jnp.all(jnp.isfinite(updates)))
+    assert bool(jnp.all(jnp.abs(updates) < 2))
+
+
+def test_rates_and_weight_decays_may_be_injected_in_bfloat16():
+    def make(learning_rate, weight_decay):
+        return lrx.adamw(learning_rate, weight_decay=weight_decay)
+
+    params = jnp.ones(3, jnp.bfloat16)
+    tx = optax.inject_hyperparams(make)(learning_rate=0.125, weight_decay=0.25)
+    updates, _ = jax.jit(tx.update)(jnp.ones(3, jnp.bfloat16), jax.jit(tx.init)(params), params)
+    np.testing.assert_allclose(np.asarray(updates, np.float32), -0.125 * 1.25, rtol=1e-2)
