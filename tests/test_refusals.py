@@ -260,6 +260,7 @@ REFUSED: list[tuple[Callable[..., Any], dict[str, Any], Any, str]] = [
         for factory in (
             *(lrx.adam, lrx.scale_by_adam, lrx.adamw, lrx.hypergradient_adam),
             *(lrx.sgd, lrx.scale_by_momentum, lrx.heavy_ball, lrx.nesterov),
+            *(lrx.d_adaptation, lrx.prodigy, lrx.momo, lrx.momo_adam),
         )
         for refusal in _refusals(
             factory,

@@ -122,7 +122,7 @@ def scale_by_adam(
       eps_root: added within the root, after the bias correction, >= 0, in the gradients' units squared; may be traced.
         It bounds derivatives through the update where gradients are small.
       moment_dtype: type in which the first moment is kept, such as `jnp.bfloat16`; by default the parameters' own. The
-        second is float32 or wider in any case.
+        second is float32 or wider in any case, and the first of complex parameters stays complex.
 
     Returns:
       A transformation without sign. `update` needs neither `params` nor `value`.
@@ -186,7 +186,7 @@ def adam(
       eps_root: added within the root, after the bias correction, >= 0, in the gradients' units squared; may be traced.
         It bounds derivatives through the update where gradients are small.
       moment_dtype: type in which the first moment is kept, such as `jnp.bfloat16`; by default the parameters' own. The
-        second is float32 or wider in any case.
+        second is float32 or wider in any case, and the first of complex parameters stays complex.
 
     Returns:
       A transformation whose updates are added to the parameters. `update` needs `value=` only if the rate does.

@@ -65,7 +65,7 @@ def adamw(
       eps_root: added within the root, after the bias correction, >= 0, in the gradients' units squared; may be traced.
         It bounds derivatives through the update where gradients are small.
       moment_dtype: type in which the first moment is kept, such as `jnp.bfloat16`; by default the parameters' own. The
-        second is float32 or wider in any case.
+        second is float32 or wider in any case, and the first of complex parameters stays complex.
       weight_decay: lambda, >= 0: a float or a `Schedule`; may be traced.
       decoupling: "rate" or "schedule".
       base_rate: alpha, > 0, for "schedule" only; may be traced. By default the largest rate of the schedule, which is

@@ -39,7 +39,7 @@ class DAdaptationState(NamedTuple):
 
     distance: jax.Array  # () float32: d, in the parameters' units
     numerator: jax.Array  # () float32: the weighted sum of <g, s / (sqrt(v) + eps)>
-    first_moment: Any  # like the parameters, at least float32: m, weighted with the rate of each step
+    first_moment: Any  # like the parameters, at least float32 unless told otherwise: m, weighted with each step's rate
     second_moment: Any  # like the parameters, real, at least float32: v, in the gradients' units squared
     weighted_sum: Any  # like the parameters, at least float32: s, the decaying sum of rate times gradient
     moved_count: jax.Array  # () int32: updates that counted, those with s = 0 left out
@@ -57,6 +57,7 @@ def d_adaptation(
     d0: ArrayLike = 1e-6,
     growth_rate: ArrayLike | None = None,
     bias_correction: bool = False,
+    moment_dtype: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Take Adam's steps at the rate `gamma_t d_t`, with d_t estimated on the way.
 
@@ -80,13 +81,15 @@ def d_adaptation(
       d0: the first estimate, > 0, in the parameters' units; may be traced.
       growth_rate: largest factor by which d may grow in a step, > 1; unlimited by default; may be traced.
       bias_correction: multiply a_t by `sqrt(1 - b2^t) / (1 - b1^t)`.
+      moment_dtype: type in which the first moment is kept, such as `jnp.bfloat16`; float32 or wider by default. Complex
+        parameters' stays complex. In float16 it would vanish: at first it is of the size of d0 g.
 
     Returns:
       A transformation whose updates are added to the parameters. `update` needs `params` with weight decay only, and
       `value=` only if the rate does.
 
     Raises:
-      ValueError: if an argument is out of its range.
+      ValueError: if an argument is out of its range, or `moment_dtype` is not a floating-point type.
       TypeError: if `learning_rate` is no rate, or `bias_correction` is not a bool.
 
     Differs from the source:
@@ -115,9 +118,11 @@ def d_adaptation(
     if growth_rate is not None:
         _checks.above("growth_rate", growth_rate, 1, "at 1 the estimate could never grow")
     _checks.flag("bias_correction", bias_correction)
+    _checks.float_type("moment_dtype", moment_dtype)
 
     def init(params: Any) -> DAdaptationState:
-        m, v, s = zeros_like(params, wide=True), zero_squares_like(params), zeros_like(params, wide=True)
+        m, s = zeros_like(params, wide=True, dtype=moment_dtype), zeros_like(params, wide=True)
+        v = zero_squares_like(params)
         first = rate.init_rate(params)
         shown = first.show(first.learning_rate * jnp.asarray(d0, jnp.float32))
         count = jnp.zeros([], jnp.int32)

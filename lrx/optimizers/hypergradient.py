@@ -118,7 +118,8 @@ def hypergradient_adam(
       b2: decay of the second moment, in [0, 1); may be traced.
       eps: added to the root, >= 0, in the gradients' units; may be traced.
       eps_root: added within the root, >= 0, in the gradients' units squared; may be traced.
-      moment_dtype: type in which the first moment is kept; by default the parameters' own.
+      moment_dtype: type in which the first moment is kept; by default the parameters' own. Complex parameters'
+        stays complex.
       min_value: the rate is never below this, >= 0; may be traced.
 
     Returns:

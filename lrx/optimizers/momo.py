@@ -37,7 +37,7 @@ class MomoState(NamedTuple):
     mean_product: jax.Array  # () float32: gamma, the running mean of <g, x>, in the loss's units
     lower_bound: jax.Array  # () float32: f*, in the loss's units
     observation: Observation | tuple[()]
-    mean_gradient: Any  # like the parameters, at least float32: d
+    mean_gradient: Any  # like the parameters, at least float32 unless told otherwise: d
     second_moment: Any  # like the parameters, real, at least float32: v; () in momo
     rate: RateState
 
@@ -51,6 +51,7 @@ def momo(
     adapt_lower_bound: bool = False,
     weight_decay: ArrayLike = 0.0,
     feedback: str = "value",
+    moment_dtype: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Take momentum's step, no further than to where a model of the loss reaches its lower bound.
 
@@ -71,6 +72,8 @@ def momo(
       weight_decay: lambda, >= 0, in 1 over the rate's units; may be traced.
       feedback: "value" where `update` is given `value=loss`, "observed" where the loss comes through `observe`; a step
         without a loss moves nothing.
+      moment_dtype: type in which d is kept, such as `jnp.bfloat16`; float32 or wider by default. Complex parameters'
+        stays complex.
 
     Returns:
       A transformation whose updates are added to the parameters. `update` needs `params` and, unless
@@ -78,7 +81,8 @@ def momo(
       and is not averaged.
 
     Raises:
-      ValueError: if an argument is out of its range, or `update` gets no `params` or `value`.
+      ValueError: if an argument is out of its range, `moment_dtype` is not a floating-point type, or `update` gets no
+        `params` or `value`.
       TypeError: if `learning_rate` is no rate, or `adapt_lower_bound` is not a bool.
 
     Source:
@@ -95,7 +99,8 @@ def momo(
       True True
     """
     _checks.decay("momentum", momentum)
-    return _momo("momo", learning_rate, momentum, None, lower_bound, adapt_lower_bound, weight_decay, feedback)
+    settings = (lower_bound, adapt_lower_bound, weight_decay, feedback, moment_dtype)
+    return _momo("momo", learning_rate, momentum, None, *settings)
 
 
 @factory
@@ -109,6 +114,7 @@ def momo_adam(
     adapt_lower_bound: bool = False,
     weight_decay: ArrayLike = 0.0,
     feedback: str = "value",
+    moment_dtype: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Take Adam's step, no further than to where a model of the loss reaches its lower bound.
 
@@ -129,6 +135,8 @@ def momo_adam(
       weight_decay: lambda, >= 0, in 1 over the rate's units; may be traced.
       feedback: "value" where `update` is given `value=loss`, "observed" where the loss comes through `observe`; a step
         without a loss moves nothing.
+      moment_dtype: type in which d is kept, such as `jnp.bfloat16`; float32 or wider by default. Complex parameters'
+        stays complex.
 
     Returns:
       A transformation whose updates are added to the parameters. `update` needs `params` and, unless
@@ -136,7 +144,8 @@ def momo_adam(
       and is not averaged.
 
     Raises:
-      ValueError: if an argument is out of its range, or `update` gets no `params` or `value`.
+      ValueError: if an argument is out of its range, `moment_dtype` is not a floating-point type, or `update` gets no
+        `params` or `value`.
       TypeError: if `learning_rate` is no rate, or `adapt_lower_bound` is not a bool.
 
     Source:
@@ -155,7 +164,8 @@ def momo_adam(
     _checks.decay("b1", b1)
     _checks.decay("b2", b2)
     _checks.positive("eps", eps, "it divides where there has been no gradient")
-    return _momo("momo_adam", learning_rate, b1, (b2, eps), lower_bound, adapt_lower_bound, weight_decay, feedback)
+    settings = (lower_bound, adapt_lower_bound, weight_decay, feedback, moment_dtype)
+    return _momo("momo_adam", learning_rate, b1, (b2, eps), *settings)
 
 
 def _momo(
@@ -167,12 +177,14 @@ def _momo(
     adapt_lower_bound: bool,
     weight_decay: ArrayLike,
     feedback: str,
+    moment_dtype: Any,
 ) -> optax.GradientTransformationExtraArgs:
     rate = as_rate(learning_rate)
     _checks.finite("lower_bound", lower_bound)
     _checks.flag("adapt_lower_bound", adapt_lower_bound)
     _checks.non_negative("weight_decay", weight_decay)
     _checks.one_of("feedback", feedback, ("value", "observed"))
+    _checks.float_type("moment_dtype", moment_dtype)
 
     def init(params: Any) -> MomoState:
         return MomoState(
@@ -180,7 +192,7 @@ def _momo(
             jnp.zeros([], jnp.float32),
             jnp.array(lower_bound, jnp.float32),
             no_observation(feedback),
-            zeros_like(params, wide=True),
+            zeros_like(params, wide=True, dtype=moment_dtype),
             () if preconditioner is None else zero_squares_like(params),
             rate.init_rate(params),
         )

@@ -42,7 +42,7 @@ class ProdigyState(NamedTuple):
     largest_distance: jax.Array  # () float32: the largest estimate so far; d may lag behind with a growth_rate
     numerator: jax.Array  # () float32: the weighted sum of <g, x_0 - x>
     initial_params: Any  # x_0
-    first_moment: Any  # like the parameters, at least float32: m, of d g
+    first_moment: Any  # like the parameters, at least float32 unless told otherwise: m, of d g
     second_moment: Any  # like the parameters, real, at least float32: v, of (d g)^2
     weighted_sum: Any  # like the parameters, at least float32: s
     moved_count: jax.Array  # () int32: updates that counted, those at a rate of 0 left out
@@ -64,6 +64,7 @@ def prodigy(
     growth_rate: ArrayLike | None = None,
     bias_correction: bool = False,
     safeguard_warmup: bool = False,
+    moment_dtype: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Take Adam's steps at the rate `gamma_t d_t`, with d_t estimated from how far the parameters have come.
 
@@ -90,13 +91,16 @@ def prodigy(
       growth_rate: largest factor by which d may grow in a step, > 1; unlimited by default; may be traced.
       bias_correction: multiply a_t by `sqrt(1 - b2^t) / (1 - b1^t)`.
       safeguard_warmup: leave gamma out of s, so that a warm-up does not inflate the estimate.
+      moment_dtype: type in which the first moment is kept, such as `jnp.bfloat16`; float32 or wider by default. Complex
+        parameters' stays complex. In float16 it would vanish: at first it is of the size of d0 g.
 
     Returns:
       A transformation whose updates are added to the parameters. `update` needs `params`, and `value=` only if the rate
       does.
 
     Raises:
-      ValueError: if an argument is out of its range, or `update` gets no `params`.
+      ValueError: if an argument is out of its range, `moment_dtype` is not a floating-point type, or `update` gets no
+        `params`.
       TypeError: if `learning_rate` is no rate, or a switch is not a bool.
 
     Differs from the source:
@@ -131,6 +135,7 @@ def prodigy(
         _checks.above("growth_rate", growth_rate, 1, "at 1 the estimate could never grow")
     _checks.flag("bias_correction", bias_correction)
     _checks.flag("safeguard_warmup", safeguard_warmup)
+    _checks.float_type("moment_dtype", moment_dtype)
 
     def init(params: Any) -> ProdigyState:
         first = rate.init_rate(params)
@@ -139,7 +144,7 @@ def prodigy(
             largest_distance=jnp.array(d0, jnp.float32),
             numerator=jnp.zeros([], jnp.float32),
             initial_params=copies(params),
-            first_moment=zeros_like(params, wide=True),
+            first_moment=zeros_like(params, wide=True, dtype=moment_dtype),
             second_moment=zero_squares_like(params),
             weighted_sum=zeros_like(params, wide=True),
             moved_count=jnp.zeros([], jnp.int32),

@@ -36,7 +36,8 @@ def scale_by_momentum(
     Args:
       momentum: beta, in [0, 1), dimensionless: a float or a `Schedule`; may be traced.
       nesterov: give the direction of the point looked ahead to.
-      moment_dtype: type in which the velocity is kept, such as `jnp.float32`; by default the parameters' own.
+      moment_dtype: type in which the velocity is kept, such as `jnp.float32`; by default the parameters' own. Complex
+        parameters' stays complex.
 
     Returns:
       A transformation without sign. `update` needs neither `params` nor `value`.
@@ -98,7 +99,8 @@ def sgd(
       momentum: beta, in [0, 1), dimensionless, usually 0.9: a float or a `Schedule`, such as `one_cycle_momentum`; may
         be traced. None keeps no velocity.
       nesterov: take the gradient's step from the point that the velocity leads to.
-      moment_dtype: type in which the velocity is kept, such as `jnp.float32`; by default the parameters' own.
+      moment_dtype: type in which the velocity is kept, such as `jnp.float32`; by default the parameters' own. Complex
+        parameters' stays complex.
 
     Returns:
       A transformation whose updates are added to the parameters. `update` needs `value=` only if the rate does.
