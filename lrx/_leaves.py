@@ -289,9 +289,16 @@ def exact_positions(params: Any) -> Any:
     What is narrower stands still under steps below its resolution, while statistics of the way that it has come go on.
     """
     if is_placeholder(params):
-        return jnp.zeros([], jnp.float32)  # for all of it: whether there are any depends on types, which it has none of
+        # One leaf for all of it: whether there are any depends on types, which a placeholder has none of. What maps the
+        # rest of a state is then given () or the whole tree, and may make an empty array of ().
+        return jnp.zeros([], jnp.float32)
     types = [jnp.result_type(leaf) for leaf in jax.tree.leaves(params)]
     return copies(params, wide=True) if any(_is_narrow(dtype) for dtype in types) else ()
+
+
+def are_kept(positions: Any) -> bool:
+    """Whether exact positions are there: not so in (), nor in the empty array that `jnp.array` makes of it."""
+    return any(jnp.size(leaf) > 0 for leaf in jax.tree.leaves(positions))
 
 
 def _is_narrow(dtype: Any) -> bool:

@@ -10,6 +10,7 @@ import optax
 
 from lrx import _checks
 from lrx._leaves import (
+    are_kept,
     copies,
     evaluate,
     exact_positions,
@@ -95,7 +96,8 @@ def dog(
 
     Differs from the source:
       For parameters narrower than float32, x is kept in float32: first steps of 1e-6 would be rounded away, and the
-      distance could never grow.
+      distance could never grow. To `optax.tree.map_params` that is no parameter: `transform_non_params` is given it as
+      one tree.
 
     Source:
       M. Ivgi, O. Hinder, Y. Carmon, ICML 2023, arXiv:2302.12022, equations 1 and 2; the average in appendix E.
@@ -144,7 +146,7 @@ def dog(
             squares = measured(squares + total(squared, g, extra_args=seen), squares)
             return distance / jnp.sqrt(squares + eps), distance, squares
 
-        exact = bool(jax.tree.leaves(state.position))
+        exact = are_kept(state.position)
         gradients, position = (widened(updates), state.position) if exact else (updates, params)
         if layerwise:
             leaves, structure = jax.tree.flatten(gradients, is_leaf=lambda leaf: leaf is None)
@@ -191,7 +193,7 @@ def dog(
             jnp.array(state.exponent),
             copies(state.initial_params),
             average,
-            position if exact else (),
+            position if exact else state.position,
             rate_state.show(shown),
         )
 

@@ -10,6 +10,7 @@ import optax
 
 from lrx import _checks
 from lrx._leaves import (
+    are_kept,
     copies,
     exact_positions,
     leafwise,
@@ -62,7 +63,8 @@ def dowg(
       TypeError: if `learning_rate` is no rate.
 
     Differs from the source:
-      For parameters narrower than float32, x is kept in float32, where no step is rounded away.
+      For parameters narrower than float32, x is kept in float32, where no step is rounded away. To
+      `optax.tree.map_params` that is no parameter: `transform_non_params` is given it as one tree.
 
     Source:
       A. Khaled, K. Mishchenko, C. Jin, NeurIPS 2023, arXiv:2305.16284, algorithm 1; eps as in optax.contrib.
@@ -90,7 +92,7 @@ def dowg(
     def update(updates: Any, state: DowgState, params: Any = None, **extra_args: Any) -> tuple[Any, DowgState]:
         require_params("dowg", params, updates, "whose way from the start it measures")
         gamma, rate_state = rate.next_rate(state.rate, updates=updates, params=params, **extra_args)
-        exact = bool(jax.tree.leaves(state.position))
+        exact = are_kept(state.position)
         gradients, position = (widened(updates), state.position) if exact else (updates, params)
         away = total(lambda _, x, x0: squared(x - x0), gradients, position, state.initial_params, extra_args=extra_args)
         distance = measured(jnp.maximum(state.squared_distance, away), state.squared_distance)
@@ -106,7 +108,7 @@ def dowg(
         if exact:
             position = moved(state.position, scaled, updates)
             scaled = toward(position, params, updates)
-        kept = position if exact else ()
+        kept = position if exact else state.position
         return scaled, DowgState(distance, squares, copies(state.initial_params), kept, rate_state.show(gamma * eta))
 
     return optax.GradientTransformationExtraArgs(init, update)

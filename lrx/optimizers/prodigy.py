@@ -10,6 +10,7 @@ import optax
 
 from lrx import _checks
 from lrx._leaves import (
+    are_kept,
     copies,
     exact_positions,
     inner,
@@ -107,7 +108,8 @@ def prodigy(
       A step in which s is still 0 (zero gradients) leaves the estimate alone, and one at a rate of 0, as the first of a
       warm-up, leaves everything alone, as in the authors' code. In optax.contrib the former makes NaN, for good. For
       parameters narrower than float32, x is kept in float32: first steps of 1e-6 would be rounded away, and the
-      estimate could never grow.
+      estimate could never grow. To `optax.tree.map_params` that is no parameter: `transform_non_params` is given it as
+      one tree.
 
     Source:
       K. Mishchenko, A. Defazio, ICML 2024, arXiv:2306.06101, algorithm 4, in the form of the authors' code.
@@ -159,7 +161,7 @@ def prodigy(
         alpha, following = gamma * d, optax.safe_increment(state.moved_count)
         if bias_correction:
             alpha = alpha * corrections(b1, b2, following)
-        exact = bool(jax.tree.leaves(state.position))
+        exact = are_kept(state.position)
         gradients, position = (widened(updates), state.position) if exact else (updates, params)
         decay = jnp.sqrt(jnp.asarray(b2, jnp.float32)) if b3 is None else jnp.asarray(b3, jnp.float32)
         products: list[jax.Array] = []
@@ -208,7 +210,7 @@ def prodigy(
             after[1],
             after[2],
             jnp.where(counts, following, state.moved_count),
-            position if exact else (),
+            position if exact else state.position,
             rate_state.show(alpha),
         )
 

@@ -10,6 +10,7 @@ import optax
 
 from lrx import _checks
 from lrx._leaves import (
+    are_kept,
     copies,
     exact_positions,
     leafwise,
@@ -44,7 +45,7 @@ class ScheduleFreeState(NamedTuple):
 
     def evaluation_params(self, params: Any) -> Any:
         """Return x, from y and z where it is not kept."""
-        if jax.tree.leaves(self.average):
+        if are_kept(self.average):
             return combined(lambda _, x: x, params, self.average)
         beta = array(self.interpolation)
         return combined(lambda y, z: (y - (1 - beta) * z) / beta, params, self.iterate)
@@ -89,7 +90,8 @@ def schedule_free_sgd(
 
     Differs from the source:
       For parameters narrower than float32, x is kept in float32 too: recovered from y it would run away, since y, which
-      is rounded, stands while z moves on. For others z is all that is kept.
+      is rounded, stands while z moves on. To `optax.tree.map_params` that x is no parameter: `transform_non_params` is
+      given it as one tree. For others z is all that is kept.
 
     Source:
       A. Defazio et al., "The Road Less Scheduled", NeurIPS 2024, arXiv:2405.15682, equations 3 to 5 and section 4.
@@ -209,7 +211,7 @@ def _schedule_free(
         if preconditioner is not None:
             second = one_minus_power(preconditioner[0], rate_state.count)
 
-        exact = bool(jax.tree.leaves(state.average))
+        exact = are_kept(state.average)
         gradients = widened(updates) if exact else updates
 
         def step(
@@ -230,7 +232,7 @@ def _schedule_free(
         trees = {"point": state.average if exact else params}
         steps, *after = leafwise(step, gradients, *memories, rate=gamma, extra_args=extra_args, trees=trees)
         iterate, second_moment = (*after, ())[:2]
-        average: Any = ()
+        average = state.average
         if exact:
             average = moved(state.average, steps, updates)
             _, points = leafwise(

@@ -96,6 +96,30 @@ def test_states_map_with_and_without_what_is_kept(make, dtype):
     assert jax.tree.structure(mapped) == jax.tree.structure(state)
 
 
+def arrays_of(tree):
+    return jax.tree.map(jnp.array, tree)
+
+
+@pytest.mark.parametrize("make", [lrx.schedule_free_sgd, lrx.schedule_free_adamw, lrx.prodigy, lrx.dog, lrx.dowg])
+@pytest.mark.parametrize(
+    ("dtype", "to_array"), [(jnp.float32, jnp.array), (jnp.float32, arrays_of), (jnp.bfloat16, arrays_of)]
+)
+def test_states_whose_other_leaves_were_mapped_to_arrays_go_on(make, dtype, to_array):
+    params, tx = {"w": jnp.ones(3, dtype)}, make()
+
+    def two(state):
+        updates, after = tx.update(params, state, params)
+        again, after = tx.update(params, after, optax.apply_updates(params, updates))
+        return again, lrx.eval_params(after, params), jax.tree.structure(after) == jax.tree.structure(state)
+
+    state = tx.init(params)
+    mapped = optax.tree.map_params(tx, lambda leaf: leaf, state, transform_non_params=to_array)
+    (updates, points, stable), (expected, there, _) = two(mapped), two(state)
+    np.testing.assert_array_equal(updates["w"], expected["w"])
+    np.testing.assert_array_equal(points["w"], there["w"])
+    assert stable
+
+
 # ----------------------------------------------------------------- hyperparameters in a type that has no 0.999
 
 
