@@ -58,6 +58,9 @@ def accumulate(
     whose length is not a multiple of k, where the rest would be lost. A state from within a round may go on with
     another k: the mean is over what has been gathered.
 
+    Put `group_rates` with a frozen group around this, `group_rates(accumulate(tx, 4), ...)`: inside of it, sums are
+    gathered for the frozen parameters too.
+
     Args:
       tx: the transformation to apply; with an lrx optimizer the rate and feedback are read through.
       every: k, gradients in a round, >= 1; may be traced. A `Schedule`, or a function of the number of applied updates,

@@ -71,7 +71,8 @@ def averaged(
     `lrx.training.recompute_batch_stats` does so elsewhere. It costs 4 bytes for each parameter.
 
     With `accumulate`, put this inside, `accumulate(averaged(tx), 4)`, where only applied updates count. Around
-    `master_weights` it averages what the parameters round to, inside of it the float32 copies.
+    `master_weights` it averages what the parameters round to, inside of it the float32 copies. Put `group_rates` with a
+    frozen group around this: inside of it, an average of the frozen parameters is kept too.
 
     Args:
       tx: the transformation whose iterates are averaged; where it has an evaluation point, the points.

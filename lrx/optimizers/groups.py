@@ -62,6 +62,11 @@ def group_rates(
     statistics of lrx's own methods are without the group, but what is optax's, as `clip_by_global_norm`, sees it. Other
     factors do not enter into statistics.
 
+    Put `accumulate`, `averaged` and `master_weights` inside, `group_rates(accumulate(tx, 4), ...)`: outside they keep
+    an array for each frozen parameter too. Only a factor that is a schedule must be within `accumulate`, to count
+    applied updates. `optax.tree.map_params` needs `is_leaf=lambda node: isinstance(node, optax.MaskedNode)` where a
+    group is frozen, as with `optax.partition` and `optax.set_to_zero`.
+
     Args:
       tx: the transformation whose rate is multiplied.
       labels: a tree of labels (the parameters' tree, or a prefix of it), or a function of a leaf's path and of the

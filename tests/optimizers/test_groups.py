@@ -523,3 +523,34 @@ def test_integers_may_be_frozen_or_not(frozen):
     updates, _ = tx.update(gradients, tx.init(params), params)
     assert updates["n"].dtype == jax.dtypes.float0
     np.testing.assert_allclose(updates["a"], 0.0 if frozen == "a" else -0.1, rtol=1e-5)
+
+
+@pytest.mark.parametrize("wrap", [lambda tx: lrx.accumulate(tx, 2), lrx.averaged, lrx.master_weights])
+def test_around_a_wrapper_a_frozen_group_costs_no_memory(wrap):
+    params = {"body": jnp.ones(1000), "head": jnp.ones(2)}
+
+    def frozen(tx):
+        return lrx.group_rates(tx, {"body": "body", "head": "head"}, {"body": 0.0, "head": 1.0})
+
+    around, within = frozen(wrap(lrx.adam(0.1))), wrap(frozen(lrx.adam(0.1)))
+    sizes = [sum(leaf.size for leaf in jax.tree.leaves(tx.init(params))) for tx in (around, within)]
+    assert sizes[1] == sizes[0] + 1000
+    states = [tx.init(params) for tx in (around, within)]
+    for _ in range(2):
+        steps = [tx.update(params, state, params) for tx, state in zip((around, within), states, strict=True)]
+        states = [state for _, state in steps]
+    for ours, theirs in zip(*(jax.tree.leaves(updates) for updates, _ in steps), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_map_params_is_told_that_a_frozen_group_is_masked():
+    tx = lrx.group_rates(lrx.adam(0.1), {"a": "a", "b": "b"}, {"a": 1.0, "b": 0.0})
+    state = tx.init({"a": jnp.ones(2), "b": jnp.ones(2)})
+
+    def is_masked(node):
+        return isinstance(node, optax.MaskedNode)
+
+    named = optax.tree.map_params(
+        tx, lambda leaf, name: leaf if is_masked(leaf) else name, state, {"a": "of a", "b": "of b"}, is_leaf=is_masked
+    )
+    assert named.inner[0].first_moment == {"a": "of a", "b": optax.MaskedNode()}
