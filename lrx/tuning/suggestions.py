@@ -12,6 +12,7 @@ import numpy as np
 RULES = ("steepest", "valley", "minimum", "slide", "divergence")
 RULE_TITLES = {"minimum": "minimum / 10", "divergence": "divergence / 10"}
 VALLEY = (0.1, 0.9)  # of the fall: before and after it a curve may creep on for decades
+RISE = 0.25  # of the fall, above the lowest loss: beyond it the curve has turned
 NOISE = 2.0  # standard deviations of the smoothed gain
 FEWEST = 6  # gains whose deviation is taken
 SLIDE_WIDTH = 0.15  # of the ladder
@@ -47,7 +48,9 @@ def smooth(losses: np.ndarray, beta: float, factor: float) -> np.ndarray:
 
 
 def smooth_apart(losses: np.ndarray, beta: float, factor: float) -> np.ndarray:
-    """Smooth a curve up to where it rises above its beginning for good, and after that, each part for itself.
+    """Smooth a curve up to where it rises for good, and after that, each part for itself.
+
+    It rises for good after the last loss that is within a quarter of the fall, from its beginning, of the lowest.
 
     So the curve does not rise before the losses do. The rules go by `smooth`, whose lowest place keeps a distance from
     the rise.
@@ -57,8 +60,8 @@ def smooth_apart(losses: np.ndarray, beta: float, factor: float) -> np.ndarray:
     if not len(known):
         return result
     values = _without_outliers(losses[known].astype(np.float64))
-    begun = np.max(values[: max(1, len(values) // 10)])
-    rise = int(np.flatnonzero(values <= begun)[-1]) + 1
+    begun, lowest = np.max(values[: max(1, len(values) // 10)]), np.min(values)
+    rise = int(np.flatnonzero(values <= lowest + RISE * (begun - lowest))[-1]) + 1
     for part in (known[:rise], known[rise:]):
         result[part] = smooth(losses[part], beta, factor)
     return result
