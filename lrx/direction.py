@@ -17,6 +17,7 @@ import numpy as np
 import optax
 
 from lrx._leaves import named_leaves, written
+from lrx.extra_args import tolerant_update
 from lrx.reading import NoRateError, learning_rates
 
 STEPS = 8  # at least; a method that searches by a step uphill (sharpness-aware minimization) comes back within them
@@ -39,7 +40,8 @@ def require_descent(tx: optax.GradientTransformation, params: Any) -> None:
     that it moves at all below zero, whatever its rate is; weight decay, which pulls towards zero, cannot change the
     sign. A leaf whose components are above zero after each of the first updates in which it is moved ascends. If
     nothing has moved after 8 updates (a rate that is 0 at first, a round of accumulation), the probe goes on, up to 256
-    updates. What never moves is not refused, nor is what needs more than `params`, `value`, `grad` and `value_fn`.
+    updates. What never moves is not refused, nor is what needs more than `params`, `value`, `grad`, `value_fn` and
+    `grad_fn`.
 
     Args:
       tx: any optax transformation.
@@ -125,16 +127,20 @@ def _holds_rate(tx: optax.GradientTransformation, types: Any) -> bool:
 
 def _ascents(tx: optax.GradientTransformation, types: Any) -> Any:
     """Return for each leaf whether it ascends, as a tree of bools."""
-    update = optax.with_extra_args_support(tx).update
+    update = tolerant_update(tx)
 
     def loss_of(params: Any) -> jax.Array:
         return jax.nn.softplus(_sum(params))
+
+    def gradient_of(params: Any, index: Any) -> Any:
+        del index
+        return jax.grad(loss_of)(params)
 
     def body(carry: Any) -> Any:
         step, params, state, rose, moved = carry
         loss, slope = jax.value_and_grad(jax.nn.softplus)(_sum(params))
         grads = jax.tree.map(lambda x: jnp.full_like(x, slope), params)
-        updates, new = update(grads, state, params, value=loss, grad=grads, value_fn=loss_of)
+        updates, new = update(grads, state, params, value=loss, grad=grads, value_fn=loss_of, grad_fn=gradient_of)
         params = optax.apply_updates(params, updates)
         new = jax.tree.map(lambda after, before: jnp.asarray(after).astype(jnp.result_type(before)), new, state)
         here = jnp.stack([jnp.any(x != 0) for x in jax.tree.leaves(params)])

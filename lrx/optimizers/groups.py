@@ -297,14 +297,15 @@ def _hide_in(extra_args: dict[str, Any], updates: Any, params: Any, paths: set[P
     shapes = [shape for shape in shapes if not jax.tree_util.treedef_is_leaf(shape)]  # a loss is a single leaf too
 
     def hidden(name: str, value: Any) -> Any:
-        if name == "value_fn" and callable(value) and params is not None:
+        if name in ("value_fn", "grad_fn") and callable(value) and params is not None:
 
-            def value_fn(trial: Any, *args: Any, **kwargs: Any) -> Any:
+            def of_all(trial: Any, *args: Any, **kwargs: Any) -> Any:
                 moved = dict(named_leaves(trial))
                 leaves = [moved.get(path, leaf) for path, leaf in named_leaves(params)]
-                return value(jax.tree.unflatten(jax.tree.structure(params), leaves), *args, **kwargs)
+                result = value(jax.tree.unflatten(jax.tree.structure(params), leaves), *args, **kwargs)
+                return result if name == "value_fn" else _hide(result, paths)
 
-            return value_fn
+            return of_all
         return _hide(value, paths) if jax.tree.structure(value) in shapes else value
 
     return {name: hidden(name, value) for name, value in extra_args.items()}

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from lrx.extra_args import tolerant_update
 from lrx.optimizers import eval_params
 
 Gradient = Callable[..., tuple[jax.Array, Any]]  # (params, key), maybe (params, key, count), -> (value, gradient)
@@ -42,7 +43,7 @@ def descend(
     Returns:
       What `record` gives, with a leading axis of length n.
     """
-    update = optax.with_extra_args_support(tx).update
+    update = tolerant_update(tx)
     key = jax.random.key(0) if key is None else key
 
     def one(count: jax.Array, carry: Any) -> Any:

@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from lrx.extra_args import tolerant_update
 from lrx.training.code import function_digest
 from lrx.training.programs import ADDRESS, program_identity
 from lrx.training.workload import Batches, Workload
@@ -127,8 +128,15 @@ def family_identity(
         return make(*arguments).init(params)
 
     def update(arguments: tuple[Any, ...], updates: Any, state: Any, params: Any, value: Any) -> Any:
-        made = optax.with_extra_args_support(make(*arguments))
-        return made.update(updates, state, params, value=value, grad=updates, value_fn=_any_loss)
+        made = tolerant_update(make(*arguments))
+        gradient = jax.grad(_any_loss)
+        return made(
+            *(updates, state, params),
+            value=value,
+            grad=updates,
+            value_fn=_any_loss,
+            grad_fn=lambda params, _: gradient(params),
+        )
 
     state = jax.eval_shape(init, arguments, shapes)
     loss = jax.ShapeDtypeStruct((), jnp.float32)

@@ -19,6 +19,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding, SingleDev
 
 from lrx.controllers.early_stopping import improved, judges
 from lrx.controllers.rollback import apply_updates, recovers
+from lrx.extra_args import tolerant_update
 from lrx.optimizers.evaluation import eval_params
 from lrx.reading import can_stop, minibatches, monitor, stopped
 from lrx.training.history import Best
@@ -128,7 +129,13 @@ def step(
 
     (loss, model_state), grads = jax.value_and_grad(loss_of, has_aux=True)(state.params)
     updates, opt_state = update(
-        grads, state.opt_state, state.params, value=loss, grad=grads, value_fn=lambda params: loss_of(params)[0]
+        grads,
+        state.opt_state,
+        state.params,
+        value=loss,
+        grad=grads,
+        value_fn=lambda params: loss_of(params)[0],
+        grad_fn=lambda params, _: jax.grad(lambda params: loss_of(params)[0])(params),
     )
     best = _better(state, opt_state, count)
     new = State(apply_updates(state.params, updates, opt_state), model_state, opt_state, best)
@@ -158,7 +165,7 @@ def _program(
     devices: tuple[jax.Device, ...],
 ) -> Program:
     everywhere, split = placement(devices)
-    update = optax.with_extra_args_support(tx).update
+    update = tolerant_update(tx)
 
     def judged(state: State, told: Any, count: jax.Array) -> State:
         return state._replace(opt_state=told, best=_better(state, told, count))

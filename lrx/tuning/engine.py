@@ -23,6 +23,7 @@ import numpy as np
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding, SingleDeviceSharding
 
+from lrx.extra_args import tolerant_update
 from lrx.reading import can_stop, monitor, stopped
 from lrx.training.identity import (
     Identity,
@@ -173,7 +174,7 @@ class Engine:
         )
 
     def _one_step(self, run: Runs, hyper: Hyperparameters, batch: Any, key: jax.Array, count: jax.Array) -> Runs:
-        update = optax.with_extra_args_support(self.make_tx(hyper, count)).update
+        update = tolerant_update(self.make_tx(hyper, count))
         state, loss = step(self.workload.loss_fn, update, run.state, batch, key, count)
         value = loss.astype(jnp.float32)
         finite = jnp.isfinite(value)
