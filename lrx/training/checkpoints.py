@@ -76,7 +76,11 @@ class RunFolder:
             path,
             item_names=("state", "history", "run"),
             options=ocp.CheckpointManagerOptions(
-                max_to_keep=None, read_only=read_only, enable_async_checkpointing=False
+                max_to_keep=None,
+                read_only=read_only,
+                enable_async_checkpointing=False,
+                # What Orbax sets itself for reading, with a warning for each.
+                **({"save_interval_steps": 0, "create": False} if read_only else {}),
             ),
         )
 
@@ -191,6 +195,12 @@ def _require_writable(path: Path) -> None:
         ) from error
 
 
+def located(path: str | os.PathLike[str]) -> tuple[Path, int | None]:
+    """Return the folder and the step of the path of a checkpoint; no step where it is a run's folder."""
+    path = Path(path).expanduser().absolute()
+    return (path.parent, int(path.name)) if path.name.isdigit() else (path, None)
+
+
 def open_checkpoint(path: str | os.PathLike[str]) -> tuple[RunFolder, int]:
     """Open a checkpoint to read from: of a run's folder the newest, or the one of a step, "runs/stable/1000".
 
@@ -198,7 +208,7 @@ def open_checkpoint(path: str | os.PathLike[str]) -> tuple[RunFolder, int]:
       ValueError: if there is none.
     """
     path = Path(path).expanduser().absolute()
-    folder, step = (path.parent, int(path.name)) if path.name.isdigit() else (path, None)
+    folder, step = located(path)
     if folder.is_dir():
         run = RunFolder(folder, read_only=True)
         steps = run.steps()

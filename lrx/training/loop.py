@@ -50,9 +50,10 @@ def train(
     and their number divides the batch size, the batch is split over them and the parameters are on all of them
     (results are the same up to rounding); `jax.config.jax_default_device`, if set, is used alone.
 
-    `tx.update` gets `params`, and `value=loss`, `grad=` and `value_fn=` as optax's line searches take them; what takes
-    no extra arguments gets none. If the run ends within a round of `lrx.accumulate`, its last step applies what has
-    been gathered; the newest checkpoint is then that of the step before.
+    `tx.update` gets `params`, and of `value=loss`, `grad=`, `value_fn=` (as optax's line searches take them) and
+    `grad_fn=` (as `optax.contrib.sam` takes it) those that it takes. If the run ends within a round of
+    `lrx.accumulate`, its last step applies what has been gathered; the newest checkpoint is then that of the step
+    before.
 
     Evaluations are at `lrx.eval_params(opt_state, params)`; where those are others than the parameters that are trained
     and the model has batch statistics, they are computed anew with `recompute_batch_stats`.
@@ -64,7 +65,8 @@ def train(
       steps: length of the run.
       seed: of initial parameters, permutations, transforms and loss, 0 to 2^31 - 1.
       evaluate_every: between two evaluations, in epochs where `epochs` is given, in steps where `steps` is; by default
-        an epoch. The end of a run is always evaluated.
+        an epoch. The end of a run is always evaluated. Another number holds for the steps still to come, and stderr
+        says so.
       checkpoint: folder of this run, made where it does not exist.
       checkpoint_every: between two checkpoints, in the unit of `evaluate_every`; by default half a minute. The end of
         a run is always kept.
@@ -75,11 +77,13 @@ def train(
         must hold no run. What is resumed is said on stderr, and in `history.resumed_at`.
       resume_from: where to go on, in place of the newest checkpoint: a step of which `checkpoint` holds one (those of
         later steps are deleted), or the checkpoint of another run, "runs/stable/1000", from which this one branches
-        into a folder of its own. A branch that has begun goes on from its own newest checkpoint.
+        into a folder of its own. A branch that has begun goes on from its own newest checkpoint; a folder that holds
+        any other run is refused.
       on_mismatch: what happens where the folder holds a run that was made with something else: another rate or constant
         of `tx`, another loss, other data, another seed or version (`lrx.training.identity`). "error" refuses it and
         names the differences. "continue" goes on from there with what is given, as far as the state has the same
-        structure; `history.changes` says from which step on, and what changed.
+        structure; `history.changes` says from which step on, and what changed. What the folder holds then is no run
+        that one call names, so later calls need "continue" too.
       init: what to begin from, in place of initial values that are drawn: a `History` of an earlier run, its `best`,
         `(params, model_state, opt_state)`, or parameters. What agrees in name, shape and type is taken over, as by
         `lrx.carry_over`, with the moments and the step of the schedule; what is not is said on stderr and in

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import math
 import os
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -24,7 +24,7 @@ from lrx.reading import can_stop, minibatches, stopped
 from lrx.training.batch_stats import evaluation_point, model_state_at
 from lrx.training.beginning import begin_from, checksum_of
 from lrx.training.callbacks import Callback, Moment, answer_of
-from lrx.training.checkpoints import OtherRunError, RunFolder, listed, open_checkpoint
+from lrx.training.checkpoints import OtherRunError, RunFolder, listed, located, open_checkpoint
 from lrx.training.curves import Curves, group
 from lrx.training.following import BestBy, followed, require_results
 from lrx.training.history import Best, History
@@ -100,9 +100,12 @@ class Run:
         self.init_key, self.key = keys
         self.shapes = jax.eval_shape(self.program.initialize, self.init_key)
         self.feedback = followed(plan.feedback_metric, workload, self.shapes.opt_state, by_hand=bool(plan.callbacks))
+        self.identity: Identity = {}
         self.step = 0
         self.resumed_at: int | None = None
         self.changes: dict[str, list[str]] = {}  # by the step from which on they hold
+        self.mixed: dict[str, list[str]] = {}  # of these, what makes it another run
+        self.branch: list[Any] | None = None  # folder and step of another run's checkpoint, from which this one went on
         self.curves = Curves()
         self.kept: Best | None = None  # by an evaluation
         self.kept_value: float | None = None
@@ -118,6 +121,8 @@ class Run:
     def begin(self, resume: bool, resume_from: int | str | os.PathLike[str] | None, on_mismatch: str) -> None:
         """Make the initial state, or read a checkpoint."""
         found = self._source(resume, resume_from)
+        if self.folder is not None or found is not None:
+            self.identity = self._describe()  # before a call of `evaluate`, which may count its calls
         if found is None or found[1] < self.plan.total:
             require_descent(self.tx, self.shapes.params)
         if found is None:
@@ -134,8 +139,10 @@ class Run:
             )
         self._restore(source, step, about)
         if source is self.folder:
+            self.branch = about.get("branch")
             source.discard_after(step)
         else:
+            self.branch = [str(source.path.resolve()), step]
             source.close()
         self._say(f"resumed at step {step:,}" if step < self.plan.total else "complete, nothing is trained")
 
@@ -148,7 +155,9 @@ class Run:
                     f"checkpoint={str(self.folder.path)!r} holds a run that has made {latest:,} steps, which "
                     "resume=False would overwrite: give another folder, delete this one, or go on with resume=True."
                 )
-            if not isinstance(resume_from, int):
+            if resume_from is not None and not isinstance(resume_from, int):
+                resume_from = self._own_step(self.folder, latest, resume_from)
+            if resume_from is None:
                 return self.folder, latest
             if resume_from not in self.folder.steps():
                 raise ValueError(
@@ -162,6 +171,26 @@ class Run:
                 'the checkpoint of another run, resume_from="FOLDER/STEP".'
             )
         return None if resume_from is None else open_checkpoint(resume_from)
+
+    def _own_step(self, folder: RunFolder, latest: int, resume_from: str | os.PathLike[str]) -> int | None:
+        """Return which of the folder's own steps a path means, None for its newest: it has begun from there, or is it.
+
+        Raises:
+          ValueError: if it is the checkpoint of a run from which this one did not begin.
+        """
+        path, step = located(resume_from)
+        if path.resolve() == folder.path.resolve():
+            return step
+        branch = folder.identity(latest).get("about", {}).get("branch")
+        if branch is not None and branch[0] == str(path.resolve()) and step in (None, branch[1]):
+            return None
+        open_checkpoint(resume_from)[0].close()
+        begun = "began at step 0" if branch is None else f"began from {str(Path(branch[0]) / str(branch[1]))!r}"
+        raise ValueError(
+            f"resume_from={str(resume_from)!r} begins a run in a folder that is empty, but "
+            f"checkpoint={str(folder.path)!r} holds one that {begun} and has made {latest:,} steps: leave resume_from "
+            "out to go on with that one, or give another folder."
+        )
 
     def _begin_anew(self) -> None:
         self.state = self.program.initialize(self.init_key)
@@ -184,9 +213,11 @@ class Run:
         """Raise a ValueError if a checkpoint is of another run, or note from where on this one is another."""
         found = source.identity(step)
         about: dict[str, Any] = found.pop("about", {})
-        self.changes = about.get("changes", {})
-        unlike = differences(found, self._identity)
+        self.changes, self.mixed = about.get("changes", {}), about.get("mixed", {})
+        unlike = differences(found, self.identity)
         if not unlike:
+            if self.mixed and on_mismatch == "error":
+                raise self._is_mixed(source)
             return about
         where = f"checkpoint={str(source.path)!r} holds another run, at step {step:,}: {listed(unlike)}."
         if on_mismatch == "error":
@@ -197,14 +228,25 @@ class Run:
                 unlike,
             )
         for name in ("params", "model_state", "opt_state"):
-            if found.get(name) != self._identity[name]:
+            if found.get(name) != self.identity[name]:
                 raise ValueError(
                     f"{where} Its state has another structure, from which this run cannot go on: begin another, with "
                     "init=History of that one, which takes over what fits."
                 )
-        self.changes[str(step)] = unlike
+        self.mixed[str(step)] = unlike
+        self.changes[str(step)] = [*self.changes.get(str(step), ()), *unlike]
         self._say(f"goes on with something else from step {step:,}: {listed(unlike)}")
         return about
+
+    def _is_mixed(self, source: RunFolder) -> OtherRunError:
+        unlike = [text for texts in self.mixed.values() for text in texts]
+        changes = "; ".join(f"at step {int(step):,}: {listed(texts)}" for step, texts in self.mixed.items())
+        return OtherRunError(
+            f"checkpoint={str(source.path)!r} holds a run that was changed on the way, {changes}. What is given made "
+            'only the steps after that: take the run as it is, on_mismatch="continue", or give another folder.',
+            source.path,
+            unlike,
+        )
 
     def _restore(self, source: RunFolder, step: int, about: dict[str, Any]) -> None:
         plan = self.plan
@@ -224,16 +266,31 @@ class Run:
         if isinstance(kept, Best):
             self.kept, self.kept_value = jax.device_put(kept, self.devices[0]), about["best_value"]
         self.resumed_at = self.saved_step = self.called_at = self.step
+        self._say_what_comes_too_late(about)
         if self.folder is not None:
             self.folder.pinned |= set(about.get("pinned", ()))
         self.curves = Curves(recorded)
         # The end of a shorter run was evaluated out of turn; the longer run would not have stopped there.
         last = self.curves.evaluation_steps[-1] if self.curves.evaluation_steps else 0
-        if last % plan.evaluate_every and last < plan.total:
+        if last % about.get("evaluate_every", plan.evaluate_every) and last < plan.total:
             self.curves.drop_last_evaluation()
 
-    @functools.cached_property
-    def _identity(self) -> Identity:
+    def _say_what_comes_too_late(self, about: dict[str, Any]) -> None:
+        """Say which arguments would have had to be given earlier."""
+        step, every, before = self.step, self.plan.evaluate_every, about.get("evaluate_every")
+        if self.workload.evaluate is not None and not self.feedback and before not in (None, every):
+            if step < self.plan.total:
+                note = f"evaluate_every is {before} steps there and {every} here"
+                self.changes.setdefault(str(step), []).append(note)
+                self._say(f"was evaluated every {before:,} steps until step {step:,}, and from there every {every:,}")
+            else:
+                self._say(f"was evaluated every {before:,} steps; evaluate_every={every:,} comes too late")
+        if self.folder is not None:
+            late = [kept for kept in sorted(self.folder.pinned - set(self.folder.steps())) if kept < step]
+            if late:
+                self._say(f"keep comes too late for step {', '.join(map(str, late))}, of which there is no checkpoint")
+
+    def _describe(self) -> Identity:
         settings: dict[str, Any] = {"seed": self.seed}
         if self.feedback:
             settings |= {"feedback_metric": self.feedback, "evaluate_every": self.plan.evaluate_every}
@@ -407,12 +464,15 @@ class Run:
         best_by = self.plan.best_by
         about = {
             "changes": self.changes,
+            "mixed": self.mixed,
+            "branch": self.branch,
+            "evaluate_every": self.plan.evaluate_every,
             "pinned": sorted(folder.pinned),
             "best_by": None if best_by is None else list(best_by),
             "best_value": self.kept_value,
         }
         saved = _Saved(**self.state._asdict(), kept=() if self.kept is None else self.kept)
-        folder.save(self.step, saved, self.curves.arrays(), {**self._identity, "about": about})
+        folder.save(self.step, saved, self.curves.arrays(), {**self.identity, "about": about})
         self.saved_step, self.saved_at = self.step, time.monotonic()
 
     def _state_on_first_device(self) -> State:

@@ -67,6 +67,30 @@ def test_several_cooldowns_branch_from_one_stable_run(tmp_path):
     assert train(line(), STABLE, steps=44, resume_from=str(tmp_path / "stable")).resumed_at == 40
 
 
+def test_a_folder_goes_on_only_from_where_it_began(tmp_path, caplog):
+    train(line(), STABLE, steps=4, checkpoint=tmp_path / "stable")
+    train(line(), STABLE, steps=8, checkpoint=tmp_path / "stable")
+    train(line(), STABLE, steps=8, checkpoint=tmp_path / "alone")
+    train(line(), STABLE, steps=10, checkpoint=tmp_path / "branch", resume_from=tmp_path / "stable" / "4")
+
+    def go_on(folder, resume_from):
+        return train(line(), STABLE, steps=10, checkpoint=tmp_path / folder, resume_from=tmp_path / resume_from)
+
+    for source in ("nowhere/7", "stable/5"):
+        with pytest.raises(ValueError, match="where there is none"):
+            go_on("alone", source)
+    with pytest.raises(ValueError, match=r"began at step 0 and has made 8 steps: leave resume_from out"):
+        go_on("alone", "stable/8")
+    with pytest.raises(ValueError, match=r"began from '.*stable/4' and has made 10 steps: leave resume_from out"):
+        go_on("branch", "stable/8")
+    assert go_on("branch", "stable").resumed_at == go_on("branch", "stable/4").resumed_at == 10
+    # A step of its own by its path.
+    assert go_on("alone", "alone/8").resumed_at == 8
+    with pytest.raises(ValueError, match="holds a checkpoint, 8, 10, got resume_from=3"):
+        go_on("alone", "alone/3")
+    assert not [record for record in caplog.records if "read_only" in record.getMessage()]
+
+
 def test_a_run_goes_back_to_a_step_of_its_own(tmp_path):
     train(line(), STABLE, steps=16, checkpoint=tmp_path, checkpoint_every=4)
     with pytest.raises(ValueError, match="holds another run, at step 8"):

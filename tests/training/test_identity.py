@@ -307,8 +307,12 @@ def test_going_on_with_something_else_is_recorded(tmp_path, capsys):
     said = capsys.readouterr().err
     assert "line: resumed at step 4" in said
     assert "goes on with something else from step 4: tx is" in said
-    # The change stays on record, and is no mismatch for the run that goes on with it.
-    again = train(line(), lrx.sgd(0.2), steps=10, checkpoint=tmp_path)
+    # What the folder holds is not what a call without the change makes, nor what one with it alone makes.
+    for steps in (8, 10):
+        with pytest.raises(ValueError, match=r'changed on the way, at step 4: tx is .*0\.2.*on_mismatch="continue"'):
+            train(line(), lrx.sgd(0.2), steps=steps, checkpoint=tmp_path)
+    again = train(line(), lrx.sgd(0.2), steps=10, checkpoint=tmp_path, on_mismatch="continue")
+    assert again.resumed_at == 8
     assert again.changes == history.changes
     with pytest.raises(ValueError, match="another structure, from which this run cannot go on"):
         train(line(), lrx.adam(0.1), steps=12, checkpoint=tmp_path, on_mismatch="continue")
@@ -355,3 +359,22 @@ def test_an_evaluation_with_a_clock_in_it_is_the_same_one_later(tmp_path):
 
     train(make(), lrx.sgd(0.1), steps=4, checkpoint=tmp_path)
     assert train(make(), lrx.sgd(0.1), steps=8, checkpoint=tmp_path).resumed_at == 4
+
+
+def test_an_interval_that_comes_too_late_is_said(tmp_path, capsys):
+    train(line(), lrx.sgd(0.1), steps=4, checkpoint=tmp_path, evaluate_every=4)
+    complete = train(line(), lrx.sgd(0.1), steps=4, checkpoint=tmp_path, evaluate_every=2, keep=[2])
+    said = capsys.readouterr().err
+    assert "line: was evaluated every 4 steps; evaluate_every=2 comes too late" in said
+    assert "line: keep comes too late for step 2" in said
+    np.testing.assert_array_equal(complete.evaluation_steps, [4])
+    every_third = train(line(), lrx.sgd(0.1), steps=8, resume_from=tmp_path, evaluate_every=3)
+    np.testing.assert_array_equal(every_third.evaluation_steps, [4, 6, 8])
+    capsys.readouterr()
+    longer = train(line(), lrx.sgd(0.1), steps=8, checkpoint=tmp_path, evaluate_every=2)
+    assert "was evaluated every 4 steps until step 4, and from there every 2" in capsys.readouterr().err
+    np.testing.assert_array_equal(longer.evaluation_steps, [4, 6, 8])
+    assert longer.changes == {4: ["evaluate_every is 4 steps there and 2 here"]}
+    again = train(line(), lrx.sgd(0.1), steps=8, checkpoint=tmp_path, evaluate_every=2)
+    assert "evaluated" not in capsys.readouterr().err
+    assert again.changes == longer.changes
