@@ -4,7 +4,9 @@ A single minibatch's loss says little about a run: the lowest of many is a matte
 beat it. So losses are compared as means, of so many that their noise is smaller than the improvement that is asked
 for. The noise is measured where it shows, in reversals: with d_t the relative change from one loss to the next, white
 noise of variance sigma^2 gives `E max(-d_t d_{t-1}, 0) = 1.219 sigma^2`, and losses that only fall, or stay, give 0.
-Without noise each loss is compared by itself.
+Without noise each loss is compared by itself. A loss that turns at each of 24 values in a row swings, as it does at a
+rate that is too large; noise does so with a chance of 2e-5. What was measured so far was then no noise, and is
+forgotten.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ MEMORY = 0.98  # of the noise's estimate: of some fifty losses
 MOST_LOSSES = 100  # to a mean; at first half of the losses so far, ...
 SHARE = 50  # ... and a fiftieth of them where that is more: as runs go on, losses fall ever more slowly
 LUCK = 9.0  # variances: three standard deviations
+SWINGS = 24  # turns in a row from which on they are not those of noise
 ROUNDING = 1e-5  # of the best loss: a float32 mean over a batch is not known better
 
 
@@ -43,7 +46,8 @@ class Progress(NamedTuple):
     interval: jax.Array  # () int32: updates from the latest loss but one to the latest
     previous_value: jax.Array  # () float32: the latest loss
     previous_change: jax.Array  # () float32: from the loss before to it, relative
-    noise: RunningMean  # of the product of two changes where the loss turns, 1.219 relative variances
+    turn_count: jax.Array  # () int32: losses in a row at which the loss turned
+    noise: RunningMean  # of the product of two changes where the loss turns, 1.219 relative variances; of no swing
 
     def within(self) -> tuple[Any, ...]:
         """Say nothing: the method shows what is to be seen of it."""
@@ -83,6 +87,7 @@ def no_progress(sign: float) -> Progress:
         interval=jnp.ones([], jnp.int32),
         previous_value=zero(),
         previous_change=zero(),
+        turn_count=zero(jnp.int32),
         noise=empty_mean(),
     )
 
@@ -101,8 +106,11 @@ def judge(progress: Progress, value: jax.Array) -> tuple[Progress, Judgement]:
     renewed = complete & ~better & (number // 2 >= best_size) & by_luck
 
     change = jnp.where(progress.loss_count > 0, _relative_change(progress.previous_value, value), 0.0)
-    _, noise = add(progress.noise, jnp.maximum(-change * progress.previous_change, 0.0), MEMORY)
-    begun = progress.loss_count > 1
+    turn = jnp.maximum(-change * progress.previous_change, 0.0)
+    _, noise = add(progress.noise, turn, MEMORY)
+    turn_count = jnp.where(turn > 0, optax.safe_increment(progress.turn_count), 0)
+    begun, swings = progress.loss_count > 1, turn_count >= SWINGS
+    noise = jax.tree.map(lambda new, old: jnp.where(begun, new, old), noise, progress.noise)
     after = progress._replace(
         best_value=jnp.where(better | renewed, mean, progress.best_value),
         best_size=jnp.where(better | renewed, number, progress.best_size),
@@ -111,7 +119,8 @@ def judge(progress: Progress, value: jax.Array) -> tuple[Progress, Judgement]:
         loss_count=optax.safe_increment(progress.loss_count),
         previous_value=value,
         previous_change=change,
-        noise=jax.tree.map(lambda new, old: jnp.where(begun, new, old), noise, progress.noise),
+        turn_count=turn_count,
+        noise=jax.tree.map(lambda seen: jnp.where(swings, 0.0, seen), noise),
     )
     return after, Judgement(complete, better, renewed)
 

@@ -64,7 +64,8 @@ def greedy(
 
     Losses that come with every update are averaged by their noise as in `reduce_on_plateau`, at most 20 to a mean, or a
     fiftieth of the losses so far, so that a healthy run of noisy minibatches is not taken for one that stalls. Without
-    noise, and where a loss is observed after several updates, each is a mean by itself.
+    noise, and where a loss is observed after several updates, each is a mean by itself. So is each
+    loss from the 24th turn in a row on: one that swings so, at a rate that was raised too far, is no noise.
 
     Args:
       factor: F, by which the rate changes at once, in (0, 1), dimensionless; may be traced.

@@ -72,7 +72,7 @@ METHODS: dict[str, Callable[[], Any]] = {
     "armijo": lambda: lrx.armijo(),
     "rollback_on_divergence": lambda: lrx.rollback_on_divergence(lrx.sgd(0.03)),
     "reduce_on_plateau": lambda: lrx.sgd(0.03 * lrx.reduce_on_plateau(patience=50)),
-    "greedy": lambda: lrx.sgd(0.01 * lrx.greedy(max_factor=3.0)),
+    "greedy": lambda: lrx.sgd(0.01 * lrx.greedy()),
     "pid": lambda: lrx.sgd(0.03 * lrx.pid()),
     "relative_adaptation": lambda: lrx.sgd(0.03 * lrx.relative_adaptation()),
     "early_stopping": lambda: lrx.sgd(0.03 * lrx.early_stopping(patience=10)),
