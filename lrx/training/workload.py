@@ -36,6 +36,19 @@ def _name(function: Any) -> str:
     return getattr(function, "__qualname__", type(function).__name__).rpartition("<locals>.")[2]
 
 
+def _kept(path: Any, x: Any) -> jax.Array | np.ndarray:
+    """Return an array that later changes of `x` do not reach, of the type that it will have on the device."""
+    if isinstance(x, jax.Array):
+        return x
+    array = np.array(x)
+    try:
+        dtype = jax.typeof(array).dtype
+    except TypeError as error:
+        name = f"arrays{jax.tree_util.keystr(path)}"
+        raise TypeError(f"{name} must hold numbers, got an array of {array.dtype}: encode them first.") from error
+    return array.astype(dtype, copy=False)
+
+
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Batches:
     """Training examples held on the device, and how a minibatch is made of them inside the compiled step.
@@ -45,7 +58,8 @@ class Batches:
 
     Args:
       arrays: pytree of arrays with the same leading axis of length n, as `(images uint8 (n, h, w, c), labels int32
-        (n,))`. They are put on the device here, once.
+        (n,))`. NumPy arrays are copied here, and put on the device once, when they are first used: so no backend
+        starts before `jax.distributed.initialize`.
       batch_size: examples in a minibatch, 1 to n.
       transform: `(minibatch of arrays, key) -> batch`, a pure function: normalisation and augmentation. It runs inside
         the compiled step, so the data can stay in their small type; the key is another one at each step.
@@ -53,7 +67,7 @@ class Batches:
 
     Raises:
       ValueError: if there is no array, if leading axes differ, or `batch_size` is not a whole number from 1 to n.
-      TypeError: if `transform` is no function or `shuffle` is not True or False.
+      TypeError: if an array does not hold numbers, `transform` is no function or `shuffle` is not True or False.
 
     Example:
       >>> import jax.numpy as jnp
@@ -95,17 +109,29 @@ class Batches:
         _require_callable("transform", self.transform, "(minibatch, key) -> batch")
         _checks.flag("shuffle", self.shuffle)
         object.__setattr__(self, "batch_size", int(self.batch_size))
-        object.__setattr__(self, "arrays", jax.tree.map(jnp.asarray, self.arrays))
+        object.__setattr__(self, "_on_host", jax.tree_util.tree_map_with_path(_kept, self.arrays))
+        object.__delattr__(self, "arrays")  # so that `__getattr__` is asked for it
+
+    def __getattr__(self, name: str) -> Any:
+        # Only for what is not there yet. To put an array on a device starts the backend, after which
+        # `jax.distributed.initialize` is refused: so it is put there when it is first used.
+        if name != "arrays" or "_on_host" not in self.__dict__:
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        with jax.ensure_compile_time_eval():  # the first use may be in a trace
+            arrays = jax.tree.map(jnp.asarray, self.__dict__["_on_host"])
+        object.__setattr__(self, "arrays", arrays)
+        object.__setattr__(self, "_on_host", arrays)
+        return arrays
 
     def __repr__(self) -> str:
         shuffled = "" if self.shuffle else ", shuffle=False"
         transform = "" if self.transform is as_stored else f", transform={_name(self.transform)}"
-        return f"Batches({brief(self.arrays)}, batch_size={self.batch_size}{transform}{shuffled})"
+        return f"Batches({brief(self._on_host)}, batch_size={self.batch_size}{transform}{shuffled})"
 
     @property
     def num_examples(self) -> int:
         """n, the length of the leading axis."""
-        return int(jax.tree.leaves(self.arrays)[0].shape[0])
+        return int(jax.tree.leaves(self._on_host)[0].shape[0])
 
     @property
     def steps_per_epoch(self) -> int:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import io
 import operator
 import os
+import pickle
 import re
 import signal
 import subprocess
@@ -106,6 +109,7 @@ def test_batches_put_arrays_on_the_device_and_drop_the_incomplete_batch():
     batches = Batches({"x": np.zeros((10, 2), np.uint8), "y": np.zeros(10)}, batch_size=np.int64(3))
     assert (batches.num_examples, batches.steps_per_epoch) == (10, 3)
     assert isinstance(batches.arrays["x"], jax.Array)
+    assert batches.arrays is batches.arrays
     assert batches.arrays["x"].dtype == jnp.uint8
 
 
@@ -118,6 +122,7 @@ def test_batches_put_arrays_on_the_device_and_drop_the_incomplete_batch():
         ((np.zeros(4), 5), ValueError, "at most the number of examples, 4, got batch_size=5"),
         ((np.zeros(4), 0), ValueError, "batch_size must be a whole number"),
         ((np.zeros(4), 1.5), ValueError, "batch_size must be a whole number"),
+        (({"x": np.array(["a", "b"])}, 1), TypeError, r"arrays\['x'\] must hold numbers, got an array of <U1"),
         ((np.zeros(4), 2, "flip"), TypeError, "transform must be a function"),
         ((np.zeros(4), 2, lambda batch, key: batch, 1), TypeError, "shuffle must be True or False"),
     ],
@@ -547,11 +552,11 @@ def test_without_orbax_the_extra_is_named(tmp_path, monkeypatch):
 
 def interrupting(at: int) -> Workload:
     """Ctrl-C is pressed during evaluation number `at`."""
-    calls: list[int] = []
+    left = [at]
 
     def evaluate(params: Any) -> dict[str, jax.Array]:
-        calls.append(1)
-        if len(calls) == at:
+        left[0] -= 1
+        if left[0] == 0:
             signal.raise_signal(signal.SIGINT)
         return {"norm": jnp.sum(params["w"] ** 2)}
 
@@ -569,7 +574,7 @@ def test_ctrl_c_saves_and_the_run_goes_on_bit_for_bit(tmp_path, capsys):
     assert e.value.history.loss.shape == (14,)
     assert [path.name for path in tmp_path.iterdir()] == ["14"]
     whole = train(linear(), lrx.adam(0.1), epochs=4)
-    assert_identical(train(linear(), lrx.adam(0.1), epochs=4, checkpoint=tmp_path), whole)
+    assert_identical(train(interrupting(at=99), lrx.adam(0.1), epochs=4, checkpoint=tmp_path), whole)
 
 
 def test_ctrl_c_without_a_folder_gives_the_history_back():
@@ -840,3 +845,31 @@ def test_importing_training_imports_no_optional_package():
     code = "import sys, lrx.training; print([m for m in ('flax', 'orbax', 'rich', 'sklearn') if m in sys.modules])"
     out, errors = start(code).communicate(timeout=60)
     assert out.strip() == "[]", errors
+
+
+def test_batches_start_no_backend_before_they_are_used():
+    program = """
+import jax, numpy as np, lrx
+from jax._src import xla_bridge
+values = np.ones((4, 2))
+batches = lrx.Batches((values, np.zeros(4, np.int32)), batch_size=2)
+workload = lrx.Workload.from_functions("w", lambda key: 0.0, lambda w, batch, key: w, batches)
+values[:] = 2.0
+print(workload, batches.steps_per_epoch, batches.num_examples)
+assert not xla_bridge.backends_are_initialized()
+inside = jax.jit(lambda: batches.arrays[0].sum())()
+assert float(inside) == float(batches.arrays[0].sum()) == 8.0
+"""
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    assert "Batches((float32[4,2], int32[4]), batch_size=2)" in result.stdout
+
+
+def test_batches_survive_copies_and_pickles():
+    for used in (False, True):
+        batches = Batches(np.ones((4, 2), np.float32), batch_size=2)
+        if used:
+            batches.arrays  # noqa: B018
+        for same in (copy.copy(batches), pickle.loads(pickle.dumps(batches)), dataclasses.replace(batches)):
+            np.testing.assert_array_equal(same.arrays, np.ones((4, 2)))
+            assert same.batch_size == 2
