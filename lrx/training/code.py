@@ -6,6 +6,8 @@ holds: operations, names and constants. Packages that are installed are left out
 
 from __future__ import annotations
 
+import collections
+import contextlib
 import dataclasses
 import dis
 import functools
@@ -22,6 +24,7 @@ import numpy as np
 from lrx.training.programs import Hashing, digest_of
 
 _PLAIN = (bool, int, float, complex, str, bytes, type(None), np.generic)
+_CONTAINERS = (list, dict, set, collections.deque, np.ndarray)
 _INSTALLED = tuple(
     os.path.join(folder, "")
     for folder in (
@@ -30,6 +33,7 @@ _INSTALLED = tuple(
     )
 )
 _CHANGING = {"add", "append", "appendleft", "clear", "extend", "insert", "pop", "remove", "setdefault", "update"}
+_ACTING = {"log", "next", "open", "print", "save", "savez", "write"}
 _BEGINNING = ("__init__", "__post_init__", "__setattr__", "__new__")
 
 
@@ -38,84 +42,91 @@ def function_digest(function: Any) -> str:
 
     Data are the values of its closure, its defaults, the globals that it names, and the attributes of objects among
     them. What the code itself changes from call to call, such as a counter, is left out: variables and attributes that
-    it assigns, and if it changes any list or dict, the plain numbers and strings in all lists and dicts.
+    it assigns, and lists, dicts and sets that it changes.
     """
     gathering = _Gathering()
     gathering.add(function)
-    return digest_of("\1".join(gathering.texts()).encode())
+    return digest_of("\1".join(gathering.texts).encode())
+
+
+def may_act(function: Any) -> bool:
+    """Return whether a call may do something beside computing, as to count, to print or to write a file.
+
+    Then it should not be traced for its program, which is a call.
+    """
+    gathering = _Gathering()
+    gathering.add(function)
+    return gathering.acts
 
 
 class _Gathering:
     def __init__(self) -> None:
-        self._texts: list[str] = []
-        self._in_containers: list[str] = []
-        self._changes_containers = False
+        self.acts = False
+        self.texts: list[str] = []
         self._seen: dict[int, Any] = {}  # holds what was seen, so that identities stay unique
 
-    def texts(self) -> list[str]:
-        return self._texts if self._changes_containers else [*self._texts, *self._in_containers]
-
-    def add(self, value: Any, *, contained: bool = False) -> None:
-        """Gather a value and what it holds; `contained` in a list or dict."""
+    def add(self, value: Any) -> None:
+        """Gather a value and what it holds."""
         if isinstance(value, _PLAIN):
-            (self._in_containers if contained else self._texts).append(Hashing().value(value))
+            self.texts.append(Hashing().value(value))
             return
         if id(value) in self._seen:
             return
         self._seen[id(value)] = value
         if isinstance(value, np.ndarray | jax.Array):
-            self._texts.append(Hashing().value(value))
+            self.texts.append(Hashing().value(value))
         elif isinstance(value, functools.partial):
-            self._add_all((value.func, *value.args, *value.keywords, *value.keywords.values()), contained)
-        elif isinstance(value, tuple):
-            self._add_all(value, contained)
-        elif isinstance(value, list):
-            self._add_all(value, True)
+            self._add_all((value.func, *value.args, *value.keywords, *value.keywords.values()))
+        elif isinstance(value, tuple | list | collections.deque):
+            self._add_all(value)
         elif isinstance(value, set | frozenset):
-            self._in_containers += sorted(Hashing().value(x) for x in value if isinstance(x, _PLAIN))
+            self.texts += sorted(Hashing().value(x) for x in value if isinstance(x, _PLAIN))
         elif isinstance(value, dict):
-            self._add_all((*value, *value.values()), True)
+            self._add_all((*value, *value.values()))
         elif isinstance(value, types.FunctionType):
             self._add_function(value)
         elif hasattr(value, "__func__"):  # a method
-            self._add_all((value.__func__, value.__self__), contained)
+            self._add_all((value.__func__, value.__self__))
         elif isinstance(value, property):
-            self._add_all((value.fget,), contained)
+            self.add(value.fget)
         elif isinstance(value, type):
             self._add_class(value)
         elif hasattr(value, "__wrapped__"):  # jax.jit
             self.add(value.__wrapped__)
         else:
-            self._add_object(value, contained)
+            self._add_object(value)
 
-    def _add_all(self, values: Iterable[Any], contained: bool) -> None:
+    def _add_all(self, values: Iterable[Any]) -> None:
         for value in values:
-            self.add(value, contained=contained)
+            self.add(value)
+
+    def _add_unless(self, changed: bool, value: Any) -> None:
+        """Gather a value that has a name, unless the code changes it."""
+        if changed and isinstance(value, (*_PLAIN, *_CONTAINERS)):
+            self.acts = True
+        else:
+            self.add(value)
 
     def _add_function(self, function: types.FunctionType) -> None:
         code = function.__code__
-        self._texts.append(_text_of(code, function.__doc__))
-        names, assigned, changes = _uses(code)
-        self._changes_containers |= changes
+        self.texts.append(_text_of(code, function.__doc__))
+        names, changed = _uses(code)
+        self.acts |= not _ACTING.isdisjoint(names)
         for name, cell in zip(code.co_freevars, function.__closure__ or (), strict=True):
-            try:
-                held = cell.cell_contents
-            except ValueError:  # empty still
-                continue
-            if not (name in assigned and isinstance(held, _PLAIN)):
-                self.add(held)
-        self._add_all(function.__defaults__ or (), False)
-        self._add_all((function.__kwdefaults__ or {}).values(), False)
+            with contextlib.suppress(ValueError):  # empty still
+                self._add_unless(name in changed, cell.cell_contents)
+        self._add_all(function.__defaults__ or ())
+        self._add_all((function.__kwdefaults__ or {}).values())
         for name in names:
-            if name not in function.__globals__ or name == "__builtins__":
-                continue
-            held = function.__globals__[name]
-            if isinstance(held, types.ModuleType):
-                if _is_own(held):
-                    # What is named after a module, as `metrics.mae`.
-                    self._add_all((vars(held)[x] for x in names if _is_followed(vars(held).get(x), function)), False)
-            elif _is_followed(held, function) and not (name in assigned and isinstance(held, _PLAIN)):
-                self.add(held)
+            held = function.__globals__.get(name)
+            if isinstance(held, types.ModuleType) and _is_own(held):
+                # What is named after a module, as `metrics.mae`.
+                held = {x: vars(held)[x] for x in names if x in vars(held)}
+                for x, member in held.items():
+                    if _is_followed(member, function):
+                        self._add_unless(x in changed, member)
+            elif name in function.__globals__ and _is_followed(held, function):
+                self._add_unless(name in changed, held)
 
     def _add_class(self, kind: type) -> None:
         for base in kind.__mro__:
@@ -126,24 +137,17 @@ class _Gathering:
                     if isinstance(member, (types.FunctionType, property, *_PLAIN)) and name not in _OF_EVERY_CLASS:
                         self.add(member)
 
-    def _add_object(self, value: Any, contained: bool) -> None:
+    def _add_object(self, value: Any) -> None:
         kind = type(value)
         if _is_own(kind):
             self.add(kind)
         elif not dataclasses.is_dataclass(kind):
             return
         methods = [x for base in kind.__mro__ if _is_own(base) for x in vars(base).items() if x[0] not in _BEGINNING]
-        changed = {
-            name
-            for _, method in methods
-            if isinstance(method, types.FunctionType)
-            for name in _attributes_assigned(method.__code__)
-        }
+        changed = {x for _, method in methods if hasattr(method, "__code__") for x in _uses(method.__code__)[1]}
         fields = [field.name for field in dataclasses.fields(value)] if dataclasses.is_dataclass(value) else []
         for name in dict.fromkeys([*fields, *getattr(value, "__dict__", ())]):
-            held = getattr(value, name, None)
-            if not (name in changed and isinstance(held, _PLAIN)):
-                self.add(held, contained=contained)
+            self._add_unless(name in changed, getattr(value, name, None))
 
 
 _OF_EVERY_CLASS = {"__module__", "__doc__", "__qualname__", "__firstlineno__"}
@@ -167,23 +171,32 @@ def _codes(code: types.CodeType) -> Iterable[types.CodeType]:
             yield from _codes(constant)
 
 
-def _uses(code: types.CodeType) -> tuple[list[str], set[str], bool]:
-    """Return the names in some code, the outer variables that it assigns, and whether it changes a list or dict."""
+def _uses(code: types.CodeType) -> tuple[list[str], set[str]]:
+    """Return the names in some code; and which outer variables and attributes it assigns, or calls to change them.
+
+    What is written on a line in which an item is assigned counts as changed.
+    """
     names: dict[str, None] = {}
-    assigned: set[str] = set()
-    changes = False
+    changed: set[str] = set()
     for inner in _codes(code):
         names |= dict.fromkeys(inner.co_names)
+        on_line: dict[int | None, set[str]] = {}
+        assigning: set[int | None] = set()
+        before = ""
         for operation in dis.get_instructions(inner):
-            if operation.opname in ("STORE_DEREF", "STORE_GLOBAL"):
-                assigned.add(operation.argval)
-            changes |= operation.opname in ("STORE_SUBSCR", "DELETE_SUBSCR")
-    return list(names), assigned, changes or not _CHANGING.isdisjoint(names)
-
-
-def _attributes_assigned(code: types.CodeType) -> set[str]:
-    operations = (operation for inner in _codes(code) for operation in dis.get_instructions(inner))
-    return {operation.argval for operation in operations if operation.opname == "STORE_ATTR"}
+            line = operation.positions.lineno if operation.positions is not None else None
+            if operation.opname in ("STORE_DEREF", "STORE_GLOBAL", "STORE_ATTR"):
+                changed.add(operation.argval)
+            elif operation.opname in ("STORE_SUBSCR", "DELETE_SUBSCR"):
+                assigning.add(line)
+            elif before and operation.argval in _CHANGING and operation.opname in ("LOAD_METHOD", "LOAD_ATTR"):
+                changed.add(before)
+            is_outer = operation.opname in ("LOAD_DEREF", "LOAD_GLOBAL", "LOAD_ATTR")
+            before = operation.argval if is_outer else ""
+            if is_outer:
+                on_line.setdefault(line, set()).add(operation.argval)
+        changed |= {name for line in assigning for name in on_line.get(line, ())}
+    return list(names), changed
 
 
 def _is_followed(value: Any, user: types.FunctionType) -> bool:

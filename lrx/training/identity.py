@@ -22,7 +22,7 @@ import numpy as np
 import optax
 
 from lrx.extra_args import tolerant_update
-from lrx.training.code import function_digest
+from lrx.training.code import function_digest, may_act
 from lrx.training.programs import ADDRESS, program_identity
 from lrx.training.workload import Batches, Workload
 
@@ -47,8 +47,9 @@ def run_identity(workload: Workload, tx: optax.GradientTransformation, **setting
         `params`, `model_state`, `opt_state`: path to type and shape of each array;
         `init`, `transform`, `loss_fn`, `tx.init`, `tx.update`: each a dict with a hash of the traced program and its
           constants, and the `numbers` that stand in it, to name a difference by. The loss is traced with its gradient.
-        `evaluate`: the same of the evaluation, whose results are kept. If it cannot be traced, a hash of its code and
-          of the data that it holds, with the version of Python that compiled it; None where there is no evaluation;
+        `evaluate`: the same of the evaluation, whose results are kept. If it cannot be traced, or does more than
+          compute, a hash of its code and of the data that it holds, with the version of Python that compiled it; None
+          where there is no evaluation;
         `tx`: its `repr` where that can be read, otherwise None;
         `versions` of lrx, jax and optax.
 
@@ -95,14 +96,19 @@ def run_identity(workload: Workload, tx: optax.GradientTransformation, **setting
 
 
 def evaluation_identity(workload: Workload) -> Identity | None:
-    """Return what a workload's evaluation computes: a hash of its traced program, or of its code if need be."""
+    """Return what a workload's evaluation computes: a hash of its traced program, or of its code.
+
+    Its code is taken if it cannot be traced, or a call may do more than compute.
+    """
     if workload.evaluate is None:
         return None
-    evaluate, shapes = workload.evaluate, jax.eval_shape(workload.init, jax.random.key(0))
-    # Two functions, for JAX keeps traces. Where they differ, a clock or a counter is a constant of each trace.
-    one, other = (program_identity(trace, *shapes) for trace in (lambda *x: evaluate(*x), lambda *x: evaluate(*x)))
-    if one is not None and one == other:
-        return one
+    evaluate = workload.evaluate
+    if not may_act(evaluate):
+        shapes = jax.eval_shape(workload.init, jax.random.key(0))
+        # Two functions, for JAX keeps traces. Where they differ, a clock or the like is a constant of each trace.
+        one, other = (program_identity(trace, *shapes) for trace in (lambda *x: evaluate(*x), lambda *x: evaluate(*x)))
+        if one is not None and one == other:
+            return one
     return {"code": function_digest(evaluate), "python": ".".join(platform.python_version_tuple()[:2])}
 
 

@@ -19,7 +19,7 @@ import pytest
 
 import lrx
 from lrx.training import train
-from lrx.training.code import function_digest
+from lrx.training.code import function_digest, may_act
 from lrx.training.identity import differences, optimizer_identity, run_identity
 from lrx.training.programs import program_identity
 
@@ -282,6 +282,20 @@ def test_a_call_does_not_change_the_digest_of_what_counts_its_calls():
         before = function_digest(function)
         function({"w": np.ones(2)})
         assert function_digest(function) == before
+        assert may_act(function)
+    assert not may_act(_scored(lambda w: {"mse": jnp.sum(w**2)}).evaluate)
+
+
+def test_an_evaluation_that_counts_its_calls_is_not_called_to_be_compared(tmp_path):
+    calls = []
+
+    def evaluate(w):
+        calls.append(w)
+        return {"mse": jnp.sum(w**2)}
+
+    for steps in (4, 8):
+        train(_scored(evaluate), lrx.sgd(0.1), steps=steps, checkpoint=tmp_path)
+    assert len(calls) == 2
 
 
 # --- train
