@@ -5,8 +5,8 @@ beat it. So losses are compared as means, of so many that their noise is smaller
 for. The noise is measured where it shows, in reversals: with d_t the relative change from one loss to the next, white
 noise of variance sigma^2 gives `E max(-d_t d_{t-1}, 0) = 1.219 sigma^2`, and losses that only fall, or stay, give 0.
 Without noise each loss is compared by itself. A loss that turns at each of 24 values in a row swings, as it does at a
-rate that is too large; noise does so with a chance of 2e-5. What was measured so far was then no noise, and is
-forgotten.
+rate that is too large; noise does so with a chance of 2e-5. What can take small steps back may ask that what was
+measured so far be forgotten then, since it was no noise.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Progress(NamedTuple):
     previous_value: jax.Array  # () float32: the latest loss
     previous_change: jax.Array  # () float32: from the loss before to it, relative
     turn_count: jax.Array  # () int32: losses in a row at which the loss turned
-    noise: RunningMean  # of the product of two changes where the loss turns, 1.219 relative variances; of no swing
+    noise: RunningMean  # of the product of two changes where the loss turns, 1.219 relative variances
 
     def within(self) -> tuple[Any, ...]:
         """Say nothing: the method shows what is to be seen of it."""
@@ -92,7 +92,7 @@ def no_progress(sign: float) -> Progress:
     )
 
 
-def judge(progress: Progress, value: jax.Array) -> tuple[Progress, Judgement]:
+def judge(progress: Progress, value: jax.Array, *, forget_swings: bool = False) -> tuple[Progress, Judgement]:
     """Take one more loss in; needs nothing but what `progress` holds, so that it can be foreseen."""
     total = progress.sum_value + value
     number = optax.safe_increment(progress.value_count)
@@ -109,7 +109,7 @@ def judge(progress: Progress, value: jax.Array) -> tuple[Progress, Judgement]:
     turn = jnp.maximum(-change * progress.previous_change, 0.0)
     _, noise = add(progress.noise, turn, MEMORY)
     turn_count = jnp.where(turn > 0, optax.safe_increment(progress.turn_count), 0)
-    begun, swings = progress.loss_count > 1, turn_count >= SWINGS
+    begun, swings = progress.loss_count > 1, forget_swings & (turn_count >= SWINGS)
     noise = jax.tree.map(lambda new, old: jnp.where(begun, new, old), noise, progress.noise)
     after = progress._replace(
         best_value=jnp.where(better | renewed, mean, progress.best_value),

@@ -64,8 +64,8 @@ def greedy(
 
     Losses that come with every update are averaged by their noise as in `reduce_on_plateau`, at most 20 to a mean, or a
     fiftieth of the losses so far, so that a healthy run of noisy minibatches is not taken for one that stalls. Without
-    noise, and where a loss is observed after several updates, each is a mean by itself. So is each
-    loss from the 24th turn in a row on: one that swings so, at a rate that was raised too far, is no noise.
+    noise, and where a loss is observed after several updates, each is a mean by itself. So is each loss
+    from the 24th turn in a row on: one that swings so, at a rate that was raised too far, is no noise.
 
     Args:
       factor: F, by which the rate changes at once, in (0, 1), dimensionless; may be traced.
@@ -131,7 +131,7 @@ def greedy(
         mean = state.mean
         if smoothing is not None and isinstance(mean, RunningMean):
             value, mean = add(mean, value, smoothing)
-        progress, said = judge(state.progress, value)
+        progress, said = judge(state.progress, value, forget_swings=True)
         improving = jnp.where(said.better, optax.safe_increment(state.improving_count), 0)
         stalled = jnp.where(said.better | said.renewed, 0, optax.safe_increment(state.stalled_count))
         rise = said.complete & (improving > jnp.asarray(patience, jnp.int32))

@@ -91,8 +91,7 @@ def reduce_on_plateau(
     losses so far where that is more (at first half of them). Where noise is left above that improvement, a mean must
     improve by its standard deviation, sigma / sqrt(n). With the default patience a plateau under noise is found after
     1,200 to 2,700 losses, half of them within 1,500; in a run of more than 5,000 after a quarter of its length. Sigma
-    is measured where losses turn from falling to rising and back; without noise n is 1, and where a loss
-    turns 24 times in a row: that swings, as it does at a rate that is too large. A loss that comes after several
+    is measured where losses turn from falling to rising and back; without noise n is 1. A loss that comes after several
     updates, as one that is observed once an epoch, is always compared by itself.
 
     Args:

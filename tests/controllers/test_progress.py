@@ -169,7 +169,7 @@ def transcription(values: np.ndarray, *, factor: float, patience: int, rtol: flo
         return (after - before) / max(abs(before), abs(after))
 
     scale, best, size, bad, losses, scales, needed, bar, variance = 1.0, np.inf, 0, 0, [], [], 1, np.inf, 0.0
-    changes, products, turns = [], [], 0
+    changes, products = [], []
     for count, value in enumerate(values, 1):
         losses.append(value)
         if len(losses) >= needed:
@@ -186,10 +186,8 @@ def transcription(values: np.ndarray, *, factor: float, patience: int, rtol: flo
             changes.append(change(values[count - 2], value))
         if count > 2:
             products.append(max(-changes[-1] * changes[-2], 0.0))
-            turns = turns + 1 if products[-1] > 0 else 0
-            products = [] if turns >= 24 else products
             weights = 0.98 ** np.arange(len(products))[::-1]
-            variance = np.sum(weights * products) / np.sum(weights) / 1.219 if products else 0.0
+            variance = np.sum(weights * products) / np.sum(weights) / 1.219
         most = max(min(max(count // 2, 1), 100), count // 50)
         wanted = np.ceil(variance / rtol**2)
         needed = int(min(max(wanted, 1), most))
@@ -202,7 +200,6 @@ def transcription(values: np.ndarray, *, factor: float, patience: int, rtol: flo
 def test_means_by_noise_follow_their_rule(rtol: float) -> None:
     curve = np.concatenate([2 * 0.98 ** np.arange(100.0), np.full(900, 0.26)])
     values = np.float32(np.concatenate([noisy(curve, deviation) for deviation in (0.02, 0.3)]))
-    values[::2, 300:360:2] *= 3  # swings for a while
     seen = factors(values, factor=0.5, patience=2, rtol=rtol)
     expected = [transcription(np.float64(row), factor=0.5, patience=2, rtol=rtol) for row in values]
     np.testing.assert_allclose(seen, expected, rtol=1e-6, atol=1e-37)
@@ -245,5 +242,5 @@ def test_a_loss_that_swings_is_no_noise_and_greedy_takes_its_rate_back() -> None
 
 def test_noise_is_hardly_ever_taken_for_a_swing() -> None:
     values = noisy(np.ones(20_000), 0.1)
-    sizes = np.asarray(_follower("reduce_on_plateau", False)(jnp.asarray(values, jnp.float32))[1])
-    assert np.mean(sizes[:, 300:] < 100) < 0.002
+    sizes = np.asarray(_follower("greedy", False)(jnp.asarray(values, jnp.float32))[1])
+    assert np.mean(sizes[:, 300:] < 20) < 0.002
