@@ -90,7 +90,7 @@ def pid(
 
     Raises:
       ValueError: if an argument is out of its range, or `update` gets no `value`.
-      TypeError: if `error` is no function.
+      TypeError: if `error` is not a function.
 
     Source:
       No paper; a controller in the textbook's form, on the logarithm as those of ODE solvers: K. Gustafsson, ACM Trans.

@@ -91,7 +91,7 @@ def rollback_on_divergence(
     Raises:
       ValueError: if an argument is out of its range, `tx` has no rate that can be scaled, or `update` gets no `params`
         or no `value`.
-      TypeError: if `tx` is no gradient transformation.
+      TypeError: if `tx` is not a gradient transformation.
 
     Source:
       No paper; the loss spikes of A. Chowdhery et al., "PaLM", 2022, section 5.1, were handled so by hand.

@@ -61,7 +61,7 @@ def warmup_until(
 
     Raises:
       ValueError: if an argument is out of its range, or `update` gets no metric.
-      TypeError: if `learning_rate` is no rate, or `metric` is no name.
+      TypeError: if `learning_rate` is not a rate, or `metric` is not a name.
 
     Source:
       K. He et al., "Deep Residual Learning", CVPR 2016, arXiv:1512.03385, section 4.2.

@@ -75,7 +75,7 @@ def accumulate(
     Raises:
       ValueError: if `every` is not a whole number >= 1; in `update`, if `value` is not a scalar, or `weight` is
         negative or not a scalar.
-      TypeError: if `tx` is no gradient transformation, `every` follows feedback, or `value` is not a number.
+      TypeError: if `tx` is not a gradient transformation, `every` follows feedback, or `value` is not a number.
 
     Source:
       P. Goyal et al., 2017, arXiv:1706.02677, remark 3: the mean is over all examples of the large batch.

@@ -106,7 +106,7 @@ def adagrad(
 
     Raises:
       ValueError: if `learning_rate`, `eps` or `initial_accumulator` is negative or not finite.
-      TypeError: if `learning_rate` is no rate, or `eps_root` is not a bool.
+      TypeError: if `learning_rate` is not a rate, or `eps_root` is not a bool.
 
     Differs from the source:
       eps stands within the root; the source's own form is `eps_root=False`.

@@ -194,7 +194,7 @@ def adam(
     Raises:
       ValueError: if `learning_rate`, `eps` or `eps_root` is negative, a decay is not in [0, 1), or `moment_dtype` is
         not a floating-point type.
-      TypeError: if `learning_rate` is no rate.
+      TypeError: if `learning_rate` is not a rate.
 
     Source:
       D. Kingma, J. Ba, "Adam", ICLR 2015, arXiv:1412.6980, algorithm 1.

@@ -82,7 +82,7 @@ def adamw(
       ValueError: if `learning_rate`, `eps`, `eps_root` or `weight_decay` is negative, a decay is not in [0, 1),
         `decoupling` is unknown, or `base_rate` is not > 0, is missing where the peak is unknown, or is given with
         "rate"; in `init`, if the mask does not fit; in `update`, if `params` is missing.
-      TypeError: if `learning_rate` is no rate.
+      TypeError: if `learning_rate` is not a rate.
 
     Source:
       I. Loshchilov, F. Hutter, "Decoupled Weight Decay Regularization", ICLR 2019, arXiv:1711.05101, algorithm 2,

@@ -86,7 +86,7 @@ def averaged(
     Raises:
       ValueError: if an argument is out of its range, both `decay` and `half_life` are given, or `update` gets no
         `params`.
-      TypeError: if `tx` is no gradient transformation.
+      TypeError: if `tx` is not a gradient transformation.
 
     Source:
       B. Polyak, A. Juditsky, SIAM J. Control Optim. 30, 1992, for the mean; P. Izmailov et al., UAI 2018,

@@ -92,7 +92,7 @@ def dog(
 
     Raises:
       ValueError: if an argument is out of its range, or `update` gets no `params`.
-      TypeError: if `learning_rate` is no rate, or `layerwise` is not a bool.
+      TypeError: if `learning_rate` is not a rate, or `layerwise` is not a bool.
 
     Differs from the source:
       For parameters narrower than float32, x is kept in float32: first steps of 1e-6 would be rounded away, and the

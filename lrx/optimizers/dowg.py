@@ -60,7 +60,7 @@ def dowg(
 
     Raises:
       ValueError: if an argument is out of its range, or `update` gets no `params`.
-      TypeError: if `learning_rate` is no rate.
+      TypeError: if `learning_rate` is not a rate.
 
     Differs from the source:
       For parameters narrower than float32, x is kept in float32, where no step is rounded away. To

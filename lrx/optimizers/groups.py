@@ -84,7 +84,7 @@ def group_rates(
       ValueError: if a factor is negative, not finite or of a shape that does not fit, a label has no factor, a factor
         no leaf, or the labels' tree does not fit; in `update`, if the state was made with a factor of 0 that is another
         now, or the other way round.
-      TypeError: if `tx` is no gradient transformation, or `factors` is neither a mapping nor a function.
+      TypeError: if `tx` is not a gradient transformation, or `factors` is neither a mapping nor a function.
 
     Source:
       J. Howard, S. Ruder, "ULMFiT", ACL 2018, arXiv:1801.06146, section 3.2 (discriminative fine-tuning, a factor of

@@ -56,7 +56,7 @@ def heavy_ball(
     Raises:
       ValueError: if `learning_rate` is negative `momentum` not in [0, 1), or `moment_dtype` is not a
         floating-point type.
-      TypeError: if `learning_rate` is no rate, or `momentum_correction` is not a bool.
+      TypeError: if `learning_rate` is not a rate, or `momentum_correction` is not a bool.
 
     Source:
       B. Polyak, USSR Comput. Math. Math. Phys. 4(5), 1964; P. Goyal et al., arXiv:1706.02677, equation 10.

@@ -57,7 +57,7 @@ def hypergradient_sgd(
 
     Raises:
       ValueError: if an argument is out of its range, or `nesterov` is given without momentum.
-      TypeError: if `learning_rate` is no rate, or `nesterov` is not a bool.
+      TypeError: if `learning_rate` is not a rate, or `nesterov` is not a bool.
 
     Differs from the source:
       The bound `min_value`: the paper's rate may become negative.
@@ -127,7 +127,7 @@ def hypergradient_adam(
 
     Raises:
       ValueError: if an argument is out of its range.
-      TypeError: if `learning_rate` is no rate.
+      TypeError: if `learning_rate` is not a rate.
 
     Differs from the source:
       The bound `min_value`; and eps stands outside the bias correction, as in Adam's own algorithm.

@@ -58,7 +58,7 @@ def master_weights(tx: optax.GradientTransformation) -> optax.GradientTransforma
 
     Raises:
       ValueError: if `update` gets no `params`.
-      TypeError: if `tx` is no gradient transformation.
+      TypeError: if `tx` is not a gradient transformation.
 
     Source:
       P. Micikevicius et al., "Mixed Precision Training", ICLR 2018, arXiv:1710.03740, section 3.1.

@@ -85,7 +85,7 @@ def mechanic(
 
     Raises:
       ValueError: if an argument is out of its range, or `update` gets no `params`.
-      TypeError: if `tx` is no gradient transformation.
+      TypeError: if `tx` is not a gradient transformation.
 
     Differs from the source:
       Delta is kept, not recovered from `(x_0 - x) / S`, which loses half the digits while S is small.

@@ -83,7 +83,7 @@ def momo(
     Raises:
       ValueError: if an argument is out of its range, `moment_dtype` is not a floating-point type, or `update` gets no
         `params` or `value`.
-      TypeError: if `learning_rate` is no rate, or `adapt_lower_bound` is not a bool.
+      TypeError: if `learning_rate` is not a rate, or `adapt_lower_bound` is not a bool.
 
     Source:
       F. Schaipp et al., "MoMo", ICML 2024, arXiv:2305.07583, algorithms 1 and 3.
@@ -146,7 +146,7 @@ def momo_adam(
     Raises:
       ValueError: if an argument is out of its range, `moment_dtype` is not a floating-point type, or `update` gets no
         `params` or `value`.
-      TypeError: if `learning_rate` is no rate, or `adapt_lower_bound` is not a bool.
+      TypeError: if `learning_rate` is not a rate, or `adapt_lower_bound` is not a bool.
 
     Source:
       F. Schaipp et al., "MoMo", ICML 2024, arXiv:2305.07583, algorithm 2.

@@ -57,7 +57,7 @@ def nesterov(
     Raises:
       ValueError: if `learning_rate` is negative `momentum` not in [0, 1), or `moment_dtype` is not a
         floating-point type.
-      TypeError: if `learning_rate` is no rate.
+      TypeError: if `learning_rate` is not a rate.
 
     Source:
       Y. Nesterov, Soviet Math. Dokl. 27, 1983; the constant momentum as in I. Sutskever et al., ICML 2013.

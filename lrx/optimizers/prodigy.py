@@ -102,7 +102,7 @@ def prodigy(
     Raises:
       ValueError: if an argument is out of its range, `moment_dtype` is not a floating-point type, or `update` gets no
         `params`.
-      TypeError: if `learning_rate` is no rate, or a switch is not a bool.
+      TypeError: if `learning_rate` is not a rate, or a switch is not a bool.
 
     Differs from the source:
       A step in which s is still 0 (zero gradients) leaves the estimate alone, and one at a rate of 0, as the first of a

@@ -106,7 +106,7 @@ def rmsprop(
 
     Raises:
       ValueError: if `learning_rate` or `eps` is negative or not finite, or `decay` is not in [0, 1).
-      TypeError: if `learning_rate` is no rate, or `eps_root` is not a bool.
+      TypeError: if `learning_rate` is not a rate, or `eps_root` is not a bool.
 
     Differs from the source:
       The source names no eps, and takes rho = 0.9, as optax does; rho = 0.99 is PyTorch's.

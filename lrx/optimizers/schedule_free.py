@@ -86,7 +86,7 @@ def schedule_free_sgd(
 
     Raises:
       ValueError: if an argument is out of its range, or `update` gets no `params`.
-      TypeError: if `learning_rate` is no rate.
+      TypeError: if `learning_rate` is not a rate.
 
     Differs from the source:
       For parameters narrower than float32, x is kept in float32 too: recovered from y it would run away, since y, which
@@ -144,7 +144,7 @@ def schedule_free_adamw(
 
     Raises:
       ValueError: if an argument is out of its range, or `update` gets no `params`.
-      TypeError: if `learning_rate` is no rate.
+      TypeError: if `learning_rate` is not a rate.
 
     Differs from the source:
       For parameters narrower than float32, x is kept in float32 too, as in `schedule_free_sgd`.

@@ -108,7 +108,7 @@ def sgd(
     Raises:
       ValueError: if `learning_rate` is negative, `momentum` not in [0, 1), `nesterov` is given without momentum, or
         `moment_dtype` is not a floating-point type.
-      TypeError: if `learning_rate` is no rate, or `nesterov` is not a bool.
+      TypeError: if `learning_rate` is not a rate, or `nesterov` is not a bool.
 
     Source:
       H. Robbins, S. Monro, Ann. Math. Stat. 22(3), 1951; I. Sutskever et al., ICML 2013, for the momentum.

@@ -67,7 +67,7 @@ class Batches:
 
     Raises:
       ValueError: if there is no array, if leading axes differ, or `batch_size` is not a whole number from 1 to n.
-      TypeError: if an array does not hold numbers, `transform` is no function or `shuffle` is not True or False.
+      TypeError: if an array does not hold numbers, `transform` is not a function or `shuffle` is not True or False.
 
     Example:
       >>> import jax.numpy as jnp

@@ -157,7 +157,7 @@ def try_out_rates(tx: Callable[[Any], Any], rates: Iterable[float]) -> None:
     """Make the transformation at a few rates.
 
     Raises:
-      TypeError: if `tx` is no function of a rate, or gives no transformation.
+      TypeError: if `tx` is not a function of a rate, or gives no transformation.
     """
     if not callable(tx) or isinstance(tx, optax.GradientTransformation):
         raise TypeError(f"tx must be a function of a rate, got tx={tx!r}: give lrx.adam, without its argument.")
