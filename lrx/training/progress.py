@@ -8,7 +8,7 @@ import time
 from typing import Any, Self
 
 LINE_EVERY = 10.0  # seconds between two lines where there is no terminal
-EVALUATION_EVERY = 1.0  # seconds; evaluations that come faster share a line, or a log of seconds has hundreds
+EVALUATION_EVERY = 1.0  # seconds between the lines of evaluations in one of many runs, whose log would have hundreds
 BAR_WIDTH = 20  # columns that a bar with a title has at least; in a narrower terminal it has none
 
 
@@ -72,8 +72,9 @@ class Status:
 
 
 class Lines(Status):
-    """A line every few seconds, for each evaluation that does not follow within a second, and at the end, for logs."""
+    """A line every few seconds, for each evaluation and at the end, for logs."""
 
+    evaluation_every = 0.0  # seconds; evaluations that come faster share a line
     _printed = -math.inf
     _last: Any = None  # what the latest line says, so that none is printed twice
 
@@ -87,7 +88,7 @@ class Lines(Status):
     def evaluated(self, step: int, results: dict[str, float]) -> None:
         super().evaluated(step, results)
         now = time.monotonic()
-        if step > self._first and now - self._printed >= EVALUATION_EVERY:
+        if step > self._first and now - self._printed >= self.evaluation_every:
             self._printed = now
             self._print()
 
@@ -167,7 +168,8 @@ def reporter(progress: bool | str | None, title: str, **arguments: Any) -> Statu
 
     Args:
       progress: False shows nothing. True shows a bar if stdout is a terminal and rich is installed, otherwise lines;
-        a string does so under another title. None shows a bar on a terminal and nothing anywhere else.
+        a string does so under another title, as of one among many runs, where evaluations within a second share a
+        line. None shows a bar on a terminal and nothing anywhere else.
       title: what is trained.
       **arguments: those of `Status`.
     """
@@ -183,4 +185,7 @@ def reporter(progress: bool | str | None, title: str, **arguments: Any) -> Statu
             pass
         else:
             return Bar(Console(), title, **arguments)
-    return Lines(title, **arguments)
+    lines = Lines(title, **arguments)
+    if isinstance(progress, str):
+        lines.evaluation_every = EVALUATION_EVERY
+    return lines

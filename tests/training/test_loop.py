@@ -700,8 +700,7 @@ def test_several_devices_give_the_same_run(tmp_path):
 # --- progress
 
 
-def test_progress_prints_a_line_for_each_evaluation_where_there_is_no_terminal(capsys, monkeypatch):
-    monkeypatch.setattr(progress, "EVALUATION_EVERY", 0.0)
+def test_progress_prints_a_line_for_each_evaluation_where_there_is_no_terminal(capsys):
     train(linear(), SGD, epochs=3, progress=True)
     lines = [line for line in capsys.readouterr().out.splitlines() if "| evaluation" in line]
     assert [line.split("  ")[0] for line in lines] == [f"linear: step {step} of 21" for step in (7, 14, 21)]
@@ -719,11 +718,11 @@ def test_progress_under_another_title_and_only_on_a_terminal(capsys, monkeypatch
     assert type(progress.reporter(False, "w", **arguments)) is progress.Status
 
 
-def test_evaluations_in_quick_succession_share_a_line(capsys, monkeypatch):
+def test_evaluations_of_one_among_many_runs_share_a_line_in_quick_succession(capsys, monkeypatch):
     monkeypatch.setattr(progress, "EVALUATION_EVERY", 3600.0)
-    train(linear(), SGD, epochs=3, evaluate_every=1, progress=True)
+    train(linear(), SGD, epochs=3, evaluate_every=1, progress="an arm, seed 0")
     lines = [line for line in capsys.readouterr().out.splitlines() if "| evaluation" in line]
-    assert [line.split("  ")[0] for line in lines] == ["linear: step 21 of 21"]
+    assert [line.split("  ")[0] for line in lines] == ["an arm, seed 0: step 21 of 21"]
 
 
 def test_no_progress_prints_nothing(capsys):
