@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import jax.numpy as jnp
 
 from lrx import _checks
@@ -54,11 +56,7 @@ def warmup_cosine_decay(
       >>> bool(lrx.warmup_cosine_decay(0.8, 0.1, 1000)(100) == lrx.warmup_cosine_decay(0.8, 100, 1000)(100))
       True
     """
-    _checks.non_negative("peak_value", peak_value)
-    _checks.non_negative("init_value", init_value)
-    _checks.non_negative("end_value", end_value)
-    climb, fall = _durations(warmup_steps, total_steps)
-    return warmup(cosine_decay(peak_value, fall, end_value=end_value), climb, init_value=init_value)
+    return _warm_up_to(cosine_decay, peak_value, warmup_steps, total_steps, init_value, end_value)
 
 
 @factory
@@ -101,11 +99,23 @@ def warmup_linear_decay(
       >>> print(lrx.warmup_linear_decay(0.8, 2, 6)(jnp.arange(8)))
       [0.  0.4 0.8 0.6 0.4 0.2 0.  0. ]
     """
+    return _warm_up_to(linear_decay, peak_value, warmup_steps, total_steps, init_value, end_value)
+
+
+def _warm_up_to(
+    decay: Callable[..., Schedule],
+    peak_value: ArrayLike,
+    warmup_steps: ArrayLike,
+    total_steps: ArrayLike,
+    init_value: ArrayLike,
+    end_value: ArrayLike,
+) -> Schedule:
+    """Build the warm-up and the decay that ends with the run."""
     _checks.non_negative("peak_value", peak_value)
     _checks.non_negative("init_value", init_value)
     _checks.non_negative("end_value", end_value)
     climb, fall = _durations(warmup_steps, total_steps)
-    return warmup(linear_decay(peak_value, fall, end_value=end_value), climb, init_value=init_value)
+    return warmup(decay(peak_value, fall, end_value=end_value), climb, init_value=init_value)
 
 
 def _durations(warmup_steps: ArrayLike, total_steps: ArrayLike) -> tuple[ArrayLike, ArrayLike]:
