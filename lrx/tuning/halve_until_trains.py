@@ -14,8 +14,8 @@ import optax
 
 from lrx import _checks
 from lrx.training.checkpoints import RunFolder
+from lrx.training.many import Engine
 from lrx.training.progress import reporter, require_progress, say
-from lrx.tuning.engine import Engine
 from lrx.tuning.learnt import LEAST, InitialLoss
 from lrx.tuning.problem import as_seeds, as_workload, require_trains
 from lrx.tuning.space import try_out_rates

@@ -11,7 +11,7 @@ import numpy as np
 import optax
 
 from lrx import _checks
-from lrx.tuning.engine import Engine, Plan
+from lrx.training.many import Engine, Plan
 from lrx.tuning.problem import as_seeds, as_workload, require_comparable, require_trains
 from lrx.tuning.space import Range, Space, try_out
 from lrx.tuning.sweep import advanced, evaluated, tail_loss

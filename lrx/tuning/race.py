@@ -17,9 +17,9 @@ import optax
 
 from lrx.training.checkpoints import RunFolder
 from lrx.training.identity import Identity, family_identity, run_identity
+from lrx.training.many import Engine, Plan, Runs
 from lrx.training.progress import Status, reporter, say
 from lrx.training.workload import Workload
-from lrx.tuning.engine import Engine, Plan, Runs
 from lrx.tuning.learnt import InitialLoss, fell
 from lrx.tuning.portfolio import MIN_RATE, Method
 from lrx.tuning.problem import require_trains

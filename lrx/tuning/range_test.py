@@ -13,8 +13,8 @@ import optax
 
 from lrx import _checks
 from lrx.optimizers.accumulation import accumulate as accumulated
+from lrx.training.many import Engine, Runs, Watch
 from lrx.training.progress import reporter, require_progress
-from lrx.tuning.engine import Engine, Runs, Watch
 from lrx.tuning.learnt import LEAST, InitialLoss
 from lrx.tuning.problem import as_seeds, as_workload, require_no_accumulation, require_trains
 from lrx.tuning.space import try_out_rates

@@ -16,9 +16,9 @@ import optax
 from lrx import _checks
 from lrx.training.batch_stats import evaluation_point
 from lrx.training.checkpoints import RunFolder
+from lrx.training.many import STRATEGIES, Engine, Plan, Runs
 from lrx.training.progress import Status, reporter, require_progress, say
 from lrx.training.workload import Workload
-from lrx.tuning.engine import STRATEGIES, Engine, Plan, Runs
 from lrx.tuning.learnt import InitialLoss, changed, fell
 from lrx.tuning.problem import as_seeds, as_workload, require_comparable, require_trains
 from lrx.tuning.space import Range, make_space, try_out

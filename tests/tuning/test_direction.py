@@ -11,7 +11,8 @@ import pytest
 from tuning.test_sweep import LINE
 
 import lrx
-from lrx.tuning import Method, engine, log_uniform
+from lrx.training import many
+from lrx.tuning import Method, log_uniform
 
 TOOLS: dict[str, Callable[[Any], Any]] = {
     "sweep": lambda tx: lrx.sweep(LINE, tx=lambda lr: tx(lr), grid={"lr": [0.1, 0.2]}, num_steps=5),
@@ -39,7 +40,7 @@ ASCENDING: dict[str, Callable[[Any], Any]] = {
 def test_every_tool_refuses_what_ascends_before_it_trains(
     tool: str, what: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engine, "Plan", None)  # what compiles the training steps
+    monkeypatch.setattr(many, "Plan", None)  # what compiles the training steps
     with pytest.raises(ValueError, match="tx must descend, got updates that ascend") as refused:
         TOOLS[tool](ASCENDING[what])
     assert ("multiplier()" if "behind" in what else "no learning rate applies the minus sign") in str(refused.value)

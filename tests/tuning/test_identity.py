@@ -14,9 +14,9 @@ import optax
 import pytest
 
 import lrx
-from lrx.training import Batches, Workload
+from lrx.training import Batches, Workload, many
 from lrx.training.checkpoints import OtherRunError
-from lrx.tuning import Method, engine
+from lrx.tuning import Method
 
 X = np.linspace(-1.0, 1.0, 40, dtype=np.float32)
 CHANGES: dict[str, dict[str, Any]] = {
@@ -111,7 +111,7 @@ def test_another_number_is_refused_and_the_same_call_goes_on(
     for what, numbers in CHANGES.items():
         with monkeypatch.context() as patch:
             if tool != "select":  # which compiles a program to look at the evaluation
-                patch.setattr(engine, "Plan", None)
+                patch.setattr(many, "Plan", None)
             try:
                 TOOLS[tool](tmp_path / "kept", **({"seed": 0} | numbers))
             except OtherRunError:
