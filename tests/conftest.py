@@ -1,19 +1,27 @@
-"""What holds for the whole suite: fixed examples, no silent broadcasting, and programs compiled once."""
+"""What holds for the whole suite: fixed examples, no silent broadcasting, and programs compiled once.
+
+`pytest --cpu-times` prints the CPU seconds and the XLA compilations of each file and of the most expensive tests.
+"""
 
 from __future__ import annotations
 
+import collections
 import hashlib
 import os
 import platform
+import resource
 import tempfile
+import time
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import jax
+import pytest
 
 
 def _machine() -> str:
-    """Return a short name of this kind of processor: a compiled program is at home on one."""
+    """Return a short name of this kind of processor: a compiled program runs on one kind only."""
     known = Path("/proc/cpuinfo")
     flags = [line for line in known.read_text().splitlines() if line.startswith("flags")][:1] if known.exists() else []
     return hashlib.sha256(repr((platform.machine(), platform.processor(), flags)).encode()).hexdigest()[:8]
@@ -36,3 +44,63 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 # The first example of a shape compiles, so a deadline would measure the compiler; the examples are the same each time.
 hypothesis.settings.register_profile("lrx", deadline=None, derandomize=True, max_examples=30, database=None)
 hypothesis.settings.load_profile("lrx")
+
+
+# --------------------------------------------------------------------------------------------------------- CPU times
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--cpu-times", action="store_true", help="print CPU seconds and XLA compilations by file and test")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("--cpu-times"):
+        config.pluginmanager.register(CpuTimes(), "cpu-times")
+
+
+class CpuTimes:
+    """Measure the CPU seconds of each test, its threads and subprocesses, and the programs that it compiled."""
+
+    def __init__(self) -> None:
+        self.compiled = 0
+        self.last = self.read()
+        self.tests: dict[str, list[float]] = collections.defaultdict(lambda: [0.0, 0.0])
+        jax.monitoring.register_event_duration_secs_listener(self._count)
+
+    def _count(self, event: str, *_: Any, **__: Any) -> None:
+        self.compiled += event == "/jax/core/compile/backend_compile_duration"
+
+    def read(self) -> tuple[float, int]:
+        children = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return time.process_time() + children.ru_utime + children.ru_stime, self.compiled
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_protocol(self) -> Any:
+        self.last = self.read()
+        return (yield)
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_makereport(self) -> Any:
+        report = yield
+        before, self.last = self.last, self.read()
+        report.user_properties = [("spent", [now - then for now, then in zip(self.last, before, strict=True)])]
+        return report
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        for name, spent in report.user_properties:
+            if name == "spent":
+                self.tests[report.nodeid] = [sum(pair) for pair in zip(self.tests[report.nodeid], spent, strict=True)]
+
+    def pytest_terminal_summary(self, terminalreporter: Any) -> None:
+        def table(title: str, key: Any, rows: int) -> None:
+            sums: dict[str, list[float]] = collections.defaultdict(lambda: [0.0, 0.0, 0.0])
+            for test, (seconds, compiled) in self.tests.items():
+                sums[key(test)] = [sum(pair) for pair in zip(sums[key(test)], (seconds, compiled, 1), strict=True)]
+            terminalreporter.section(f"CPU seconds, compilations and tests, by {title}")
+            for name, (seconds, compiled, number) in sorted(sums.items(), key=lambda row: -row[1][0])[:rows]:
+                terminalreporter.write_line(f"{seconds:9.2f} {compiled:7.0f} {number:6.0f}  {name}")
+
+        table("all", lambda test: "all", 1)
+        table("file", lambda test: test.split("::")[0], 200)
+        table("test function", lambda test: test.split("[")[0], 60)
+        table("test", lambda test: test, 60)
