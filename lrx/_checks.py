@@ -7,9 +7,10 @@ passed through `jax.jit`; its shape is known all the same, and must be that of a
 
 from __future__ import annotations
 
+import difflib
 import itertools
 import operator
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -213,6 +214,28 @@ def one_of(name: str, value: Any, choices: Sequence[str]) -> None:
     if value not in choices:
         listed = ", ".join(repr(choice) for choice in choices)
         raise ValueError(f"{name} must be one of {listed}, got {name}={value!r}.")
+
+
+def nearest(value: Any, choices: Iterable[str], *, cutoff: float = 0.0) -> str | None:
+    """Return the choice that is most like a misspelt one, or None if none is as similar as `cutoff`, from 0 to 1."""
+    found = difflib.get_close_matches(str(value), list(choices), n=1, cutoff=cutoff)
+    return found[0] if found else None
+
+
+def known(name: str, value: Any, choices: Iterable[str]) -> None:
+    """Require one of several names, and propose the nearest.
+
+    Example:
+      >>> from lrx import _checks
+      >>> _checks.known("model", "rasnet20", ["mlp", "resnet8", "resnet20"])
+      Traceback (most recent call last):
+      ValueError: model must be one of mlp, resnet8, resnet20, got model='rasnet20': did you mean 'resnet20'?
+    """
+    names = list(choices)
+    if value not in names:
+        raise ValueError(
+            f"{name} must be one of {', '.join(names)}, got {name}={value!r}: did you mean {nearest(value, names)!r}?"
+        )
 
 
 def flag(name: str, value: Any) -> None:

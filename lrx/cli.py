@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import difflib
 import hashlib
 import json
 import math
@@ -560,6 +559,7 @@ def bench(context: typer.Context) -> None:
     """List the benchmarks, or run one: lrx bench NAME, and lrx bench NAME --help for its options."""
     import importlib
 
+    from lrx import _checks
     from lrx.benchmarks import available
 
     questions = available()
@@ -569,9 +569,10 @@ def bench(context: typer.Context) -> None:
         for each, question in questions.items():
             _listed(each, question, max(map(len, questions)))
         return
-    if name not in questions:
-        nearest = difflib.get_close_matches(name, questions, n=1, cutoff=0.0)[0]
-        _refuse(f"NAME must be one of {', '.join(questions)}, got {name!r}: did you mean {nearest!r}?")
+    try:
+        _checks.known("NAME", name, questions)
+    except ValueError as error:
+        _refuse(str(error))
     sys.argv = [f"lrx bench {name}", *arguments]
     with _interruptible():
         importlib.import_module(f"lrx.benchmarks.{name}").main()

@@ -9,7 +9,6 @@ refused with a message that points at the place.
 from __future__ import annotations
 
 import ast
-import difflib
 import inspect
 import math
 import operator
@@ -20,7 +19,7 @@ from typing import Any
 import jax.numpy as jnp
 import optax
 
-from lrx import controllers, optimizers, schedules
+from lrx import _checks, controllers, optimizers, schedules
 from lrx.rates import Controller, Rate, Schedule
 from lrx.reading import NoRateError, learning_rates
 
@@ -333,9 +332,8 @@ class _Reader:
 
     @staticmethod
     def _unknown(kind: str, name: str, known: Mapping[str, Any]) -> str:
-        nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
-        if nearest:
-            hint = f"did you mean {nearest[0]}?"
+        if nearest := _checks.nearest(name, known, cutoff=0.6):
+            hint = f"did you mean {nearest}?"
         elif f"scale_by_{name}" in known:
             hint = f"give the direction a rate, chain(scale_by_{name}(), constant(1e-3))."
         elif len(known) <= _MOST_LISTED:

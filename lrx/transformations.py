@@ -7,7 +7,6 @@ is called: lists, dictionaries and NumPy arrays are copied, so that changing one
 
 from __future__ import annotations
 
-import difflib
 import functools
 import inspect
 from collections.abc import Callable, Iterator, Mapping
@@ -288,8 +287,8 @@ def _misfit(name: str, signature: inspect.Signature, args: tuple[Any, ...], kwar
     named = [each.name for each in parameters if each.kind is inspect.Parameter.KEYWORD_ONLY]
     for given in kwargs:
         if given not in signature.parameters:
-            close = difflib.get_close_matches(given, signature.parameters, n=1, cutoff=0.5)
-            hint = f"did you mean {close[0]}=?" if close else f"there are {', '.join(signature.parameters)}."
+            close = _checks.nearest(given, signature.parameters, cutoff=0.5)
+            hint = f"did you mean {close}=?" if close else f"there are {', '.join(signature.parameters)}."
             return f"{name} must be given arguments that it has, got {given}={write(kwargs[given])}: {hint}"
     if len(args) > len(ordered):
         first = f"only {', '.join(ordered)}" if ordered else "nothing"

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import pkgutil
 import re
 
+from lrx import _checks
 from lrx.papers.result import Claim, Paper, Result, Scale, load
 
 __all__ = ["Claim", "Paper", "Result", "Scale", "available", "load", "names", "paper"]
@@ -26,9 +26,7 @@ def paper(name: str) -> Paper:
     Raises:
       ValueError: if there is none of that name.
     """
-    if name not in names():
-        nearest = difflib.get_close_matches(name, names(), n=1, cutoff=0.0)[0]
-        raise ValueError(f"PAPER must be one of {', '.join(names())}, got {name!r}: did you mean {nearest!r}?")
+    _checks.known("PAPER", name, names())
     return importlib.import_module(f"{__name__}.{name}").PAPER
 
 

@@ -8,7 +8,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 from collections.abc import Callable
 from typing import Any
@@ -19,6 +18,7 @@ import numpy as np
 import optax
 from flax import nnx
 
+from lrx import _checks
 from lrx.training import Batches, Workload
 from lrx.workloads.datasets import Dataset, load
 from lrx.workloads.models import MODELS
@@ -58,7 +58,7 @@ def make_workload(
     Raises:
       ValueError: if a name is unknown, or `batch_size` exceeds the number of training images.
     """
-    _known_model(model)
+    _checks.known("model", model, MODELS)
     augment = data in AUGMENTED if augment is None else augment
     dataset = load(data, data_dir)
     return dataset_workload(dataset, model, batch_size=batch_size, augment=augment, **model_options)
@@ -68,7 +68,8 @@ def dataset_workload(
     dataset: Dataset, model: str, *, batch_size: int = 128, augment: bool = False, **model_options: Any
 ) -> Workload:
     """Build the workload of training `model` on images that are already in memory; see `make_workload`."""
-    architecture = MODELS[_known_model(model)]
+    _checks.known("model", model, MODELS)
+    architecture = MODELS[model]
     image_shape = dataset.train_images.shape[1:]
     if architecture.pixels == "centred":
         mean, scale = np.asarray(dataset.train_images.mean(axis=0, dtype=np.float64)), np.ones(1)
@@ -195,10 +196,3 @@ def _evaluation(
         return sums(params, model_state, test_set)
 
     return evaluate
-
-
-def _known_model(model: str) -> str:
-    if model not in MODELS:
-        nearest = difflib.get_close_matches(str(model), MODELS, n=1, cutoff=0.0)[0]
-        raise ValueError(f"model must be one of {', '.join(MODELS)}, got model={model!r}: did you mean {nearest!r}?")
-    return model

@@ -7,7 +7,6 @@ which the first use fills by download.
 
 from __future__ import annotations
 
-import difflib
 import gzip
 import os
 import shutil
@@ -19,6 +18,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+
+from lrx import _checks
 
 _CIFAR_FOLDER = "cifar-10-batches-bin"
 _CIFAR_TRAIN = tuple(f"data_batch_{number}.bin" for number in range(1, 6))
@@ -72,9 +73,7 @@ def load(name: str, data_dir: str | os.PathLike[str] | None = None) -> Dataset:
       >>> digits.train_images.shape, digits.test_images.shape, digits.train_images.dtype
       ((1437, 8, 8, 1), (360, 8, 8, 1), dtype('uint8'))
     """
-    if name not in _LOADERS:
-        nearest = difflib.get_close_matches(str(name), _LOADERS, n=1, cutoff=0.0)[0]
-        raise ValueError(f"name must be one of {', '.join(_LOADERS)}, got name={name!r}: did you mean {nearest!r}?")
+    _checks.known("name", name, _LOADERS)
     return _LOADERS[name](data_dir)
 
 

@@ -112,7 +112,7 @@ def test_a_tiny_run_records_every_policy_and_seed(monkeypatch):
 
 def test_a_paper_that_is_not_there_is_refused_with_those_that_are():
     with pytest.raises(
-        ValueError, match=r"PAPER must be one of cauchy_1847, .*, got 'smith': did you mean 'smith_2017'\?"
+        ValueError, match=r"PAPER must be one of cauchy_1847, .*, got PAPER='smith': did you mean 'smith_2017'\?"
     ):
         papers.paper("smith")
 
