@@ -118,7 +118,7 @@ __all__ = [
 ]
 
 # The packages that were there after `import lrx` alone.
-_PACKAGES = ("controllers", "optimizers", "rates", "reading", "schedules", "training", "tuning")
+_PACKAGES = ("controllers", "guards", "optimizers", "rates", "reading", "schedules", "training", "tuning")
 
 
 def __getattr__(name: str) -> Any:

@@ -1,17 +1,16 @@
 """The public names of lrx, each imported from where it lives; `lrx` itself loads them at their first use."""
 
 from lrx.controllers import (
-    apply_updates,
     cumulative_path,
     early_stopping,
     greedy,
     pid,
     reduce_on_plateau,
     relative_adaptation,
-    rollback_on_divergence,
     warmup_until,
 )
 from lrx.editing import observe, restart_schedule, scale_learning_rate, set_learning_rate
+from lrx.guards import apply_updates, rollback_on_divergence
 from lrx.optimizers import (
     accumulate,
     adagrad,

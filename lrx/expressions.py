@@ -19,7 +19,7 @@ from typing import Any
 import jax.numpy as jnp
 import optax
 
-from lrx import _checks, controllers, optimizers, schedules
+from lrx import _checks, controllers, guards, optimizers, schedules
 from lrx.rates import Controller, Rate, Schedule
 from lrx.reading import NoRateError, learning_rates
 
@@ -64,9 +64,9 @@ def groups() -> dict[str, dict[str, Callable[..., Any]]]:
     known: dict[str, dict[str, Callable[..., Any]]] = {
         "links": {"chain": _chain} | {name: getattr(optax, name) for name in _OPTAX_LINKS}
     }
-    for kind, package in (("schedules", schedules), ("optimizers", optimizers), ("controllers", controllers)):
+    for package in (schedules, optimizers, controllers, guards):
         members = {name: getattr(package, name) for name in package.__all__ if name not in _NO_LINKS}
-        known[kind] = members
+        known[package.__name__.rpartition(".")[2]] = members
     return known
 
 

@@ -18,10 +18,11 @@ import pytest
 
 import lrx
 import lrx.controllers
+import lrx.guards
 import lrx.optimizers
 import lrx.schedules
 
-PACKAGES: tuple[ModuleType, ...] = (lrx.schedules, lrx.optimizers, lrx.controllers)
+PACKAGES: tuple[ModuleType, ...] = (lrx.schedules, lrx.optimizers, lrx.controllers, lrx.guards)
 NOT_TRANSFORMATIONS = {
     "apply_updates": "takes parameters and updates and gives parameters",
     "eval_params": "reads a state and parameters and gives parameters; it has no init and update",

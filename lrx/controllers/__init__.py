@@ -6,17 +6,14 @@ from lrx.controllers.greedy import greedy
 from lrx.controllers.pid import pid
 from lrx.controllers.plateau import reduce_on_plateau
 from lrx.controllers.relative_adaptation import relative_adaptation
-from lrx.controllers.rollback import apply_updates, rollback_on_divergence
 from lrx.controllers.warmup_until import warmup_until
 
 __all__ = [
-    "apply_updates",
     "cumulative_path",
     "early_stopping",
     "greedy",
     "pid",
     "reduce_on_plateau",
     "relative_adaptation",
-    "rollback_on_divergence",
     "warmup_until",
 ]

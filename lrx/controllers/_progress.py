@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import optax
 
 from lrx import _checks
-from lrx.controllers._smoothing import RunningMean, add, empty_mean
+from lrx._smoothing import RunningMean, add, empty_mean
 from lrx.rates import ArrayLike
 from lrx.states import shows
 

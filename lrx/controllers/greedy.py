@@ -12,8 +12,8 @@ import jax.numpy as jnp
 import optax
 
 from lrx import _checks
+from lrx._smoothing import RunningMean, add, empty_mean
 from lrx.controllers._progress import Progress, judge, no_progress, prepare
-from lrx.controllers._smoothing import RunningMean, add, empty_mean
 from lrx.feedback import feedback_core
 from lrx.rates import ArrayLike, Controller, Feedback
 from lrx.states import shows

@@ -13,8 +13,8 @@ import jax
 import jax.numpy as jnp
 
 from lrx import _checks
+from lrx._smoothing import RunningMean, add, empty_mean
 from lrx.controllers._progress import MEMORY, variance
-from lrx.controllers._smoothing import RunningMean, add, empty_mean
 from lrx.feedback import controller
 from lrx.rates import ArrayLike, Controller
 from lrx.states import shows

@@ -18,8 +18,8 @@ import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding, SingleDeviceSharding
 
 from lrx.controllers.early_stopping import improved, judges
-from lrx.controllers.rollback import apply_updates, recovers
 from lrx.extra_args import tolerant_update
+from lrx.guards.rollback import apply_updates, recovers
 from lrx.optimizers.evaluation import eval_params
 from lrx.reading import can_stop, minibatches, monitor, stopped
 from lrx.training.history import Best

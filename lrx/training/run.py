@@ -17,9 +17,9 @@ import numpy as np
 import optax
 
 from lrx.controllers.early_stopping import judges
-from lrx.controllers.rollback import recovers
 from lrx.direction import require_descent
 from lrx.editing import observe
+from lrx.guards.rollback import recovers
 from lrx.reading import can_stop, minibatches, stopped
 from lrx.training.batch_stats import evaluation_point, model_state_at
 from lrx.training.beginning import begin_from, checksum_of

@@ -14,7 +14,7 @@ import optax
 
 from lrx import _checks
 from lrx._leaves import copies, leafwise, require_params, total, with_float0, without_float0
-from lrx.controllers._smoothing import RunningMean, add, empty_mean
+from lrx._smoothing import RunningMean, add, empty_mean
 from lrx.editing import scale_learning_rate, scale_rates
 from lrx.feedback import no_observation, receive
 from lrx.rates import ArrayLike
