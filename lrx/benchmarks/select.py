@@ -31,9 +31,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lrx.papers.result import Result, stopwatch
-from lrx.tuning.portfolio import PORTFOLIO, Method
-from lrx.tuning.race import Race, hyperparameters
 from lrx.tuning.range_test import range_test
+from lrx.tuning.selection.bracket import Race, hyperparameters
+from lrx.tuning.selection.portfolio import PORTFOLIO, Method
 from lrx.tuning.sweep import advanced
 from lrx.workloads.suite import TASKS, UNSEEN, Task
 

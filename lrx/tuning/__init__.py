@@ -3,10 +3,8 @@
 from lrx.tuning.halve_until_trains import TrialTable, halve_until_trains
 from lrx.tuning.halving import HalvingResult, successive_halving
 from lrx.tuning.optuna_objective import optuna_objective
-from lrx.tuning.portfolio import PORTFOLIO, Method
 from lrx.tuning.range_test import RULE_TITLES, RangeTest, range_test
-from lrx.tuning.select import select
-from lrx.tuning.selection import Evidence, Selection
+from lrx.tuning.selection import PORTFOLIO, Evidence, Method, Selection, select
 from lrx.tuning.space import Range, log_uniform, uniform
 from lrx.tuning.sweep import SweepResult, sweep
 

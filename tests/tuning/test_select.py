@@ -17,10 +17,10 @@ from tuning.test_sweep import LINE, line
 import lrx
 from lrx.training import train
 from lrx.tuning import PORTFOLIO, Method, Selection, select
-from lrx.tuning import race as race_module
-from lrx.tuning.portfolio import stable_decay
-from lrx.tuning.selection import Evidence
-from lrx.tuning.trial_rates import trial_rates
+from lrx.tuning.selection import bracket as race_module
+from lrx.tuning.selection.portfolio import stable_decay
+from lrx.tuning.selection.rates import trial_rates
+from lrx.tuning.selection.result import Evidence
 from lrx.workloads import make_workload
 
 

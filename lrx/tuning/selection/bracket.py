@@ -21,12 +21,12 @@ from lrx.training.many import Engine, Plan, Runs
 from lrx.training.progress import Status, reporter, say
 from lrx.training.workload import Workload
 from lrx.tuning.learnt import InitialLoss, fell
-from lrx.tuning.portfolio import MIN_RATE, Method
 from lrx.tuning.problem import require_trains
 from lrx.tuning.range_test import RangeTest, range_test
-from lrx.tuning.selection import Evidence, Selection
+from lrx.tuning.selection.portfolio import MIN_RATE, Method
+from lrx.tuning.selection.rates import rate_of_least_loss, trial_rates
+from lrx.tuning.selection.result import Evidence, Selection
 from lrx.tuning.sweep import NUM_POINTS, advanced, evaluated, tail_loss, tail_steps
-from lrx.tuning.trial_rates import rate_of_least_loss, trial_rates
 
 PROBED = 0.1  # of a run, for each range test
 PROBE_STEPS = (30, 100)  # of a range test, at least and at most

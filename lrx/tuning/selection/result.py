@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import optax
 
-from lrx.tuning.portfolio import Method
 from lrx.tuning.range_test import RangeTest
+from lrx.tuning.selection.portfolio import Method
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

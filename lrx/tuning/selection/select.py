@@ -14,10 +14,10 @@ import jax.numpy as jnp
 from lrx import _checks
 from lrx.training.progress import require_progress
 from lrx.training.workload import Batches, Workload
-from lrx.tuning.portfolio import PORTFOLIO, Method
 from lrx.tuning.problem import as_workload, require_comparable
-from lrx.tuning.race import Race
-from lrx.tuning.selection import Selection
+from lrx.tuning.selection.bracket import Race
+from lrx.tuning.selection.portfolio import PORTFOLIO, Method
+from lrx.tuning.selection.result import Selection
 
 DEFAULT_EPOCHS = 10
 
