@@ -107,6 +107,6 @@ def test_train_refuses_before_it_trains(tx):
             pytest.fail("the loss was traced")
         return jnp.mean((w * x) ** 2)
 
-    workload = Workload.from_functions("line", lambda key: jnp.ones(()), loss_fn, Batches(jnp.ones(8), 4))
+    workload = Workload.from_functions(loss_fn, lambda key: jnp.ones(()), Batches(jnp.ones(8), 4), name="line")
     with pytest.raises(ValueError, match="tx must descend"):
         train(workload, tx, steps=2)

@@ -22,10 +22,10 @@ def sam(rho=0.05, rate=0.1, opaque_mode=False):
 
 def bowl():
     return Workload.from_functions(
-        "bowl",
-        lambda key: {"w": jnp.ones(2)},
         lambda params, batch, key: jnp.sum((params["w"] - jnp.mean(batch, axis=0)) ** 2) / 2,
+        lambda key: {"w": jnp.ones(2)},
         Batches(jnp.zeros((4, 2)), batch_size=4),
+        name="bowl",
     )
 
 

@@ -232,7 +232,7 @@ def test_training_with_equal_transformations_compiles_once() -> None:
         return jnp.mean((batch @ params) ** 2)
 
     data = lrx.Batches(np.ones((8, 2), np.float32), 4)
-    workload = lrx.Workload.from_functions("ones", lambda key: jnp.ones(2), loss_fn, data)
+    workload = lrx.Workload.from_functions(loss_fn, lambda key: jnp.ones(2), data, name="ones")
     first = lrx.train(workload, lrx.adam(lrx.linear_decay(0.1, 3)), steps=3)
     traced = len(traces)
     again = lrx.train(workload, lrx.adam(lrx.linear_decay(0.1, 3)), steps=3)

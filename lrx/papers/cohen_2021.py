@@ -140,10 +140,10 @@ def make_workload(x: np.ndarray, labels: np.ndarray, num_classes: int = 10) -> W
         return {"sharpness": sharpness(lambda params: loss(params, batch), params), "accuracy": jnp.mean(hits)}
 
     return Workload.from_functions(
-        "fc-tanh",
-        init,
         lambda params, batch, key: loss(params, batch),  # noqa: ARG005
+        init,
         batches,
+        name="fc-tanh",
         evaluate=lambda params: measured(params, batches.arrays),
     )
 

@@ -211,10 +211,10 @@ def quadratic(noise: float) -> Workload:
     places = noise * np.random.default_rng(0).normal(size=(max(LADDERS), len(CURVATURES)))
     curvatures = jnp.asarray(CURVATURES, jnp.float32)
     return Workload.from_functions(
-        "quadratic",
-        lambda key: jax.random.normal(key, CURVATURES.shape),
         lambda x, place, key: 0.5 * jnp.sum(curvatures * (x - place[0]) ** 2),  # noqa: ARG005
+        lambda key: jax.random.normal(key, CURVATURES.shape),
         Batches(jnp.asarray(places, jnp.float32), batch_size=1),
+        name="quadratic",
     )
 
 

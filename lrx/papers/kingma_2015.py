@@ -313,7 +313,7 @@ def classifier(dataset: Dataset, widths: Sequence[int] = (), *, dropped: float =
         # Of a convex loss, which has no symmetry to break.
         return dense(key, sizes) if widths else [{"kernel": jnp.zeros(sizes), "bias": jnp.zeros(sizes[-1])}]
 
-    return Workload.from_functions(name, init, loss_fn, batches)
+    return Workload.from_functions(loss_fn, init, batches, name=name)
 
 
 def autoencoder(dataset: Dataset, hidden: int, latent: int) -> Workload:
@@ -344,7 +344,7 @@ def autoencoder(dataset: Dataset, hidden: int, latent: int) -> Workload:
         return jnp.mean(missed + divergence)
 
     batches = Batches((dataset.train_images, dataset.train_labels), BATCH_SIZE, transform=pixels)
-    return Workload.from_functions(f"{dataset.name}-autoencoder", init, loss_fn, batches)
+    return Workload.from_functions(loss_fn, init, batches, name=f"{dataset.name}-autoencoder")
 
 
 def ratios(arms: Mapping[str, Any], name: str, other: str) -> np.ndarray:

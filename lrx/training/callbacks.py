@@ -43,7 +43,7 @@ class Moment:
       >>> import jax.numpy as jnp, lrx
       >>> loss_fn = lambda w, x, key: jnp.mean((w - x) ** 2)
       >>> batches = lrx.Batches(jnp.zeros(8), batch_size=4)
-      >>> workload = lrx.Workload.from_functions("bowl", lambda key: jnp.ones(()), loss_fn, batches)
+      >>> workload = lrx.Workload.from_functions(loss_fn, lambda key: jnp.ones(()), batches, name="bowl")
       >>> def lower_then_stop(moment):
       ...     print(moment)
       ...     if moment.step == 2:

@@ -220,7 +220,7 @@ class History:
           >>> import jax.numpy as jnp, tempfile, os, lrx
           >>> batches = lrx.Batches(jnp.zeros(8), batch_size=4)
           >>> loss_fn = lambda w, x, key: jnp.mean((w - x) ** 2)
-          >>> workload = lrx.Workload.from_functions("bowl", lambda key: jnp.ones(()), loss_fn, batches)
+          >>> workload = lrx.Workload.from_functions(loss_fn, lambda key: jnp.ones(()), batches, name="bowl")
           >>> history = lrx.train(workload, lrx.sgd(0.25), steps=3)
           >>> history
           History(3 steps, train loss 1 to 0.0625, rate 0.25; params 0.125)

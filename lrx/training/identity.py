@@ -58,10 +58,10 @@ def run_identity(workload: Workload, tx: optax.GradientTransformation, **setting
       >>> from lrx.training import Batches, Workload
       >>> from lrx.training.identity import differences, run_identity
       >>> workload = Workload.from_functions(
-      ...     "bowl",
-      ...     lambda key: jnp.ones(2),
       ...     lambda params, batch, key: jnp.sum((params - batch) ** 2),
+      ...     lambda key: jnp.ones(2),
       ...     Batches(jnp.zeros((8, 2)), batch_size=4),
+      ...     name="bowl",
       ... )
       >>> one = run_identity(workload, lrx.sgd(0.1), seed=0)
       >>> differences(one, run_identity(workload, lrx.sgd(0.1), seed=0))

@@ -130,10 +130,10 @@ def train(
       >>> from lrx.training import Batches, Workload, train
       >>> x = jnp.linspace(-1.0, 1.0, 64)
       >>> workload = Workload.from_functions(
-      ...     "line",
-      ...     lambda key: {"slope": jax.random.normal(key)},
       ...     lambda params, batch, key: jnp.mean((params["slope"] * batch[0] - batch[1]) ** 2),
+      ...     lambda key: {"slope": jax.random.normal(key)},
       ...     Batches((x, 3.0 * x), batch_size=16),
+      ...     name="line",
       ... )
       >>> history = train(workload, lrx.sgd(lrx.linear_decay(0.8, decay_steps=80)), epochs=20)
       >>> history.loss.shape, round(float(history.params["slope"]), 3)

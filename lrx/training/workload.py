@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -28,6 +29,34 @@ def as_stored(minibatch: Any, key: jax.Array) -> Any:
 def _require_callable(name: str, value: Any, signature: str) -> None:
     if not callable(value):
         raise TypeError(f"{name} must be a function {signature}, got {name}={value!r}.")
+
+
+_ORDER = 'Workload.from_functions(loss_fn, init_fn, batches, name="workload")'
+
+
+def _takes(function: Any, number: int) -> bool | None:
+    """Return whether `number` positional arguments can be passed to a function; None if that is not known."""
+    try:
+        inspect.signature(function).bind(*range(number))
+    except TypeError:
+        return False
+    except ValueError:  # a function of another language
+        return None
+    return True
+
+
+def _require_order(loss_fn: Any, init_fn: Any, arguments: int) -> None:
+    """Check that the first function is the loss, which takes that many arguments, and the second takes a key."""
+    if isinstance(loss_fn, str):
+        raise TypeError(f"loss_fn must be a function, got loss_fn={loss_fn!r}: the order is {_ORDER}.")
+    if not (callable(loss_fn) and callable(init_fn)):
+        return  # each is refused by its own check
+    swapped = _takes(loss_fn, 1) and _takes(init_fn, arguments)
+    if swapped and _takes(loss_fn, arguments) is False and _takes(init_fn, 1) is False:
+        raise TypeError(
+            f"loss_fn must take the parameters, a batch and a key, got {_name(loss_fn)}, which takes a key alone, and "
+            f"init_fn={_name(init_fn)}: the order is {_ORDER}."
+        )
 
 
 def _name(function: Any) -> str:
@@ -185,41 +214,44 @@ class Workload:
     @classmethod
     def from_functions(
         cls,
-        name: str,
-        init_fn: Callable[[jax.Array], Any],
         loss_fn: Callable[..., Any],
+        init_fn: Callable[[jax.Array], Any],
         batches: Batches,
+        name: str = "workload",  # by position too, so that a call in the old order arrives here and is refused
         *,
         evaluate: Callable[..., dict[str, jax.Array]] | None = None,
         has_state: bool = False,
     ) -> Workload:
-        """Make a workload of the functions that most training code has.
+        """Build a workload from the functions that most training code has.
 
         Args:
-          name: shown in progress bars and kept in checkpoints.
-          init_fn: `key -> params`.
-          loss_fn: `(params, batch, key) -> loss`.
+          loss_fn: `(params, batch, key) -> loss`, a scalar; with `has_state` `(params, model_state, batch, key) ->
+            (loss, model_state)`.
+          init_fn: `key -> params`; with `has_state` `key -> (params, model_state)`.
           batches: the training examples.
-          evaluate: `params -> {name: scalar}`, or None.
-          has_state: the functions are those of `Workload` itself, with a model state.
+          name: shown in progress bars and kept in checkpoints.
+          evaluate: `params -> {name: scalar}`, with `has_state` `(params, model_state) -> {name: scalar}`; or None.
+          has_state: whether the functions are those of `Workload` itself, with a model state.
 
         Raises:
-          TypeError: if a function is not callable, `batches` is not a `Batches` or `name` is not a string.
+          TypeError: if a function is not callable, the two functions are given in the other order, `batches` is not a
+            `Batches` or `name` is not a string.
 
         Example:
           >>> import jax, jax.numpy as jnp
           >>> from lrx.training import Batches, Workload
           >>> x = jnp.linspace(-1.0, 1.0, 64)
           >>> workload = Workload.from_functions(
-          ...     "line",
-          ...     lambda key: {"slope": jax.random.normal(key)},
           ...     lambda params, batch, key: jnp.mean((params["slope"] * batch[0] - batch[1]) ** 2),
+          ...     lambda key: {"slope": jax.random.normal(key)},
           ...     Batches((x, 3.0 * x), batch_size=16),
+          ...     name="line",
           ... )
           >>> workload.batches.steps_per_epoch
           4
         """
         _checks.flag("has_state", has_state)
+        _require_order(loss_fn, init_fn, 4 if has_state else 3)
         if has_state:
             return cls(name, init_fn, loss_fn, batches, evaluate)
         _require_callable("init_fn", init_fn, "key -> params")

@@ -31,7 +31,7 @@ def csv_writer(path: str | os.PathLike[str]) -> Callable[[Moment], None]:
       >>> path = pathlib.Path(tempfile.mkdtemp()) / "run.csv"
       >>> loss_fn = lambda w, x, key: jnp.mean((w - x) ** 2)
       >>> batches = lrx.Batches(jnp.zeros(8), batch_size=4)
-      >>> workload = lrx.Workload.from_functions("bowl", lambda key: jnp.ones(()), loss_fn, batches)
+      >>> workload = lrx.Workload.from_functions(loss_fn, lambda key: jnp.ones(()), batches, name="bowl")
       >>> history = lrx.train(workload, lrx.sgd(0.25), steps=4, callback=csv_writer(path), callback_every=2)
       >>> print(path.read_text().strip())
       step,loss,rate,scale

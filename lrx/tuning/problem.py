@@ -55,7 +55,7 @@ def as_workload(loss_fn: Any, init_fn: Any, batches: Any, *, has_state: bool, nu
             raise TypeError(f"{name} must be {kinds}, got {name}={value!r}.")
     if not isinstance(batches, Batches):
         batches = Batches(_stacked(batches, num_batches), 1, transform=_WholeBatch(), shuffle=False)
-    return Workload.from_functions("tuning", init_fn, loss_fn, batches, has_state=has_state)
+    return Workload.from_functions(loss_fn, init_fn, batches, name="tuning", has_state=has_state)
 
 
 def _stacked(batches: Any, number: int) -> Any:

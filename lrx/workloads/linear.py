@@ -130,9 +130,9 @@ def _workload(
     evaluated = jax.jit(measured)
     held_out = jax.tree.map(jnp.asarray, test)
     return Workload.from_functions(
-        name,
-        lambda key: {"weights": jnp.zeros(num_features), "bias": jnp.zeros([])},  # noqa: ARG005
         lambda params, batch, key: measured(params, batch)["loss"],  # noqa: ARG005
+        lambda key: {"weights": jnp.zeros(num_features), "bias": jnp.zeros([])},  # noqa: ARG005
         Batches(train, batch_size),
+        name=name,
         evaluate=lambda params: evaluated(params, held_out),
     )

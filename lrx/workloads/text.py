@@ -137,9 +137,9 @@ def make_text_workload(*, length: int = 64, batch_size: int = 16, **model_option
         return {"loss": losses.mean(), "accuracy": (logits.argmax(axis=-1) == targets).mean()}
 
     return Workload.from_functions(
-        "topics-transformer",
-        lambda key: nnx.to_pure_dict(nnx.state(build(key), nnx.Param)),
         loss_fn,
+        lambda key: nnx.to_pure_dict(nnx.state(build(key), nnx.Param)),
         Batches(windows(text.train, STORED), batch_size),
+        name="topics-transformer",
         evaluate=lambda params: measured(params, held_out),
     )

@@ -506,7 +506,9 @@ def test_train_records_the_rate_of_each_pair_and_resumes(tmp_path):
     def loss(params, batch, key):
         return jnp.mean((batch["x"] @ params["body"] + params["head"][0] - batch["y"]) ** 2)
 
-    workload = Workload.from_functions("line", lambda key: {"body": jnp.zeros(2), "head": jnp.zeros(1)}, loss, batches)
+    workload = Workload.from_functions(
+        loss, lambda key: {"body": jnp.zeros(2), "head": jnp.zeros(1)}, batches, name="line"
+    )
     inner = optax.partition({"d": lrx.adamw(0.1), "n": lrx.sgd(0.1)}, {"body": "d", "head": "n"})
     tx = lrx.group_rates(inner, {"body": "slow", "head": "fast"}, FACTORS)
     train(workload, tx, steps=2, checkpoint=tmp_path)

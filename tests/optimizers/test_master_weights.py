@@ -135,10 +135,10 @@ def test_training_with_narrow_parameters_goes_the_way_of_wide_ones():
     def workload(dtype):
         x = jnp.linspace(-1.0, 1.0, 32)
         return Workload.from_functions(
-            "line",
-            lambda key: {"slope": jnp.ones([], dtype)},
             lambda params, batch, key: jnp.mean((params["slope"].astype(jnp.float32) * batch - 3.0 * batch) ** 2),
+            lambda key: {"slope": jnp.ones([], dtype)},
             Batches(x, batch_size=8),
+            name="line",
         )
 
     wide = lrx.train(workload(jnp.float32), lrx.sgd(2e-3), steps=400)

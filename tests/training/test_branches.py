@@ -23,7 +23,11 @@ def _loss(params, batch, key):
 def line(init=_init, loss=_loss):
     x = np.random.default_rng(0).normal(size=(64, 3)).astype(np.float32)
     return Workload.from_functions(
-        "line", init, loss, Batches((x, x.sum(axis=1)), 8), evaluate=lambda params: {"loss": jnp.sum(params["w"] ** 2)}
+        loss,
+        init,
+        Batches((x, x.sum(axis=1)), 8),
+        name="line",
+        evaluate=lambda params: {"loss": jnp.sum(params["w"] ** 2)},
     )
 
 

@@ -30,7 +30,7 @@ def _evaluate(params):
 
 
 _X = np.random.default_rng(0).normal(size=(64, 3)).astype(np.float32)
-LINE = Workload.from_functions("line", _init, _loss, Batches((_X, _X.sum(axis=1)), 8), evaluate=_evaluate)
+LINE = Workload.from_functions(_loss, _init, Batches((_X, _X.sum(axis=1)), 8), name="line", evaluate=_evaluate)
 ADAM = lrx.adam(lrx.linear_decay(0.1, 40))
 
 

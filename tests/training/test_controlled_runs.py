@@ -18,10 +18,10 @@ from lrx.training import Batches, DivergenceError, Workload, recompute_batch_sta
 def _line(evaluate=None):
     x = jnp.linspace(-1.0, 1.0, 64)
     return Workload.from_functions(
-        "line",
-        lambda key: {"slope": jnp.zeros([]) + jax.random.uniform(key)},
         lambda params, batch, key: jnp.mean((params["slope"] * batch[0] - 3.0 * batch[1]) ** 2),
+        lambda key: {"slope": jnp.zeros([]) + jax.random.uniform(key)},
         Batches((x, x), batch_size=16),
+        name="line",
         **({"evaluate": evaluate} if evaluate else {}),
     )
 
@@ -336,7 +336,7 @@ def test_a_best_that_cannot_be_told_is_refused(keep_best, error, message):
 
 def _constant_gradient():
     batches = Batches(jnp.ones(8), 2, shuffle=False)
-    return Workload.from_functions("slope", lambda key: jnp.zeros(()), lambda w, x, key: w * jnp.mean(x), batches)
+    return Workload.from_functions(lambda w, x, key: w * jnp.mean(x), lambda key: jnp.zeros(()), batches, name="slope")
 
 
 @pytest.mark.parametrize("steps", [1, 8, 9, 10, 11])

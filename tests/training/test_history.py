@@ -39,10 +39,10 @@ def history(steps=400, evaluated=8, best=True):
 
 def workload():
     return Workload.from_functions(
-        "net",
-        lambda key: {"w": jnp.zeros((1000, 3))},
         lambda params, batch, key: jnp.mean(params["w"] @ batch[0].T),
+        lambda key: {"w": jnp.zeros((1000, 3))},
         Batches((jnp.zeros((640, 3)), jnp.zeros(640, jnp.int32)), batch_size=64),
+        name="net",
         evaluate=lambda params: {"loss": jnp.mean(params["w"])},
     )
 

@@ -124,8 +124,8 @@ def line(scale=1.0, noise=0.1, flip=1.0, start=0.5, last=1.0, batch_size=4, shuf
     def loss_fn(params, batch, key):
         return jnp.mean(scale * (params["w"] * batch - 3.0 * batch + noise * jax.random.normal(key)) ** 2)
     return Workload.from_functions(
-        name, lambda key: {"w": start * jax.random.normal(key)}, loss_fn,
-        Batches(x, batch_size, transform=lambda batch, key: flip * batch, shuffle=shuffle),
+        loss_fn, lambda key: {"w": start * jax.random.normal(key)},
+        Batches(x, batch_size, transform=lambda batch, key: flip * batch, shuffle=shuffle), name=name,
         evaluate=lambda params: {"loss": jnp.sum((params["w"] - test) ** 2)},
     )
 

@@ -61,7 +61,7 @@ def linear(batch_size=8, examples=60, features=3, evaluate=norm, name="linear"):
     x = np.random.default_rng(0).normal(size=(examples, features)).astype(np.float32)
     y = x @ np.arange(1.0, features + 1, dtype=np.float32)
     batches = Batches((x, y), batch_size, jitter)
-    return Workload.from_functions(name, normal_init(features), noisy_squares, batches, evaluate=evaluate)
+    return Workload.from_functions(noisy_squares, normal_init(features), batches, name=name, evaluate=evaluate)
 """
 exec(LINEAR)
 linear: Any = globals()["linear"]
@@ -146,13 +146,27 @@ def test_workload_refuses_what_it_cannot_call():
         Workload("w", len, len, batches, evaluate=0.5)
     for wrong in ({"init_fn": None}, {"loss_fn": None}, {"evaluate": 3}, {"has_state": 1}):
         with pytest.raises(TypeError, match=next(iter(wrong))):
-            Workload.from_functions(**{"name": "w", "init_fn": len, "loss_fn": len, "batches": batches, **wrong})
+            Workload.from_functions(**{"loss_fn": len, "init_fn": len, "batches": batches, "name": "w", **wrong})
+
+
+def test_from_functions_refuses_another_order_by_showing_its_own():
+    batches, order = Batches(np.zeros(4), 2), r"the order is Workload\.from_functions\(loss_fn, init_fn, batches, name="
+    with pytest.raises(TypeError, match=f"loss_fn must be a function, got loss_fn='line': {order}"):
+        Workload.from_functions("line", len, len, batches)
+    with pytest.raises(TypeError, match=order):
+        Workload.from_functions("line", len, batches)
+    with pytest.raises(TypeError, match=f"loss_fn must take the parameters, a batch and a key, .*{order}"):
+        Workload.from_functions(lambda key: 0.0, lambda params, batch, key: 0.0, batches)
+    with pytest.raises(TypeError, match=order):
+        Workload.from_functions(lambda key: 0.0, lambda w, state, batch, key: 0.0, batches, has_state=True)
+    Workload.from_functions(lambda *arguments: 0.0, lambda *arguments: 0.0, batches)
+    Workload.from_functions(lambda params, batch=None, key=None: 0.0, lambda key, *rest: 0.0, batches)
 
 
 def test_from_functions_with_state_takes_the_functions_as_they_are():
     plain = counting()
     lifted = Workload.from_functions(
-        "counting", plain.init, plain.loss_fn, plain.batches, evaluate=plain.evaluate, has_state=True
+        plain.loss_fn, plain.init, plain.batches, name="counting", evaluate=plain.evaluate, has_state=True
     )
     assert_identical(train(plain, lrx.sgd(0.0), steps=2), train(lifted, lrx.sgd(0.0), steps=2))
 
@@ -211,7 +225,7 @@ def test_line_searches_get_what_they_need():
         return jnp.mean((x @ w - jnp.sum(x, axis=1)) ** 2)
 
     x = jax.random.normal(jax.random.key(0), (16, 3))
-    workload = Workload.from_functions("exact", lambda key: jnp.zeros(3), loss_fn, Batches(x, 16))
+    workload = Workload.from_functions(loss_fn, lambda key: jnp.zeros(3), Batches(x, 16), name="exact")
     assert train(workload, optax.lbfgs(), steps=10).loss[-1] < 1e-6
 
 
@@ -219,7 +233,7 @@ def test_line_searches_get_what_they_need():
 def test_loss_is_float32_whatever_the_model_is(dtype):
     x = jnp.linspace(-1.0, 1.0, 32, dtype=dtype)
     workload = Workload.from_functions(
-        "low", lambda key: jnp.ones((), dtype), lambda w, x, key: jnp.mean((w * x) ** 2), Batches(x, 8)
+        lambda w, x, key: jnp.mean((w * x) ** 2), lambda key: jnp.ones((), dtype), Batches(x, 8), name="low"
     )
     history = train(workload, SGD, steps=3)
     assert history.loss.dtype == history.rate.dtype == np.float32
@@ -265,7 +279,7 @@ def test_evaluations_come_at_every_interval_and_at_the_end(arguments, expected):
 def test_a_workload_without_evaluation_trains():
     x = jnp.ones(8)
     workload = Workload.from_functions(
-        "one", lambda key: jnp.ones(()), lambda w, x, key: jnp.mean(w * x), Batches(x, 4)
+        lambda w, x, key: jnp.mean(w * x), lambda key: jnp.ones(()), Batches(x, 4), name="one"
     )
     history = train(workload, SGD, epochs=2)
     assert history.loss.shape == (4,)
@@ -413,7 +427,7 @@ def test_nothing_is_computed_after_a_nonfinite_loss():
 
 def test_infinity_stops_too():
     workload = Workload.from_functions(
-        "explodes", lambda key: jnp.ones(()), lambda w, x, key: jnp.mean(x) * w**2, Batches(jnp.ones(4), 2)
+        lambda w, x, key: jnp.mean(x) * w**2, lambda key: jnp.ones(()), Batches(jnp.ones(4), 2), name="explodes"
     )
     with pytest.raises(DivergenceError, match="the loss is inf") as e:
         train(workload, lrx.sgd(100.0), epochs=100)
@@ -434,7 +448,7 @@ def test_divergence_keeps_the_good_checkpoints_and_a_lower_rate_goes_on_from_the
         def loss_fn(w: jax.Array, x: jax.Array, key: jax.Array) -> jax.Array:
             return jnp.where(jnp.abs(w) > threshold, jnp.nan, jnp.mean(x) * w**2)
 
-        return Workload.from_functions("steep", lambda key: jnp.ones(()), loss_fn, Batches(jnp.ones(4), 2))
+        return Workload.from_functions(loss_fn, lambda key: jnp.ones(()), Batches(jnp.ones(4), 2), name="steep")
 
     def rate(then: float) -> Any:  # w is halved six times; then it triples and turns, or goes on to be halved
         return lrx.sgd(lrx.join([0.25, then], [6]))
@@ -831,7 +845,7 @@ def test_segments_on_the_cpu_hold_convolutions_in_the_fast_layout_only():
         return jnp.mean(jax.lax.conv(x, w, (1, 1), "SAME") ** 2)
 
     batches = Batches(jnp.ones((4, 3, 6, 6)), 2)
-    workload = Workload.from_functions("conv", lambda key: jnp.ones((2, 3, 3, 3)), loss_fn, batches)
+    workload = Workload.from_functions(loss_fn, lambda key: jnp.ones((2, 3, 3, 3)), batches, name="conv")
     program, key = compiled(workload, SGD, stop_on_nonfinite=True), jax.random.key(0)
     segment = jax.make_jaxpr(program.segment)(program.initialize(key), batches.arrays, key, 0, 1, -1)
     layouts = convolution_layouts(segment.jaxpr)
@@ -852,7 +866,7 @@ import jax, numpy as np, lrx
 from jax._src import xla_bridge
 values = np.ones((4, 2))
 batches = lrx.Batches((values, np.zeros(4, np.int32)), batch_size=2)
-workload = lrx.Workload.from_functions("w", lambda key: 0.0, lambda w, batch, key: w, batches)
+workload = lrx.Workload.from_functions(lambda w, batch, key: w, lambda key: 0.0, batches, name="w")
 values[:] = 2.0
 print(workload, batches.steps_per_epoch, batches.num_examples)
 assert not xla_bridge.backends_are_initialized()

@@ -47,10 +47,10 @@ def workload(
         return jnp.mean((slope * batch - target * batch + noise * jax.random.normal(key, batch.shape)) ** 2)
 
     return Workload.from_functions(
-        "line",
-        lambda key: jnp.float32(start),
         loss_fn,
+        lambda key: jnp.float32(start),
         Batches(data * X, batch_size),
+        name="line",
         evaluate=lambda slope: {"error": jnp.abs(slope - goal)},
     )
 

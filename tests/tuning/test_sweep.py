@@ -33,7 +33,7 @@ def line(evaluate: Any = None) -> Workload:
         return jnp.mean((slope * batch[0] - batch[1] + noise) ** 2)
 
     return Workload.from_functions(
-        "line", lambda key: jax.random.normal(key), loss_fn, Batches((x, 3.0 * x), 8), evaluate=evaluate
+        loss_fn, lambda key: jax.random.normal(key), Batches((x, 3.0 * x), 8), name="line", evaluate=evaluate
     )
 
 
