@@ -19,7 +19,7 @@ from flax import nnx
 import lrx
 from lrx.workloads import shift_and_mirror
 from lrx.workloads.datasets import load
-from lrx.workloads.models import ResNet
+from lrx.workloads.resnet import ResNet
 
 
 def train(data="cifar10", data_dir=None, depth=20, epochs=30, batch_size=128, max_steps=None, seed=0):

@@ -28,7 +28,7 @@ import optax
 from flax import nnx
 
 import lrx
-from lrx.workloads.models import ResNet
+from lrx.workloads.resnet import ResNet
 
 RATE, WARMUP_STEPS, TOTAL_STEPS = 1e-3, 1_000, 1_000_000
 MOMENTUM, WEIGHT_DECAY = 0.9, 1e-4

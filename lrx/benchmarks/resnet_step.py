@@ -31,7 +31,7 @@ import lrx
 from lrx.training.program import compiled, local_devices, placement
 from lrx.workloads import dataset_workload
 from lrx.workloads.datasets import Dataset
-from lrx.workloads.models import shortcut
+from lrx.workloads.resnet import shortcut
 
 LEARNING_RATE, MOMENTUM = 0.01, 0.9
 IMAGE_SHAPE = (32, 32, 3)
@@ -40,7 +40,7 @@ Contestant = Callable[[int], float]  # steps -> seconds
 
 
 class PlainBlock(nnx.Module):
-    """`lrx.workloads.models.ResidualBlock` with nothing but Flax's layers."""
+    """`lrx.workloads.resnet.ResidualBlock` with nothing but Flax's layers."""
 
     def __init__(self, before: int, after: int, stride: int, rngs: nnx.Rngs) -> None:
         self.conv1 = nnx.Conv(before, after, (3, 3), stride, padding=1, use_bias=False, rngs=rngs)
@@ -55,7 +55,7 @@ class PlainBlock(nnx.Module):
 
 
 class PlainResNet(nnx.Module):
-    """`lrx.workloads.models.ResNet` with nothing but Flax's layers."""
+    """`lrx.workloads.resnet.ResNet` with nothing but Flax's layers."""
 
     def __init__(self, depth: int, rngs: nnx.Rngs) -> None:
         self.conv = nnx.Conv(3, 16, (3, 3), padding=1, use_bias=False, rngs=rngs)

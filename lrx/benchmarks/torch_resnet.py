@@ -12,7 +12,7 @@ from typing import Any
 
 
 def residual_network(depth: int) -> Any:
-    """Build the network of `lrx.workloads.models.ResNet`, with 10 classes."""
+    """Build the network of `lrx.workloads.resnet.ResNet`, with 10 classes."""
     from torch import nn
     from torch.nn import functional
 

@@ -49,7 +49,6 @@ from lrx.papers.figures import REFERENCE, band, legend, panels, style
 from lrx.papers.result import Claim, Job, Paper, Result, Scale
 from lrx.training import Workload, train
 from lrx.tuning import sweep
-from lrx.workloads import AUGMENTED
 from lrx.workloads.datasets import load
 
 if TYPE_CHECKING:
@@ -156,7 +155,7 @@ def optimizer(task: Task, rate: lrx.Schedule) -> optax.GradientTransformation:
 def workload_of(task: Task, job: Job) -> Workload:
     """Make the workload of a task, which evaluates the test error in % and the loss over all training images."""
     data = load(task.data, job.data_dir)
-    augment = data.name in AUGMENTED
+    augment = data.augment
     return judged_workload(data, task.model, batch_size=task.batch_size, augment=augment, **task.options)
 
 

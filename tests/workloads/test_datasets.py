@@ -8,14 +8,14 @@ import tarfile
 import numpy as np
 import pytest
 
-from lrx.workloads import datasets
+from lrx.workloads import _files, cifar10, mnist
 from lrx.workloads.datasets import load
 
 
 def write_cifar10(folder, rng):
     folder.mkdir(parents=True)
     kept = {}
-    for file in (*datasets._CIFAR_TRAIN, datasets._CIFAR_TEST):
+    for file in (*cifar10.TRAIN, cifar10.TEST):
         images = rng.integers(0, 256, (10_000, 32, 32, 3), dtype=np.uint8)
         labels = rng.integers(0, 10, (10_000, 1), dtype=np.uint8)
         planes = images.transpose(0, 3, 1, 2).reshape(10_000, -1)
@@ -65,6 +65,7 @@ def test_digits_are_uint8_and_balanced_in_both_parts():
     assert digits.train_images.dtype == np.uint8
     assert digits.train_images.max() == 255
     assert digits.train_labels.dtype == np.int32
+    assert not digits.augment
     assert len(digits.train_images) + len(digits.test_images) == 1797
     assert np.bincount(digits.test_labels).min() >= 25
     np.testing.assert_allclose(digits.mean, digits.train_images.mean() / 255, rtol=1e-9)
@@ -78,6 +79,7 @@ def test_cifar10_files_are_read_channels_last_in_order(cifar10_folder):
     assert loaded.train_images.shape == (50_000, 32, 32, 3)
     np.testing.assert_array_equal(loaded.train_images[10_000:20_000], kept["data_batch_2.bin"][0])
     np.testing.assert_array_equal(loaded.test_images, kept["test_batch.bin"][0])
+    assert loaded.augment
     np.testing.assert_array_equal(loaded.train_labels[40_000:], kept["data_batch_5.bin"][1])
 
 
@@ -92,7 +94,7 @@ def test_a_truncated_file_is_named_with_its_size(tmp_path):
     path = tmp_path / "data_batch_3.bin"
     path.write_bytes(bytes(1000))
     with pytest.raises(ValueError, match=r"data_batch_3.bin must have 30,730,000 bytes, got 1,000: it is truncated"):
-        datasets._read_cifar10(path)
+        cifar10.read(path)
 
 
 def test_a_label_out_of_range_is_named_with_its_record(tmp_path):
@@ -101,7 +103,7 @@ def test_a_label_out_of_range_is_named_with_its_record(tmp_path):
     content[7, 0] = 10
     content.tofile(path)
     with pytest.raises(ValueError, match=r"test_batch.bin must have labels of 0 to 9, got 10 in record 7"):
-        datasets._read_cifar10(path)
+        cifar10.read(path)
 
 
 def test_mnist_files_are_read(tmp_path):
@@ -121,11 +123,17 @@ def test_a_corrupted_mnist_file_is_named(tmp_path, content):
     path = tmp_path / "train-images-idx3-ubyte.gz"
     path.write_bytes(content)
     with pytest.raises(ValueError, match=r"train-images-idx3-ubyte\.gz must"):
-        datasets._read_idx(path, (60_000, 28, 28))
+        mnist.read_idx(path, (60_000, 28, 28))
 
 
-@pytest.mark.parametrize("name", ["cifar10", "mnist"])
-def test_offline_and_absent_gives_three_lines_with_a_way_out(no_network, name, tmp_path):
+@pytest.mark.parametrize(
+    ("name", "wanted"),
+    [
+        ("cifar10", "data_batch_1.bin ... test_batch.bin from https://www.cs.toronto.edu/"),
+        ("mnist", "the four *-ubyte.gz files from https://ossci-datasets."),
+    ],
+)
+def test_offline_and_absent_gives_three_lines_with_a_way_out(no_network, name, wanted, tmp_path):
     with pytest.raises(FileNotFoundError) as caught:
         load(name)
     lines = str(caught.value).split("\n")
@@ -133,6 +141,7 @@ def test_offline_and_absent_gives_three_lines_with_a_way_out(no_network, name, t
     assert f"{name} was not found: tried the cache" in lines[0]
     assert "no route to host" in lines[0]
     assert str(tmp_path / "cache") in lines[1]
+    assert wanted in lines[1]
     assert "--data-dir" in lines[1]
     assert "--data digits" in lines[2]
     assert no_network[0][1].startswith("md5:")
@@ -152,11 +161,11 @@ def test_only_the_named_files_come_out_of_an_archive(tmp_path):
             info = tarfile.TarInfo(name)
             info.size = 3
             tar.addfile(info, io.BytesIO(b"abc"))
-    datasets.extract(archive, tmp_path / "out", {"folder/wanted.bin"})
+    _files.extract(archive, tmp_path / "out", {"folder/wanted.bin"})
     assert [path.name for path in (tmp_path / "out").rglob("*") if path.is_file()] == ["wanted.bin"]
     assert not (tmp_path / "evil.bin").exists()
     with pytest.raises(ValueError, match=r"a.tar.gz must hold folder/absent.bin"):
-        datasets.extract(archive, tmp_path / "out", {"folder/absent.bin"})
+        _files.extract(archive, tmp_path / "out", {"folder/absent.bin"})
 
 
 @pytest.mark.slow

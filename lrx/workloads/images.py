@@ -1,0 +1,191 @@
+"""Image data sets and the classifiers that are trained on them, combined into `Workload` objects."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+
+from lrx import _checks
+from lrx.training import Batches, Workload
+from lrx.workloads.datasets import Dataset, load
+from lrx.workloads.models import MODELS
+
+Params = Any  # nested dicts of float32 arrays
+ModelState = Any  # the same of batch-norm statistics; empty where a model has none
+MAX_SHIFT = 4  # pixels
+EVALUATION_CHUNK = 500
+
+
+def make_workload(
+    data: str,
+    model: str,
+    *,
+    batch_size: int = 128,
+    data_dir: str | os.PathLike[str] | None = None,
+    augment: bool | None = None,
+    **model_options: Any,
+) -> Workload:
+    """Build the workload of training `model` on `data`: cross-entropy loss, test loss and test accuracy.
+
+    The images stay on the device as uint8; normalisation and augmentation run inside the compiled step.
+
+    Args:
+      data: a name in `lrx.workloads.datasets.DATASETS`: "digits", "mnist" or "cifar10".
+      model: a name in `lrx.workloads.models.MODELS`.
+      batch_size: examples in a minibatch.
+      data_dir: folder of the data set's files; see `lrx.workloads.datasets.load`.
+      augment: shift the training images by up to 4 pixels and mirror half of them, at random; by default if
+        the data set's labels allow it, as those of cifar10 do.
+      **model_options: arguments of the model, such as `widths=(64, 64)` of the perceptron.
+
+    Returns:
+      A `Workload`, whose parameters are nested dicts of float32 arrays.
+
+    Raises:
+      ValueError: if a name is unknown, or `batch_size` exceeds the number of training images.
+    """
+    _checks.known("model", model, MODELS)
+    dataset = load(data, data_dir)
+    augment = dataset.augment if augment is None else augment
+    return dataset_workload(dataset, model, batch_size=batch_size, augment=augment, **model_options)
+
+
+def dataset_workload(
+    dataset: Dataset, model: str, *, batch_size: int = 128, augment: bool = False, **model_options: Any
+) -> Workload:
+    """Build the workload of training `model` on images that are already in memory; see `make_workload`."""
+    _checks.known("model", model, MODELS)
+    architecture = MODELS[model]
+    image_shape = dataset.train_images.shape[1:]
+    if architecture.pixels == "centred":
+        mean, scale = np.asarray(dataset.train_images.mean(axis=0, dtype=np.float64)), np.ones(1)
+    else:
+        # The data set gives them for pixels of 0..1.
+        mean, scale = 255 * np.asarray(dataset.mean), 255 * np.asarray(dataset.std)
+    prepare = pixel_transform(mean, scale, max_shift=MAX_SHIFT if augment else 0, mirror=augment)
+    batches = Batches(
+        (jnp.asarray(dataset.train_images), jnp.asarray(dataset.train_labels)), batch_size, transform=prepare
+    )
+
+    def build(key: jax.Array) -> nnx.Module:
+        return architecture.build(image_shape, dataset.num_classes, rngs=nnx.Rngs(key), **model_options)
+
+    graph_definition = nnx.graphdef(nnx.eval_shape(build, jax.random.key(0)))
+
+    def init(key: jax.Array) -> tuple[Params, ModelState]:
+        network = build(key)
+        return nnx.to_pure_dict(nnx.state(network, nnx.Param)), nnx.to_pure_dict(nnx.state(network, nnx.BatchStat))
+
+    def loss_fn(params: Params, model_state: ModelState, batch: Any, key: jax.Array) -> tuple[jax.Array, ModelState]:
+        del key  # no model here is random
+        images, labels = batch
+        network = nnx.merge(graph_definition, params, model_state)
+        losses = _cross_entropy(network(images, train=True), labels)
+        return jnp.mean(losses), nnx.to_pure_dict(nnx.state(network, nnx.BatchStat))
+
+    def logits_fn(params: Params, model_state: ModelState, images: jax.Array) -> jax.Array:
+        return nnx.merge(graph_definition, params, model_state)(images, train=False)
+
+    evaluate = _evaluation(
+        logits_fn, pixel_transform(mean, scale), dataset.test_images, dataset.test_labels, EVALUATION_CHUNK
+    )
+    return Workload(f"{dataset.name}-{model}", init, loss_fn, batches, evaluate)
+
+
+def pixel_transform(
+    mean: np.ndarray, scale: np.ndarray, *, max_shift: int = 0, mirror: bool = False
+) -> Callable[[Any, jax.Array], Any]:
+    """Make the transform of a raw minibatch into a network's input, `(pixels - mean) / scale`, at random places.
+
+    Each image is shifted by whole pixels drawn from -max_shift..max_shift, up or down and left or right, and mirrored
+    with probability 1/2. So `max_shift=4, mirror=True` is the padding by 4, random crop and flip of He et al. (2015).
+    What comes in from outside is 0 after normalisation, the mean colour.
+
+    Args:
+      mean: what is subtracted from the pixels, by channel or by pixel and channel.
+      scale: what divides the difference, of any shape that broadcasts.
+      max_shift: in pixels; 0 shifts nothing.
+      mirror: whether to mirror.
+
+    Returns:
+      `transform((images, labels), key) -> (float32 images, labels)`, a pure function. Without shift and mirror it
+      draws nothing.
+    """
+
+    # (1, 1 or height, 1 or width, channels)
+    centre, gain = (np.float32(x).reshape((1,) * (4 - x.ndim) + x.shape) for x in (mean, 1 / scale))
+
+    def transform(raw: Any, key: jax.Array) -> Any:
+        images, labels = raw
+        x = (images.astype(jnp.float32) - centre) * gain
+        return (shift_and_mirror(x, key, max_shift=max_shift, mirror=mirror) if max_shift or mirror else x), labels
+
+    return transform
+
+
+def shift_and_mirror(images: jax.Array, key: jax.Array, *, max_shift: int, mirror: bool) -> jax.Array:
+    """Shift each image by random whole pixels, with zeros coming in, and mirror it with probability 1/2."""
+    n, height, width, _ = images.shape
+    down_key, right_key, mirror_key = jax.random.split(key, 3)
+    down = jax.random.randint(down_key, (n, 1), -max_shift, max_shift + 1)
+    right = jax.random.randint(right_key, (n, 1), -max_shift, max_shift + 1)
+    rows, columns = jnp.arange(height)[None, :] + down, jnp.arange(width)[None, :] + right
+    if mirror:
+        columns = jnp.where(jax.random.bernoulli(mirror_key, shape=(n, 1)), columns[:, ::-1], columns)
+
+    # One gather for shift and mirror; mapped over the batch, so that a batch that is split over devices stays split.
+    def gather(image: jax.Array, rows: jax.Array, columns: jax.Array) -> jax.Array:
+        pixels = image.at[rows[:, None], columns]
+        return pixels.get(mode="fill", fill_value=0, wrap_negative_indices=False)
+
+    return jax.vmap(gather)(images, rows, columns)
+
+
+def _cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    return optax.softmax_cross_entropy_with_integer_labels(logits.astype(jnp.float32), labels)
+
+
+def _evaluation(
+    logits_fn: Callable[[Params, ModelState, jax.Array], jax.Array],
+    prepare: Callable[[Any, jax.Array], Any],
+    images: np.ndarray,
+    labels: np.ndarray,
+    chunk: int,
+) -> Callable[[Params, ModelState], dict[str, jax.Array]]:
+    """Make the mean loss and accuracy over all of `images`, a chunk at a time in one compiled loop."""
+    total = len(images)
+    chunk = min(chunk, total)
+    missing = -total % chunk
+
+    # The last chunk is filled up with images that count for nothing.
+    def chunked(x: np.ndarray) -> jax.Array:
+        padded = np.concatenate([x, np.zeros((missing, *x.shape[1:]), x.dtype)])
+        return jnp.asarray(padded.reshape(-1, chunk, *x.shape[1:]))
+
+    counted = chunked(np.ones(total, np.float32))
+    test_set = chunked(images), chunked(labels), counted
+    key = jax.random.key(0)  # `prepare` draws nothing here
+
+    @jax.jit
+    def sums(params: Params, model_state: ModelState, test_set: Any) -> dict[str, jax.Array]:
+        def one_chunk(part: Any) -> tuple[jax.Array, jax.Array]:
+            images, labels, counts = part
+            x, labels = prepare((images, labels), key)
+            logits = logits_fn(params, model_state, x)
+            hits = jnp.argmax(logits, axis=-1) == labels
+            return jnp.sum(counts * _cross_entropy(logits, labels)), jnp.sum(counts * hits)
+
+        losses, hits = jax.lax.map(one_chunk, test_set)
+        return {"loss": jnp.sum(losses) / total, "accuracy": jnp.sum(hits) / total}
+
+    def evaluate(params: Params, model_state: ModelState) -> dict[str, jax.Array]:
+        return sums(params, model_state, test_set)
+
+    return evaluate
