@@ -120,10 +120,9 @@ def _wrote(path: Path) -> None:
 
 def _save_figure(figure: Any, path: Path) -> None:
     """Write a picture in the format that the file's name ends in, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    figure.savefig(part, format=path.suffix[1:].lower())
-    part.replace(path)
+    from lrx.records import write_atomically
+
+    write_atomically(path, lambda file: figure.savefig(file, format=path.suffix[1:].lower()))
     _wrote(path)
 
 
@@ -235,16 +234,12 @@ def _write_run(folder: Path, history: History, steps_per_epoch: int, about: dict
     import numpy as np
 
     from lrx._figures import empty
-    from lrx.papers.result import describe_device, describe_versions
+    from lrx.records import describe_device, describe_versions, write_atomically
 
     arrays: dict[str, Any] = {"loss": history.loss, "rate": history.rate, "evaluation_steps": history.evaluation_steps}
     arrays |= {f"metrics/{name}": values for name, values in history.metrics.items()}
     arrays |= {f"evaluations/{name}": values for name, values in history.evaluations.items()}
-    part = folder / "history.npz.part"
-    with part.open("wb") as file:
-        np.savez_compressed(file, **arrays)
-    part.replace(folder / "history.npz")
-    _wrote(folder / "history.npz")
+    _wrote(write_atomically(folder / "history.npz", lambda file: np.savez_compressed(file, **arrays)))
 
     final = {name: float(values[-1]) for name, values in history.evaluations.items() if len(values)}
     about |= {
@@ -260,10 +255,7 @@ def _write_run(folder: Path, history: History, steps_per_epoch: int, about: dict
         "device": describe_device(),
         "versions": describe_versions(),
     }
-    part = folder / "run.json.part"
-    part.write_text(json.dumps(about, indent=1, allow_nan=False) + "\n")
-    part.replace(folder / "run.json")
-    _wrote(folder / "run.json")
+    _wrote(write_atomically(folder / "run.json", json.dumps(about, indent=1, allow_nan=False) + "\n"))
 
     figure = empty(8, 4.5, 120)
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=(2, 1))
@@ -402,10 +394,8 @@ def reproduce(
         _require_folder(folder)
     if from_results is not None:
         result = papers.load(from_results)
-        if result.paper != paper:
-            _refuse(
-                f"--from-results must hold a result of {paper}, got one of {result.paper}: name that paper instead."
-            )
+        if result.name != paper:
+            _refuse(f"--from-results must hold a result of {paper}, got one of {result.name}: name that paper instead.")
         folder = folder or from_results.parent
     else:
         # Runs of other data or seeds are other runs, with other checkpoints.
@@ -476,6 +466,7 @@ def _reproduce_all(
 ) -> None:
     """Reproduce every paper, go on past those that fail, and write the page."""
     from lrx.papers import gallery
+    from lrx.records import write_atomically
 
     failed: dict[str, str] = {}
     if from_results is not None:
@@ -498,11 +489,7 @@ def _reproduce_all(
                 except Exception as error:  # the others are wanted whatever it is
                     failed[name] = f"{type(error).__name__}: {error}"
                     err.print(f"{name} failed: {failed[name]}")
-    folder.mkdir(parents=True, exist_ok=True)
-    part = folder / f"{gallery.PAGE}.part"
-    part.write_text(gallery.page(folder, failed))
-    part.replace(folder / gallery.PAGE)
-    _wrote(folder / gallery.PAGE)
+    _wrote(write_atomically(folder / gallery.PAGE, gallery.page(folder, failed)))
     if failed:
         err.print(f"{len(failed)} of {len(found)} failed: {', '.join(failed)}")
         raise typer.Exit(1)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lrx import papers
-from lrx.papers.result import Result
+from lrx.records import Result
 
 GALLERY = Path(__file__).parents[1] / "examples/gallery"
 
@@ -22,5 +22,5 @@ def failing(result: Result, change: Callable[[dict[str, Any]], None] = lambda cu
     """The places of the claims that fail once the curves are changed; without a change, as they are."""
     curves = json.loads(json.dumps(result.curves))
     change(curves)
-    claims = papers.paper(result.paper).claims(Result(**{**vars(result), "curves": curves}))
+    claims = papers.paper(result.name).claims(Result(**{**vars(result), "curves": curves}))
     return [place for place, claim in enumerate(claims) if not claim.holds]

@@ -29,7 +29,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import lrx
-from lrx.papers.result import Result, stopwatch
+from lrx.records import Result, markdown_table, stopwatch
 from lrx.training import Workload
 from lrx.workloads import dataset_workload
 from lrx.workloads.datasets import load
@@ -206,7 +206,7 @@ def accuracy_table(result: Result, data: str) -> str:
         accuracies, finite = np.mean(measured["accuracy"], axis=0), np.all(measured["finite"], axis=0)
         cells = [f"{100 * accuracy:.1f}{'' if ok else '†'}" for accuracy, ok in zip(accuracies, finite, strict=True)]
         rows.append([f"`{method}`", *cells, f"{decades_near_best(accuracies, rates):.3g}"])
-    return _markdown(["method", *(f"{rate:.3g}" for rate in rates), "decades within 2 points"], rows)
+    return markdown_table(["method", *(f"{rate:.3g}" for rate in rates), "decades within 2 points"], rows)
 
 
 def loss_table(result: Result, data: str) -> str:
@@ -216,7 +216,7 @@ def loss_table(result: Result, data: str) -> str:
         finite = np.all(measured["finite"], axis=0)
         losses = np.mean(np.where(finite, np.asarray(measured["train_loss"], np.float64), np.nan), axis=0)
         rows.append([f"`{method}`", *("†" if np.isnan(loss) else f"{loss:.2g}" for loss in losses)])
-    return _markdown(["method", *(f"{rate:.3g}" for rate in result.settings["rates"])], rows)
+    return markdown_table(["method", *(f"{rate:.3g}" for rate in result.settings["rates"])], rows)
 
 
 def summary(result: Result) -> str:
@@ -229,12 +229,7 @@ def summary(result: Result) -> str:
             accuracies = np.mean(curves[method]["accuracy"], axis=0)
             cells.append(f"{100 * accuracies.max():.1f} ({decades_near_best(accuracies, rates):.3g})")
         rows.append([f"`{method}`", *cells])
-    return _markdown(["method", *(f"{data}, best (decades)" for data in result.curves)], rows)
-
-
-def _markdown(heads: list[str], rows: list[list[str]]) -> str:
-    lines = ["| " + " | ".join(heads) + " |", "|---" + "|---:" * (len(heads) - 1) + "|"]
-    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
+    return markdown_table(["method", *(f"{data}, best (decades)" for data in result.curves)], rows)
 
 
 def run(

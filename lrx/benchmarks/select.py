@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lrx.papers.result import Result, stopwatch
+from lrx.records import Result, markdown_table, stopwatch, write_atomically
 from lrx.tuning.range_test import range_test
 from lrx.tuning.selection.bracket import Race, hyperparameters
 from lrx.tuning.selection.portfolio import PORTFOLIO, Method
@@ -79,10 +79,7 @@ class Runs:
 
     def save(self) -> None:
         """Write what is kept, whole or not at all."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        part = self.path.with_name(self.path.name + ".part")
-        part.write_text(json.dumps(self.kept, indent=0) + "\n")
-        part.replace(self.path)
+        write_atomically(self.path, json.dumps(self.kept, indent=0) + "\n")
 
     def best_first(self, values: dict[tuple[str, float], float]) -> list[tuple[str, float]]:
         """Order methods and rates by their metric."""
@@ -235,10 +232,10 @@ def regrets(result: Result, strategy: str) -> np.ndarray:
 
 def summary(result: Result) -> str:
     """Write for each strategy how often it comes within 1 % of the oracle, its regret and its cost, as Markdown."""
-    lines = [
-        "| | tasks within 1 % | runs within 1 % | regret, median | worst | cost in full runs |",
-        "|---|---:|---:|---:|---:|---:|",
-    ]
+    heads, rows = (
+        ["strategy", "tasks within 1 %", "runs within 1 %", "regret, median", "worst", "cost in full runs"],
+        [],
+    )
     strategies = next(iter(result.curves.values()))["strategies"]
     for strategy in strategies:
         found = regrets(result, strategy)
@@ -251,17 +248,17 @@ def summary(result: Result) -> str:
             _percent(float(found.max())),
             f"{max(costs):.2f}",
         ]
-        lines.append("| " + " | ".join([strategy, *cells]) + " |")
-    return "\n".join(lines)
+        rows.append([strategy, *cells])
+    return markdown_table(heads, rows)
 
 
 def task_table(result: Result) -> str:
     """Write for each task the oracle, and what select chose and reached, as Markdown."""
-    lines = ["| task | oracle | its value | select's choices | regret |", "|---|---|---:|---|---:|"]
+    rows = []
     for name, measured in result.curves.items():
-        best, rows = measured["oracle"], measured["strategies"]["select"]
-        choices = "; ".join(f"{each['method']} at {each['rate']:.2g}" for each in rows)
-        found = [math.inf if each["regret"] is None else each["regret"] for each in rows]
+        best, chosen = measured["oracle"], measured["strategies"]["select"]
+        choices = "; ".join(f"{each['method']} at {each['rate']:.2g}" for each in chosen)
+        found = [math.inf if each["regret"] is None else each["regret"] for each in chosen]
         cells = [
             name,
             f"{best['method']} at {best['rate']:.2g}",
@@ -269,8 +266,8 @@ def task_table(result: Result) -> str:
             choices,
             ", ".join(map(_percent, found)),
         ]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+        rows.append(cells)
+    return markdown_table(["task", "oracle", "its value", "select's choices", "regret"], rows, align="llrlr")
 
 
 def _percent(regret: float) -> str:

@@ -7,7 +7,8 @@ import pkgutil
 import re
 
 from lrx import _checks
-from lrx.papers.result import Claim, Paper, Result, Scale, load
+from lrx.papers.reproduction import Claim, Paper, Scale
+from lrx.records import Result, load
 
 __all__ = ["Claim", "Paper", "Result", "Scale", "available", "load", "names", "paper"]
 

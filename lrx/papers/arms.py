@@ -10,7 +10,8 @@ import jax
 import numpy as np
 import optax
 
-from lrx.papers.result import Claim, Job, short
+from lrx.papers.reproduction import Claim, Job
+from lrx.records import round_to_six_digits
 from lrx.training import Workload
 from lrx.tuning import SweepResult, sweep
 from lrx.workloads import dataset_workload
@@ -95,16 +96,16 @@ def arm_of(
     place = int(np.argmin(np.where(np.isnan(means), np.inf, means)))
     here = (*at, place)
     arm = {
-        "rates": short(swept.axes["lr"]),
-        "final_loss": short(reached),
+        "rates": round_to_six_digits(swept.axes["lr"]),
+        "final_loss": round_to_six_digits(reached),
         "best": place,
         "steps": swept.steps + 1,
-        "loss": short(swept.losses[here]),
+        "loss": round_to_six_digits(swept.losses[here]),
         "evaluation_steps": swept.evaluation_steps,
-        "evaluations": {key: short(values[here]) for key, values in swept.evaluation_curves.items()},
+        "evaluations": {key: round_to_six_digits(values[here]) for key, values in swept.evaluation_curves.items()},
     }
     if with_rates:
-        arm["rate"] = short(swept.rates[here])
+        arm["rate"] = round_to_six_digits(swept.rates[here])
     return arm
 
 

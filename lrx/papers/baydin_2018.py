@@ -45,7 +45,8 @@ import optax
 import lrx
 from lrx.papers.arms import Arm, compare
 from lrx.papers.figures import REFERENCE, band, legend, panels, style
-from lrx.papers.result import Claim, Job, Paper, Result, Scale
+from lrx.papers.reproduction import Claim, Job, Paper, Scale
+from lrx.records import Result
 from lrx.training import Workload
 from lrx.workloads import make_workload
 

@@ -37,7 +37,8 @@ from jax.flatten_util import ravel_pytree
 
 import lrx
 from lrx.papers.figures import REFERENCE, band, legend, panels, style
-from lrx.papers.result import Claim, Job, Paper, Result, Scale, short
+from lrx.papers.reproduction import Claim, Job, Paper, Scale
+from lrx.records import Result, round_to_six_digits
 from lrx.training import Batches, Workload, train
 from lrx.workloads.datasets import load
 
@@ -248,13 +249,13 @@ def measure(size: Size, job: Job) -> tuple[dict[str, Any], dict[str, Any]]:
             "rate": run.rate,
             "edge": run.edge,
             "steps": by_seed[0].evaluation_steps,
-            "sharpness": short([history.evaluations["sharpness"] for history in by_seed]),
-            "accuracy": short([history.evaluations["accuracy"] for history in by_seed]),
+            "sharpness": round_to_six_digits([history.evaluations["sharpness"] for history in by_seed]),
+            "accuracy": round_to_six_digits([history.evaluations["accuracy"] for history in by_seed]),
             # Of the steps since the measurement before: how many raised the loss, of all of them, and its mean.
-            "rising": short([_rising(each, run.every) for each in losses]),
-            "mean_loss": short(losses.reshape(len(losses), -1, run.every).mean(axis=-1)),
+            "rising": round_to_six_digits([_rising(each, run.every) for each in losses]),
+            "mean_loss": round_to_six_digits(losses.reshape(len(losses), -1, run.every).mean(axis=-1)),
             "loss_steps": np.arange(0, run.steps, stride),
-            "loss": short(losses[0, ::stride]),
+            "loss": round_to_six_digits(losses[0, ::stride]),
         }
     return {"images": number, "widths": WIDTHS, "beta": BETA}, curves
 

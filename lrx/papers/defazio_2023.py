@@ -46,7 +46,8 @@ import optax
 import lrx
 from lrx.papers.arms import Arm, arm_of, compare, final, inside, judged_workload
 from lrx.papers.figures import REFERENCE, band, legend, panels, style
-from lrx.papers.result import Claim, Job, Paper, Result, Scale
+from lrx.papers.reproduction import Claim, Job, Paper, Scale
+from lrx.records import Result
 from lrx.training import Workload, train
 from lrx.tuning import sweep
 from lrx.workloads.datasets import load

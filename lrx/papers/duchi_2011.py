@@ -31,7 +31,8 @@ import lrx
 from lrx.papers.arms import Arm, compare, final, inside
 from lrx.papers.descent import descend
 from lrx.papers.figures import band, legend, panels, sensitivity
-from lrx.papers.result import Claim, Job, Paper, Result, Scale
+from lrx.papers.reproduction import Claim, Job, Paper, Scale
+from lrx.records import Result
 from lrx.workloads.linear import make_sparse_workload
 
 if TYPE_CHECKING:

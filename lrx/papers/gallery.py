@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from lrx.papers import available, load
-from lrx.papers.result import Paper, Result
+from lrx.papers.reproduction import Paper
+from lrx.records import Result, markdown_table
 
 PAGE = "README.md"
 
@@ -29,9 +30,9 @@ def entries(folder: Path) -> list[Entry]:
     found = []
     for path in sorted(folder.glob("*/*/result.json")):
         result = load(path)
-        if result.paper not in papers:
-            raise ValueError(f"{path} must be a result of one of {', '.join(papers)}, got one of {result.paper!r}.")
-        found.append(Entry(papers[result.paper], result, path.parent))
+        if result.name not in papers:
+            raise ValueError(f"{path} must be a result of one of {', '.join(papers)}, got one of {result.name!r}.")
+        found.append(Entry(papers[result.name], result, path.parent))
     return sorted(
         found,
         key=lambda entry: (entry.paper.year, entry.paper.name, list(entry.paper.scales).index(entry.result.scale)),
@@ -52,13 +53,13 @@ def page(folder: Path, failed: dict[str, str] | None = None) -> str:
         "Verdicts are computed from the numbers in each `result.json`; ± is the deviation over seeds.",
         "",
     ]
-    lines += ["| paper | scale | claims that hold |", "|---|---|---:|"]
+    rows = []
     for entry in found:
         claims = entry.paper.claims(entry.result)
         title = f"[{entry.paper.authors} {entry.paper.year}](#{_anchor(entry)})"
-        lines.append(f"| {title} | {entry.result.scale} | {sum(claim.holds for claim in claims)} of {len(claims)} |")
-    for name, message in (failed or {}).items():
-        lines.append(f"| {name} | failed | {_cell(message)} |")
+        rows.append((title, entry.result.scale, f"{sum(claim.holds for claim in claims)} of {len(claims)}"))
+    rows += [(name, "failed", message) for name, message in (failed or {}).items()]
+    lines.append(markdown_table(["paper", "scale", "claims that hold"], rows, align="llr"))
     for entry in found:
         lines += ["", *_section(entry, folder)]
     return "\n".join(lines) + "\n"
@@ -82,20 +83,15 @@ def _section(entry: Entry, folder: Path) -> list[str]:
     ]
     for picture in sorted(place.glob("*.png")):
         lines += [f"![{paper.name}, {picture.stem}]({picture.relative_to(folder).as_posix()})", ""]
-    lines += ["| claim | expected | measured | holds |", "|---|---|---|---|"]
-    for claim in paper.claims(result):
-        cells = (claim.text, claim.expected, claim.measured, "yes" if claim.holds else "**no**")
-        lines.append("| " + " | ".join(map(_cell, cells)) + " |")
+    claims = paper.claims(result)
+    rows = [(claim.text, claim.expected, claim.measured, "yes" if claim.holds else "**no**") for claim in claims]
+    lines.append(markdown_table(["claim", "expected", "measured", "holds"], rows, align="llll"))
     data = f", on {result.data}" if result.data else ""
     seeds = f"{len(result.seeds)} seed{'s' if len(result.seeds) > 1 else ''}"
     measured = f"{result.seconds:,.0f} s on {result.device}, jax {result.versions['jax']}, {result.date[:10]}"
     command = f"`lrx reproduce {paper.name} --scale {result.scale}`"
     lines += ["", f"{command}: {paper.scales[result.scale].description}{data}; {seeds}, {measured}."]
     return lines
-
-
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|").replace("\n", " ")
 
 
 def _sentence(text: str) -> str:

@@ -44,7 +44,8 @@ import numpy as np
 import lrx
 from lrx.papers.descent import descend, log_spaced
 from lrx.papers.figures import REFERENCE, band, legend, panels
-from lrx.papers.result import Claim, Job, Paper, Result, Scale, short
+from lrx.papers.reproduction import Claim, Job, Paper, Scale
+from lrx.records import Result, round_to_six_digits
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -178,8 +179,8 @@ def measure(size: Size, job: Job) -> tuple[dict[str, Any], dict[str, Any]]:
             found[str(condition)][name] = {
                 "fraction": float(fractions[place]),  # eta_0 tr H
                 "span": float(spans[place]),  # k T
-                "risk": short(of_seeds[place]),  # (seeds, points)
-                "expected": short(expected[counts - 1]),
+                "risk": round_to_six_digits(of_seeds[place]),  # (seeds, points)
+                "expected": round_to_six_digits(expected[counts - 1]),
             }
     settings = {"steps": size.steps, "runs": size.runs, "dimensions": DIMENSIONS, "noise": NOISE}
     return settings, {"steps": counts, "conditions": found}

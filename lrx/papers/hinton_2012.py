@@ -38,8 +38,9 @@ import optax
 import lrx
 from lrx.papers.descent import descend
 from lrx.papers.figures import REFERENCE, band, legend, panels, style
-from lrx.papers.result import Claim, Job, Paper, Result, Scale, short
+from lrx.papers.reproduction import Claim, Job, Paper, Scale
 from lrx.rates import ArrayLike
+from lrx.records import Result, round_to_six_digits
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -102,9 +103,9 @@ def follow(size: int, name: str, seeds: tuple[int, ...]) -> dict[str, Any]:
         means = np.nan_to_num(np.mean(np.asarray(errors, np.float64), axis=1), nan=np.inf)  # over seeds
         place = int(np.argmin(means))
         found = {"rates": rates, "errors": means, "best": place, "chosen_by": errors[place]}
-        return {key: short(value) for key, value in found.items()} | {
+        return {key: round_to_six_digits(value) for key, value in found.items()} | {
             "best": place,
-            "parts": short(parts[problem, place]),  # (seeds, points)
+            "parts": round_to_six_digits(parts[problem, place]),  # (seeds, points)
         }
 
     return {
@@ -180,8 +181,8 @@ def measure(size: int, job: Job) -> tuple[dict[str, Any], dict[str, Any]]:
     return settings, {
         "steps": (np.arange(POINTS) + 0.5) * size / POINTS,
         "arms": {name: follow(size, name, job.seeds) for name in ARMS},
-        "lengths": {decay: short(each[len(each) // 2]) for decay, each in lengths.items()},
-        "first": {decay: short(each[:, 0]) for decay, each in lengths.items()},
+        "lengths": {decay: round_to_six_digits(each[len(each) // 2]) for decay, each in lengths.items()},
+        "first": {decay: round_to_six_digits(each[:, 0]) for decay, each in lengths.items()},
         "adam": dict(zip(names, apart(job.seeds), strict=True)),
         "drift": dict(zip(["0", *names], drifts(), strict=True)),
     }

@@ -46,7 +46,8 @@ from jax.flatten_util import ravel_pytree
 import lrx
 from lrx.papers.arms import Arm, compare, inside
 from lrx.papers.figures import OTHERS, REFERENCE, STROKES, band, legend, panels
-from lrx.papers.result import Claim, Job, Paper, Result, Scale, short
+from lrx.papers.reproduction import Claim, Job, Paper, Scale
+from lrx.records import Result, round_to_six_digits
 from lrx.training import Batches, Workload
 from lrx.workloads import dataset_workload, make_workload
 from lrx.workloads.datasets import load
@@ -169,10 +170,10 @@ def measure_task(task: Task, job: Job) -> tuple[dict[str, Any], int, int]:
     arms = {task.label: Arm(tx, task.rates)}
     arm = compare(workload, arms, job, num_steps=steps, num_points=steps, strategy=task.strategy)[task.label]
     found = {
-        "rates": short(tests[0].rates),
-        "smoothed": [short(test.smoothed) for test in tests],
+        "rates": round_to_six_digits(tests[0].rates),
+        "smoothed": [round_to_six_digits(test.smoothed) for test in tests],
         "diverged_at": [test.diverged_at for test in tests],
-        "suggestions": {rule: short([test.suggestions[rule] for test in tests]) for rule in RULES},
+        "suggestions": {rule: round_to_six_digits([test.suggestions[rule] for test in tests]) for rule in RULES},
         "steps": steps,
         "grid": {name: arm[name] for name in ("rates", "final_loss", "best")},
     }
@@ -196,7 +197,7 @@ def full_batch(seeds: tuple[int, ...]) -> dict[str, dict[str, np.ndarray]]:
         found[str(steps)] = {}
         for name, (workload, curvatures) in problems.items():
             rates = np.asarray(blow_ups(workload, seeds, steps), np.float64)
-            found[str(steps)][name] = short(rates * curvatures / 2)
+            found[str(steps)][name] = round_to_six_digits(rates * curvatures / 2)
     return found
 
 

@@ -52,7 +52,8 @@ import optax
 import lrx
 from lrx.papers.arms import Arm, compare, final
 from lrx.papers.figures import REFERENCE, band, legend, panels, style
-from lrx.papers.result import Claim, Job, Paper, Result, Scale, short
+from lrx.papers.reproduction import Claim, Job, Paper, Scale
+from lrx.records import Result, round_to_six_digits
 from lrx.training import Batches, Workload
 from lrx.workloads.datasets import Dataset, load
 
@@ -197,7 +198,7 @@ def corrections(workload: Workload, job: Job, epochs: int) -> np.ndarray:
         checkpoint=job.folder("autoencoder"),
         progress=job.titled("autoencoder"),
     )
-    return short(swept.final_loss)
+    return round_to_six_digits(swept.final_loss)
 
 
 def uncorrection(b1: Any, b2: Any, num_steps: int) -> jax.Array:

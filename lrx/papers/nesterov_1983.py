@@ -32,7 +32,8 @@ import numpy as np
 import lrx
 from lrx.papers.descent import descend, log_spaced, slope
 from lrx.papers.figures import REFERENCE, band, legend, panels
-from lrx.papers.result import Claim, Job, Paper, Result, Scale
+from lrx.papers.reproduction import Claim, Job, Paper, Scale
+from lrx.records import Result
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

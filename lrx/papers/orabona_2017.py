@@ -38,7 +38,8 @@ import numpy as np
 import lrx
 from lrx.papers.arms import Arm, compare, judged_workload
 from lrx.papers.figures import band, legend, panels, style
-from lrx.papers.result import Claim, Job, Paper, Result, Scale
+from lrx.papers.reproduction import Claim, Job, Paper, Scale
+from lrx.records import Result
 from lrx.training import Workload
 from lrx.workloads.datasets import load
 

@@ -28,7 +28,8 @@ import numpy as np
 import lrx
 from lrx.papers.descent import descend, log_spaced
 from lrx.papers.figures import REFERENCE, band, legend, panels, style
-from lrx.papers.result import Claim, Job, Paper, Result, Scale
+from lrx.papers.reproduction import Claim, Job, Paper, Scale
+from lrx.records import Result
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -23,7 +23,8 @@ import numpy as np
 import optax
 
 import lrx
-from lrx.papers.result import Claim, Job, Paper, Result, Scale
+from lrx.papers.reproduction import Claim, Job, Paper, Scale
+from lrx.records import Result
 from lrx.training import Workload, train
 from lrx.workloads import make_workload
 

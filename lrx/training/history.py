@@ -5,14 +5,13 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import tempfile
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lrx.records import write_atomically
 from lrx.states import brief, shows
 from lrx.training.workload import ModelState, Params
 
@@ -171,19 +170,9 @@ class History:
         Args:
           path: of the file; its folder is made where it does not exist. A file that is there is replaced.
         """
-        path = Path(path).expanduser()
-        path.parent.mkdir(parents=True, exist_ok=True)
         arrays, notes = self._as_arrays()
         contents: dict[str, Any] = {"notes": np.frombuffer(json.dumps(notes).encode(), np.uint8), **arrays}
-        with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".tmp", delete=False) as file:
-            try:
-                np.savez_compressed(file, **contents)
-                file.flush()
-                os.fsync(file.fileno())
-            except BaseException:
-                os.unlink(file.name)
-                raise
-        os.replace(file.name, path)
+        write_atomically(path, lambda file: np.savez_compressed(file, **contents))
 
     def _as_arrays(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         arrays: dict[str, np.ndarray] = {

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import csv
+import io
 import os
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from lrx.records import write_atomically
 from lrx.training.callbacks import Moment
 
 
@@ -72,11 +73,11 @@ def _rows(path: Path) -> list[dict[str, Any]]:
 
 
 def _write_whole(path: Path, columns: list[str], rows: list[dict[str, Any]]) -> None:
-    with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".tmp", delete=False, newline="") as file:
-        writer = csv.DictWriter(file, columns, restval="", lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-    os.replace(file.name, path)
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_atomically(path, text.getvalue())
 
 
 def tensorboard_writer(to: Any) -> Callable[[Moment], None]:

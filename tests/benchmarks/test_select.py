@@ -16,9 +16,9 @@ from tuning.test_sweep import line
 import lrx
 from lrx.benchmarks import available, select
 from lrx.papers import load
-from lrx.papers.result import Result
+from lrx.records import Result
 from lrx.tuning import Method
-from lrx.workloads.suite import TASKS, UNSEEN, Task
+from lrx.workloads.suite import Task
 
 LEADER, FOLLOWER = "adamw, warmup-stable-decay", "adamw, linear decay"
 PORTFOLIO = {
@@ -145,18 +145,6 @@ def test_the_summary_counts_what_is_near_the_oracle() -> None:
     assert select.task_table(result).splitlines()[2] == (
         "| first | adamw at 0.01 | 0.95 | sgd at 0.1; sgd at 0.1 | 0.5 %, 3.0 % |"
     )
-
-
-def test_the_readme_shows_what_the_gallery_holds() -> None:
-    root = pathlib.Path(__file__).parents[2]
-    result = load(root / "examples/gallery/select/select.json")
-    assert list(result.curves) == list(TASKS)
-    readme = (root / "README.md").read_text()
-    assert select.summary(result) in readme
-    assert select.task_table(result) in readme
-    unseen = load(root / "examples/gallery/select/unseen.json")
-    assert list(unseen.curves) == list(UNSEEN)
-    assert select.task_table(unseen) in readme
 
 
 def test_every_benchmark_says_what_it_asks() -> None:

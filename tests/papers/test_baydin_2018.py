@@ -14,7 +14,7 @@ from reproductions import failing
 import lrx
 from lrx.papers import baydin_2018
 from lrx.papers.baydin_2018 import METHODS, PUBLISHED
-from lrx.papers.result import Result
+from lrx.records import Result
 
 EPOCHS = {"logistic regression": 10, "perceptron": 3}
 STEPS = np.array([2, 6, 14, 30, 100, 469, 4690])  # of the made-up trace of rates

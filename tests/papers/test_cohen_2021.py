@@ -8,7 +8,7 @@ from jax.flatten_util import ravel_pytree
 from reproductions import failing
 
 from lrx.papers import cohen_2021
-from lrx.papers.result import Result
+from lrx.records import Result
 
 SEEDS = (0, 1, 2)
 TIMES = np.arange(1, 61)

@@ -14,7 +14,8 @@ from reproductions import failing
 
 import lrx
 from lrx.papers import defazio_2023
-from lrx.papers.result import Job, Result
+from lrx.papers.reproduction import Job
+from lrx.records import Result
 from lrx.workloads.datasets import load
 
 TASK = "mnist, a model"

@@ -12,7 +12,7 @@ from reproductions import failing, published
 from scipy.optimize import minimize
 
 from lrx.papers import duchi_2011
-from lrx.papers.result import Job
+from lrx.papers.reproduction import Job
 
 
 def test_the_rates_of_the_arms_are_those_of_the_text() -> None:

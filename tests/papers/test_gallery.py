@@ -10,8 +10,9 @@ import pytest
 from typer.testing import CliRunner
 
 from lrx import cli, papers
-from lrx.papers import gallery, result
-from lrx.papers.result import Claim, Job, Paper, Result, Scale
+from lrx.papers import gallery, reproduction
+from lrx.papers.reproduction import Claim, Job, Paper, Scale
+from lrx.records import Result
 
 GALLERY = Path(__file__).parents[2] / "examples/gallery"
 
@@ -125,7 +126,7 @@ def test_a_result_of_a_paper_that_is_not_there_is_named(three: Path) -> None:
 
 def test_an_interrupted_reproduction_counts_the_seconds_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     times, checkpoints = iter([10.0, 4.0]), tmp_path / "checkpoints"
-    monkeypatch.setattr(result, "stopwatch", lambda: lambda: next(times))
+    monkeypatch.setattr(reproduction, "stopwatch", lambda: lambda: next(times))
 
     def measured(size: Any, job: Job) -> Any:
         if not checkpoints.exists():

@@ -12,7 +12,7 @@ import pytest
 from reproductions import failing, published
 
 from lrx.papers import ge_2019
-from lrx.papers.result import Result
+from lrx.records import Result
 
 WORST = str(ge_2019.CONDITIONS[-1])
 

@@ -13,7 +13,7 @@ from reproductions import failing, published
 
 from lrx.papers import hinton_2012
 from lrx.papers.descent import descend
-from lrx.papers.result import Result
+from lrx.records import Result
 
 
 def plain_rmsprop(gradients: np.ndarray, rho: float, eta: float) -> np.ndarray:

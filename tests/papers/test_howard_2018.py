@@ -13,7 +13,8 @@ from reproductions import failing
 
 import lrx
 from lrx.papers import howard_2018
-from lrx.papers.result import Job, Result
+from lrx.papers.reproduction import Job
+from lrx.records import Result
 from lrx.training import train
 from lrx.workloads import make_workload
 

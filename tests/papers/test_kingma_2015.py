@@ -9,7 +9,8 @@ from reproductions import failing
 import lrx
 from lrx import papers
 from lrx.papers import kingma_2015
-from lrx.papers.result import Job, Result
+from lrx.papers.reproduction import Job
+from lrx.records import Result
 from lrx.workloads.datasets import Dataset
 
 GROWING = 14  # the claim that does not hold: the bound of section 2.1 is none for growing gradients

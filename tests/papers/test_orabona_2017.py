@@ -14,7 +14,8 @@ from reproductions import failing
 
 from lrx.papers import orabona_2017
 from lrx.papers.orabona_2017 import METHODS
-from lrx.papers.result import Job, Result
+from lrx.papers.reproduction import Job
+from lrx.records import Result
 
 
 def made_up(epochs: int = 39) -> Result:

@@ -11,7 +11,7 @@ import pytest
 import lrx
 from lrx import papers
 from lrx.papers import smith_2017
-from lrx.papers.result import Result
+from lrx.records import Result
 
 
 def made_up(fixed=81.4, decay=78.5, triangular2=81.4, peaks_off_by=0):

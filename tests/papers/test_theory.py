@@ -15,7 +15,7 @@ import lrx
 from lrx import papers
 from lrx.papers import nesterov_1983, polyak_1964, robbins_1951
 from lrx.papers.descent import descend, log_spaced, slope
-from lrx.papers.result import Claim
+from lrx.papers.reproduction import Claim
 
 
 def test_trajectories_are_those_of_a_plain_loop() -> None:

@@ -1,31 +1,24 @@
-"""What a reproduction leaves behind: a result from which plots and claims can be made again without training."""
+"""What a paper consists of: its scales, what it is asked to measure, and the claims that are checked."""
 
 from __future__ import annotations
 
 import dataclasses
-import datetime
-import importlib.metadata
-import json
 import math
 import os
-import platform
 import re
-import sys
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import jax
 import numpy as np
 
+from lrx.records import Result, stopwatch
 from lrx.workloads.datasets import load as load_dataset
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Task = TypeVar("Task", bound=Any)  # has `data`, the name of a data set
-_PACKAGES = ("lrx", "jax", "jaxlib", "optax", "flax", "numpy")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -167,83 +160,3 @@ class Paper:
             if spent and spent.parent.is_dir():
                 spent.write_text(f"{seconds}\n")
         return Result(self.name, scale, job.data, list(job.seeds), settings, curves, seconds)
-
-
-@dataclasses.dataclass
-class Result:
-    """The numbers of one reproduction and where they come from."""
-
-    paper: str
-    scale: str
-    data: str
-    seeds: list[int]
-    settings: dict[str, Any]  # what was run: model, lengths, rates
-    curves: dict[str, Any]  # what came out, as nested dicts of lists
-    seconds: float  # those before an interruption included
-    date: str = dataclasses.field(default_factory=lambda: datetime.datetime.now(datetime.UTC).isoformat("T", "seconds"))
-    command: str = dataclasses.field(default_factory=lambda: " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]))
-    device: str = dataclasses.field(default_factory=lambda: describe_device())
-    versions: dict[str, str] = dataclasses.field(default_factory=lambda: describe_versions())
-
-    def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write the result as JSON, whole or not at all."""
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(path.name + ".part")
-        part.write_text(json.dumps(_plain(dataclasses.asdict(self)), indent=1, allow_nan=False) + "\n")
-        part.replace(path)
-        return path
-
-
-def load(path: str | os.PathLike[str]) -> Result:
-    """Read a saved result.
-
-    Raises:
-      ValueError: if the file is not a saved result.
-    """
-    try:
-        return Result(**json.loads(Path(path).read_text()))
-    except (json.JSONDecodeError, UnicodeDecodeError, TypeError) as error:
-        raise ValueError(
-            f"path must be a result.json that `lrx reproduce` has written, got path={str(path)!r} ({error})."
-        ) from error
-
-
-def describe_device() -> str:
-    """Name the hardware that a result was measured on."""
-    device = jax.devices()[0]
-    machine = f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPU cores"
-    return machine if device.platform == "cpu" else f"{jax.device_count()} x {device.device_kind}, {machine}"
-
-
-def describe_versions() -> dict[str, str]:
-    """Name the versions that a result was measured with."""
-    versions = {"python": platform.python_version()}
-    for package in _PACKAGES:
-        try:
-            versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            versions[package] = "not installed as a package"
-    return versions
-
-
-def stopwatch() -> Callable[[], float]:
-    """Start a clock; calling it gives the seconds since."""
-    start = time.perf_counter()
-    return lambda: round(time.perf_counter() - start, 1)
-
-
-def short(values: Any) -> np.ndarray:
-    """Round to six digits, which is what a float32 has, so that a result can be read."""
-    return np.vectorize(lambda x: float(f"{x:.6g}"))(np.asarray(values, np.float64))
-
-
-def _plain(value: Any) -> Any:
-    """What JSON can hold: arrays become lists, and what is not finite, as the loss of a run that diverged, null."""
-    if isinstance(value, np.ndarray | np.generic | jax.Array):
-        value = np.asarray(value).tolist()
-    if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
