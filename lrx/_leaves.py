@@ -593,3 +593,24 @@ def _divide(numerator: jax.Array, denominator: jax.Array) -> jax.Array:
     if jnp.iscomplexobj(numerator):  # as complex numbers, the square of a small denominator would vanish
         return jax.lax.complex(numerator.real / denominator, numerator.imag / denominator)
     return numerator / denominator
+
+
+def combine(function: Callable[..., jax.Array], params: Any, tree: Any) -> Any:
+    """Return `function(parameter, leaf of the state)`, computed in at least float32, in the parameters' types.
+
+    What is not a floating-point number and what a mask hides from the method stay as they are.
+    """
+
+    def move(kept: Any, leaf: Any) -> Any:
+        if isinstance(kept, optax.MaskedNode) or not jnp.issubdtype(jnp.result_type(leaf), jnp.inexact):
+            return leaf
+        point = function(wide(leaf), wide(kept))
+        # A copy: the next step may take the buffers of the state.
+        return (jnp.array(point) if point is kept else point).astype(jnp.result_type(leaf))
+
+    kept, structure = jax.tree.flatten(tree, is_leaf=lambda node: isinstance(node, optax.MaskedNode))
+    if any(isinstance(leaf, optax.MaskedNode) for leaf in kept):
+        leaves = structure.flatten_up_to(params)  # type: ignore[attr-defined]
+    else:  # flax may keep a state in other containers than parameters, so only the order of leaves counts
+        leaves, structure = jax.tree.flatten(params)
+    return jax.tree.unflatten(structure, [move(*pair) for pair in zip(kept, leaves, strict=True)])

@@ -10,7 +10,7 @@ from lrx.controllers import (
     warmup_until,
 )
 from lrx.editing import observe, restart_schedule, scale_learning_rate, set_learning_rate
-from lrx.guards import apply_updates, rollback_on_divergence
+from lrx.guards import rollback_on_divergence
 from lrx.optimizers import (
     accumulate,
     adagrad,
@@ -22,7 +22,6 @@ from lrx.optimizers import (
     d_adaptation,
     dog,
     dowg,
-    eval_params,
     group_rates,
     heavy_ball,
     hypergradient_adam,
@@ -44,8 +43,9 @@ from lrx.optimizers import (
     sgd,
 )
 from lrx.rates import Controller, Rate, Schedule
-from lrx.reading import NoRateError, learning_rate, learning_rates, monitor, stopped, update_count
+from lrx.reading import NoRateError, learning_rate, learning_rates, monitor, update_count
 from lrx.restoring import CarriedOver, carry_over
+from lrx.run_state import apply_updates, eval_params, stopped
 from lrx.schedules import (
     constant,
     cosine_decay,

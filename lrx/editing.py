@@ -17,22 +17,11 @@ import optax
 
 from lrx import _checks
 from lrx._foreign import Adapter, speaker
+from lrx._walk import join_labels, nodes_below, nodes_on_path, state_of
 from lrx.feedback import check_loss
-from lrx.reading import (
-    UnknownPairsError,
-    collect,
-    group_of,
-    join_labels,
-    named_entries,
-    nodes_below,
-    nodes_on_path,
-    pair_name,
-    paths_of,
-    product_of,
-    set_by_hand,
-    state_of,
-    stop_flags,
-)
+from lrx.rate_paths import UnknownPairsError, collect, pair_name, paths_of, product_of, set_by_hand
+from lrx.reading import group_of, named_entries
+from lrx.run_state import stop_flags
 from lrx.states import Observation, Snapshot, array, tells
 
 

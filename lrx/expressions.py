@@ -39,7 +39,7 @@ _OPTAX_LINKS = (
     "scale_by_rms",
     "trace",
 )
-_NO_LINKS = ("eval_params", "group_rates")  # one makes no link, one needs a tree or a function
+_NO_LINKS = ("group_rates",)  # which needs a tree or a function
 _OPERATIONS: dict[type[ast.operator], tuple[str, Callable[[Any, Any], Any]]] = {
     ast.Add: ("+", operator.add),
     ast.Sub: ("-", operator.sub),

@@ -6,330 +6,18 @@ find rates wherever they are: in a chain, inside an optimizer, and inside optax'
 
 from __future__ import annotations
 
-import dataclasses
-import functools
-import inspect
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from lrx import _checks
 from lrx._foreign import speaker
-from lrx.states import Observation, RateState, array, method_name, tells
-
-
-class NoRateError(ValueError):
-    """The state holds no learning rate that could be read."""
-
-
-class UnknownPairsError(NoRateError):
-    """The state holds two sets of groups, and not which of the one meets which of the other."""
-
-
-@dataclasses.dataclass
-class _Path:
-    """The rates between an incoming gradient and the update, one after the other."""
-
-    signed: list[jax.Array] = dataclasses.field(default_factory=list)
-    factors: list[jax.Array] = dataclasses.field(default_factory=list)
-    rate_ahead: list[jax.Array] = dataclasses.field(default_factory=list)  # `signed` under the scales set by now
-    ahead: list[jax.Array] = dataclasses.field(default_factory=list)  # `factors` under the scales set by now
-    by_hand: list[jax.Array] = dataclasses.field(default_factory=list)  # what of it was set by hand
-    unread: list[str] = dataclasses.field(default_factory=list)  # optimizers with a rate that is not in their state
-    groups: dict[str, _Path] = dataclasses.field(default_factory=dict)
-
-    def __bool__(self) -> bool:
-        return bool(self.signed or self.factors or self.unread or self.groups)
-
-    def extend(self, other: _Path) -> None:
-        self._append(other)
-        if self.groups and other.groups and self.groups.keys() != other.groups.keys():
-            raise UnknownPairsError(
-                f"the state must hold one set of groups on a path, got {sorted(self.groups)} and then "
-                f"{sorted(other.groups)}: which meet at a parameter is not in the state. Use the same labels for both "
-                "to read their rates."
-            )
-        for label, path in other.groups.items():
-            self.groups.setdefault(label, _Path()).extend(path)
-
-    def _append(self, other: _Path) -> None:
-        self.signed += other.signed
-        self.factors += other.factors
-        self.rate_ahead += other.rate_ahead
-        self.ahead += other.ahead
-        self.by_hand += other.by_hand
-        self.unread += other.unread
-
-    def by_group(self, label: str = "") -> Iterator[tuple[str, _Path]]:
-        if not self.groups:
-            yield label, self
-        for name, path in self.groups.items():
-            inner = dataclasses.replace(self, groups=path.groups)
-            inner.signed, inner.factors = self.signed + path.signed, self.factors + path.factors
-            inner.rate_ahead, inner.ahead = self.rate_ahead + path.rate_ahead, self.ahead + path.ahead
-            inner.by_hand, inner.unread = self.by_hand + path.by_hand, self.unread + path.unread
-            yield from inner.by_group(join_labels(label, name))
-
-    def holds_rate(self) -> bool:
-        return bool(self.signed) or any(inner.holds_rate() for inner in self.groups.values())
-
-    def rate(self) -> jax.Array:
-        return product_of([self.signed[0], *self.factors])
-
-
-def join_labels(label: str, name: str) -> str:
-    """Return the label of a group within a group: "outer/inner"."""
-    return f"{label}/{name}" if label else name
-
-
-def product_of(factors: list[jax.Array]) -> jax.Array:
-    """Return the product, () float32; 1 for none."""
-    one = jnp.ones([], jnp.float32)
-    return functools.reduce(
-        lambda product, factor: product * jnp.asarray(refuse_abstract(factor), jnp.float32), factors, one
-    )
-
-
-def refuse_abstract(value: Any) -> Any:
-    """Return a number of a state, which is an array unless the state was made by `jax.eval_shape`."""
-    if isinstance(value, jax.ShapeDtypeStruct):
-        raise TypeError(
-            "the state must hold numbers, got an abstract one, as jax.eval_shape makes: read within it, "
-            "jax.eval_shape(lambda params: lrx.learning_rate(tx.init(params)), params)."
-        )
-    return value
-
-
-def nodes_below(node: Any) -> tuple[Any, ...]:
-    """The nodes one level below, but for arrays: of thousands of leaves none has anything to say."""
-    flat = jax.tree_util.default_registry.flatten_one_level(node)
-    return () if flat is None else tuple(child for child in flat[0] if not isinstance(child, jax.Array | np.ndarray))
-
-
-def _within(said: Any, node: Any) -> tuple[Any, ...]:
-    return said.within() if tells(said, "within") else nodes_below(node)
-
-
-def nodes_on_path(said: Any, node: Any) -> tuple[Any, ...]:
-    """Return the states below through which a gradient goes on its way to the update."""
-    return said.on_path() if tells(said, "on_path") else _within(said, node)
-
-
-def state_of(function: str, state: Any) -> Any:
-    """Return the optimizer state, also of an object that carries one, as nnx.Optimizer and TrainState."""
-    if isinstance(state, optax.GradientTransformation):
-        raise TypeError(
-            f"{function} reads the state of a transformation, got the transformation {state!r}: give what "
-            "tx.init(params) has returned, or the last tx.update(...)."
-        )
-    alone = type(state) in (bool, int, float, complex, str, bytes)
-    if state is None or alone or isinstance(state, type) or inspect.isroutine(state):
-        raise TypeError(
-            f"{function} reads an optimizer state, got {state!r}: give what tx.init(params) has returned, or the last "
-            "tx.update(...)."
-        )
-    if isinstance(state, tuple):  # also a state of optax's with a field of that name
-        return state
-    carried = getattr(state, "opt_state", state)
-    if carried is state and not isinstance(state, np.ndarray | jax.Array) and jax.tree_util.all_leaves([state]):
-        raise TypeError(
-            f"{function} reads an optimizer state, or an object that carries one as `opt_state`, got {state!r}: give "
-            "what tx.init(params) has returned, or the last tx.update(...)."
-        )
-    return carried
-
-
-def collect(node: Any) -> _Path:
-    """Return the rates and factors of a state, in the order in which a gradient meets them."""
-    said = speaker(node)
-    if tells(said, "rate"):
-        rate = refuse_abstract(array(said.rate()))
-        return _Path(signed=[rate], rate_ahead=[_ahead(said, rate)], by_hand=set_by_hand(said))
-    if tells(said, "groups"):
-        groups = {label: collect(inner) for label, inner in said.groups().items()}
-        # Groups that hold nothing, as those of a weight decay, do not divide the rate.
-        return _Path(groups=groups if any(groups.values()) else {})
-    path = _Path()
-    for child in nodes_on_path(said, node):
-        path.extend(collect(child))
-    if tells(said, "factor"):
-        path = _times(path, _of_factor(said), said.pairs() if tells(said, "pairs") else {})
-    if tells(said, "applies_sign") and not path.holds_rate():
-        path.unread.append(said.applies_sign())
-    if tells(said, "injected_rate") and not path.holds_rate() and (rate := said.injected_rate()) is not None:
-        path.unread.clear()
-        rate = array(rate)
-        path.extend(_Path(signed=[rate], rate_ahead=[_ahead(said, rate)], by_hand=set_by_hand(said)))
-    return path
-
-
-def _times(path: _Path, factor: _Path, pairs: Mapping[str, list[str]]) -> _Path:
-    """Multiply what lies on a path by the factors around it, group by group."""
-    if not pairs:
-        path.extend(factor)
-        return path
-    met = _Path()
-    for label, inner in path.by_group():
-        for own in pairs.get(label, ()):
-            pair = met.groups[pair_name(label, own)] = dataclasses.replace(inner, groups={})
-            for name in ("signed", "factors", "rate_ahead", "ahead", "by_hand", "unread"):
-                setattr(pair, name, [*getattr(inner, name), *getattr(factor.groups[own], name)])
-    return met
-
-
-def pair_name(label: str, own: str) -> str:
-    """Name the group of what is in both of two."""
-    return own if label in ("", own) else join_labels(label, own)
-
-
-def groups_of_leaves(state: Any, starts: Sequence[tuple[jax.Array, Mapping[Any, str]]]) -> dict[str, set[Any] | None]:
-    """Return the leaves of each group within a state, as far as rates and factors have said which they are for.
-
-    Args:
-      state: what an `init` has returned.
-      starts: what `collect_starts` has collected meanwhile.
-
-    Returns:
-      Label to paths; None where a rate is foreign and says nothing. Empty where there is no more than one group.
-    """
-    known = {id(count): groups for count, groups in starts}
-    found: dict[str, set[Any] | None] = {}
-
-    def look(node: Any, label: str) -> None:
-        said = speaker(node)
-        noted = known.get(id(getattr(node, "count", None)))
-        if noted is not None:
-            for own in set(noted.values()) or {""}:
-                paths = found.setdefault(join_labels(label, own) if own else label, set())
-                if paths is not None:
-                    paths.update(path for path, name in noted.items() if name == own)
-            return
-        names = said.groups() if tells(said, "groups") else {}
-        below = names.items() if names else (("", child) for child in nodes_on_path(said, node))
-        before = set(found)
-        for name, inner in below:
-            look(inner, join_labels(label, name) if name else label)
-        if tells(said, "injected_rate") and label not in found:
-            found[label] = None
-        if found.keys() - before:
-            found.update(
-                {join_labels(label, name): set() for name in names if not _is_in(found, join_labels(label, name))}
-            )
-
-    look(state, "")
-    return {label: paths for label, paths in found.items() if label} if any(found) else {}
-
-
-def _is_in(found: Mapping[str, Any], label: str) -> bool:
-    return any(name == label or name.startswith(f"{label}/") for name in found)
-
-
-def _of_factor(said: Any) -> _Path:
-    factor = said.factor()
-    if not isinstance(factor, Mapping):
-        number = refuse_abstract(array(factor))
-        return _Path(factors=[number], ahead=[_ahead(said, number)], by_hand=set_by_hand(said))
-    factors = {label: refuse_abstract(array(number)) for label, number in factor.items()}
-    ahead = said.ahead() if tells(said, "ahead") else factors
-    scales = said.scale_by_hand() if tells(said, "scale_by_hand") else {}
-    by_hand = {label: [array(scale)] for label, scale in scales.items()}
-    groups = {
-        str(label): _Path(factors=[number], ahead=[ahead[label]], by_hand=by_hand.get(label, []))
-        for label, number in factors.items()
-    }
-    return _Path(groups=groups)
-
-
-def _ahead(said: Any, latest: jax.Array) -> jax.Array:
-    return said.ahead() if tells(said, "ahead") else latest
-
-
-def set_by_hand(said: Any) -> list[jax.Array]:
-    """Return what of a rate was set by hand, in a list that is empty where nothing can be."""
-    scale = said.scale_by_hand() if tells(said, "scale_by_hand") else None
-    return [] if scale is None else [array(scale)]
-
-
-def paths_of(state: Any) -> dict[str, _Path]:
-    """The path of each group that has a rate."""
-    paths = {}
-    for label, path in collect(state).by_group():
-        where = f" of group {label!r}" if label else ""
-        if path.signed and path.unread:
-            raise ValueError(
-                f"the state holds a learning rate on the path{where} beside {path.unread[0]}, which applies a rate and "
-                "the sign itself, so that together they would ascend: leave one of them out, or let the other be "
-                "schedule.multiplier()."
-            )
-        if len(path.signed) > 1:
-            raise ValueError(
-                f"the state holds {len(path.signed)} learning rates on the path{where}, and each applies the sign, so "
-                "that an even number of them would ascend: make one rate of them, rate = schedule * other, or let one "
-                "be schedule.multiplier(). For different parameters use optax.partition."
-            )
-        if path.signed:
-            paths[label] = path
-    if not paths:
-        raise NoRateError(_no_rate(state))
-    return paths
-
-
-_RESTORED = frozenset(RateState._fields)
-
-
-def _is_restored(tree: Any) -> bool:
-    """Whether a tree holds a rate as Orbax restores it without a target: as a dict."""
-    found = False
-
-    def look(node: Any) -> bool:
-        nonlocal found
-        found = found or (isinstance(node, dict) and node.keys() >= _RESTORED)
-        return found
-
-    jax.tree.leaves(tree, is_leaf=look)
-    return found
-
-
-def _no_rate(state: Any) -> str:
-    if _is_restored(state):
-        return (
-            "the state holds no learning rate that could be read, but dicts and lists, got what was restored without "
-            "its types: give it to lrx.carry_over(restored, tx.init(params)).state, or restore it with tx.init(params) "
-            "as the target."
-        )
-    if _only_arrays(state):
-        return (
-            f"the state holds no learning rate, but arrays only, got a {type(state).__name__} as parameters are: give "
-            "the optimizer's state, which tx.init(params) and tx.update(...) return."
-        )
-    scheduled = _counts(state)[3]
-    known = (
-        ", so that the latest update has used schedule(lrx.update_count(state) - 1) of the schedule that you gave it"
-        if scheduled
-        else ""
-    )
-    given = "" if jax.tree.leaves(state) else f", got {state!r}"
-    return (
-        f"the state holds no learning rate{given}: optax keeps only a count of its schedules{known}. Build the "
-        "optimizer with lrx (lrx.adam(schedule)), end the chain with an lrx schedule, or wrap the optax optimizer as "
-        "optax.inject_hyperparams(optax.adamw)(learning_rate=schedule)."
-    )
-
-
-def _only_arrays(tree: Any) -> bool:
-    """Whether a tree is what parameters are: arrays, and nothing between that is a state."""
-    if isinstance(tree, tuple):
-        return False
-    states = jax.tree.leaves(tree, is_leaf=lambda node: isinstance(node, tuple) and hasattr(node, "_fields"))
-    return bool(states) and all(isinstance(leaf, jax.Array | np.ndarray | int | float) for leaf in states)
-
-
-def _rates(function: str, state: Any) -> dict[str, jax.Array]:
-    return {label: path.rate() for label, path in paths_of(state_of(function, state)).items()}
+from lrx._walk import join_labels, nodes_within, refuse_abstract, state_of
+from lrx.rate_paths import NoRateError, counts_on_path, holds_only_arrays, is_restored, no_rate, paths_of, product_of
+from lrx.states import Observation, array, method_name, tells
 
 
 def learning_rates(state: Any) -> dict[str, jax.Array]:
@@ -402,6 +90,10 @@ def learning_rate(state: Any, group: Hashable | None = None) -> jax.Array:
     return rates[group_of(rates, group, "learning_rate")]
 
 
+def _rates(function: str, state: Any) -> dict[str, jax.Array]:
+    return {label: path.rate() for label, path in paths_of(state_of(function, state)).items()}
+
+
 def group_of(rates: Mapping[str, Any], group: Hashable | None, function: str) -> str:
     """Return the label of the group asked for; the only one where none is."""
     if group is not None:
@@ -442,7 +134,7 @@ def _entries(node: Any, group: str = "", owner: Any = None) -> Iterator[_Entry]:
         for label, inner in said.groups().items():
             yield from _entries(inner, join_labels(group, label))
         return
-    for child in _within(said, node):
+    for child in nodes_within(said, node):
         if isinstance(child, Observation):
             yield _Entry(join_labels(group, method_name(owner)), owner, "observations", child)
         else:
@@ -535,44 +227,6 @@ def _as_scalars(report: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value.item() if value.dtype.kind in "biuf" else float(value) for name, value in known.items()}
 
 
-def stopped(state: Any) -> jax.Array:
-    """Say whether a controller has ended the run.
-
-    `early_stopping` ends it when the loss has not improved for a while, `rollback_on_divergence` when it has taken the
-    run back as often as it may. The rate is 0 from then on, so a run that goes on moves nothing; `lrx.train` ends.
-
-    Args:
-      state: an optimizer state, or an object that carries one as `opt_state` (`nnx.Optimizer`, `TrainState`).
-
-    Returns:
-      () bool, False where nothing in the state can end a run.
-
-    Example:
-      >>> import lrx, jax.numpy as jnp
-      >>> tx = lrx.sgd(0.1 * lrx.early_stopping(patience=0))
-      >>> state = tx.init(jnp.zeros(2))
-      >>> for loss in (1.0, 1.0):
-      ...     updates, state = tx.update(jnp.ones(2), state, value=loss)
-      ...     print(lrx.stopped(state))
-      False
-      True
-    """
-    flags = [jnp.asarray(refuse_abstract(flag), bool) for flag in stop_flags(state_of("stopped", state))]
-    return functools.reduce(jnp.logical_or, flags, jnp.zeros([], bool))
-
-
-def can_stop(state: Any) -> bool:
-    """Whether something in a state can end a run."""
-    return bool(stop_flags(state_of("can_stop", state)))
-
-
-def stop_flags(node: Any) -> list[jax.Array]:
-    """Return what each state that can end a run says about it."""
-    said = speaker(node)
-    found = [array(said.stops())] if tells(said, "stops") else []
-    return [*found, *(flag for child in _within(said, node) for flag in stop_flags(child))]
-
-
 def update_count(state: Any) -> jax.Array:
     """Return the number of updates that have been applied.
 
@@ -600,13 +254,13 @@ def update_count(state: Any) -> jax.Array:
       >>> print(lrx.update_count(state))
       2
     """
-    found = _counts(state_of("update_count", state))
+    found = counts_on_path(state_of("update_count", state))
     # A link outside of a wrapper counts calls: the rates come first, and what only counts comes last.
     counts = next((counts for counts in found if counts), [])
     if not counts:
         raise ValueError(
-            _no_rate(state_of("update_count", state))
-            if _is_restored(state) or _only_arrays(state)
+            no_rate(state_of("update_count", state))
+            if is_restored(state) or holds_only_arrays(state)
             else "the state counts no updates: build the optimizer with lrx (lrx.sgd(0.1)), or count them yourself."
         )
     counts = [refuse_abstract(count) for count in counts]
@@ -618,68 +272,3 @@ def update_count(state: Any) -> jax.Array:
             "times. Give the state of one group."
         )
     return _copy(counts[0])
-
-
-def _counts(node: Any) -> tuple[list[jax.Array], ...]:
-    """The counts of the states on the path: of rates, of factors, of others, and of what counts for a schedule only."""
-    said = speaker(node)
-    found: tuple[list[jax.Array], ...] = ([], [], [], [])
-    if not tells(said, "rate"):
-        below = said.groups().values() if tells(said, "groups") else nodes_on_path(said, node)
-        for counts, more in zip(found, zip(*map(_counts, below), strict=True), strict=False):
-            counts.extend(count for part in more for count in part)
-    if tells(said, "completed_updates"):
-        is_rate = tells(said, "rate") or (tells(said, "injected_rate") and not found[0])
-        kind = 0 if is_rate else 1 if tells(said, "factor") else 3 if tells(said, "restart") else 2
-        found[kind].append(array(said.completed_updates()))
-    return found
-
-
-def minibatches(state: Any) -> list[tuple[jax.Array, jax.Array | None]]:
-    """Return how many minibatches are gathered for the next update, and how many make one.
-
-    What has been gathered when a run ends has not been applied.
-
-    Args:
-      state: an optimizer state, or an object that carries one as `opt_state`.
-
-    Returns:
-      A pair for each accumulation that is not within another, in calls of `update`, each () int32; None for the second
-      where the state does not say it, as that of `optax.MultiSteps`. Empty where nothing accumulates.
-
-    Example:
-      >>> import lrx, jax.numpy as jnp
-      >>> from lrx.reading import minibatches
-      >>> tx = lrx.accumulate(lrx.sgd(0.1), every=4)
-      >>> _, state = tx.update(jnp.ones(2), tx.init(jnp.ones(2)))
-      >>> [(int(gathered), int(every)) for gathered, every in minibatches(state)]
-      [(1, 4)]
-    """
-    return _gathering(state_of("minibatches", state))
-
-
-def _gathering(node: Any) -> list[tuple[jax.Array, jax.Array | None]]:
-    said = speaker(node)
-    below = said.groups().values() if tells(said, "groups") else nodes_on_path(said, node)
-    found = [pair for inner in below for pair in _gathering(inner)]
-    if not tells(said, "gathering"):
-        return found
-    gathered, every = said.gathering()
-    gathered, every = array(gathered), None if every is None else array(every)
-    if every is None or not found:
-        return [(gathered, every)]
-    return [(inner * every + gathered, None if length is None else length * every) for inner, length in found]
-
-
-def listeners(state: Any) -> tuple[str, ...]:
-    """Name what takes its loss from `observe`, as `monitor` and `observe(..., to=...)` do.
-
-    Args:
-      state: an optimizer state, or an object that carries one as `opt_state` (`nnx.Optimizer`, `TrainState`).
-
-    Returns:
-      The names of all that was built with `feedback="observed"`; the empty tuple where nothing was.
-    """
-    return tuple(
-        name for name, entry in named_entries(state_of("listeners", state)) if isinstance(entry.value, Observation)
-    )

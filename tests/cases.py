@@ -24,8 +24,6 @@ import lrx.schedules
 
 PACKAGES: tuple[ModuleType, ...] = (lrx.schedules, lrx.optimizers, lrx.controllers, lrx.guards)
 NOT_TRANSFORMATIONS = {
-    "apply_updates": "takes parameters and updates and gives parameters",
-    "eval_params": "reads a state and parameters and gives parameters; it has no init and update",
     "scale_for_batch_size": "takes a number to a number",
 }
 

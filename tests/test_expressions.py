@@ -52,7 +52,7 @@ def test_arithmetic_on_numbers():
 
 def test_every_public_factory_can_be_called():
     for package in (lrx.schedules, lrx.optimizers, lrx.controllers, lrx.guards):
-        assert set(package.__all__) - {"eval_params", "group_rates"} <= set(names())
+        assert set(package.__all__) - {"group_rates"} <= set(names())
 
 
 @pytest.mark.parametrize(

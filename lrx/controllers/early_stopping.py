@@ -5,8 +5,7 @@ As a factor: 1 until then, 0 from then on, so that a run that goes on by itself 
 
 from __future__ import annotations
 
-import functools
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +15,7 @@ from lrx import _checks
 from lrx.controllers._progress import Progress, check_accumulation_size, judge, no_progress, prepare
 from lrx.feedback import feedback_core
 from lrx.rates import ArrayLike, Controller, Feedback
-from lrx.states import ControllerState, Snapshot, shows
+from lrx.states import shows
 from lrx.transformations import factory
 
 
@@ -55,6 +54,10 @@ class EarlyStoppingState(NamedTuple):
             "early_stopping/wait_count": self.wait_count,
             "early_stopping/accumulation_size": self.progress.needed_count,
         }
+
+    def improved_since(self, before: EarlyStoppingState) -> jax.Array:
+        """Return whether the best loss so far has come since an earlier state."""
+        return self.improvement_count > before.improvement_count
 
     def stops(self) -> jax.Array:
         """Return whether the run is over."""
@@ -154,27 +157,3 @@ def early_stopping(
 
     core = feedback_core("early_stopping", init=init, update=update, feedback=feedback, start_after=start_after)
     return Controller.from_cores((core,))
-
-
-def judges(state: Any) -> bool:
-    """Whether a state holds an `early_stopping`, which tells the best of a run."""
-    return bool(_found(state))
-
-
-def improved(before: Any, after: Any) -> jax.Array:
-    """Whether the best loss so far of an `early_stopping` has come between two states, () bool.
-
-    It comes with the update that is given the loss, or with the observation.
-    """
-    pairs = zip(_found(before), _found(after), strict=True)
-    risen = [new.improvement_count > old.improvement_count for old, new in pairs]
-    return functools.reduce(jnp.logical_or, risen, jnp.zeros([], bool))
-
-
-def _found(state: Any) -> list[EarlyStoppingState]:
-    def here(node: Any) -> bool:
-        return isinstance(node, ControllerState | Snapshot)
-
-    nodes = jax.tree.leaves(state, is_leaf=here)
-    memories = [node.current() for node in nodes if isinstance(node, ControllerState)]
-    return [memory for memory in memories if isinstance(memory, EarlyStoppingState)]

@@ -1,5 +1,5 @@
 """Guards: what keeps a run alive, one method a file."""
 
-from lrx.guards.rollback import apply_updates, rollback_on_divergence
+from lrx.guards.rollback import rollback_on_divergence
 
-__all__ = ["apply_updates", "rollback_on_divergence"]
+__all__ = ["rollback_on_divergence"]

@@ -18,8 +18,8 @@ from lrx._smoothing import RunningMean, add, empty_mean
 from lrx.editing import scale_learning_rate, scale_rates
 from lrx.feedback import no_observation, receive
 from lrx.rates import ArrayLike
-from lrx.reading import state_of
-from lrx.states import Observation, RateState, Snapshot, shows, tells
+from lrx.run_state import settle_params
+from lrx.states import Observation, RateState, Snapshot, shows
 from lrx.transformations import factory
 
 SMOOTHING = 0.9  # of the loss that a loss is compared with: of some ten minibatches
@@ -44,9 +44,13 @@ class RollbackState(NamedTuple):
         """Return whether the run is over."""
         return self.stopped
 
+    def handles_divergence(self) -> bool:
+        """Return True: a loss that is not finite takes the run back."""
+        return True
+
     def applied_params(self, params: Any) -> Any:
         """Return the parameters that were kept, where this update took them back."""
-        return _taken_back(self, _settled(self.inner, params))
+        return _taken_back(self, settle_params(self.inner, params))
 
 
 @factory
@@ -180,53 +184,6 @@ def rollback_on_divergence(
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-def apply_updates(params: Any, updates: Any, state: Any) -> Any:
-    """Return the parameters after an update: the sum, or what the state keeps of them.
-
-    Adding a difference would round what `rollback_on_divergence` takes back, and could not leave infinity; so the
-    parameters that were kept are selected. Those of `master_weights` are its copies, rounded. For every other
-    transformation this is `optax.apply_updates`.
-
-    Args:
-      params: the parameters before the update.
-      updates: what `tx.update` gave.
-      state: the state that it gave with them.
-
-    Returns:
-      Parameters of the same structure, shapes and types.
-
-    Raises:
-      TypeError: if `state` is a transformation or None.
-
-    Example:
-      >>> import lrx, jax.numpy as jnp
-      >>> tx = lrx.sgd(0.5)
-      >>> params = jnp.ones(2)
-      >>> updates, state = tx.update(params, tx.init(params), params)
-      >>> print(lrx.apply_updates(params, updates, state))
-      [0.5 0.5]
-    """
-    # A leaf without an update stays, as with equinox.apply_updates.
-    complete = jax.tree.map(
-        lambda u, x: u if u is not None or x is None else jnp.zeros_like(x),
-        updates,
-        params,
-        is_leaf=lambda leaf: leaf is None,
-    )
-    applied = optax.apply_updates(params, complete)
-    return _settled(state_of("apply_updates", state), applied)
-
-
-def _settled(state: Any, params: Any) -> Any:
-    def settles(node: Any) -> bool:
-        return isinstance(node, Snapshot) or tells(node, "applied_params")
-
-    for node in jax.tree.leaves(state, is_leaf=settles):
-        if settles(node) and not isinstance(node, Snapshot):
-            params = node.applied_params(params)
-    return params
-
-
 def _taken_back(node: RollbackState, params: Any) -> Any:
     def is_masked(leaf: Any) -> bool:
         return isinstance(leaf, optax.MaskedNode)
@@ -237,12 +194,6 @@ def _taken_back(node: RollbackState, params: Any) -> Any:
         new if is_masked(old) else jnp.where(node.rolled_back, old, new) for old, new in zip(kept, leaves, strict=True)
     ]
     return jax.tree.unflatten(structure, chosen)
-
-
-def recovers(state: Any) -> bool:
-    """Whether a state belongs to a transformation that takes a diverging run back by itself."""
-    nodes = jax.tree.leaves(state, is_leaf=lambda node: isinstance(node, RollbackState))
-    return any(isinstance(node, RollbackState) for node in nodes)
 
 
 def _select(condition: jax.Array, yes: Any, no: Any) -> Any:

@@ -23,7 +23,6 @@ from lrx.optimizers.cocob import cocob
 from lrx.optimizers.d_adaptation import d_adaptation
 from lrx.optimizers.dog import dog
 from lrx.optimizers.dowg import dowg
-from lrx.optimizers.evaluation import eval_params
 from lrx.optimizers.groups import group_rates
 from lrx.optimizers.heavy_ball import heavy_ball
 from lrx.optimizers.hypergradient import hypergradient_adam, hypergradient_sgd
@@ -48,7 +47,6 @@ __all__ = [
     "d_adaptation",
     "dog",
     "dowg",
-    "eval_params",
     "group_rates",
     "heavy_ball",
     "hypergradient_adam",

@@ -10,9 +10,9 @@ import jax.numpy as jnp
 import optax
 
 from lrx import _checks
-from lrx._leaves import moved_to, require_params, zeros_like
-from lrx.optimizers.evaluation import combined, eval_params
+from lrx._leaves import combine, moved_to, require_params, zeros_like
 from lrx.rates import ArrayLike
+from lrx.run_state import eval_params
 from lrx.states import array, shows
 from lrx.transformations import factory
 
@@ -38,7 +38,7 @@ class AveragedState(NamedTuple):
         number = array(self.averaged_count) + 1
         share = jnp.where(count > start, _share(array(self.forgetting), number), 1.0)
         point = eval_params(self.inner, params)
-        return combined(lambda x, mean: (1 - share) * mean + share * x, point, self.average)
+        return combine(lambda x, mean: (1 - share) * mean + share * x, point, self.average)
 
 
 def _share(forgetting: jax.Array, number: jax.Array) -> jax.Array:

@@ -11,6 +11,7 @@ import optax
 from lrx import _checks
 from lrx._leaves import (
     are_kept,
+    combine,
     copies,
     evaluate,
     exact_positions,
@@ -30,7 +31,6 @@ from lrx._leaves import (
     widened,
     zeros_like,
 )
-from lrx.optimizers.evaluation import combined
 from lrx.rates import ArrayLike, Rate, as_rate
 from lrx.states import RateState, array, shows
 from lrx.transformations import factory
@@ -54,7 +54,7 @@ class DogState(NamedTuple):
             return params
         count, exponent = array(self.rate.count), array(self.exponent)
         weight = jnp.where(count > 0, _weight(count, exponent), 1.0)
-        return combined(lambda x, mean: (1 - weight) * mean + weight * x, params, self.average)
+        return combine(lambda x, mean: (1 - weight) * mean + weight * x, params, self.average)
 
 
 def _weight(count: jax.Array, exponent: jax.Array) -> jax.Array:

@@ -29,8 +29,8 @@ from lrx._leaves import (
     written,
     zeros_like,
 )
+from lrx.rate_paths import groups_of_leaves, pair_name
 from lrx.rates import ArrayLike, Controller, Rate, Schedule, as_schedule
-from lrx.reading import groups_of_leaves, pair_name
 from lrx.states import GroupFactor, GroupState
 from lrx.transformations import factory
 

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 import optax
 
 from lrx import _checks
-from lrx._leaves import copies, moved, require_params, rounded_like, toward, widened
-from lrx.optimizers.evaluation import combined, eval_params
+from lrx._leaves import combine, copies, moved, require_params, rounded_like, toward, widened
+from lrx.run_state import eval_params
 from lrx.states import shows
 from lrx.transformations import factory
 
@@ -27,11 +27,11 @@ class MasterWeightsState(NamedTuple):
     def evaluation_params(self, params: Any) -> Any:
         """Return the evaluation point of the transformation, from the master weights."""
         point = eval_params(self.inner, self.master)
-        return params if point is self.master else combined(lambda _, x: x, params, point)
+        return params if point is self.master else combine(lambda _, x: x, params, point)
 
     def applied_params(self, params: Any) -> Any:
         """Return what the master weights round to."""
-        return combined(lambda _, x: x, params, self.master)
+        return combine(lambda _, x: x, params, self.master)
 
 
 @factory

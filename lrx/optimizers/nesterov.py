@@ -9,8 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from lrx import _checks
-from lrx._leaves import leafwise, zeros_like
-from lrx.optimizers.evaluation import combined
+from lrx._leaves import combine, leafwise, zeros_like
 from lrx.rates import ArrayLike, Rate, Schedule, as_rate, as_setting
 from lrx.states import RateState, array, shows
 from lrx.transformations import factory
@@ -27,7 +26,7 @@ class NesterovState(NamedTuple):
     def evaluation_params(self, params: Any) -> Any:
         """Return theta, from y and v."""
         beta = array(self.momentum)
-        return combined(lambda y, v: y + beta * v, params, self.velocity)
+        return combine(lambda y, v: y + beta * v, params, self.velocity)
 
 
 @factory

@@ -11,6 +11,7 @@ import optax
 from lrx import _checks
 from lrx._leaves import (
     are_kept,
+    combine,
     copies,
     exact_positions,
     leafwise,
@@ -25,7 +26,6 @@ from lrx._leaves import (
     zero_squares_like,
 )
 from lrx.optimizers.adam import one_minus_power
-from lrx.optimizers.evaluation import combined
 from lrx.rates import ArrayLike, Rate, as_rate
 from lrx.states import RateState, array, shows
 from lrx.transformations import factory
@@ -46,9 +46,9 @@ class ScheduleFreeState(NamedTuple):
     def evaluation_params(self, params: Any) -> Any:
         """Return x, from y and z where it is not kept."""
         if are_kept(self.average):
-            return combined(lambda _, x: x, params, self.average)
+            return combine(lambda _, x: x, params, self.average)
         beta = array(self.interpolation)
-        return combined(lambda y, z: (y - (1 - beta) * z) / beta, params, self.iterate)
+        return combine(lambda y, z: (y - (1 - beta) * z) / beta, params, self.iterate)
 
 
 @factory

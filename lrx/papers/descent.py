@@ -11,7 +11,7 @@ import numpy as np
 import optax
 
 from lrx.extra_args import tolerant_update
-from lrx.optimizers import eval_params
+from lrx.run_state import eval_params
 
 Gradient = Callable[..., tuple[jax.Array, Any]]  # (params, key), maybe (params, key, count), -> (value, gradient)
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lrx import _checks
-from lrx.optimizers.evaluation import eval_params, moves_evaluation
+from lrx.run_state import eval_params, moves_evaluation
 from lrx.training.program import State, draw
 from lrx.training.workload import ModelState, Params, Workload
 

@@ -7,8 +7,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from lrx.optimizers.evaluation import eval_params
 from lrx.restoring import CarriedOver, carry_over
+from lrx.run_state import eval_params
 from lrx.training.history import Best, History
 from lrx.training.identity import checksums
 from lrx.training.program import State

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from lrx.reading import listeners
+from lrx.run_state import listeners
 from lrx.training.workload import Workload
 
 GREATEST = ("accuracy",)  # ends of names of results of which the greatest is best ...

@@ -24,7 +24,8 @@ import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding, SingleDeviceSharding
 
 from lrx.extra_args import tolerant_update
-from lrx.reading import can_stop, monitor, stopped
+from lrx.reading import monitor
+from lrx.run_state import can_stop, stopped
 from lrx.training.identity import (
     Identity,
     describe,

@@ -17,11 +17,18 @@ import numpy as np
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding, SingleDeviceSharding
 
-from lrx.controllers.early_stopping import improved, judges
 from lrx.extra_args import tolerant_update
-from lrx.guards.rollback import apply_updates, recovers
-from lrx.optimizers.evaluation import eval_params
-from lrx.reading import can_stop, minibatches, monitor, stopped
+from lrx.reading import monitor
+from lrx.run_state import (
+    apply_updates,
+    can_stop,
+    eval_params,
+    handles_divergence,
+    improved,
+    minibatches,
+    stopped,
+    tracks_best,
+)
 from lrx.training.history import Best
 from lrx.training.identity import describe
 from lrx.training.workload import Batches, Workload
@@ -35,7 +42,7 @@ class State(NamedTuple):
     params: Any
     model_state: Any
     opt_state: Any
-    best: Any  # `Best`, () where nothing in opt_state judges
+    best: Any  # `Best`, () if nothing in opt_state tracks the best
 
 
 class Program(NamedTuple):
@@ -85,7 +92,7 @@ def initial(init: Callable[..., Any], tx: optax.GradientTransformation, key: jax
     """Make the state before the first step."""
     params, model_state = _pair(init(key), "init", "(params, model_state)")
     opt_state = tx.init(params)
-    best = Best(jnp.int32(0), eval_params(opt_state, params), model_state) if judges(opt_state) else ()
+    best = Best(jnp.int32(0), eval_params(opt_state, params), model_state) if tracks_best(opt_state) else ()
     return jax.tree.map(_strongly_typed, State(params, model_state, opt_state, best))
 
 
@@ -145,7 +152,7 @@ def step(
 
 def _better(state: State, opt_state: Any, count: jax.Array) -> Any:
     """Give the best so far, once an update or an observation has told, in `opt_state`, whether `state` is it."""
-    if not judges(opt_state):
+    if not tracks_best(opt_state):
         return ()
     return jax.lax.cond(
         improved(state.opt_state, opt_state),
@@ -207,7 +214,7 @@ def _program(
                 new, record, finite = one_step(state, arrays, permutation, step_key, count, complete_at)
                 curves = {name: curves[name].at[count - start].set(value) for name, value in record.items()}
                 made = jnp.bool_(True)
-                if stop_on_nonfinite and not recovers(state.opt_state):
+                if stop_on_nonfinite and not handles_divergence(state.opt_state):
                     made = finite
                     new = jax.tree.map(lambda after, before: jnp.where(finite, after, before), new, state)
                 going = made & ~stopped(new.opt_state) if can_stop(state.opt_state) else made

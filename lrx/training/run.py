@@ -16,11 +16,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from lrx.controllers.early_stopping import judges
 from lrx.direction import require_descent
 from lrx.editing import observe
-from lrx.guards.rollback import recovers
-from lrx.reading import can_stop, minibatches, stopped
+from lrx.run_state import can_stop, handles_divergence, minibatches, stopped, tracks_best
 from lrx.training.batch_stats import evaluation_point, model_state_at
 from lrx.training.beginning import begin_from, checksum_of
 from lrx.training.callbacks import Callback, Moment, answer_of
@@ -381,7 +379,7 @@ class Run:
         recorded = {name: np.asarray(values) for name, values in curves.items()}
         self.curves.extend(recorded, self.step - start)
         if can_stop(self.state.opt_state) and bool(stopped(self.state.opt_state)):
-            if recovers(self.state.opt_state):
+            if handles_divergence(self.state.opt_state):
                 raise self._given_up()
         elif self.step < stop:
             failed = {name: float(recorded[name][self.step - start]) for name in ("loss", "rate")}
@@ -500,7 +498,7 @@ class Run:
     def _judged(self) -> Best | None:
         """Return the best that an `early_stopping` saw."""
         state = self._state_on_first_device()
-        if not judges(state.opt_state):
+        if not tracks_best(state.opt_state):
             return None
         best = state.best
         assert isinstance(best, Best)

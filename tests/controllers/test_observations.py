@@ -14,8 +14,7 @@ import pytest
 from flax import nnx
 
 import lrx
-from lrx.controllers.early_stopping import improved
-from lrx.reading import listeners
+from lrx.run_state import improved, listeners
 from lrx.states import Observation
 
 PARAMS = {"w": jnp.ones(3), "b": jnp.ones([])}

@@ -10,7 +10,7 @@ import pytest
 from problems import assert_trees_close, assert_trees_equal, gradient_stream, vector_params
 
 import lrx
-from lrx.reading import minibatches
+from lrx.run_state import minibatches
 
 EVERY, ROUNDS = 4, 8
 

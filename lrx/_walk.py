@@ -1,0 +1,82 @@
+"""How to walk through a state: to the nodes below, to those on the way of a gradient, to those that say something."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+
+from lrx._foreign import speaker
+from lrx.states import tells
+
+
+def state_of(function: str, state: Any) -> Any:
+    """Return the optimizer state, also of an object that carries one, as nnx.Optimizer and TrainState."""
+    if isinstance(state, optax.GradientTransformation):
+        raise TypeError(
+            f"{function} reads the state of a transformation, got the transformation {state!r}: give what "
+            "tx.init(params) has returned, or the last tx.update(...)."
+        )
+    alone = type(state) in (bool, int, float, complex, str, bytes)
+    if state is None or alone or isinstance(state, type) or inspect.isroutine(state):
+        raise TypeError(
+            f"{function} reads an optimizer state, got {state!r}: give what tx.init(params) has returned, or the last "
+            "tx.update(...)."
+        )
+    if isinstance(state, tuple):  # also a state of optax's with a field of that name
+        return state
+    carried = getattr(state, "opt_state", state)
+    if carried is state and not isinstance(state, np.ndarray | jax.Array) and jax.tree_util.all_leaves([state]):
+        raise TypeError(
+            f"{function} reads an optimizer state, or an object that carries one as `opt_state`, got {state!r}: give "
+            "what tx.init(params) has returned, or the last tx.update(...)."
+        )
+    return carried
+
+
+def nodes_below(node: Any) -> tuple[Any, ...]:
+    """The nodes one level below, but for arrays: of thousands of leaves none has anything to say."""
+    flat = jax.tree_util.default_registry.flatten_one_level(node)
+    return () if flat is None else tuple(child for child in flat[0] if not isinstance(child, jax.Array | np.ndarray))
+
+
+def nodes_within(said: Any, node: Any) -> tuple[Any, ...]:
+    return said.within() if tells(said, "within") else nodes_below(node)
+
+
+def nodes_on_path(said: Any, node: Any) -> tuple[Any, ...]:
+    """Return the states below through which a gradient goes on its way to the update."""
+    return said.on_path() if tells(said, "on_path") else nodes_within(said, node)
+
+
+def join_labels(label: str, name: str) -> str:
+    """Return the label of a group within a group: "outer/inner"."""
+    return f"{label}/{name}" if label else name
+
+
+def refuse_abstract(value: Any) -> Any:
+    """Return a number of a state, which is an array unless the state was made by `jax.eval_shape`."""
+    if isinstance(value, jax.ShapeDtypeStruct):
+        raise TypeError(
+            "the state must hold numbers, got an abstract one, as jax.eval_shape makes: read within it, "
+            "jax.eval_shape(lambda params: lrx.learning_rate(tx.init(params)), params)."
+        )
+    return value
+
+
+def tellers(node: Any, method: str, *, nested: bool = True) -> list[Any]:
+    """Return what speaks for each state that has a method of the protocol, in the order of the tree.
+
+    Args:
+      node: a state.
+      method: the name of the method.
+      nested: whether to look within a state that has the method; without, such a state answers for what is within it.
+    """
+    said = speaker(node)
+    found = [said] if tells(said, method) else []
+    if found and not nested:
+        return found
+    return found + [each for child in nodes_within(said, node) for each in tellers(child, method, nested=nested)]
