@@ -1,12 +1,13 @@
 """What is trained, and the one loop that trains it."""
 
 from lrx.training.batch_stats import recompute_batch_stats
+from lrx.training.batches import Batches
 from lrx.training.callbacks import STOP, Moment
 from lrx.training.history import Best, History
 from lrx.training.interrupt import TrainingInterrupted
 from lrx.training.loop import train
 from lrx.training.run import DivergenceError
-from lrx.training.workload import Batches, Workload
+from lrx.training.workload import Workload
 from lrx.training.writers import csv_writer, tensorboard_writer, wandb_writer
 
 __all__ = [

@@ -22,9 +22,10 @@ import numpy as np
 import optax
 
 from lrx.extra_args import tolerant_update
+from lrx.training.batches import Batches
 from lrx.training.code import function_digest, may_act
 from lrx.training.programs import ADDRESS, program_identity
-from lrx.training.workload import Batches, Workload
+from lrx.training.workload import Workload
 
 Identity = dict[str, Any]  # of JSON values
 

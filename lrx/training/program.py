@@ -29,9 +29,10 @@ from lrx.run_state import (
     stopped,
     tracks_best,
 )
+from lrx.training.batches import Batches
 from lrx.training.history import Best
 from lrx.training.identity import describe
-from lrx.training.workload import Batches, Workload
+from lrx.training.workload import Workload
 
 SEGMENT_STEPS = 2**14  # length of the buffers that a segment fills: its most steps
 

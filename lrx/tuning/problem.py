@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
-import itertools
 from collections.abc import Iterable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 
@@ -16,15 +13,6 @@ from lrx import _checks
 from lrx.direction import require_descent
 from lrx.optimizers.accumulation import AccumulationState
 from lrx.training import Batches, Workload
-
-
-@dataclasses.dataclass(frozen=True)
-class _WholeBatch:
-    """The transform of examples each of which is a whole batch."""
-
-    def __call__(self, minibatch: Any, key: jax.Array) -> Any:
-        del key
-        return jax.tree.map(lambda x: x[0], minibatch)
 
 
 def as_workload(loss_fn: Any, init_fn: Any, batches: Any, *, has_state: bool, num_batches: int) -> Workload:
@@ -54,52 +42,8 @@ def as_workload(loss_fn: Any, init_fn: Any, batches: Any, *, has_state: bool, nu
             kinds = "a Workload, or a function" if name == "loss_fn" else "a function of a key"
             raise TypeError(f"{name} must be {kinds}, got {name}={value!r}.")
     if not isinstance(batches, Batches):
-        batches = Batches(_stacked(batches, num_batches), 1, transform=_WholeBatch(), shuffle=False)
+        batches = Batches.stack(batches, num_batches)
     return Workload.from_functions(loss_fn, init_fn, batches, name="tuning", has_state=has_state)
-
-
-def _stacked(batches: Any, number: int) -> Any:
-    """Give arrays whose leading axis counts batches."""
-    if batches is None:
-        raise TypeError(
-            "batches must be given: lrx.training.Batches((x, y), batch_size=32), or an iterable of batches."
-        )
-    if _is_array(batches) or (isinstance(batches, tuple | dict) and _all_arrays(batches)):
-        lengths = {np.shape(leaf)[:1] for leaf in jax.tree.leaves(batches)}
-        if len(lengths) != 1 or lengths <= {(), (0,)}:
-            shapes = [np.shape(leaf) for leaf in jax.tree.leaves(batches)]
-            raise ValueError(
-                f"batches must have one leading axis that counts batches, got arrays of shapes {shapes}: give "
-                "lrx.training.Batches(arrays, batch_size=32) to draw batches from examples."
-            )
-        return batches
-    if not isinstance(batches, Iterable):
-        raise TypeError(f"batches must be a Batches, arrays or an iterable of batches, got batches={batches!r}.")
-    taken = list(itertools.islice(batches, number))
-    if len(taken) < number:
-        raise ValueError(
-            f"batches must last for {number} steps, but the iterable ended after {len(taken)}: give more of them, "
-            "itertools.cycle(batches), or lrx.training.Batches(arrays, batch_size=32)."
-        )
-    structures = {
-        (jax.tree.structure(batch), tuple((np.shape(leaf), jnp.result_type(leaf)) for leaf in jax.tree.leaves(batch)))
-        for batch in taken
-    }
-    if len(structures) > 1:
-        raise ValueError(
-            f"batches must all have the same shapes, got {len(structures)} different ones: drop the incomplete last "
-            "batch."
-        )
-    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *taken)
-
-
-def _is_array(value: Any) -> bool:
-    return isinstance(value, np.ndarray | jax.Array)
-
-
-def _all_arrays(tree: Any) -> bool:
-    leaves = jax.tree.leaves(tree)
-    return bool(leaves) and all(map(_is_array, leaves))
 
 
 def require_comparable(metric: str | None, mode: str, workload: Workload | None) -> None:

@@ -12,8 +12,9 @@ import jax
 import jax.numpy as jnp
 
 from lrx import _checks
+from lrx.training.batches import Batches
 from lrx.training.progress import require_progress
-from lrx.training.workload import Batches, Workload
+from lrx.training.workload import Workload
 from lrx.tuning.problem import as_workload, require_comparable
 from lrx.tuning.selection.bracket import Race
 from lrx.tuning.selection.portfolio import PORTFOLIO, Method

@@ -1,0 +1,226 @@
+"""Where the minibatches of a run come from."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lrx import _checks
+from lrx.states import brief
+
+
+def as_stored(minibatch: Any, key: jax.Array) -> Any:
+    """Return the minibatch as it is stored: the transform of `Batches` that changes nothing."""
+    del key
+    return minibatch
+
+
+def first_of(minibatch: Any, key: jax.Array) -> Any:
+    """Return the only element of the leading axis: the transform of examples each of which is a whole minibatch."""
+    del key
+    return jax.tree.map(lambda x: x[0], minibatch)
+
+
+def require_callable(name: str, value: Any, signature: str) -> None:
+    """Check that an argument is a function; its signature is only named in the message."""
+    if not callable(value):
+        raise TypeError(f"{name} must be a function {signature}, got {name}={value!r}.")
+
+
+def name_of(function: Any) -> str:
+    """Return the name of a function, without the address."""
+    function = getattr(function, "function", function)
+    return getattr(function, "__qualname__", type(function).__name__).rpartition("<locals>.")[2]
+
+
+def _kept(path: Any, x: Any) -> jax.Array | np.ndarray:
+    """Return an array that later changes of `x` do not reach, of the type that it will have on the device."""
+    if isinstance(x, jax.Array):
+        return x
+    array = np.array(x)
+    try:
+        dtype = jax.typeof(array).dtype
+    except TypeError as error:
+        name = f"arrays{jax.tree_util.keystr(path)}"
+        raise TypeError(f"{name} must hold numbers, got an array of {array.dtype}: encode them first.") from error
+    return array.astype(dtype, copy=False)
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class Batches:
+    """Training examples held on the device, and how a minibatch is made of them inside the compiled step.
+
+    Each epoch goes once through a fresh permutation of the examples. The incomplete last batch is dropped; since each
+    epoch is permuted anew, no example is left out for good.
+
+    Args:
+      arrays: pytree of arrays with the same leading axis of length n, as `(images uint8 (n, h, w, c), labels int32
+        (n,))`. NumPy arrays are copied here, and put on the device once, when they are first used: so no backend
+        starts before `jax.distributed.initialize`.
+      batch_size: examples in a minibatch, 1 to n.
+      transform: `(minibatch of arrays, key) -> batch`, a pure function: normalisation and augmentation. It runs inside
+        the compiled step, so the data can stay in their small type; the key is another one at each step.
+      shuffle: whether to permute; without, the minibatches come in the order of the arrays.
+
+    Raises:
+      ValueError: if there is no array, if leading axes differ, or `batch_size` is not a whole number from 1 to n.
+      TypeError: if an array does not hold numbers, `transform` is not a function or `shuffle` is not True or False.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from lrx.training import Batches
+      >>> batches = Batches((jnp.zeros((100, 8, 8)), jnp.zeros(100, jnp.int32)), batch_size=32)
+      >>> batches
+      Batches((float32[100,8,8], int32[100]), batch_size=32)
+      >>> batches.num_examples, batches.steps_per_epoch
+      (100, 3)
+    """
+
+    arrays: Any
+    batch_size: int
+    transform: Callable[[Any, jax.Array], Any] = as_stored
+    shuffle: bool = True
+
+    @classmethod
+    def stack(cls, minibatches: Any, num_batches: int | None = None) -> Batches:
+        """Build `Batches` from minibatches that exist already: each is one step, in order, over and over.
+
+        The minibatches are stacked once, so all of them must fit into memory. Use it for a `DataLoader`, a generator or
+        whatever else yields minibatches; for single examples `Batches(arrays, batch_size)` shuffles and draws.
+
+        Args:
+          minibatches: an iterable of pytrees of arrays that have the same structure, shapes and types; or one array, or
+            a tuple or dict of arrays, whose leading axis counts minibatches.
+          num_batches: how many to take from the iterable, at least 1; all of them by default, which an endless iterable
+            needs a number for. Of arrays all are taken.
+
+        Returns:
+          A `Batches` that is not shuffled, with an epoch of as many steps as there are minibatches.
+
+        Raises:
+          ValueError: if the iterable ends before `num_batches` or is empty, its minibatches differ in shape, or arrays
+            hold no minibatch.
+          TypeError: if something is of another kind.
+
+        Example:
+          >>> import numpy as np
+          >>> from lrx.training import Batches
+          >>> loader = ({"x": np.ones((8, 3)), "y": np.zeros(8)} for _ in range(5))
+          >>> batches = Batches.stack(loader)
+          >>> batches.steps_per_epoch
+          5
+        """
+        if num_batches is not None:
+            _checks.steps("num_batches", num_batches, unit="minibatches")
+        return cls(_stacked(minibatches, num_batches), 1, transform=first_of, shuffle=False)
+
+    def __post_init__(self) -> None:
+        lengths = {}
+        for path, leaf in jax.tree_util.tree_leaves_with_path(self.arrays):
+            name = f"arrays{jax.tree_util.keystr(path)}"
+            if np.ndim(leaf) == 0:
+                raise ValueError(f"{name} must be an array with a leading axis of examples, got {name}={leaf!r}.")
+            lengths[name] = np.shape(leaf)[0]
+        if not lengths:
+            raise ValueError(f"arrays must hold at least one array, got arrays={self.arrays!r}.")
+        if len(set(lengths.values())) > 1:
+            listed = ", ".join(f"{name} has {length}" for name, length in lengths.items())
+            raise ValueError(
+                f"arrays must have the same leading axis, the examples, but {listed}: leave out what does not belong "
+                "to every example."
+            )
+        _checks.steps("batch_size", self.batch_size)
+        number = next(iter(lengths.values()))
+        if self.batch_size > number:
+            raise ValueError(
+                f"batch_size must be at most the number of examples, {number}, got batch_size={self.batch_size}: "
+                "make it smaller."
+            )
+        require_callable("transform", self.transform, "(minibatch, key) -> batch")
+        _checks.flag("shuffle", self.shuffle)
+        object.__setattr__(self, "batch_size", int(self.batch_size))
+        object.__setattr__(self, "_on_host", jax.tree_util.tree_map_with_path(_kept, self.arrays))
+        object.__delattr__(self, "arrays")  # so that `__getattr__` is asked for it
+
+    def __getattr__(self, name: str) -> Any:
+        # Only for what is not there yet. To put an array on a device starts the backend, after which
+        # `jax.distributed.initialize` is refused: so it is put there when it is first used.
+        if name != "arrays" or "_on_host" not in self.__dict__:
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        with jax.ensure_compile_time_eval():  # the first use may be in a trace
+            arrays = jax.tree.map(jnp.asarray, self.__dict__["_on_host"])
+        object.__setattr__(self, "arrays", arrays)
+        object.__setattr__(self, "_on_host", arrays)
+        return arrays
+
+    def __repr__(self) -> str:
+        shuffled = "" if self.shuffle else ", shuffle=False"
+        transform = "" if self.transform is as_stored else f", transform={name_of(self.transform)}"
+        return f"Batches({brief(self._on_host)}, batch_size={self.batch_size}{transform}{shuffled})"
+
+    @property
+    def num_examples(self) -> int:
+        """n, the length of the leading axis."""
+        return int(jax.tree.leaves(self._on_host)[0].shape[0])
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Minibatches in an epoch, the incomplete last one not counted."""
+        return self.num_examples // self.batch_size
+
+
+def _stacked(minibatches: Any, number: int | None) -> Any:
+    """Return arrays whose leading axis counts minibatches."""
+    if minibatches is None:
+        raise TypeError(
+            "batches must be given: lrx.training.Batches((x, y), batch_size=32), or an iterable of batches."
+        )
+    if isinstance(minibatches, Batches):
+        raise TypeError("minibatches must be an iterable or arrays, got a Batches, which needs no stacking.")
+    if _is_array(minibatches) or (isinstance(minibatches, tuple | dict) and _all_arrays(minibatches)):
+        lengths = {np.shape(leaf)[:1] for leaf in jax.tree.leaves(minibatches)}
+        if len(lengths) != 1 or lengths <= {(), (0,)}:
+            shapes = [np.shape(leaf) for leaf in jax.tree.leaves(minibatches)]
+            raise ValueError(
+                f"batches must have one leading axis that counts batches, got arrays of shapes {shapes}: give "
+                "lrx.training.Batches(arrays, batch_size=32) to draw batches from examples."
+            )
+        return minibatches
+    if not isinstance(minibatches, Iterable) or isinstance(minibatches, str):
+        raise TypeError(f"batches must be a Batches, arrays or an iterable of batches, got batches={minibatches!r}.")
+    taken = list(itertools.islice(minibatches, number))
+    if len(taken) < (number or 1):
+        raise ValueError(
+            f"batches must last for {number or 1} steps, but the iterable ended after {len(taken)}: give more of them, "
+            "itertools.cycle(batches), or lrx.training.Batches(arrays, batch_size=32)."
+        )
+    structures = {
+        (jax.tree.structure(batch), tuple((np.shape(leaf), jnp.result_type(leaf)) for leaf in jax.tree.leaves(batch)))
+        for batch in taken
+    }
+    if len(structures) > 1:
+        raise ValueError(
+            f"batches must all have the same shapes, got {len(structures)} different ones: drop the incomplete last "
+            "batch."
+        )
+    return jax.tree.map(_stack, *taken)
+
+
+def _stack(*leaves: Any) -> Any:
+    # On the host where all are there, so that no backend starts.
+    return (jnp if any(isinstance(leaf, jax.Array) for leaf in leaves) else np).stack(leaves)
+
+
+def _is_array(value: Any) -> bool:
+    return isinstance(value, np.ndarray | jax.Array)
+
+
+def _all_arrays(tree: Any) -> bool:
+    leaves = jax.tree.leaves(tree)
+    return bool(leaves) and all(map(_is_array, leaves))
