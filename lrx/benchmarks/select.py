@@ -31,10 +31,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lrx.records import Result, markdown_table, stopwatch, write_atomically
+from lrx.training.runs import advance
 from lrx.tuning.range_test import range_test
 from lrx.tuning.selection.bracket import Race, hyperparameters
 from lrx.tuning.selection.portfolio import PORTFOLIO, Method
-from lrx.tuning.sweep import advanced
 from lrx.workloads.suite import TASKS, UNSEEN, Task
 
 if TYPE_CHECKING:
@@ -144,7 +144,7 @@ def with_optuna(runs: Runs, methods: list[str], seed: int) -> tuple[str, float, 
             until = round(part * steps)
             if spent + until - done > allowed:
                 raise _Spent
-            run = advanced(plan, run, hyper, seeds, done, until)
+            run = advance(plan, run, hyper, seeds, done, until)
             spent, done = spent + until - done, until
             value, _ = race.measured(run, seed)
             if not math.isfinite(value):

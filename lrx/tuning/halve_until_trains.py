@@ -14,12 +14,13 @@ import optax
 
 from lrx import _checks
 from lrx.training.checkpoints import RunFolder
-from lrx.training.many import Engine
+from lrx.training.many import RunFamily
+from lrx.training.plan import choose_plan
 from lrx.training.progress import reporter, require_progress, say
+from lrx.training.runs import advance, curves
 from lrx.tuning.learnt import LEAST, InitialLoss
 from lrx.tuning.problem import as_seeds, as_workload, require_trains
 from lrx.tuning.space import try_out_rates
-from lrx.tuning.sweep import advanced, curves
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -140,7 +141,7 @@ def halve_until_trains(
     workload = as_workload(loss_fn, init_fn, batches, has_state=has_state, num_batches=num_steps)
     require_trains(workload, tx(float(start_rate)))
     initial_loss = InitialLoss(workload)
-    engine = Engine(workload, lambda hyper, count: tx(hyper["rate"]), num_steps, num_steps)  # noqa: ARG005
+    family = RunFamily(workload, lambda hyper, count: tx(hyper["rate"]), num_steps, num_steps)  # noqa: ARG005
     tenth = max(1, round(PART * num_steps))
     rows: dict[str, list[Any]] = {name: [] for name in ("rates", "verdicts", "first_loss", "final_loss", "losses")}
     each = num_steps * len(seed_array)
@@ -148,7 +149,7 @@ def halve_until_trains(
         folder = None
         if checkpoint is not None:
             folder = stack.enter_context(contextlib.closing(RunFolder(checkpoint)))
-            about = engine.identity(
+            about = family.identity(
                 ["rate"],
                 kind="halve_until_trains",
                 start_rate=start_rate,
@@ -174,11 +175,11 @@ def halve_until_trains(
                 break
             if plan is None:
                 strategy = "map" if len(seed_array) == 1 else "vmap"
-                plan = engine.planned({"rate": np.ones(1)}, seed_array, strategy=strategy)
+                plan = choose_plan(family, {"rate": np.ones(1)}, seed_array, strategy=strategy)
                 status.start()
             status.title = f"trial at {start_rate * factor**trial:.3g}, {workload.name}"
             hyper = {"rate": np.array([start_rate * factor**trial], np.float32)}
-            runs = advanced(plan, plan.start(hyper, seed_array), hyper, seed_array, 0, num_steps, status, trial * each)
+            runs = advance(plan, plan.start(hyper, seed_array), hyper, seed_array, 0, num_steps, status, trial * each)
             curve = curves(runs)[:, 0]
             first, last = curve[:, :tenth].mean(axis=1), curve[:, -tenth:].mean(axis=1)
             initial = initial_loss.means(

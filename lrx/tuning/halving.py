@@ -17,12 +17,14 @@ import optax
 from lrx import _checks
 from lrx.training.batch_stats import evaluation_point
 from lrx.training.checkpoints import RunFolder
-from lrx.training.many import STRATEGIES, Engine, Runs
+from lrx.training.many import RunFamily, Runs
+from lrx.training.plan import STRATEGIES, choose_plan
 from lrx.training.progress import Status, reporter, require_progress, say
+from lrx.training.runs import advance, curves, evaluate, tail_loss, tail_steps
 from lrx.tuning.learnt import InitialLoss, changed, fell
 from lrx.tuning.problem import as_seeds, as_workload, require_comparable, require_trains
 from lrx.tuning.space import Range, make_space, try_out
-from lrx.tuning.sweep import NUM_POINTS, advanced, curves, evaluated, tail_loss, tail_steps
+from lrx.tuning.sweep import NUM_POINTS
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -190,8 +192,8 @@ def successive_halving(
     require_comparable(metric, mode, workload)
     require_trains(workload, tx(**first.first))
     members = {name: np.concatenate([space.members[name] for space in spaces]) for name in first.members}
-    engine = Engine(workload, lambda hyper, count: tx(**hyper), num_steps, min(NUM_POINTS, num_steps))  # noqa: ARG005
-    search = _Search(engine, members, sizes, seed_array, metric, mode, strategy, chunk_size)
+    family = RunFamily(workload, lambda hyper, count: tx(**hyper), num_steps, min(NUM_POINTS, num_steps))  # noqa: ARG005
+    search = _Search(family, members, sizes, seed_array, metric, mode, strategy, chunk_size)
     with contextlib.ExitStack() as stack:
         if checkpoint is not None:
             search.open(stack.enter_context(contextlib.closing(RunFolder(checkpoint))), rungs)
@@ -252,7 +254,7 @@ class _Search:
 
     def __init__(
         self,
-        engine: Engine,
+        family: RunFamily,
         members: dict[str, np.ndarray],
         sizes: list[int],
         seeds: np.ndarray,
@@ -261,9 +263,9 @@ class _Search:
         strategy: str,
         chunk_size: int | None,
     ) -> None:
-        self.engine, self.members, self.seeds = engine, members, seeds
+        self.family, self.members, self.seeds = family, members, seeds
         self.metric, self.mode, self.strategy, self.chunk_size = metric, mode, strategy, chunk_size
-        self.initial_loss = InitialLoss(engine.workload)
+        self.initial_loss = InitialLoss(family.workload)
         self.rungs_made, self.steps_given = 0, 0
         self.first_of = np.concatenate([[0], np.cumsum(sizes)])
         number = int(self.first_of[-1])
@@ -273,7 +275,7 @@ class _Search:
             "final_loss": np.full((number, len(seeds)), np.inf, np.float32),
             "initial_loss": np.full((number, len(seeds)), np.nan, np.float32),
             "metric": np.full(number, np.nan, np.float32),
-            "losses": np.full((number, len(seeds), engine.num_points), np.nan, np.float32),
+            "losses": np.full((number, len(seeds), family.num_points), np.nan, np.float32),
             "running": np.zeros(0, np.int64),  # the members of `runs`, the best first
             "winner": np.full(1, -1, np.int64),
         }
@@ -283,7 +285,7 @@ class _Search:
     def open(self, folder: RunFolder, rungs: list[_Rung]) -> None:
         """Go on where the newest checkpoint is."""
         self.folder = folder
-        self.about = self.engine.identity(
+        self.about = self.family.identity(
             self.members,
             kind="successive_halving",
             seeds=self.seeds.tolist(),
@@ -296,7 +298,7 @@ class _Search:
         if made is None:
             return
         folder.require_same_run(self.about)
-        one = jax.eval_shape(self.engine._one_start, {name: np.float32(0) for name in self.members}, jax.random.key(0))
+        one = self.family.shapes(self.members)
         last = rungs[made - 1]
         kept = () if last.is_last else rungs[made].size
         runs = (
@@ -309,7 +311,7 @@ class _Search:
         self.record = {name: np.asarray(values) for name, values in self.record.items()}
         self.record.setdefault("running", np.zeros(0, np.int64))
         self.rungs_made = made
-        say(f"search, {self.engine.workload.name}", f"resumed after {made} of {len(rungs)} rungs")
+        say(f"search, {self.family.workload.name}", f"resumed after {made} of {len(rungs)} rungs")
 
     def climb(self, rungs: list[_Rung], index: int, status: Status) -> None:
         """Train the members of a rung to its end, and keep the best of them for the next."""
@@ -320,7 +322,7 @@ class _Search:
         else:
             running = record["running"]
         hyper = {name: values[running] for name, values in self.members.items()}
-        plan = self.engine.planned(hyper, self.seeds, strategy=self.strategy, chunk_size=self.chunk_size)
+        plan = choose_plan(self.family, hyper, self.seeds, strategy=self.strategy, chunk_size=self.chunk_size)
         self.strategy = plan.strategy  # measured once
         status.start()
         pieces = []
@@ -335,7 +337,7 @@ class _Search:
             else:
                 runs = plan.put(jax.tree.map(lambda x, part=part: x[:, part], self.runs))
             done = self.steps_given
-            runs = advanced(plan, runs, here, self.seeds, begin, rung.stop, status, done)
+            runs = advance(plan, runs, here, self.seeds, begin, rung.stop, status, done)
             self.steps_given += len(self.seeds) * number * (rung.stop - begin)
             members = running[part]
             record["steps_made"][members] = rung.stop
@@ -381,7 +383,7 @@ class _Search:
     def _compared(self, runs: Runs, number: int) -> np.ndarray:
         if self.metric is None:
             return tail_loss(runs).mean(axis=0)[:number]
-        results = evaluated(self.engine.workload, runs, self.seeds, number)
+        results = evaluate(self.family.workload, runs, self.seeds, number)
         if results and self.metric not in results:
             raise ValueError(f"metric must be one of {sorted(results)}, got metric={self.metric!r}.")
         return results[self.metric].mean(axis=0)[:number] if results else np.full(number, np.nan, np.float32)
@@ -397,7 +399,7 @@ class _Search:
                 f"parameters have {initial:.6g} on the same minibatches. Search higher rates, give more num_steps, or "
                 "look at the gradients."
             )
-        params, model_state = evaluation_point(self.engine.workload, self.winner, int(self.seeds[0]))
+        params, model_state = evaluation_point(self.family.workload, self.winner, int(self.seeds[0]))
         return HalvingResult(
             self.members,
             record["bracket"],
@@ -406,8 +408,8 @@ class _Search:
             record["initial_loss"],
             record["metric"],
             record["losses"],
-            self.engine.point_steps,
-            float(steps.sum() / self.engine.num_steps),
+            self.family.point_steps,
+            float(steps.sum() / self.family.num_steps),
             {name: float(values[winner]) for name, values in self.members.items()},
             params,
             model_state,

@@ -11,10 +11,11 @@ import numpy as np
 import optax
 
 from lrx import _checks
-from lrx.training.many import Engine, Plan
+from lrx.training.many import RunFamily
+from lrx.training.plan import Plan, choose_plan
+from lrx.training.runs import advance, evaluate, tail_loss
 from lrx.tuning.problem import as_seeds, as_workload, require_comparable, require_trains
 from lrx.tuning.space import Range, Space, try_out
-from lrx.tuning.sweep import advanced, evaluated, tail_loss
 
 NUM_REPORTS = 10
 
@@ -107,7 +108,7 @@ def optuna_objective(
     require_comparable(metric, "min", workload)
     require_trains(workload, tx(**{name: interval.low for name, interval in space.items()}))
     every = max(1, num_steps // NUM_REPORTS) if report_every is None else report_every
-    engine = Engine(workload, lambda hyper, count: tx(**hyper), num_steps, num_steps)  # noqa: ARG005
+    family = RunFamily(workload, lambda hyper, count: tx(**hyper), num_steps, num_steps)  # noqa: ARG005
     plans: list[Plan] = []
     lock = threading.Lock()  # for optimize(..., n_jobs=2)
 
@@ -116,7 +117,7 @@ def optuna_objective(
             if not plans:
                 alone = {name: values[:1] for name, values in ends.items()}
                 strategy = "map" if len(seed_array) == 1 else "vmap"
-                plans.append(engine.planned(alone, seed_array, strategy=strategy))
+                plans.append(choose_plan(family, alone, seed_array, strategy=strategy))
             return plans[0]
 
     def objective(trial: Any) -> float:
@@ -127,7 +128,7 @@ def optuna_objective(
         runs, step, value = plan().start(hyper, seed_array), 0, np.inf
         while step < num_steps:
             until = min(num_steps, step + every)
-            runs = advanced(plan(), runs, hyper, seed_array, step, until)
+            runs = advance(plan(), runs, hyper, seed_array, step, until)
             step = until
             if np.any(np.asarray(runs.diverged)):
                 trial.set_user_attr("diverged", True)
@@ -135,7 +136,7 @@ def optuna_objective(
             if metric is None:
                 value = float(tail_loss(runs)[:, 0].mean())
             else:
-                results = evaluated(workload, runs, seed_array, 1)
+                results = evaluate(workload, runs, seed_array, 1)
                 if metric not in results:
                     raise ValueError(f"metric must be one of {sorted(results)}, got metric={metric!r}.")
                 value = float(results[metric][:, 0].mean())

@@ -13,8 +13,10 @@ import optax
 
 from lrx import _checks
 from lrx.optimizers.accumulation import accumulate as accumulated
-from lrx.training.many import Engine, Runs, Watch
+from lrx.training.many import RunFamily, Runs, Watch
+from lrx.training.plan import choose_plan
 from lrx.training.progress import reporter, require_progress
+from lrx.training.runs import curves
 from lrx.tuning.learnt import LEAST, InitialLoss
 from lrx.tuning.problem import as_seeds, as_workload, require_no_accumulation, require_trains
 from lrx.tuning.space import try_out_rates
@@ -291,7 +293,7 @@ def range_test(
             return workload.loss_fn(params, model_state, validation_batch, key)[0]
 
     watch = _divergence_watch(beta, float(divergence_factor), accumulate)
-    engine = Engine(workload, make_tx, len(longer) * accumulate, len(longer), watch, measure)
+    family = RunFamily(workload, make_tx, len(longer) * accumulate, len(longer), watch, measure)
     alone = {"member": np.zeros(1)}  # a single one, whose rate is in the ladder
     status = reporter(
         progress,
@@ -311,7 +313,7 @@ def range_test(
             first = int(stop)
             if status.is_seen:
                 made = -(-first // accumulate)
-                known = _curves(runs)[0, :made]
+                known = curves(runs)[0, 0, :made]
                 known = known[np.isfinite(known)]
                 status.update(first, float(known[-1]) if len(known) else np.nan, float(rates[made - 1]))
         return runs
@@ -334,7 +336,7 @@ def range_test(
         return _found(rates, runs, initial.mean(axis=-1), beta, float(divergence_factor), accumulate, lag)
 
     with status:
-        plan = engine.planned(alone, seed_array, strategy="map" if len(seed_array) == 1 else "vmap")
+        plan = choose_plan(family, alone, seed_array, strategy="map" if len(seed_array) == 1 else "vmap")
         runs = plan.start(alone, seed_array)
         status.start()
         runs = advanced(runs, 0, rates)
@@ -419,12 +421,6 @@ def _divergence_watch(beta: float, factor: float, accumulate: int) -> Watch:
     return Watch(start, update)
 
 
-def _curves(runs: Any) -> np.ndarray:
-    """(seeds, points) float32, NaN where no step was made."""
-    counts = np.asarray(runs.loss_counts)[:, 0]
-    return np.where(counts > 0, np.asarray(runs.loss_sums)[:, 0] / np.maximum(counts, 1), np.nan).astype(np.float32)
-
-
 def _found(
     rates: np.ndarray, runs: Runs, initial: np.ndarray, beta: float, factor: float, accumulate: int, lag: int
 ) -> RangeTest:
@@ -432,7 +428,7 @@ def _found(
 
     `initial` are the losses of the initial parameters, (seeds, steps).
     """
-    curves = _curves(runs)[:, : len(rates)]
+    losses_by_seed = curves(runs)[:, 0, : len(rates)]
     made = np.asarray(runs.steps)[:, 0] // accumulate  # losses of each seed that are finite
     best, first_losses = (np.asarray(runs.memory[name], np.float64)[:, 0] for name in ("best", "first"))
     limits = np.where(np.isfinite(best), divergence_bound(best, first_losses, factor), np.inf)
@@ -442,19 +438,19 @@ def _found(
             f"the loss is not finite at the first rate, {rates[0]:g}, which hardly changes the parameters: look at the "
             "data and at the initial parameters, or give a smaller min_rate."
         )
-    diverged = np.full(len(curves), np.inf)
+    diverged = np.full(len(losses_by_seed), np.inf)
     for seed in np.flatnonzero(~np.isnan(limits)):
-        first = blow_up_place(curves[seed, : made[seed]], limits[seed])
+        first = blow_up_place(losses_by_seed[seed, : made[seed]], limits[seed])
         diverged[seed] = rates[max(first - lag, 0)]
     middle = float(np.median(diverged))
     diverged_at = middle if np.isfinite(middle) else None
     last = int(np.median(made))
     losses, smoothed, followed = (
-        _median(np.stack([way(curve, beta, factor) for curve in curves]), last)
+        _median(np.stack([way(curve, beta, factor) for curve in losses_by_seed]), last)
         for way in (lambda curve, *_: curve, smooth_apart, smooth)
     )
     with np.errstate(invalid="ignore"):  # infinite losses of initial parameters
-        gains = np.where(np.isfinite(curves), initial - curves, -np.inf)
+        gains = np.where(np.isfinite(losses_by_seed), initial - losses_by_seed, -np.inf)
     gains = -_median(-gains, last)
     smoothed_gains = -smooth(-gains, beta, factor)
     known = smoothed_gains[np.isfinite(smoothed_gains)]
@@ -465,7 +461,7 @@ def _found(
         # Where the noise of the minibatches hides what was learnt, without that noise.
         is_seen = smoothed_gains[np.nanargmin(followed)] >= SEEN * gain
         suggestions = suggest(rates, followed if is_seen else -smoothed_gains, diverged_at)
-    return RangeTest(rates, losses, smoothed, curves, gains, gain, noise, diverged_at, suggestions)
+    return RangeTest(rates, losses, smoothed, losses_by_seed, gains, gain, noise, diverged_at, suggestions)
 
 
 def _median(curves: np.ndarray, last: int) -> np.ndarray:

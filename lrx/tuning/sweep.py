@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
-import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -14,11 +13,11 @@ import numpy as np
 import optax
 
 from lrx import _checks
-from lrx.training.batch_stats import evaluation_point
 from lrx.training.checkpoints import RunFolder
-from lrx.training.many import STRATEGIES, Engine, Plan, Runs
-from lrx.training.progress import Status, reporter, require_progress, say
-from lrx.training.workload import Workload
+from lrx.training.many import RunFamily
+from lrx.training.plan import STRATEGIES, choose_plan
+from lrx.training.progress import reporter, require_progress, say
+from lrx.training.runs import advance, concatenate, evaluate, outcome, tail_steps
 from lrx.tuning.learnt import InitialLoss, changed, fell
 from lrx.tuning.problem import as_seeds, as_workload, require_comparable, require_trains
 from lrx.tuning.space import Range, make_space, try_out
@@ -28,8 +27,6 @@ if TYPE_CHECKING:
 
 NUM_POINTS = 100  # of each curve, by default
 MOST_ROWS = 20  # of a table that is printed
-TAIL = 0.1  # of the steps, over which the final loss is a mean
-SEGMENT_SECONDS = 1.0  # how long a compiled call should take where somebody watches
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -295,7 +292,7 @@ def sweep(
     require_trains(workload, tx(**space.first))
     if evaluate_every is not None and workload.evaluate is None:
         raise ValueError(f"evaluate_every needs a workload that evaluates, got evaluate_every={evaluate_every}.")
-    engine = Engine(workload, lambda hyper, count: tx(**hyper), num_steps, num_points, keep_rates=True)  # noqa: ARG005
+    family = RunFamily(workload, lambda hyper, count: tx(**hyper), num_steps, num_points, keep_rates=True)  # noqa: ARG005
     initial_loss = InitialLoss(workload)
     times = np.array([*range(evaluate_every or num_steps, num_steps, evaluate_every or 1), num_steps])
     folder = None
@@ -303,7 +300,7 @@ def sweep(
     with contextlib.ExitStack() as stack:
         if checkpoint is not None:
             folder = stack.enter_context(contextlib.closing(RunFolder(checkpoint)))
-            about = engine.identity(
+            about = family.identity(
                 space.members,
                 kind="sweep",
                 steps=num_steps,
@@ -331,7 +328,7 @@ def sweep(
             while made < space.size:
                 rest = {name: values[made:] for name, values in space.members.items()}
                 if plan is None:
-                    plan = engine.planned(rest, seed_array, strategy=strategy, chunk_size=chunk_size)
+                    plan = choose_plan(family, rest, seed_array, strategy=strategy, chunk_size=chunk_size)
                     status.start()
                 hyper = {name: values[: plan.members] for name, values in rest.items()}
                 number = len(next(iter(hyper.values())))
@@ -339,11 +336,11 @@ def sweep(
                 runs, step = plan.start(hyper, seed_array), 0
                 by_time: list[dict[str, np.ndarray]] = []
                 for time_ in times.tolist():
-                    runs = advanced(plan, runs, hyper, seed_array, step, time_, status, before)
+                    runs = advance(plan, runs, hyper, seed_array, step, time_, status, before)
                     before, step = before + len(seed_array) * number * (time_ - step), time_
-                    by_time.append(evaluated(workload, runs, seed_array, number))
+                    by_time.append(evaluate(workload, runs, seed_array, number))
                 found = outcome(runs, number, by_time, initial_loss.means(seed_array, *tail_steps(runs)))
-                done = joined(done, made, found, number)
+                done = concatenate(done, made, found, number)
                 made += number
                 if folder is not None:
                     folder.save(made, (), done, about)
@@ -360,124 +357,16 @@ def sweep(
         done["initial_loss"].reshape(shape),
         done["losses"].reshape(*shape, -1),
         done["rates"].reshape(*shape, -1),
-        engine.point_steps,
+        family.point_steps,
         {name: values[..., -1] for name, values in evaluation_curves.items()},
         evaluation_curves,
         times,
         grid is not None,
         "restored" if plan is None else plan.strategy,
         0 if plan is None else plan.members,
-        engine.seconds,
+        {} if plan is None else plan.seconds,
     )
 
 
 def _number(value: float) -> str:
     return f"{value:>10.4g}" if np.isfinite(value) else f"{'diverged':>10}"
-
-
-def advanced(
-    plan: Plan,
-    runs: Runs,
-    hyper: Mapping[str, np.ndarray],
-    seeds: np.ndarray,
-    start: int,
-    stop: int,
-    status: Status | None = None,
-    before: int = 0,
-) -> Runs:
-    """Make all steps from `start` to `stop`, in segments of about a second where somebody watches.
-
-    `before` is how many steps of all runs `status` has seen until now.
-    """
-    watched = status is not None and status.is_seen
-    step, length = start, 1 if watched else stop
-    runs_at_once = len(seeds) * len(next(iter(hyper.values())))
-    while step < stop:
-        until = min(stop, step + length)
-        began = time.monotonic()
-        runs = plan.advance(runs, hyper, seeds, step, until)
-        if watched and status is not None:
-            left = ~np.asarray(runs.diverged)
-            elapsed = time.monotonic() - began
-            length = max(1, min(8 * length, int(length * SEGMENT_SECONDS / max(elapsed, 1e-9))))
-            status.update(
-                before + runs_at_once * (until - start),
-                float(np.min(tail_loss(runs)[left], initial=np.inf)),
-                np.nan,
-            )
-        step = until
-    return runs
-
-
-def curves(runs: Runs, sums: jax.Array | None = None) -> np.ndarray:
-    """(seeds, members, points) float32: means of the losses, or of other sums; NaN where no step was made."""
-    counts = np.asarray(runs.loss_counts)
-    added = np.asarray(runs.loss_sums if sums is None else sums)
-    return np.where(counts > 0, added / np.maximum(counts, 1), np.nan).astype(np.float32)
-
-
-def tail_loss(runs: Runs) -> np.ndarray:
-    """(seeds, members) float32: the mean loss of the last tenth of the steps made, infinite where a run diverged."""
-    counts, sums, later = np.asarray(runs.loss_counts), np.asarray(runs.loss_sums), _in_tail(runs)
-    means = (sums * later).sum(axis=-1) / np.maximum((counts * later).sum(axis=-1), 1)
-    return np.where(np.asarray(runs.diverged), np.inf, means).astype(np.float32)
-
-
-def tail_steps(runs: Runs) -> tuple[np.ndarray, np.ndarray]:
-    """Return (seeds, members) int: the first of the steps that `tail_loss` is of, and the number of steps made."""
-    counts = np.asarray(runs.loss_counts)
-    return (counts * ~_in_tail(runs)).sum(axis=-1), counts.sum(axis=-1)
-
-
-def _in_tail(runs: Runs) -> np.ndarray:
-    """Return (seeds, members, points) bool: whether a point reaches into the last tenth of the steps made."""
-    counts = np.asarray(runs.loss_counts)
-    return counts.cumsum(axis=-1) > (1 - TAIL) * counts.sum(axis=-1, keepdims=True)
-
-
-def outcome(
-    runs: Runs, number: int, evaluations: Sequence[dict[str, np.ndarray]], initial_loss: np.ndarray
-) -> dict[str, np.ndarray]:
-    """Give what is kept of the first `number` members of a chunk: arrays with the leading axes (members, seeds).
-
-    `evaluations` are what `evaluated` gave, one after the other; where no run was left to evaluate, nothing.
-    """
-    found = {
-        "final_loss": tail_loss(runs),
-        "initial_loss": initial_loss,
-        "losses": curves(runs),
-        "rates": curves(runs, runs.rate_sums),
-    }
-    for name in dict.fromkeys(name for each in evaluations for name in each):
-        missing = np.full(found["final_loss"].shape, np.nan, np.float32)
-        found[f"evaluations/{name}"] = np.stack([each.get(name, missing) for each in evaluations], axis=-1)
-    return {name: np.moveaxis(values, 0, 1)[:number] for name, values in found.items()}
-
-
-def joined(
-    done: Mapping[str, np.ndarray], made: int, found: Mapping[str, np.ndarray], number: int
-) -> dict[str, np.ndarray]:
-    """Put `number` members behind those that are `made`; NaN where all runs of one part diverged unevaluated."""
-    both = {}
-    for name in {**done, **found}:
-        shape = (done if name in done else found)[name].shape[1:]
-        parts = (done, made), (found, number)
-        both[name] = np.concatenate(
-            [part.get(name, np.full((size, *shape), np.nan, np.float32)) for part, size in parts]
-        )
-    return both
-
-
-def evaluated(workload: Workload, runs: Runs, seeds: np.ndarray, number: int) -> dict[str, np.ndarray]:
-    """Evaluate every run that did not diverge: name to (seeds, members) float32, NaN where one did."""
-    if workload.evaluate is None:
-        return {}
-    diverged = np.asarray(runs.diverged)
-    results: dict[str, np.ndarray] = {}
-    for place in np.ndindex(diverged.shape[0], number):
-        if not diverged[place]:
-            state = jax.tree.map(lambda x, place=place: jax.device_put(x[place], jax.local_devices()[0]), runs.state)
-            point = evaluation_point(workload, state, int(seeds[place[0]]))
-            for name, value in jax.device_get(workload.evaluate(*point)).items():
-                results.setdefault(name, np.full(diverged.shape, np.nan, np.float32))[place] = value
-    return results

@@ -11,7 +11,7 @@ import pytest
 from tuning.test_sweep import LINE
 
 import lrx
-from lrx.training import many
+from lrx.training import plan as plans
 from lrx.tuning import Method, log_uniform
 
 TOOLS: dict[str, Callable[[Any], Any]] = {
@@ -40,7 +40,7 @@ ASCENDING: dict[str, Callable[[Any], Any]] = {
 def test_every_tool_refuses_what_ascends_before_it_trains(
     tool: str, what: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(many, "Plan", None)  # what compiles the training steps
+    monkeypatch.setattr(plans, "Plan", None)  # what compiles the training steps
     with pytest.raises(ValueError, match="tx must descend, got updates that ascend") as refused:
         TOOLS[tool](ASCENDING[what])
     assert ("multiplier()" if "behind" in what else "no learning rate applies the minus sign") in str(refused.value)

@@ -13,7 +13,8 @@ import pytest
 from tuning.test_sweep import LINE, line, sgd
 
 import lrx
-from lrx.training import many, train
+from lrx.training import plan as plans
+from lrx.training import train
 from lrx.tuning import log_uniform, successive_halving
 from lrx.workloads import make_workload
 
@@ -91,7 +92,7 @@ def test_an_interrupted_search_loses_at_most_a_rung(
 ) -> None:
     arguments: dict[str, Any] = {"strategy": "map", "seeds": 2}
     made: list[tuple[int, int]] = []
-    original = many.Plan.advance
+    original = plans.Plan.advance
 
     def advance(self: Any, runs: Any, hyper: Any, seeds: Any, start: int, stop: int) -> Any:
         made.append((start, stop))
@@ -99,7 +100,7 @@ def test_an_interrupted_search_loses_at_most_a_rung(
             raise KeyboardInterrupt
         return original(self, runs, hyper, seeds, start, stop)
 
-    monkeypatch.setattr(many.Plan, "advance", advance)
+    monkeypatch.setattr(plans.Plan, "advance", advance)
     with pytest.raises(KeyboardInterrupt):
         halved(checkpoint=tmp_path / "run", **arguments)
     resumed = halved(checkpoint=tmp_path / "run", **arguments)
@@ -156,7 +157,7 @@ def test_bad_input_is_refused(arguments: dict[str, Any], message: str) -> None:
 def test_a_metric_that_no_evaluation_gives_is_refused_before_anything_is_trained(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(many.Plan, "advance", None)
+    monkeypatch.setattr(plans.Plan, "advance", None)
     with pytest.raises(ValueError, match=r"^metric must be one of \['error'\], got metric='accuracy'"):
         halved(metric="accuracy", strategy="map")
 

@@ -14,7 +14,8 @@ import optax
 import pytest
 
 import lrx
-from lrx.training import Batches, Workload, many
+from lrx.training import Batches, Workload
+from lrx.training import plan as plans
 from lrx.training.checkpoints import OtherRunError
 from lrx.tuning import Method
 
@@ -111,7 +112,7 @@ def test_another_number_is_refused_and_the_same_call_goes_on(
     for what, numbers in CHANGES.items():
         with monkeypatch.context() as patch:
             if tool != "select":  # which compiles a program to look at the evaluation
-                patch.setattr(many, "Plan", None)
+                patch.setattr(plans, "Plan", None)
             try:
                 TOOLS[tool](tmp_path / "kept", **({"seed": 0} | numbers))
             except OtherRunError:

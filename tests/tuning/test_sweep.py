@@ -18,6 +18,7 @@ import pytest
 
 import lrx
 from lrx.training import Batches, Workload, many, train
+from lrx.training import plan as plans
 from lrx.tuning import log_uniform, sweep, uniform
 from lrx.tuning.space import make_space
 from lrx.workloads import make_workload
@@ -125,9 +126,10 @@ def test_chunks_change_nothing_and_are_bounded_by_memory(monkeypatch: pytest.Mon
     whole, chunked = swept(grid=grid, strategy="vmap"), swept(grid=grid, strategy="vmap", chunk_size=2)
     assert (whole.chunk_size, chunked.chunk_size) == (5, 2)
     np.testing.assert_allclose(chunked.losses, whole.losses, rtol=1e-5, atol=1e-7)
-    plan = many.Engine(LINE, lambda hyper, count: sgd(hyper["lr"]), 23, 23).planned(grid, np.arange(2), strategy="vmap")
+    family = many.RunFamily(LINE, lambda hyper, count: sgd(hyper["lr"]), 23, 23)
+    plan = plans.choose_plan(family, grid, np.arange(2), strategy="vmap")
     needed = plan.bytes_needed()
-    monkeypatch.setattr(many, "_free_memory", lambda device: 0.6 * needed / many.MEMORY_SHARE)
+    monkeypatch.setattr(plans, "_free_memory", lambda device: 0.6 * needed / plans.MEMORY_SHARE)
     small = swept(grid=grid, strategy="vmap")
     assert 1 <= small.chunk_size <= 3
     np.testing.assert_allclose(small.losses, whole.losses, rtol=1e-5, atol=1e-7)
@@ -184,7 +186,7 @@ def test_evaluations_need_something_that_evaluates() -> None:
 def test_an_interrupted_sweep_goes_on_after_its_last_chunk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     arguments: dict[str, Any] = {"grid": {"lr": [0.01, 0.02, 0.05, 0.1, 0.2]}, "chunk_size": 2, "strategy": "vmap"}
     started: list[list[float]] = []
-    original = many.Plan.start
+    original = plans.Plan.start
 
     def start(self: Any, hyper: Any, seeds: Any) -> Any:
         started.append(hyper["lr"].tolist())
@@ -192,7 +194,7 @@ def test_an_interrupted_sweep_goes_on_after_its_last_chunk(tmp_path: Path, monke
             raise KeyboardInterrupt
         return original(self, hyper, seeds)
 
-    monkeypatch.setattr(many.Plan, "start", start)
+    monkeypatch.setattr(plans.Plan, "start", start)
     with pytest.raises(KeyboardInterrupt):
         swept(checkpoint=tmp_path / "run", **arguments)
     resumed = swept(checkpoint=tmp_path / "run", **arguments)
@@ -344,8 +346,8 @@ def test_ranges_have_two_bounds(make: Any, bounds: tuple[float, float], message:
 @pytest.mark.parametrize("strategy", ["vmap", "map"])
 def test_a_frozen_run_keeps_the_state_from_before(strategy: str) -> None:
     hyper, seeds = {"lr": np.array([0.1, 1e9])}, np.arange(1)
-    runs = many.Engine(LINE, lambda hyper, count: sgd(hyper["lr"]), 40, 40)
-    plan = runs.planned(hyper, seeds, strategy=strategy)
+    family = many.RunFamily(LINE, lambda hyper, count: sgd(hyper["lr"]), 40, 40)
+    plan = plans.choose_plan(family, hyper, seeds, strategy=strategy)
     after = plan.advance(plan.start(hyper, seeds), hyper, seeds, 0, 40)
     assert after.alive.tolist() == [[True, False]]
     assert 0 < after.steps[0, 1] < 40

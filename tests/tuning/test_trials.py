@@ -16,7 +16,8 @@ import pytest
 from tuning.test_sweep import LINE, sgd
 
 import lrx
-from lrx.training import many, train
+from lrx.training import plan as plans
+from lrx.training import train
 from lrx.training.progress import reporter
 from lrx.tuning import halve_until_trains, log_uniform, optuna_objective
 
@@ -71,7 +72,7 @@ def test_what_never_trains_is_said() -> None:
 def test_interrupted_trials_lose_at_most_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fail_at: int) -> None:
     arguments: dict[str, Any] = {"tx": lrx.sgd, "start_rate": 16.0, "num_steps": 40, "seeds": 2}
     made: list[float] = []
-    original = many.Plan.advance
+    original = plans.Plan.advance
 
     def advance(self: Any, runs: Any, hyper: Any, seeds: Any, start: int, stop: int) -> Any:
         made.append(float(hyper["rate"][0]))
@@ -80,7 +81,7 @@ def test_interrupted_trials_lose_at_most_one(tmp_path: Path, monkeypatch: pytest
         return original(self, runs, hyper, seeds, start, stop)
 
     at_once = halve_until_trains(LINE, **arguments)
-    monkeypatch.setattr(many.Plan, "advance", advance)
+    monkeypatch.setattr(plans.Plan, "advance", advance)
     with pytest.raises(KeyboardInterrupt):
         halve_until_trains(LINE, checkpoint=tmp_path / "trials", **arguments)
     few = halve_until_trains(LINE, checkpoint=tmp_path / "trials", trials=3, **arguments)

@@ -17,8 +17,10 @@ import optax
 
 from lrx.training.checkpoints import RunFolder
 from lrx.training.identity import Identity, family_identity, run_identity
-from lrx.training.many import Engine, Plan, Runs
+from lrx.training.many import RunFamily, Runs
+from lrx.training.plan import Plan, choose_plan
 from lrx.training.progress import Status, reporter, say
+from lrx.training.runs import advance, evaluate, tail_loss, tail_steps
 from lrx.training.workload import Workload
 from lrx.tuning.learnt import InitialLoss, fell
 from lrx.tuning.problem import require_trains
@@ -26,7 +28,7 @@ from lrx.tuning.range_test import RangeTest, range_test
 from lrx.tuning.selection.portfolio import MIN_RATE, Method
 from lrx.tuning.selection.rates import rate_of_least_loss, trial_rates
 from lrx.tuning.selection.result import Evidence, Selection
-from lrx.tuning.sweep import NUM_POINTS, advanced, evaluated, tail_loss, tail_steps
+from lrx.tuning.sweep import NUM_POINTS
 
 PROBED = 0.1  # of a run, for each range test
 PROBE_STEPS = (30, 100)  # of a range test, at least and at most
@@ -240,11 +242,11 @@ class Race:
         else:
             trunk = plan.put(run.runs)
         made = horizon - run.done
-        trunk = advanced(plan, trunk, hyper, seeds, run.done, kept, status, before)
+        trunk = advance(plan, trunk, hyper, seeds, run.done, kept, status, before)
         ended = trunk
         if kept < horizon:
             copy = jax.tree.map(jnp.copy, trunk)
-            ended = advanced(plan, copy, hyper, seeds, kept, horizon, status, before + kept - run.done)
+            ended = advance(plan, copy, hyper, seeds, kept, horizon, status, before + kept - run.done)
         # On the host, where there is room for all of them.
         run.runs, run.done = (jax.device_put(trunk, jax.devices("cpu")[0]), kept) if kept else ((), 0)
         run.length, (run.value, run.loss), run.learnt = horizon, self.measured(ended, seed), self._learnt(ended, seed)
@@ -253,18 +255,18 @@ class Race:
     def plan(self, method: str) -> Plan:
         """Give the program of a method, compiled once: rate and length are its arguments."""
         if method not in self._plans:
-            engine = self._engine(method)
-            self._plans[method] = engine.planned(hyperparameters(1.0, 1), np.zeros(1, np.int64), strategy="map")
+            family = self._family(method)
+            self._plans[method] = choose_plan(family, hyperparameters(1.0, 1), np.zeros(1, np.int64), strategy="map")
         return self._plans[method]
 
-    def _engine(self, method: str) -> Engine:
+    def _family(self, method: str) -> RunFamily:
         make = self.portfolio[method].make
 
         def make_tx(hyper: Any, count: jax.Array) -> optax.GradientTransformation:
             del count
             return make(hyper["rate"], jnp.int32(jnp.round(hyper["num_steps"])))
 
-        return Engine(self.workload, make_tx, self.num_steps, min(NUM_POINTS, self.num_steps))
+        return RunFamily(self.workload, make_tx, self.num_steps, min(NUM_POINTS, self.num_steps))
 
     def trained(self, method: str, rate: float, seed: int) -> float:
         """Make a full run, and give the metric at its end; not finite where it diverged."""
@@ -275,7 +277,7 @@ class Race:
         """Give metric and loss of a run as it is now, as in `Evidence`."""
         if np.any(np.asarray(runs.diverged)):
             return self._sign * math.inf, math.inf
-        results = evaluated(self.workload, runs, np.array([seed]), 1)
+        results = evaluate(self.workload, runs, np.array([seed]), 1)
         self._name_compared(results)
         if self.compared not in results:
             results = {self.compared: tail_loss(runs)}
@@ -299,7 +301,7 @@ class Race:
         """Refuse a method that has no state for the workload's parameters, or ascends, before anything is trained."""
         for name in self.portfolio:
             try:
-                self._engine(name).describe_state(hyperparameters(1.0, 1))
+                self._family(name).describe_state(hyperparameters(1.0, 1))
             except Exception as error:
                 raise TypeError(
                     f"portfolio[{name!r}].make gives a transformation whose init fails on the parameters of workload "
@@ -319,7 +321,7 @@ class Race:
         """Evaluate the initial parameters once: a metric that is not there is refused before anything is trained."""
         name, seeds = next(iter(self.portfolio)), np.array([seed])
         untrained = self.plan(name).start(hyperparameters(self.portfolio[name].default, self.num_steps), seeds)
-        self._name_compared(evaluated(self.workload, untrained, seeds, 1))
+        self._name_compared(evaluate(self.workload, untrained, seeds, 1))
 
     @property
     def _sign(self) -> int:
@@ -430,7 +432,7 @@ class Race:
                 for field in dataclasses.fields(method)
                 if not callable(value := getattr(method, field.name))
             }
-            about[f"{place}.state"] = self._engine(name).describe_state(hyperparameters(1.0, 1))["opt_state"]
+            about[f"{place}.state"] = self._family(name).describe_state(hyperparameters(1.0, 1))["opt_state"]
             programs = {"make": family_identity(method.make, (rate, steps), params)}
             if method.probe is not None:
                 programs["probe"] = family_identity(method.probe, (rate,), params)

@@ -1,0 +1,126 @@
+"""What is done with many runs: go on, read their curves, evaluate them, and keep what they leave."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+
+import jax
+import numpy as np
+
+from lrx.training.batch_stats import evaluation_point
+from lrx.training.many import Runs
+from lrx.training.plan import Plan
+from lrx.training.progress import Status
+from lrx.training.workload import Workload
+
+TAIL = 0.1  # of the steps, over which the final loss is a mean
+SEGMENT_SECONDS = 1.0  # how long a compiled call should take if progress is shown
+
+
+def advance(
+    plan: Plan,
+    runs: Runs,
+    hyper: Mapping[str, np.ndarray],
+    seeds: np.ndarray,
+    start: int,
+    stop: int,
+    status: Status | None = None,
+    before: int = 0,
+) -> Runs:
+    """Make all steps from `start` to `stop`, in segments of about a second if progress is shown.
+
+    `before` is the number of steps of all runs that `status` has counted until now.
+    """
+    watched = status is not None and status.is_seen
+    step, length = start, 1 if watched else stop
+    runs_at_once = len(seeds) * len(next(iter(hyper.values())))
+    while step < stop:
+        until = min(stop, step + length)
+        began = time.monotonic()
+        runs = plan.advance(runs, hyper, seeds, step, until)
+        if watched and status is not None:
+            left = ~np.asarray(runs.diverged)
+            elapsed = time.monotonic() - began
+            length = max(1, min(8 * length, int(length * SEGMENT_SECONDS / max(elapsed, 1e-9))))
+            status.update(
+                before + runs_at_once * (until - start),
+                float(np.min(tail_loss(runs)[left], initial=np.inf)),
+                np.nan,
+            )
+        step = until
+    return runs
+
+
+def curves(runs: Runs, sums: jax.Array | None = None) -> np.ndarray:
+    """Return (seeds, members, points) float32: means of the losses, or of other sums; NaN where no step was made."""
+    counts = np.asarray(runs.loss_counts)
+    added = np.asarray(runs.loss_sums if sums is None else sums)
+    return np.where(counts > 0, added / np.maximum(counts, 1), np.nan).astype(np.float32)
+
+
+def tail_loss(runs: Runs) -> np.ndarray:
+    """Return (seeds, members) float32: the mean loss of the last tenth of the steps made, infinite if diverged."""
+    counts, sums, later = np.asarray(runs.loss_counts), np.asarray(runs.loss_sums), _in_tail(runs)
+    means = (sums * later).sum(axis=-1) / np.maximum((counts * later).sum(axis=-1), 1)
+    return np.where(np.asarray(runs.diverged), np.inf, means).astype(np.float32)
+
+
+def tail_steps(runs: Runs) -> tuple[np.ndarray, np.ndarray]:
+    """Return (seeds, members) int: the first of the steps that `tail_loss` averages, and the number of steps made."""
+    counts = np.asarray(runs.loss_counts)
+    return (counts * ~_in_tail(runs)).sum(axis=-1), counts.sum(axis=-1)
+
+
+def _in_tail(runs: Runs) -> np.ndarray:
+    """Return (seeds, members, points) bool: whether a point reaches into the last tenth of the steps made."""
+    counts = np.asarray(runs.loss_counts)
+    return counts.cumsum(axis=-1) > (1 - TAIL) * counts.sum(axis=-1, keepdims=True)
+
+
+def outcome(
+    runs: Runs, number: int, evaluations: Sequence[dict[str, np.ndarray]], initial_loss: np.ndarray
+) -> dict[str, np.ndarray]:
+    """Return what is kept of the first `number` members of a chunk: arrays with the leading axes (members, seeds).
+
+    `evaluations` holds the results of `evaluate`, one after the other, each empty if no run was left to evaluate.
+    """
+    found = {
+        "final_loss": tail_loss(runs),
+        "initial_loss": initial_loss,
+        "losses": curves(runs),
+        "rates": curves(runs, runs.rate_sums),
+    }
+    for name in dict.fromkeys(name for each in evaluations for name in each):
+        missing = np.full(found["final_loss"].shape, np.nan, np.float32)
+        found[f"evaluations/{name}"] = np.stack([each.get(name, missing) for each in evaluations], axis=-1)
+    return {name: np.moveaxis(values, 0, 1)[:number] for name, values in found.items()}
+
+
+def concatenate(
+    done: Mapping[str, np.ndarray], made: int, found: Mapping[str, np.ndarray], number: int
+) -> dict[str, np.ndarray]:
+    """Append `number` members to the `made` ones; NaN where all runs of one part diverged before their evaluation."""
+    both = {}
+    for name in {**done, **found}:
+        shape = (done if name in done else found)[name].shape[1:]
+        parts = (done, made), (found, number)
+        both[name] = np.concatenate(
+            [part.get(name, np.full((size, *shape), np.nan, np.float32)) for part, size in parts]
+        )
+    return both
+
+
+def evaluate(workload: Workload, runs: Runs, seeds: np.ndarray, number: int) -> dict[str, np.ndarray]:
+    """Evaluate each run that did not diverge: return name to (seeds, members) float32, NaN where a run diverged."""
+    if workload.evaluate is None:
+        return {}
+    diverged = np.asarray(runs.diverged)
+    results: dict[str, np.ndarray] = {}
+    for place in np.ndindex(diverged.shape[0], number):
+        if not diverged[place]:
+            state = jax.tree.map(lambda x, place=place: jax.device_put(x[place], jax.local_devices()[0]), runs.state)
+            point = evaluation_point(workload, state, int(seeds[place[0]]))
+            for name, value in jax.device_get(workload.evaluate(*point)).items():
+                results.setdefault(name, np.full(diverged.shape, np.nan, np.float32))[place] = value
+    return results
