@@ -47,7 +47,7 @@ SCHEDULES: dict[str, tuple[str, dict[str, Any]]] = {
 class StandIn(types.ModuleType):
     """A module that has every attribute."""
 
-    __path__: list[str] = []
+    __path__ = ()
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
@@ -69,7 +69,9 @@ class StandIns:
         if module.__name__ == "transformers.utils":
             module.logging = types.SimpleNamespace(get_logger=lambda name: None)
         if module.__name__ == "transformers.trainer_utils":
-            module.SchedulerType = type("SchedulerType", (type,), {"__getattr__": lambda cls, name: name})("Names", (), {})
+            module.SchedulerType = type("SchedulerType", (type,), {"__getattr__": lambda cls, name: name})(
+                "Names", (), {}
+            )
 
 
 def main(source: Path, version: str) -> None:
