@@ -26,7 +26,7 @@ GUIDES = sorted((ROOT / "examples" / "guides").glob("*.md"))
 PAGES = [ROOT / "README.md", *GUIDES]
 WITHOUT_CODE = {"i-want-to", "contributing"}
 # Those that compile little; the others belong to the second tier.
-CHEAP = {"accumulation-and-batch-size", "language-models", "own-controller", "own-optimizer"}
+CHEAP = {"language-models", "own-controller", "own-optimizer"}
 
 
 @pytest.fixture(autouse=True)
