@@ -120,10 +120,9 @@ def _wrote(path: Path) -> None:
 
 def _save_figure(figure: Any, path: Path) -> None:
     """Write a picture in the format that the file's name ends in, whole or not at all."""
-    from lrx.records import write_atomically
+    from lrx.figures import save
 
-    write_atomically(path, lambda file: figure.savefig(file, format=path.suffix[1:].lower()))
-    _wrote(path)
+    _wrote(save(figure, path))
 
 
 @contextlib.contextmanager
@@ -233,7 +232,7 @@ def _write_run(folder: Path, history: History, steps_per_epoch: int, about: dict
     """Write what a run has left, and say what was run: lengths and results are those of its history."""
     import numpy as np
 
-    from lrx._figures import empty
+    from lrx.figures import BLUE, VERMILION, panels
     from lrx.records import describe_device, describe_versions, write_atomically
 
     arrays: dict[str, Any] = {"loss": history.loss, "rate": history.rate, "evaluation_steps": history.evaluation_steps}
@@ -257,12 +256,11 @@ def _write_run(folder: Path, history: History, steps_per_epoch: int, about: dict
     }
     _wrote(write_atomically(folder / "run.json", json.dumps(about, indent=1, allow_nan=False) + "\n"))
 
-    figure = empty(8, 4.5, 120)
-    above, below = figure.subplots(2, 1, sharex=True, height_ratios=(2, 1))
-    above.plot(history.loss, lw=0.8, color="#1F77A8", label="training loss")
+    figure, (above, below) = panels(rows=2, size=(8, 4.5), sharex=True, height_ratios=(2, 1))
+    above.plot(history.loss, lw=0.8, color=BLUE, label="training loss")
     if "loss" in history.evaluations:
         above.plot(
-            history.evaluation_steps, history.evaluations["loss"], "o-", ms=3, color="#C2742B", label="test loss"
+            history.evaluation_steps, history.evaluations["loss"], "o-", ms=3, color=VERMILION, label="test loss"
         )
     known = history.loss[np.isfinite(history.loss)]
     if len(known) and known.min() > 0:
@@ -270,7 +268,7 @@ def _write_run(folder: Path, history: History, steps_per_epoch: int, about: dict
     above.legend(frameon=False)
     title = f"{about['data']}, {about['model']}: {about['tx']}"
     above.set_title("\n".join(textwrap.wrap(title, 100)), loc="left", fontsize=9)
-    below.plot(history.rate, color="#4C5A67")
+    below.plot(history.rate, color=BLUE)
     below.set_ylabel("learning rate")
     below.set_xlabel("step")
     _save_figure(figure, folder / "history.png")
@@ -344,12 +342,12 @@ def plot(
     lrx plot 0.05 "cyclical(0.01, 0.1, 400)" --out both.png
     """
     _require_picture(path)
-    from lrx._figures import blank
     from lrx.expressions import parse_schedule
+    from lrx.figures import panels
 
     drawn = [parse_schedule(text) for text in schedules]
     _require_folder(path.parent)
-    figure, axes = blank()
+    figure, (axes,) = panels(size=(8.0, 4.0))
     for schedule in drawn:
         schedule.plot(steps, axes=axes)
     _save_figure(figure, path)

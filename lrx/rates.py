@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from lrx import _checks, _figures
+from lrx import _checks, figures
 from lrx._leaves import at_least_float32, descend, named_leaves, note_start, require_known_types, scale_tree
 from lrx.states import FactorState, Memory, RateState
 from lrx.transformations import Built, factory, write
@@ -409,7 +409,7 @@ class Schedule(Rate):
         """
         _checks.steps("num_steps", num_steps)
         if axes is None:
-            _, axes = _figures.blank()
+            _, (axes,) = figures.panels(size=(8.0, 4.0))
         # More points than pixels show nothing more; where steps are few, each is drawn.
         counts = np.unique(np.linspace(0, int(num_steps) - 1, min(int(num_steps), 20_000)).astype(np.int64))
         axes.plot(counts, np.asarray(self(counts)), label=textwrap.shorten(repr(self), 110), lw=1.6)

@@ -29,6 +29,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import lrx
+from lrx.figures import panels, save
 from lrx.records import Result, markdown_table, stopwatch
 from lrx.training import Workload
 from lrx.workloads import dataset_workload
@@ -312,19 +313,21 @@ def plot(result: Result) -> Figure:
 
     Accuracies are drawn by the logarithm of what is missing, so that good methods lie apart.
     """
-    from matplotlib.figure import Figure
+    rates, columns = np.asarray(result.settings["rates"]), len(result.curves)
+    figure, axes = panels(columns, 2, size=(15.0, 8.2), height_ratios=(3.4, 1))
     from matplotlib.legend import Legend
     from matplotlib.ticker import FixedLocator, NullLocator
 
-    rates = np.asarray(result.settings["rates"])
-    figure = Figure(figsize=(15.0, 8.2), dpi=150, layout="constrained")
-    grid = figure.add_gridspec(2, len(result.curves), height_ratios=(3.4, 1))
+    grid = axes[columns].get_gridspec()
+    assert grid is not None
+    for panel in axes[columns:]:
+        panel.remove()
     legend = figure.add_subplot(grid[1, :])
     legend.set_axis_off()
     lines: dict[str, Any] = {}
     decades: dict[str, list[str]] = {}
     for column, (data, curves) in enumerate(result.curves.items()):
-        panel = figure.add_subplot(grid[0, column])
+        panel = axes[column]
         panel.axhline(CHANCE, color="black", linestyle=":", linewidth=0.8)
         highest = CHANCE
         for order, (methods, style) in enumerate(zip(GROUPS.values(), STYLES, strict=True)):
@@ -350,8 +353,6 @@ def plot(result: Result) -> Figure:
         settings = result.settings["workloads"][data]
         panel.set_title(f"{data}, {settings['epochs']} epochs", loc="left", fontsize=11)
         panel.set_xlabel("rate at the start")
-        panel.spines[["top", "right"]].set_visible(False)
-        panel.grid(alpha=0.25, lw=0.6)
         if column == 0:
             panel.set_ylabel("test accuracy (%), by the logarithm of the error")
     for number, (group, methods) in enumerate(GROUPS.items()):
@@ -409,7 +410,7 @@ def main() -> None:
     print("\n† not finite in the end, counted as guessing in the accuracy\n")
     print(summary(result))
     path = result.save(options.out / "robustness.json")
-    plot(result).savefig(path.with_suffix(".png"))
+    save(plot(result), path.with_suffix(".png"))
     print(f"written: {path} and {path.with_suffix('.png').name}")
 
 

@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lrx.figures import PALETTE, legend, panels, save
 from lrx.records import Result, markdown_table, stopwatch, write_atomically
 from lrx.training.runs import advance
 from lrx.tuning.range_test import range_test
@@ -276,12 +277,8 @@ def _percent(regret: float) -> str:
 
 def plot(result: Result) -> Figure:
     """Draw the regret of each strategy on each task, a dot for each seed."""
-    from matplotlib.figure import Figure
-
     strategies = list(next(iter(result.curves.values()))["strategies"])
-    figure = Figure(figsize=(10, 6.5), dpi=120, layout="constrained")
-    axes = figure.subplots()
-    palette = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#8A6D00", "#000000", "#7F7F7F")
+    figure, (axes,) = panels(size=(10, 6.5))
     markers = "osD^vP<>X"
     limit = 100.0
     for place, name in enumerate(result.curves):
@@ -292,7 +289,7 @@ def plot(result: Result) -> Figure:
                 np.minimum(np.where(np.isfinite(found), found, limit), limit),
                 np.full(len(found), row + shift),
                 markers[place % len(markers)],
-                color=palette[place % len(palette)],
+                color=PALETTE[place % len(PALETTE)],
                 ms=4.5,
                 alpha=0.85,
                 lw=0,
@@ -306,9 +303,8 @@ def plot(result: Result) -> Figure:
     axes.set_yticks(range(len(strategies)), strategies)
     axes.invert_yaxis()
     axes.set_xlabel("regret on seeds that were not used for choosing (%); shaded: within 1 % of the oracle")
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(axis="y", alpha=0.25, lw=0.6)
-    figure.legend(loc="outside upper center", frameon=False, fontsize=8, ncols=5)
+    axes.grid(visible=False, axis="x")
+    legend(figure, axes, 5, loc="outside upper center")
     return figure
 
 
@@ -335,7 +331,7 @@ def main() -> None:
     print(f"\n{result.device}, jax {result.versions['jax']}, {result.seconds:.0f} s\n")
     print(summary(result), "\n", task_table(result), sep="\n")
     path = result.save(options.out / "select.json")
-    plot(result).savefig(path.with_suffix(".png"))
+    save(plot(result), path.with_suffix(".png"))
     print(f"\nwritten: {path} and {path.with_suffix('.png').name}")
 
 

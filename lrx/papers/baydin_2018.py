@@ -43,8 +43,9 @@ import numpy as np
 import optax
 
 import lrx
+from lrx.figures import legend, panels
 from lrx.papers.arms import Arm, compare
-from lrx.papers.figures import REFERENCE, band, legend, panels, style
+from lrx.papers.figures import REFERENCE, arm_style, band
 from lrx.papers.reproduction import Claim, Job, Paper, Scale
 from lrx.records import Result
 from lrx.training import Workload
@@ -248,7 +249,7 @@ def draw(model: str, curves: Mapping[str, Any], data: str) -> Figure:
     """Draw one column of figure 2, from left to right."""
     figure, (rates, training, validation) = panels(3)
     for name, arm in curves["arms"].items():
-        colour = style(COLOURS[PAIRS.get(name, name)], 0)["color"]
+        colour = arm_style(COLOURS[PAIRS.get(name, name)], 0)["color"]
         look = {"color": colour, "ls": "-" if name in PAIRS else "--"}
         epochs = np.arange(1, len(arm["training"][0]) + 1)
         band(rates, curves["rate_steps"], arm["rate"], name, **look)

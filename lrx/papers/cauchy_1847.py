@@ -23,8 +23,9 @@ import jax.numpy as jnp
 import numpy as np
 
 import lrx
+from lrx.figures import legend, panels
 from lrx.papers.descent import descend, log_spaced, slope
-from lrx.papers.figures import REFERENCE, band, legend, panels, style
+from lrx.papers.figures import REFERENCE, arm_style, band
 from lrx.papers.reproduction import Claim, Job, Paper, Scale
 from lrx.records import Result
 
@@ -191,7 +192,7 @@ def plot(result: Result) -> dict[str, Figure]:
     second.set_ylabel(r"mean gap, $\alpha = D / (G \sqrt{T})$")
     points = curves["path_steps"]
     for place, (rate, path) in enumerate(curves["paths"].items()):
-        third.plot(points, path, **style(rate, place), lw=1.6)
+        third.plot(points, path, **arm_style(rate, place), lw=1.6)
         at = int(np.argmax(np.asarray(path) > ESCAPED))
         third.annotate(rate, (points[at], ESCAPED), xytext=(-5, 4), textcoords="offset points", ha="right", fontsize=8)
     third.axhline(ESCAPED, **REFERENCE)

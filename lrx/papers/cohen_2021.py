@@ -36,7 +36,8 @@ import optax
 from jax.flatten_util import ravel_pytree
 
 import lrx
-from lrx.papers.figures import REFERENCE, band, legend, panels, style
+from lrx.figures import legend, panels
+from lrx.papers.figures import REFERENCE, arm_style, band
 from lrx.papers.reproduction import Claim, Job, Paper, Scale
 from lrx.records import Result, round_to_six_digits
 from lrx.training import Batches, Workload, train
@@ -326,7 +327,7 @@ def plot(result: Result) -> dict[str, Figure]:
 def _draw_edge(curves: dict[str, Any]) -> Figure:
     figure, (left, right) = panels(2)
     for place, (label, run) in _descents(curves):
-        name, color = rf"$\eta$ = {label}", style(label, place)["color"]
+        name, color = rf"$\eta$ = {label}", arm_style(label, place)["color"]
         left.plot(run["loss_steps"], run["loss"], lw=0.9, color=color)
         learned = np.flatnonzero(np.asarray(run["accuracy"][0], np.float64) > ACCURACY)
         if len(learned):
@@ -358,7 +359,7 @@ def _draw_flow_and_momentum(curves: dict[str, Any]) -> Figure:
     )
     for place, (label, run) in _descents(curves):
         band(left, _time(run), run["sharpness"], rf"$\eta$ = {label}", place, ls="-")
-        left.axhline(run["edge"], **REFERENCE | {"color": style(label, place)["color"]})
+        left.axhline(run["edge"], **REFERENCE | {"color": arm_style(label, place)["color"]})
     left.plot([], [], label="edge of stability", **REFERENCE)
     for label in ("heavy ball", "Nesterov"):
         band(right, curves[label]["steps"], curves[label]["sharpness"], label)

@@ -44,8 +44,9 @@ import numpy as np
 import optax
 
 import lrx
+from lrx.figures import legend, panels
 from lrx.papers.arms import Arm, arm_of, compare, final, inside, judged_workload
-from lrx.papers.figures import REFERENCE, band, legend, panels, style
+from lrx.papers.figures import REFERENCE, arm_style, band
 from lrx.papers.reproduction import Claim, Job, Paper, Scale
 from lrx.records import Result
 from lrx.training import Workload, train
@@ -340,7 +341,7 @@ def plot(result: Result) -> dict[str, Figure]:
     places = np.asarray(result.curves["counts"], np.float64) / (result.settings["grid_steps"] - 1)
     figure, (left, right) = panels(2)
     for place, (name, each) in enumerate(result.curves["grid"].items()):
-        look = {"color": style("", place)["color"], "ls": style("", place)["ls"], "lw": 1.8}
+        look = {"color": arm_style("", place)["color"], "ls": arm_style("", place)["ls"], "lw": 1.8}
         left.plot(places, each["norms"], label=name, **look)
         right.plot(places, each["refined"], **look)
     right.plot(places, 1 - places, label="linear decay", **(REFERENCE | {"zorder": 5}))
@@ -363,14 +364,14 @@ def plot_task(name: str, task: Mapping[str, Any]) -> Figure:
     figure.set_size_inches(8.2, 5.7)
     steps, arms = task["steps"], task["arms"]
     blocks = len(task["norms"])
-    norms.plot((np.arange(blocks) + 0.5) * steps / blocks, task["norms"], color=style("linear", 0)["color"], lw=1.4)
+    norms.plot((np.arange(blocks) + 0.5) * steps / blocks, task["norms"], color=arm_style("linear", 0)["color"], lw=1.4)
     norms.set_yscale("log")
     norms.set_ylabel("gradient norm, linear decay")
     norms.set_title(name, loc="left", fontsize=10)
     counts = np.asarray(task["counts"])
     for label, make in schedules(steps).items():
-        rates.plot(counts, np.asarray(make(1.0)(counts)), lw=1.4, **style(label, 0))
-    rates.plot(counts, task["refined"], lw=2.2, **style("refined", 0))
+        rates.plot(counts, np.asarray(make(1.0)(counts)), lw=1.4, **arm_style(label, 0))
+    rates.plot(counts, task["refined"], lw=2.2, **arm_style("refined", 0))
     rates.set_ylabel("rate / peak rate")
     for label, arm in arms.items():
         # The median alone: seven bands would hide each other.
@@ -383,7 +384,7 @@ def plot_task(name: str, task: Mapping[str, Any]) -> Figure:
     highest = 2.5 * min(final(arm, "error").mean() for arm in arms.values())
     for place, (label, arm) in enumerate(arms.items()):
         by_seed = final(arm, "error")
-        colour = style(label, place)["color"]
+        colour = arm_style(label, place)["color"]
         if by_seed.mean() > highest:
             errors.text(highest, place, f"{by_seed.mean():.1f} % →", color=colour, ha="right", va="center")
             continue

@@ -28,9 +28,10 @@ import optax
 from jax.flatten_util import ravel_pytree
 
 import lrx
+from lrx.figures import legend, panels
 from lrx.papers.arms import Arm, compare, final, inside
 from lrx.papers.descent import descend
-from lrx.papers.figures import band, legend, panels, sensitivity
+from lrx.papers.figures import band, sensitivity
 from lrx.papers.reproduction import Claim, Job, Paper, Scale
 from lrx.records import Result
 from lrx.workloads.linear import make_sparse_workload

@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lrx import figures
+from lrx.figures import PALETTE, STROKES
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 # Okabe and Ito's colours, which all eyes tell apart, with a stroke for black and white: the same arm looks the same in
 # every figure.
@@ -35,8 +37,6 @@ STYLES: dict[str, dict[str, Any]] = {
     "Adam": {"color": "#009E73", "ls": "-"},
     "COCOB": {"color": "#0072B2", "ls": "-"},
 }
-OTHERS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-STROKES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 1)))
 REFERENCE: dict[str, Any] = {
     "color": "black",
     "lw": 1.0,
@@ -45,22 +45,9 @@ REFERENCE: dict[str, Any] = {
 }  # theory, and published values
 
 
-def style(arm: str, place: int) -> dict[str, Any]:
+def arm_style(arm: str, place: int) -> dict[str, Any]:
     """Give colour and stroke of an arm: its own, or those of its place among others."""
-    return STYLES.get(arm, {"color": OTHERS[place % len(OTHERS)], "ls": STROKES[place % len(STROKES)]})
-
-
-def panels(number: int = 1, rows: int = 1, **options: Any) -> tuple[Figure, list[Axes]]:
-    """Make a figure with panels side by side, `number` in each row."""
-    from matplotlib.figure import Figure
-
-    size = (5.0 * number if number > 1 else 7.0, 4.4 if rows == 1 else 3.6 * rows)
-    figure = Figure(figsize=size, dpi=110, layout="constrained")
-    axes = list(np.atleast_1d(figure.subplots(rows, number, **options)).ravel())
-    for panel in axes:
-        panel.spines[["top", "right"]].set_visible(False)
-        panel.grid(alpha=0.25, lw=0.6)
-    return figure, axes
+    return STYLES.get(arm, {"color": PALETTE[place % len(STROKES)], "ls": STROKES[place % len(STROKES)]})
 
 
 def band(
@@ -76,11 +63,7 @@ def band(
 
     Where an expectation is drawn beside it, the middle is the mean.
     """
-    values = np.asarray(by_seed, np.float64)
-    look = style(label, place) | {"lw": 1.6} | options
-    axes.plot(x, middle(values, axis=0), label=label, **look)
-    if len(values) > 1:
-        axes.fill_between(x, values.min(axis=0), values.max(axis=0), color=look["color"], alpha=0.18, lw=0)
+    figures.band(axes, x, by_seed, label, middle=middle, **arm_style(label, place) | options)
 
 
 def sensitivity(axes: Axes, arms: Mapping[str, Any], highest: float = 3.0) -> None:
@@ -95,10 +78,3 @@ def sensitivity(axes: Axes, arms: Mapping[str, Any], highest: float = 3.0) -> No
     axes.set_xscale("log")
     axes.set_ylim(0, highest * lowest)
     axes.set_xlabel("learning rate")
-
-
-def legend(figure: Figure, axes: Axes, columns: int = 2) -> None:
-    """Put the legend above the panels, off the data."""
-    handles, labels = axes.get_legend_handles_labels()
-    each = dict(zip(labels, handles, strict=True))  # an arm that is drawn several times, once
-    figure.legend(list(each.values()), list(each), loc="outside upper left", frameon=False, fontsize=9, ncols=columns)

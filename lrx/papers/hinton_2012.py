@@ -36,8 +36,9 @@ import numpy as np
 import optax
 
 import lrx
+from lrx.figures import legend, panels
 from lrx.papers.descent import descend
-from lrx.papers.figures import REFERENCE, band, legend, panels, style
+from lrx.papers.figures import REFERENCE, arm_style, band
 from lrx.papers.reproduction import Claim, Job, Paper, Scale
 from lrx.rates import ArrayLike
 from lrx.records import Result, round_to_six_digits
@@ -261,7 +262,7 @@ def plot(result: Result) -> dict[str, Figure]:
     first, (axes,) = panels()
     for place, (decay, lengths) in enumerate(result.curves["lengths"].items()):
         count = np.arange(1, len(lengths) + 1)
-        axes.plot(count, lengths, label=rf"RMSProp, $\rho$ = {decay}", **style(f"rho {decay}", place), lw=2.2)
+        axes.plot(count, lengths, label=rf"RMSProp, $\rho$ = {decay}", **arm_style(f"rho {decay}", place), lw=2.2)
         axes.plot(
             count,
             1 / np.sqrt(1 - float(decay) ** count),

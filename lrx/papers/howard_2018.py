@@ -44,8 +44,9 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 
 import lrx
+from lrx.figures import PALETTE, STROKES, legend, panels
 from lrx.papers.arms import Arm, compare, inside
-from lrx.papers.figures import OTHERS, REFERENCE, STROKES, band, legend, panels
+from lrx.papers.figures import REFERENCE, band
 from lrx.papers.reproduction import Claim, Job, Paper, Scale
 from lrx.records import Result, round_to_six_digits
 from lrx.training import Batches, Workload
@@ -304,7 +305,7 @@ def claims(result: Result) -> list[Claim]:
 def look(rule: str) -> dict[str, Any]:
     """Give a rule's colour and stroke."""
     place = RULES.index(rule)
-    return {"color": OTHERS[place], "ls": STROKES[place]}
+    return {"color": PALETTE[place], "ls": STROKES[place]}
 
 
 def plot(result: Result) -> dict[str, Figure]:
@@ -317,10 +318,8 @@ def plot(result: Result) -> dict[str, Figure]:
 
 def plot_curves(tasks: dict[str, Any]) -> Figure:
     """Draw a row of two panels for each task: the finder's curve, and the losses of the grid."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(9.0, 2.5 * len(tasks) + 0.7), dpi=100, layout="constrained")
-    rows = figure.subplots(len(tasks), 2, squeeze=False)
+    figure, each = panels(2, len(tasks), size=(9.0, 2.5 * len(tasks) + 0.7))
+    rows = list(zip(each[::2], each[1::2], strict=True))
     black: dict[str, Any] = {"color": "black", "ls": "-"}
     for (label, task), (left, right) in zip(tasks.items(), rows, strict=True):
         grid, best = task["grid"], best_rate(task)
@@ -337,8 +336,6 @@ def plot_curves(tasks: dict[str, Any]) -> Figure:
                 if np.isfinite(rates).any():
                     axes.axvline(float(np.nanmedian(rates)), lw=1.6, label=TITLES.get(rule, rule), **look(rule))
             axes.set_xscale("log")
-            axes.spines[["top", "right"]].set_visible(False)
-            axes.grid(alpha=0.25, lw=0.6)
         left.set_ylim(0, 1.3 * np.nanmedian(np.asarray(task["smoothed"], np.float64)[:, 0]))
         low, high = np.nanmin(losses), min(np.nanmax(losses), 2 * math.log(CLASSES))
         if high > 4 * low:

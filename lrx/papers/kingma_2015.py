@@ -50,8 +50,9 @@ import numpy as np
 import optax
 
 import lrx
+from lrx.figures import legend, panels
 from lrx.papers.arms import Arm, compare, final
-from lrx.papers.figures import REFERENCE, band, legend, panels, style
+from lrx.papers.figures import REFERENCE, arm_style, band
 from lrx.papers.reproduction import Claim, Job, Paper, Scale
 from lrx.records import Result, round_to_six_digits
 from lrx.training import Batches, Workload
@@ -456,7 +457,7 @@ def plot_training(result: Result) -> Figure:
         axes.set_ylabel("training loss at the best rate")
         axes.set_yscale("log")
     for label in set(result.curves["perceptron"]) - set(result.curves["regression"]):
-        both[0].plot([], [], label=label, **style(label, 5))
+        both[0].plot([], [], label=label, **arm_style(label, 5))
     legend(figure, both[0], columns=5)
     return figure
 
@@ -515,7 +516,7 @@ def plot_steps(result: Result) -> Figure:
     for place, b2 in enumerate(b2s):
         label = f"{b1s[-1]:g}, {b2:g}"
         band(right, steps, longest[-1, place], label, place)
-        right.axhline(paper_bound(b1s[-1], b2), **REFERENCE | {"color": style(label, place)["color"]})
+        right.axhline(paper_bound(b1s[-1], b2), **REFERENCE | {"color": arm_style(label, place)["color"]})
     right.legend(title="b1, b2", loc="lower left", bbox_to_anchor=(0, 1), ncols=3, frameon=False, fontsize=9)
     right.set_xlabel("steps t of the logistic regression")
     right.set_ylabel("longest step of a coordinate over alpha")

@@ -30,8 +30,9 @@ import jax.numpy as jnp
 import numpy as np
 
 import lrx
+from lrx.figures import legend, panels
 from lrx.papers.descent import descend, log_spaced, slope
-from lrx.papers.figures import REFERENCE, band, legend, panels
+from lrx.papers.figures import REFERENCE, band
 from lrx.papers.reproduction import Claim, Job, Paper, Scale
 from lrx.records import Result
 

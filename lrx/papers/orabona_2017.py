@@ -36,8 +36,9 @@ import jax.numpy as jnp
 import numpy as np
 
 import lrx
+from lrx.figures import legend, panels
 from lrx.papers.arms import Arm, compare, judged_workload
-from lrx.papers.figures import band, legend, panels, style
+from lrx.papers.figures import arm_style, band
 from lrx.papers.reproduction import Claim, Job, Paper, Scale
 from lrx.records import Result
 from lrx.training import Workload
@@ -158,17 +159,17 @@ def plot(result: Result) -> dict[str, Figure]:
     for place, (name, arm) in enumerate(arms.items()):
         label = name if arm["rate"] is None else f"{name}, rate {arm['rate']:g}"
         for panel, key in zip(axes[:2], ("cost", "error"), strict=True):
-            band(panel, np.arange(1, last + 1), arm[key], label, **style(name, place), marker=".")
+            band(panel, np.arange(1, last + 1), arm[key], label, **arm_style(name, place), marker=".")
         if gridded:
             costs = np.asarray(arm["costs"], np.float64).T
             if arm["rate"] is None:
-                axes[2].axhline(np.median(costs), **style(name, place), lw=1.6)
+                axes[2].axhline(np.median(costs), **arm_style(name, place), lw=1.6)
             else:
-                band(axes[2], arm["rates"], costs, label, **style(name, place), marker="o", ms=4)
+                band(axes[2], arm["rates"], costs, label, **arm_style(name, place), marker="o", ms=4)
     for epoch, values in PUBLISHED.items():
         if result.data == "mnist" and epoch <= last:
             for panel, value in zip(axes[:2], values, strict=True):
-                cross = {"color": style("COCOB", 0)["color"], "mec": "black", "ms": 8, "ls": "", "zorder": 5}
+                cross = {"color": arm_style("COCOB", 0)["color"], "mec": "black", "ms": 8, "ls": "", "zorder": 5}
                 panel.plot([epoch], [value], marker="X", label="COCOB, published", **cross)
     axes[0].set_yscale("log")
     axes[0].set_ylabel("training cost, all images")

@@ -26,8 +26,9 @@ import jax.numpy as jnp
 import numpy as np
 
 import lrx
+from lrx.figures import legend, panels
 from lrx.papers.descent import descend, log_spaced
-from lrx.papers.figures import REFERENCE, band, legend, panels, style
+from lrx.papers.figures import REFERENCE, arm_style, band
 from lrx.papers.reproduction import Claim, Job, Paper, Scale
 from lrx.records import Result
 
@@ -184,7 +185,7 @@ def plot(result: Result) -> dict[str, Figure]:
     left.set_ylabel(r"distance $\|x_t\| / \|x_0\|$; dotted: theory")
     for name in METHODS:
         values = np.asarray(result.curves["counter_example"][name])[:40]
-        right.plot(np.arange(len(values)), values, "o-", ms=3, lw=1.0, color=style(name, 0)["color"])
+        right.plot(np.arange(len(values)), values, "o-", ms=3, lw=1.0, color=arm_style(name, 0)["color"])
     right.set_xlabel("steps")
     right.set_ylabel("x on the counter-example")
     legend(figure, left)

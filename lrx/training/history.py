@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lrx.figures import BLUE, LIGHT, VERMILION, panels, scale_axis
 from lrx.records import write_atomically
 from lrx.states import brief, shows
 from lrx.training.workload import ModelState, Params
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 TAIL = 0.1  # of the steps, over which the last loss is averaged
-LOG_SPAN = 20  # values that are all positive and reach further apart are drawn by their logarithm
-BLUE, ORANGE = "#0072B2", "#D55E00"  # Okabe and Ito's, which all eyes tell apart
 SMOOTHED = 300  # steps from which on the mean of a window is drawn over the losses
 
 
@@ -126,15 +125,11 @@ class History:
         Raises:
           ImportError: if matplotlib is not installed.
         """
-        try:
-            from matplotlib.figure import Figure
-        except ImportError as error:
-            raise ImportError('plots need matplotlib: pip install "lrx[papers]".') from error
         apart = [name for name in self.evaluations if name != "loss"]
         rated = bool(np.isfinite(self.rate).any())
         rows = 1 + len(apart) + rated
-        figure = Figure(figsize=(7, 1.2 + 2.1 * rows), dpi=120, layout="constrained")
-        axes = figure.subplots(rows, sharex=True, squeeze=False, height_ratios=[1.6] + [1] * (rows - 1))[:, 0]
+        size = (7, 1.2 + 2.1 * rows)
+        figure, axes = panels(rows=rows, size=size, sharex=True, height_ratios=[1.6] + [1] * (rows - 1))
         steps = np.arange(len(self.loss))
         losses = [self.loss, self.evaluations.get("loss", np.zeros(0))]
         shown = len(steps) >= SMOOTHED
@@ -147,21 +142,20 @@ class History:
         else:
             axes[0].lines[0].set_label(label)
         if len(losses[1]):
-            axes[0].plot(self.evaluation_steps, losses[1], "o-", color=ORANGE, ms=4, lw=1.4, label="evaluation")
+            axes[0].plot(self.evaluation_steps, losses[1], "o-", color=VERMILION, ms=4, lw=1.4, label="evaluation")
         axes[0].set_ylabel("loss")
         axes[0].legend(frameon=False)
-        _scale(axes[0], np.concatenate(losses))
+        scale_axis(axes[0], "y", np.concatenate(losses))
         for axis, name in zip(axes[1:], apart, strict=False):
-            axis.plot(self.evaluation_steps, self.evaluations[name], "o-", color=ORANGE, ms=4, lw=1.4)
+            axis.plot(self.evaluation_steps, self.evaluations[name], "o-", color=VERMILION, ms=4, lw=1.4)
             axis.set_ylabel(name)
         if rated:
             axes[-1].plot(steps, self.rate, color=BLUE, lw=1.6)
             axes[-1].set_ylabel("learning rate")
         axes[-1].set_xlabel("step")
         for axis in axes:
-            axis.spines[["top", "right"]].set_visible(False)
             for step in self.changes:
-                axis.axvline(step, color="#8A97A3", lw=1, ls="--")
+                axis.axvline(step, color=LIGHT, lw=1, ls="--")
         return figure
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -338,9 +332,3 @@ def _window_means(values: np.ndarray, window: int) -> tuple[np.ndarray, np.ndarr
     starts = np.arange(0, len(values), window)
     ends = np.minimum(starts + window, len(values))
     return (starts + ends - 1) / 2, np.add.reduceat(values.astype(np.float64), starts) / (ends - starts)
-
-
-def _scale(axis: Any, values: np.ndarray) -> None:
-    known = values[np.isfinite(values)]
-    if len(known) and known.min() > 0 and known.max() / known.min() >= LOG_SPAN:
-        axis.set_yscale("log")

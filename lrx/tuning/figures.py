@@ -7,29 +7,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lrx._figures import empty
+from lrx.figures import BLUE, LIGHT, PALETTE, VERMILION, empty, is_wide, legend, panels, scale_axis
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 Named = tuple[str, np.ndarray]
-LOG_SPAN = 20  # values that are all positive and reach further apart are drawn by their logarithm
-COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00")  # Okabe and Ito's, which all eyes tell apart
 MOST_WRITTEN = 16  # cells along a side of a map, whose numbers can be read
-DPI = 120
 SHOWN = 2.0  # how far a picture reaches from the best, in the distance between the best and the median
-
-
-def _figure() -> tuple[Figure, Axes]:
-    figure = empty(7, 4.5, DPI)
-    axes = figure.subplots()
-    axes.spines[["top", "right"]].set_visible(False)
-    return figure, axes
-
-
-def _is_log(values: np.ndarray) -> bool:
-    return bool(values.min() > 0 and values.max() / values.min() >= LOG_SPAN)
 
 
 def _limits(values: np.ndarray, mode: str) -> tuple[float | None, float | None]:
@@ -47,16 +33,16 @@ def _limits(values: np.ndarray, mode: str) -> tuple[float | None, float | None]:
 def line(axis: Named, means: np.ndarray, by_seed: np.ndarray | None, label: str, mode: str, note: str) -> Figure:
     """Draw a line over one hyperparameter: means over seeds (n,), and the seeds themselves (n, seeds)."""
     name, values = axis
-    figure, axes = _figure()
+    figure, (axes,) = panels()
     order = np.argsort(values)
     shown = np.where(np.isfinite(means), means, np.nan)
     if by_seed is not None and by_seed.shape[-1] > 1:
         for runs in np.where(np.isfinite(by_seed), by_seed, np.nan).T:
-            axes.plot(values[order], runs[order], "o", ms=3, color="#8A97A3")
-    axes.plot(values[order], shown[order], "o-", color="#0072B2", lw=1.8, ms=5)
+            axes.plot(values[order], runs[order], "o", ms=3, color=LIGHT)
+    axes.plot(values[order], shown[order], "o-", color=BLUE, lw=1.8, ms=5)
     if np.isfinite(shown).any():
         best = int(np.nanargmin(shown) if mode == "min" else np.nanargmax(shown))
-        axes.plot(values[best], shown[best], "o", ms=11, mfc="none", mec="#D55E00", mew=2, label="best")
+        axes.plot(values[best], shown[best], "o", ms=11, mfc="none", mec=VERMILION, mew=2, label="best")
     low, high = _limits(means, mode)
     if low is not None and high is not None:
         margin = 0.08 * (high - low)
@@ -69,12 +55,10 @@ def line(axis: Named, means: np.ndarray, by_seed: np.ndarray | None, label: str,
         (diverged, "x", "diverged"),
     ):
         if places.any():
-            axes.plot(values[places], np.full(places.sum(), edge), mark, color="#D55E00", clip_on=False, label=what)
-    if axes.get_legend_handles_labels()[1]:
-        figure.legend(loc="outside upper right", frameon=False, ncols=3)
+            axes.plot(values[places], np.full(places.sum(), edge), mark, color=VERMILION, clip_on=False, label=what)
+    legend(figure, axes, 3, loc="outside upper right")
     _set_title(axes, note)
-    if _is_log(values):
-        axes.set_xscale("log")
+    scale_axis(axes, "x", values)
     axes.set_xlabel(name)
     axes.set_ylabel(label)
     return figure
@@ -83,7 +67,7 @@ def line(axis: Named, means: np.ndarray, by_seed: np.ndarray | None, label: str,
 def heat_map(axes_of: list[Named], means: np.ndarray, label: str, mode: str, note: str) -> Figure:
     """Draw a map over two hyperparameters: means over seeds (rows, columns), written in the cells, the best framed."""
     (row_name, rows), (column_name, columns) = axes_of
-    figure = empty(max(7, 1.5 + 0.75 * len(columns)), max(4.5, 1.5 + 0.4 * len(rows)), DPI)
+    figure = empty(max(7, 1.5 + 0.75 * len(columns)), max(4.5, 1.5 + 0.4 * len(rows)))
     axes = figure.subplots()
     known = np.where(np.isfinite(means), means, np.nan)
     low, high = _limits(known, mode)
@@ -96,7 +80,7 @@ def heat_map(axes_of: list[Named], means: np.ndarray, label: str, mode: str, not
     for row, column in np.ndindex(known.shape):
         value = known[row, column]
         if np.isnan(value):
-            axes.text(column, row, "x", ha="center", va="center", color="#D55E00")
+            axes.text(column, row, "x", ha="center", va="center", color=VERMILION)
         elif max(known.shape) <= MOST_WRITTEN:
             red, green, blue, _ = image.cmap(image.norm(value))
             dark = 0.3 * red + 0.59 * green + 0.11 * blue < 0.5
@@ -112,7 +96,7 @@ def heat_map(axes_of: list[Named], means: np.ndarray, label: str, mode: str, not
         row, column = np.unravel_index(int(place), known.shape)
         from matplotlib.patches import Rectangle
 
-        axes.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, fill=False, ec="#D55E00", lw=3, clip_on=False))
+        axes.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, fill=False, ec=VERMILION, lw=3, clip_on=False))
     axes.spines[:].set_visible(False)
     _set_title(axes, note)
     extend = "max" if mode == "min" else "min"
@@ -126,37 +110,35 @@ def _set_title(axes: Axes, note: str) -> None:
 
 def scatter(axes_of: list[Named], means: np.ndarray, label: str, mode: str, note: str) -> Figure:
     """Draw random samples: a metric over one hyperparameter, or as the colour over two."""
-    figure, axes = _figure()
+    figure, (axes,) = panels()
     shown = np.where(np.isfinite(means), means, np.nan)
     if np.isfinite(shown).any():
         best = int(np.nanargmin(shown) if mode == "min" else np.nanargmax(shown))
         height = shown if len(axes_of) == 1 else axes_of[1][1]
-        axes.plot(axes_of[0][1][best], height[best], "o", ms=11, mfc="none", mec="#D55E00", mew=2)
+        axes.plot(axes_of[0][1][best], height[best], "o", ms=11, mfc="none", mec=VERMILION, mew=2)
     _set_title(axes, note)
     if len(axes_of) == 1:
-        axes.plot(axes_of[0][1], shown, "o", color="#0072B2")
+        axes.plot(axes_of[0][1], shown, "o", color=BLUE)
         axes.set_ylabel(label)
     else:
         bad = ~np.isfinite(means)
         points = axes.scatter(axes_of[0][1][~bad], axes_of[1][1][~bad], c=means[~bad], cmap="viridis_r")
-        axes.plot(axes_of[0][1][bad], axes_of[1][1][bad], "x", color="#D55E00")
+        axes.plot(axes_of[0][1][bad], axes_of[1][1][bad], "x", color=VERMILION)
         figure.colorbar(points, ax=axes, label=f"{label} (x: diverged)" if bad.any() else label)
         axes.set_ylabel(axes_of[1][0])
-        if _is_log(axes_of[1][1]):
-            axes.set_yscale("log")
+        scale_axis(axes, "y", axes_of[1][1])
     axes.set_xlabel(axes_of[0][0])
-    if _is_log(axes_of[0][1]):
-        axes.set_xscale("log")
+    scale_axis(axes, "x", axes_of[0][1])
     return figure
 
 
 def race(steps: np.ndarray, losses: np.ndarray, members: dict[str, np.ndarray]) -> Figure:
     """Draw the losses of members (members, points), each as far as it came; the colour is the first hyperparameter."""
-    figure, axes = _figure()
+    figure, (axes,) = panels()
     import matplotlib as mpl
 
     (name, values), *_ = members.items()
-    norm = (mpl.colors.LogNorm if _is_log(values) else mpl.colors.Normalize)(values.min(), values.max())
+    norm = (mpl.colors.LogNorm if is_wide(values) else mpl.colors.Normalize)(values.min(), values.max())
     colors = mpl.colormaps["viridis"](norm(values))
     for curve, color in zip(losses, colors, strict=True):
         known = np.flatnonzero(np.isfinite(curve))
@@ -175,13 +157,13 @@ def race(steps: np.ndarray, losses: np.ndarray, members: dict[str, np.ndarray]) 
 
 def knockout(runs: dict[tuple[str, float], dict[int, float]], metric: str, mode: str) -> Figure:
     """Draw the metric of runs over the lengths at which they were measured; the best first, and named."""
-    figure, axes = _figure()
+    figure, (axes,) = panels()
     furthest = max(max(values) for values in runs.values())
     finite = [value for values in runs.values() for value in values.values() if np.isfinite(value)]
     for place, ((method, rate), values) in reversed(list(enumerate(runs.items()))):
         known = {steps: value for steps, value in values.items() if np.isfinite(value)}
         in_final = max(values) == furthest and furthest in known
-        style = {"color": COLORS[place % len(COLORS)], "lw": 1.8, "zorder": 3} if in_final else {"color": "#B8BDC2"}
+        style = {"color": PALETTE[place % len(PALETTE)], "lw": 1.8, "zorder": 3} if in_final else {"color": "#B8BDC2"}
         label = f"{method}, {rate:.2g}" if in_final else None
         axes.plot(list(known), list(known.values()), "o-", ms=4, label=label, **style)
     axes.set_xscale("log")
@@ -189,6 +171,5 @@ def knockout(runs: dict[tuple[str, float], dict[int, float]], metric: str, mode:
         axes.set_yscale("log")
     axes.set_xlabel("length of the run in steps")
     axes.set_ylabel(metric)
-    handles, labels = axes.get_legend_handles_labels()
-    figure.legend(handles[::-1], labels[::-1], loc="outside upper left", frameon=False, fontsize=8, ncols=2)
+    legend(figure, axes, reverse=True)
     return figure

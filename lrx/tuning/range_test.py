@@ -12,6 +12,7 @@ import numpy as np
 import optax
 
 from lrx import _checks
+from lrx.figures import DARK, LIGHT, PALETTE, STROKES, legend, panels
 from lrx.optimizers.accumulation import accumulate as accumulated
 from lrx.training.many import RunFamily, Runs, Watch
 from lrx.training.plan import choose_plan
@@ -141,36 +142,29 @@ class RangeTest:
         Args:
           title: what was tested, such as "digits: sgd".
         """
-        from lrx.tuning.figures import COLORS, DPI, empty
-
-        figure = empty(8, 4.5, DPI)
-        axes = figure.subplots()
+        figure, (axes,) = panels(size=(8.0, 4.5))
         if len(self.losses_by_seed) > 1:
             with np.errstate(all="ignore"):
                 low, high = (np.nanquantile(_filled(self.losses_by_seed), q, axis=0) for q in (0.0, 1.0))
             axes.fill_between(self.rates, low, high, color="#B8C4CE", alpha=0.6, lw=0, label="range over seeds")
-        axes.plot(self.rates, self.losses, color="#8A97A3", lw=0.8, label="loss")
-        axes.plot(self.rates, self.smoothed, color="#20262B", lw=2, label="smoothed")
+        axes.plot(self.rates, self.losses, color=LIGHT, lw=0.8, label="loss")
+        axes.plot(self.rates, self.smoothed, color=DARK, lw=2, label="smoothed")
         known = self.smoothed[np.isfinite(self.smoothed)]
         low, first = float(np.nanmin(self.losses)), float(known[0])
         margin = 0.1 * max(first - low, 0.1 * abs(first), 1e-12)
         axes.set_ylim(low - margin, max(first, float(np.nanmax(self.losses[: len(known) // 2 + 1]))) + 5 * margin)
-        styles = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)))
-        for rule, color, style in zip(RULES, COLORS, styles, strict=True):
+        for rule, color, stroke in zip(RULES, PALETTE, STROKES, strict=False):
             rate = self.suggestions[rule]
             if rate is not None:
-                axes.axvline(rate, color=color, ls=style, lw=1.5, label=f"{RULE_TITLES.get(rule, rule)}: {rate:.2g}")
+                axes.axvline(rate, color=color, ls=stroke, lw=1.5, label=f"{RULE_TITLES.get(rule, rule)}: {rate:.2g}")
         if self.diverged_at is not None:
-            axes.axvline(
-                self.diverged_at, color="#20262B", lw=0.8, alpha=0.5, label=f"diverged: {self.diverged_at:.2g}"
-            )
+            axes.axvline(self.diverged_at, color=DARK, lw=0.8, alpha=0.5, label=f"diverged: {self.diverged_at:.2g}")
         axes.set_xscale("log")
         axes.set_xlabel("learning rate")
         axes.set_ylabel("loss")
         nothing = "" if any(self.suggestions.values()) else "nothing was learnt at any rate"
         axes.set_title("\n".join(filter(None, (title, nothing))), loc="left", fontsize=10)
-        axes.spines[["top", "right"]].set_visible(False)
-        figure.legend(loc="outside right upper", frameon=False, fontsize=9)
+        legend(figure, axes, 1, loc="outside right upper")
         return figure
 
     def __repr__(self) -> str:
