@@ -11,7 +11,7 @@ import optax
 
 from lrx import _checks
 from lrx.rates import ArrayLike, Controller, Core, Feedback, is_number
-from lrx.states import ControllerState, Memory, Observation
+from lrx.states import ControllerState, Memory, Observation, method_name
 
 
 def check_loss(value: Any, *, name: str = "value") -> None:
@@ -38,7 +38,7 @@ def no_observation(feedback: str) -> Observation | tuple[()]:
     )
 
 
-def receive(
+def take_value(
     method: str,
     observation: Observation | tuple[()],
     extra_args: Mapping[str, Any],
@@ -89,30 +89,26 @@ def receive(
 
 
 def feedback_core(
-    method: str,
     *,
     init: Callable[[Any], tuple[ArrayLike, Memory]],
     update: Callable[[Memory, jax.Array, Feedback], tuple[jax.Array, Memory]],
     feedback: str,
     start_after: ArrayLike = 0,
-    name: str = "value",
 ) -> Core:
-    """Build the core of a method that follows a loss, from its own two functions.
+    """Build the core of a method that follows a loss from its own two functions.
 
     Args:
-      method: its name, for errors.
       init: takes the parameters to the factor before any feedback and the method's memory.
       update: takes the memory, a loss, () float32, and all the feedback of the step to the factor and the next memory.
-      feedback: "value" where `update` is given the loss, "observed" where it comes through `observe`: then a step
-        without an observation keeps factor and memory.
+      feedback: "value" if `update` is given the loss, "observed" if it comes through `observe`: then a step without an
+        observation keeps factor and memory.
       start_after: updates before the first whose loss the method sees, >= 0; may be traced.
-      name: of the extra argument.
     """
     _checks.one_of("feedback", feedback, ("value", "observed"))
     _checks.steps("start_after", start_after, at_least=0, unit="updates")
     at_once = _checks.is_concrete(start_after) and int(start_after) == 0
 
-    def begun(count: jax.Array) -> jax.Array | bool:
+    def is_seen(count: jax.Array) -> jax.Array | bool:
         return True if at_once else count >= jnp.asarray(start_after, jnp.int32)
 
     def core_init(params: Any) -> tuple[jax.Array, ControllerState]:
@@ -120,16 +116,18 @@ def feedback_core(
         start = jnp.array(factor, jnp.float32)
         observation = no_observation(feedback)
         if isinstance(observation, Observation) and not at_once:
-            observation = observation._replace(counts=jnp.array(begun(jnp.zeros([], jnp.int32))))
+            observation = observation._replace(counts=jnp.array(is_seen(jnp.zeros([], jnp.int32))))
         return jnp.array(start), ControllerState(start, observation, memory)
 
     def core_update(state: ControllerState, seen: Feedback) -> tuple[jax.Array, ControllerState]:
-        value, arrived, observation = receive(method, state.observation, seen.extra_args, feedback, name=name)
+        value, is_given, observation = take_value(
+            method_name(state.memory), state.observation, seen.extra_args, feedback
+        )
         if isinstance(state.observation, Observation) and isinstance(observation, Observation):
             seen = seen._replace(interval=optax.safe_increment(state.observation.elapsed))
             if not at_once:
-                observation = observation._replace(counts=jnp.array(begun(optax.safe_increment(seen.count))))
-        usable = jnp.isfinite(value) & arrived & begun(seen.count)
+                observation = observation._replace(counts=jnp.array(is_seen(optax.safe_increment(seen.count))))
+        usable = jnp.isfinite(value) & is_given & is_seen(seen.count)
         new, old = update(state.memory, value, seen), (state.factor, state.memory)
         factor, memory = jax.tree.map(lambda after, before: jnp.where(usable, after, before), new, old)
         # A copy: the memory may hold the factor as well.
@@ -139,8 +137,6 @@ def feedback_core(
 
 
 def controller(
-    factory: Callable[..., Controller],
-    arguments: Mapping[str, Any],
     *,
     init: Callable[[Any], Memory],
     update: Callable[[Memory, jax.Array], tuple[jax.Array, Memory]],
@@ -149,45 +145,47 @@ def controller(
 ) -> Controller:
     """Build a controller that follows a loss from the two functions of its method.
 
-    Where the loss comes from does not concern the method: with `feedback="value"` each update asks for it as `value=`;
-    with "observed" it comes through `observe` alone, an update takes it once, and `value=` is not looked at. A loss
-    that is not finite is not a measurement: the method never sees it.
+    The method does not see where the loss comes from: with `feedback="value"` each update asks for it as `value=`; with
+    "observed" it comes through `observe` alone, an update takes it once, and `value=` is ignored. The method never sees
+    a loss that is not finite.
+
+    Put `@factory` before the function that calls this: the controller then has a `repr` that rebuilds it, pickles, and
+    equals the controller of an equal call.
 
     Args:
-      factory: the public function that is being called, for the `repr`, errors and pickling.
-      arguments: its arguments, by name.
-      init: takes the parameters to the method's memory, a NamedTuple.
+      init: takes the parameters to the method's memory: a NamedTuple `<Method>State`, after which errors and `monitor`
+        name the method.
       update: takes the memory and a loss, () float32, to the factor and the next memory.
       feedback: "value" or "observed".
       start_after: updates before the first whose loss the method sees, >= 0, the length of a warm-up: the factor stays
         1 until then; may be traced.
 
     Returns:
-      The `Controller`. Where `lrx.stopped` is to know of an observation before an update has taken it, give the memory
-      a method `judge(value)` that returns the next memory.
+      The `Controller`. What its memory tells (a number to show, the end of a run) it tells by the methods that
+      `lrx.states` lists. With a method `judge(value)`, which returns the next memory, `lrx.stopped` knows of an
+      observation before an update has taken it.
 
     Example:
       >>> from typing import NamedTuple
       >>> import jax, jax.numpy as jnp, lrx
       >>> from lrx.feedback import controller
+      >>> from lrx.transformations import factory
       >>> class HalveOnceState(NamedTuple):
       ...     halved: jax.Array
-      >>> def halve_once(*, below):
+      >>> @factory
+      ... def halve_once(*, below):
       ...     def update(state, value):
       ...         state = HalveOnceState(state.halved | (value < below))
       ...         return jnp.where(state.halved, 0.5, 1.0), state
       ...     init = lambda params: HalveOnceState(jnp.zeros([], bool))
-      ...     return controller(halve_once, {"below": below}, init=init, update=update)
+      ...     return controller(init=init, update=update)
       >>> 0.1 * halve_once(below=0.3)
       0.1 * halve_once(below=0.3)
     """
     core = feedback_core(
-        factory.__name__,
         init=lambda params: (1.0, init(params)),
         update=lambda memory, value, _seen: update(memory, value),
         feedback=feedback,
         start_after=start_after,
     )
-    built = Controller.from_cores((core,))
-    built.remember(factory, dict(arguments))
-    return built
+    return Controller.from_cores((core,))

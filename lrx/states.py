@@ -29,7 +29,10 @@ like lrx's. `reading` asks for the methods and never for a type.
     evaluation_params(params)  the parameters to evaluate at; `params` itself where that is the same
     judge(value)          the memory of a controller once it has seen a loss: what an observation means before an update
                           takes it
+    improved_since(before)     () bool: whether the best so far has come since the state `before`, so that a run keeps the
+                          parameters that go with it
     applied_params(params)     the parameters after the update, from those to which the updates have been added
+    handles_divergence()  True if the method goes on by itself after a loss that is not finite
 
 Example:
   >>> from typing import NamedTuple
@@ -430,6 +433,8 @@ class ControllerState(NamedTuple):
         read at once.
         """
         if not isinstance(self.observation, Observation) or not tells(self.memory, "judge"):
+            return self.memory
+        if any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(self)):
             return self.memory
         return _with_observation(*jax.tree.map(array, self[1:], is_leaf=lambda part: not isinstance(part, tuple)))
 

@@ -1,4 +1,4 @@
-"""A transformation of somebody else's: another module, annotations that are strings, a state that speaks for itself."""
+"""Transformations of somebody else: another module, annotations that are strings, states that speak for themselves."""
 
 from __future__ import annotations
 
@@ -7,6 +7,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jax import Array
+
+import lrx
+from lrx.feedback import controller
+from lrx.rates import Controller
+from lrx.transformations import factory
 
 
 class Cooling(NamedTuple):
@@ -52,3 +58,86 @@ def fixed_rate(alpha: float) -> optax.GradientTransformation:
         lambda params: Fixed(jnp.array(alpha, jnp.float32)),
         lambda updates, state, params=None: (jax.tree.map(lambda u: -alpha * u, updates), state),
     )
+
+
+# What a training loop asks. The fields are annotated in other ways than lrx's own: nothing reads that.
+
+
+class Patience(NamedTuple):
+    best: jnp.ndarray
+    waited: Array
+    over: "Array"  # noqa: UP037
+
+    def shown(self) -> dict[str, Array]:
+        return {"patience/best": self.best, "patience/waited": self.waited}
+
+    def stops(self) -> Array:
+        return self.over
+
+    def improved_since(self, before: Patience) -> Array:
+        return self.best < before.best
+
+
+@factory
+def patience(most: int, feedback: str = "value") -> Controller:
+    """Be over after more than `most` losses in a row without a new best."""
+
+    def init(params: Any) -> Patience:
+        return Patience(jnp.array(jnp.inf), jnp.zeros([], jnp.int32), jnp.zeros([], bool))
+
+    def update(state: Patience, value: Array) -> tuple[Array, Patience]:
+        waited = jnp.where(value < state.best, 0, state.waited + 1)
+        after = Patience(jnp.minimum(state.best, value), waited, state.over | (waited > most))
+        return jnp.where(after.over, 0.0, 1.0), after
+
+    return controller(init=init, update=update, feedback=feedback)
+
+
+class Lagging(NamedTuple):
+    behind: Any
+    inner: Any
+
+    def evaluation_params(self, params: Any) -> Any:
+        return self.behind
+
+
+def lagging(tx: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
+    """Evaluate at the parameters of one step before."""
+    inner = optax.with_extra_args_support(tx)
+
+    def update(updates: Any, state: Lagging, params: Any = None, **extra_args: Any) -> tuple[Any, Lagging]:
+        updates, inner_state = inner.update(updates, state.inner, params, **extra_args)
+        return updates, Lagging(jax.tree.map(jnp.array, params), inner_state)
+
+    return optax.GradientTransformationExtraArgs(
+        lambda params: Lagging(jax.tree.map(jnp.array, params), inner.init(params)), update
+    )
+
+
+class Retreating(NamedTuple):
+    kept: Any
+    bad: Array
+    inner: Any
+
+    def handles_divergence(self) -> bool:
+        return True
+
+    def applied_params(self, params: Any) -> Any:
+        return jax.tree.map(lambda old, new: jnp.where(self.bad, old, new), self.kept, params)
+
+
+def retreating(tx: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
+    """Go back to the first parameters when a loss is not finite, and halve the rate."""
+    inner = optax.with_extra_args_support(tx)
+
+    def update(updates: Any, state: Retreating, params: Any = None, **extra_args: Any) -> tuple[Any, Retreating]:
+        bad = ~jnp.isfinite(extra_args["value"])
+        updates, after = inner.update(updates, state.inner, params, **extra_args)
+        lowered = lrx.scale_learning_rate(state.inner, 0.5)
+        after = jax.tree.map(lambda low, new: jnp.where(bad, low, new), lowered, after)
+        return updates, Retreating(state.kept, bad, after)
+
+    def init(params: Any) -> Retreating:
+        return Retreating(jax.tree.map(jnp.array, params), jnp.zeros([], bool), inner.init(params))
+
+    return optax.GradientTransformationExtraArgs(init, update)

@@ -64,11 +64,26 @@ def test_learned_rate_descends_along_the_derivative_through_twenty_steps():
     np.testing.assert_allclose(slope, quotient, rtol=1e-2)
 
 
-def test_own_controller_halves_at_spikes_wherever_a_controller_may_stand(capsys):
+def test_own_controller_halves_at_spikes_and_stops_the_run(capsys):
     example = _load("own_controller")
     example.main()
-    lines = capsys.readouterr().out.splitlines()
-    assert [float(line.split()[-1]) for line in lines] == [1.0, 1.0, 0.5, 0.5, 0.25, 0.25]
+    *lines, last = capsys.readouterr().out.splitlines()
+    # The second spike, at step 11 of 18, is one too many.
+    assert [float(line.split()[-1]) for line in lines] == [0.01] * 5 + [0.005] * 6 + [0.0]
+    assert last == "stopped: True"
+    tx = lrx.sgd(0.01 * example.halve_at_spikes(max_spikes=1))
+    report = lrx.monitor(tx.update(jnp.ones(2), tx.init(jnp.zeros(2)), value=2.0)[1], scalars=True)
+    assert report == {
+        "learning_rate": pytest.approx(0.01),
+        "scale": 1.0,
+        "spikes/factor": 1.0,
+        "spikes/mean": 2.0,
+        "spikes/left": 1,
+    }
+
+
+def test_own_controller_halves_at_spikes_wherever_a_controller_may_stand():
+    example = _load("own_controller")
 
     def factors(ratio):
         tx = lrx.heavy_ball(0.1 * example.halve_at_spikes(ratio=ratio))

@@ -23,6 +23,7 @@ import lrx
 from lrx.feedback import controller
 from lrx.rates import Controller, Rate, Schedule, as_rate, as_schedule
 from lrx.states import FactorState, RateState
+from lrx.transformations import factory
 
 COUNTS = np.arange(40)
 PARAMS = {"w": jnp.array([1.0, -2.0]), "b": jnp.array(0.5)}
@@ -608,12 +609,13 @@ def test_a_value_that_is_no_loss_is_refused(value: Any, error: type[Exception]) 
 
 
 def test_a_new_controller_is_two_functions() -> None:
+    @factory
     def stop_above(limit: float) -> Controller:
         def update(stopped: jax.Array, value: jax.Array) -> tuple[jax.Array, jax.Array]:
             stopped = stopped | (value > limit)
             return 1.0 - stopped.astype(jnp.float32), stopped
 
-        return controller(stop_above, {"limit": limit}, init=lambda params: jnp.zeros([], bool), update=update)
+        return controller(init=lambda params: jnp.zeros([], bool), update=update)
 
     updates, rates = run(lrx.adam(0.1 * stop_above(5.0)), [1.0, 9.0, 1.0])
     np.testing.assert_allclose(rates, [0.1, 0.0, 0.0], rtol=1e-6)

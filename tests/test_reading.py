@@ -18,6 +18,7 @@ import lrx.rate_paths
 from lrx.feedback import controller
 from lrx.rates import Controller
 from lrx.reading import NoRateError
+from lrx.transformations import factory
 
 PARAMS = {"w": jnp.array([1.0, -2.0]), "b": jnp.array(0.5)}
 GRADS = {"w": jnp.array([0.3, -0.7]), "b": jnp.array(2.0)}
@@ -67,11 +68,12 @@ def test_the_rate_is_the_product_of_the_rates_on_the_path() -> None:
 
 
 def test_the_rate_is_0_once_stopped() -> None:
+    @factory
     def stop(after: int) -> Controller:
         def update(count: jax.Array, value: jax.Array) -> tuple[jax.Array, jax.Array]:
             return (count < after).astype(jnp.float32), count + 1
 
-        return controller(stop, {"after": after}, init=lambda params: jnp.zeros([], jnp.int32), update=update)
+        return controller(init=lambda params: jnp.zeros([], jnp.int32), update=update)
 
     tx = lrx.adam(linear() * stop(2))
     state = advance(tx, tx.init(PARAMS), steps=2, value=1.0)
@@ -786,11 +788,12 @@ def test_a_rate_that_is_0_for_now_can_be_scaled() -> None:
     with pytest.raises(ValueError, match="value cannot be set while the rate is 0"):
         lrx.set_learning_rate(warming.init(PARAMS), 0.1)
 
+    @factory
     def skip(losses: str) -> Controller:  # a controller that lets the rate go again
         def update(memory: jax.Array, value: jax.Array) -> tuple[jax.Array, jax.Array]:
             return (value < 5).astype(jnp.float32), memory
 
-        return controller(skip, {"losses": losses}, init=lambda params: jnp.zeros([]), update=update)
+        return controller(init=lambda params: jnp.zeros([]), update=update)
 
     tx = lrx.sgd(0.1 * skip("spikes"))
     spiked = advance(tx, advance(tx, tx.init(PARAMS), steps=3, value=1.0), value=9.0)

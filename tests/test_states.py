@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,10 +12,11 @@ import optax
 import pytest
 from cases import CASES, Case, all_cases
 from flax import nnx
-from foreign_states import cooling, fixed_rate
+from foreign_states import cooling, fixed_rate, lagging, patience, retreating
 
 import lrx
 from lrx.states import Snapshot
+from lrx.training import Batches, DivergenceError, History, Workload, train
 
 PARAMS = {"w": jnp.array([1.0, -2.0]), "b": jnp.array(0.5)}
 GRADS = {"w": jnp.array([0.3, -0.7]), "b": jnp.array(2.0)}
@@ -46,6 +50,67 @@ def test_a_field_with_the_name_of_a_method_says_nothing() -> None:
     state = lrx.adamw(0.1).init(PARAMS)
     assert not callable(state.rate)
     assert float(lrx.learning_rate(state)) == np.float32(0.1)
+
+
+# --- what a training loop asks, of states that are not lrx's ---------------------------------------------------------
+
+
+def line(evaluate: Any = None) -> Workload:
+    x = jnp.linspace(-1.0, 1.0, 64)
+    return Workload.from_functions(
+        lambda slope, batch, key: jnp.mean((slope * batch - 3.0 * batch) ** 2),
+        lambda key: jax.random.uniform(key),
+        Batches(x, batch_size=16),
+        **({"evaluate": evaluate} if evaluate else {}),
+    )
+
+
+RISING = {0: 0.1, 10: 0.1, 11: 20.0}  # the run diverges after its tenth step
+
+
+@functools.cache
+def stopped_run() -> History:
+    return train(line(), lrx.sgd(lrx.interpolate(RISING) * patience(2)), steps=30)
+
+
+def test_a_controller_of_ones_own_ends_a_run_and_is_shown() -> None:
+    history = stopped_run()
+    assert bool(lrx.stopped(history.opt_state))
+    assert 10 < len(history.loss) < 20
+    report = lrx.monitor(history.opt_state, scalars=True)
+    assert report["patience/waited"] == 3
+    assert report["patience/best"] == pytest.approx(np.min(history.loss), rel=1e-6)
+    assert report["patience/factor"] == 0.0
+    assert repr(0.1 * patience(2)) == "0.1 * patience(2)"
+
+
+def test_a_controller_of_ones_own_tells_the_best_parameters_of_a_run() -> None:
+    best = stopped_run().best
+    assert best is not None
+    assert best.step == np.argmin(stopped_run().loss)
+    stopping = lrx.early_stopping(patience=2, accumulation_size=1)
+    own = train(line(), lrx.sgd(lrx.interpolate(RISING) * stopping), steps=30)
+    np.testing.assert_array_equal(best.params, own.best.params)
+    np.testing.assert_array_equal(stopped_run().loss, own.loss)
+
+
+def test_a_state_of_ones_own_says_where_a_run_is_evaluated() -> None:
+    workload = line(lambda slope: {"slope": slope})
+    history = train(workload, lagging(lrx.sgd(0.1)), epochs=2)
+    before = train(line(), lrx.sgd(0.1), steps=7).params
+    assert history.params != before
+    np.testing.assert_array_equal(history.evaluations["slope"][-1], before)
+    np.testing.assert_array_equal(lrx.eval_params(history.opt_state, history.params), before)
+
+
+def test_a_transformation_of_ones_own_takes_a_diverging_run_back() -> None:
+    # At a finite loss one step leads out of the range of numbers; the next is taken back, at half the rate.
+    history = train(line(), retreating(lrx.sgd(1e38)), steps=6)
+    np.testing.assert_array_equal(np.isfinite(history.loss), [True, False] * 3)
+    np.testing.assert_array_equal(history.params, history.opt_state.kept)
+    assert float(lrx.learning_rate(history.opt_state)) == pytest.approx(0.25e38)
+    with pytest.raises(DivergenceError):
+        train(line(), lrx.sgd(1e38), steps=6)
 
 
 # --- how states print ----------------------------------------------------------------------------------------------

@@ -155,5 +155,5 @@ def early_stopping(
         after = prepare_next(prepare_next(state, state.progress.interval).judge(value), seen.interval)
         return jnp.where(after.stopped, 0.0, 1.0), after
 
-    core = feedback_core("early_stopping", init=init, update=update, feedback=feedback, start_after=start_after)
+    core = feedback_core(init=init, update=update, feedback=feedback, start_after=start_after)
     return Controller.from_cores((core,))

@@ -150,5 +150,5 @@ def greedy(
         )
         return scale, prepare_next(after, seen.interval)
 
-    core = feedback_core("greedy", init=init, update=update, feedback=feedback, start_after=start_after)
+    core = feedback_core(init=init, update=update, feedback=feedback, start_after=start_after)
     return Controller.from_cores((core,))

@@ -166,17 +166,4 @@ def pid(
             turns=turns,
         )
 
-    arguments = {
-        "kp": kp,
-        "ki": ki,
-        "kd": kd,
-        "set_point": set_point,
-        "smoothing": smoothing,
-        "significance": significance,
-        "min_factor": min_factor,
-        "max_factor": max_factor,
-        "error": error,
-        "feedback": feedback,
-        "start_after": start_after,
-    }
-    return controller(pid, arguments, init=init, update=update, feedback=feedback, start_after=start_after)
+    return controller(init=init, update=update, feedback=feedback, start_after=start_after)

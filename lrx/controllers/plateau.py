@@ -174,5 +174,5 @@ def reduce_on_plateau(
         after = prepare_next(prepare_next(state, state.progress.interval).judge(value), seen.interval)
         return after.scale, after
 
-    core = feedback_core("reduce_on_plateau", init=init, update=update, feedback=feedback, start_after=start_after)
+    core = feedback_core(init=init, update=update, feedback=feedback, start_after=start_after)
     return Controller.from_cores((core,))

@@ -186,18 +186,4 @@ def relative_adaptation(
             variance=variance,
         )
 
-    arguments = {
-        "smoothing": smoothing,
-        "growth": growth,
-        "creep": creep,
-        "backoff": backoff,
-        "tolerance": tolerance,
-        "target": target,
-        "min_factor": min_factor,
-        "max_factor": max_factor,
-        "feedback": feedback,
-        "start_after": start_after,
-    }
-    return controller(
-        relative_adaptation, arguments, init=init, update=update, feedback=feedback, start_after=start_after
-    )
+    return controller(init=init, update=update, feedback=feedback, start_after=start_after)

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from lrx import _checks
-from lrx.feedback import no_observation, receive
+from lrx.feedback import no_observation, take_value
 from lrx.rates import ArrayLike, Core, Feedback, Rate, as_rate
 from lrx.states import Observation, RateState, shows
 from lrx.transformations import factory
@@ -91,8 +91,10 @@ def warmup_until(
         return jnp.array(warmup_value, jnp.float32), state
 
     def update(state: WarmupUntilState, seen: Feedback) -> tuple[jax.Array, WarmupUntilState]:
-        value, arrived, observation = receive("warmup_until", state.observation, seen.extra_args, feedback, name=metric)
-        below = arrived & jnp.isfinite(value) & (value < jnp.asarray(threshold, jnp.float32))
+        value, is_given, observation = take_value(
+            "warmup_until", state.observation, seen.extra_args, feedback, name=metric
+        )
+        below = is_given & jnp.isfinite(value) & (value < jnp.asarray(threshold, jnp.float32))
         triggered = state.triggered | below
         rate, after = following.next_rate(state.rate, updates=seen.updates, params=seen.params, **seen.extra_args)
         after = jax.tree.map(lambda new, old: jnp.where(triggered, new, old), after, state.rate)

@@ -16,7 +16,7 @@ from lrx import _checks
 from lrx._leaves import copies, leafwise, require_params, total, with_float0, without_float0
 from lrx._smoothing import RunningMean, add, empty_mean
 from lrx.editing import scale_learning_rate, scale_rates
-from lrx.feedback import no_observation, receive
+from lrx.feedback import no_observation, take_value
 from lrx.rates import ArrayLike
 from lrx.run_state import settle_params
 from lrx.states import Observation, RateState, Snapshot, shows
@@ -138,7 +138,7 @@ def rollback_on_divergence(
 
     def update(updates: Any, state: RollbackState, params: Any = None, **extra_args: Any) -> tuple[Any, RollbackState]:
         require_params("rollback_on_divergence", params, updates, "which it keeps")
-        value, arrived, observation = receive("rollback_on_divergence", state.observation, extra_args, feedback)
+        value, is_given, observation = take_value("rollback_on_divergence", state.observation, extra_args, feedback)
         candidate, inner = wrapped.update(updates, state.inner, params, **extra_args)
         wrong = total(
             lambda u, x, g: (~jnp.isfinite(x + u.astype(x.dtype)) | ~jnp.isfinite(g)).astype(jnp.float32),
@@ -149,11 +149,11 @@ def rollback_on_divergence(
         finite = wrong == 0
         level = jnp.where(jnp.isfinite(state.lowest_mean), state.lowest_mean, value)
         exploded = (value > state.first_value) & (value > level + jnp.asarray(explode, jnp.float32) * jnp.abs(level))
-        bad = ~finite | (arrived & (~jnp.isfinite(value) | exploded))
+        bad = ~finite | (is_given & (~jnp.isfinite(value) | exploded))
         over = state.stopped | (bad & (state.rollbacks >= jnp.asarray(max_rollbacks, jnp.int32)))
         back = bad & ~state.stopped
 
-        measured = arrived & ~bad & ~over
+        measured = is_given & ~bad & ~over
         mean_value, mean = add(state.mean, jnp.where(measured, value, 0.0), SMOOTHING)
         mean = _select(measured, mean, state.mean)
         lowest = jnp.where(measured, jnp.minimum(state.lowest_mean, mean_value), state.lowest_mean)

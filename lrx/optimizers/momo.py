@@ -22,7 +22,7 @@ from lrx._leaves import (
     zero_squares_like,
     zeros_like,
 )
-from lrx.feedback import no_observation, receive
+from lrx.feedback import no_observation, take_value
 from lrx.optimizers.adam import one_minus_power
 from lrx.rates import ArrayLike, Rate, as_rate
 from lrx.states import Observation, RateState, shows
@@ -199,8 +199,8 @@ def _momo(
 
     def update(updates: Any, state: MomoState, params: Any = None, **extra_args: Any) -> tuple[Any, MomoState]:
         require_params(name, params, updates, "on which its model of the loss rests")
-        value, arrived, observation = receive(name, state.observation, extra_args, feedback)
-        usable = jnp.isfinite(value) & arrived
+        value, is_given, observation = take_value(name, state.observation, extra_args, feedback)
+        usable = jnp.isfinite(value) & is_given
         alpha, rate_state = rate.next_rate(state.rate, updates=updates, params=params, **extra_args)
         if preconditioner is None:
             b: Any = jnp.where(state.rate.count == 0, 0.0, jnp.asarray(beta, jnp.float32))

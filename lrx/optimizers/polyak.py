@@ -87,5 +87,5 @@ def polyak(
         rate = jnp.minimum(cap, wanted)
         return rate, PolyakState(rate, squared_norm)
 
-    core = feedback_core("polyak", init=init, update=update, feedback=feedback)
+    core = feedback_core(init=init, update=update, feedback=feedback)
     return Rate.from_cores((core,), peak=max_rate)
