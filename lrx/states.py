@@ -29,7 +29,7 @@ like lrx's. `reading` asks for the methods and never for a type.
     evaluation_params(params)  the parameters to evaluate at; `params` itself where that is the same
     judge(value)          the memory of a controller once it has seen a loss: what an observation means before an update
                           takes it
-    improved_since(before)     () bool: whether the best so far has come since the state `before`, so that a run keeps the
+    improved_since(before)     () bool: whether the best so far has come since the state `before`; a run keeps the
                           parameters that go with it
     applied_params(params)     the parameters after the update, from those to which the updates have been added
     handles_divergence()  True if the method goes on by itself after a loss that is not finite
