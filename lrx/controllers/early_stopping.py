@@ -153,7 +153,7 @@ def early_stopping(
     def update(state: EarlyStoppingState, value: jax.Array, seen: Feedback) -> tuple[jax.Array, EarlyStoppingState]:
         # A restored state may come from a transformation with other arguments.
         after = prepare_next(prepare_next(state, state.progress.interval).judge(value), seen.interval)
-        return jnp.where(after.stopped, 0.0, 1.0), after
+        return jnp.where(after.stopped, jnp.float32(0.0), jnp.float32(1.0)), after
 
     core = feedback_core(init=init, update=update, feedback=feedback, start_after=start_after)
     return Controller.from_cores((core,))
