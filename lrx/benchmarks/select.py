@@ -34,7 +34,7 @@ from lrx.figures import PALETTE, legend, panels, save
 from lrx.records import Result, markdown_table, stopwatch, write_atomically
 from lrx.training.runs import advance
 from lrx.tuning.range_test import range_test
-from lrx.tuning.selection.bracket import Race, hyperparameters
+from lrx.tuning.selection.bracket import Bracket
 from lrx.tuning.selection.portfolio import PORTFOLIO, Method
 from lrx.workloads.suite import TASKS, UNSEEN, Task
 
@@ -57,7 +57,7 @@ class Runs:
 
     def __init__(self, name: str, task: Task, data_dir: str | None, path: Path) -> None:
         self.name, self.task, self.path = name, task, path
-        self.race = Race(task.make(data_dir), task.steps, PORTFOLIO, task.metric, task.mode)
+        self.bracket = Bracket(task.make(data_dir), task.steps, PORTFOLIO, task.metric, task.mode)
         self.kept: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
 
     def value(self, method: str, rate: float, seed: int) -> float:
@@ -65,7 +65,7 @@ class Runs:
         kept = self.kept.setdefault(self.name, {})
         key = f"{method} | {rate:.9g} | {seed}"
         if key not in kept:
-            value = self.race.trained(method, rate, seed)
+            value = self.bracket.runner.run_once(method, rate, seed)
             kept[key] = value if math.isfinite(value) else None
         return self.worst if kept[key] is None else kept[key]
 
@@ -98,7 +98,7 @@ def grid() -> list[tuple[str, float]]:
 
 def rate_factors(method: Method) -> np.ndarray:
     """Give the rates of a method that a search may try, over its default."""
-    tuned = method.probe is not None or method.follows is not None
+    tuned = method.range_test_of is not None or method.variant_of is not None
     return TUNED_FACTORS if tuned else FREE_FACTORS if method.has_rate else np.ones(1)
 
 
@@ -129,7 +129,7 @@ def with_optuna(runs: Runs, methods: list[str], seed: int) -> tuple[str, float, 
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    race, steps = runs.race, runs.task.steps
+    steps = runs.task.steps
     allowed, spent = math.floor(BUDGET * steps), 0
     reached: dict[tuple[str, float], tuple[int, float]] = {}
 
@@ -138,16 +138,14 @@ def with_optuna(runs: Runs, methods: list[str], seed: int) -> tuple[str, float, 
         method = trial.suggest_categorical("method", methods)
         low, high = rate_factors(PORTFOLIO[method])[[0, -1]]
         rate = float(np.float32(PORTFOLIO[method].default * low * (high / low) ** trial.suggest_float("place", 0, 1)))
-        plan, seeds = race.plan(method), np.array([seed])
-        hyper = hyperparameters(rate, steps)
-        run, done, value = plan.start(hyper, seeds), 0, runs.worst
-        for part in HYPERBAND:
-            until = round(part * steps)
+        done, value = 0, runs.worst
+        stops = [round(part * steps) for part in HYPERBAND]
+        values = runs.bracket.runner.run_in_parts(method, rate, seed, stops)
+        for until in stops:
             if spent + until - done > allowed:
                 raise _Spent
-            run = advance(plan, run, hyper, seeds, done, until)
+            value = next(values)
             spent, done = spent + until - done, until
-            value, _ = race.measured(run, seed)
             if not math.isfinite(value):
                 raise optuna.TrialPruned("diverged")
             reached[method, rate] = done, value
@@ -173,9 +171,9 @@ def with_optuna(runs: Runs, methods: list[str], seed: int) -> tuple[str, float, 
 
 def with_range_test(runs: Runs, method: str, seed: int) -> tuple[str, float, float]:
     """Take the rate that a range test suggests, on the default ladder, as the peak of one-cycle."""
-    leader = PORTFOLIO[PORTFOLIO[method].follows or method]
-    assert leader.probe is not None
-    test = range_test(runs.race.workload, tx=leader.probe, seeds=[seed])
+    leader = PORTFOLIO[PORTFOLIO[method].variant_of or method]
+    assert leader.range_test_of is not None
+    test = range_test(runs.bracket.runner.workload, tx=leader.range_test_of, seeds=[seed])
     return method, float(np.float32(test.suggestion)), len(test.rates) / runs.task.steps
 
 
@@ -203,7 +201,7 @@ def measure(name: str, data_dir: str | None, seeds: Iterable[int], path: Path) -
 
     for seed in seeds:
         watch = stopwatch()
-        chosen = runs.race.run(BUDGET, seed)
+        chosen = runs.bracket.run(BUDGET, seed)
         judged("select", chosen.method, chosen.rate, chosen.cost, watch())
     for strategy, methods in {
         "optuna, portfolio": list(PORTFOLIO),

@@ -132,7 +132,7 @@ def scatter(axes_of: list[Named], means: np.ndarray, label: str, mode: str, note
     return figure
 
 
-def race(steps: np.ndarray, losses: np.ndarray, members: dict[str, np.ndarray]) -> Figure:
+def halving_curves(steps: np.ndarray, losses: np.ndarray, members: dict[str, np.ndarray]) -> Figure:
     """Draw the losses of members (members, points), each as far as it came; the colour is the first hyperparameter."""
     figure, (axes,) = panels()
     import matplotlib as mpl
@@ -155,7 +155,7 @@ def race(steps: np.ndarray, losses: np.ndarray, members: dict[str, np.ndarray]) 
     return figure
 
 
-def knockout(runs: dict[tuple[str, float], dict[int, float]], metric: str, mode: str) -> Figure:
+def selection_curves(runs: dict[tuple[str, float], dict[int, float]], metric: str, mode: str) -> Figure:
     """Draw the metric of runs over the lengths at which they were measured; the best first, and named."""
     figure, (axes,) = panels()
     furthest = max(max(values) for values in runs.values())

@@ -62,9 +62,9 @@ class TrialTable:
 
     def plot(self) -> Figure:
         """Draw the loss of each trial; needs matplotlib."""
-        from lrx.tuning.figures import race
+        from lrx.tuning.figures import halving_curves
 
-        return race(np.arange(self.losses.shape[1]), self.losses, {"learning rate": self.rates})
+        return halving_curves(np.arange(self.losses.shape[1]), self.losses, {"learning rate": self.rates})
 
 
 def halve_until_trains(

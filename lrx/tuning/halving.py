@@ -71,10 +71,10 @@ class HalvingResult:
 
     def plot(self) -> Figure:
         """Draw the loss of every member over the steps that it was given; needs matplotlib."""
-        from lrx.tuning.figures import race
+        from lrx.tuning.figures import halving_curves
 
         shown = np.where(np.isfinite(self.losses), self.losses, np.nan)
-        return race(self.steps, shown.mean(axis=1), self.members)
+        return halving_curves(self.steps, shown.mean(axis=1), self.members)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -110,8 +110,8 @@ class RangeTest:
         rise = -float(np.median(known[-FEWEST_STEPS:])) if len(known) else 0.0
         return self.diverged_at is None and max(self.gain, rise) <= self.noise
 
-    def arrays(self) -> dict[str, np.ndarray]:
-        """Give all of it as arrays, for a checkpoint."""
+    def to_arrays(self) -> dict[str, np.ndarray]:
+        """Return all of it as arrays, for a checkpoint."""
         numbers = {name: np.array([getattr(self, name)]) for name in ("gain", "noise")}
         numbers["diverged_at"] = np.array([np.nan if self.diverged_at is None else self.diverged_at])
         return (
@@ -125,7 +125,7 @@ class RangeTest:
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> RangeTest:
-        """Make it of what `arrays` gives."""
+        """Build a range test from what `to_arrays` returned."""
         numbers = {name: float(values[0]) for name, values in arrays.items() if name not in CURVES}
         known = {name: None if np.isnan(number) else number for name, number in numbers.items()}
         return cls(

@@ -22,9 +22,12 @@ from lrx.workloads.suite import Task
 
 LEADER, FOLLOWER = "adamw, warmup-stable-decay", "adamw, linear decay"
 PORTFOLIO = {
-    LEADER: Method(lambda rate, num_steps: lrx.sgd(rate), default=0.1, probe=lrx.sgd, trials=2),
+    LEADER: Method(lambda rate, num_steps: lrx.sgd(rate), default=0.1, range_test_of=lrx.sgd, trials=2),
     FOLLOWER: Method(
-        lambda rate, num_steps: lrx.sgd(lrx.linear_decay(rate, num_steps)), default=0.1, carried=0.0, follows=LEADER
+        lambda rate, num_steps: lrx.sgd(lrx.linear_decay(rate, num_steps)),
+        default=0.1,
+        reusable_fraction=0.0,
+        variant_of=LEADER,
     ),
     "cocob": Method(lambda rate, num_steps: lrx.cocob(), has_rate=False),
 }
@@ -64,12 +67,12 @@ def test_runs_are_made_once_and_kept(small: Task, tmp_path: pathlib.Path) -> Non
     path = tmp_path / "folder" / "runs.json"
     runs = select.Runs("line", small, None, path)
     value = runs.value(LEADER, 0.1, 3)
-    history = lrx.train(runs.race.workload, lrx.sgd(0.1), steps=200, seed=3)
+    history = lrx.train(runs.bracket.runner.workload, lrx.sgd(0.1), steps=200, seed=3)
     assert value == pytest.approx(float(history.evaluations["error"][-1]), rel=1e-3, abs=1e-6)
     assert runs.value(LEADER, 1e9, 3) == math.inf
     runs.save()
     again = select.Runs("line", small, None, path)
-    again.race.trained = None  # type: ignore[assignment]
+    again.bracket.runner.run_once = None  # type: ignore[assignment]
     assert again.value(LEADER, 0.1, 3) == value
     assert again.value(LEADER, 1e9, 3) == math.inf
 
@@ -79,7 +82,7 @@ def test_optuna_spends_no_more_than_it_may(small: Task, tmp_path: pathlib.Path) 
     runs = select.Runs("line", small, None, tmp_path / "runs.json")
     made: list[tuple[int, int]] = []
     for name in PORTFOLIO:
-        plan = runs.race.plan(name)
+        plan = runs.bracket.runner.plan(name)
         original = plan.advance
 
         def advance(run: Any, hyper: Any, seeds: Any, start: int, stop: int, original: Any = original) -> Any:

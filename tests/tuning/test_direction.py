@@ -26,7 +26,7 @@ TOOLS: dict[str, Callable[[Any], Any]] = {
     ),
     "select": lambda tx: lrx.select(LINE, num_steps=400, portfolio={"mine": Method(lambda rate, num_steps: tx(rate))}),
     "select, its range test": lambda tx: lrx.select(
-        LINE, num_steps=400, portfolio={"mine": Method(lambda rate, num_steps: lrx.sgd(rate), probe=tx)}
+        LINE, num_steps=400, portfolio={"mine": Method(lambda rate, num_steps: lrx.sgd(rate), range_test_of=tx)}
     ),
 }
 ASCENDING: dict[str, Callable[[Any], Any]] = {

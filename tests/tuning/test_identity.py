@@ -125,13 +125,15 @@ def test_another_number_is_refused_and_the_same_call_goes_on(
         assert again.strategy == "restored"
 
 
-def test_a_probe_of_a_race_is_part_of_it(tmp_path: Path) -> None:
+def test_the_optimizer_of_a_range_test_is_part_of_a_selection(tmp_path: Path) -> None:
     def chosen(momentum: float) -> Any:
-        method = Method(lambda rate, num_steps: lrx.sgd(rate), probe=lambda rate: lrx.sgd(rate, momentum=momentum))
+        method = Method(
+            lambda rate, num_steps: lrx.sgd(rate), range_test_of=lambda rate: lrx.sgd(rate, momentum=momentum)
+        )
         return lrx.select(workload(), num_steps=200, portfolio={"only": method}, checkpoint=tmp_path / "kept")
 
     chosen(0.5)
-    with pytest.raises(OtherRunError, match=r"\['only'\].probe.* has another number: 0.5 there, 0.75 here"):
+    with pytest.raises(OtherRunError, match=r"\['only'\].range_test_of.* has another number: 0.5 there, 0.75 here"):
         chosen(0.75)
 
 

@@ -1,4 +1,4 @@
-"""The methods that `select` chooses between, as data: a user adds a line."""
+"""The methods that `select` chooses from, as data: add a line to try another one."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from lrx.rates import Schedule
 from lrx.schedules import constant, linear_decay, one_cycle, warmup_stable_decay
 
 MOMENTUM = 0.9
-MIN_RATE = 1e-6  # of every range test of a race
-STABLE = 0.7  # of a run with warmup-stable-decay, after which it decays
+MIN_RATE = 1e-6  # of every range test
+STABLE = 0.7  # of a run with warmup-stable-decay: where the decay begins
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,21 +34,21 @@ class Method:
     """A line of the portfolio.
 
     Attributes:
-      make: `(rate, num_steps) -> transformation` for a run of so many steps; it gets tracers for both.
-      default: the rate that one begins with who knows nothing. That of the first method with a probe also says,
-        together with the range test, which rates all that share it try.
-      has_rate: False where `make` has no use for one.
-      probe: `rate -> transformation`, the optimizer whose range test tells where the rates are; None where the method
-        is to find its rate by itself, from `default`. Methods share a range test where this is the same object.
-      max_rate: of that range test, which begins at 1e-6.
-      trials: rates that are tried, where there is a probe.
-      scale: of the rates, to those of the probe.
-      carried: part of a run after which its state serves a longer run: 1 for what does not know when it will end, 0
-        where the rate depends on that from the first step. A warm-up that is over by then may be shorter than that of
-        the longer run.
-      follows: the method that is the same but for its schedule, and finds the rate for this one; it enters the last
-        round where that one leads, which follows none itself.
-      favoured: True for what is to be raced with all its rates up to the last round, whatever shorter runs say of it.
+      make: `(rate, num_steps) -> transformation` for a run of that length; both may be traced.
+      default: the learning rate to use without any tuning, > 0. With the range test, the default of the first method
+        that uses the test decides which rates all methods that share it try.
+      has_rate: False if `make` ignores the rate.
+      range_test_of: `rate -> transformation`, the optimizer whose range test finds the rates to try; None if only
+        `default` is tried. Methods share a range test if this is the same object.
+      max_rate: the last rate of that range test, which begins at 1e-6.
+      trials: number of rates to try, if there is a range test.
+      scale: the rates to try are those of the range test times this, > 0.
+      reusable_fraction: fraction of a run, in [0, 1], whose state a longer run can reuse: 1 if nothing depends on the
+        run's length, 0 if the schedule does from step 0. A warm-up may be shorter than the longer run's, if it is over
+        by then.
+      variant_of: the method that differs only in its schedule, and whose rate this one takes. A variant enters only the
+        last round, and only if that method leads. That method must not be a variant itself.
+      always_advance: True to keep the method in all rounds with all its rates, whatever the short runs show.
 
     Raises:
       ValueError: if a number is out of its range.
@@ -58,13 +58,13 @@ class Method:
     make: Callable[[Any, Any], optax.GradientTransformation]
     default: float = 1.0
     has_rate: bool = True
-    probe: Callable[[Any], optax.GradientTransformation] | None = None
+    range_test_of: Callable[[Any], optax.GradientTransformation] | None = None
     max_rate: float = 10.0
     trials: int = 1
     scale: float = 1.0
-    carried: float = 1.0
-    follows: str | None = None
-    favoured: bool = False
+    reusable_fraction: float = 1.0
+    variant_of: str | None = None
+    always_advance: bool = False
 
     def __post_init__(self) -> None:
         for name in ("default", "max_rate", "scale"):
@@ -73,23 +73,25 @@ class Method:
             raise ValueError(
                 f"max_rate must be above {MIN_RATE:g}, where range tests begin, got max_rate={self.max_rate:g}."
             )
-        for name in ("make", "probe"):
-            if not callable(getattr(self, name)) and (name == "make" or self.probe is not None):
+        for name in ("make", "range_test_of"):
+            if not callable(getattr(self, name)) and (name == "make" or self.range_test_of is not None):
                 of = "of a rate and a number of steps" if name == "make" else "of a rate, or None"
                 raise TypeError(f"{name} must be a function {of}, got {name}={getattr(self, name)!r}.")
         _checks.steps("trials", self.trials, unit="rates")
-        _checks.in_interval("carried", self.carried, "[0, 1]", "it is the part of a run that a longer one goes on from")
+        _checks.in_interval(
+            "reusable_fraction", self.reusable_fraction, "[0, 1]", "it is the part of a run that a longer one reuses"
+        )
         _checks.flag("has_rate", self.has_rate)
-        _checks.flag("favoured", self.favoured)
+        _checks.flag("always_advance", self.always_advance)
 
 
 def momentum_sgd(rate: Any) -> optax.GradientTransformation:
-    """Give SGD with momentum 0.9."""
+    """Return SGD with momentum 0.9."""
     return sgd(rate, momentum=MOMENTUM)
 
 
 def stable_decay(rate: Any, num_steps: Any) -> Schedule:
-    """Give a run's warmup-stable-decay: a twentieth of warm-up, and linear decay from seven tenths on."""
+    """Return warmup-stable-decay for a run: warm-up over a twentieth of it, linear decay from seven tenths on."""
     warmup_steps, begin = num_steps // 20, num_steps * 7 // 10
     return warmup_stable_decay(
         rate, warmup_steps=warmup_steps, stable_steps=begin - warmup_steps, decay_steps=num_steps - begin
@@ -102,46 +104,62 @@ PORTFOLIO: dict[str, Method] = {
     SGD: Method(
         lambda rate, num_steps: momentum_sgd(stable_decay(rate, num_steps)),
         default=0.05,
-        probe=momentum_sgd,
+        range_test_of=momentum_sgd,
         trials=3,
-        carried=STABLE,
+        reusable_fraction=STABLE,
     ),
     "sgd, linear decay": Method(
-        lambda rate, num_steps: momentum_sgd(linear_decay(rate, num_steps)), default=0.05, carried=0.0, follows=SGD
+        lambda rate, num_steps: momentum_sgd(linear_decay(rate, num_steps)),
+        default=0.05,
+        reusable_fraction=0.0,
+        variant_of=SGD,
     ),
     "sgd, one-cycle": Method(
-        lambda rate, num_steps: momentum_sgd(one_cycle(rate, num_steps)), default=0.05, carried=0.0, follows=SGD
+        lambda rate, num_steps: momentum_sgd(one_cycle(rate, num_steps)),
+        default=0.05,
+        reusable_fraction=0.0,
+        variant_of=SGD,
     ),
     ADAMW: Method(
         lambda rate, num_steps: adamw(stable_decay(rate, num_steps)),
         default=1e-3,
-        probe=adamw,
+        range_test_of=adamw,
         max_rate=1.0,
         trials=3,
-        carried=STABLE,
+        reusable_fraction=STABLE,
     ),
     "adamw, linear decay": Method(
-        lambda rate, num_steps: adamw(linear_decay(rate, num_steps)), default=1e-3, carried=0.0, follows=ADAMW
+        lambda rate, num_steps: adamw(linear_decay(rate, num_steps)),
+        default=1e-3,
+        reusable_fraction=0.0,
+        variant_of=ADAMW,
     ),
     "adamw, one-cycle": Method(
-        lambda rate, num_steps: adamw(one_cycle(rate, num_steps)), default=1e-3, carried=0.0, follows=ADAMW
+        lambda rate, num_steps: adamw(one_cycle(rate, num_steps)),
+        default=1e-3,
+        reusable_fraction=0.0,
+        variant_of=ADAMW,
     ),
     "schedule_free_sgd": Method(
         lambda rate, num_steps: schedule_free_sgd(rate),  # noqa: ARG005
         default=1.0,
-        probe=momentum_sgd,
+        range_test_of=momentum_sgd,
         trials=3,
         scale=10.0,
     ),
     "schedule_free_adamw": Method(
         lambda rate, num_steps: schedule_free_adamw(rate),  # noqa: ARG005
         default=2.5e-3,
-        probe=adamw,
+        range_test_of=adamw,
         trials=3,
         scale=2.0,
-        favoured=True,  # winner of AlgoPerf's self-tuning track (P. Kasimbeg et al., 2025, arXiv:2502.15015)
+        # Short runs prefer rates that lose at the end. Winner of AlgoPerf's self-tuning track (P. Kasimbeg et al.,
+        # 2025, arXiv:2502.15015).
+        always_advance=True,
     ),
-    "prodigy, linear decay": Method(lambda rate, num_steps: prodigy(linear_decay(rate, num_steps)), carried=0.0),
+    "prodigy, linear decay": Method(
+        lambda rate, num_steps: prodigy(linear_decay(rate, num_steps)), reusable_fraction=0.0
+    ),
     "dog": Method(lambda rate, num_steps: dog(rate)),  # noqa: ARG005
     "cocob": Method(lambda rate, num_steps: cocob(), has_rate=False),  # noqa: ARG005
     "momo": Method(lambda rate, num_steps: momo(rate)),  # noqa: ARG005

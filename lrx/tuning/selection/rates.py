@@ -1,4 +1,4 @@
-"""The rates that a race tries, and the one that their losses point to."""
+"""The rates that `select` tries, and the rate at which a fit to their losses has the minimum."""
 
 from __future__ import annotations
 
@@ -9,16 +9,24 @@ import numpy as np
 
 from lrx.tuning.range_test import RangeTest
 
-RATE_SPAN = (1.5, 18.0)  # the rates that are tried, times the mean of what a range test says and of the default
-FARTHEST = 10.0  # that mean may be from what the range test says, as a factor
-NEAREST = 1 / 8  # of the step from a rate to the next one: what is nearer to a rate is no new one
+RATE_SPAN = (1.5, 18.0)  # of the rates to try, in means of the range test's suggestion and of the default
+FARTHEST = 10.0  # factor between that mean and the suggestion, at most
+NEAREST = 1 / 8  # of the step from one rate to the next: a rate that is nearer to a known one is not new
 
 
 def trial_rates(test: RangeTest, number: int, default: float) -> np.ndarray:
-    """Give the rates to try, from the geometric mean of what a range test says and of the optimizer's default.
+    """Return the rates to try, around the geometric mean of a range test's suggestion and the optimizer's default.
 
-    Where the default is out of all proportion, that is not farther than `FARTHEST` from what the range test says. Where
-    nothing was learnt at any rate, it is the default, or a tenth of the rate that diverged, where that is less.
+    That mean is at most a factor `FARTHEST` away from the suggestion. If nothing was learnt at any rate, the default
+    takes its place, or a tenth of the rate that diverged if that is less.
+
+    Args:
+      test: the range test, whose suggestion by the rule "minimum" is used.
+      number: of rates.
+      default: of the optimizer.
+
+    Returns:
+      (number,) float64, equally spaced in the logarithm.
     """
     found = test.suggestions["minimum"]
     if found is not None:
@@ -30,11 +38,16 @@ def trial_rates(test: RangeTest, number: int, default: float) -> np.ndarray:
 
 
 def rate_of_least_loss(losses: Mapping[float, float], best: float, number: int) -> float | None:
-    """Give the rate, near the best of `number` in equal factors, where the loss seems to be least; None at a known one.
+    """Return the rate near the best one at which the loss has its minimum, or None if that is not a new rate.
 
-    That is the vertex of the parabola through the logarithms of the losses at the best rate and the two beside it, over
-    the logarithm of the rate. A best rate that is the last on its side has half a step above it, even where it is the
-    lowest, for short runs prefer rates that are too low. `losses` has those that are finite.
+    It is the vertex of the parabola through the logarithms of the losses at the best rate and its two neighbours, over
+    the logarithm of the rate. If a neighbour is missing, it is half a step above the best rate, even if that is the
+    lowest one: short runs prefer rates that are too low.
+
+    Args:
+      losses: rate to finite loss.
+      best: the rate of the least loss.
+      number: of the rates that `trial_rates` returned, which are equally spaced in the logarithm.
     """
     step = (RATE_SPAN[1] / RATE_SPAN[0]) ** (1 / (number - 1))
     below, above = (

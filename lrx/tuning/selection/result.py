@@ -1,4 +1,4 @@
-"""What a race between methods found: its table, its picture, and the chain to train with."""
+"""The result of `select`: the chosen transformation, the table of all runs and its figure."""
 
 from __future__ import annotations
 
@@ -16,36 +16,36 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-class Evidence(NamedTuple):
-    """What a run of a race did."""
+class RunRecord(NamedTuple):
+    """One run of one round."""
 
     method: str
     rate: float
     round: int  # from 1 on
-    steps: int  # length of the run at whose end it was measured
-    value: float  # the metric there; not finite where the run diverged
-    loss: float  # the "loss" of the same evaluation; where it has none, the metric, negated if more is better
-    steps_paid: int  # that were made for it in this round: what was carried from an earlier one is not made twice
-    learnt: bool  # whether its training loss was below that of the initial parameters on the same minibatches
+    steps: int  # length of the run, at whose end it was scored
+    value: float  # the metric there; not finite if the run diverged
+    loss: float  # the "loss" of the same evaluation; if it has none, the metric, negated if more is better
+    steps_paid: int  # steps made in this round: those reused from an earlier one are not made twice
+    learnt: bool  # whether the training loss was below that of the initial parameters on the same minibatches
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Selection:
-    """What `select` chose, and why.
+    """The method and the rate that `select` chose, and all runs that led to the choice.
 
     Attributes:
-      method: its name in the portfolio.
-      rate: its rate.
+      method: name of the chosen method in the portfolio.
+      rate: the chosen learning rate.
       tx: the transformation, ready for a run of `num_steps`.
       num_steps: length of that run.
-      portfolio: what it was chosen from.
-      evidence: every run of the race.
-      range_tests: for each probe the name of the first method that uses it, and its range test.
-      cost: all steps that were made, range tests included, in full runs of `num_steps`. Evaluations are not counted.
-      budget: the most that it was allowed to be.
-      seconds: that it took, compilation included.
+      portfolio: the methods that were compared.
+      records: one for each run of each round, in the order in which they were made.
+      range_tests: name of the first method that uses a range test, and the test.
+      cost: all steps made, range tests included, in full runs of `num_steps`. Evaluations are not counted.
+      budget: upper bound of `cost`.
+      seconds: time taken, including compilation.
       metric: what runs were compared by.
-      mode: "min" or "max", what is better.
+      mode: "min" or "max", which metric is better.
     """
 
     method: str
@@ -53,7 +53,7 @@ class Selection:
     tx: optax.GradientTransformation
     num_steps: int
     portfolio: Mapping[str, Method]
-    evidence: list[Evidence]
+    records: list[RunRecord]
     range_tests: dict[str, RangeTest]
     cost: float
     budget: float
@@ -67,32 +67,32 @@ class Selection:
         return f"Selection({self.method}{at}, for {self.num_steps:,} steps; the best of {runs} runs, for {cost})"
 
     def __str__(self) -> str:
-        width = max(len(each.method) for each in self.evidence)
-        heads = {horizon: f"{horizon:,} steps" for horizon in self._horizons()}
+        width = max(len(each.method) for each in self.records)
+        heads = {length: f"{length:,} steps" for length in self._lengths()}
         rows = [f"{'method':{width}}  {'rate':>8}" + "".join(f"  {head:>9}" for head in heads.values())]
         for (method, rate), values in self._by_run().items():
-            cells = "".join(f"  {_shown(values.get(horizon)):>{max(9, len(head))}}" for horizon, head in heads.items())
+            cells = "".join(f"  {_shown(values.get(length)):>{max(9, len(head))}}" for length, head in heads.items())
             shown = f"{rate:.2g}" if self.portfolio[method].has_rate else ""
             rows.append(f"{method:{width}}  {shown:>8}{cells}")
         trained = self._by_run()[self.method, self.rate]
         at = f" at {self.rate:.3g}" if self.portfolio[self.method].has_rate else ""
-        probed = sum(len(test.rates) for test in self.range_tests.values()) / self.num_steps
+        tested = sum(len(test.rates) for test in self.range_tests.values()) / self.num_steps
         rows += [
             f"chosen: {self.method}{at}, by {self.metric} ({self.mode})",
             f"        after {max(trained):,} of {self.num_steps:,} steps, one seed",
-            f"cost: {self.cost:.2f} full runs of {self.budget:g} allowed, {probed:.2f} of them for "
+            f"cost: {self.cost:.2f} full runs of {self.budget:g} allowed, {tested:.2f} of them for "
             f"{len(self.range_tests)} range test(s);",
             f"      evaluations are not counted; {self.seconds:.0f} s, compilation included",
         ]
         return "\n".join(rows)
 
-    def _horizons(self) -> list[int]:
-        return sorted({each.steps for each in self.evidence})
+    def _lengths(self) -> list[int]:
+        return sorted({each.steps for each in self.records})
 
     def _by_run(self) -> dict[tuple[str, float], dict[int, float]]:
-        """(method, rate) to {steps: value}, the best of those that came furthest first, what diverged last."""
+        """(method, rate) to {steps: value}: the longest runs first, the best of them first, and diverged ones last."""
         runs: dict[tuple[str, float], dict[int, float]] = {}
-        for each in self.evidence:
+        for each in self.records:
             runs.setdefault((each.method, each.rate), {})[each.steps] = each.value
         sign = 1 if self.mode == "min" else -1
 
@@ -103,10 +103,10 @@ class Selection:
         return dict(sorted(runs.items(), key=lambda item: order(item[1])))
 
     def plot(self) -> Figure:
-        """Draw the metric of every run of the race over its length; needs matplotlib."""
-        from lrx.tuning.figures import knockout
+        """Draw the metric of every run over its length; needs matplotlib."""
+        from lrx.tuning.figures import selection_curves
 
-        return knockout(self._by_run(), self.metric, self.mode)
+        return selection_curves(self._by_run(), self.metric, self.mode)
 
 
 def _shown(value: float | None) -> str:

@@ -1,9 +1,8 @@
-"""Choose the method itself, and its rate, for the compute of a few runs."""
+"""`select`: choose the method itself, and its rate, for the compute of a few runs."""
 
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
@@ -16,7 +15,7 @@ from lrx.training.batches import Batches
 from lrx.training.progress import require_progress
 from lrx.training.workload import Workload
 from lrx.tuning.problem import as_workload, require_comparable
-from lrx.tuning.selection.bracket import Race
+from lrx.tuning.selection.bracket import Bracket
 from lrx.tuning.selection.portfolio import PORTFOLIO, Method
 from lrx.tuning.selection.result import Selection
 
@@ -40,30 +39,16 @@ def select(
 ) -> Selection:
     """Choose optimizer, schedule or controller, and the rate, for the compute of `budget` full runs.
 
-    First come the range tests that the portfolio asks for. With m a tenth of the rate at which the loss was lowest, and
-    c the default of the optimizer, the rates that are tried go in equal factors from 1.5 r to 18 r. There r is
-    sqrt(m c), or m / 10 or 10 m where that is nearer to m. Where a range test learnt nothing, it goes on upwards if the
-    budget has room, and r is c, or a tenth of the rate that diverged where that is less.
+    Range tests find which rates to try, then runs compete in four rounds of increasing length. Each run is made as if
+    it were to end there, so its schedule decays to its end; a later round continues from the part of it that does not
+    depend on the length. Promotion to the next round uses the evaluation loss, because accuracy barely separates short
+    runs. Among the longest runs, the metric picks the method and the loss picks the rate within it. A run that has
+    learnt nothing is never chosen: its training loss is not below that of the initial parameters on the same
+    minibatches.
 
-    Then runs are raced in four rounds. All enter the first. The second has the favoured method at all its rates, and
-    the three other methods that lead, at their best rate; the third the same with two others. The last has one other;
-    the favoured method at its best rate, and where a parabola through the logarithms of rate and loss has its minimum;
-    and schedules that differ only in how they decay, at the rate of the method that they follow, where that leads. Runs
-    of the second round are at least 4 times as long as those of the first, those of the third 14 times, and the last
-    takes all that is left of the budget. In a round all runs have the same length h, and each is made as if it were to
-    end there: its schedule decays to its end, and its loss is not that of the middle of a schedule. What does not
-    depend on the end, up to `carried` h steps, goes on from there in the next round and is not made again; the decay is
-    a branch that is thrown away.
-
-    Favoured is what the portfolio says so of, because short runs say the wrong thing about it: in `PORTFOLIO`
-    schedule-free AdamW, of which low rates lead at a tenth of a run and lose at its end. Where nothing is favoured,
-    or all of it diverges, it is what leads the first round. It is chosen only where it is the best of the last round.
-
-    Of the runs that came furthest the metric tells the method, and between the rates of one the loss. Who goes on to
-    the next round is told by the "loss" of the evaluation alone, where it has one, since what counts right answers
-    hardly tells short runs apart. What has learnt nothing, with a training loss no lower than that of the initial
-    parameters on the same minibatches, is not chosen. A round in which all runs diverge is the last one, and what has
-    never diverged is chosen from.
+    A method can be marked `always_advance` because short runs misjudge it. In `PORTFOLIO` that is schedule-free AdamW:
+    its low learning rates lead after a tenth of a run and lose at the end. It is chosen only if it is the best of the
+    last round. `examples/guides/which-method.md` has the rules as a table of the rounds.
 
     Args:
       loss_fn: a `Workload`; or a function `(params, batch, key) -> loss`.
@@ -77,28 +62,27 @@ def select(
       mode: "min" or "max", what is better.
       seed: of all runs.
       has_state: as for `sweep`.
-      checkpoint: a folder. After the range tests, and after each round, all that was found is kept there, and the same
-        call goes on with the next round. A call that differs in anything that makes its numbers is refused
+      checkpoint: a folder. The results are kept there after the range tests and after each round, and the same call
+        continues with the next round. A call that differs in anything that determines its numbers is refused
         (`lrx.training.identity`).
       progress: True shows a bar, or lines where there is no terminal; by default a bar, on a terminal alone; a string
         is its title; False shows nothing.
 
     Returns:
-      A `Selection`: `lrx.train(workload, selection.tx, steps=selection.num_steps)`, and `print(selection)` for the
-      table.
+      A `Selection`. Train with `lrx.train(workload, selection.tx, steps=selection.num_steps)`; `print(selection)` shows
+      the table of all runs.
 
     Raises:
       ValueError: if an argument is out of its range, the portfolio is empty, a method of it ascends, the budget is too
-        small for the range tests and four rounds of which the first makes two steps a run, every run diverged, none of
-        those that came furthest has a training loss below that of the initial parameters, or the folder holds another
-        race.
+        small for the range tests and four rounds with runs of two steps in the first, every run diverged, none of the
+        longest runs has a training loss below that of the initial parameters, or the folder holds another selection.
       TypeError: if an argument is of another kind.
       ImportError: if `checkpoint` is given and orbax is not installed.
 
     Source:
-      The question is that of "Revisiting Learning Rate Control" (M. Henheik, T. Eimer, M. Lindauer, 2025); the race is
-      successive halving (K. Jamieson, A. Talwalkar, 2016, arXiv:1502.07943) with the cooldown branches of A. Hägele et
-      al., 2024, arXiv:2405.18392.
+      The question is that of "Revisiting Learning Rate Control" (M. Henheik, T. Eimer, M. Lindauer, 2025). The rounds
+      are successive halving (K. Jamieson, A. Talwalkar, 2016, arXiv:1502.07943) with the cooldown branches of A. Hägele
+      et al., 2024, arXiv:2405.18392.
 
     Example:
       >>> import jax, jax.numpy as jnp, lrx
@@ -115,7 +99,6 @@ def select(
       >>> chosen.method in few, chosen.cost <= 3.0
       (True, True)
     """
-    began = time.monotonic()
     _checks.positive("budget", budget)
     require_progress(progress)
     _checks.seed(seed)
@@ -131,7 +114,7 @@ def select(
     if num_steps is None:
         num_steps = DEFAULT_EPOCHS * workload.batches.steps_per_epoch
     require_comparable(metric, mode, workload)
-    return Race(workload, num_steps, portfolio, metric, mode).run(budget, seed, checkpoint, progress, began)
+    return Bracket(workload, num_steps, portfolio, metric, mode).run(budget, seed, checkpoint, progress)
 
 
 def _require_portfolio(portfolio: Any) -> None:
@@ -140,22 +123,22 @@ def _require_portfolio(portfolio: Any) -> None:
             f"portfolio must be a dict from names to lrx.tuning.Method, got portfolio={portfolio!r}: add a line to "
             "lrx.tuning.PORTFOLIO."
         )
-    if all(each.follows for each in portfolio.values()):
+    if all(each.variant_of for each in portfolio.values()):
         raise ValueError(
-            f"portfolio must have at least one method that follows no other, got {list(portfolio)}: "
+            f"portfolio must have at least one method that is not a variant of another, got {list(portfolio)}: "
             "lrx.tuning.PORTFOLIO has the usual ones."
         )
     for name, method in portfolio.items():
-        leader = portfolio.get(method.follows) if method.follows is not None else None
-        if method.follows is not None and (leader is None or leader.follows is not None):
+        leader = portfolio.get(method.variant_of) if method.variant_of is not None else None
+        if method.variant_of is not None and (leader is None or leader.variant_of is not None):
             raise ValueError(
-                f"portfolio[{name!r}] must follow a method of the portfolio that follows none itself, got "
-                f"follows={method.follows!r}."
+                f"portfolio[{name!r}] must be a variant of a method of the portfolio that is not a variant itself, got "
+                f"variant_of={method.variant_of!r}."
             )
-        if method.follows is not None and method.favoured:
+        if method.variant_of is not None and method.always_advance:
             raise ValueError(
-                f"portfolio[{name!r}] must not be favoured, since it follows {method.follows!r} and enters the last "
-                "round only: favour that one."
+                f"portfolio[{name!r}] must not have always_advance, since it is a variant of {method.variant_of!r} and "
+                "enters the last round only: mark that one."
             )
         try:
             _checks.transformation(method.make(method.default, 100))
@@ -175,5 +158,5 @@ def _require_portfolio(portfolio: Any) -> None:
 
 
 def _make(method: Method, rate: Any, num_steps: Any) -> None:
-    """Make a method's transformation, of which nothing is kept, to see whether it can be traced."""
+    """Build a method's transformation and discard it, to find out whether it can be traced."""
     method.make(rate, num_steps)
