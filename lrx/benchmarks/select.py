@@ -32,7 +32,6 @@ import numpy as np
 
 from lrx.figures import PALETTE, legend, panels, save
 from lrx.records import Result, markdown_table, stopwatch, write_atomically
-from lrx.training.runs import advance
 from lrx.tuning.range_test import range_test
 from lrx.tuning.selection.bracket import Bracket
 from lrx.tuning.selection.portfolio import PORTFOLIO, Method
