@@ -26,16 +26,16 @@ layer's weights are those along the images alone: the rest of them never moves, 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.flatten_util import ravel_pytree
 
 import lrx
+from lrx.diagnostics import sharpness
 from lrx.figures import legend, panels
 from lrx.papers.figures import REFERENCE, arm_style, band
 from lrx.papers.reproduction import Claim, Job, Paper, Scale
@@ -139,7 +139,10 @@ def make_workload(x: np.ndarray, labels: np.ndarray, num_classes: int = 10) -> W
     def measured(params: Params, batch: Any) -> dict[str, jax.Array]:
         inputs, labels = batch
         hits = jnp.argmax(network(params, inputs), axis=-1) == labels
-        return {"sharpness": sharpness(lambda params: loss(params, batch), params), "accuracy": jnp.mean(hits)}
+        return {
+            "sharpness": sharpness(lambda params: loss(params, batch), params, iterations=ITERATIONS),
+            "accuracy": jnp.mean(hits),
+        }
 
     return Workload.from_functions(
         lambda params, batch, key: loss(params, batch),  # noqa: ARG005
@@ -162,37 +165,6 @@ def loss(params: Params, batch: tuple[jax.Array, jax.Array]) -> jax.Array:
     x, labels = batch
     outputs = network(params, x)
     return 0.5 * jnp.mean(jnp.sum((outputs - jax.nn.one_hot(labels, outputs.shape[-1])) ** 2, axis=-1))
-
-
-def sharpness(function: Callable[[Any], jax.Array], params: Any, iterations: int = ITERATIONS) -> jax.Array:
-    """Give the largest eigenvalue of the Hessian of `function` at `params`, (), in the units of its second derivative.
-
-    Lanczos' method, every new direction made orthogonal to all the old ones. It begins halfway between the gradient,
-    which lies mostly along the largest eigenvalues, and a random vector, which misses none.
-    """
-    point, unravel = ravel_pytree(params)
-    gradient, hessian_times = jax.linearize(jax.grad(lambda flat: function(unravel(flat))), point)
-    iterations = min(iterations, point.size)
-
-    def step(i: jax.Array, carry: Any) -> Any:
-        basis, direction, diagonal, beside = carry
-        basis = basis.at[i].set(direction)
-        image = hessian_times(direction)
-        diagonal = diagonal.at[i].set(image @ direction)
-        for _ in range(2):  # once leaves rounding errors that grow
-            image = image - basis.T @ (basis @ image)
-        return basis, _unit(image), diagonal, beside.at[i].set(jnp.linalg.norm(image))
-
-    start = _unit(_unit(gradient) + _unit(jax.random.normal(jax.random.key(0), point.shape)))
-    zeros = jnp.zeros(iterations)
-    carry = jnp.zeros((iterations, point.size)), start, zeros, zeros
-    _, _, diagonal, beside = jax.lax.fori_loop(0, iterations, step, carry)
-    tridiagonal = jnp.diag(diagonal) + jnp.diag(beside[:-1], 1) + jnp.diag(beside[:-1], -1)
-    return jnp.linalg.eigvalsh(tridiagonal)[-1]
-
-
-def _unit(vector: jax.Array) -> jax.Array:
-    return vector / jnp.maximum(jnp.linalg.norm(vector), 1e-30)
 
 
 class Run(NamedTuple):
