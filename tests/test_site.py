@@ -1,0 +1,72 @@
+"""The reference has every public name exactly once, without a list that somebody has to keep."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import pathlib
+import re
+
+import pytest
+
+import lrx
+
+ROOT = pathlib.Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="module")
+def pages():
+    spec = importlib.util.spec_from_file_location("mkdocs_pages", ROOT / "examples/mkdocs_pages.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def missing(pages) -> list[str]:
+    """Return the public names that are not on the reference, or are there more than once."""
+    public = [(lrx, name) for name in lrx.__all__]
+    for package in pages.packages():
+        module = importlib.import_module(package)
+        public += [(module, name) for name in module.__all__]
+    shown = [value for names in pages.reference().values() for value in names.values()]
+    found = []
+    for module, name in public:
+        value = getattr(module, name)
+        if sum(value is other for other in shown) != 1:
+            found.append(f"{module.__name__}.{name}")
+    return found
+
+
+def test_every_public_name_is_on_the_reference_once(pages):
+    assert missing(pages) == []
+    texts = [pages.page_text(title, names) for title, names in pages.reference().items()]
+    described = re.findall(r"^::: (\S+)$", "\n".join(texts), re.MULTILINE)
+    assert len(described) == len(set(described)) == len(pages.definitions())
+    assert {f"lrx.{name}" for name in lrx.__all__} <= pages.definitions().keys()
+
+
+def test_a_package_that_is_on_no_page_is_seen(pages, monkeypatch):
+    monkeypatch.setattr(pages, "REFERENCE", {"Reading and editing": ("lrx",)})
+    assert "lrx.training.csv_writer" in missing(pages)
+
+
+def test_what_a_package_and_lrx_export_is_described_where_the_package_is(pages):
+    assert "lrx.adam" in pages.reference()["Optimizers"]
+    assert pages.definitions()["lrx.adam"] == "lrx.optimizers.adam.adam"
+
+
+def test_every_guide_is_on_the_site(pages):
+    assert sorted(pages.GUIDES) == sorted(page.stem for page in (ROOT / "examples/guides").glob("*.md"))
+
+
+def test_names_in_code_are_linked_and_parameters_are_not(pages):
+    html = "<p>Use <code>lrx.adam(1e-3)</code>.</p><td><code>select</code></td><pre><code>adam</code></pre>"
+    linked = pages.on_page_content(html)
+    assert linked.count("<autoref") == 1
+    assert 'identifier="lrx.optimizers.adam.adam" optional><code>lrx.adam(1e-3)</code></autoref>' in linked
+
+
+def test_a_modules_examples_and_tables_are_fenced(pages):
+    text = pages.fenced("What it is.\n\n    a()    one\n    b()    two\n\nExample:\n  >>> 1 + 1\n  2\n")
+    assert "```text\n    a()    one\n    b()    two\n```" in text
+    assert "```pycon\n>>> 1 + 1\n2\n```" in text
