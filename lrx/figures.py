@@ -83,7 +83,7 @@ def panels(
     with style():
         axes = list(np.ravel(figure.subplots(rows, number, squeeze=False, **options)))
         for panel in axes:
-            panel.grid(grid)  # creates the first tick, whose look later ones copy, in this context
+            panel.grid(grid)
     return figure, axes
 
 

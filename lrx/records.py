@@ -148,6 +148,14 @@ class Result:
         except (TypeError, ValueError) as error:
             raise ValueError(f"curves {'/'.join(keys)!r} must be a rectangular array of numbers ({error}).") from error
 
+    def origin(self) -> str:
+        """Return one sentence in Markdown: when, how, on what and with which versions this was measured."""
+        minutes = self.seconds / 60
+        took = f"{self.seconds:.0f} seconds" if minutes < 2 else f"{minutes:.0f} minutes"
+        seeds = f"seed{'s' if len(self.seeds) > 1 else ''} {', '.join(map(str, self.seeds))}"
+        versions = ", ".join(f"{package} {version}" for package, version in self.versions.items())
+        return f"Measured on {self.date[:10]} by `{self.command}`: {seeds}, {took} on {self.device}, {versions}."
+
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write the result as JSON, whole or not at all; numbers that are not finite become null."""
         return write_atomically(path, json.dumps(_plain(dataclasses.asdict(self)), indent=1, allow_nan=False) + "\n")

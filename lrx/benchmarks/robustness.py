@@ -6,9 +6,9 @@
 Perceptrons on digits, MNIST and CIFAR-10 are trained with every method from eight rates, 1e-6 to 10, and left are the
 loss on training images and the accuracy on the test set. All methods start from the same parameters and see the same
 minibatches. All rates of a method, and all seeds, are trained at once: the whole run is one compiled loop, mapped over
-them. Printed is a table for each data set, whose last column counts the decades of rates from which a method comes
-within 2 points of its own best, and a table of these over all data sets; written are robustness.json and
-robustness.png. A run that ends with something that is not finite counts as guessing, 10 %.
+them. The result counts the decades of rates from which a method comes within 2 points of its own best accuracy. A run
+that ends with something that is not finite counts as guessing, 10 %. Written are robustness.json, robustness.png, and
+a README.md with the tables.
 
 For a method that finds its rate by itself, the rate given is what its paper multiplies the estimate by (D-Adaptation,
 Prodigy, DoG, DoWG), the rate of the optimizer that it tunes (Mechanic), or the most that it may take (MoMo, Polyak's
@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +30,7 @@ import numpy as np
 
 import lrx
 from lrx.figures import panels, save
-from lrx.records import Result, markdown_table, stopwatch
+from lrx.records import Result, markdown_table, stopwatch, write_atomically
 from lrx.training import Workload
 from lrx.workloads import dataset_workload
 from lrx.workloads.datasets import load
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
 Factory = Callable[[Any], Any]  # of the rate, a tracer
 
+STEM = "robustness"  # of the files that are written
 MOMENTUM = 0.9
 CHANCE = 0.1  # all three data sets have ten classes, of about the same size
 NEAR = 0.02  # of the best accuracy
@@ -278,10 +279,10 @@ class Style:
 
     def line(self, index: int) -> dict[str, Any]:
         """Give the arguments of `Axes.plot` for a method of the group."""
-        colour = self.colours[index]
+        colour = self.colours[index % len(self.colours)]
         return {
             "color": colour,
-            "marker": self.markers[index],
+            "marker": self.markers[index % len(self.markers)],
             "markerfacecolor": colour if self.filled else "white",
             "markersize": 4.5 * self.width**0.5,
             "linestyle": (0, (4.0, 1.5)) if self.dashed else "-",
@@ -295,6 +296,7 @@ STYLES = (
     Style(("#7A2E00", "#B34700", "#E06A0A", "#F2972E", "#A31515", "#D9534F"), "osD^vP", filled=False),
     Style(("#114D14", "#2E7D32", "#55A630", "#8DB600"), "X*ph", dashed=True),
     Style(("#4A126B", "#8E24AA", "#C2185B", "#E573B5"), "<>d8", filled=False, dashed=True),
+    Style(("#20262B", "#8A97A3"), "12348", dashed=True, width=0.7),  # of methods that are not in GROUPS
 )
 TICKS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99)
 
@@ -324,13 +326,17 @@ def plot(result: Result) -> Figure:
         panel.remove()
     legend = figure.add_subplot(grid[1, :])
     legend.set_axis_off()
+    # What was measured is drawn, whether or not METHODS still holds it.
+    others = [method for method in next(iter(result.curves.values())) if method not in METHODS]
+    groups: dict[str, Sequence[str]] = {group: list(methods) for group, methods in GROUPS.items()}
+    groups |= {"others": others} if others else {}
     lines: dict[str, Any] = {}
     decades: dict[str, list[str]] = {}
     for column, (data, curves) in enumerate(result.curves.items()):
         panel = axes[column]
         panel.axhline(CHANCE, color="black", linestyle=":", linewidth=0.8)
         highest = CHANCE
-        for order, (methods, style) in enumerate(zip(GROUPS.values(), STYLES, strict=True)):
+        for order, (methods, style) in enumerate(zip(groups.values(), STYLES, strict=False)):
             for index, method in enumerate(methods):
                 if method not in curves:
                     continue
@@ -355,7 +361,7 @@ def plot(result: Result) -> Figure:
         panel.set_xlabel("rate at the start")
         if column == 0:
             panel.set_ylabel("test accuracy (%), by the logarithm of the error")
-    for number, (group, methods) in enumerate(GROUPS.items()):
+    for number, (group, methods) in enumerate(groups.items()):
         shown = [method for method in methods if method in lines]
         if shown:
             labels = [f"{method} ({', '.join(decades[method])})" for method in shown]
@@ -365,7 +371,7 @@ def plot(result: Result) -> Figure:
                 labels,
                 title=group,
                 loc="upper left",
-                bbox_to_anchor=(number / len(GROUPS), 1.0),
+                bbox_to_anchor=(number / len(groups), 1.0),
                 frameon=False,
                 fontsize=9,
                 title_fontproperties={"weight": "bold", "size": 9},
@@ -379,6 +385,47 @@ def plot(result: Result) -> Figure:
     )
     legend.text(0.0, 0.0, note, fontsize=9, transform=legend.transAxes)
     return figure
+
+
+def page(result: Result) -> str:
+    """Return the tables of a result as a page in Markdown, which says what was measured, when and on what."""
+    heading = __doc__.splitlines()[0]
+    methods, rates = len(next(iter(result.curves.values()))), result.settings["rates"]
+    lines = [f"# {heading}", ""]
+    lines += [
+        f"{methods} methods, each started from {len(rates)} rates between {min(rates):g} and {max(rates):g}. The table "
+        "shows the best test accuracy (%) over these rates and, in brackets, the decades of rates that come within 2 "
+        "points of it. A run that ends with something that is not finite (†) counts as guessing. Controllers multiply "
+        "the rate of SGD with momentum, `cumulative_path` that of plain SGD; `greedy(smoothing=0.9)` and "
+        "`pid(significance=0.0)` follow every loss here. For methods that estimate a distance, the rate multiplies the "
+        "estimate; `cocob` has no rate.",
+        "",
+        result.origin(),
+        "",
+        f"![Accuracy over the starting rate, for every method]({STEM}.png)",
+        "",
+        summary(result),
+    ]
+    for data in result.curves:
+        settings = result.settings["workloads"][data]
+        layers = "-".join(map(str, settings["widths"]))
+        lines += [
+            *("", f"## {data}", ""),
+            f"A perceptron with hidden layers of {layers} units; {settings['epochs']} epochs, {settings['steps']:,} "
+            f"steps of {settings['batch_size']} images.",
+            *("", "Test accuracy (%) by the rate at the start:", "", accuracy_table(result, data)),
+            *("", "Loss on training images at the end, by the rate at the start:", "", loss_table(result, data)),
+        ]
+    return "\n".join(lines) + "\n"
+
+
+def write(result: Result, folder: Path) -> list[Path]:
+    """Write a result, its picture and its page to a folder."""
+    return [
+        result.save(folder / f"{STEM}.json"),
+        save(plot(result), folder / f"{STEM}.png"),
+        write_atomically(folder / "README.md", page(result)),
+    ]
 
 
 def main() -> None:
@@ -400,18 +447,9 @@ def main() -> None:
         fine=options.fine,
         data_dir=options.data_dir,
     )
-    print(f"\n{result.device}, jax {result.versions['jax']}, {result.seconds:.0f} s; mean of {options.seeds} seed(s)")
-    for data in result.curves:
-        settings = result.settings["workloads"][data]
-        print(f"\n{data}, {settings['steps']:,} steps of {settings['batch_size']}: test accuracy (%) by rate\n")
-        print(accuracy_table(result, data))
-        print("\nloss on training images\n")
-        print(loss_table(result, data))
-    print("\n† not finite in the end, counted as guessing in the accuracy\n")
-    print(summary(result))
-    path = result.save(options.out / "robustness.json")
-    save(plot(result), path.with_suffix(".png"))
-    print(f"written: {path} and {path.with_suffix('.png').name}")
+    print(f"\n{result.origin()}\n\n{summary(result)}\n")
+    for path in write(result, options.out):
+        print(f"wrote {path}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Does `lrx.select` choose as well as an exhaustive search, and better than what people do?
+"""Does `lrx.select` choose as well as an exhaustive search, and better than common practice?
 
     lrx bench select
     lrx bench select --tasks digits-mlp topics-transformer --seeds 1
@@ -12,8 +12,9 @@ followed by one-cycle; and every method at its default rate. What each has chose
 none of them has seen, and the regret is how much worse than the oracle's that is, on the same seeds: 1 - accuracy /
 oracle's accuracy, or loss / oracle's loss - 1.
 
-All full runs are kept in runs.json, so that an interrupted benchmark goes on where it was; written are select.json and
-select.png.
+All full runs are kept in runs.json, so that an interrupted benchmark goes on where it was. Written are select.json and
+select.png (unseen.json and unseen.png if only tasks of the second kind are measured), and a README.md with the tables
+of both.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lrx.figures import PALETTE, legend, panels, save
-from lrx.records import Result, markdown_table, stopwatch, write_atomically
+from lrx.records import Result, load, markdown_table, stopwatch, write_atomically
 from lrx.tuning.range_test import range_test
 from lrx.tuning.selection.bracket import Bracket
 from lrx.tuning.selection.portfolio import PORTFOLIO, Method
@@ -48,6 +49,10 @@ FIRST_SEED = 200  # of those with which everything chooses: the rules of the rac
 HELD_OUT = tuple(range(100, 110))  # seeds on which everything is judged
 NEAR = 0.01  # regret that counts as reaching the oracle
 HYPERBAND = (1 / 27, 1 / 9, 1 / 3, 1.0)  # of a run, where Optuna's pruner is asked
+STEMS = {  # of the files that are written, and what their tasks are
+    "select": "Tasks on which the rules of `select` were developed",
+    "unseen": "Related tasks that were not used to develop them",
+}
 CYCLES = ("sgd, one-cycle", "adamw, one-cycle")
 
 
@@ -305,6 +310,41 @@ def plot(result: Result) -> Figure:
     return figure
 
 
+def page(results: dict[str, Result]) -> str:
+    """Return the tables of results as a page in Markdown; `results` are by the stem of their files, as in `STEMS`."""
+    lines = [f"# {__doc__.splitlines()[0]}", ""]
+    budget = next(iter(results.values())).settings["budget"]
+    lines += [
+        "On each task the oracle is the best of all methods of the portfolio over a grid of rates. `select` and Optuna "
+        f"each spend {budget:g} full runs. The rules of `select` were developed with the seeds 0 to 16. Every choice "
+        "is trained anew with seeds that were not used for choosing; regret is how much worse it is there than the "
+        "oracle: 1 - accuracy / the oracle's, or loss / the oracle's - 1."
+    ]
+    for stem, result in results.items():
+        names = ", ".join(f"{name} ({steps:,} steps)" for name, steps in result.settings["steps"].items())
+        held_out = result.settings["held_out_seeds"]
+        lines += [
+            *("", f"## {STEMS[stem]}", ""),
+            f"{names}. Judged with the seeds {held_out[0]} to {held_out[-1]}.",
+            *("", result.origin(), "", f"![Regret of every strategy on every task]({stem}.png)", ""),
+            summary(result),
+            *("", "The oracle, and what `select` chose with each seed:", "", task_table(result)),
+        ]
+    return "\n".join(lines) + "\n"
+
+
+def write(result: Result, folder: Path) -> list[Path]:
+    """Write a result, its picture, and the page of all results in the folder."""
+    stem = "unseen" if set(result.curves) <= set(UNSEEN) else "select"
+    paths = [result.save(folder / f"{stem}.json"), save(plot(result), folder / f"{stem}.png")]
+    return [*paths, write_atomically(folder / "README.md", page(measured_in(folder)))]
+
+
+def measured_in(folder: Path) -> dict[str, Result]:
+    """Load the results that a folder holds, by the stem of their files."""
+    return {stem: load(folder / f"{stem}.json") for stem in STEMS if (folder / f"{stem}.json").exists()}
+
+
 def main() -> None:
     """Measure, print and draw."""
     parser = argparse.ArgumentParser(prog="lrx bench select", description=__doc__.splitlines()[0])
@@ -325,11 +365,9 @@ def main() -> None:
         "steps": {name: (TASKS | UNSEEN)[name].steps for name in curves},
     }
     result = Result("select", "cpu", ", ".join(curves), seeds, settings, curves, elapsed())
-    print(f"\n{result.device}, jax {result.versions['jax']}, {result.seconds:.0f} s\n")
-    print(summary(result), "\n", task_table(result), sep="\n")
-    path = result.save(options.out / "select.json")
-    save(plot(result), path.with_suffix(".png"))
-    print(f"\nwritten: {path} and {path.with_suffix('.png').name}")
+    print(f"\n{result.origin()}\n\n{summary(result)}\n\n{task_table(result)}\n")
+    for path in write(result, options.out):
+        print(f"wrote {path}")
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from lrx.records import Result
 from lrx.tuning import Method
 from lrx.workloads.suite import Task
 
+GALLERY = pathlib.Path(__file__).parents[2] / "examples/gallery/select"
 LEADER, FOLLOWER = "adamw, warmup-stable-decay", "adamw, linear decay"
 PORTFOLIO = {
     LEADER: Method(lambda rate, num_steps: lrx.sgd(rate), default=0.1, range_test_of=lrx.sgd, trials=2),
@@ -63,6 +64,7 @@ def test_the_oracle_is_the_best_of_what_was_run_with_all_seeds(
     assert select.oracle(runs) == (LEADER, select.grid()[0][1])
 
 
+@pytest.mark.slow
 def test_runs_are_made_once_and_kept(small: Task, tmp_path: pathlib.Path) -> None:
     path = tmp_path / "folder" / "runs.json"
     runs = select.Runs("line", small, None, path)
@@ -77,6 +79,7 @@ def test_runs_are_made_once_and_kept(small: Task, tmp_path: pathlib.Path) -> Non
     assert again.value(LEADER, 1e9, 3) == math.inf
 
 
+@pytest.mark.slow
 def test_optuna_spends_no_more_than_it_may(small: Task, tmp_path: pathlib.Path) -> None:
     pytest.importorskip("optuna")
     runs = select.Runs("line", small, None, tmp_path / "runs.json")
@@ -148,6 +151,31 @@ def test_the_summary_counts_what_is_near_the_oracle() -> None:
     assert select.task_table(result).splitlines()[2] == (
         "| first | adamw at 0.01 | 0.95 | sgd at 0.1; sgd at 0.1 | 0.5 %, 3.0 % |"
     )
+
+
+def test_the_page_in_the_gallery_is_what_its_results_say() -> None:
+    results = select.measured_in(GALLERY)
+    assert list(results) == ["select", "unseen"]
+    page = (GALLERY / "README.md").read_text()
+    assert page == select.page(results)
+    for stem, result in results.items():
+        assert f"![Regret of every strategy on every task]({stem}.png)" in page
+        assert (GALLERY / f"{stem}.png").exists()
+        assert select.summary(result) in page
+        assert select.task_table(result) in page
+        assert f"Measured on {result.date[:10]} by `{result.command}`: seeds 200, 201, 202, " in page
+
+
+def test_results_of_both_kinds_of_tasks_share_a_page(tmp_path: pathlib.Path) -> None:
+    result = made_up({"select": [[0.005, 0.03], [-0.01, 0.0]]})
+    result.settings |= {"budget": 3.0, "steps": {"first": 10}, "held_out_seeds": [1, 2]}
+    assert [path.name for path in select.write(result, tmp_path)] == ["select.json", "select.png", "README.md"]
+    result.curves = {"sparse-small": result.curves["first"]}
+    result.settings["steps"] = {"sparse-small": 500}
+    assert [path.name for path in select.write(result, tmp_path)] == ["unseen.json", "unseen.png", "README.md"]
+    page = (tmp_path / "README.md").read_text()
+    assert "first (10 steps). Judged with the seeds 1 to 2." in page
+    assert page.index(f"## {select.STEMS['select']}") < page.index("sparse-small (500 steps)")
 
 
 def test_every_benchmark_says_what_it_asks() -> None:
