@@ -124,19 +124,16 @@ def inside(arms: Mapping[str, Mapping[str, Any]]) -> Claim:
     return Claim(text, "all", f"{known} of {len(grids)}", known == len(grids))
 
 
-def judged_workload(dataset: Dataset, model: str, **options: Any) -> Workload:
-    """Build a workload that evaluates the test error in percent and the loss over all training images.
+def error_workload(dataset: Dataset, model: str, **options: Any) -> Workload:
+    """Build a workload that evaluates the test error in percent, `error`, and the `training_loss` over all images.
 
-    They are called `error` and `training_loss`; `options` are those of `lrx.workloads.dataset_workload`.
+    `options` are those of `lrx.workloads.dataset_workload`.
     """
-    workload = dataset_workload(dataset, model, **options)
-    on_training_images = dataset._replace(test_images=dataset.train_images, test_labels=dataset.train_labels)
-    other = dataset_workload(on_training_images, model, **options)
+    workload = dataset_workload(dataset, model, evaluate_on=("test", "train"), **options)
 
     def evaluate(params: Any, model_state: Any) -> dict[str, jax.Array]:
         assert workload.evaluate is not None
-        assert other.evaluate is not None
-        error = 100 * (1 - workload.evaluate(params, model_state)["accuracy"])
-        return {"error": error, "training_loss": other.evaluate(params, model_state)["loss"]}
+        found = workload.evaluate(params, model_state)
+        return {"error": 100 * (1 - found["accuracy"]), "training_loss": found["train_loss"]}
 
     return dataclasses.replace(workload, evaluate=evaluate)

@@ -45,7 +45,7 @@ import optax
 
 import lrx
 from lrx.figures import legend, panels
-from lrx.papers.arms import Arm, arm_of, compare, final, inside, judged_workload
+from lrx.papers.arms import Arm, arm_of, compare, error_workload, final, inside
 from lrx.papers.figures import REFERENCE, arm_style, band
 from lrx.papers.reproduction import Claim, Job, Paper, Scale
 from lrx.records import Result
@@ -158,7 +158,7 @@ def workload_of(task: Task, job: Job) -> Workload:
     """Make the workload of a task, which evaluates the test error in % and the loss over all training images."""
     data = load(task.data, job.data_dir)
     augment = data.augment
-    return judged_workload(data, task.model, batch_size=task.batch_size, augment=augment, **task.options)
+    return error_workload(data, task.model, batch_size=task.batch_size, augment=augment, **task.options)
 
 
 def measure_task(task: Task, job: Job) -> dict[str, Any]:

@@ -127,8 +127,7 @@ def make(task: Task, job: Job) -> Workload:
     few = dataset._replace(
         train_images=dataset.train_images[: task.images], train_labels=dataset.train_labels[: task.images]
     )
-    workload = dataset_workload(few, task.model, batch_size=task.batch_size, **task.options)
-    return dataclasses.replace(workload, evaluate=None)
+    return dataset_workload(few, task.model, batch_size=task.batch_size, evaluate_on=(), **task.options)
 
 
 def find(workload: Workload, tx: Callable[[Any], Any], seed: int) -> tuple[lrx.tuning.RangeTest, int, int]:

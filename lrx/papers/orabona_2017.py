@@ -37,7 +37,7 @@ import numpy as np
 
 import lrx
 from lrx.figures import legend, panels
-from lrx.papers.arms import Arm, compare, judged_workload
+from lrx.papers.arms import Arm, compare, error_workload
 from lrx.papers.figures import arm_style, band
 from lrx.papers.reproduction import Claim, Job, Paper, Scale
 from lrx.records import Result
@@ -88,7 +88,7 @@ ERROR_TOLERANCE = 0.4  # in points of percent: three standard deviations of an e
 def build(data: str, data_dir: Any, widths: tuple[int, ...]) -> Workload:
     """Give the authors' model: pixels of 0 to 1, their initial values, the cost over all training images."""
     dataset = load(data, data_dir)._replace(mean=np.zeros(1), std=np.ones(1))
-    return judged_workload(dataset, "mlp", batch_size=BATCH_SIZE, widths=widths, initial=initial)
+    return error_workload(dataset, "mlp", batch_size=BATCH_SIZE, widths=widths, initial=initial)
 
 
 def initial(key: jax.Array, fan_in: int, shape: tuple[int, ...]) -> jax.Array:

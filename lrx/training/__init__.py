@@ -3,6 +3,7 @@
 from lrx.training.batch_stats import recompute_batch_stats
 from lrx.training.batches import Batches
 from lrx.training.callbacks import STOP, Moment
+from lrx.training.evaluation import Evaluation
 from lrx.training.history import Best, History
 from lrx.training.interrupt import TrainingInterrupted
 from lrx.training.loop import train
@@ -15,6 +16,7 @@ __all__ = [
     "Batches",
     "Best",
     "DivergenceError",
+    "Evaluation",
     "History",
     "Moment",
     "TrainingInterrupted",

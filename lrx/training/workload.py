@@ -59,8 +59,8 @@ class Workload:
         float type, and the new model state. The key is another one at each step (dropout).
       batches: the training examples.
       evaluate: `(params, model_state) -> {name: scalar}`, as loss and accuracy on held-out data; None for no
-        evaluation. It is called outside of the compiled steps: compile it, with the data as an argument of the
-        compiled function (what it closes over becomes a constant, which compiles slowly).
+        evaluation. It is called outside of the compiled steps: `lrx.training.Evaluation(function, arrays)` compiles
+        it, with the data as an argument.
 
     Raises:
       TypeError: if a function is not callable, `batches` is not a `Batches` or `name` is not a string.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -13,12 +13,12 @@ import optax
 from flax import nnx
 
 from lrx import _checks
-from lrx.training import Batches, Workload
+from lrx.training import Batches, Evaluation, Workload
 from lrx.workloads.datasets import Dataset, load
 from lrx.workloads.models import MODELS
 
 Params = Any  # nested dicts of float32 arrays
-ModelState = Any  # the same of batch-norm statistics; empty where a model has none
+ModelState = Any  # the same of batch-norm statistics; empty if a model has none
 MAX_SHIFT = 4  # pixels
 EVALUATION_CHUNK = 500
 
@@ -41,8 +41,8 @@ def make_workload(
       model: a name in `lrx.workloads.models.MODELS`.
       batch_size: examples in a minibatch.
       data_dir: folder of the data set's files; see `lrx.workloads.datasets.load`.
-      augment: shift the training images by up to 4 pixels and mirror half of them, at random; by default if
-        the data set's labels allow it, as those of cifar10 do.
+      augment: whether to shift the training images by up to 4 pixels and mirror half of them, at random; by default
+        if the labels of the data set allow it, as those of cifar10 do.
       **model_options: arguments of the model, such as `widths=(64, 64)` of the perceptron.
 
     Returns:
@@ -58,16 +58,41 @@ def make_workload(
 
 
 def dataset_workload(
-    dataset: Dataset, model: str, *, batch_size: int = 128, augment: bool = False, **model_options: Any
+    dataset: Dataset,
+    model: str,
+    *,
+    batch_size: int = 128,
+    augment: bool = False,
+    evaluate_on: Sequence[str] = ("test",),
+    **model_options: Any,
 ) -> Workload:
-    """Build the workload of training `model` on images that are already in memory; see `make_workload`."""
+    """Build the workload of training `model` on images that are already in memory.
+
+    Args:
+      dataset: the images and labels.
+      model: a name in `lrx.workloads.models.MODELS`.
+      batch_size: examples in a minibatch.
+      augment: whether to shift the training images by up to 4 pixels and mirror half of them, at random.
+      evaluate_on: the parts that `evaluate` measures, of "test" and "train"; all their images, as they are, without
+        augmentation. Results on test images are called `loss` and `accuracy`, those on training images `train_loss`
+        and `train_accuracy`. An empty sequence makes a workload without evaluation.
+      **model_options: arguments of the model, such as `widths=(64, 64)` of the perceptron.
+
+    Returns:
+      A `Workload`, whose parameters are nested dicts of float32 arrays.
+
+    Raises:
+      ValueError: if a name is unknown, or `batch_size` exceeds the number of training images.
+    """
     _checks.known("model", model, MODELS)
+    for part in evaluate_on:
+        _checks.known("evaluate_on", part, ("test", "train"))
     architecture = MODELS[model]
     image_shape = dataset.train_images.shape[1:]
     if architecture.pixels == "centred":
         mean, scale = np.asarray(dataset.train_images.mean(axis=0, dtype=np.float64)), np.ones(1)
     else:
-        # The data set gives them for pixels of 0..1.
+        # The statistics of a data set are those of pixels of 0..1.
         mean, scale = 255 * np.asarray(dataset.mean), 255 * np.asarray(dataset.std)
     prepare = pixel_transform(mean, scale, max_shift=MAX_SHIFT if augment else 0, mirror=augment)
     batches = Batches(
@@ -93,32 +118,33 @@ def dataset_workload(
     def logits_fn(params: Params, model_state: ModelState, images: jax.Array) -> jax.Array:
         return nnx.merge(graph_definition, params, model_state)(images, train=False)
 
-    evaluate = _evaluation(
-        logits_fn, pixel_transform(mean, scale), dataset.test_images, dataset.test_labels, EVALUATION_CHUNK
-    )
+    parts = {
+        "" if part == "test" else f"{part}_": (getattr(dataset, f"{part}_images"), getattr(dataset, f"{part}_labels"))
+        for part in evaluate_on
+    }
+    evaluate = _evaluation(logits_fn, pixel_transform(mean, scale), parts) if parts else None
     return Workload(f"{dataset.name}-{model}", init, loss_fn, batches, evaluate)
 
 
 def pixel_transform(
     mean: np.ndarray, scale: np.ndarray, *, max_shift: int = 0, mirror: bool = False
 ) -> Callable[[Any, jax.Array], Any]:
-    """Make the transform of a raw minibatch into a network's input, `(pixels - mean) / scale`, at random places.
+    """Return the transform of a raw minibatch into a network's input, `(pixels - mean) / scale`, with augmentation.
 
     Each image is shifted by whole pixels drawn from -max_shift..max_shift, up or down and left or right, and mirrored
     with probability 1/2. So `max_shift=4, mirror=True` is the padding by 4, random crop and flip of He et al. (2015).
-    What comes in from outside is 0 after normalisation, the mean colour.
+    Pixels from outside the image are 0 after normalisation, the mean colour.
 
     Args:
-      mean: what is subtracted from the pixels, by channel or by pixel and channel.
-      scale: what divides the difference, of any shape that broadcasts.
-      max_shift: in pixels; 0 shifts nothing.
+      mean: subtracted from the pixels; by channel, or by pixel and channel.
+      scale: divides the difference; any shape that broadcasts.
+      max_shift: largest shift in pixels; 0 for none.
       mirror: whether to mirror.
 
     Returns:
       `transform((images, labels), key) -> (float32 images, labels)`, a pure function. Without shift and mirror it
       draws nothing.
     """
-
     # (1, 1 or height, 1 or width, channels)
     centre, gain = (np.float32(x).reshape((1,) * (4 - x.ndim) + x.shape) for x in (mean, 1 / scale))
 
@@ -131,7 +157,7 @@ def pixel_transform(
 
 
 def shift_and_mirror(images: jax.Array, key: jax.Array, *, max_shift: int, mirror: bool) -> jax.Array:
-    """Shift each image by random whole pixels, with zeros coming in, and mirror it with probability 1/2."""
+    """Shift each image by random whole pixels, filling with zeros, and mirror it with probability 1/2."""
     n, height, width, _ = images.shape
     down_key, right_key, mirror_key = jax.random.split(key, 3)
     down = jax.random.randint(down_key, (n, 1), -max_shift, max_shift + 1)
@@ -140,7 +166,7 @@ def shift_and_mirror(images: jax.Array, key: jax.Array, *, max_shift: int, mirro
     if mirror:
         columns = jnp.where(jax.random.bernoulli(mirror_key, shape=(n, 1)), columns[:, ::-1], columns)
 
-    # One gather for shift and mirror; mapped over the batch, so that a batch that is split over devices stays split.
+    # One gather for shift and mirror, mapped over the batch, so that a batch that is split over devices stays split.
     def gather(image: jax.Array, rows: jax.Array, columns: jax.Array) -> jax.Array:
         pixels = image.at[rows[:, None], columns]
         return pixels.get(mode="fill", fill_value=0, wrap_negative_indices=False)
@@ -155,37 +181,46 @@ def _cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
 def _evaluation(
     logits_fn: Callable[[Params, ModelState, jax.Array], jax.Array],
     prepare: Callable[[Any, jax.Array], Any],
-    images: np.ndarray,
-    labels: np.ndarray,
-    chunk: int,
-) -> Callable[[Params, ModelState], dict[str, jax.Array]]:
-    """Make the mean loss and accuracy over all of `images`, a chunk at a time in one compiled loop."""
-    total = len(images)
-    chunk = min(chunk, total)
-    missing = -total % chunk
+    parts: Mapping[str, tuple[np.ndarray, np.ndarray]],
+) -> Evaluation:
+    """Build the mean loss and accuracy over all images of each part, a chunk at a time in one compiled loop.
 
-    # The last chunk is filled up with images that count for nothing.
-    def chunked(x: np.ndarray) -> jax.Array:
-        padded = np.concatenate([x, np.zeros((missing, *x.shape[1:]), x.dtype)])
-        return jnp.asarray(padded.reshape(-1, chunk, *x.shape[1:]))
+    Args:
+      logits_fn: `(params, model_state, images) -> logits`.
+      prepare: transform of raw images and labels, which draws nothing.
+      parts: prefix of the names of the results to images and labels.
+    """
+    key = jax.random.key(0)
 
-    counted = chunked(np.ones(total, np.float32))
-    test_set = chunked(images), chunked(labels), counted
-    key = jax.random.key(0)  # `prepare` draws nothing here
-
-    @jax.jit
-    def sums(params: Params, model_state: ModelState, test_set: Any) -> dict[str, jax.Array]:
-        def one_chunk(part: Any) -> tuple[jax.Array, jax.Array]:
-            images, labels, counts = part
+    def means(params: Params, model_state: ModelState, part: Any) -> dict[str, jax.Array]:
+        def one_chunk(chunk: Any) -> tuple[jax.Array, jax.Array]:
+            images, labels, counts = chunk
             x, labels = prepare((images, labels), key)
             logits = logits_fn(params, model_state, x)
             hits = jnp.argmax(logits, axis=-1) == labels
             return jnp.sum(counts * _cross_entropy(logits, labels)), jnp.sum(counts * hits)
 
-        losses, hits = jax.lax.map(one_chunk, test_set)
+        losses, hits = jax.lax.map(one_chunk, part)
+        total = jnp.sum(part[2])
         return {"loss": jnp.sum(losses) / total, "accuracy": jnp.sum(hits) / total}
 
-    def evaluate(params: Params, model_state: ModelState) -> dict[str, jax.Array]:
-        return sums(params, model_state, test_set)
+    def evaluate(params: Params, model_state: ModelState, parts: Any) -> dict[str, jax.Array]:
+        return {
+            f"{prefix}{name}": value
+            for prefix, part in parts.items()
+            for name, value in means(params, model_state, part).items()
+        }
 
-    return evaluate
+    return Evaluation(evaluate, {prefix: _in_chunks(*part) for prefix, part in parts.items()})
+
+
+def _in_chunks(images: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return images, labels and weights with a leading axis of chunks; images that fill up the last one weigh 0."""
+    chunk = min(EVALUATION_CHUNK, len(images))
+    missing = -len(images) % chunk
+
+    def split(x: np.ndarray) -> np.ndarray:
+        padded = np.concatenate([x, np.zeros((missing, *x.shape[1:]), x.dtype)])
+        return padded.reshape(-1, chunk, *x.shape[1:])
+
+    return split(images), split(labels), split(np.ones(len(images), np.float32))

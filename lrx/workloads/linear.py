@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from lrx.training import Batches, Workload
+from lrx.training import Batches, Evaluation, Workload
 
 Examples = tuple[np.ndarray, np.ndarray]  # inputs, targets
 
@@ -47,17 +47,17 @@ def make_sparse_workload(
 ) -> Workload:
     """Build logistic regression on sparse binary features whose frequencies follow Zipf's law.
 
-    Each example has `active` features, drawn with probabilities proportional to 1 / (rank + 10); all of them weigh
-    alike in the truth, w_i ~ N(0, 1), and one label in twenty is wrong. So what tells the classes apart is seen rarely:
-    the case that AdaGrad was made for.
+    Each example has `active` features, drawn with probabilities proportional to 1 / (rank + 10). The true weights of
+    all of them come from one distribution, w_i ~ N(0, 1), and one label in twenty is wrong. So the features that
+    separate the classes are mostly rare ones: the case that AdaGrad was made for.
 
     Args:
-      num_features: how many there are.
-      active: of an example; one that is drawn twice counts twice.
-      num_train: training examples.
-      num_test: test examples.
+      num_features: number of features.
+      active: features of an example; one that is drawn twice counts twice.
+      num_train: number of training examples.
+      num_test: number of test examples.
       batch_size: examples in a minibatch.
-      seed: of the data.
+      seed: seed of the data.
     """
     rng = np.random.default_rng(seed)
     frequencies = 1 / (np.arange(num_features) + 10.0)
@@ -86,12 +86,12 @@ def make_least_squares_workload(
 
     Args:
       num_features: d.
-      power: how fast the eigenvalues fall.
+      power: exponent of the power law.
       noise: standard deviation of the noise of y, so that no w has a loss below noise^2 / 2.
-      num_train: training examples.
-      num_test: test examples.
+      num_train: number of training examples.
+      num_test: number of test examples.
       batch_size: examples in a minibatch.
-      seed: of the data.
+      seed: seed of the data.
     """
     rng = np.random.default_rng(seed)
     directions = np.linalg.qr(rng.normal(size=(num_features, num_features)))[0]
@@ -122,17 +122,15 @@ def _workload(
     scores: Callable[[jax.Array, jax.Array], jax.Array],
     measures: Callable[[jax.Array, jax.Array], dict[str, jax.Array]],
 ) -> Workload:
-    """Put together a model with one weight for each feature and a bias, all 0 at the start."""
+    """Build the workload of a model with one weight for each feature and a bias, all 0 at the start."""
 
-    def measured(params: Any, batch: Any) -> dict[str, jax.Array]:
+    def measure(params: Any, batch: Any) -> dict[str, jax.Array]:
         return measures(scores(params["weights"], batch[0]) + params["bias"], batch[1])
 
-    evaluated = jax.jit(measured)
-    held_out = jax.tree.map(jnp.asarray, test)
     return Workload.from_functions(
-        lambda params, batch, key: measured(params, batch)["loss"],  # noqa: ARG005
+        lambda params, batch, key: measure(params, batch)["loss"],  # noqa: ARG005
         lambda key: {"weights": jnp.zeros(num_features), "bias": jnp.zeros([])},  # noqa: ARG005
         Batches(train, batch_size),
         name=name,
-        evaluate=lambda params: evaluated(params, held_out),
+        evaluate=Evaluation(measure, test),
     )

@@ -10,12 +10,12 @@ import numpy as np
 import optax
 from flax import nnx
 
-from lrx.training import Batches, Workload
+from lrx.training import Batches, Evaluation, Workload
 
-VOCABULARY = 64  # the most frequent characters but one; the last code stands for all others
-HELD_OUT = 0.1  # of the text, its end
-EVALUATED = 200  # windows of the held-out text
-STORED = 32  # characters between the beginnings of two training windows
+VOCABULARY = 64  # codes: the 63 most frequent characters, and one for all others
+HELD_OUT = 0.1  # fraction of the text, at its end
+EVALUATED = 200  # windows of the held-out text that are evaluated
+STRIDE = 32  # characters between the starts of two training windows
 
 
 class Text(NamedTuple):
@@ -23,13 +23,13 @@ class Text(NamedTuple):
 
     train: np.ndarray  # (n,) uint8
     test: np.ndarray  # (m,) uint8
-    characters: str  # of the codes 0, 1, ...; what is not among them has the code len(characters)
+    characters: str  # of the codes 0, 1, ...; any other character has the code len(characters)
 
 
 def load_topics() -> Text:
-    """Load the help topics of the Python that runs, in the order of their names; the last tenth is held out.
+    """Load the help topics of the running Python, in the order of their names; the last tenth is held out.
 
-    They differ a little from one version of Python to the next.
+    The topics differ a little between versions of Python.
 
     Example:
       >>> from lrx.workloads.text import load_topics
@@ -50,14 +50,14 @@ def load_topics() -> Text:
 
 
 class CharacterTransformer(nnx.Module):
-    """A causal transformer with normalisation before each part, as `model(codes)` on (n, length) codes.
+    """Causal transformer with layer norm before each part, called as `model(codes)` on (n, length) codes.
 
     Args:
-      length: most characters that are looked at.
-      vocabulary: how many codes there are.
-      width: of the representation of a character.
+      length: largest number of characters in the context.
+      vocabulary: number of codes.
+      width: width of the representation of a character.
       num_layers: blocks of attention and perceptron.
-      num_heads: of the attention; divides `width`.
+      num_heads: heads of the attention; divides `width`.
       rngs: `nnx.Rngs` for the initial weights.
     """
 
@@ -73,7 +73,7 @@ class CharacterTransformer(nnx.Module):
         self.output = nnx.Linear(width, vocabulary, rngs=rngs)
 
     def __call__(self, codes: jax.Array) -> jax.Array:
-        """Give (n, length, vocabulary) logits of the character that follows each."""
+        """Return (n, length, vocabulary) logits of the character that follows each."""
         length = codes.shape[1]
         x = self.embedding(codes) + self.position(jnp.arange(length))[None]
         causal = nnx.make_causal_mask(codes)
@@ -101,11 +101,11 @@ def make_text_workload(*, length: int = 64, batch_size: int = 16, **model_option
     Args:
       length: characters of a window.
       batch_size: windows in a minibatch.
-      **model_options: of `CharacterTransformer`: `width`, `num_layers`, `num_heads`.
+      **model_options: options of `CharacterTransformer`: `width`, `num_layers`, `num_heads`.
 
     Returns:
-      A `Workload`, whose losses are in nats per character; `evaluate` gives the loss and the accuracy on the held-out
-      text.
+      A `Workload`, whose losses are in nats per character; `evaluate` returns the loss and the accuracy on the
+      held-out text.
 
     Raises:
       ValueError: if `batch_size` exceeds the number of windows.
@@ -125,13 +125,10 @@ def make_text_workload(*, length: int = 64, batch_size: int = 16, **model_option
         return nnx.merge(graph_definition, params)(codes[:, :-1]), codes[:, 1:]
 
     def loss_fn(params: Any, batch: jax.Array, key: jax.Array) -> jax.Array:
-        del key  # nothing is dropped out
+        del key  # the model has no dropout
         return optax.softmax_cross_entropy_with_integer_labels(*logits_and_targets(params, batch)).mean()
 
-    held_out = windows(text.test, length)[:EVALUATED]
-
-    @jax.jit
-    def measured(params: Any, held_out: jax.Array) -> dict[str, jax.Array]:
+    def measure(params: Any, held_out: jax.Array) -> dict[str, jax.Array]:
         logits, targets = logits_and_targets(params, held_out)
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, targets)
         return {"loss": losses.mean(), "accuracy": (logits.argmax(axis=-1) == targets).mean()}
@@ -139,7 +136,7 @@ def make_text_workload(*, length: int = 64, batch_size: int = 16, **model_option
     return Workload.from_functions(
         loss_fn,
         lambda key: nnx.to_pure_dict(nnx.state(build(key), nnx.Param)),
-        Batches(windows(text.train, STORED), batch_size),
+        Batches(windows(text.train, STRIDE), batch_size),
         name="topics-transformer",
-        evaluate=lambda params: measured(params, held_out),
+        evaluate=Evaluation(measure, windows(text.test, length)[:EVALUATED]),
     )

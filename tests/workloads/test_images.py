@@ -141,6 +141,26 @@ def test_evaluation_equals_a_loop_over_the_test_images(model, num_test, monkeypa
     np.testing.assert_allclose(result["accuracy"], np.mean(hits), rtol=1e-6)
 
 
+def test_training_images_are_evaluated_as_test_images_are(monkeypatch):
+    monkeypatch.setattr("lrx.workloads.images.EVALUATION_CHUNK", 20)
+    dataset = small_dataset()
+    workload = dataset_workload(dataset, "mlp", batch_size=40, augment=True, evaluate_on=("test", "train"), widths=(8,))
+    exchanged = dataset._replace(test_images=dataset.train_images, test_labels=dataset.train_labels)
+    other = dataset_workload(exchanged, "mlp", batch_size=40, widths=(8,))
+    params, model_state = workload.init(jax.random.key(0))
+    found, expected = workload.evaluate(params, model_state), other.evaluate(params, model_state)
+    assert set(found) == {"loss", "accuracy", "train_loss", "train_accuracy"}
+    for name in ("loss", "accuracy"):
+        np.testing.assert_allclose(found[f"train_{name}"], expected[name], rtol=1e-6)
+        assert found[name] != found[f"train_{name}"]
+
+
+def test_a_workload_may_have_no_evaluation_and_other_parts_are_refused():
+    assert dataset_workload(small_dataset(), "mlp", batch_size=40, evaluate_on=()).evaluate is None
+    with pytest.raises(ValueError, match="evaluate_on must be one of test, train, got evaluate_on='trian': did you"):
+        dataset_workload(small_dataset(), "mlp", batch_size=40, evaluate_on=("test", "trian"))
+
+
 def test_images_that_fill_up_the_last_chunk_count_for_nothing(monkeypatch):
     monkeypatch.setattr("lrx.workloads.images.EVALUATION_CHUNK", 20)
     dataset = small_dataset(num_test=23)

@@ -1,0 +1,67 @@
+"""An evaluation that is compiled, with its data as an argument of the compiled function."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lrx.states import brief
+from lrx.training.batches import name_of, require_callable
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class Evaluation:
+    """Compile an evaluation of a `Workload`, with its data as an argument.
+
+    Pass it as `evaluate=`. A compiled function that closes over its data holds them as constants, which takes long to
+    compile; here they are arguments, and are put on the device once.
+
+    Args:
+      function: `(params, arrays) -> {name: scalar}`, a pure function; for a workload with a model state
+        `(params, model_state, arrays) -> {name: scalar}`.
+      arrays: pytree of arrays, the held-out examples. NumPy arrays are copied here, and put on the device when the
+        evaluation is first called, so that no backend starts before `jax.distributed.initialize`.
+
+    Raises:
+      TypeError: if `function` is not callable.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from lrx.training import Batches, Evaluation, Workload
+      >>> def loss_fn(w, batch):
+      ...     return jnp.mean((w * batch[0] - batch[1]) ** 2)
+      >>> x = jnp.linspace(-1.0, 1.0, 64)
+      >>> workload = Workload.from_functions(
+      ...     lambda w, batch, key: loss_fn(w, batch),
+      ...     lambda key: jnp.float32(2.0),
+      ...     Batches((x[::2], 3.0 * x[::2]), batch_size=16),
+      ...     evaluate=Evaluation(lambda w, held_out: {"loss": loss_fn(w, held_out)}, (x[1::2], 3.0 * x[1::2])),
+      ... )
+      >>> sorted(workload.evaluate(*workload.init(jax.random.key(0))))
+      ['loss']
+    """
+
+    function: Callable[..., dict[str, jax.Array]]
+    arrays: Any
+
+    def __post_init__(self) -> None:
+        require_callable("function", self.function, "(params, arrays) -> {name: scalar}")
+        copies = jax.tree.map(lambda x: x if isinstance(x, jax.Array) else np.array(x), self.arrays)
+        object.__setattr__(self, "arrays", copies)
+        object.__setattr__(self, "_compiled", jax.jit(self.function))
+
+    def __repr__(self) -> str:
+        return f"Evaluation({name_of(self.function)}, {brief(self.arrays)})"
+
+    def __call__(self, *state: Any) -> dict[str, jax.Array]:
+        """Return what `function` makes of `(params,)` or `(params, model_state)` and of the arrays."""
+        if any(isinstance(x, np.ndarray) for x in jax.tree.leaves(self.arrays)):
+            with jax.ensure_compile_time_eval():  # the first call may be in a trace
+                object.__setattr__(self, "arrays", jax.tree.map(jnp.asarray, self.arrays))
+        found: dict[str, jax.Array] = self._compiled(*state, self.arrays)  # type: ignore[attr-defined]
+        return found
