@@ -15,7 +15,6 @@ import lrx
 from lrx.figures import BLUE, GREEN, ORANGE, SKY, VERMILION, panels, save
 from lrx.workloads import make_workload
 
-
 EPOCH = 44  # steps
 
 
@@ -37,7 +36,9 @@ def plot(history):
     above.set_ylabel("applied learning rate")
     below.plot(history.loss, color=SKY, lw=0.5, alpha=0.6)
     of_an_epoch = np.convolve(history.loss, np.ones(EPOCH) / EPOCH, mode="valid")
-    below.plot(np.arange(len(of_an_epoch)) + EPOCH - 1, of_an_epoch, color=BLUE, label="training loss, mean of an epoch")
+    below.plot(
+        np.arange(len(of_an_epoch)) + EPOCH - 1, of_an_epoch, color=BLUE, label="training loss, mean of an epoch"
+    )
     below.plot(history.evaluation_steps - 1, history.evaluations["loss"], "o-", color=ORANGE, ms=3, label="test loss")
     below.set_yscale("log")
     below.set_ylim(1e-3, 5.0)

@@ -1,8 +1,7 @@
-"""The scripts that users fork run, learn, and show the rate that was applied; and the README says what runs."""
+"""The scripts that users fork run, learn, and show the rate that was applied."""
 
 import importlib.util
 import pathlib
-import re
 
 import jax
 import jax.numpy as jnp
@@ -103,37 +102,11 @@ def test_own_controller_halves_at_spikes_wherever_a_controller_may_stand():
     np.testing.assert_array_equal(updates, [-0.5, -0.5])
 
 
-def migrations() -> list[str]:
-    """What the README's table says to write in lrx, call by call."""
-    lines = (ROOT / "README.md").read_text().split("## Coming from elsewhere")[1].splitlines()
-    rows = [line.split(" | ") for line in lines if line.startswith("| ")]
-    return [call for row in rows[1:] for call in re.findall(r"`([a-z_]+\([^`]*|schedule \* [^`]*)`", row[1])]
-
-
-def test_the_table_of_migrations_is_found():
-    assert len(migrations()) > 30
-
-
-@pytest.mark.parametrize("call", migrations())
-def test_what_the_readme_says_to_write_runs(call):
-    numbers = {"a": 0.1, "p": 0.3, "e": 0.01, "r": 0.9, "s": 10, "f": 0.5, "m": 2, "b": 20, "P": 10, "T": 100, "W": 10}
-    numbers |= {"lr": 0.1, "gamma": 0.5, "power": 2.0, "eta_min": 0.01, "T_0": 10, "T_mult": 2, "max_lr": 0.3}
-    numbers |= {"base": 0.1, "max": 0.3, "up": 10, "down": 5, "mode": "exp_range", "alpha": 0.1, "t_mul": 2}
-    numbers |= {"m_mul": 0.9, "v": 0.1, "w": 0.05, "k": 2, "factor": 0.5, "patience": 3, "batch_size": 512, "last": 1}
-    numbers |= {"n": 3}
-    if call.startswith("piecewise_constant(lr"):
-        numbers |= {"a": 10, "b": 20}
-    if call.startswith("heavy_ball"):
-        numbers |= {"m": 0.9, "s": lrx.constant(0.1)}
-    transformations = {"schedule": lrx.constant(0.1), "schedules": [0.1, 0.2], "boundaries": [5], "tx": lrx.sgd(0.1)}
-    groups = {
-        "labels": lambda path, leaf: path,
-        "factors": {"a": 1.0, "b": 0.5},
-        "layer_of": lambda path, leaf: path == "b",
-    }
-    made = eval(call.replace("...", "False"), {**vars(lrx), **numbers, **transformations, **groups})
-    if isinstance(made, float):
-        return
-    params = {"a": jnp.ones(2), "b": jnp.ones(1)}
-    updates, _ = made.update(params, made.init(params), params, value=jnp.float32(1.0))
-    assert all(bool(jnp.all(leaf <= 0)) for leaf in jax.tree.leaves(updates))
+@pytest.mark.slow
+def test_the_picture_of_the_applied_rate_is_drawn_from_one_epoch(tmp_path):
+    example = _load("applied_rate")
+    history = example.train(epochs=1)
+    assert len(history.rate) == len(history.loss) == example.EPOCH
+    path = tmp_path / "rate.png"
+    example.save(example.plot(history), path)
+    assert path.stat().st_size > 10_000

@@ -149,3 +149,26 @@ def test_the_guides_schedules_are_those_of_hugging_face():
     assert f"transformers {recorded['transformers']}" in page.read_text()
     for name, rates in recorded["rates"].items():
         np.testing.assert_allclose(namespace["by_name"][name](jnp.arange(len(rates))), rates, atol=1e-7, err_msg=name)
+
+
+def calls_in_tables() -> list[str]:
+    """Return the calls of lrx in the tables of the guide on migration."""
+    rows = [row.split(" | ") for row in (ROOT / "examples/guides/migration.md").read_text().splitlines()]
+    calls = [call for row in rows if len(row) > 2 for call in re.findall(r"`([^`]*\([^`]*)`", row[1])]
+    assert len(calls) > 8
+    return calls
+
+
+@pytest.mark.parametrize("call", calls_in_tables())
+def test_what_a_table_says_to_write_descends(call):
+    given = {"lr": 0.1, "W": 10, "T": 100, "P": 10, "n": 3, "schedule": lrx.constant(0.1), "function": lambda step: 0.1}
+    tx = eval(call, {**vars(lrx), **{name: getattr(lrx, name) for name in lrx.__all__}, **given})
+    params = {"a": jnp.ones(2), "b": jnp.ones(1)}
+    updates, _ = tx.update(params, tx.init(params), params, value=jnp.float32(1.0))
+    assert all(bool(jnp.all(leaf <= 0)) for leaf in jax.tree.leaves(updates))
+
+
+def test_the_readme_is_a_page():
+    text = (ROOT / "README.md").read_text()
+    assert len(text.splitlines()) <= 130
+    assert not re.search(r"^\|", text, re.MULTILINE)  # tables of numbers lie beside their results

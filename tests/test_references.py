@@ -253,7 +253,7 @@ OPTAX_OPTIMIZERS = {
 }
 
 
-# What the README's table says of optax.contrib and of polyak_sgd, on a quadratic of which the loss is known.
+# What the guide on migration says of optax.contrib and of polyak_sgd, on a quadratic of which the loss is known.
 OPTAX_FOLLOWING_A_LOSS = {
     "prodigy": (lambda: lrx.prodigy(bias_correction=True), optax.contrib.prodigy),
     "dadapt_adamw": (lambda: lrx.d_adaptation(bias_correction=True), optax.contrib.dadapt_adamw),

@@ -146,15 +146,3 @@ def test_the_gallery_shows_what_its_results_say() -> None:
         pictures = list(entry.folder.glob("*.png"))
         assert pictures
         assert all(picture.stat().st_size < 150_000 for picture in pictures)
-
-
-def test_the_readme_counts_the_claims_as_the_gallery_does() -> None:
-    readme = (GALLERY.parents[1] / "README.md").read_text()
-    counted = dict(re.findall(r"^\| `(\w+_\d{4})` \|.*\| (\d+ of \d+) \|$", readme, re.MULTILINE))
-    expected = {}
-    for entry in gallery.entries(GALLERY):
-        if entry.result.scale == "cpu":
-            claims = entry.paper.claims(entry.result)
-            expected[entry.paper.name] = f"{sum(claim.holds for claim in claims)} of {len(claims)}"
-    assert counted == expected
-    assert list(expected) == papers.names()
