@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from lrx._leaves import named_leaves, written
+from lrx._paths import named_leaves, write_path
 from lrx.extra_args import tolerant_update
 from lrx.reading import NoRateError, learning_rates
 
@@ -80,7 +80,7 @@ def _require_descent(tx: optax.GradientTransformation, structure: Any, types: tu
             rises = _ascents(tx, like)
     except Exception:  # wants something that only training gives it, and says so itself there
         return
-    rising = [written(path) for path, up in named_leaves(rises) if up]
+    rising = [write_path(path) for path, up in named_leaves(rises) if up]
     if not rising:
         return
     where = "" if len(rising) == len(types) else f" at {rising[0]!r}"

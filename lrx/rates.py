@@ -24,7 +24,9 @@ import numpy as np
 import optax
 
 from lrx import _checks, figures
-from lrx._leaves import at_least_float32, descend, named_leaves, note_start, require_known_types, scale_tree
+from lrx._leaf_factors import note_start
+from lrx._leaves import at_least_float32, descend, require_known_types, scale_tree
+from lrx._paths import named_leaves
 from lrx.states import FactorState, Memory, RateState
 from lrx.transformations import Built, factory, write
 

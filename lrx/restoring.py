@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from lrx import _checks
-from lrx._leaves import Path, named_leaves, written
+from lrx._paths import Path, named_leaves, write_path
 from lrx.states import ControllerState, Observation, Snapshot
 
 FEW = 4  # leaves of one state that are listed one by one
@@ -40,7 +40,7 @@ class _Unit(NamedTuple):
     leaves: dict[Path, Any]
 
     def place(self) -> str:
-        return f"{self.kind or 'arrays'} at {written(self.path) or 'the top'}"
+        return f"{self.kind or 'arrays'} at {write_path(self.path) or 'the top'}"
 
     def labels(self) -> Path:
         return tuple(part for part in self.path if not part.isdigit())
@@ -234,7 +234,7 @@ def _said(
             continue
         there = partners[unit.path].leaves if unit.path in partners else {}
         lines = [
-            f"{written(place)}, {_shape(unit.leaves[place])} here, "
+            f"{write_path(place)}, {_shape(unit.leaves[place])} here, "
             + (f"{_shape(there[place])} there" if place in there else "not there")
             for place in missing
         ]

@@ -13,7 +13,8 @@ import jax
 import jax.numpy as jnp
 
 from lrx import _checks
-from lrx._leaves import has_no_gradient, leafwise, moving, quotient, root, squared, total, where_moving, zeros_like
+from lrx._leaf_factors import moving_masks, where_moving
+from lrx._leaves import abs_square, has_no_gradient, leafwise, quotient, square_root, total, zeros_like
 from lrx.rates import ArrayLike, Controller, Core, Feedback
 from lrx.states import shows
 from lrx.transformations import factory
@@ -83,13 +84,13 @@ def cumulative_path(
 
     def init(params: Any) -> tuple[jax.Array, CumulativePathState]:
         one, zero = jnp.ones([], jnp.float32), jnp.zeros([], jnp.float32)
-        return jnp.ones([], jnp.float32), CumulativePathState(one, zero, zeros_like(params, wide=True))
+        return jnp.ones([], jnp.float32), CumulativePathState(one, zero, zeros_like(params, upcast=True))
 
     def update(state: CumulativePathState, seen: Feedback) -> tuple[jax.Array, CumulativePathState]:
         size = _size(seen)
         # Of what is divided by its largest entry first, no square overflows or vanishes.
         largest = _largest(seen)
-        norm = root(total(lambda g: squared(_over(g, largest)), seen.updates, extra_args=seen.extra_args))
+        norm = square_root(total(lambda g: abs_square(_over(g, largest)), seen.updates, extra_args=seen.extra_args))
         usable = jnp.isfinite(norm) & (norm > 0) & (seen.count >= jnp.asarray(start_after, jnp.int32))
         share = jnp.asarray(c, jnp.float32)
 
@@ -100,7 +101,7 @@ def cumulative_path(
 
         _, path = leafwise(step, seen.updates, state.path)
         mu = share / (2 - share)
-        length = total(lambda _, p: squared(p), seen.updates, path, extra_args=seen.extra_args) / mu
+        length = total(lambda _, p: abs_square(p), seen.updates, path, extra_args=seen.extra_args) / mu
         if damping is None:
             sigma = 2 * mu * (1 - share) / jnp.sqrt(((1 - share) ** 2 + 1) * jnp.maximum(size, 1))
             d = 2 * sigma
@@ -117,7 +118,7 @@ def cumulative_path(
 def _gradients(seen: Feedback) -> list[tuple[Any, jax.Array]]:
     """The gradients there are, each with the coordinates that a factor of groups lets move."""
     leaves = jax.tree.leaves(seen.updates, is_leaf=lambda leaf: leaf is None)
-    pairs = zip(moving(seen.updates, seen.extra_args), leaves, strict=True)
+    pairs = zip(moving_masks(seen.updates, seen.extra_args), leaves, strict=True)
     return [(moves, jnp.asarray(leaf)) for moves, leaf in pairs if not has_no_gradient(leaf)]
 
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from lrx import _checks
-from lrx._leaves import bounded, leafwise, with_float0, without_float0, zeros_like
+from lrx._leaves import clip_to_float32, leafwise, with_float0, without_float0, zeros_like
 from lrx.feedback import check_loss
 from lrx.rates import ArrayLike, Controller, Rate, Schedule, as_schedule
 from lrx.states import shows
@@ -109,7 +109,7 @@ def accumulate(
         value, weight = (jnp.zeros([], jnp.float32) for _ in range(2))
         first = jnp.array(length_at(nothing[1]))
         return AccumulationState(
-            nothing[0], zeros_like(params, wide=True), value, weight, first, nothing[1], inner.init(params)
+            nothing[0], zeros_like(params, upcast=True), value, weight, first, nothing[1], inner.init(params)
         )
 
     def update(
@@ -147,7 +147,7 @@ def accumulate(
                 gradient = jnp.where(share > 0, share.astype(gradient.real.dtype) * gradient, 0.0)
             # What overflows stays finite; what came in infinite stays visible.
             added = total + gradient
-            total = jnp.where(jnp.isfinite(total) & jnp.isfinite(gradient), bounded(added), added)
+            total = jnp.where(jnp.isfinite(total) & jnp.isfinite(gradient), clip_to_float32(added), added)
             return total / divisor.astype(total.real.dtype), jnp.where(full, 0.0, total)
 
         means, gradients = leafwise(add, without_float0(updates), state.gradients)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from lrx import _checks
-from lrx._leaves import divided_by_root, leafwise, squared, zero_squares_like
+from lrx._leaves import abs_square, divide_by_root, leafwise, zero_squares_like
 from lrx.rates import ArrayLike, Rate, as_rate
 from lrx.states import shows
 from lrx.transformations import factory
@@ -73,8 +73,8 @@ def scale_by_adagrad(
         del params, extra_args
 
         def step(gradient: jax.Array, total: jax.Array) -> tuple[jax.Array, jax.Array]:
-            total = total + squared(gradient)
-            return divided_by_root(gradient, total, eps, eps_root=eps_root), total
+            total = total + abs_square(gradient)
+            return divide_by_root(gradient, total, eps, eps_root=eps_root), total
 
         updates, total = leafwise(step, updates, state.sum_of_squares)
         return updates, AdagradState(total)

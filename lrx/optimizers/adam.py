@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import optax
 
 from lrx import _checks
-from lrx._leaves import leafwise, quotient, root, squared, zero_squares_like, zeros_like
+from lrx._leaves import abs_square, leafwise, quotient, square_root, zero_squares_like, zeros_like
 from lrx.rates import ArrayLike, Rate, Schedule, as_rate, as_setting
 from lrx.states import shows
 from lrx.transformations import factory
@@ -89,8 +89,8 @@ def moments(
 
         def direction(gradient: jax.Array, m: jax.Array, v: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
             m = jnp.asarray(beta1 * m + (1 - beta1) * gradient)
-            v = jnp.asarray(beta2 * v + (1 - beta2) * squared(gradient))
-            length = root(v + weight2 * eps_root if within_root else v)
+            v = jnp.asarray(beta2 * v + (1 - beta2) * abs_square(gradient))
+            length = square_root(v + weight2 * eps_root if within_root else v)
             # With eps = 0 a coordinate that has never seen a gradient stays where it is.
             return quotient(m * correction, length + scaled_eps, eps), m, v
 

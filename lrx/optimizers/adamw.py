@@ -11,7 +11,8 @@ import numpy as np
 import optax
 
 from lrx import _checks
-from lrx._leaves import is_placeholder, is_tree_of, leafwise, named_leaves, quotient, require_params, spread, wide
+from lrx._leaves import leafwise, quotient, require_params, upcast
+from lrx._paths import is_placeholder, is_tree_of, named_leaves, spread
 from lrx.optimizers.adam import AdamState, moments
 from lrx.rates import ArrayLike, Rate, Schedule, as_rate, as_setting
 from lrx.states import RateState, shows
@@ -133,9 +134,9 @@ def adamw(
             if not decays:
                 return -alpha * step_direction, m, v
             if decoupling == "rate":
-                return -alpha * (step_direction + decay * wide(theta)), m, v
+                return -alpha * (step_direction + decay * upcast(theta)), m, v
             shrink = jnp.where(alpha > 0, eta * decay, 0.0)  # not where a factor of 0 has frozen the group
-            return -(alpha * step_direction + shrink * wide(theta)), m, v
+            return -(alpha * step_direction + shrink * upcast(theta)), m, v
 
         moments_so_far = (adam.first_moment, adam.second_moment)
         trees = {"theta": params, "decays": _spread(mask, params)}

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from lrx import _checks
-from lrx._leaves import descend, has_no_gradient, inner, require_params, total, wide
+from lrx._leaves import descend, has_no_gradient, inner, require_params, total, upcast
 from lrx.feedback import check_loss
 from lrx.rates import ArrayLike, Core, Feedback, Rate
 from lrx.states import shows
@@ -111,7 +111,7 @@ def armijo(
         def accepts(rate: jax.Array) -> jax.Array:
             step = descend(seen.updates, rate, seen.extra_args)
             trial = jax.tree.map(
-                lambda u, x: x if has_no_gradient(u) else (wide(x) + wide(u)).astype(jnp.result_type(x)),
+                lambda u, x: x if has_no_gradient(u) else (upcast(x) + upcast(u)).astype(jnp.result_type(x)),
                 step,
                 seen.params,
                 is_leaf=lambda leaf: leaf is None,

@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import optax
 
 from lrx import _checks
-from lrx._leaves import combine, moved_to, require_params, zeros_like
+from lrx._leaves import require_params, zeros_like
+from lrx._positions import combine, move_mean
 from lrx.rates import ArrayLike
 from lrx.run_state import eval_params
 from lrx.states import array, shows
@@ -115,7 +116,7 @@ def averaged(
     def init(params: Any) -> AveragedState:
         zero = jnp.zeros([], jnp.int32)
         start = jnp.array(start_after).astype(jnp.int32)
-        average = zeros_like(params, wide=True)
+        average = zeros_like(params, upcast=True)
         return AveragedState(zero, jnp.array(zero), _forgetting(decay, half_life), start, average, inner.init(params))
 
     def update(updates: Any, state: AveragedState, params: Any = None, **extra_args: Any) -> tuple[Any, AveragedState]:
@@ -124,7 +125,7 @@ def averaged(
         number = jnp.where(counts, optax.safe_increment(state.averaged_count), state.averaged_count)
         share = jnp.where(counts, _share(state.forgetting, number), 0.0)
         point = eval_params(state.inner, params)
-        average = jax.tree.map(lambda mean, x: moved_to(mean, x, share), state.average, point)
+        average = jax.tree.map(lambda mean, x: move_mean(mean, x, share), state.average, point)
         steps, after = inner.update(updates, state.inner, params, **extra_args)
         following = optax.safe_increment(state.count)
         kept = jnp.array(state.forgetting), jnp.array(state.start_after)

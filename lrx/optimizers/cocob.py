@@ -9,25 +9,25 @@ import jax.numpy as jnp
 import optax
 
 from lrx import _checks
+from lrx._leaf_factors import note_start
 from lrx._leaves import (
-    bounded,
+    abs_square,
+    clip_to_float32,
     copies,
+    finite_or,
     inner,
     leafwise,
-    measured,
-    named_leaves,
-    note_start,
-    plus,
     quotient,
     require_params,
-    root,
-    squared,
+    square_root,
     sum_of_finite,
+    sum_scalars,
     total,
-    wide,
+    upcast,
     zero_squares_like,
     zeros_like,
 )
+from lrx._paths import named_leaves
 from lrx.rates import ArrayLike
 from lrx.states import ComputedRate, shows
 from lrx.transformations import factory
@@ -89,7 +89,8 @@ def cocob(*, alpha: ArrayLike = 100.0, eps: ArrayLike = 1e-8) -> optax.GradientT
 
     def init(params: Any) -> CocobState:
         largest = jax.tree.map(lambda zero: zero + jnp.asarray(eps, zero.dtype), zero_squares_like(params))
-        magnitudes, reward, theta = zero_squares_like(params), zero_squares_like(params), zeros_like(params, wide=True)
+        magnitudes, reward = zero_squares_like(params), zero_squares_like(params)
+        theta = zeros_like(params, upcast=True)
         count = jnp.zeros([], jnp.int32)
         note_start(count, lambda: {path: "" for path, _ in named_leaves(params)})
         rate = ComputedRate(count, jnp.zeros([], jnp.float32))
@@ -110,21 +111,21 @@ def cocob(*, alpha: ArrayLike = 100.0, eps: ArrayLike = 1e-8) -> optax.GradientT
             w: Any,
             w1: Any,
         ) -> tuple[jax.Array, ...]:
-            start, now = wide(w1), wide(w)
+            start, now = upcast(w1), upcast(w)
             largest = jnp.maximum(largest, jnp.abs(g))
-            magnitudes = bounded(magnitudes + jnp.abs(g))
-            reward = bounded(jnp.maximum(reward - inner(g, now - start), 0.0))
-            theta = bounded(theta - g)
+            magnitudes = clip_to_float32(magnitudes + jnp.abs(g))
+            reward = clip_to_float32(jnp.maximum(reward - inner(g, now - start), 0.0))
+            theta = clip_to_float32(theta - g)
             share = quotient(quotient(theta, largest, eps), jnp.maximum(magnitudes / largest + 1, alpha), 1.0)
             moved = start + share * (1 + reward / largest) - now
-            lengths.append(sum_of_finite(squared(moved)))
+            lengths.append(sum_of_finite(abs_square(moved)))
             return moved, largest, magnitudes, reward, theta
 
         memories = (state.largest_gradient, state.sum_magnitudes, state.reward, state.sum_gradients)
         trees = {"w": params, "w1": state.initial_params}
         bets, *after = leafwise(bet, updates, *memories, trees=trees)
-        gradient = root(total(squared, updates))
-        applied = measured(quotient(root(plus(lengths)), gradient, 0.0), state.rate.learning_rate)
+        gradient = square_root(total(abs_square, updates))
+        applied = finite_or(quotient(square_root(sum_scalars(lengths)), gradient, 0.0), state.rate.learning_rate)
         rate = ComputedRate(optax.safe_increment(state.rate.count), applied)
         return bets, CocobState(copies(state.initial_params), after[0], after[1], after[2], after[3], rate)
 

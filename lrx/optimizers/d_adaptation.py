@@ -14,16 +14,16 @@ import optax
 
 from lrx import _checks
 from lrx._leaves import (
+    abs_square,
+    finite_or,
     inner,
     leafwise,
-    measured,
-    plus,
     quotient,
     require_params,
-    root,
-    squared,
+    square_root,
     sum_of_finite,
-    wide,
+    sum_scalars,
+    upcast,
     zero_squares_like,
     zeros_like,
 )
@@ -121,7 +121,7 @@ def d_adaptation(
     _checks.float_type("moment_dtype", moment_dtype)
 
     def init(params: Any) -> DAdaptationState:
-        m, s = zeros_like(params, wide=True, dtype=moment_dtype), zeros_like(params, wide=True)
+        m, s = zeros_like(params, upcast=True, dtype=moment_dtype), zeros_like(params, upcast=True)
         v = zero_squares_like(params)
         first = rate.init_rate(params)
         shown = first.show(first.learning_rate * jnp.asarray(d0, jnp.float32))
@@ -147,24 +147,24 @@ def d_adaptation(
         def step(
             g: jax.Array, m: jax.Array, v: jax.Array, s: jax.Array, *, alpha: jax.Array, x: Any
         ) -> tuple[jax.Array, ...]:
-            products.append(sum_of_finite(alpha * inner(g, quotient(s, root(v) + eps, eps))))
+            products.append(sum_of_finite(alpha * inner(g, quotient(s, square_root(v) + eps, eps))))
             m = jnp.asarray(b1 * m + (1 - b1) * alpha * g)
-            v = second * v + (1 - second) * squared(g)
+            v = second * v + (1 - second) * abs_square(g)
             s = slow * s + rest * alpha * g
             lengths.append(sum_of_finite(jnp.abs(s)))
-            update = -quotient(m, root(v) + eps, eps)
-            return (update - weight_decay * alpha * wide(x) if decays else update), m, v, s
+            update = -quotient(m, square_root(v) + eps, eps)
+            return (update - weight_decay * alpha * upcast(x) if decays else update), m, v, s
 
         memories = (state.first_moment, state.second_moment, state.weighted_sum)
         updates, *after = leafwise(
             step, updates, *memories, rate=alpha, extra_args=extra_args, trees={"x": params if decays else updates}
         )
-        numerator = measured(slow * state.numerator + rest * plus(products), state.numerator)
-        length = plus(lengths)
+        numerator = finite_or(slow * state.numerator + rest * sum_scalars(products), state.numerator)
+        length = sum_scalars(lengths)
         estimate = quotient(numerator, rest * length, 0.0)
         if growth_rate is not None:
             estimate = jnp.minimum(estimate, state.distance * growth_rate)
-        distance = measured(jnp.maximum(state.distance, estimate), state.distance)
+        distance = finite_or(jnp.maximum(state.distance, estimate), state.distance)
         count = jnp.where(length > 0, following, state.moved_count)
         return updates, DAdaptationState(
             distance, numerator, after[0], after[1], after[2], count, rate_state.show(alpha)

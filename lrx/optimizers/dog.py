@@ -9,28 +9,22 @@ import jax.numpy as jnp
 import optax
 
 from lrx import _checks
+from lrx._leaf_factors import moving_masks
 from lrx._leaves import (
-    are_kept,
-    combine,
+    abs_square,
     copies,
-    evaluate,
-    exact_positions,
+    evaluate_or_shape,
+    finite_or,
     has_no_gradient,
+    inexact_leaves,
     leafwise,
-    measured,
-    moved,
-    moved_to,
-    moving,
-    real,
     require_known_types,
     require_params,
-    root,
-    squared,
+    square_root,
     total,
-    toward,
-    widened,
     zeros_like,
 )
+from lrx._positions import add_steps, are_kept, combine, exact_positions, move_mean, upcast_gradients, updates_to
 from lrx.rates import ArrayLike, Rate, as_rate
 from lrx.states import RateState, array, shows
 from lrx.transformations import factory
@@ -120,17 +114,17 @@ def dog(
         _checks.non_negative("averaging", averaging)
 
     def first_distance(tree: Any, extra_args: dict[str, Any] | None = None) -> jax.Array:
-        norm = root(total(squared, real(tree), extra_args=extra_args))
+        norm = square_root(total(abs_square, inexact_leaves(tree), extra_args=extra_args))
         return jnp.asarray(reps_rel, jnp.float32) * (1 + norm)
 
     def init(params: Any) -> DogState:
         require_known_types(params)
         if layerwise:
-            distance = jax.tree.map(lambda leaf: evaluate(first_distance, leaf), params)
+            distance = jax.tree.map(lambda leaf: evaluate_or_shape(first_distance, leaf), params)
             squares = jax.tree.map(lambda _: jnp.zeros([], jnp.float32), params)
         else:
-            distance, squares = evaluate(first_distance, params), jnp.zeros([], jnp.float32)
-        average = () if averaging is None else zeros_like(params, wide=True)
+            distance, squares = evaluate_or_shape(first_distance, params), jnp.zeros([], jnp.float32)
+        average = () if averaging is None else zeros_like(params, upcast=True)
         exponent = jnp.array(0.0 if averaging is None else averaging, jnp.float32)
         return DogState(
             distance, squares, exponent, copies(params), average, exact_positions(params), rate.init_rate(params)
@@ -141,13 +135,13 @@ def dog(
         gamma, rate_state = rate.next_rate(state.rate, updates=updates, params=params, **extra_args)
 
         def rule(g: Any, x: Any, x0: Any, distance: jax.Array, squares: jax.Array, seen: Any = None) -> tuple[Any, ...]:
-            away = root(total(lambda _, now, then: squared(now - then), g, x, x0, extra_args=seen))
-            distance = measured(jnp.maximum(distance, away), distance)
-            squares = measured(squares + total(squared, g, extra_args=seen), squares)
+            away = square_root(total(lambda _, now, then: abs_square(now - then), g, x, x0, extra_args=seen))
+            distance = finite_or(jnp.maximum(distance, away), distance)
+            squares = finite_or(squares + total(abs_square, g, extra_args=seen), squares)
             return distance / jnp.sqrt(squares + eps), distance, squares
 
         exact = are_kept(state.position)
-        gradients, position = (widened(updates), state.position) if exact else (updates, params)
+        gradients, position = (upcast_gradients(updates), state.position) if exact else (updates, params)
         if layerwise:
             leaves, structure = jax.tree.flatten(gradients, is_leaf=lambda leaf: leaf is None)
             trees = (position, state.initial_params, state.largest_distance, state.sum_squares)
@@ -161,7 +155,7 @@ def dog(
                 if rows
                 else (updates,) * 3
             )
-            flags = moving(gradients, extra_args)
+            flags = moving_masks(gradients, extra_args)
             moves = [jnp.any(flag) for g, flag in zip(leaves, flags, strict=True) if not has_no_gradient(g)]
             known = [row[0] for g, row in zip(leaves, rows, strict=True) if not has_no_gradient(g)]
             seen = jnp.maximum(sum(flag.astype(jnp.float32) for flag in moves), 1)
@@ -183,10 +177,10 @@ def dog(
         average = state.average
         if averaging is not None:
             weight = jnp.where(state.rate.count > 0, _weight(state.rate.count, state.exponent), 0.0)
-            average = jax.tree.map(lambda mean, x: moved_to(mean, x, weight), average, position)
+            average = jax.tree.map(lambda mean, x: move_mean(mean, x, weight), average, position)
         if exact:
-            position = moved(state.position, scaled, updates)
-            scaled = toward(position, params, updates)
+            position = add_steps(state.position, scaled, updates)
+            scaled = updates_to(position, params, updates)
         return scaled, DogState(
             distance,
             squares,

@@ -9,20 +9,8 @@ import jax.numpy as jnp
 import optax
 
 from lrx import _checks
-from lrx._leaves import (
-    are_kept,
-    copies,
-    exact_positions,
-    leafwise,
-    measured,
-    moved,
-    require_params,
-    root,
-    squared,
-    total,
-    toward,
-    widened,
-)
+from lrx._leaves import abs_square, copies, finite_or, leafwise, require_params, square_root, total
+from lrx._positions import add_steps, are_kept, exact_positions, upcast_gradients, updates_to
 from lrx.rates import ArrayLike, Rate, as_rate
 from lrx.states import RateState, shows
 from lrx.transformations import factory
@@ -93,21 +81,24 @@ def dowg(
         require_params("dowg", params, updates, "whose way from the start it measures")
         gamma, rate_state = rate.next_rate(state.rate, updates=updates, params=params, **extra_args)
         exact = are_kept(state.position)
-        gradients, position = (widened(updates), state.position) if exact else (updates, params)
-        away = total(lambda _, x, x0: squared(x - x0), gradients, position, state.initial_params, extra_args=extra_args)
-        distance = measured(jnp.maximum(state.squared_distance, away), state.squared_distance)
-        squares = measured(
-            state.weighted_squares + distance * total(squared, updates, extra_args=extra_args), state.weighted_squares
+        gradients, position = (upcast_gradients(updates), state.position) if exact else (updates, params)
+        away = total(
+            lambda _, x, x0: abs_square(x - x0), gradients, position, state.initial_params, extra_args=extra_args
         )
-        eta = distance / (root(squares) + eps)
+        distance = finite_or(jnp.maximum(state.squared_distance, away), state.squared_distance)
+        squares = finite_or(
+            state.weighted_squares + distance * total(abs_square, updates, extra_args=extra_args),
+            state.weighted_squares,
+        )
+        eta = distance / (square_root(squares) + eps)
 
         def step(g: jax.Array, *, alpha: jax.Array) -> tuple[jax.Array]:
             return (-alpha * eta * g,)
 
         (scaled,) = leafwise(step, gradients, rate=gamma, extra_args=extra_args)
         if exact:
-            position = moved(state.position, scaled, updates)
-            scaled = toward(position, params, updates)
+            position = add_steps(state.position, scaled, updates)
+            scaled = updates_to(position, params, updates)
         kept = position if exact else state.position
         return scaled, DowgState(distance, squares, copies(state.initial_params), kept, rate_state.show(gamma * eta))
 

@@ -13,22 +13,9 @@ import numpy as np
 import optax
 
 from lrx import _checks
-from lrx._leaves import (
-    LeafFactors,
-    Path,
-    Reached,
-    collect_starts,
-    has_no_gradient,
-    hides_leaves,
-    is_placeholder,
-    is_tree_of,
-    named_leaves,
-    note_start,
-    scale_leaf,
-    spread,
-    written,
-    zeros_like,
-)
+from lrx._leaf_factors import LeafFactors, Reached, collect_starts, note_start
+from lrx._leaves import has_no_gradient, scale_leaf, zeros_like
+from lrx._paths import Path, hides_leaves, is_placeholder, is_tree_of, named_leaves, spread, write_path
 from lrx.rate_paths import groups_of_leaves, pair_name
 from lrx.rates import ArrayLike, Controller, Rate, Schedule, as_schedule
 from lrx.states import GroupFactor, GroupState
@@ -119,7 +106,7 @@ def group_rates(
     def labels_of(tree: Any) -> dict[Path, Any]:
         if by_tree:
             return spread("labels", labels, tree)
-        return {path: labels(written(path), leaf) for path, leaf in named_leaves(tree)}
+        return {path: labels(write_path(path), leaf) for path, leaf in named_leaves(tree)}
 
     def factors_of(by_path: dict[Path, Any], tree: Any) -> dict[Any, ArrayLike | Schedule]:
         """The factors of the groups that are there, each checked against the leaves of its group."""
@@ -275,9 +262,9 @@ def _check_shape(label: Any, factor: ArrayLike | Schedule, path: Path, shape: tu
         fits = False
     if not fits:
         raise ValueError(
-            f"factors[{label!r}] must broadcast against each leaf of its group, got shape {own} for {written(path)!r} "
-            f"of shape {shape}: for one factor for each of n layers that are stacked along the first axis, give shape "
-            f"{(shape[0], *(1 for _ in shape[1:])) if shape else ()}."
+            f"factors[{label!r}] must broadcast against each leaf of its group, got shape {own} for "
+            f"{write_path(path)!r} of shape {shape}: for one factor for each of n layers that are stacked along the "
+            f"first axis, give shape {(shape[0], *(1 for _ in shape[1:])) if shape else ()}."
         )
 
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from lrx import _checks
-from lrx._leaves import inner, leafwise, measured, total, zeros_like
+from lrx._leaves import finite_or, inner, leafwise, total, zeros_like
 from lrx.optimizers.adam import AdamState, moments
 from lrx.rates import ArrayLike, Rate, as_rate
 from lrx.states import RateState, shows
@@ -82,7 +82,7 @@ def hypergradient_sgd(
         raise ValueError("nesterov needs momentum, got nesterov=True, momentum=None: give momentum=0.9.")
 
     def init_memory(params: Any) -> Any:
-        return zeros_like(params, wide=True) if nesterov else ()
+        return zeros_like(params, upcast=True) if nesterov else ()
 
     def direct(updates: Any, before: Any, memory: Any) -> tuple[Any, Any]:
         if momentum is None:
@@ -169,7 +169,7 @@ def _hypergradient(
 
     def init(params: Any) -> HypergradientState:
         zeros = (jnp.zeros([], jnp.float32), jnp.zeros([], jnp.float32))
-        return HypergradientState(*zeros, zeros_like(params, wide=True), init_memory(params), rate.init_rate(params))
+        return HypergradientState(*zeros, zeros_like(params, upcast=True), init_memory(params), rate.init_rate(params))
 
     def update(
         updates: Any, state: HypergradientState, params: Any = None, **extra_args: Any
@@ -178,7 +178,7 @@ def _hypergradient(
         h = total(inner, updates, state.direction, extra_args=extra_args)
         lowest = jnp.asarray(min_value, jnp.float32)
         moved = state.shift + jnp.asarray(hyper_rate, jnp.float32) * h
-        shift = measured(jnp.maximum(moved, lowest - given), state.shift)
+        shift = finite_or(jnp.maximum(moved, lowest - given), state.shift)
         # In the units of the given rate, so that a scale set by hand scales what has been learned as well.
         alpha = jnp.where(given > 0, jnp.maximum(given + rate_state.scale * shift, lowest), 0.0)
         direction, memory = direct(updates, state.direction, state.memory)

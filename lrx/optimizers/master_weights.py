@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 import optax
 
 from lrx import _checks
-from lrx._leaves import combine, copies, moved, require_params, rounded_like, toward, widened
+from lrx._leaves import copies, require_params
+from lrx._positions import add_steps, combine, round_like, upcast_gradients, updates_to
 from lrx.run_state import eval_params
 from lrx.states import shows
 from lrx.transformations import factory
@@ -78,7 +79,7 @@ def master_weights(tx: optax.GradientTransformation) -> optax.GradientTransforma
     inner = optax.with_extra_args_support(tx)
 
     def init(params: Any) -> MasterWeightsState:
-        master = copies(params, wide=True)
+        master = copies(params, upcast=True)
         return MasterWeightsState(master, inner.init(copies(master)))
 
     def update(
@@ -87,9 +88,9 @@ def master_weights(tx: optax.GradientTransformation) -> optax.GradientTransforma
         require_params("master_weights", params, updates, "which follow its copies")
         value_fn = extra_args.get("value_fn")
         if callable(value_fn):
-            extra_args["value_fn"] = lambda trial: value_fn(rounded_like(trial, params))
-        steps, after = inner.update(widened(updates), state.inner, state.master, **extra_args)
-        master = moved(state.master, steps, updates)
-        return toward(master, params, updates), MasterWeightsState(master, after)
+            extra_args["value_fn"] = lambda trial: value_fn(round_like(trial, params))
+        steps, after = inner.update(upcast_gradients(updates), state.inner, state.master, **extra_args)
+        master = add_steps(state.master, steps, updates)
+        return updates_to(master, params, updates), MasterWeightsState(master, after)
 
     return optax.GradientTransformationExtraArgs(init, update)

@@ -12,19 +12,19 @@ import optax
 
 from lrx import _checks
 from lrx._leaves import (
-    bounded,
+    abs_square,
+    clip_to_float32,
     copies,
+    finite_or,
     inner,
     leafwise,
-    measured,
     require_params,
-    root,
-    squared,
+    square_root,
     total,
-    wide,
-    widened,
+    upcast,
     zeros_like,
 )
+from lrx._positions import upcast_gradients
 from lrx.rates import ArrayLike
 from lrx.states import FactorState, shows
 from lrx.transformations import factory
@@ -118,15 +118,15 @@ def mechanic(
         zeros = [jnp.zeros(beta.shape, jnp.float32) for _ in range(4)]
         count = jnp.zeros([], jnp.int32)
         tuner = FactorState(count, jnp.array(count), jnp.zeros([], jnp.float32), (MechanicMemory(*zeros),))
-        return MechanicState(copies(params), zeros_like(params, wide=True), tuner, base.init(params))
+        return MechanicState(copies(params), zeros_like(params, upcast=True), tuner, base.init(params))
 
     def update(updates: Any, state: MechanicState, params: Any = None, **extra_args: Any) -> tuple[Any, MechanicState]:
         require_params("mechanic", params, updates, "from whose start it goes")
         # In full width: what the base optimizer rounds would add up in the displacement.
-        base_updates, base_state = base.update(widened(updates), state.inner, params, **extra_args)
+        base_updates, base_state = base.update(upcast_gradients(updates), state.inner, params, **extra_args)
         (memory,), scale = state.tuner.memories, state.tuner.latest
-        gradient_norm = root(total(squared, updates, extra_args=extra_args))
-        norm = root(total(lambda _, x: squared(x), updates, params, extra_args=extra_args))
+        gradient_norm = square_root(total(abs_square, updates, extra_args=extra_args))
+        norm = square_root(total(lambda _, x: abs_square(x), updates, params, extra_args=extra_args))
         pull = jnp.asarray(weight_decay, jnp.float32) * scale * gradient_norm / (norm + eps)
         h = total(
             lambda g, delta, x: inner(g + pull * x, delta), updates, state.displacement, params, extra_args=extra_args
@@ -137,15 +137,15 @@ def mechanic(
         largest = jnp.maximum(beta * memory.largest, jnp.abs(h) + eps)
         squares = np.square(beta) * memory.squares + jnp.square(h)
         wealth = jnp.asarray(s_init, jnp.float32) / beta.size * largest + jnp.maximum(rewards, 0)
-        tuned = MechanicMemory(wealth / (root(squares) + eps), rewards, largest, squares)
-        tuned = jax.tree.map(measured, tuned, memory)
+        tuned = MechanicMemory(wealth / (square_root(squares) + eps), rewards, largest, squares)
+        tuned = jax.tree.map(finite_or, tuned, memory)
         following = jnp.sum(tuned.scales)
 
         def step(g: jax.Array, delta: jax.Array, *, u: jax.Array, x: Any, x0: Any) -> tuple[jax.Array, jax.Array]:
             # What overflows stays finite; what came in infinite stays visible.
-            delta = jnp.where(jnp.isfinite(g), bounded(delta - u), delta - u)
-            target = wide(x0) - following * delta
-            return jnp.where(jnp.isfinite(delta), bounded(target), target) - wide(x), delta
+            delta = jnp.where(jnp.isfinite(g), clip_to_float32(delta - u), delta - u)
+            target = upcast(x0) - following * delta
+            return jnp.where(jnp.isfinite(delta), clip_to_float32(target), target) - upcast(x), delta
 
         trees = {"u": base_updates, "x": params, "x0": state.initial_params}
         moved, displacement = leafwise(step, updates, state.displacement, trees=trees)

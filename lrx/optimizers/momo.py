@@ -9,16 +9,16 @@ import jax.numpy as jnp
 import optax
 
 from lrx import _checks
+from lrx._leaf_factors import tree_of_rates
 from lrx._leaves import (
+    abs_square,
     inner,
     leafwise,
     quotient,
     require_params,
-    root,
-    squared,
+    square_root,
     total,
-    tree_of_rates,
-    wide,
+    upcast,
     zero_squares_like,
     zeros_like,
 )
@@ -192,7 +192,7 @@ def _momo(
             jnp.zeros([], jnp.float32),
             jnp.array(lower_bound, jnp.float32),
             no_observation(feedback),
-            zeros_like(params, wide=True, dtype=moment_dtype),
+            zeros_like(params, upcast=True, dtype=moment_dtype),
             () if preconditioner is None else zero_squares_like(params),
             rate.init_rate(params),
         )
@@ -217,21 +217,25 @@ def _momo(
             if v is None or preconditioner is None:
                 return g, d
             b2 = preconditioner[0]
-            return g, d, jnp.where(usable, b2 * v + (1 - b2) * squared(g), v)
+            return g, d, jnp.where(usable, b2 * v + (1 - b2) * abs_square(g), v)
 
         def scale_of(v: jax.Array) -> jax.Array:
             b2, eps = preconditioner  # type: ignore[misc]
             second = one_minus_power(b2, rate_state.count).astype(v.dtype)
-            return jnp.asarray(eps + root(v / second))
+            return jnp.asarray(eps + square_root(v / second))
 
         if preconditioner is None:
             _, mean_gradient = leafwise(moments, updates, state.mean_gradient)
             second_moment: Any = ()
-            length = total(lambda _, d: squared(d), updates, mean_gradient, extra_args=extra_args)
+            length = total(lambda _, d: abs_square(d), updates, mean_gradient, extra_args=extra_args)
         else:
             _, mean_gradient, second_moment = leafwise(moments, updates, state.mean_gradient, state.second_moment)
             length = total(
-                lambda _, d, v: squared(d) / scale_of(v), updates, mean_gradient, second_moment, extra_args=extra_args
+                lambda _, d, v: abs_square(d) / scale_of(v),
+                updates,
+                mean_gradient,
+                second_moment,
+                extra_args=extra_args,
             )
         product = total(inner, updates, params, extra_args=extra_args)
         along = total(lambda _, d, x: inner(d, x), updates, mean_gradient, params, extra_args=extra_args)
@@ -255,7 +259,7 @@ def _momo(
             shrink = 1 + given * jnp.asarray(weight_decay, jnp.float32)
             direction = d if v is None or preconditioner is None else quotient(d, scale_of(v), preconditioner[1])
             pull = jnp.where(usable, 1 - 1 / shrink, 0.0)
-            moved = -jnp.where(pull == 0, 0.0, pull * wide(x)) - alpha * direction
+            moved = -jnp.where(pull == 0, 0.0, pull * upcast(x)) - alpha * direction
             return (moved, d) if v is None else (moved, d, v)
 
         memories = (mean_gradient,) if preconditioner is None else (mean_gradient, second_moment)

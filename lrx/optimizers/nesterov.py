@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import optax
 
 from lrx import _checks
-from lrx._leaves import combine, leafwise, zeros_like
+from lrx._leaves import leafwise, zeros_like
+from lrx._positions import combine
 from lrx.rates import ArrayLike, Rate, Schedule, as_rate, as_setting
 from lrx.states import RateState, array, shows
 from lrx.transformations import factory

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from lrx import _checks
-from lrx._leaves import quotient, squared, total
+from lrx._leaves import abs_square, quotient, total
 from lrx.feedback import feedback_core
 from lrx.rates import ArrayLike, Feedback, Rate
 from lrx.states import shows
@@ -77,7 +77,7 @@ def polyak(
         return max_rate, PolyakState(jnp.array(max_rate, jnp.float32), jnp.zeros([], jnp.float32))
 
     def update(state: PolyakState, value: jax.Array, seen: Feedback) -> tuple[jax.Array, PolyakState]:
-        squared_norm = total(squared, seen.updates, extra_args=seen.extra_args)
+        squared_norm = total(abs_square, seen.updates, extra_args=seen.extra_args)
         gap = jnp.maximum(value - jnp.asarray(f_min, jnp.float32), 0)
         wanted = quotient(gap, jnp.asarray(c, jnp.float32) * squared_norm, 0.0)
         cap = jnp.asarray(max_rate, jnp.float32)

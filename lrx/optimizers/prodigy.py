@@ -10,25 +10,21 @@ import optax
 
 from lrx import _checks
 from lrx._leaves import (
-    are_kept,
+    abs_square,
     copies,
-    exact_positions,
+    finite_or,
     inner,
     leafwise,
-    measured,
-    moved,
-    plus,
     quotient,
     require_params,
-    root,
-    squared,
+    square_root,
     sum_of_finite,
-    toward,
-    wide,
-    widened,
+    sum_scalars,
+    upcast,
     zero_squares_like,
     zeros_like,
 )
+from lrx._positions import add_steps, are_kept, exact_positions, upcast_gradients, updates_to
 from lrx.optimizers.d_adaptation import corrections
 from lrx.rates import ArrayLike, Rate, as_rate
 from lrx.states import RateState, shows
@@ -146,9 +142,9 @@ def prodigy(
             largest_distance=jnp.array(d0, jnp.float32),
             numerator=jnp.zeros([], jnp.float32),
             initial_params=copies(params),
-            first_moment=zeros_like(params, wide=True, dtype=moment_dtype),
+            first_moment=zeros_like(params, upcast=True, dtype=moment_dtype),
             second_moment=zero_squares_like(params),
-            weighted_sum=zeros_like(params, wide=True),
+            weighted_sum=zeros_like(params, upcast=True),
             moved_count=jnp.zeros([], jnp.int32),
             position=exact_positions(params),
             rate=first.show(first.learning_rate * jnp.asarray(d0, jnp.float32)),
@@ -162,7 +158,7 @@ def prodigy(
         if bias_correction:
             alpha = alpha * corrections(b1, b2, following)
         exact = are_kept(state.position)
-        gradients, position = (widened(updates), state.position) if exact else (updates, params)
+        gradients, position = (upcast_gradients(updates), state.position) if exact else (updates, params)
         decay = jnp.sqrt(jnp.asarray(b2, jnp.float32)) if b3 is None else jnp.asarray(b3, jnp.float32)
         products: list[jax.Array] = []
         lengths: list[jax.Array] = []
@@ -171,9 +167,9 @@ def prodigy(
             g: jax.Array, m: jax.Array, v: jax.Array, s: jax.Array, *, alpha: jax.Array, x: Any, x0: Any
         ) -> tuple[jax.Array, ...]:
             moves = alpha != 0  # at a rate of 0 nothing that is measured belongs to a step
-            products.append(sum_of_finite(d / start * alpha * inner(g, wide(x0) - wide(x))))
+            products.append(sum_of_finite(d / start * alpha * inner(g, upcast(x0) - upcast(x))))
             m = jnp.where(moves, b1 * m + (1 - b1) * d * g, m)
-            v = jnp.where(moves, b2 * v + (1 - b2) * squared(d * g), v)
+            v = jnp.where(moves, b2 * v + (1 - b2) * abs_square(d * g), v)
             s = jnp.where(moves, decay * s + d / start * (d if safeguard_warmup else alpha) * g, s)
             lengths.append(sum_of_finite(jnp.where(moves, jnp.abs(s), 0.0)))
             return g, m, v, s
@@ -181,11 +177,11 @@ def prodigy(
         trees = {"x": position, "x0": state.initial_params}
         memories = (state.first_moment, state.second_moment, state.weighted_sum)
         _, *after = leafwise(measure, gradients, *memories, rate=alpha, extra_args=extra_args, trees=trees)
-        length = plus(lengths)
+        length = sum_scalars(lengths)
         counts = length > 0
-        numerator = measured(decay * state.numerator + plus(products), state.numerator)
+        numerator = finite_or(decay * state.numerator + sum_scalars(products), state.numerator)
         numerator = jnp.where(counts, numerator, state.numerator)
-        estimate = measured(quotient(jnp.asarray(d_coef * numerator), length, 0.0), d)
+        estimate = finite_or(quotient(jnp.asarray(d_coef * numerator), length, 0.0), d)
         # The first estimate that says anything replaces d0, which is a guess, whatever the growth rate is.
         followed = jnp.where(d == start, jnp.maximum(d, estimate), d)
         largest = jnp.where(counts, jnp.maximum(state.largest_distance, estimate), state.largest_distance)
@@ -193,14 +189,14 @@ def prodigy(
         distance = jnp.where(counts, grown, d)
 
         def step(_: jax.Array, m: jax.Array, v: jax.Array, *, alpha: jax.Array, x: Any) -> tuple[jax.Array, ...]:
-            update = -alpha * quotient(m, root(v) + distance * eps, eps)
-            return update - weight_decay * alpha * wide(x), m, v
+            update = -alpha * quotient(m, square_root(v) + distance * eps, eps)
+            return update - weight_decay * alpha * upcast(x), m, v
 
         trees = {"x": position}
         steps, *_ = leafwise(step, gradients, *after[:2], rate=alpha, extra_args=extra_args, trees=trees)
         if exact:
-            position = moved(state.position, steps, updates)
-            steps = toward(position, params, updates)
+            position = add_steps(state.position, steps, updates)
+            steps = updates_to(position, params, updates)
         return steps, ProdigyState(
             jnp.array(distance),
             jnp.array(largest),

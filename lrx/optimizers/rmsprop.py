@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from lrx import _checks
-from lrx._leaves import divided_by_root, leafwise, squared, zero_squares_like
+from lrx._leaves import abs_square, divide_by_root, leafwise, zero_squares_like
 from lrx.rates import ArrayLike, Rate, Schedule, as_rate, as_setting
 from lrx.states import shows
 from lrx.transformations import factory
@@ -71,8 +71,8 @@ def scale_by_rmsprop(
         rho = decay_at(state.count)
 
         def step(gradient: jax.Array, mean_square: jax.Array) -> tuple[jax.Array, jax.Array]:
-            mean_square = jnp.asarray(rho * mean_square + (1 - rho) * squared(gradient))
-            return divided_by_root(gradient, mean_square, eps, eps_root=eps_root), mean_square
+            mean_square = jnp.asarray(rho * mean_square + (1 - rho) * abs_square(gradient))
+            return divide_by_root(gradient, mean_square, eps, eps_root=eps_root), mean_square
 
         updates, mean_square = leafwise(step, updates, state.mean_square)
         shown = jnp.array(rho, jnp.float32)

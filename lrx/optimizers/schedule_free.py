@@ -9,22 +9,8 @@ import jax.numpy as jnp
 import optax
 
 from lrx import _checks
-from lrx._leaves import (
-    are_kept,
-    combine,
-    copies,
-    exact_positions,
-    leafwise,
-    moved,
-    quotient,
-    require_params,
-    root,
-    squared,
-    toward,
-    wide,
-    widened,
-    zero_squares_like,
-)
+from lrx._leaves import abs_square, copies, leafwise, quotient, require_params, square_root, upcast, zero_squares_like
+from lrx._positions import add_steps, are_kept, combine, exact_positions, upcast_gradients, updates_to
 from lrx.optimizers.adam import one_minus_power
 from lrx.rates import ArrayLike, Rate, as_rate
 from lrx.states import RateState, array, shows
@@ -188,7 +174,7 @@ def _schedule_free(
             jnp.array(b1, jnp.float32),
             jnp.zeros([], jnp.float32),
             jnp.zeros([], jnp.float32),
-            copies(params, wide=True),
+            copies(params, upcast=True),
             exact_positions(params),
             () if preconditioner is None else zero_squares_like(params),
             rate.init_rate(params),
@@ -212,17 +198,17 @@ def _schedule_free(
             second = one_minus_power(preconditioner[0], rate_state.count)
 
         exact = are_kept(state.average)
-        gradients = widened(updates) if exact else updates
+        gradients = upcast_gradients(updates) if exact else updates
 
         def step(
             g: jax.Array, z: jax.Array, v: jax.Array | None = None, *, alpha: jax.Array, point: Any
         ) -> tuple[jax.Array, ...]:
-            x = wide(point)  # y where x is not kept
+            x = upcast(point)  # y where x is not kept
             at = (1 - beta) * z + beta * x if exact else x
             if v is not None and preconditioner is not None and second is not None:
                 b2, eps = preconditioner
-                v = jnp.asarray(b2 * v + (1 - b2) * squared(g))
-                g = quotient(g, root(v / second.astype(v.dtype)) + eps, eps)
+                v = jnp.asarray(b2 * v + (1 - b2) * abs_square(g))
+                g = quotient(g, square_root(v / second.astype(v.dtype)) + eps, eps)
             push = alpha * (g + weight_decay * at)
             # y' - y with x and z written out, whose two differences are small beside the parameters; or x' - x.
             change = c * (z - x) - (c if exact else 1 - beta * (1 - c)) * push
@@ -234,11 +220,11 @@ def _schedule_free(
         iterate, second_moment = (*after, ())[:2]
         average = state.average
         if exact:
-            average = moved(state.average, steps, updates)
+            average = add_steps(state.average, steps, updates)
             _, points = leafwise(
                 lambda g, x, z: (g, (1 - beta) * z + beta * x), gradients, average, trees={"z": iterate}
             )
-            steps = toward(points, params, updates)
+            steps = updates_to(points, params, updates)
         return steps, ScheduleFreeState(
             jnp.array(state.interpolation), largest, weight_sum, iterate, average, second_moment, rate_state
         )

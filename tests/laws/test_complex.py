@@ -96,7 +96,7 @@ def test_the_damping_of_a_path_counts_two_dimensions_for_a_complex_coordinate():
 
 def _quadratic(theta):
     target = jnp.asarray([1 + 2j, -0.5j, 3.0, -2 + 1j], jnp.complex64)
-    return jnp.sum(lrx._leaves.squared(theta - target))
+    return jnp.sum(lrx._leaves.abs_square(theta - target))
 
 
 TRAINED = {
