@@ -9,8 +9,9 @@ from lrx.controllers import (
     relative_adaptation,
     warmup_until,
 )
-from lrx.editing import observe, restart_schedule, scale_learning_rate, set_learning_rate
+from lrx.editing import restart_schedule, scale_learning_rate, set_learning_rate
 from lrx.guards import rollback_on_divergence
+from lrx.observing import observe
 from lrx.optimizers import (
     accumulate,
     adagrad,

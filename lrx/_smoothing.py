@@ -7,7 +7,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from lrx.rates import ArrayLike
+from lrx._numbers import ArrayLike
 from lrx.states import shows
 
 

@@ -37,6 +37,16 @@ def state_of(function: str, state: Any) -> Any:
     return carried
 
 
+def refuse_objects(function: str, state: Any) -> None:
+    """Refuse an object that carries a state, for what returns a new one: the caller puts it back."""
+    # Some of optax's own states have a field of that name; they are tuples.
+    if hasattr(state, "opt_state") and not isinstance(state, tuple):
+        raise TypeError(
+            f"{function} takes an optimizer state and gives back a new one, got a {type(state).__name__}: give it "
+            f"x.opt_state, and put the result back (nnx: x.opt_state = ..., TrainState: x.replace(opt_state=...))."
+        )
+
+
 def nodes_below(node: Any) -> tuple[Any, ...]:
     """The nodes one level below, but for arrays: of thousands of leaves none has anything to say."""
     flat = jax.tree_util.default_registry.flatten_one_level(node)

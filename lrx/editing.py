@@ -7,39 +7,20 @@ and on states restored from a checkpoint.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from lrx import _checks
 from lrx._foreign import Adapter, speaker
-from lrx._walk import join_labels, nodes_below, nodes_on_path, state_of
-from lrx.feedback import check_loss
+from lrx._walk import join_labels, nodes_below, nodes_on_path, refuse_objects, state_of
 from lrx.rate_paths import UnknownPairsError, collect, pair_name, paths_of, product_of, set_by_hand
-from lrx.reading import group_of, named_entries
+from lrx.reading import group_of
 from lrx.run_state import stop_flags
-from lrx.states import Observation, Snapshot, array, tells
-
-
-def _refuse_objects(function: str, state: Any) -> None:
-    # Some of optax's own states have a field of that name; they are tuples.
-    if hasattr(state, "opt_state") and not isinstance(state, tuple):
-        raise TypeError(
-            f"{function} takes an optimizer state and gives back a new one, got a {type(state).__name__}: give it "
-            f"x.opt_state, and put the result back (nnx: x.opt_state = ..., TrainState: x.replace(opt_state=...))."
-        )
-
-
-def _rewrite(state: Any, kind: type | tuple[type, ...], change: Callable[[Any], Any]) -> Any:
-    return jax.tree.map(
-        lambda node: change(node) if isinstance(node, kind) else node,
-        state,
-        is_leaf=lambda node: isinstance(node, kind),
-    )
+from lrx.states import array, tells
 
 
 def _rebuild(node: Any, chosen: tuple[Any, ...], function: Callable[[Any], Any]) -> Any:
@@ -151,7 +132,7 @@ def scale_learning_rate(state: Any, factor: jax.typing.ArrayLike, group: Hashabl
       >>> print(tx.update(jnp.ones(2), state)[0])
       [-0.05 -0.05]
     """
-    _refuse_objects("scale_learning_rate", state)
+    refuse_objects("scale_learning_rate", state)
     state = state_of("scale_learning_rate", state)
     _checks.non_negative("factor", factor, "a negative rate would ascend")
     number = jnp.asarray(factor, jnp.float32)
@@ -220,7 +201,7 @@ def set_learning_rate(state: Any, value: jax.typing.ArrayLike, group: Hashable |
       0.020
       0.010
     """
-    _refuse_objects("set_learning_rate", state)
+    refuse_objects("set_learning_rate", state)
     state = state_of("set_learning_rate", state)
     _checks.non_negative("value", value, "a negative rate would ascend")
     paths = paths_of(state)
@@ -318,7 +299,7 @@ def restart_schedule(state: Any, step: jax.typing.ArrayLike = 0) -> Any:
       >>> print(f"{updates[0]:.4f}", lrx.learning_rate(state), lrx.update_count(state))
       -0.1000 0.1 7
     """
-    _refuse_objects("restart_schedule", state)
+    refuse_objects("restart_schedule", state)
     state = state_of("restart_schedule", state)
     _checks.steps("step", step, at_least=0, hint="it is where the schedule goes on")
     number, found = jnp.asarray(step).astype(jnp.int32), 0
@@ -340,77 +321,3 @@ def restart_schedule(state: Any, step: jax.typing.ArrayLike = 0) -> Any:
             "of optax's."
         )
     return restarted
-
-
-def observe(state: Any, *, value: jax.typing.ArrayLike, to: str | Sequence[str] | None = None) -> Any:
-    """Give controllers a loss that does not pass through `update`.
-
-    For feedback that is not there at every step, as a validation loss, and for wrappers that drop extra arguments
-    (flax's `TrainState.apply_gradients`, `optax.MultiSteps` inside a chain). It reaches what was built with
-    `feedback="observed"` and nothing else. The next update takes it, once; a second observation before that update
-    replaces the first. The state keeps a copy of the value in a buffer of its own.
-
-    Args:
-      state: an optimizer state.
-      value: the loss, or what else is followed, () float of any type; may be traced.
-      to: the name of the one that it is for, or several names, where more than one takes observations; by default all.
-        Names are those of `monitor`: "early_stopping", "body/reduce_on_plateau" within a group, "reduce_on_plateau_2"
-        for the second of one name.
-
-    Returns:
-      The new state, of the same structure.
-
-    Raises:
-      ValueError: if nothing in the state takes observations, `to` names something else, or `value` is not a scalar.
-      TypeError: if `value` is not a number, or `state` is not an optimizer state.
-
-    Example:
-      >>> import lrx, jax.numpy as jnp
-      >>> tx = lrx.sgd(0.1 * lrx.reduce_on_plateau(factor=0.5, patience=0, feedback="observed"))
-      >>> state = tx.init(jnp.zeros(2))
-      >>> for validation_loss in (1.0, 1.0):
-      ...     state = lrx.observe(state, value=validation_loss)
-      ...     updates, state = tx.update(jnp.ones(2), state)
-      >>> print(lrx.learning_rate(state))
-      0.05
-    """
-    _refuse_objects("observe", state)
-    check_loss(value)
-    entries = named_entries(state_of("observe", state))
-    found = {name: entry.value for name, entry in entries if isinstance(entry.value, Observation)}
-    chosen = None if to is None else {id(found[name]) for name in _recipients(to, found)}
-    written = 0
-
-    def write(node: Any) -> Any:
-        nonlocal written
-        if isinstance(node, Snapshot) or (chosen is not None and id(node) not in chosen):
-            return node
-        written += 1
-        # Copies: neither two controllers nor a state and its caller share a buffer, so that each can be donated.
-        return Observation(
-            value=jax.tree.map(lambda x: jnp.array(jnp.full_like(x, value), copy=True), node.value),
-            pending=jax.tree.map(jnp.ones_like, node.pending),
-            total=jax.tree.map(optax.safe_increment, node.total),
-            elapsed=node.elapsed,
-            counts=node.counts,
-        )
-
-    changed = _rewrite(state, (Observation, Snapshot), write)
-    if not written:
-        raise ValueError(
-            "the state holds no controller that takes observations: build it for them, as "
-            'lrx.adam(1e-3 * lrx.reduce_on_plateau(feedback="observed")), or pass the loss as '
-            "tx.update(grads, state, params, value=loss) to one that is built without."
-        )
-    return changed
-
-
-def _recipients(to: Any, found: Collection[str]) -> tuple[str, ...]:
-    names = (to,) if isinstance(to, str) else tuple(to)
-    unknown = [name for name in names if name not in found]
-    if unknown or not names:
-        raise ValueError(
-            f"to must name what takes observations, {sorted(found)} in this state, got to={to!r}: build a controller "
-            'with feedback="observed" for it to be one of them.'
-        )
-    return names

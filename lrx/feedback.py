@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import optax
 
 from lrx import _checks
-from lrx.rates import ArrayLike, Controller, Core, Feedback, is_number
+from lrx._numbers import ArrayLike, is_number
+from lrx.rates import Controller, Core, Feedback
 from lrx.states import ControllerState, Memory, Observation, method_name
 
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 import functools
 import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -25,12 +25,12 @@ import optax
 
 from lrx import _checks, figures
 from lrx._leaf_factors import note_start
-from lrx._leaves import at_least_float32, descend, require_known_types, scale_tree
+from lrx._leaves import descend, require_known_types, scale_tree
+from lrx._numbers import ArrayLike, as_count, is_number, vectorize
 from lrx._paths import named_leaves
 from lrx.states import FactorState, Memory, RateState
 from lrx.transformations import Built, factory, write
 
-ArrayLike: TypeAlias = float | jax.Array | np.ndarray | np.number
 TransformT = TypeVar("TransformT")
 
 
@@ -49,45 +49,6 @@ class Core(NamedTuple):
 
     init: Callable[[Any], tuple[jax.Array, Memory]]  # params -> (factor before any feedback, memory)
     update: Callable[[Memory, Feedback], tuple[jax.Array, Memory]]  # -> (factor of this step, next memory)
-
-
-def as_count(count: ArrayLike | Sequence[Any]) -> jax.Array:
-    """Turn step counts of any integer type into int32, from 0 to 2^31 - 1.
-
-    Before step 0 there is the first rate: optax asks each of its joined schedules at every step, relative to its own
-    beginning.
-
-    Raises:
-      TypeError: for a count that is not an integer: time is counted, never measured.
-    """
-    counts: Any = count
-    if isinstance(count, list | tuple | range):
-        try:
-            counts = np.asarray(count)
-        except ValueError:  # rows of several lengths
-            counts = None
-        if np.size(counts) == 0:
-            counts = counts.astype(np.int32)  # of no steps NumPy makes no integers
-    if not is_number(counts) or not _counts(counts):
-        raise TypeError(
-            f"count must be an integer or an array of integers, got count={count!r}: steps are counted, so take "
-            "jnp.arange(n) for a curve and int(step) for a step in a float."
-        )
-    if isinstance(counts, jax.Array):
-        if jnp.iinfo(counts.dtype).max > _checks.INT32_MAX:
-            counts = jnp.minimum(counts, jnp.asarray(_checks.INT32_MAX, counts.dtype))
-        return jnp.maximum(counts.astype(jnp.int32), 0)
-    known = np.maximum(np.asarray(counts), 0)
-    # The limit does not fit into the narrow types, nor a longer Python integer into NumPy's.
-    known = known if known.dtype == object else known.astype(np.uint64)
-    return jnp.asarray(np.asarray(np.minimum(known, _checks.INT32_MAX)).astype(np.int32))
-
-
-def _counts(numbers: Any) -> bool:
-    """Whether there are integers only."""
-    if isinstance(numbers, np.ndarray) and numbers.dtype == object:
-        return all(isinstance(number, int) and not isinstance(number, bool) for number in numbers.flat)
-    return isinstance(numbers, int) or (hasattr(numbers, "dtype") and jnp.issubdtype(numbers.dtype, jnp.integer))
 
 
 def _multiply(left: Any, right: Any) -> Any:
@@ -203,31 +164,6 @@ class _Factor(Built, _Base):
         return jnp.array(_product_of([factor for factor, _ in pairs])), tuple(memory for _, memory in pairs)
 
 
-def _elementwise(function: Any) -> Callable[[jax.Array], jax.Array]:
-    """Check that a user's function takes a step to a rate, and let it take an array of steps too."""
-    try:
-        result = jax.eval_shape(function, jax.ShapeDtypeStruct((), jnp.int32))
-        number = result.shape == () and jnp.issubdtype(at_least_float32(result.dtype), jnp.floating)
-    except Exception as error:
-        raise TypeError(
-            f"function must take a step, () int32, to a rate with JAX operations only, got function={function!r}, "
-            f"which raises {type(error).__name__}: call a factory, lrx.cosine_decay(0.1, 1000), for a schedule; write "
-            "jnp.where in place of if."
-        ) from error
-    if not number:
-        raise TypeError(
-            f"function must take a step, () int32, to one real number, got function={function!r}, which gives "
-            f"{result}: sum or select what it returns."
-        )
-    return jnp.vectorize(function)
-
-
-def is_number(value: Any) -> bool:
-    if isinstance(value, bool | np.bool_):
-        return False
-    return isinstance(value, int | float | np.number | np.ndarray | jax.Array)
-
-
 def _product_of(factors: list[jax.Array]) -> jax.Array:
     rate = jnp.asarray(factors[0], jnp.float32)
     for factor in factors[1:]:
@@ -317,7 +253,7 @@ class Schedule(Rate):
     function: Callable[[jax.Array], jax.Array]
 
     def __new__(cls, function: Callable[[jax.Array], Any]) -> Schedule:
-        self = cls.of_counts(_elementwise(function))
+        self = cls.of_counts(vectorize(function))
         self.remember(cls, {"function": function})
         return self
 
@@ -572,84 +508,3 @@ def constant(value: ArrayLike) -> Schedule:
     return Schedule.of_counts(
         lambda count: jnp.broadcast_to(jnp.asarray(value, jnp.float32), jnp.shape(count)), peak=value
     )
-
-
-def as_rate(learning_rate: Any, *, name: str = "learning_rate") -> Rate:
-    """Take what a user gives for a learning rate to a `Rate`: a number, a rate, or a function of the step.
-
-    Raises:
-      TypeError: for anything else; a `Controller` alone is a factor without a rate to multiply.
-    """
-    if isinstance(learning_rate, Rate):
-        return learning_rate
-    if isinstance(learning_rate, Controller):
-        raise TypeError(
-            f"{name} must be a rate, got the factor {learning_rate!r}, which starts at 1 and multiplies a rate: "
-            f"write 1e-3 * {learning_rate!r}."
-        )
-    if is_number(learning_rate):
-        _checks.non_negative(name, learning_rate, "the sign is applied where the chain ends")
-        return constant(learning_rate)
-    if callable(learning_rate) and not isinstance(learning_rate, type | optax.GradientTransformation):
-        return Schedule(learning_rate)
-    raise TypeError(
-        f"{name} must be a number, a Rate or a function of the step, got {name}={learning_rate!r}: give 1e-3, or a "
-        "schedule such as lrx.cosine_decay(0.1, 1000)."
-    )
-
-
-def as_schedule(schedule: Any, *, name: str) -> Schedule:
-    """Take a number or a schedule to a `Schedule`, for the factories that build on one.
-
-    Raises:
-      TypeError: for a rate that follows feedback, which has no value at a step.
-    """
-    rate = as_rate(schedule, name=name)
-    if isinstance(rate, Schedule):
-        return rate
-    raise TypeError(
-        f"{name} must be a Schedule, got the feedback-driven {rate!r}: shape the schedule first and multiply "
-        "afterwards, as warmup(schedule, 500) * reduce_on_plateau(start_after=500), where start_after keeps the "
-        "controller from judging the warm-up."
-    )
-
-
-class Setting:
-    """A hyperparameter that may follow the step, as a momentum: called with a count, it gives the value there.
-
-    Nothing is computed before `init` or `update` asks: an optimizer may be built before JAX has chosen its devices,
-    and within a program that is being traced.
-    """
-
-    def __init__(self, value_at: Callable[[jax.Array], ArrayLike]) -> None:
-        self._value_at = value_at
-
-    def __call__(self, count: jax.Array) -> ArrayLike:
-        """Return the value at a count; a number as it is given, so that Python computes with it what it can."""
-        return self._value_at(count)
-
-    def first(self) -> jax.Array:
-        """Return the value at count 0, () float32, in a buffer of its own."""
-        return jnp.array(self(jnp.zeros([], jnp.int32)), jnp.float32)
-
-
-def as_setting(name: str, value: Any, check: Callable[[str, Any], None]) -> Setting:
-    """Take a hyperparameter that may follow the step to a `Setting`.
-
-    Args:
-      name: the argument, for errors.
-      value: a number, a `Schedule`, or a function of the step.
-      check: takes the name and a number, and raises if that is not allowed; a schedule's known peak is checked.
-    """
-    if isinstance(value, Rate | Controller) and not isinstance(value, Schedule):
-        raise TypeError(
-            f"{name} must be a number or a Schedule, got {value!r}, which follows feedback: only a learning rate can, "
-            "as 1e-3 * controller."
-        )
-    if callable(value) and not isinstance(value, type):
-        schedule = as_schedule(value, name=name)
-        if schedule.peak is not None:
-            check(name, schedule.peak)
-        return Setting(schedule.function)
-    check(name, value)
-    return Setting(lambda _count: value)

@@ -57,17 +57,17 @@ Example:
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lrx.brief import brief
+
 Memory: TypeAlias = Any
 StateT = TypeVar("StateT", bound=type)
-
-FEW = 6  # leaves of a tree, or entries of a dict, that a `repr` writes out
 
 
 def tells(state: Any, method: str) -> bool:
@@ -121,73 +121,6 @@ def shows(*shown: str) -> Callable[[StateT], StateT]:
         return cls
 
     return decorate
-
-
-def brief(value: Any) -> str:
-    """Write a state in short: scalars as numbers, arrays as dtype[shape], wide trees by their size.
-
-    Example:
-      >>> import jax.numpy as jnp
-      >>> from lrx.states import brief
-      >>> brief((jnp.array(3), {"w": jnp.zeros((2, 3))}, {f"layer_{i}": jnp.zeros(10) for i in range(200)}))
-      "(3, {'w': float32[2,3]}, <200 arrays, 2,000 numbers>)"
-    """
-    if isinstance(value, tuple) and hasattr(value, "_fields"):
-        if isinstance(value, Snapshot):
-            return "Snapshot(...)"
-        fields = (f"{name}={brief(field)}" for name, field in zip(value._fields, value, strict=True))
-        return f"{type(value).__name__}({', '.join(fields)})"
-    if isinstance(value, str) or value is None:
-        return repr(value)
-    if isinstance(value, Mapping | list | tuple):
-        children = list(value.values()) if isinstance(value, Mapping) else list(value)
-        leaves = jax.tree.leaves(value)
-        plain = isinstance(value, Mapping) or all(map(jax.tree_util.all_leaves, ([child] for child in children)))
-        if len(leaves) > FEW and plain and not any(map(_holds_states, children)):
-            return f"<{len(leaves)} arrays, {sum(np.size(leaf) for leaf in leaves):,} numbers>"
-        texts = [brief(child) for child in children[:FEW]]
-        if isinstance(value, Mapping):
-            texts = [f"{key!r}: {text}" for key, text in zip(value, texts, strict=False)]
-        more = [f"... {len(children) - FEW} more"] if len(children) > FEW else []
-        begin, end = "{}" if isinstance(value, Mapping) else "[]" if isinstance(value, list) else "()"
-        comma = "," if isinstance(value, tuple) and len(children) == 1 else ""
-        return f"{begin}{', '.join(texts + more)}{comma}{end}"
-    if not isinstance(value, jax.Array | np.ndarray | np.generic | jax.ShapeDtypeStruct):
-        leaves = jax.tree.leaves(value)
-        if len(leaves) > FEW:
-            return (
-                f"<{type(value).__name__} of {len(leaves)} arrays, {sum(np.size(leaf) for leaf in leaves):,} numbers>"
-            )
-        if len(leaves) == 1 and leaves[0] is not value and hasattr(leaves[0], "dtype"):
-            return brief(leaves[0])  # a variable
-        return f"{type(value).__name__}({', '.join(map(brief, leaves))})" if leaves != [value] else repr(value)
-    return _written_array(value)
-
-
-def _holds_states(node: Any) -> bool:
-    """Whether a tree holds a NamedTuple with fields of its own."""
-    found = False
-
-    def look(below: Any) -> bool:
-        nonlocal found
-        found = found or (isinstance(below, tuple) and bool(getattr(below, "_fields", ())))
-        return found
-
-    jax.tree.leaves(node, is_leaf=look)
-    return found
-
-
-def _written_array(value: Any) -> str:
-    shape = ",".join(map(str, value.shape))
-    kind = f"{value.dtype}[{shape}]"
-    if isinstance(value, jax.core.Tracer) or not isinstance(value, jax.Array | np.ndarray | np.generic) or shape:
-        return kind
-    if isinstance(value, jax.Array) and (value.is_deleted() or not value.is_fully_addressable):
-        return kind
-    known = np.asarray(jax.device_get(value))
-    if known.dtype.kind in "biu":
-        return repr(known.item())
-    return repr(float(f"{float(known):.6g}")) if jnp.issubdtype(value.dtype, jnp.floating) else kind
 
 
 @shows()
@@ -333,62 +266,6 @@ class Snapshot(NamedTuple):
     def kept(self) -> tuple[Any, ...]:
         """Return what is kept."""
         return (self.inner,)
-
-
-@shows()
-class GroupFactor(NamedTuple):
-    """The factor of one group of `group_rates`."""
-
-    latest: jax.Array  # () float32: what the latest update of the group was multiplied by
-    unscaled: jax.Array  # () float32: the same without `scale`
-    scale: jax.Array  # () float32: set by hand, multiplies it
-    meets: dict[str, tuple[()]]  # labels of groups within, as of an optax.partition, that have leaves in common with it
-
-    def with_scale(self, scale: jax.Array, *, first: jax.Array) -> GroupFactor:
-        """Set the scale; before the first update also what is on show."""
-        scale = change(self.scale, lambda x: jnp.broadcast_to(scale, x.shape))
-        ahead = array(self.unscaled) * array(scale)
-        return self._replace(scale=scale, latest=change(self.latest, lambda x: jnp.where(first, ahead, x)))
-
-
-@shows()
-class GroupState(NamedTuple):
-    """State of `group_rates`, which gives groups of parameters factors of their own."""
-
-    count: jax.Array  # type: ignore[assignment]  # () int32: completed updates; stays at 2^31 - 1 once there
-    step: jax.Array  # () int32: where the factors' schedules are in the next update: see `RateState`
-    factors: dict[str, GroupFactor]
-    inner: Any  # of the transformation whose rate is multiplied
-
-    def within(self) -> tuple[Any, ...]:
-        """Return the state of the transformation, which is all that speaks."""
-        return (self.inner,)
-
-    def factor(self) -> dict[str, Any]:
-        """Return the factor of each group."""
-        return {label: factor.latest for label, factor in self.factors.items()}
-
-    def ahead(self) -> dict[str, Any]:
-        """Return them with what was set by hand since the latest update."""
-        return {label: array(factor.unscaled) * array(factor.scale) for label, factor in self.factors.items()}
-
-    def pairs(self) -> dict[str, list[str]]:
-        """Return the groups that meet each of the groups within."""
-        within = dict.fromkeys(label for factor in self.factors.values() for label in factor.meets)
-        return {inner: [label for label, factor in self.factors.items() if inner in factor.meets] for inner in within}
-
-    def scale_by_hand(self) -> dict[str, Any]:
-        """Return what was set by hand for each group."""
-        return {label: factor.scale for label, factor in self.factors.items()}
-
-    def with_scale(self, scale: jax.Array, group: str) -> GroupState:
-        """Set by hand what multiplies a group's factor."""
-        changed = self.factors[group].with_scale(scale, first=array(self.count) == 0)
-        return self._replace(factors={**self.factors, group: changed})
-
-    def restart(self, step: jax.Array) -> GroupState:
-        """Set the step of the factors' schedules."""
-        return self._replace(step=change(self.step, lambda x: jnp.broadcast_to(step, x.shape)))
 
 
 @shows()

@@ -20,8 +20,9 @@ import pytest
 from cases import Case, all_schedules
 
 import lrx
+from lrx.arguments import as_rate, as_schedule
 from lrx.feedback import controller
-from lrx.rates import Controller, Rate, Schedule, as_rate, as_schedule
+from lrx.rates import Controller, Rate, Schedule
 from lrx.states import FactorState, RateState
 from lrx.transformations import factory
 

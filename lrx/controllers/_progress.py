@@ -18,8 +18,8 @@ import jax.numpy as jnp
 import optax
 
 from lrx import _checks
+from lrx._numbers import ArrayLike
 from lrx._smoothing import RunningMean, add, empty_mean
-from lrx.rates import ArrayLike
 from lrx.states import shows
 
 REVERSALS = 1.219  # E max(-(e_2 - e_1)(e_1 - e_0), 0) for independent standard normal e

@@ -15,7 +15,8 @@ import jax.numpy as jnp
 from lrx import _checks
 from lrx._leaf_factors import moving_masks, where_moving
 from lrx._leaves import abs_square, has_no_gradient, leafwise, quotient, square_root, total, zeros_like
-from lrx.rates import ArrayLike, Controller, Core, Feedback
+from lrx._numbers import ArrayLike
+from lrx.rates import Controller, Core, Feedback
 from lrx.states import shows
 from lrx.transformations import factory
 

@@ -12,9 +12,10 @@ import jax.numpy as jnp
 import optax
 
 from lrx import _checks
+from lrx._numbers import ArrayLike
 from lrx.controllers._progress import Progress, check_accumulation_size, judge, no_progress, prepare
 from lrx.feedback import feedback_core
-from lrx.rates import ArrayLike, Controller, Feedback
+from lrx.rates import Controller, Feedback
 from lrx.states import shows
 from lrx.transformations import factory
 

@@ -12,10 +12,11 @@ import jax.numpy as jnp
 import optax
 
 from lrx import _checks
+from lrx._numbers import ArrayLike
 from lrx._smoothing import RunningMean, add, empty_mean
 from lrx.controllers._progress import Progress, judge, no_progress, prepare
 from lrx.feedback import feedback_core
-from lrx.rates import ArrayLike, Controller, Feedback
+from lrx.rates import Controller, Feedback
 from lrx.states import shows
 from lrx.transformations import factory
 

@@ -13,10 +13,11 @@ import jax
 import jax.numpy as jnp
 
 from lrx import _checks
+from lrx._numbers import ArrayLike
 from lrx._smoothing import RunningMean, add, empty_mean
 from lrx.controllers._progress import MEMORY, variance
 from lrx.feedback import controller
-from lrx.rates import ArrayLike, Controller
+from lrx.rates import Controller
 from lrx.states import shows
 from lrx.transformations import factory
 

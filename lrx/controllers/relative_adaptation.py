@@ -12,9 +12,10 @@ import jax.numpy as jnp
 import optax
 
 from lrx import _checks
+from lrx._numbers import ArrayLike
 from lrx._smoothing import RunningMean, add, empty_mean
 from lrx.feedback import controller
-from lrx.rates import ArrayLike, Controller
+from lrx.rates import Controller
 from lrx.states import shows
 from lrx.transformations import factory
 

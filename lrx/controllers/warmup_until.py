@@ -12,8 +12,10 @@ import jax
 import jax.numpy as jnp
 
 from lrx import _checks
+from lrx._numbers import ArrayLike
+from lrx.arguments import as_rate
 from lrx.feedback import no_observation, take_value
-from lrx.rates import ArrayLike, Core, Feedback, Rate, as_rate
+from lrx.rates import Core, Feedback, Rate
 from lrx.states import Observation, RateState, shows
 from lrx.transformations import factory
 

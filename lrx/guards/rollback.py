@@ -14,10 +14,10 @@ import optax
 
 from lrx import _checks
 from lrx._leaves import copies, leafwise, require_params, total, with_float0, without_float0
+from lrx._numbers import ArrayLike
 from lrx._smoothing import RunningMean, add, empty_mean
 from lrx.editing import scale_learning_rate, scale_rates
 from lrx.feedback import no_observation, take_value
-from lrx.rates import ArrayLike
 from lrx.run_state import settle_params
 from lrx.states import Observation, RateState, Snapshot, shows
 from lrx.transformations import factory

@@ -11,8 +11,10 @@ import optax
 
 from lrx import _checks
 from lrx._leaves import clip_to_float32, leafwise, with_float0, without_float0, zeros_like
+from lrx._numbers import ArrayLike
+from lrx.arguments import as_schedule
 from lrx.feedback import check_loss
-from lrx.rates import ArrayLike, Controller, Rate, Schedule, as_schedule
+from lrx.rates import Controller, Rate, Schedule
 from lrx.states import shows
 from lrx.transformations import factory
 

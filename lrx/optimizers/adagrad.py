@@ -10,7 +10,9 @@ import optax
 
 from lrx import _checks
 from lrx._leaves import abs_square, divide_by_root, leafwise, zero_squares_like
-from lrx.rates import ArrayLike, Rate, as_rate
+from lrx._numbers import ArrayLike
+from lrx.arguments import as_rate
+from lrx.rates import Rate
 from lrx.states import shows
 from lrx.transformations import factory
 

@@ -12,7 +12,9 @@ import optax
 
 from lrx import _checks
 from lrx._leaves import abs_square, leafwise, quotient, square_root, zero_squares_like, zeros_like
-from lrx.rates import ArrayLike, Rate, Schedule, as_rate, as_setting
+from lrx._numbers import ArrayLike
+from lrx.arguments import as_rate, as_scheduled
+from lrx.rates import Rate, Schedule
 from lrx.states import shows
 from lrx.transformations import factory
 
@@ -64,8 +66,8 @@ def moments(
     moment_dtype: Any = None,
 ) -> Moments:
     """Check the hyperparameters of Adam's memory and make its functions."""
-    b1_at = as_setting("b1", b1, _checks.decay)
-    b2_at = as_setting("b2", b2, _checks.decay)
+    b1_at = as_scheduled("b1", b1, _checks.decay)
+    b2_at = as_scheduled("b2", b2, _checks.decay)
     _checks.non_negative("eps", eps)
     _checks.non_negative("eps_root", eps_root)
     _checks.float_type("moment_dtype", moment_dtype)

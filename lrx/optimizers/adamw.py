@@ -12,9 +12,11 @@ import optax
 
 from lrx import _checks
 from lrx._leaves import leafwise, quotient, require_params, upcast
+from lrx._numbers import ArrayLike
 from lrx._paths import is_placeholder, is_tree_of, named_leaves, spread
+from lrx.arguments import as_rate, as_scheduled
 from lrx.optimizers.adam import AdamState, moments
-from lrx.rates import ArrayLike, Rate, Schedule, as_rate, as_setting
+from lrx.rates import Rate, Schedule
 from lrx.states import RateState, shows
 from lrx.transformations import factory
 
@@ -99,7 +101,7 @@ def adamw(
       1e-05
     """
     rate, memory = as_rate(learning_rate), moments(b1, b2, eps, eps_root, moment_dtype)
-    weight_decay_at = as_setting("weight_decay", weight_decay, _checks.non_negative)
+    weight_decay_at = as_scheduled("weight_decay", weight_decay, _checks.non_negative)
     _checks.one_of("decoupling", decoupling, ("rate", "schedule"))
     if decoupling == "rate" and base_rate is not None:
         raise ValueError(f'base_rate must be left out with decoupling="rate", got base_rate={base_rate}.')

@@ -9,8 +9,9 @@ import jax.numpy as jnp
 
 from lrx import _checks
 from lrx._leaves import descend, has_no_gradient, inner, require_params, total, upcast
+from lrx._numbers import ArrayLike
 from lrx.feedback import check_loss
-from lrx.rates import ArrayLike, Core, Feedback, Rate
+from lrx.rates import Core, Feedback, Rate
 from lrx.states import shows
 from lrx.transformations import factory
 

@@ -11,8 +11,8 @@ import optax
 
 from lrx import _checks
 from lrx._leaves import require_params, zeros_like
+from lrx._numbers import ArrayLike
 from lrx._positions import combine, move_mean
-from lrx.rates import ArrayLike
 from lrx.run_state import eval_params
 from lrx.states import array, shows
 from lrx.transformations import factory

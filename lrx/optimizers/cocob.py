@@ -27,8 +27,8 @@ from lrx._leaves import (
     zero_squares_like,
     zeros_like,
 )
+from lrx._numbers import ArrayLike
 from lrx._paths import named_leaves
-from lrx.rates import ArrayLike
 from lrx.states import ComputedRate, shows
 from lrx.transformations import factory
 

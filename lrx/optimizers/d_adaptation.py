@@ -27,8 +27,10 @@ from lrx._leaves import (
     zero_squares_like,
     zeros_like,
 )
+from lrx._numbers import ArrayLike
+from lrx.arguments import as_rate
 from lrx.optimizers.adam import one_minus_power
-from lrx.rates import ArrayLike, Rate, as_rate
+from lrx.rates import Rate
 from lrx.states import RateState, shows
 from lrx.transformations import factory
 

@@ -24,8 +24,10 @@ from lrx._leaves import (
     total,
     zeros_like,
 )
+from lrx._numbers import ArrayLike
 from lrx._positions import add_steps, are_kept, combine, exact_positions, move_mean, upcast_gradients, updates_to
-from lrx.rates import ArrayLike, Rate, as_rate
+from lrx.arguments import as_rate
+from lrx.rates import Rate
 from lrx.states import RateState, array, shows
 from lrx.transformations import factory
 

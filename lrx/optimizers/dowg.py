@@ -10,8 +10,10 @@ import optax
 
 from lrx import _checks
 from lrx._leaves import abs_square, copies, finite_or, leafwise, require_params, square_root, total
+from lrx._numbers import ArrayLike
 from lrx._positions import add_steps, are_kept, exact_positions, upcast_gradients, updates_to
-from lrx.rates import ArrayLike, Rate, as_rate
+from lrx.arguments import as_rate
+from lrx.rates import Rate
 from lrx.states import RateState, shows
 from lrx.transformations import factory
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import enum
 from collections.abc import Callable, Hashable, Iterable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,13 +15,71 @@ import optax
 from lrx import _checks
 from lrx._leaf_factors import LeafFactors, Reached, collect_starts, note_start
 from lrx._leaves import has_no_gradient, scale_leaf, zeros_like
+from lrx._numbers import ArrayLike
 from lrx._paths import Path, hides_leaves, is_placeholder, is_tree_of, named_leaves, spread, write_path
+from lrx.arguments import as_schedule
 from lrx.rate_paths import groups_of_leaves, pair_name
-from lrx.rates import ArrayLike, Controller, Rate, Schedule, as_schedule
-from lrx.states import GroupFactor, GroupState
+from lrx.rates import Controller, Rate, Schedule
+from lrx.states import array, change, shows
 from lrx.transformations import factory
 
 LABELS = (str, int, np.generic, enum.Enum)  # what tells a callable tree of labels from a function
+
+
+@shows()
+class GroupFactor(NamedTuple):
+    """The factor of one group of `group_rates`."""
+
+    latest: jax.Array  # () float32: what the latest update of the group was multiplied by
+    unscaled: jax.Array  # () float32: the same without `scale`
+    scale: jax.Array  # () float32: set by hand, multiplies it
+    meets: dict[str, tuple[()]]  # labels of groups within, as of an optax.partition, that have leaves in common with it
+
+    def with_scale(self, scale: jax.Array, *, first: jax.Array) -> GroupFactor:
+        """Set the scale; before the first update also what is on show."""
+        scale = change(self.scale, lambda x: jnp.broadcast_to(scale, x.shape))
+        ahead = array(self.unscaled) * array(scale)
+        return self._replace(scale=scale, latest=change(self.latest, lambda x: jnp.where(first, ahead, x)))
+
+
+@shows()
+class GroupState(NamedTuple):
+    """State of `group_rates`, which gives groups of parameters factors of their own."""
+
+    count: jax.Array  # type: ignore[assignment]  # () int32: completed updates; stays at 2^31 - 1 once there
+    step: jax.Array  # () int32: where the factors' schedules are in the next update: see `RateState`
+    factors: dict[str, GroupFactor]
+    inner: Any  # of the transformation whose rate is multiplied
+
+    def within(self) -> tuple[Any, ...]:
+        """Return the state of the transformation, which is all that speaks."""
+        return (self.inner,)
+
+    def factor(self) -> dict[str, Any]:
+        """Return the factor of each group."""
+        return {label: factor.latest for label, factor in self.factors.items()}
+
+    def ahead(self) -> dict[str, Any]:
+        """Return them with what was set by hand since the latest update."""
+        return {label: array(factor.unscaled) * array(factor.scale) for label, factor in self.factors.items()}
+
+    def pairs(self) -> dict[str, list[str]]:
+        """Return the groups that meet each of the groups within."""
+        within = dict.fromkeys(label for factor in self.factors.values() for label in factor.meets)
+        return {inner: [label for label, factor in self.factors.items() if inner in factor.meets] for inner in within}
+
+    def scale_by_hand(self) -> dict[str, Any]:
+        """Return what was set by hand for each group."""
+        return {label: factor.scale for label, factor in self.factors.items()}
+
+    def with_scale(self, scale: jax.Array, group: str) -> GroupState:
+        """Set by hand what multiplies a group's factor."""
+        changed = self.factors[group].with_scale(scale, first=array(self.count) == 0)
+        return self._replace(factors={**self.factors, group: changed})
+
+    def restart(self, step: jax.Array) -> GroupState:
+        """Set the step of the factors' schedules."""
+        return self._replace(step=change(self.step, lambda x: jnp.broadcast_to(step, x.shape)))
 
 
 @factory

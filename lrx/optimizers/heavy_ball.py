@@ -10,7 +10,9 @@ import optax
 
 from lrx import _checks
 from lrx._leaves import leafwise, zeros_like
-from lrx.rates import ArrayLike, Rate, Schedule, as_rate, as_setting
+from lrx._numbers import ArrayLike
+from lrx.arguments import as_rate, as_scheduled
+from lrx.rates import Rate, Schedule
 from lrx.states import RateState, shows
 from lrx.transformations import factory
 
@@ -72,7 +74,7 @@ def heavy_ball(
       [-2.]
     """
     rate = as_rate(learning_rate)
-    momentum_at = as_setting("momentum", momentum, _checks.decay)
+    momentum_at = as_scheduled("momentum", momentum, _checks.decay)
     _checks.flag("momentum_correction", momentum_correction)
     _checks.float_type("moment_dtype", moment_dtype)
 

@@ -10,8 +10,10 @@ import optax
 
 from lrx import _checks
 from lrx._leaves import finite_or, inner, leafwise, total, zeros_like
+from lrx._numbers import ArrayLike
+from lrx.arguments import as_rate
 from lrx.optimizers.adam import AdamState, moments
-from lrx.rates import ArrayLike, Rate, as_rate
+from lrx.rates import Rate
 from lrx.states import RateState, shows
 from lrx.transformations import factory
 

@@ -24,8 +24,8 @@ from lrx._leaves import (
     upcast,
     zeros_like,
 )
+from lrx._numbers import ArrayLike
 from lrx._positions import upcast_gradients
-from lrx.rates import ArrayLike
 from lrx.states import FactorState, shows
 from lrx.transformations import factory
 

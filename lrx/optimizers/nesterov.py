@@ -10,8 +10,10 @@ import optax
 
 from lrx import _checks
 from lrx._leaves import leafwise, zeros_like
+from lrx._numbers import ArrayLike
 from lrx._positions import combine
-from lrx.rates import ArrayLike, Rate, Schedule, as_rate, as_setting
+from lrx.arguments import as_rate, as_scheduled
+from lrx.rates import Rate, Schedule
 from lrx.states import RateState, array, shows
 from lrx.transformations import factory
 
@@ -72,7 +74,7 @@ def nesterov(
       [0.81] [0.9]
     """
     rate = as_rate(learning_rate)
-    momentum_at = as_setting("momentum", momentum, _checks.decay)
+    momentum_at = as_scheduled("momentum", momentum, _checks.decay)
     _checks.float_type("moment_dtype", moment_dtype)
 
     def init(params: Any) -> NesterovState:

@@ -9,8 +9,9 @@ import jax.numpy as jnp
 
 from lrx import _checks
 from lrx._leaves import abs_square, quotient, total
+from lrx._numbers import ArrayLike
 from lrx.feedback import feedback_core
-from lrx.rates import ArrayLike, Feedback, Rate
+from lrx.rates import Feedback, Rate
 from lrx.states import shows
 from lrx.transformations import factory
 

@@ -24,9 +24,11 @@ from lrx._leaves import (
     zero_squares_like,
     zeros_like,
 )
+from lrx._numbers import ArrayLike
 from lrx._positions import add_steps, are_kept, exact_positions, upcast_gradients, updates_to
+from lrx.arguments import as_rate
 from lrx.optimizers.d_adaptation import corrections
-from lrx.rates import ArrayLike, Rate, as_rate
+from lrx.rates import Rate
 from lrx.states import RateState, shows
 from lrx.transformations import factory
 

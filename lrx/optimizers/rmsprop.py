@@ -10,7 +10,9 @@ import optax
 
 from lrx import _checks
 from lrx._leaves import abs_square, divide_by_root, leafwise, zero_squares_like
-from lrx.rates import ArrayLike, Rate, Schedule, as_rate, as_setting
+from lrx._numbers import ArrayLike
+from lrx.arguments import as_rate, as_scheduled
+from lrx.rates import Rate, Schedule
 from lrx.states import shows
 from lrx.transformations import factory
 
@@ -59,7 +61,7 @@ def scale_by_rmsprop(
       >>> print(direction.round(4))
       [ 2. -2.]
     """
-    decay_at = as_setting("decay", decay, _checks.decay)
+    decay_at = as_scheduled("decay", decay, _checks.decay)
     _checks.non_negative("eps", eps)
     _checks.flag("eps_root", eps_root)
 

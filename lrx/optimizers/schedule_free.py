@@ -10,9 +10,11 @@ import optax
 
 from lrx import _checks
 from lrx._leaves import abs_square, copies, leafwise, quotient, require_params, square_root, upcast, zero_squares_like
+from lrx._numbers import ArrayLike
 from lrx._positions import add_steps, are_kept, combine, exact_positions, upcast_gradients, updates_to
+from lrx.arguments import as_rate
 from lrx.optimizers.adam import one_minus_power
-from lrx.rates import ArrayLike, Rate, as_rate
+from lrx.rates import Rate
 from lrx.states import RateState, array, shows
 from lrx.transformations import factory
 

@@ -10,7 +10,9 @@ import optax
 
 from lrx import _checks
 from lrx._leaves import leafwise, zeros_like
-from lrx.rates import ArrayLike, Rate, Schedule, as_rate, as_setting
+from lrx._numbers import ArrayLike
+from lrx.arguments import as_rate, as_scheduled
+from lrx.rates import Rate, Schedule
 from lrx.states import shows
 from lrx.transformations import factory
 
@@ -58,7 +60,7 @@ def scale_by_momentum(
       >>> print(direction)
       [1.5]
     """
-    momentum_at = as_setting("momentum", momentum, _checks.decay)
+    momentum_at = as_scheduled("momentum", momentum, _checks.decay)
     _checks.flag("nesterov", nesterov)
     _checks.float_type("moment_dtype", moment_dtype)
 

@@ -36,11 +36,11 @@ import numpy as np
 import optax
 
 import lrx
+from lrx._numbers import ArrayLike
 from lrx.figures import legend, panels
 from lrx.papers.descent import descend
 from lrx.papers.figures import REFERENCE, arm_style, band
 from lrx.papers.reproduction import Claim, Job, Paper, Scale
-from lrx.rates import ArrayLike
 from lrx.records import Result, round_to_six_digits
 
 if TYPE_CHECKING:

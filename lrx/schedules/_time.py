@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lrx import _checks
-from lrx.rates import ArrayLike
+from lrx._numbers import ArrayLike
 
 
 def as_steps(steps: ArrayLike) -> jax.Array:

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from lrx import _checks
-from lrx.rates import ArrayLike
+from lrx._numbers import ArrayLike
 
 
 def scale_for_batch_size(

@@ -8,7 +8,9 @@ import jax
 import jax.numpy as jnp
 
 from lrx import _checks
-from lrx.rates import ArrayLike, Schedule, as_schedule, largest
+from lrx._numbers import ArrayLike
+from lrx.arguments import as_schedule
+from lrx.rates import Schedule, largest
 from lrx.schedules._time import as_steps, passed_and_left
 from lrx.transformations import factory
 

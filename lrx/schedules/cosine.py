@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 
 from lrx import _checks
-from lrx.rates import ArrayLike, Schedule, largest
+from lrx._numbers import ArrayLike
+from lrx.rates import Schedule, largest
 from lrx.schedules._time import passed_and_left, period_at, power
 from lrx.transformations import factory
 

@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 
 from lrx import _checks
-from lrx.rates import ArrayLike, Schedule
+from lrx._numbers import ArrayLike
+from lrx.rates import Schedule
 from lrx.schedules._time import as_steps
 from lrx.transformations import factory
 

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from lrx import _checks
-from lrx.rates import ArrayLike, Schedule
+from lrx._numbers import ArrayLike
+from lrx.rates import Schedule
 from lrx.transformations import factory
 
 

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from lrx import _checks
-from lrx.rates import ArrayLike, Schedule
+from lrx._numbers import ArrayLike
+from lrx.rates import Schedule
 from lrx.schedules._time import as_steps, power, segment_of, steps_table
 from lrx.transformations import factory
 

@@ -7,7 +7,8 @@ from collections.abc import Callable
 import jax.numpy as jnp
 
 from lrx import _checks
-from lrx.rates import ArrayLike, Schedule
+from lrx._numbers import ArrayLike
+from lrx.rates import Schedule
 from lrx.schedules._time import as_steps, digits_of, multiply, nearest_whole
 from lrx.schedules.composition import warmup
 from lrx.schedules.cosine import cosine_decay

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lrx import _checks
-from lrx.states import brief
+from lrx.brief import brief
 
 
 def as_stored(minibatch: Any, key: jax.Array) -> Any:

@@ -11,9 +11,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lrx.brief import brief
 from lrx.figures import BLUE, LIGHT, VERMILION, panels, scale_axis
 from lrx.records import write_atomically
-from lrx.states import brief, shows
+from lrx.states import shows
 from lrx.training.workload import ModelState, Params
 
 if TYPE_CHECKING:

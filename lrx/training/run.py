@@ -17,7 +17,7 @@ import numpy as np
 import optax
 
 from lrx.direction import require_descent
-from lrx.editing import observe
+from lrx.observing import observe
 from lrx.run_state import can_stop, handles_divergence, minibatches, stopped, tracks_best
 from lrx.training.batch_stats import evaluation_point, model_state_at
 from lrx.training.beginning import begin_from, checksum_of

@@ -1,0 +1,95 @@
+"""What a user may give for a rate, for a schedule, and for a hyperparameter that follows the step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from lrx import _checks
+from lrx._numbers import ArrayLike, is_number
+from lrx.rates import Controller, Rate, Schedule, constant
+
+
+def as_rate(learning_rate: Any, *, name: str = "learning_rate") -> Rate:
+    """Take what a user gives for a learning rate to a `Rate`: a number, a rate, or a function of the step.
+
+    Raises:
+      TypeError: for anything else; a `Controller` alone is a factor without a rate to multiply.
+    """
+    if isinstance(learning_rate, Rate):
+        return learning_rate
+    if isinstance(learning_rate, Controller):
+        raise TypeError(
+            f"{name} must be a rate, got the factor {learning_rate!r}, which starts at 1 and multiplies a rate: "
+            f"write 1e-3 * {learning_rate!r}."
+        )
+    if is_number(learning_rate):
+        _checks.non_negative(name, learning_rate, "the sign is applied where the chain ends")
+        return constant(learning_rate)
+    if callable(learning_rate) and not isinstance(learning_rate, type | optax.GradientTransformation):
+        return Schedule(learning_rate)
+    raise TypeError(
+        f"{name} must be a number, a Rate or a function of the step, got {name}={learning_rate!r}: give 1e-3, or a "
+        "schedule such as lrx.cosine_decay(0.1, 1000)."
+    )
+
+
+def as_schedule(schedule: Any, *, name: str) -> Schedule:
+    """Take a number or a schedule to a `Schedule`, for the factories that build on one.
+
+    Raises:
+      TypeError: for a rate that follows feedback, which has no value at a step.
+    """
+    rate = as_rate(schedule, name=name)
+    if isinstance(rate, Schedule):
+        return rate
+    raise TypeError(
+        f"{name} must be a Schedule, got the feedback-driven {rate!r}: shape the schedule first and multiply "
+        "afterwards, as warmup(schedule, 500) * reduce_on_plateau(start_after=500), where start_after keeps the "
+        "controller from judging the warm-up."
+    )
+
+
+class Scheduled:
+    """A hyperparameter that may follow the step, as a momentum: called with a count, it gives the value there.
+
+    Nothing is computed before `init` or `update` asks: an optimizer may be built before JAX has chosen its devices,
+    and within a program that is being traced.
+    """
+
+    def __init__(self, value_at: Callable[[jax.Array], ArrayLike]) -> None:
+        self._value_at = value_at
+
+    def __call__(self, count: jax.Array) -> ArrayLike:
+        """Return the value at a count; a number as it is given, so that Python computes with it what it can."""
+        return self._value_at(count)
+
+    def first(self) -> jax.Array:
+        """Return the value at count 0, () float32, in a buffer of its own."""
+        return jnp.array(self(jnp.zeros([], jnp.int32)), jnp.float32)
+
+
+def as_scheduled(name: str, value: Any, check: Callable[[str, Any], None]) -> Scheduled:
+    """Take a hyperparameter that may follow the step to a `Scheduled`.
+
+    Args:
+      name: the argument, for errors.
+      value: a number, a `Schedule`, or a function of the step.
+      check: takes the name and a number, and raises if that is not allowed; a schedule's known peak is checked.
+    """
+    if isinstance(value, Rate | Controller) and not isinstance(value, Schedule):
+        raise TypeError(
+            f"{name} must be a number or a Schedule, got {value!r}, which follows feedback: only a learning rate can, "
+            "as 1e-3 * controller."
+        )
+    if callable(value) and not isinstance(value, type):
+        schedule = as_schedule(value, name=name)
+        if schedule.peak is not None:
+            check(name, schedule.peak)
+        return Scheduled(schedule.function)
+    check(name, value)
+    return Scheduled(lambda _count: value)
