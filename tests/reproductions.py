@@ -1,14 +1,24 @@
-"""What the tests of the papers share: saved results, and which claims fail once their numbers are wrong."""
+"""What the tests of papers share: smallest runs, saved results, and the claims that wrong numbers fail."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from lrx import papers
 from lrx.records import Result
+
+
+class Tiny(NamedTuple):
+    """The smallest run of a paper, which its test file names TINY: a size in place of that of its demo scale."""
+
+    size: Any
+    data: str = ""
+    constants: dict[str, Any] = {}  # noqa: RUF012  # of the paper's module, in place of its own
+    holds: bool = False  # whether all claims hold at this size already
+
 
 GALLERY = Path(__file__).parents[1] / "examples/gallery"
 

@@ -9,12 +9,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from reproductions import failing
+from reproductions import Tiny, failing
 
 import lrx
 from lrx.papers import baydin_2018
 from lrx.papers.baydin_2018 import METHODS, PUBLISHED
 from lrx.records import Result
+
+TINY = Tiny(
+    baydin_2018.Size(2, 0),
+    "digits",
+    {
+        "METHODS": {name: baydin_2018.METHODS[name] for name in ("SGD", "SGD-HD")},
+        "PAIRS": {"SGD-HD": "SGD"},
+        "PUBLISHED": {},
+    },
+)
 
 EPOCHS = {"logistic regression": 10, "perceptron": 3}
 STEPS = np.array([2, 6, 14, 30, 100, 469, 4690])  # of the made-up trace of rates

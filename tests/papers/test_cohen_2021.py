@@ -5,11 +5,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.flatten_util import ravel_pytree
-from reproductions import failing
+from reproductions import Tiny, failing
 
 from lrx.diagnostics import sharpness
 from lrx.papers import cohen_2021
 from lrx.records import Result
+
+TINY = Tiny(cohen_2021.Size(100, (4,), 20, 2.0, 0.5, 5, 20, 10), "digits")
 
 SEEDS = (0, 1, 2)
 TIMES = np.arange(1, 61)

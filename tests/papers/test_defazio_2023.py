@@ -10,13 +10,15 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from reproductions import failing
+from reproductions import Tiny, failing
 
 import lrx
 from lrx.papers import defazio_2023
 from lrx.papers.reproduction import Job
 from lrx.records import Result
 from lrx.workloads.datasets import load
+
+TINY = Tiny((defazio_2023.DIGITS._replace(options={"widths": ()}, rates=(0.03, 0.1), epochs=1),), "digits")
 
 TASK = "mnist, a model"
 

@@ -8,11 +8,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from reproductions import failing, published
+from reproductions import Tiny, failing, published
 from scipy.optimize import minimize
 
 from lrx.papers import duchi_2011
 from lrx.papers.reproduction import Job
+
+TINY = Tiny(duchi_2011.Size(50, 320), constants={"REGRET_STEPS": 20})
 
 
 def test_the_rates_of_the_arms_are_those_of_the_text() -> None:

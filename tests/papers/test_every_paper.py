@@ -1,85 +1,30 @@
-"""Every paper runs for a few steps, and its figures and verdicts follow from the saved numbers alone."""
+"""Every paper runs for a few steps, and its figures and verdicts follow from the saved numbers alone.
+
+A paper is found in the folder lrx/papers; its smallest run is TINY in its own test file.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import os
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import pytest
+from reproductions import Tiny
 
 from lrx import papers
-from lrx.papers import (
-    baydin_2018,
-    cauchy_1847,
-    defazio_2023,
-    ge_2019,
-    howard_2018,
-    kingma_2015,
-    nesterov_1983,
-    orabona_2017,
-)
-from lrx.papers.cohen_2021 import Size as Edges
-from lrx.papers.duchi_2011 import Size as Sparse
-from lrx.papers.smith_2017 import Lengths
 
 
-class Tiny(NamedTuple):
-    """A paper's smallest run: a size in place of its demo's, the data, and constants of its module."""
-
-    size: Any
-    data: str = ""
-    constants: dict[str, Any] = {}  # noqa: RUF012
-    holds: bool = False  # all its claims, already at this size
-
-
-TINY = {
-    "cauchy_1847": Tiny(
-        cauchy_1847.SCALES["demo"].size, constants={"HORIZONS": (100, 1000), "SADDLE_STEPS": 1500}, holds=True
-    ),
-    "robbins_1951": Tiny(2000, constants={"RUNS": 500}, holds=True),
-    "polyak_1964": Tiny((10, 30), holds=True),
-    "nesterov_1983": Tiny(nesterov_1983.SCALES["demo"].size, holds=True),
-    "duchi_2011": Tiny(Sparse(50, 320), constants={"REGRET_STEPS": 20}),
-    "hinton_2012": Tiny(4000),
-    "ge_2019": Tiny(ge_2019.Size(640, 1)),
-    "defazio_2023": Tiny(
-        (defazio_2023.DIGITS._replace(options={"widths": ()}, rates=(0.03, 0.1), epochs=1),), "digits"
-    ),
-    "baydin_2018": Tiny(
-        baydin_2018.Size(2, 0),
-        "digits",
-        {
-            "METHODS": {name: baydin_2018.METHODS[name] for name in ("SGD", "SGD-HD")},
-            "PAIRS": {"SGD-HD": "SGD"},
-            "PUBLISHED": {},
-        },
-    ),
-    "orabona_2017": Tiny(orabona_2017.Size(1, {"Adam": (1e-3, 1e-2)}, (10,)), "digits"),
-    "howard_2018": Tiny(
-        (howard_2018.DIGITS[0]._replace(rates=(0.01, 0.1), batch_size=512, options={"widths": ()}),),
-        "digits",
-        {"FINDER": howard_2018.FINDER | {"num_steps": 10}, "LADDERS": (10,)},
-    ),
-    "kingma_2015": Tiny(
-        kingma_2015.Size(1, (8,), 0, 1, 8, 2, 1),
-        "digits",
-        {
-            "REGRESSION": {name: kingma_2015.REGRESSION[name] for name in ("Adam", "SGD-Nesterov")},
-            "PERCEPTRON": {name: kingma_2015.PERCEPTRON[name] for name in ("Adam", "SGD-Nesterov")},
-            "FIGURE_1": (("Adam", "SGD-Nesterov", 1.05),),
-            "FIGURE_2": ("SGD-Nesterov",),
-            "QUIET_STEPS": 1000,
-            "TRAINING_STEPS": 50,
-        },
-    ),
-    "cohen_2021": Tiny(Edges(100, (4,), 20, 2.0, 0.5, 5, 20, 10), "digits"),
-    "smith_2017": Tiny(
-        dataclasses.replace(papers.paper("smith_2017").scales["demo"].size, lengths=Lengths.divided_by(500)),
-        "digits",
-    ),
-}
+def tiny_run_of(name: str) -> Tiny:
+    """The smallest run of a paper, from its test file."""
+    path = Path(__file__).with_name(f"test_{name}.py")
+    assert path.is_file(), f"{name} has no tests/papers/{path.name}: add one with its smallest run, TINY = Tiny(size)"
+    spec = importlib.util.spec_from_file_location(f"tiny_{name}", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert isinstance(getattr(module, "TINY", None), Tiny), f"tests/papers/{path.name} has no TINY = Tiny(size)"
+    return module.TINY
 
 
 @pytest.mark.slow
@@ -87,8 +32,7 @@ TINY = {
 def test_a_few_steps_leave_a_result_that_draws_its_figures(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert name in TINY, f"tests/papers/test_every_paper.py has no tiny run of {name}"
-    paper, tiny = papers.paper(name), TINY[name]
+    paper, tiny = papers.paper(name), tiny_run_of(name)
     if tiny.data in ("mnist", "cifar10") and not os.environ.get("LRX_DATA_DIR"):
         pytest.skip("LRX_DATA_DIR names no folder with the real data")
     module = __import__(f"lrx.papers.{name}", fromlist=[name])

@@ -9,10 +9,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from reproductions import failing, published
+from reproductions import Tiny, failing, published
 
 from lrx.papers import ge_2019
 from lrx.records import Result
+
+TINY = Tiny(ge_2019.Size(640, 1))
 
 WORST = str(ge_2019.CONDITIONS[-1])
 

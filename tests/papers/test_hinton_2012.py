@@ -9,11 +9,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from reproductions import failing, published
+from reproductions import Tiny, failing, published
 
 from lrx.papers import hinton_2012
 from lrx.papers.descent import descend
 from lrx.records import Result
+
+TINY = Tiny(4000)
 
 
 def plain_rmsprop(gradients: np.ndarray, rho: float, eta: float) -> np.ndarray:

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from reproductions import failing
+from reproductions import Tiny, failing
 
 import lrx
 from lrx.papers import howard_2018
@@ -17,6 +17,12 @@ from lrx.papers.reproduction import Job
 from lrx.records import Result
 from lrx.training import train
 from lrx.workloads import make_workload
+
+TINY = Tiny(
+    (howard_2018.DIGITS[0]._replace(rates=(0.01, 0.1), batch_size=512, options={"widths": ()}),),
+    "digits",
+    {"FINDER": howard_2018.FINDER | {"num_steps": 10}, "LADDERS": (10,)},
+)
 
 JOB = Job((0, 1), "digits")
 SEEDS = (1, 2)

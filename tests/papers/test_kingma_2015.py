@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from reproductions import failing
+from reproductions import Tiny, failing
 
 import lrx
 from lrx import papers
@@ -12,6 +12,19 @@ from lrx.papers import kingma_2015
 from lrx.papers.reproduction import Job
 from lrx.records import Result
 from lrx.workloads.datasets import Dataset
+
+TINY = Tiny(
+    kingma_2015.Size(1, (8,), 0, 1, 8, 2, 1),
+    "digits",
+    {
+        "REGRESSION": {name: kingma_2015.REGRESSION[name] for name in ("Adam", "SGD-Nesterov")},
+        "PERCEPTRON": {name: kingma_2015.PERCEPTRON[name] for name in ("Adam", "SGD-Nesterov")},
+        "FIGURE_1": (("Adam", "SGD-Nesterov", 1.05),),
+        "FIGURE_2": ("SGD-Nesterov",),
+        "QUIET_STEPS": 1000,
+        "TRAINING_STEPS": 50,
+    },
+)
 
 GROWING = 14  # the claim that does not hold: the bound of section 2.1 is none for growing gradients
 PAIRS = [(b1, b2) for b1 in kingma_2015.B1 for b2 in kingma_2015.B2]

@@ -10,12 +10,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from reproductions import failing
+from reproductions import Tiny, failing
 
 from lrx.papers import orabona_2017
 from lrx.papers.orabona_2017 import METHODS
 from lrx.papers.reproduction import Job
 from lrx.records import Result
+
+TINY = Tiny(orabona_2017.Size(1, {"Adam": (1e-3, 1e-2)}, (10,)), "digits")
 
 
 def made_up(epochs: int = 39) -> Result:

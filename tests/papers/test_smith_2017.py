@@ -7,11 +7,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from reproductions import Tiny
 
 import lrx
 from lrx import papers
 from lrx.papers import smith_2017
 from lrx.records import Result
+
+TINY = Tiny(dataclasses.replace(smith_2017.SCALES["demo"].size, lengths=smith_2017.Lengths.divided_by(500)), "digits")
 
 
 def made_up(fixed=81.4, decay=78.5, triangular2=81.4, peaks_off_by=0):
