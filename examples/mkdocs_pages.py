@@ -52,10 +52,11 @@ REFERENCE: dict[str, tuple[str, ...]] = {
     "Reading and editing": ("lrx",),
     "Expressions": ("lrx.expressions",),
     "Workloads": ("lrx.workloads",),
+    "Diagnostics": ("lrx.diagnostics",),
     "Papers": ("lrx.papers",),
     "Extending lrx": (
         "lrx.feedback.controller",
-        "lrx.rates.as_rate",
+        "lrx.arguments.as_rate",
         "lrx.states.shows",
         "lrx.transformations.factory",
         "lrx.transformations.Transformation",
