@@ -33,6 +33,7 @@ import numpy as np
 
 from lrx.figures import PALETTE, legend, panels, save
 from lrx.records import Result, load, markdown_table, stopwatch, write_atomically
+from lrx.training.following import BestBy
 from lrx.tuning.range_test import range_test
 from lrx.tuning.selection.bracket import Bracket
 from lrx.tuning.selection.portfolio import PORTFOLIO, Method
@@ -61,7 +62,7 @@ class Runs:
 
     def __init__(self, name: str, task: Task, data_dir: str | None, path: Path) -> None:
         self.name, self.task, self.path = name, task, path
-        self.bracket = Bracket(task.make(data_dir), task.steps, PORTFOLIO, task.metric, task.mode)
+        self.bracket = Bracket(task.make(data_dir), task.steps, PORTFOLIO, BestBy(task.metric, task.mode))
         self.kept: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
 
     def value(self, method: str, rate: float, seed: int) -> float:
@@ -177,7 +178,7 @@ def with_range_test(runs: Runs, method: str, seed: int) -> tuple[str, float, flo
     """Take the rate that a range test suggests, on the default ladder, as the peak of one-cycle."""
     leader = PORTFOLIO[PORTFOLIO[method].variant_of or method]
     assert leader.range_test_of is not None
-    test = range_test(runs.bracket.runner.workload, tx=leader.range_test_of, seeds=[seed])
+    test = range_test(runs.bracket.runner.workload, leader.range_test_of, seeds=[seed])
     return method, float(np.float32(test.suggestion)), len(test.rates) / runs.task.steps
 
 

@@ -13,7 +13,7 @@ import optax
 from lrx.papers.reproduction import Claim, Job
 from lrx.records import round_to_six_digits
 from lrx.training import Workload
-from lrx.tuning import SweepResult, sweep
+from lrx.tuning import Execution, SweepResult, sweep
 from lrx.workloads import dataset_workload
 from lrx.workloads.datasets import Dataset
 
@@ -66,13 +66,13 @@ def compare(
     for label, arm in arms.items():
         swept = sweep(
             workload,
-            tx=lambda lr, arm=arm: arm.make(lr),
-            grid={"lr": list(arm.rates)},
+            lambda lr, arm=arm: arm.make(lr),
+            {"lr": list(arm.rates)},
             num_steps=num_steps,
             seeds=job.seeds,
             num_points=num_points,
             evaluate_every=evaluate_every,
-            strategy=strategy,
+            execution=Execution(strategy),
             checkpoint=job.folder(f"{name} {label}".strip()),
             progress=job.titled(f"{name or workload.name}, {label}"),
         )

@@ -50,7 +50,7 @@ from lrx.papers.figures import REFERENCE, arm_style, band
 from lrx.papers.reproduction import Claim, Job, Paper, Scale
 from lrx.records import Result
 from lrx.training import Workload, train
-from lrx.tuning import sweep
+from lrx.tuning import Execution, sweep
 from lrx.workloads.datasets import load
 
 if TYPE_CHECKING:
@@ -169,12 +169,12 @@ def measure_task(task: Task, job: Job) -> dict[str, Any]:
     look_up = tables(steps)
     swept = sweep(
         workload,
-        tx=lambda schedule, lr: optimizer(task, look_up(schedule, lr)),
-        grid={"schedule": list(range(len(FIXED))), "lr": list(task.rates)},
+        lambda schedule, lr: optimizer(task, look_up(schedule, lr)),
+        {"schedule": list(range(len(FIXED))), "lr": list(task.rates)},
         num_steps=steps,
         seeds=job.seeds,
         num_points=NUM_POINTS,
-        strategy=task.strategy,
+        execution=Execution(task.strategy),
         checkpoint=job.folder(name),
         progress=job.titled(f"{name}, fixed schedules"),
     )

@@ -191,11 +191,11 @@ def corrections(workload: Workload, job: Job, epochs: int) -> np.ndarray:
     grid = {"b1": B1, "b2": B2, "corrected": (1, 0), "rate": RATES}
     swept = lrx.sweep(
         workload,
-        tx=make,
-        grid={name: list(values) for name, values in grid.items()},
+        make,
+        {name: list(values) for name, values in grid.items()},
         num_steps=num_steps,
         seeds=job.seeds,
-        strategy=strategy(),
+        execution=lrx.tuning.Execution(strategy()),
         checkpoint=job.folder("autoencoder"),
         progress=job.titled("autoencoder"),
     )

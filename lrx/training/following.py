@@ -28,6 +28,34 @@ class BestBy(NamedTuple):
         return best is None or (value < best if self.mode == "min" else value > best)
 
 
+def read_best(name: str, given: Any) -> BestBy:
+    """Read an argument that names a result of `evaluate` and says which is better, the least or the greatest.
+
+    Args:
+      name: of the argument.
+      given: the name of a result, "accuracy"; or a pair, ("score", "max").
+
+    Raises:
+      ValueError: if the name alone does not say which is better, or the pair has another mode.
+      TypeError: if it is of another type.
+    """
+    if isinstance(given, str):
+        metric = given.lower()
+        if metric.endswith(GREATEST) or metric.endswith(LEAST):
+            return BestBy(given, "max" if metric.endswith(GREATEST) else "min")
+        raise ValueError(
+            f"{name} must say whether the least or the greatest is best, got {name}={given!r}: give "
+            f'({given!r}, "min") or ({given!r}, "max").'
+        )
+    if isinstance(given, tuple | list) and len(given) == 2 and isinstance(given[0], str):
+        if given[1] not in ("min", "max"):
+            raise ValueError(f'the mode of {name} must be "min" or "max", got {name}={given!r}.')
+        return BestBy(*given)
+    raise TypeError(
+        f'{name} must be the name of a result of evaluate, as "loss" or ("accuracy", "max"), got {name}={given!r}.'
+    )
+
+
 def best_by(keep_best: Any, workload: Workload) -> BestBy | None:
     """Read `train(keep_best=...)`.
 
@@ -38,24 +66,7 @@ def best_by(keep_best: Any, workload: Workload) -> BestBy | None:
     """
     if keep_best is None:
         return None
-    if isinstance(keep_best, str):
-        name = keep_best.lower()
-        if name.endswith(GREATEST) or name.endswith(LEAST):
-            found = BestBy(keep_best, "max" if name.endswith(GREATEST) else "min")
-        else:
-            raise ValueError(
-                f"keep_best must say whether the least or the greatest is best, got keep_best={keep_best!r}: give "
-                f'({keep_best!r}, "min") or ({keep_best!r}, "max").'
-            )
-    elif isinstance(keep_best, tuple | list) and len(keep_best) == 2 and isinstance(keep_best[0], str):
-        if keep_best[1] not in ("min", "max"):
-            raise ValueError(f'the mode of keep_best must be "min" or "max", got keep_best={keep_best!r}.')
-        found = BestBy(*keep_best)
-    else:
-        raise TypeError(
-            f'keep_best must be the name of a result of evaluate, as "loss" or ("accuracy", "max"), got '
-            f"keep_best={keep_best!r}."
-        )
+    found = read_best("keep_best", keep_best)
     _require_evaluation("keep_best", keep_best, workload)
     return found
 

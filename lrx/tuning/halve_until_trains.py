@@ -1,46 +1,45 @@
-"""For training that does not get going: halve the rate until a short trial shows that it does."""
+"""For training that does not start: halve the rate until a short trial trains."""
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import os
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-import jax
 import numpy as np
 import optax
 
 from lrx import _checks
-from lrx.training.checkpoints import RunFolder
 from lrx.training.many import RunFamily
-from lrx.training.plan import choose_plan
-from lrx.training.progress import reporter, require_progress, say
+from lrx.training.plan import Plan, choose_plan
+from lrx.training.progress import Status, require_progress
 from lrx.training.runs import advance, curves
+from lrx.training.workload import Workload
+from lrx.tuning.arguments import as_seeds, require_descent_on, require_workload
 from lrx.tuning.learnt import LEAST, InitialLoss
-from lrx.tuning.problem import as_seeds, as_workload, require_trains
-from lrx.tuning.space import try_out_rates
+from lrx.tuning.space import FromRate, try_out_rates
+from lrx.tuning.study import Study
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-PART = 0.1  # of a trial, over which the first and the final loss are means
+PART = 0.1  # of a trial: the first and the final loss are means over it
 VERDICTS = ("trains", "stalls", "rises", "diverges")
 TRAINS, STALLS, RISES, DIVERGES = range(len(VERDICTS))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class TrialTable:
-    """What short trials at falling rates did.
+    """The losses of short trials at decreasing rates, and the first rate that trains.
 
     Attributes:
-      rate: the first rate that trains; None where none of those tried does.
-      rates: (trials,) float32, those that were tried.
+      rate: the first rate that trains; None if no rate that was tried does.
+      rates: (trials,) float32, the rates that were tried.
       verdicts: for each "trains", "stalls" (the loss falls too little), "rises" or "diverges".
-      first_loss: (trials,) float32, the mean of the first tenth of the trial, over seeds.
-      final_loss: (trials,) float32, the mean of its last tenth; infinite where it diverged with some seed.
-      losses: (trials, steps) float32, the curves, means over seeds; NaN from where a trial diverged.
+      first_loss: (trials,) float32, the mean loss of the first tenth of the trial, over seeds.
+      final_loss: (trials,) float32, the mean loss of its last tenth; infinite if it diverged with some seed.
+      losses: (trials, steps) float32, the curves, means over seeds; NaN after a trial diverged.
     """
 
     rate: float | None
@@ -68,68 +67,59 @@ class TrialTable:
 
 
 def halve_until_trains(
-    loss_fn: Any,
-    init_fn: Callable[[jax.Array], Any] | None = None,
-    *,
-    batches: Any = None,
+    workload: Workload,
     tx: Callable[[Any], optax.GradientTransformation],
+    *,
     start_rate: float,
     factor: float = 0.5,
     trials: int = 20,
     num_steps: int = 100,
     min_fall: float = 0.05,
-    has_state: bool = False,
     seeds: int | Sequence[int] = 1,
     checkpoint: str | os.PathLike[str] | None = None,
     progress: bool | str | None = None,
 ) -> TrialTable:
-    """Try `start_rate`, then a half of it, and so on, until the loss falls.
+    """Try `start_rate`, then half of it, and so on, until the loss falls.
 
-    Each trial begins at the same parameters and sees the same minibatches. It trains where no loss was infinite or NaN
-    and the mean loss of its last tenth is below that of its first, and below that of the initial parameters on the same
+    Each trial begins at the same parameters and sees the same minibatches. It trains if no loss was infinite or NaN and
+    the mean loss of its last tenth is below that of its first, and below that of the initial parameters on the same
     minibatches, by more than `min_fall` times the size of each, and by a thousandth of it at least.
 
     Args:
-      loss_fn: a `Workload`; or a function `(params, batch, key) -> loss`.
-      init_fn: `key -> params`; not with a `Workload`.
-      batches: an `lrx.training.Batches`; or arrays whose leading axis counts batches, over which steps go round; or an
-        iterable of batches.
-      tx: `rate -> transformation`, such as `lrx.adam`; it gets a tracer.
+      workload: what is trained.
+      tx: `rate -> transformation`, as `lrx.adam`; the rate is traced.
       start_rate: the first rate, > 0.
       factor: what the rate is multiplied by after a trial that fails, in (0, 1).
       trials: how many at most.
       num_steps: length of a trial, at least 2.
       min_fall: share of the loss that it has to fall by, >= 0.
-      has_state: `loss_fn` is `(params, model_state, batch, key) -> (loss, model_state)`, and `init_fn` gives both.
       seeds: how many runs of each trial, with seeds 0, 1, ..., or the seeds; all have to train.
-      checkpoint: a folder. After each trial the table is kept there, and the same call, or one with more `trials`, goes
-        on with the next one.
-      progress: True shows a bar, or lines where there is no terminal; by default a bar, on a terminal alone; a string
-        is its title; False shows nothing.
+      checkpoint: a folder. The table is kept there after each trial, and the same call, or one with more `trials`,
+        continues with the next one.
+      progress: True shows a bar, or lines if there is no terminal; by default a bar, on a terminal alone; a string is
+        its title; False shows nothing.
 
     Returns:
-      A `TrialTable`; printing it shows what each trial did.
+      A `TrialTable`; print it for the outcome of each trial.
 
     Raises:
-      ValueError: if an argument is out of its range, `tx` ascends (`lrx.direction`), an iterable of batches ends early,
-        or the folder holds other trials.
+      ValueError: if an argument is out of its range, `tx` ascends (`lrx.direction`), or the folder holds other trials.
       TypeError: if an argument is of another kind.
       ImportError: if `checkpoint` is given and orbax is not installed.
 
     Example:
       >>> import jax, jax.numpy as jnp, lrx
-      >>> from lrx.training import Batches
       >>> x = jnp.linspace(-1.0, 1.0, 64)
-      >>> found = lrx.halve_until_trains(
+      >>> line = lrx.Workload.from_functions(
       ...     lambda slope, batch, key: jnp.mean((slope * batch[0] - batch[1]) ** 2),
       ...     lambda key: jax.random.normal(key),
-      ...     batches=Batches((x, 3.0 * x), batch_size=64),
-      ...     tx=lrx.sgd,
-      ...     start_rate=8.0,
+      ...     lrx.Batches((x, 3.0 * x), batch_size=64),
       ... )
+      >>> found = lrx.halve_until_trains(line, lrx.sgd, start_rate=8.0)
       >>> found.rate, found.verdicts
       (2.0, ['diverges', 'diverges', 'trains'])
     """
+    require_workload(workload)
     _checks.positive("start_rate", start_rate)
     _checks.in_interval("factor", factor, "(0, 1)", "it multiplies the rate after each trial")
     _checks.steps("trials", trials, unit="trials")
@@ -138,72 +128,88 @@ def halve_until_trains(
     require_progress(progress)
     seed_array = as_seeds(seeds)
     try_out_rates(tx, [start_rate])
-    workload = as_workload(loss_fn, init_fn, batches, has_state=has_state, num_batches=num_steps)
-    require_trains(workload, tx(float(start_rate)))
-    initial_loss = InitialLoss(workload)
-    family = RunFamily(workload, lambda hyper, count: tx(hyper["rate"]), num_steps, num_steps)  # noqa: ARG005
-    tenth = max(1, round(PART * num_steps))
-    rows: dict[str, list[Any]] = {name: [] for name in ("rates", "verdicts", "first_loss", "final_loss", "losses")}
+    require_descent_on(workload, tx(float(start_rate)))
+    family = RunFamily(workload, FromRate(tx), num_steps, num_steps)
+    table = _Trials(family, seed_array, min_fall)
+    identity = {
+        "kind": "halve_until_trains",
+        "start_rate": start_rate,
+        "factor": factor,
+        "steps": num_steps,
+        "min_fall": min_fall,
+        "seeds": seed_array.tolist(),
+    }
     each = num_steps * len(seed_array)
-    with contextlib.ExitStack() as stack:
-        folder = None
-        if checkpoint is not None:
-            folder = stack.enter_context(contextlib.closing(RunFolder(checkpoint)))
-            about = family.identity(
-                ["rate"],
-                kind="halve_until_trains",
-                start_rate=start_rate,
-                factor=factor,
-                steps=num_steps,
-                min_fall=min_fall,
-                seeds=seed_array.tolist(),
-            )
-            if folder.latest() is not None:
-                folder.require_same_run(about)
-                _, _, kept = folder.restore(())
-                rows = {name: list(kept[name][:trials]) for name in rows}
-                say(f"trials, {workload.name}", f"resumed after {len(rows['rates'])} of at most {trials}")
-        made = len(rows["rates"])
-        status = stack.enter_context(
-            reporter(
-                progress, f"trials, {workload.name}", step=made * each, total=trials * each, batch_size=1, unit="steps"
-            )
+    with Study(
+        f"trials, {workload.name}", checkpoint, progress, lambda: family.identity(["rate"], **identity)
+    ) as study:
+        if study.made is not None:
+            table.rows = {name: list(values[:trials]) for name, values in study.restore().items()}
+            study.announce(f"resumed after {table.made} of at most {trials}")
+        status = study.show(table.made * each, trials * each)
+        while table.made < trials and not table.trained:
+            rate = start_rate * factor**table.made
+            status.title = f"trial at {rate:.3g}, {workload.name}"
+            table.try_rate(rate, status, table.made * each)
+            study.save(table.made, {name: np.array(values) for name, values in table.rows.items()})
+    return table.result()
+
+
+class _Trials:
+    """The trials that were made so far."""
+
+    def __init__(self, family: RunFamily, seeds: np.ndarray, min_fall: float) -> None:
+        self.family, self.seeds, self.min_fall = family, seeds, min_fall
+        self.initial_loss = InitialLoss(family.workload)
+        self.plan: Plan | None = None
+        self.rows: dict[str, list[Any]] = {
+            name: [] for name in ("rates", "verdicts", "first_loss", "final_loss", "losses")
+        }
+
+    @property
+    def made(self) -> int:
+        """The number of trials."""
+        return len(self.rows["rates"])
+
+    @property
+    def trained(self) -> bool:
+        """Whether the last trial trained."""
+        return bool(self.made) and self.rows["verdicts"][-1] == TRAINS
+
+    def try_rate(self, rate: float, status: Status, before: int) -> None:
+        """Train at a rate, and add a row to the table; `status` has counted `before` steps."""
+        num_steps, tenth = self.family.num_steps, max(1, round(PART * self.family.num_steps))
+        if self.plan is None:
+            strategy = "map" if len(self.seeds) == 1 else "vmap"
+            self.plan = choose_plan(self.family, {"rate": np.ones(1)}, self.seeds, strategy=strategy)
+            status.start()
+        hyper = {"rate": np.array([rate], np.float32)}
+        runs = self.plan.start(hyper, self.seeds)
+        runs = advance(self.plan, runs, hyper, self.seeds, 0, num_steps, status, before)
+        curve = curves(runs)[:, 0]
+        first, last = curve[:, :tenth].mean(axis=1), curve[:, -tenth:].mean(axis=1)
+        starts, stops = (np.full((len(self.seeds), 1), step) for step in (num_steps - tenth, num_steps))
+        initial = self.initial_loss.means(self.seeds, starts, stops)[:, 0]
+        finite = bool(np.isfinite(curve).all())
+        if not finite:
+            verdict = DIVERGES
+        elif np.any(last > first):
+            verdict = RISES
+        else:
+            falls = [loss - last > max(self.min_fall, LEAST) * np.abs(loss) for loss in (first, initial)]
+            verdict = TRAINS if np.all(falls) else STALLS
+        row = hyper["rate"][0], verdict, first.mean(), last.mean() if finite else np.inf, curve.mean(axis=0)
+        for name, value in zip(self.rows, row, strict=True):
+            self.rows[name].append(value)
+
+    def result(self) -> TrialTable:
+        """Return the table."""
+        rows = self.rows
+        return TrialTable(
+            float(rows["rates"][-1]) if self.trained else None,
+            np.array(rows["rates"]),
+            [VERDICTS[verdict] for verdict in rows["verdicts"]],
+            np.array(rows["first_loss"], np.float32),
+            np.array(rows["final_loss"], np.float32),
+            np.stack(rows["losses"]),
         )
-        plan = None
-        for trial in range(made, trials):
-            if trial and rows["verdicts"][-1] == TRAINS:
-                break
-            if plan is None:
-                strategy = "map" if len(seed_array) == 1 else "vmap"
-                plan = choose_plan(family, {"rate": np.ones(1)}, seed_array, strategy=strategy)
-                status.start()
-            status.title = f"trial at {start_rate * factor**trial:.3g}, {workload.name}"
-            hyper = {"rate": np.array([start_rate * factor**trial], np.float32)}
-            runs = advance(plan, plan.start(hyper, seed_array), hyper, seed_array, 0, num_steps, status, trial * each)
-            curve = curves(runs)[:, 0]
-            first, last = curve[:, :tenth].mean(axis=1), curve[:, -tenth:].mean(axis=1)
-            initial = initial_loss.means(
-                seed_array, *(np.full((len(seed_array), 1), n) for n in (num_steps - tenth, num_steps))
-            )
-            finite = bool(np.isfinite(curve).all())
-            if not finite:
-                verdict = DIVERGES
-            elif np.any(last > first):
-                verdict = RISES
-            else:
-                falls = [loss - last > max(min_fall, LEAST) * np.abs(loss) for loss in (first, initial[:, 0])]
-                verdict = TRAINS if np.all(falls) else STALLS
-            row = hyper["rate"][0], verdict, first.mean(), last.mean() if finite else np.inf, curve.mean(axis=0)
-            for name, value in zip(rows, row, strict=True):
-                rows[name].append(value)
-            if folder is not None:
-                folder.save(trial + 1, (), {name: np.array(values) for name, values in rows.items()}, about)
-    trained = rows["verdicts"][-1] == TRAINS
-    return TrialTable(
-        float(rows["rates"][-1]) if trained else None,
-        np.array(rows["rates"]),
-        [VERDICTS[verdict] for verdict in rows["verdicts"]],
-        np.array(rows["first_loss"], np.float32),
-        np.array(rows["final_loss"], np.float32),
-        np.stack(rows["losses"]),
-    )

@@ -6,7 +6,6 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import jax
 import numpy as np
 import optax
 
@@ -14,28 +13,26 @@ from lrx import _checks
 from lrx.training.many import RunFamily
 from lrx.training.plan import Plan, choose_plan
 from lrx.training.runs import advance, evaluate, tail_loss
-from lrx.tuning.problem import as_seeds, as_workload, require_comparable, require_trains
-from lrx.tuning.space import Range, Space, try_out
+from lrx.training.workload import Workload
+from lrx.tuning.arguments import as_seeds, require_descent_on, require_workload
+from lrx.tuning.space import FromHyperparameters, Range, Space, try_out
 
 NUM_REPORTS = 10
 
 
 def optuna_objective(
-    loss_fn: Any,
-    init_fn: Callable[[jax.Array], Any] | None = None,
-    *,
-    batches: Any = None,
+    workload: Workload,
     tx: Callable[..., optax.GradientTransformation],
     space: Mapping[str, Range],
+    *,
     num_steps: int,
     report_every: int | None = None,
     metric: str | None = None,
     seeds: int | Sequence[int] = 1,
-    has_state: bool = False,
 ) -> Callable[[Any], float]:
-    """Make what `optuna.Study.optimize` takes: train with a trial's hyperparameters, report, and stop where it is told.
+    """Build the objective that `optuna.Study.optimize` takes: it trains with a trial's hyperparameters and reports.
 
-    The run is compiled once, for all trials. Several processes, on several machines, work on one study where it has a
+    The run is compiled once, for all trials. Several processes, on several machines, can work on one study if it has a
     storage: each makes its own objective and calls `study.optimize`.
 
         study = optuna.create_study(
@@ -45,23 +42,21 @@ def optuna_objective(
         study.optimize(objective, n_trials=50)
         study.best_params
 
-    A trial whose loss is not finite is pruned, and has the user attribute "diverged". A process that is killed leaves
-    its trial running for ever, unless the storage is told to look: with `optuna.storages.RDBStorage("sqlite:///study.db",
-    heartbeat_interval=60, failed_trial_callback=optuna.storages.RetryFailedTrialCallback())` another takes it up.
+    A trial whose loss is not finite is pruned, and has the user attribute "diverged". The trial of a process that is
+    killed stays in the state "running", unless the storage looks for such trials: with `optuna.storages.RDBStorage(
+    "sqlite:///study.db", heartbeat_interval=60, failed_trial_callback=optuna.storages.RetryFailedTrialCallback())`
+    another process repeats it.
 
     Args:
-      loss_fn: a `Workload`; or a function `(params, batch, key) -> loss`.
-      init_fn: `key -> params`; not with a `Workload`.
-      batches: as for `sweep`.
-      tx: takes the hyperparameters by name to a transformation; it gets tracers.
+      workload: what is trained.
+      tx: takes the hyperparameters by name and returns a transformation; their values are traced.
       space: hyperparameter to a range, `lrx.tuning.log_uniform(1e-5, 1.0)` for a rate.
       num_steps: length of a trial.
       report_every: steps between two reports, after each of which the trial may be pruned; a tenth of `num_steps` by
         default.
-      metric: a result of the workload's `evaluate`; by default the training loss, the mean of the last tenth of the
-        steps.
+      metric: the name of a result of the workload's `evaluate`, which the study minimizes or maximizes; by default the
+        training loss, the mean of the last tenth of the steps.
       seeds: how many runs of each trial, or their seeds; their mean is reported.
-      has_state: as for `sweep`.
 
     Returns:
       A function of an `optuna.Trial` that returns the metric after `num_steps`.
@@ -76,16 +71,14 @@ def optuna_objective(
 
     Example:
       >>> import jax, jax.numpy as jnp, lrx, optuna
-      >>> from lrx.training import Batches
       >>> x = jnp.linspace(-1.0, 1.0, 64)
-      >>> objective = lrx.optuna_objective(
+      >>> line = lrx.Workload.from_functions(
       ...     lambda slope, batch, key: jnp.mean((slope * batch[0] - batch[1]) ** 2),
       ...     lambda key: jax.random.normal(key),
-      ...     batches=Batches((x, 3.0 * x), batch_size=16),
-      ...     tx=lambda lr: lrx.sgd(lr),
-      ...     space={"lr": lrx.tuning.log_uniform(1e-4, 10.0)},
-      ...     num_steps=50,
+      ...     lrx.Batches((x, 3.0 * x), batch_size=16),
       ... )
+      >>> space = {"lr": lrx.tuning.log_uniform(1e-4, 10.0)}
+      >>> objective = lrx.optuna_objective(line, lambda lr: lrx.sgd(lr), space, num_steps=50)
       >>> optuna.logging.set_verbosity(optuna.logging.WARNING)
       >>> study = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=0))
       >>> study.optimize(objective, n_trials=20)
@@ -96,19 +89,20 @@ def optuna_objective(
         import optuna
     except ImportError as error:
         raise ImportError('optuna_objective needs optuna: pip install "lrx[tune]".') from error
+    require_workload(workload)
     _checks.steps("num_steps", num_steps)
     if report_every is not None:
         _checks.steps("report_every", report_every)
     if not isinstance(space, Mapping) or not space or not all(isinstance(value, Range) for value in space.values()):
         raise TypeError(f'space must be a dict of ranges, {{"lr": lrx.tuning.log_uniform(1e-5, 1.0)}}, got {space!r}.')
     ends = {name: np.array([interval.low, interval.high]) for name, interval in space.items()}
-    try_out(tx, Space(ends, (2,), ends))
+    try_out(tx, Space(ends, (2,), ends, False))
     seed_array = as_seeds(seeds)
-    workload = as_workload(loss_fn, init_fn, batches, has_state=has_state, num_batches=num_steps)
-    require_comparable(metric, "min", workload)
-    require_trains(workload, tx(**{name: interval.low for name, interval in space.items()}))
+    if metric is not None and workload.evaluate is None:
+        raise ValueError(f"metric needs a workload that evaluates, got metric={metric!r} and one without.")
+    require_descent_on(workload, tx(**{name: interval.low for name, interval in space.items()}))
     every = max(1, num_steps // NUM_REPORTS) if report_every is None else report_every
-    family = RunFamily(workload, lambda hyper, count: tx(**hyper), num_steps, num_steps)  # noqa: ARG005
+    family = RunFamily(workload, FromHyperparameters(tx), num_steps, num_steps)
     plans: list[Plan] = []
     lock = threading.Lock()  # for optimize(..., n_jobs=2)
 

@@ -1,4 +1,4 @@
-"""The hyperparameters that a search goes through: a grid of values, or a random sample of ranges."""
+"""The hyperparameters that a search tries: a grid of values, or a random sample of ranges."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from lrx import _checks
 
 @dataclasses.dataclass(frozen=True)
 class Range:
-    """An interval of a hyperparameter, from which values are drawn.
+    """An interval from which values of a hyperparameter are drawn.
 
     Attributes:
       low: the smallest value.
       high: the largest value.
-      log: whether the logarithm is drawn uniformly, and not the value.
+      log: whether the logarithm is uniform, and not the value.
     """
 
     low: float
@@ -28,14 +28,14 @@ class Range:
     log: bool
 
     def at(self, place: Any) -> Any:
-        """Give the value at a place from 0, for `low`, to 1, for `high`."""
+        """Return the value at a place from 0, for `low`, to 1, for `high`."""
         if self.log:
             return np.exp(math.log(self.low) + (math.log(self.high) - math.log(self.low)) * place)
         return self.low + (self.high - self.low) * place
 
 
 def uniform(low: float, high: float) -> Range:
-    """Draw values between two bounds, all alike.
+    """Build a range whose values are uniform between two bounds.
 
     Raises:
       ValueError: if a bound is not finite, or `high` is not above `low`.
@@ -52,7 +52,7 @@ def uniform(low: float, high: float) -> Range:
 
 
 def log_uniform(low: float, high: float) -> Range:
-    """Draw values between two bounds, each factor alike: what a learning rate wants.
+    """Build a range whose logarithms are uniform between two bounds, as suits a learning rate.
 
     Raises:
       ValueError: if a bound is not finite, `low` is not positive, or `high` is not above `low`.
@@ -69,12 +69,49 @@ def log_uniform(low: float, high: float) -> Range:
 
 
 @dataclasses.dataclass(frozen=True)
+class Random:
+    """A random sample of hyperparameters: the space of a `sweep` or a search in place of a grid.
+
+    Attributes:
+      ranges: hyperparameter to a range, `lrx.tuning.log_uniform(1e-4, 1.0)` or `lrx.tuning.uniform(0.0, 1.0)`.
+      num_samples: how many members are drawn; equal seeds draw the same ones.
+
+    Raises:
+      ValueError: if `num_samples` is not a whole number of members >= 1.
+      TypeError: if `ranges` is not a dict of ranges.
+
+    Example:
+      >>> from lrx.tuning import Random, log_uniform
+      >>> space = Random({"lr": log_uniform(1e-4, 1.0)}, num_samples=27)
+    """
+
+    ranges: Mapping[str, Range]
+    num_samples: int
+
+    def __post_init__(self) -> None:
+        _require_names("ranges", self.ranges)
+        for key, interval in self.ranges.items():
+            if not isinstance(interval, Range):
+                raise TypeError(
+                    f"ranges[{key!r}] must be a range, got {interval!r}: give lrx.tuning.log_uniform(1e-4, 1.0) or "
+                    "lrx.tuning.uniform(0.0, 1.0)."
+                )
+        _checks.steps("num_samples", self.num_samples, unit="members")
+
+
+def _require_names(name: str, given: Any) -> None:
+    if not isinstance(given, Mapping) or not given or not all(isinstance(key, str) for key in given):
+        raise TypeError(f"{name} must be a dict from names of hyperparameters, got {name}={given!r}.")
+
+
+@dataclasses.dataclass(frozen=True)
 class Space:
     """The members of a search: their hyperparameters, and how they are arranged."""
 
     axes: dict[str, np.ndarray]  # hyperparameter to its values: along its own axis of a grid, or one for each sample
     shape: tuple[int, ...]  # of the members
     members: dict[str, np.ndarray]  # hyperparameter to its value for each member, flat
+    is_grid: bool
 
     @property
     def first(self) -> dict[str, float]:
@@ -83,43 +120,34 @@ class Space:
 
     @property
     def size(self) -> int:
-        """How many members there are."""
+        """The number of members."""
         return math.prod(self.shape)
 
 
-def make_space(grid: Any, sample: Any, num_samples: Any, seed: int) -> Space:
+def make_space(space: Any, seed: int) -> Space:
     """Arrange the members of a search.
 
+    Args:
+      space: a dict from hyperparameters to lists of values, which is a grid, or a `Random`.
+      seed: of the random sample.
+
     Raises:
-      ValueError: if not exactly one of `grid` and `sample` is given, or one is empty or not of finite numbers.
-      TypeError: if one is of another kind.
+      ValueError: if a list of values is empty or not of finite numbers.
+      TypeError: if `space` is of another kind.
     """
-    if (grid is None) == (sample is None):
-        raise ValueError(
-            'exactly one of grid and sample must be given: grid={"lr": [0.01, 0.1]}, or '
-            'sample={"lr": lrx.tuning.log_uniform(1e-4, 1.0)} with num_samples.'
+    if isinstance(space, Random):
+        places = np.random.default_rng(seed).random((len(space.ranges), space.num_samples))
+        drawn = {key: interval.at(place) for (key, interval), place in zip(space.ranges.items(), places, strict=True)}
+        return Space(drawn, (space.num_samples,), drawn, False)
+    if isinstance(space, Mapping) and any(isinstance(values, Range) for values in space.values()):
+        raise TypeError(
+            "space must be a dict of lists, got ranges, of which a number of samples is drawn: give "
+            "lrx.tuning.Random(space, num_samples=27)."
         )
-    name, given = ("grid", grid) if sample is None else ("sample", sample)
-    if not isinstance(given, Mapping) or not given or not all(isinstance(key, str) for key in given):
-        raise TypeError(f"{name} must be a dict from names of hyperparameters, got {name}={given!r}.")
-    if sample is None:
-        if num_samples is not None:
-            raise ValueError(f"num_samples belongs to sample, got num_samples={num_samples} with a grid: leave it out.")
-        axes = {key: _axis(f"grid[{key!r}]", values) for key, values in given.items()}
-        mesh = np.meshgrid(*axes.values(), indexing="ij")
-        return Space(axes, mesh[0].shape, {key: x.ravel() for key, x in zip(axes, mesh, strict=True)})
-    for key, interval in given.items():
-        if not isinstance(interval, Range):
-            raise TypeError(
-                f"sample[{key!r}] must be a range, got {interval!r}: give lrx.tuning.log_uniform(1e-4, 1.0) or "
-                "lrx.tuning.uniform(0.0, 1.0)."
-            )
-    if num_samples is None:
-        raise ValueError("num_samples must be given with sample: how many members are drawn.")
-    _checks.steps("num_samples", num_samples, unit="members")
-    places = np.random.default_rng(seed).random((len(given), num_samples))
-    drawn = {key: given[key].at(place) for key, place in zip(given, places, strict=True)}
-    return Space(drawn, (num_samples,), drawn)
+    _require_names("space", space)
+    axes = {key: _axis(f"space[{key!r}]", values) for key, values in space.items()}
+    mesh = np.meshgrid(*axes.values(), indexing="ij")
+    return Space(axes, mesh[0].shape, {key: x.ravel() for key, x in zip(axes, mesh, strict=True)}, True)
 
 
 def _axis(name: str, values: Any) -> np.ndarray:
@@ -133,10 +161,10 @@ def _axis(name: str, values: Any) -> np.ndarray:
 
 
 def try_out(tx: Callable[..., Any], space: Space) -> None:
-    """Make the transformation for every value of every hyperparameter, so that a wrong one is refused now.
+    """Build the transformation for every value of every hyperparameter, so that a wrong one is refused now.
 
     Raises:
-      TypeError: if `tx` does not take the names, or gives no transformation.
+      TypeError: if `tx` does not take the names, or does not return a transformation.
       ValueError: if it refuses a value.
     """
     if not callable(tx):
@@ -154,12 +182,34 @@ def try_out(tx: Callable[..., Any], space: Space) -> None:
 
 
 def try_out_rates(tx: Callable[[Any], Any], rates: Iterable[float]) -> None:
-    """Make the transformation at a few rates.
+    """Build the transformation at a few rates, so that a wrong `tx` is refused now.
 
     Raises:
-      TypeError: if `tx` is not a function of a rate, or gives no transformation.
+      TypeError: if `tx` is not a function of a rate, or does not return a transformation.
     """
     if not callable(tx) or isinstance(tx, optax.GradientTransformation):
         raise TypeError(f"tx must be a function of a rate, got tx={tx!r}: give lrx.adam, without its argument.")
     for rate in rates:
         _checks.transformation(tx(float(rate)))
+
+
+@dataclasses.dataclass(frozen=True)
+class FromHyperparameters:
+    """What runs are made of: a function of hyperparameters by name. Equal for equal functions: it compiles once."""
+
+    tx: Callable[..., optax.GradientTransformation]
+
+    def __call__(self, hyper: Mapping[str, Any], count: Any) -> optax.GradientTransformation:
+        del count
+        return self.tx(**hyper)
+
+
+@dataclasses.dataclass(frozen=True)
+class FromRate:
+    """What runs are made of: a function of the hyperparameter "rate". Equal for equal functions: it compiles once."""
+
+    tx: Callable[[Any], optax.GradientTransformation]
+
+    def __call__(self, hyper: Mapping[str, Any], count: Any) -> optax.GradientTransformation:
+        del count
+        return self.tx(hyper["rate"])

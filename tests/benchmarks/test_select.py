@@ -11,7 +11,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tuning.test_sweep import line
+from tuning.line import line
 
 import lrx
 from lrx.benchmarks import available, select

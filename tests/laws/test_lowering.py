@@ -85,7 +85,7 @@ TOOLS: dict[str, Callable[[lrx.Workload, Callable[[Any], Any]], Any]] = {
     "train": lambda workload, make: train(workload, make(0.1), steps=6, seed=0),
     **{
         f"sweep by {strategy}": lambda workload, make, strategy=strategy: lrx.sweep(
-            workload, tx=make, grid={"rate": [0.03, 0.1]}, num_steps=6, seeds=2, strategy=strategy
+            workload, make, {"rate": [0.03, 0.1]}, num_steps=6, seeds=2, execution=lrx.tuning.Execution(strategy)
         )
         for strategy in ("vmap", "map")
     },

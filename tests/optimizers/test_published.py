@@ -13,6 +13,7 @@ import pytest
 import lrx
 from lrx.papers import baydin_2018, orabona_2017
 from lrx.training import Workload, train
+from lrx.tuning import Execution
 from lrx.workloads import make_workload
 
 pytestmark = [
@@ -61,7 +62,7 @@ def test_momo_keeps_its_accuracy_over_four_decades_of_rates() -> None:
     rates = {"lr": np.logspace(-3, 1, 9)}
 
     def spread(tx: Callable[[Any], optax.GradientTransformation]) -> float:
-        found = lrx.sweep(workload, tx=lambda lr: tx(lr), grid=rates, num_steps=500, strategy="vmap")
+        found = lrx.sweep(workload, lambda lr: tx(lr), rates, num_steps=500, execution=Execution("vmap"))
         accuracy = np.nan_to_num(found.evaluations["accuracy"], nan=0.1)  # of a run that diverged
         return float(np.ptp(accuracy))
 

@@ -8,21 +8,21 @@ from typing import Any
 import optax
 import optuna
 import pytest
-from tuning.test_sweep import LINE
+from tuning.line import LINE
 
 import lrx
 from lrx.training import plan as plans
 from lrx.tuning import Method, log_uniform
 
 TOOLS: dict[str, Callable[[Any], Any]] = {
-    "sweep": lambda tx: lrx.sweep(LINE, tx=lambda lr: tx(lr), grid={"lr": [0.1, 0.2]}, num_steps=5),
-    "range_test": lambda tx: lrx.range_test(LINE, tx=tx),
+    "sweep": lambda tx: lrx.sweep(LINE, lambda lr: tx(lr), {"lr": [0.1, 0.2]}, num_steps=5),
+    "range_test": lambda tx: lrx.range_test(LINE, tx),
     "successive_halving": lambda tx: lrx.successive_halving(
-        LINE, tx=lambda lr: tx(lr), grid={"lr": [0.1, 0.2, 0.3]}, num_steps=9
+        LINE, lambda lr: tx(lr), {"lr": [0.1, 0.2, 0.3]}, num_steps=9
     ),
-    "halve_until_trains": lambda tx: lrx.halve_until_trains(LINE, tx=tx, start_rate=0.1),
+    "halve_until_trains": lambda tx: lrx.halve_until_trains(LINE, tx, start_rate=0.1),
     "optuna_objective": lambda tx: optuna.create_study().optimize(
-        lrx.optuna_objective(LINE, tx=lambda lr: tx(lr), space={"lr": log_uniform(0.01, 0.1)}, num_steps=5), n_trials=1
+        lrx.optuna_objective(LINE, lambda lr: tx(lr), {"lr": log_uniform(0.01, 0.1)}, num_steps=5), n_trials=1
     ),
     "select": lambda tx: lrx.select(LINE, num_steps=400, portfolio={"mine": Method(lambda rate, num_steps: tx(rate))}),
     "select, its range test": lambda tx: lrx.select(

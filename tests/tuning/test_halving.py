@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from pathlib import Path
 from typing import Any
 
@@ -10,21 +9,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tuning.test_sweep import LINE, line, sgd
+from tuning.line import LINE, MAP, VMAP, line, sgd
 
 import lrx
 from lrx.training import plan as plans
 from lrx.training import train
-from lrx.tuning import log_uniform, successive_halving
+from lrx.tuning import Execution, Random, log_uniform, study, successive_halving
+from lrx.tuning.rungs import plan_rungs
 from lrx.workloads import make_workload
-
-module = importlib.import_module("lrx.tuning.halving")
 
 RATES = [1e-4, 1e-3, 0.01, 0.03, 0.1, 0.3, 1e9, 1e8, 1e7]
 
 
 def halved(**arguments: Any) -> lrx.tuning.HalvingResult:
-    return successive_halving(LINE, **({"tx": sgd, "grid": {"lr": RATES}, "num_steps": 54} | arguments))
+    settings = {"tx": sgd, "space": {"lr": RATES}, "num_steps": 54, "execution": VMAP}
+    return successive_halving(LINE, **(settings | arguments))
 
 
 def test_the_better_third_goes_on_from_where_it_was() -> None:
@@ -44,27 +43,24 @@ def test_the_better_third_goes_on_from_where_it_was() -> None:
 def test_the_best_by_an_evaluation_is_found() -> None:
     by_error = halved(metric="error")
     assert by_error.best["lr"] in (0.03, 0.1, 0.3)
-    worst = halved(metric="error", mode="max", grid={"lr": RATES[:6]})
+    worst = halved(metric=("error", "max"), space={"lr": RATES[:6]})
     assert worst.best["lr"] == 1e-4
 
 
 @pytest.mark.parametrize("chunk_size", [None, 2])
 def test_chunks_change_nothing(chunk_size: int | None) -> None:
-    found = halved(chunk_size=chunk_size, strategy="vmap")
-    np.testing.assert_allclose(found.losses, halved(strategy="map").losses, rtol=1e-4, atol=1e-6)
+    found = halved(execution=Execution("vmap", chunk_size))
+    np.testing.assert_allclose(found.losses, halved(execution=MAP).losses, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("mode", ["min", "max"])
 def test_hyperband_begins_its_brackets_later(mode: str) -> None:
     found = halved(
-        grid=None,
-        sample={"lr": log_uniform(1e-4, 1.0)},
-        num_samples=9,
+        space=Random({"lr": log_uniform(1e-4, 1.0)}, num_samples=9),
         min_steps=6,
         brackets=3,
-        metric="error",
-        mode=mode,
-        strategy="map",
+        metric=("error", mode),
+        execution=MAP,
     )
     assert np.bincount(found.bracket).tolist() == [9, 5, 3]  # Hyperband's table for R = 9, eta = 3
     assert found.steps_made[found.bracket == 0].min() == 6
@@ -78,7 +74,7 @@ def test_hyperband_begins_its_brackets_later(mode: str) -> None:
 
 
 def test_rungs_are_those_of_the_paper() -> None:
-    rungs = module._rungs(81, 81, 1, 3, 5)
+    rungs = plan_rungs(81, 81, 1, 3, 5)
     table: dict[int, list[tuple[int, int]]] = {}
     for rung in rungs:
         table.setdefault(rung.bracket, []).append((rung.size, rung.stop))
@@ -90,7 +86,7 @@ def test_rungs_are_those_of_the_paper() -> None:
 def test_an_interrupted_search_loses_at_most_a_rung(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fail_at: int
 ) -> None:
-    arguments: dict[str, Any] = {"strategy": "map", "seeds": 2}
+    arguments: dict[str, Any] = {"execution": MAP, "seeds": 2}
     made: list[tuple[int, int]] = []
     original = plans.Plan.advance
 
@@ -120,11 +116,11 @@ def test_the_state_of_batch_norm_and_averages_is_carried() -> None:
     workload = make_workload("digits", "mlp", batch_size=64, widths=(8,))
     found = successive_halving(
         workload,
-        tx=lambda lr: lrx.schedule_free_sgd(lr),
-        grid={"lr": [0.01, 0.1, 1.0]},
+        lambda lr: lrx.schedule_free_sgd(lr),
+        {"lr": [0.01, 0.1, 1.0]},
         num_steps=30,
         metric="accuracy",
-        mode="max",
+        execution=MAP,
     )
     history = train(workload, lrx.schedule_free_sgd(found.best["lr"]), steps=30)
     averaged = lrx.eval_params(history.opt_state, history.params)
@@ -132,7 +128,7 @@ def test_the_state_of_batch_norm_and_averages_is_carried() -> None:
 
 
 def test_the_picture_has_a_line_for_each_member() -> None:
-    figure = halved(grid={"lr": RATES[:6]}).plot()
+    figure = halved(space={"lr": RATES[:6]}).plot()
     assert len(figure.axes[0].get_lines()) == 12  # and a point at its end
 
 
@@ -142,11 +138,11 @@ def test_the_picture_has_a_line_for_each_member() -> None:
         ({"min_steps": 60}, "min_steps must be <= num_steps, got min_steps=60, num_steps=54: there would be no rung"),
         ({"eta": 1}, "eta must be a whole number of members >= 2"),
         ({"brackets": 2}, "brackets must be 1 with a grid"),
-        ({"mode": "best"}, "mode must be one of 'min', 'max'"),
-        ({"mode": "max"}, "mode='max' needs a metric, for without one runs are compared by a loss"),
+        ({"metric": ("error", "best")}, 'the mode of metric must be "min" or "max"'),
+        ({"metric": "f1"}, "metric must say whether the least or the greatest is best, got metric='f1'"),
         ({"metric": "accuracy"}, r"metric must be one of \['error'\], got metric='accuracy'"),
-        ({"grid": {"lr": [1e9, 1e10, 1e11]}}, "every member diverged within"),
-        ({"grid": {"lr": []}}, r"grid\['lr'\] must be a list of at least one finite number"),
+        ({"space": {"lr": [1e9, 1e10, 1e11]}}, "every member diverged within"),
+        ({"space": {"lr": []}}, r"space\['lr'\] must be a list of at least one finite number"),
     ],
 )
 def test_bad_input_is_refused(arguments: dict[str, Any], message: str) -> None:
@@ -159,33 +155,39 @@ def test_a_metric_that_no_evaluation_gives_is_refused_before_anything_is_trained
 ) -> None:
     monkeypatch.setattr(plans.Plan, "advance", None)
     with pytest.raises(ValueError, match=r"^metric must be one of \['error'\], got metric='accuracy'"):
-        halved(metric="accuracy", strategy="map")
+        halved(metric="accuracy", execution=MAP)
 
 
 def test_a_member_whose_metric_is_nan_is_the_worst() -> None:
     partly = line(lambda slope: {"error": jnp.where(jnp.abs(slope - 3.0) < 0.5, jnp.nan, jnp.abs(slope - 3.0))})
-    found = successive_halving(partly, tx=sgd, grid={"lr": [0.3, 1e-4, 1e-3]}, num_steps=54, metric="error")
+    found = successive_halving(partly, sgd, {"lr": [0.3, 1e-4, 1e-3]}, num_steps=54, metric="error", execution=VMAP)
     assert found.best["lr"] == 1e-3
     # What is last in the first bracket has no metric; the second bracket's best is the winner.
     gone = line(lambda slope: {"error": jnp.where(jnp.abs(slope - 3.0) < 0.2, jnp.nan, jnp.abs(slope - 3.0))})
     found = successive_halving(
-        gone, tx=sgd, sample={"lr": log_uniform(0.01, 1.0)}, num_samples=9, num_steps=54, brackets=2, metric="error"
+        gone,
+        sgd,
+        Random({"lr": log_uniform(0.01, 1.0)}, num_samples=9),
+        num_steps=54,
+        brackets=2,
+        metric="error",
+        execution=VMAP,
     )
     assert np.isfinite(found.metric[found.members["lr"] == found.best["lr"]]).all()
     nowhere = line(lambda slope: {"error": jnp.nan * slope})
     with pytest.raises(ValueError, match="the error of every member is not finite within 6 steps, though not all"):
-        successive_halving(nowhere, tx=sgd, grid={"lr": RATES}, num_steps=54, metric="error")
+        successive_halving(nowhere, sgd, {"lr": RATES}, num_steps=54, metric="error", execution=VMAP)
 
 
 def test_a_resumed_search_shows_how_far_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     begins: list[int] = []
-    original = module.reporter
+    original = study.reporter
 
     def reporter(*arguments: Any, step: int, **others: Any) -> Any:
         begins.append(step)
         return original(*arguments, step=step, **others)
 
-    monkeypatch.setattr(module, "reporter", reporter)
+    monkeypatch.setattr(study, "reporter", reporter)
     for _ in range(2):
         halved(checkpoint=tmp_path / "run", seeds=2)
     assert begins == [0, 2 * (9 * 6 + 3 * 12 + 1 * 36)]
@@ -193,14 +195,14 @@ def test_a_resumed_search_shows_how_far_it_is(tmp_path: Path, monkeypatch: pytes
 
 def test_brackets_need_rungs_to_leave_out() -> None:
     with pytest.raises(ValueError, match=r"^brackets must be at most the number of rungs, 2, got brackets=3"):
-        halved(grid=None, sample={"lr": log_uniform(1e-3, 1)}, num_samples=3, brackets=3)
+        halved(space=Random({"lr": log_uniform(1e-3, 1)}, num_samples=3), brackets=3)
     with pytest.raises(
         ValueError, match=r"^metric needs a workload that evaluates, got metric='error' and one without"
     ):
-        successive_halving(line(), tx=sgd, grid={"lr": RATES}, num_steps=54, metric="error")
+        successive_halving(line(), sgd, {"lr": RATES}, num_steps=54, metric="error")
 
 
 @pytest.mark.parametrize("metric", [None, "error"])
 def test_the_best_of_a_search_has_learnt_something(metric: str | None) -> None:
     with pytest.raises(ValueError, match=r"^no member has learnt anything: the best one has a final loss of \d"):
-        successive_halving(LINE, tx=lambda lr: lrx.sgd(lr), grid={"lr": [1e-9, 1e-8, 1e-7]}, num_steps=9, metric=metric)
+        halved(space={"lr": [1e-9, 1e-8, 1e-7]}, num_steps=9, metric=metric)

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from tuning.line import VMAP
 
 import lrx
 from lrx.training import Batches, Workload
@@ -75,25 +76,25 @@ def race(folder: Path, seed: int, **numbers: Any) -> Any:
 TOOLS: dict[str, Callable[..., Any]] = {
     "sweep": lambda folder, seed, **numbers: lrx.sweep(
         workload(**numbers),
-        tx=lambda lr: chain(lr, **numbers),
-        grid={"lr": [0.05, 0.1]},
+        lambda lr: chain(lr, **numbers),
+        {"lr": [0.05, 0.1]},
         num_steps=6,
         seeds=[seed],
-        strategy="vmap",
+        execution=VMAP,
         checkpoint=folder,
     ),
     "successive_halving": lambda folder, seed, **numbers: lrx.successive_halving(
         workload(**numbers),
-        tx=lambda lr: chain(lr, **numbers),
-        grid={"lr": [0.05, 0.1, 0.2]},
+        lambda lr: chain(lr, **numbers),
+        {"lr": [0.05, 0.1, 0.2]},
         num_steps=9,
         seeds=[seed],
-        strategy="vmap",
+        execution=VMAP,
         checkpoint=folder,
     ),
     "halve_until_trains": lambda folder, seed, **numbers: lrx.halve_until_trains(
         workload(**numbers),
-        tx=lambda lr: chain(lr, **numbers),
+        lambda lr: chain(lr, **numbers),
         start_rate=0.1,
         num_steps=20,
         seeds=[seed],
@@ -144,6 +145,4 @@ def test_the_difference_is_said_by_its_numbers(tmp_path: Path) -> None:
         TOOLS["sweep"](tmp_path / "kept", seed=0, clip=2.0)
     other = dataclasses.replace(workload(), name="plane")
     with pytest.raises(OtherRunError, match="workload is 'line' there and 'plane' here"):
-        lrx.sweep(
-            other, tx=chain, grid={"rate": [0.05, 0.1]}, num_steps=6, strategy="vmap", checkpoint=tmp_path / "kept"
-        )
+        lrx.sweep(other, chain, {"rate": [0.05, 0.1]}, num_steps=6, execution=VMAP, checkpoint=tmp_path / "kept")

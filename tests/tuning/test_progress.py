@@ -7,27 +7,23 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from tuning.line import LINE, VMAP, sgd
 from tuning.test_select import SMALL
-from tuning.test_sweep import LINE
 
 import lrx
 
 TOOLS: dict[str, tuple[Callable[..., Any], str]] = {
     "sweep": (
-        lambda **how: lrx.sweep(
-            LINE, tx=lambda lr: lrx.sgd(lr), grid={"lr": [0.05, 0.1]}, num_steps=6, strategy="vmap", **how
-        ),
+        lambda **how: lrx.sweep(LINE, sgd, {"lr": [0.05, 0.1]}, num_steps=6, execution=VMAP, **how),
         "sweep, line",
     ),
-    "range_test": (lambda **how: lrx.range_test(LINE, tx=lrx.sgd, num_steps=20, **how), "range test, line"),
+    "range_test": (lambda **how: lrx.range_test(LINE, lrx.sgd, num_steps=20, **how), "range test, line"),
     "successive_halving": (
-        lambda **how: lrx.successive_halving(
-            LINE, tx=lambda lr: lrx.sgd(lr), grid={"lr": [0.05, 0.1, 0.2]}, num_steps=9, strategy="vmap", **how
-        ),
+        lambda **how: lrx.successive_halving(LINE, sgd, {"lr": [0.05, 0.1, 0.2]}, num_steps=9, execution=VMAP, **how),
         "search, line",
     ),
     "halve_until_trains": (
-        lambda **how: lrx.halve_until_trains(LINE, tx=lrx.sgd, start_rate=0.1, num_steps=20, **how),
+        lambda **how: lrx.halve_until_trains(LINE, lrx.sgd, start_rate=0.1, num_steps=20, **how),
         "trial at 0.1, line",
     ),
     "select": (

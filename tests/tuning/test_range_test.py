@@ -11,7 +11,7 @@ import optax
 import pytest
 
 import lrx
-from lrx.training import Batches, train
+from lrx.training import Batches, Workload, train
 from lrx.tuning import suggestions
 from lrx.workloads import make_workload
 
@@ -40,7 +40,10 @@ def ones(key: jax.Array) -> jax.Array:
 
 
 def laddered(**arguments: Any) -> lrx.tuning.RangeTest:
-    return lrx.range_test(bowl, ones, **({"batches": BATCHES, "tx": lrx.sgd} | arguments))
+    """A range test of SGD on a bowl."""
+    loss_fn, init_fn = arguments.pop("loss_fn", bowl), arguments.pop("init_fn", ones)
+    workload = Workload.from_functions(loss_fn, init_fn, Batches.stack(arguments.pop("batches", BATCHES)))
+    return lrx.range_test(workload, **({"tx": lrx.sgd} | arguments))
 
 
 @pytest.mark.parametrize("ladder", ["exponential", "linear"])
@@ -75,7 +78,7 @@ def test_nothing_is_computed_after_divergence() -> None:
         jax.debug.callback(lambda: calls.append(1))
         return bowl(params, batch, key)
 
-    found = lrx.range_test(counted, ones, batches=BATCHES, tx=lrx.sgd)
+    found = laddered(loss_fn=counted)
     jax.effects_barrier()
     made = int(np.isfinite(found.losses).sum())
     assert made < 90
@@ -92,14 +95,14 @@ def test_nothing_is_computed_after_divergence() -> None:
 def test_the_callers_parameters_stay_as_they_are() -> None:
     params = {"w": jnp.arange(3.0)}
     before = np.asarray(params["w"]).copy()
-    lrx.range_test(lambda p, b, k: bowl(p["w"], b, k), lambda key: params, batches=BATCHES, tx=lrx.adam)
+    laddered(loss_fn=lambda p, b, k: bowl(p["w"], b, k), init_fn=lambda key: params, tx=lrx.adam)
     np.testing.assert_array_equal(params["w"], before)
 
 
 @pytest.mark.parametrize("offset", [0.0, 1000.0])
 def test_a_loss_that_stays_gives_no_suggestion(offset: float) -> None:
     constant = jnp.log(2.0) + offset
-    found = lrx.range_test(lambda p, b, k: constant + 0.0 * jnp.sum(p), ones, batches=BATCHES, tx=lrx.sgd)
+    found = laddered(loss_fn=lambda p, b, k: constant + 0.0 * jnp.sum(p))
     np.testing.assert_allclose(found.smoothed, constant, rtol=1e-6)  # biased at neither end
     assert found.diverged_at is None
     assert set(found.suggestions.values()) == {None}
@@ -108,10 +111,14 @@ def test_a_loss_that_stays_gives_no_suggestion(offset: float) -> None:
         _ = found.suggestion
 
 
+def noise_alone(params: jax.Array, batch: jax.Array, key: jax.Array) -> jax.Array:
+    return jnp.sum(batch) + 0.0 * jnp.sum(params)
+
+
 @pytest.mark.parametrize("seed", range(8))
 def test_noise_alone_gives_no_suggestion(seed: int) -> None:
     batches = np.random.default_rng(seed).normal(2.0, 0.5, size=(400, 1)).astype(np.float32)
-    found = lrx.range_test(lambda p, b, k: jnp.sum(b) + 0.0 * jnp.sum(p), ones, batches=batches, tx=lrx.sgd)
+    found = laddered(loss_fn=noise_alone, batches=batches)
     assert set(found.suggestions.values()) == {None}
     with pytest.raises(ValueError, match="changed the loss"):
         _ = found.suggestion
@@ -120,14 +127,14 @@ def test_noise_alone_gives_no_suggestion(seed: int) -> None:
 @pytest.mark.parametrize("noise", [0.0, 0.02])
 def test_a_flat_range_goes_on_upwards_until_something_is_learnt(noise: float) -> None:
     batches = noise * np.random.default_rng(0).normal(size=(300, 1)).astype(np.float32)
-    arguments = {"batches": batches, "tx": lrx.sgd, "min_rate": 1e-6, "max_rate": 10.0}
+    arguments = {"batches": batches, "min_rate": 1e-6, "max_rate": 10.0}
 
     def small(params: jax.Array, batch: jax.Array, key: jax.Array) -> jax.Array:
         return jnp.sum(batch) + 1e-6 * jnp.sum((params - 300.0) ** 2)
 
-    short = lrx.range_test(small, ones, extend=False, **arguments)
+    short = laddered(loss_fn=small, extend=False, **arguments)
     assert short.rates[-1] == 10
-    found = lrx.range_test(small, ones, **arguments)
+    found = laddered(loss_fn=small, **arguments)
     np.testing.assert_array_equal(found.rates[:100], short.rates)
     np.testing.assert_allclose(np.diff(np.log(found.rates)), np.log(1e7) / 99, rtol=1e-3)
     assert found.rates[-1] <= 1.001e5
@@ -144,7 +151,7 @@ def product(params: jax.Array, batch: jax.Array, key: jax.Array) -> jax.Array:
 @pytest.mark.parametrize(("tx", "learns"), [(lrx.sgd, False), (lrx.adam, True)])
 def test_a_long_flat_beginning_is_said_where_no_rate_gets_over_it(tx: Any, learns: bool) -> None:
     batches = 1 + 0.1 * np.random.default_rng(0).normal(size=(400, 8)).astype(np.float32)
-    found = lrx.range_test(product, lambda key: jnp.full(6, 0.1), batches=batches, tx=tx, min_rate=1e-6)
+    found = laddered(loss_fn=product, init_fn=lambda key: jnp.full(6, 0.1), batches=batches, tx=tx, min_rate=1e-6)
     if learns:
         assert found.suggestion > 1e-3
         return
@@ -155,8 +162,8 @@ def test_a_long_flat_beginning_is_said_where_no_rate_gets_over_it(tx: Any, learn
 
 @pytest.mark.parametrize("ladder", ["exponential", "linear", "doubling"])
 def test_a_longer_ladder_goes_on_in_its_own_steps_and_only_so_far(ladder: str) -> None:
-    arguments = {"batches": BATCHES, "tx": lrx.sgd, "min_rate": 1e-3, "max_rate": 1.0, "num_steps": 40}
-    flat = lrx.range_test(lambda p, b, k: 1.0 + 0.0 * jnp.sum(p), ones, ladder=ladder, **arguments).rates
+    arguments = {"min_rate": 1e-3, "max_rate": 1.0, "num_steps": 40}
+    flat = laddered(loss_fn=lambda p, b, k: 1.0 + 0.0 * jnp.sum(p), ladder=ladder, **arguments).rates
     assert len(flat) <= 80
     assert flat[-1] <= 1.001e4
     assert flat[-1] > 1.9
@@ -170,12 +177,12 @@ def test_a_loss_that_rises_at_every_rate_gives_no_suggestion() -> None:
         there = jax.lax.stop_gradient(params)
         return bowl(2 * there - params, batch, key)  # the value at `params`, and its gradient with the other sign
 
-    found = lrx.range_test(misled, ones, batches=BATCHES, tx=lrx.sgd)
+    found = laddered(loss_fn=misled)
     assert set(found.suggestions.values()) == {None}
     assert len(found.rates) == 100
     with pytest.raises(ValueError, match="made the loss fall before it diverged at"):
         _ = found.suggestion
-    short = lrx.range_test(misled, ones, batches=BATCHES, tx=lrx.sgd, max_rate=1e-2, divergence_factor=1e6)
+    short = laddered(loss_fn=misled, max_rate=1e-2, divergence_factor=1e6)
     assert len(short.rates) == 100
     with pytest.raises(ValueError, match="made the loss fall, and higher ones made it rise"):
         _ = short.suggestion
@@ -211,9 +218,9 @@ def step_counted(rate: Any) -> optax.GradientTransformation:
 def test_it_diverged_at_the_rate_of_the_step_after_which_the_loss_is_too_high(
     blown_up: float, last: bool, validated: bool
 ) -> None:
-    found = lrx.range_test(
-        lambda params, batch, key: jnp.where(params[1] > 0, blown_up, 1.0 + 0.005 * params[0]),
-        lambda key: jnp.zeros(2),
+    found = laddered(
+        loss_fn=lambda params, batch, key: jnp.where(params[1] > 0, blown_up, 1.0 + 0.005 * params[0]),
+        init_fn=lambda key: jnp.zeros(2),
         batches=np.zeros((50, 1), np.float32),
         tx=step_counted,
         min_rate=1e-6,
@@ -230,9 +237,9 @@ def test_it_diverged_at_the_rate_of_the_step_after_which_the_loss_is_too_high(
 @pytest.mark.parametrize("high", [12.0, 19.0, 19.4, 19.7, 40.0])
 @pytest.mark.parametrize("validated", [False, True])
 def test_losses_below_zero_diverge_where_they_do(offset: float, high: float, validated: bool) -> None:
-    found = lrx.range_test(
-        lambda params, batch, key: jnp.where(params[1] > 0, high, offset + 0.2 * params[0]),
-        lambda key: jnp.zeros(2),
+    found = laddered(
+        loss_fn=lambda params, batch, key: jnp.where(params[1] > 0, high, offset + 0.2 * params[0]),
+        init_fn=lambda key: jnp.zeros(2),
         batches=np.zeros((48, 1), np.float32),
         tx=step_counted,
         min_rate=1e-6,
@@ -251,7 +258,7 @@ def test_a_seed_whose_first_loss_is_not_finite_leaves_the_others_be() -> None:
         bad = jnp.all(jax.random.key_data(key) == jax.random.key_data(jax.random.split(jax.random.key(1))[0]))
         return jnp.append(jnp.ones(3), jnp.where(bad, 1.0, 0.0))
 
-    found = lrx.range_test(loss_fn, init_fn, batches=BATCHES, tx=lrx.sgd, seeds=3)
+    found = laddered(loss_fn=loss_fn, init_fn=init_fn, seeds=3)
     assert np.isfinite(found.losses_by_seed[:, 0]).tolist() == [True, False, True]
     assert found.suggestions["minimum"] == pytest.approx(laddered().suggestions["minimum"], rel=0.5)
     alone = laddered().diverged_at
@@ -350,7 +357,7 @@ def test_the_smoothed_curve_does_not_rise_before_the_losses_do(end: list[float])
 
 def test_the_losses_are_those_of_a_training_run() -> None:
     workload = make_workload("digits", "mlp", batch_size=64, widths=(16,))
-    found = lrx.range_test(workload, tx=lrx.adam, max_rate=0.01, num_steps=40, seeds=[3])
+    found = lrx.range_test(workload, lrx.adam, max_rate=0.01, num_steps=40, seeds=[3])
     history = train(workload, lrx.adam(lrx.tabulated(found.rates)), steps=40, seed=3)
     np.testing.assert_allclose(found.losses, history.loss, rtol=1e-4)
 
@@ -365,10 +372,10 @@ def test_any_chain_can_be_tested(tx: Any) -> None:
 
 def test_seeds_run_side_by_side() -> None:
     workload = make_workload("digits", "mlp", batch_size=64, widths=(16,))
-    found = lrx.range_test(workload, tx=lrx.sgd, num_steps=30, seeds=3)
+    found = lrx.range_test(workload, lrx.sgd, num_steps=30, seeds=3)
     assert found.losses_by_seed.shape == (3, 30)
     for seed in range(3):
-        alone = lrx.range_test(workload, tx=lrx.sgd, num_steps=30, seeds=[seed])
+        alone = lrx.range_test(workload, lrx.sgd, num_steps=30, seeds=[seed])
         known = np.isfinite(alone.losses)
         np.testing.assert_allclose(found.losses_by_seed[seed][known], alone.losses[known], rtol=1e-3)
     middle = np.median(found.losses_by_seed[:, :10], axis=0)
@@ -377,11 +384,9 @@ def test_seeds_run_side_by_side() -> None:
 
 def test_accumulation_makes_one_step_of_several_batches() -> None:
     batches = np.arange(12, dtype=np.float32).reshape(12, 1)
-    found = lrx.range_test(
-        lambda p, b, k: jnp.sum(p * b),
-        ones,
+    found = laddered(
+        loss_fn=lambda p, b, k: jnp.sum(p * b),
         batches=batches,
-        tx=lrx.sgd,
         accumulate=2,
         num_steps=6,
         max_rate=1e-1,
@@ -405,7 +410,9 @@ def test_batch_statistics_are_carried_along() -> None:
     def loss_fn(params: jax.Array, seen: jax.Array, batch: jax.Array, key: jax.Array) -> Any:
         return bowl(params, batch, key) + 0 * seen, seen + 1
 
-    found = lrx.range_test(loss_fn, lambda key: (ones(key), jnp.zeros([])), batches=BATCHES, tx=lrx.sgd, has_state=True)
+    batches = Batches.stack(BATCHES)
+    workload = Workload.from_functions(loss_fn, lambda key: (ones(key), jnp.zeros([])), batches, has_state=True)
+    found = lrx.range_test(workload, lrx.sgd)
     np.testing.assert_allclose(found.losses, laddered().losses, rtol=1e-6)
 
 
@@ -432,9 +439,6 @@ def test_the_picture_shows_losses_and_suggestions() -> None:
         ({"accumulate": 0}, "accumulate must be a whole number of minibatches >= 1"),
         ({"seeds": 0}, "seeds must be a whole number of runs >= 1"),
         ({"seeds": [1.5]}, "seeds must be a number of runs, or a list of whole numbers >= 0, got seeds="),
-        ({"batches": iter([np.zeros(2)] * 5)}, "batches must last for 100 steps, but the iterable ended after 5"),
-        ({"batches": [np.zeros(2)] * 99 + [np.zeros(1)]}, "batches must all have the same shapes, got 2 different"),
-        ({"batches": np.zeros(())}, "batches must have one leading axis that counts batches"),
     ],
 )
 def test_bad_numbers_are_refused_before_anything_runs(arguments: dict[str, Any], message: str) -> None:
@@ -447,21 +451,9 @@ def test_bad_numbers_are_refused_before_anything_runs(arguments: dict[str, Any],
     [
         ({"tx": lrx.sgd(0.1)}, "tx must be a function of a rate, got tx="),
         ({"tx": lambda rate: rate}, "tx must be a gradient transformation"),
-        ({"batches": None}, "batches must be given"),
-        ({"batches": 3}, "batches must be a Batches, arrays or an iterable of batches, got batches=3"),
         ({"progress": 1}, "progress must be True, False, None or a title, got progress=1"),
     ],
 )
 def test_what_is_of_another_kind_is_refused(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(TypeError, match=f"^{message}"):
         laddered(**arguments)
-
-
-def test_a_workload_brings_its_own_batches() -> None:
-    workload = make_workload("digits", "mlp", widths=(4,))
-    with pytest.raises(TypeError, match=r"^batches must be left out where a Workload is given"):
-        lrx.range_test(workload, batches=Batches(jnp.zeros(8), 2), tx=lrx.sgd)
-    with pytest.raises(TypeError, match=r"^loss_fn must be a Workload, or a function, got loss_fn=1"):
-        lrx.range_test(1, ones, batches=BATCHES, tx=lrx.sgd)
-    with pytest.raises(TypeError, match=r"^init_fn must be a function of a key, got init_fn=None"):
-        lrx.range_test(bowl, batches=BATCHES, tx=lrx.sgd)

@@ -12,10 +12,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from tuning.test_sweep import LINE, line
+from tuning.line import NOISY_LINE as LINE
+from tuning.line import line
 
 import lrx
 from lrx.training import train
+from lrx.training.following import BestBy
 from lrx.tuning import PORTFOLIO, Method, Selection, select
 from lrx.tuning.selection import bracket as bracket_module
 from lrx.tuning.selection.bracket import Bracket
@@ -54,7 +56,7 @@ def chosen(**arguments: Any) -> Selection:
 
 @pytest.fixture(scope="module")
 def race() -> Any:
-    return Bracket(LINE, 400, SMALL, "error", "min")
+    return Bracket(LINE, 400, SMALL, BestBy("error", "min"))
 
 
 @pytest.fixture(scope="module")
@@ -195,7 +197,7 @@ def test_without_a_vertex_between_the_rates(race: Any, losses: list[float | None
 
 @pytest.mark.parametrize("mode", ["min", "max"])
 def test_the_metric_tells_the_method_and_the_loss_its_rate(mode: str) -> None:
-    race = Bracket(LINE, 400, SMALL, "error", mode)
+    race = Bracket(LINE, 400, SMALL, BestBy("error", mode))
     sign = 1.0 if mode == "min" else -1.0
     rows = [("a", 0.1, 2.0, 0.1), ("b", 0.2, 1.0, 0.5), ("b", 0.3, 1.5, 0.3)]
     runs = [RunRecord(method, rate, 4, 100, sign * value, loss, 100, True) for method, rate, value, loss in rows]
@@ -234,11 +236,11 @@ def test_a_race_in_which_nothing_is_learnt_says_so(noise: float) -> None:
         return jnp.full(6, 0.05)
 
     few = {"a": SMALL["late decay"], "b": dataclasses.replace(SMALL["late decay"], scale=0.5)}
-    arguments: dict[str, Any] = {"batches": batches, "num_steps": 300}
+    workload = lrx.Workload.from_functions(product, init, lrx.Batches.stack(batches))
     with pytest.raises(ValueError, match="nothing was learnt: after"):
-        select(product, init, portfolio=few, **arguments)
+        select(workload, num_steps=300, portfolio=few)
     adam = dataclasses.replace(SMALL["constant"], default=0.03)
-    result = select(product, init, portfolio=few | {"adam": adam}, **arguments)
+    result = select(workload, num_steps=300, portfolio=few | {"adam": adam})
     assert result.method == "adam"
     assert {each.learnt for each in result.records if each.round == 4} == {True, False}
 
@@ -248,19 +250,20 @@ def test_a_flat_range_test_of_a_race_goes_on_within_the_budget() -> None:
         return 1e-7 * jnp.sum((params - 300.0) ** 2) + 0.0 * jnp.sum(batch)
 
     few = {"a": dataclasses.replace(SMALL["late decay"], max_rate=1.0)}
-    arguments: dict[str, Any] = {"batches": np.zeros((16, 1), np.float32), "num_steps": 400, "portfolio": few}
-    result = select(small, lambda key: jnp.zeros(2), **arguments)
+    batches = lrx.Batches.stack(np.zeros((16, 1), np.float32))
+    workload = lrx.Workload.from_functions(small, lambda key: jnp.zeros(2), batches)
+    result = select(workload, num_steps=400, portfolio=few)
     test = result.range_tests["a"]
     assert 40 < len(test.rates) <= 80
     assert test.rates[-1] > 100
     assert result.cost <= 3
     assert result.records[-1].learnt
-    asked = Bracket(LINE, 400, few, None, "min")
+    asked = Bracket(LINE, 400, few, None)
     with pytest.raises(ValueError, match="budget must be at least") as refused:
         asked.run(0.01, 0)
     least = float(str(refused.value).split("at least ")[1].split()[0])
     with pytest.raises(ValueError, match="nothing was learnt"):  # there is room for the first ladder alone
-        select(small, lambda key: jnp.zeros(2), budget=least, **arguments)
+        select(workload, num_steps=400, portfolio=few, budget=least)
 
 
 def test_where_all_diverge_late_the_race_ends_with_what_did_not() -> None:
@@ -364,7 +367,7 @@ def test_a_line_that_a_user_adds_can_win() -> None:
 
 def test_the_mode_turns_the_race_round() -> None:
     slow = dataclasses.replace(SMALL["slow"], default=1e-2)
-    assert chosen(mode="max", portfolio={"constant": SMALL["constant"], "slow": slow}).method == "slow"
+    assert chosen(metric=("error", "max"), portfolio={"constant": SMALL["constant"], "slow": slow}).method == "slow"
 
 
 def test_without_an_evaluation_the_training_loss_decides() -> None:
@@ -389,21 +392,8 @@ def test_by_default_the_loss_of_the_evaluation_decides_where_it_has_one(name: st
     assert (final.value == pytest.approx(float(error), rel=1e-2, abs=1e-5)) == (name == "loss")
 
 
-def test_batches_without_epochs_need_a_number_of_steps() -> None:
-    x = jnp.ones((7, 4))
-    with pytest.raises(ValueError, match="num_steps must be given with batches that"):
-        select(lambda w, batch, key: jnp.mean(w * batch), lambda key: jnp.ones([]), batches=[x[0], x[1]])
-
-
-def test_plain_functions_are_taken_and_ten_epochs_are_the_default() -> None:
-    x = jnp.linspace(-1.0, 1.0, 64)
-    result = select(
-        lambda slope, batch, key: jnp.mean((slope * batch[0] - batch[1]) ** 2),
-        lambda key: jax.random.normal(key),
-        batches=lrx.Batches((x, 3.0 * x), batch_size=8),
-        portfolio={"constant": SMALL["constant"]},
-    )
-    assert result.num_steps == 80
+def test_ten_epochs_are_the_default() -> None:
+    assert select(line(), portfolio={"constant": SMALL["constant"]}, budget=10.0).num_steps == 50
 
 
 def test_the_table_and_the_picture_show_every_run(found: Selection) -> None:
@@ -520,7 +510,7 @@ def test_the_numbers_of_numpy_are_kept_as_those_of_python(tmp_path: Path) -> Non
 
 def test_the_budget_that_is_said_to_be_enough_is(race: Any) -> None:
     for steps in (100, 237):
-        asked = Bracket(LINE, steps, SMALL, "error", "min")
+        asked = Bracket(LINE, steps, SMALL, BestBy("error", "min"))
         with pytest.raises(ValueError, match="budget must be at least") as refused:
             asked.run(0.01, 0)
         least = float(str(refused.value).split("at least ")[1].split()[0])
@@ -610,13 +600,9 @@ def test_another_race_in_the_folder_is_refused(tmp_path: Path) -> None:
         ({"budget": -1}, ValueError, "budget must be"),
         ({"seed": 0.5}, ValueError, "seed must be a whole number from 0 to 2\\^31 - 1, got seed=0.5"),
         ({"num_steps": 0}, ValueError, "num_steps must be"),
-        ({"mode": "best"}, ValueError, "mode must be one of 'min', 'max'"),
+        ({"metric": ("error", "best")}, ValueError, 'the mode of metric must be "min" or "max"'),
+        ({"metric": "f1"}, ValueError, "metric must say whether the least or the greatest is best, got metric='f1'"),
         ({"metric": "accuracy"}, ValueError, r"metric must be one of \['error'\], got metric='accuracy'"),
-        (
-            {"metric": None, "mode": "max"},
-            ValueError,
-            "mode='max' needs a metric, for without one runs are compared by a",
-        ),
         ({"portfolio": {"blown up": SMALL["blown up"]}}, ValueError, "every run diverged within"),
     ],
 )
@@ -647,7 +633,7 @@ def test_warmup_stable_decay_is_stable_up_to_what_is_carried() -> None:
 
 
 def test_rates_to_try_go_from_the_range_test_and_the_default() -> None:
-    test = lrx.range_test(LINE, tx=lrx.sgd, max_rate=100.0)
+    test = lrx.range_test(LINE, lrx.sgd, max_rate=100.0)
     middle = math.sqrt(test.suggestions["minimum"] * 0.05)
     np.testing.assert_allclose(trial_rates(test, 3, 0.05), middle * np.array([1.5, math.sqrt(27), 18]))
     np.testing.assert_allclose(trial_rates(test, 1, 0.05), [middle * math.sqrt(27)])
@@ -672,7 +658,7 @@ def test_the_loss_tells_who_goes_on_and_the_metric_who_wins(mode: str) -> None:
     workload = line(lambda slope: {"loss": jnp.abs(slope - 3.0), "score": -sign * jnp.abs(slope - 3.0)})
     rates = {"a": 0.03, "b": 0.02, "c": 1e-6, "d": 1e-7}
     few = {name: Method(lambda rate, num_steps: lrx.adam(rate), default=rate) for name, rate in rates.items()}
-    result = select(workload, num_steps=300, portfolio=few, metric="score", mode=mode)
+    result = select(workload, num_steps=300, portfolio=few, metric=("score", mode))
     last = [each for each in result.records if each.round == 4]
     assert {each.method for each in last} == {"a", "b"}
     assert result.method == min(last, key=lambda each: sign * each.value).method
@@ -682,7 +668,7 @@ def test_the_loss_tells_who_goes_on_and_the_metric_who_wins(mode: str) -> None:
 @pytest.mark.slow
 def test_the_whole_portfolio_races_on_digits() -> None:
     workload = make_workload("digits", "mlp", batch_size=32, widths=(32,))
-    result = select(workload, num_steps=400, metric="accuracy", mode="max")
+    result = select(workload, num_steps=400, metric="accuracy")
     assert {each.method for each in result.records if each.round == 1} == {
         name for name, method in PORTFOLIO.items() if method.variant_of is None
     }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import subprocess
 import sys
 import textwrap
@@ -13,21 +12,19 @@ import jax.numpy as jnp
 import numpy as np
 import optuna
 import pytest
-from tuning.test_sweep import LINE, sgd
+from tuning.line import LINE, line, sgd
 
 import lrx
 from lrx.training import plan as plans
 from lrx.training import train
 from lrx.training.progress import reporter
-from lrx.tuning import halve_until_trains, log_uniform, optuna_objective
-
-module = importlib.import_module("lrx.tuning.halve_until_trains")  # whose name in the package is the function's
+from lrx.tuning import halve_until_trains, log_uniform, optuna_objective, study
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 
 def test_the_rate_is_halved_until_the_loss_falls() -> None:
-    found = halve_until_trains(LINE, tx=lrx.sgd, start_rate=64.0, num_steps=40)
+    found = halve_until_trains(LINE, lrx.sgd, start_rate=64.0, num_steps=40)
     assert found.rate == found.rates[-1] == 64.0 / 2 ** (len(found.rates) - 1)
     assert found.verdicts[0] == "diverges"
     assert found.verdicts[-1] == "trains"
@@ -38,28 +35,25 @@ def test_the_rate_is_halved_until_the_loss_falls() -> None:
 
 
 def test_a_loss_that_falls_too_little_stalls() -> None:
-    found = halve_until_trains(LINE, tx=lrx.sgd, start_rate=0.1, num_steps=40, trials=1, min_fall=2.0)
+    found = halve_until_trains(LINE, lrx.sgd, start_rate=0.1, num_steps=40, trials=1, min_fall=2.0)
     assert found.verdicts == ["stalls"]
     assert found.final_loss[0] < found.first_loss[0]
 
 
 def test_noise_is_not_training() -> None:
     batches = 1.0 - 0.01 * np.arange(40, dtype=np.float32)[:, None]  # falls, whatever is done
-    found = halve_until_trains(
+    workload = lrx.Workload.from_functions(
         lambda params, batch, key: jnp.sum(batch) + 0.0 * jnp.sum(params),
         lambda key: jnp.ones(2),
-        batches=lrx.Batches(batches, batch_size=1, shuffle=False),
-        tx=lrx.sgd,
-        start_rate=1.0,
-        trials=2,
-        num_steps=40,
+        lrx.Batches(batches, batch_size=1, shuffle=False),
     )
+    found = halve_until_trains(workload, lrx.sgd, start_rate=1.0, trials=2, num_steps=40)
     assert found.rate is None
     assert found.verdicts == ["stalls", "stalls"]
 
 
 def test_what_never_trains_is_said() -> None:
-    found = halve_until_trains(LINE, tx=lrx.sgd, start_rate=1e-9, trials=3)
+    found = halve_until_trains(LINE, lrx.sgd, start_rate=1e-9, trials=3)
     assert found.rate is None
     assert set(found.verdicts) <= {"stalls", "rises"}
     rows = str(found).splitlines()
@@ -95,7 +89,7 @@ def test_interrupted_trials_lose_at_most_one(tmp_path: Path, monkeypatch: pytest
         begins.append(step)
         return reporter(*arguments, step=step, **others)
 
-    monkeypatch.setattr(module, "reporter", seen)
+    monkeypatch.setattr(study, "reporter", seen)
     again = halve_until_trains(LINE, checkpoint=tmp_path / "trials", **arguments)
     assert not made
     assert begins == [len(at_once.rates) * 40 * 2]
@@ -123,8 +117,8 @@ def test_bad_trials_are_refused(arguments: dict[str, Any], message: str) -> None
 
 
 def objective(**arguments: Any) -> Any:
-    settings = {"tx": sgd, "space": {"lr": log_uniform(1e-4, 10.0)}, "num_steps": 40}
-    return optuna_objective(LINE, **(settings | arguments))
+    settings = {"workload": LINE, "tx": sgd, "space": {"lr": log_uniform(1e-4, 10.0)}, "num_steps": 40}
+    return optuna_objective(**(settings | arguments))
 
 
 def test_a_trial_gives_the_loss_of_a_training_run() -> None:
@@ -164,14 +158,14 @@ def test_two_processes_share_a_study(tmp_path: Path) -> None:
     optuna.create_study(study_name="shared", storage=storage)
     code = f"""
         import jax, jax.numpy as jnp, lrx, optuna
-        from lrx.training import Batches
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         x = jnp.linspace(-1.0, 1.0, 64)
-        objective = lrx.optuna_objective(
+        line = lrx.Workload.from_functions(
             lambda slope, batch, key: jnp.mean((slope * batch[0] - batch[1]) ** 2), lambda key: jax.random.normal(key),
-            batches=Batches((x, 3.0 * x), batch_size=16), tx=lambda lr: lrx.sgd(lr),
-            space={{"lr": lrx.tuning.log_uniform(1e-4, 1.0)}}, num_steps=20,
+            lrx.Batches((x, 3.0 * x), batch_size=16),
         )
+        space = {{"lr": lrx.tuning.log_uniform(1e-4, 1.0)}}
+        objective = lrx.optuna_objective(line, lambda lr: lrx.sgd(lr), space, num_steps=20)
         optuna.load_study(study_name="shared", storage={storage!r}).optimize(objective, n_trials=5)
     """
     command = [sys.executable, "-c", textwrap.dedent(code)]
@@ -191,6 +185,7 @@ def test_two_processes_share_a_study(tmp_path: Path) -> None:
         ({"space": {"lr": (1e-4, 1.0)}}, TypeError, "space must be a dict of ranges"),
         ({"space": {"rate": log_uniform(1e-4, 1.0)}}, TypeError, "tx must be a function of rate, but"),
         ({"num_steps": 0}, ValueError, "num_steps must be a whole number of steps >= 1"),
+        ({"metric": "error", "workload": line()}, ValueError, "metric needs a workload that evaluates, got metric="),
         ({"report_every": 0}, ValueError, "report_every must be a whole number of steps >= 1"),
     ],
 )

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from lrx.training.following import BestBy
 from lrx.training.progress import Status
 from lrx.training.workload import Workload
 from lrx.tuning.range_test import range_test
@@ -26,16 +27,15 @@ class Bracket:
       workload: what is trained.
       num_steps: length of a full run.
       portfolio: name to method.
-      metric: as for `select`.
-      mode: as for `select`.
+      best_by: the result of an evaluation to compare by; None as for `select`.
     """
 
     def __init__(
-        self, workload: Workload, num_steps: int, portfolio: Mapping[str, Method], metric: str | None, mode: str
+        self, workload: Workload, num_steps: int, portfolio: Mapping[str, Method], best_by: BestBy | None
     ) -> None:
         self.num_steps = num_steps
-        self.runner = MethodRunner(workload, num_steps, portfolio, metric, mode)
-        self.rules = Rules(portfolio, mode)
+        self.runner = MethodRunner(workload, num_steps, portfolio, best_by)
+        self.rules = Rules(portfolio, "min" if best_by is None else best_by.mode)
 
     def run(
         self,
@@ -94,7 +94,7 @@ class Bracket:
             later = (len(tests) - number) * costs.range_test + FEWEST_STEPS * sum(costs.rounds)
             test = range_test(
                 self.runner.workload,
-                tx=tx,
+                tx,
                 min_rate=MIN_RATE,
                 max_rate=self.rules.leaders[name].max_rate,
                 num_steps=costs.range_test,

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from lrx.tuning.range_test import RangeTest
+from lrx.tuning.range_test_result import RangeTest
 
 RATE_SPAN = (1.5, 18.0)  # of the rates to try, in means of the range test's suggestion and of the default
 FARTHEST = 10.0  # factor between that mean and the suggestion, at most

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import optax
 
-from lrx.tuning.range_test import RangeTest
+from lrx.tuning.range_test_result import RangeTest
 from lrx.tuning.selection.portfolio import Method
 
 if TYPE_CHECKING:

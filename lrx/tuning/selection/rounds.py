@@ -11,7 +11,7 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 
-from lrx.tuning.range_test import RangeTest
+from lrx.tuning.range_test_result import RangeTest
 from lrx.tuning.selection.portfolio import Method
 from lrx.tuning.selection.rates import rate_of_least_loss, trial_rates
 from lrx.tuning.selection.result import RunRecord

@@ -12,17 +12,18 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from lrx.training.following import BestBy
 from lrx.training.identity import Identity, family_identity, run_identity
 from lrx.training.many import RunFamily, Runs
 from lrx.training.plan import Plan, choose_plan
 from lrx.training.progress import Status
 from lrx.training.runs import advance, evaluate, tail_loss, tail_steps
 from lrx.training.workload import Workload
+from lrx.tuning.arguments import require_descent_on
+from lrx.tuning.execution import NUM_POINTS
 from lrx.tuning.learnt import InitialLoss, fell
-from lrx.tuning.problem import require_trains
 from lrx.tuning.selection.portfolio import Method
 from lrx.tuning.selection.state import Candidate
-from lrx.tuning.sweep import NUM_POINTS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,17 +44,17 @@ class MethodRunner:
       workload: what is trained.
       num_steps: length of a full run.
       portfolio: name to method.
-      metric: what `score` returns first, as for `select`.
-      mode: "min" or "max", which metric is better.
+      best_by: the result of an evaluation that `score` returns; None as for `select`.
     """
 
     def __init__(
-        self, workload: Workload, num_steps: int, portfolio: Mapping[str, Method], metric: str | None, mode: str
+        self, workload: Workload, num_steps: int, portfolio: Mapping[str, Method], best_by: BestBy | None
     ) -> None:
         self.workload, self.num_steps, self.portfolio = workload, num_steps, dict(portfolio)
-        self.metric, self.mode = metric, mode
-        self.compared = metric or "training loss"  # or the evaluation's "loss", if it has one
-        self._sign = 1 if mode == "min" else -1
+        self.best_by = best_by
+        # or the evaluation's "loss", if it has one
+        self.compared = "training loss" if best_by is None else best_by.metric
+        self._sign = -1 if best_by is not None and best_by.mode == "max" else 1
         self._plans: dict[str, Plan] = {}
         self._initial_loss = InitialLoss(workload)
 
@@ -135,10 +136,10 @@ class MethodRunner:
 
     def _set_compared(self, results: Mapping[str, Any]) -> None:
         """Choose what runs are compared by, from the results of an evaluation."""
-        if self.metric is None:
+        if self.best_by is None:
             self.compared = "loss" if "loss" in results else "training loss"
-        elif self.metric not in results:
-            raise ValueError(f"metric must be one of {sorted(results)}, got metric={self.metric!r}.")
+        elif self.compared not in results:
+            raise ValueError(f"metric must be one of {sorted(results)}, got metric={self.compared!r}.")
 
     def require_metric(self, seed: int) -> None:
         """Evaluate the initial parameters once, so that an unknown metric is refused before anything is trained."""
@@ -161,7 +162,7 @@ class MethodRunner:
                 made["range_test_of"] = method.range_test_of(method.default / method.scale)
             for field, tx in made.items():
                 try:
-                    require_trains(self.workload, tx)
+                    require_descent_on(self.workload, tx)
                 except ValueError as error:
                     raise ValueError(f"portfolio[{name!r}].{field}: {error}") from error
 
@@ -177,8 +178,7 @@ class MethodRunner:
             optax.identity(),
             kind="select",
             steps=self.num_steps,
-            metric=self.metric,
-            mode=self.mode,
+            metric=None if self.best_by is None else list(self.best_by),
             methods=list(self.portfolio),  # runs are kept by their places
             **settings,
         )

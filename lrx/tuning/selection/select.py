@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -11,10 +11,9 @@ import jax
 import jax.numpy as jnp
 
 from lrx import _checks
-from lrx.training.batches import Batches
 from lrx.training.progress import require_progress
 from lrx.training.workload import Workload
-from lrx.tuning.problem import as_workload, require_comparable
+from lrx.tuning.arguments import as_best, require_workload
 from lrx.tuning.selection.bracket import Bracket
 from lrx.tuning.selection.portfolio import PORTFOLIO, Method
 from lrx.tuning.selection.result import Selection
@@ -23,17 +22,13 @@ DEFAULT_EPOCHS = 10
 
 
 def select(
-    loss_fn: Any,
-    init_fn: Callable[[jax.Array], Any] | None = None,
+    workload: Workload,
     *,
-    batches: Any = None,
     num_steps: int | None = None,
     budget: float = 3.0,
     portfolio: Mapping[str, Method] = PORTFOLIO,
-    metric: str | None = None,
-    mode: str = "min",
+    metric: str | tuple[str, str] | None = None,
     seed: int = 0,
-    has_state: bool = False,
     checkpoint: str | os.PathLike[str] | None = None,
     progress: bool | str | None = None,
 ) -> Selection:
@@ -51,22 +46,19 @@ def select(
     last round. `examples/guides/which-method.md` has the rules as a table of the rounds.
 
     Args:
-      loss_fn: a `Workload`; or a function `(params, batch, key) -> loss`.
-      init_fn: `key -> params`; not with a `Workload`.
-      batches: as for `sweep`.
-      num_steps: length of the run that the method is chosen for; 10 epochs by default, where batches have epochs.
-      budget: steps that may be made in all, in full runs.
+      workload: what is trained.
+      num_steps: length of the run that the method is chosen for; 10 epochs by default.
+      budget: upper bound of all steps, in full runs.
       portfolio: name to `lrx.tuning.Method`, `lrx.tuning.PORTFOLIO | {"mine": Method(...)}`.
-      metric: a result of the workload's `evaluate` to compare by; by default its "loss", or, where it has none, the
-        training loss of the last tenth of the steps.
-      mode: "min" or "max", what is better.
+      metric: a result of the workload's `evaluate` to compare by, as "accuracy"; ("score", "max") if the name does not
+        say which is better; by default its "loss", or, if it has none, the training loss of the last tenth of the
+        steps.
       seed: of all runs.
-      has_state: as for `sweep`.
       checkpoint: a folder. The results are kept there after the range tests and after each round, and the same call
         continues with the next round. A call that differs in anything that determines its numbers is refused
         (`lrx.training.identity`).
-      progress: True shows a bar, or lines where there is no terminal; by default a bar, on a terminal alone; a string
-        is its title; False shows nothing.
+      progress: True shows a bar, or lines if there is no terminal; by default a bar, on a terminal alone; a string is
+        its title; False shows nothing.
 
     Returns:
       A `Selection`. Train with `lrx.train(workload, selection.tx, steps=selection.num_steps)`; `print(selection)` shows
@@ -88,33 +80,26 @@ def select(
       >>> import jax, jax.numpy as jnp, lrx
       >>> from lrx.tuning import PORTFOLIO
       >>> x = jnp.linspace(-1.0, 1.0, 64)
-      >>> few = {name: PORTFOLIO[name] for name in ("sgd, warmup-stable-decay", "sgd, linear decay", "cocob")}
-      >>> chosen = lrx.select(
+      >>> line = lrx.Workload.from_functions(
       ...     lambda slope, batch, key: jnp.mean((slope * batch[0] - batch[1]) ** 2),
       ...     lambda key: jax.random.normal(key),
-      ...     batches=lrx.Batches((x, 3.0 * x), batch_size=16),
-      ...     num_steps=200,
-      ...     portfolio=few,
+      ...     lrx.Batches((x, 3.0 * x), batch_size=16),
       ... )
+      >>> few = {name: PORTFOLIO[name] for name in ("sgd, warmup-stable-decay", "sgd, linear decay", "cocob")}
+      >>> chosen = lrx.select(line, num_steps=200, portfolio=few)
       >>> chosen.method in few, chosen.cost <= 3.0
       (True, True)
     """
+    require_workload(workload)
     _checks.positive("budget", budget)
     require_progress(progress)
     _checks.seed(seed)
     _require_portfolio(portfolio)
-    if num_steps is not None:
-        _checks.steps("num_steps", num_steps)
-    elif not isinstance(loss_fn, Workload) and not isinstance(batches, Batches):
-        raise ValueError(
-            "num_steps must be given with batches that are no lrx.training.Batches, which alone know what an epoch is: "
-            "give num_steps=1000, say."
-        )
-    workload = as_workload(loss_fn, init_fn, batches, has_state=has_state, num_batches=num_steps or 1)
     if num_steps is None:
         num_steps = DEFAULT_EPOCHS * workload.batches.steps_per_epoch
-    require_comparable(metric, mode, workload)
-    return Bracket(workload, num_steps, portfolio, metric, mode).run(budget, seed, checkpoint, progress)
+    _checks.steps("num_steps", num_steps)
+    best_by = None if metric is None else as_best(metric, workload)
+    return Bracket(workload, num_steps, portfolio, best_by).run(budget, seed, checkpoint, progress)
 
 
 def _require_portfolio(portfolio: Any) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from lrx.tuning.range_test import RangeTest
+from lrx.tuning.range_test_result import RangeTest
 from lrx.tuning.selection.result import RunRecord
 
 
