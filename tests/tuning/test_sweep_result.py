@@ -27,7 +27,7 @@ def test_the_name_of_a_metric_says_which_is_better_or_a_pair_does() -> None:
     found = swept()
     with pytest.raises(ValueError, match=r"^metric must say whether the least or the greatest is best, got"):
         found.best("f1")
-    with pytest.raises(TypeError, match="^metric must be the name of a result of evaluate"):
+    with pytest.raises(TypeError, match=r"^metric must be the name of a result of evaluate"):
         found.best(3)  # type: ignore[arg-type]
     falls = dataclasses.replace(found, evaluations={"accuracy": np.array([[0.5] * 2, [0.9] * 2, [1.0] * 2])})
     assert falls.best("accuracy") == falls.best(("accuracy", "max")) == {"lr": 0.1}
