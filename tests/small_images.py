@@ -22,3 +22,15 @@ def small_dataset(num_train=40, num_test=23, size=8, channels=3, seed=0):
 
 def number_of_parameters(build):
     return sum(x.size for x in jax.tree.leaves(nnx.state(nnx.eval_shape(build), nnx.Param)))
+
+
+def grey_dataset(pixels=0, number=128, side=28, label=0):
+    """Images of one grey, all of one class."""
+    grey = np.full((number, side, side, 1), pixels, np.uint8)
+    labels = np.full(number, label, np.int32)
+    return Dataset("made-up", grey, labels, grey, labels, 10, np.zeros(1), np.ones(1))
+
+
+def loss_of(workload, params, key=0):
+    batch = workload.batches.transform(workload.batches.arrays, jax.random.key(0))
+    return float(jax.jit(workload.loss_fn)(params, (), batch, jax.random.key(key))[0])

@@ -34,11 +34,9 @@ out.
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import jax
 import numpy as np
 import optax
 
@@ -50,6 +48,7 @@ from lrx.papers.reproduction import Claim, Job, Paper, Scale
 from lrx.records import Result
 from lrx.training import Workload
 from lrx.workloads import make_workload
+from lrx.workloads.dense import uniform_by_fan_in
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -112,15 +111,10 @@ PUBLISHED_PEAK, PUBLISHED_END, PUBLISHED_MEAN = 0.0471, 0.0185, 0.0292  # at its
 RATES_KEPT = 60  # of each trace, evenly spread over the decades of steps
 
 
-def build(data: str, data_dir: Any, widths: tuple[int, ...]) -> Workload:
-    """Give the authors' model: pixels normalized, and initial values as PyTorch draws them."""
-    return make_workload(data, "mlp", batch_size=BATCH_SIZE, data_dir=data_dir, widths=widths, initial=initial)
-
-
-def initial(key: jax.Array, fan_in: int, shape: tuple[int, ...]) -> jax.Array:
-    """Draw kernels and biases alike, from -1 / sqrt(fan-in) to 1 / sqrt(fan-in)."""
-    bound = 1 / math.sqrt(fan_in)
-    return jax.random.uniform(key, shape, minval=-bound, maxval=bound)
+def workload_of(data: str, data_dir: Any, widths: tuple[int, ...]) -> Workload:
+    """Build the workload of the authors: normalized pixels, and initial values as PyTorch draws them."""
+    options: dict[str, Any] = {"widths": widths, "initial": uniform_by_fan_in}
+    return make_workload(data, "mlp", batch_size=BATCH_SIZE, data_dir=data_dir, **options)
 
 
 def method(name: str, rate: Any = RATE) -> optax.GradientTransformation:
@@ -135,7 +129,7 @@ def measure(size: Size, job: Job) -> tuple[dict[str, Any], dict[str, Any]]:
     for (model, widths), epochs in zip(WIDTHS.items(), size, strict=True):
         if not epochs:
             continue
-        workload = build(job.data, job.data_dir, widths)
+        workload = workload_of(job.data, job.data_dir, widths)
         epoch = workload.batches.steps_per_epoch
         points = max(points for points in range(1, 121) if epoch % points == 0)  # of an epoch, of as many steps each
         found = compare(

@@ -26,6 +26,7 @@ layer's weights are those along the images alone: the rest of them never moves, 
 from __future__ import annotations
 
 import copy
+import dataclasses
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -40,13 +41,12 @@ from lrx.figures import legend, panels
 from lrx.papers.figures import REFERENCE, arm_style, band
 from lrx.papers.reproduction import Claim, Job, Paper, Scale
 from lrx.records import Result, round_to_six_digits
-from lrx.training import Batches, Workload, train
+from lrx.training import Evaluation, Workload, train
 from lrx.workloads.datasets import load
+from lrx.workloads.full_batch import make_full_batch_workload, squared_loss, standardize_pixels, tanh_network
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-Params = list[dict[str, jax.Array]]  # of each layer: kernel (inputs, outputs), bias (outputs,)
 
 
 class Size(NamedTuple):
@@ -92,79 +92,18 @@ HOVERS = (1.9, 2.3)  # of sharpness times rate: at or just above 2
 POINTS = 250  # of a curve of losses, about
 
 
-def standardized(images: np.ndarray, number: int) -> np.ndarray:
-    """Give the first images as rows, each pixel and channel with zero mean and unit variance over all of them."""
-    total, squares = np.zeros(images[0].size), np.zeros(images[0].size)
-    for chunk in np.array_split(images.reshape(len(images), -1), max(1, len(images) // 1000)):
-        values = chunk.astype(np.float64)
-        total += values.sum(axis=0)
-        squares += np.einsum("ij,ij->j", values, values)
-    mean = total / len(images)
-    deviation = np.sqrt(np.maximum(squares / len(images) - mean**2, 0))
-    deviation[deviation < 1e-6] = 1.0  # a pixel that is the same in every image
-    return (images[:number].reshape(number, -1) - mean) / deviation
-
-
-def in_own_span(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Give rows as coordinates in an orthonormal basis of the space that they span, and the basis, as rows."""
-    values, vectors = np.linalg.eigh(x @ x.T)
-    kept = values > 1e-10 * values[-1]
-    lengths = np.sqrt(values[kept])
-    return vectors[:, kept] * lengths, (vectors[:, kept] / lengths).T @ x
-
-
 def make_workload(x: np.ndarray, labels: np.ndarray, num_classes: int = 10) -> Workload:
-    """Make the workload of fitting all rows of `x` (n, features) at once; it evaluates sharpness and accuracy."""
-    basis = None
-    sizes = (x.shape[1], *WIDTHS, num_classes)
-    if len(x) < x.shape[1]:
-        x, rows = in_own_span(x)
-        basis = jnp.asarray(rows, jnp.float32)
+    """Build the workload of fitting all rows of `x` (n, features) at once; it evaluates sharpness and accuracy."""
+    workload = make_full_batch_workload(x, labels, widths=WIDTHS, num_classes=num_classes)
 
-    def init(key: jax.Array) -> Params:
-        params = []
-        for inputs, outputs, layer in zip(sizes, sizes[1:], jax.random.split(key, len(sizes) - 1), strict=False):
-            kernel_key, bias_key = jax.random.split(layer)
-            bound = inputs**-0.5
-            kernel = jax.random.uniform(kernel_key, (inputs, outputs), minval=-bound, maxval=bound)
-            bias = jax.random.uniform(bias_key, (outputs,), minval=-bound, maxval=bound)
-            params.append({"kernel": kernel, "bias": bias})
-        if basis is not None:
-            params[0]["kernel"] = basis @ params[0]["kernel"]
-        return params
-
-    batches = Batches((jnp.asarray(x, jnp.float32), jnp.asarray(labels)), len(x), shuffle=False)
-
-    @jax.jit
-    def measured(params: Params, batch: Any) -> dict[str, jax.Array]:
+    def evaluate(params: Any, model_state: Any, batch: Any) -> dict[str, jax.Array]:
+        del model_state  # there is none
         inputs, labels = batch
-        hits = jnp.argmax(network(params, inputs), axis=-1) == labels
-        return {
-            "sharpness": sharpness(lambda params: loss(params, batch), params, iterations=ITERATIONS),
-            "accuracy": jnp.mean(hits),
-        }
+        hits = jnp.argmax(tanh_network(params, inputs), axis=-1) == labels
+        sharp = sharpness(lambda params: squared_loss(params, batch), params, iterations=ITERATIONS)
+        return {"sharpness": sharp, "accuracy": jnp.mean(hits)}
 
-    return Workload.from_functions(
-        lambda params, batch, key: loss(params, batch),  # noqa: ARG005
-        init,
-        batches,
-        name="fc-tanh",
-        evaluate=lambda params: measured(params, batches.arrays),
-    )
-
-
-def network(params: Params, x: jax.Array) -> jax.Array:
-    """Give the outputs (n, classes) of a multilayer perceptron with tanh."""
-    for layer in params[:-1]:
-        x = jnp.tanh(x @ layer["kernel"] + layer["bias"][None, :])
-    return x @ params[-1]["kernel"] + params[-1]["bias"][None, :]
-
-
-def loss(params: Params, batch: tuple[jax.Array, jax.Array]) -> jax.Array:
-    """Give half the squared distance from the one-hot labels, the mean over examples."""
-    x, labels = batch
-    outputs = network(params, x)
-    return 0.5 * jnp.mean(jnp.sum((outputs - jax.nn.one_hot(labels, outputs.shape[-1])) ** 2, axis=-1))
+    return dataclasses.replace(workload, evaluate=Evaluation(evaluate, workload.batches.arrays))
 
 
 class Run(NamedTuple):
@@ -199,7 +138,9 @@ def measure(size: Size, job: Job) -> tuple[dict[str, Any], dict[str, Any]]:
     """Train with every rate and seed, and keep the loss of every step and the sharpness every so often."""
     data = load(job.data, job.data_dir)
     number = min(size.images, len(data.train_images))
-    workload = make_workload(standardized(data.train_images, number), data.train_labels[:number], data.num_classes)
+    workload = make_workload(
+        standardize_pixels(data.train_images, number), data.train_labels[:number], data.num_classes
+    )
     curves = {}
     for label, run in runs(size).items():
         with jax.default_matmul_precision("highest"):  # less would raise the loss by rounding on a GPU

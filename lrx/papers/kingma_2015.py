@@ -40,8 +40,7 @@ Figure 1, right (film reviews), figure 2b and figure 3 are left out, and AdaDelt
 from __future__ import annotations
 
 import dataclasses
-import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
@@ -54,9 +53,12 @@ from lrx.figures import legend, panels
 from lrx.papers.arms import Arm, compare, final
 from lrx.papers.figures import REFERENCE, arm_style, band
 from lrx.papers.reproduction import Claim, Job, Paper, Scale
+from lrx.papers.steps import largest_of_parts, last_steps, longest_steps
 from lrx.records import Result, round_to_six_digits
-from lrx.training import Batches, Workload
-from lrx.workloads.datasets import Dataset, load
+from lrx.training import Workload
+from lrx.workloads.autoencoder import make_autoencoder_workload
+from lrx.workloads.datasets import load
+from lrx.workloads.perceptron import make_perceptron_workload
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -140,7 +142,7 @@ TRAINING_STEPS = 2500
 def measure(size: Size, job: Job) -> tuple[dict[str, Any], dict[str, Any]]:
     """Train the three models, and measure the steps."""
     dataset = load(job.data, job.data_dir)
-    regression = classifier(dataset)
+    regression = make_perceptron_workload(dataset, l2=L2, batch_size=BATCH_SIZE)
     steps = size.regression_epochs * regression.batches.steps_per_epoch
     arms = compare(regression, REGRESSION, job, num_steps=steps, name="regression", strategy="vmap")
     chosen = arms["Adam"]["rates"][arms["Adam"]["best"]]
@@ -148,14 +150,15 @@ def measure(size: Size, job: Job) -> tuple[dict[str, Any], dict[str, Any]]:
         "Adam, scaled": Arm(lambda rate: optax.chain(optax.scale(SCALED), REGRESSION["Adam"].make(rate)), (chosen,))
     }
     arms |= compare(regression, scaled, job, num_steps=steps, name="regression", strategy="vmap")
-    perceptron = classifier(dataset, size.widths, dropped=DROPPED)
+    perceptron = make_perceptron_workload(dataset, size.widths, dropped=DROPPED, batch_size=BATCH_SIZE)
+    coder = make_autoencoder_workload(dataset, size.hidden, size.latent, batch_size=BATCH_SIZE)
     epoch = perceptron.batches.steps_per_epoch
     settings = size._asdict() | {"steps_per_epoch": epoch, "b1": B1, "b2": B2, "rates": RATES}
     return settings, {
         "regression": arms,
         "perceptron": tuned(perceptron, job, size.trial_epochs * epoch, size.epochs * epoch),
-        "autoencoder": corrections(autoencoder(dataset, size.hidden, size.latent), job, size.autoencoder_epochs),
-        "streams": streams(),
+        "autoencoder": corrections(coder, job, size.autoencoder_epochs),
+        "streams": last_steps(adam_of(1.0), B1, B2, growing_gradients, QUIET_STEPS),
         "training": training_steps(regression, job),
     }
 
@@ -218,135 +221,22 @@ def largest(b1: float, b2: float) -> float:
     return (1 - b1) / np.sqrt((1 - b2) * (1 - b1**2 / b2))
 
 
-def streams() -> np.ndarray:
-    """Measure the last step, over alpha, after zeros and one gradient, and after growing ones: (b1, b2, 2)."""
+def growing_gradients(b1: jax.Array, b2: jax.Array) -> jax.Array:
+    """Return two streams of gradients, (steps, 2): zeros and then a 1, and gradients that grow by b2 / b1 a step."""
     before = jnp.arange(LOUD_STEPS - 1, -1, -1.0)  # steps until the last
-
-    def last(b1: jax.Array, b2: jax.Array) -> jax.Array:
-        tx = lrx.adam(1.0, b1=b1, b2=b2)
-        loud = jnp.stack([jnp.where(before == 0, 1.0, 0.0), (b1 / b2) ** before], axis=1)
-
-        def one(state: Any, gradient: jax.Array) -> tuple[Any, jax.Array]:
-            updates, state = tx.update(gradient, state)
-            return state, jnp.abs(updates)
-
-        def quiet(count: jax.Array, state: Any) -> Any:
-            del count
-            return one(state, jnp.zeros(2))[0]
-
-        state = jax.lax.fori_loop(0, QUIET_STEPS, quiet, tx.init(jnp.zeros(2)))
-        return jax.lax.scan(one, state, loud)[1][-1]
-
-    b1, b2 = (jnp.float32(array.ravel()) for array in np.meshgrid(B1, B2, indexing="ij"))
-    return np.asarray(jax.jit(jax.vmap(last))(b1, b2), np.float64).reshape(len(B1), len(B2), 2)
+    return jnp.stack([jnp.where(before == 0, 1.0, 0.0), (b1 / b2) ** before], axis=1)
 
 
-def training_steps(workload: Workload, job: Job, points: int = 100) -> dict[str, Any]:
-    """Measure the longest step of any coordinate, over alpha, while a model is trained: (b1, b2, seeds, points)."""
-    batches = workload.batches
-
-    def longest(b1: jax.Array, b2: jax.Array, seed: jax.Array, arrays: Any) -> jax.Array:
-        tx = lrx.adam(STEP_RATE, b1=b1, b2=b2)
-        init_key, stream = jax.random.split(jax.random.key(seed))
-        params, _ = workload.init(init_key)
-
-        def one(carry: Any, key: jax.Array) -> tuple[Any, jax.Array]:
-            params, state = carry
-            places = jax.random.randint(key, (batches.batch_size,), 0, batches.num_examples)
-            batch = batches.transform(jax.tree.map(lambda array: array[places], arrays), key)
-            gradient = jax.grad(lambda params: workload.loss_fn(params, (), batch, key)[0])(params)
-            updates, state = tx.update(gradient, state, params)
-            steps = jnp.stack([jnp.max(jnp.abs(leaf)) for leaf in jax.tree.leaves(updates)])
-            return (optax.apply_updates(params, updates), state), jnp.max(steps) / STEP_RATE
-
-        return jax.lax.scan(one, (params, tx.init(params)), jax.random.split(stream, TRAINING_STEPS))[1]
-
-    b1, b2, seeds = (array.ravel() for array in np.meshgrid(B1, B2, job.seeds, indexing="ij"))
-    each = jax.jit(lambda each, arrays: jax.lax.map(lambda one: longest(one[0], one[1], one[2], arrays), each))
-    steps = np.asarray(each((jnp.float32(b1), jnp.float32(b2), jnp.int32(seeds)), batches.arrays), np.float64)
-    ends = np.unique(np.linspace(0, TRAINING_STEPS, points + 1).astype(int))
-    thinned = np.maximum.reduceat(steps, ends[:-1], axis=1)
-    shape = (len(B1), len(B2), len(job.seeds), -1)
-    return {"steps": ends[1:], "longest": np.round(thinned, 5).reshape(shape)}
+def adam_of(rate: float) -> Callable[[Any, Any], optax.GradientTransformation]:
+    """Return a function from b1 and b2 to Adam with a rate."""
+    return lambda b1, b2: lrx.adam(rate, b1=b1, b2=b2)
 
 
-def dense(key: jax.Array, sizes: Sequence[int]) -> list[dict[str, jax.Array]]:
-    """Make the layers of a perceptron, He-normal."""
-    shapes = list(itertools.pairwise(sizes))
-    # Drawn at once: every call that draws takes the compiler a second.
-    numbers = jax.random.normal(key, (sum(rows * columns for rows, columns in shapes),))
-    layers, first = [], 0
-    for rows, columns in shapes:
-        drawn = numbers[first : first + rows * columns].reshape(rows, columns)
-        layers.append({"kernel": drawn * np.sqrt(2 / rows), "bias": jnp.zeros(columns)})
-        first += rows * columns
-    return layers
-
-
-def affine(layer: Mapping[str, jax.Array], x: jax.Array) -> jax.Array:
-    """Apply a layer."""
-    return x @ layer["kernel"] + layer["bias"][None, :]
-
-
-def pixels(raw: Any, key: jax.Array) -> Any:
-    """Give flat images with pixels of 0 to 1."""
-    del key
-    images, labels = raw
-    return images.reshape(len(images), -1).astype(jnp.float32) / 255, labels
-
-
-def classifier(dataset: Dataset, widths: Sequence[int] = (), *, dropped: float = 0.0) -> Workload:
-    """Build a perceptron with dropout on its hidden layers; without hidden layers, L2-regularized regression."""
-    sizes = (int(np.prod(dataset.train_images.shape[1:])), *widths, dataset.num_classes)
-
-    def loss_fn(layers: Any, batch: Any, key: jax.Array) -> jax.Array:
-        x, labels = batch
-        for place, layer in enumerate(layers[:-1]):
-            # A byte for each unit: on a CPU the bits would otherwise take half as long as the network.
-            bits = jax.random.bits(jax.random.fold_in(key, place), (len(x), widths[place]), jnp.uint8)
-            x = jnp.where(bits >= round(256 * dropped), jax.nn.relu(affine(layer, x)) / (1 - dropped), 0.0)
-        loss = jnp.mean(optax.softmax_cross_entropy_with_integer_labels(affine(layers[-1], x), labels))
-        return loss if widths else loss + L2 / 2 * jnp.sum(layers[-1]["kernel"] ** 2)
-
-    name = f"{dataset.name}-{'dropout' if widths else 'regression'}"
-    batches = Batches((dataset.train_images, dataset.train_labels), BATCH_SIZE, transform=pixels)
-
-    def init(key: jax.Array) -> Any:
-        # Of a convex loss, which has no symmetry to break.
-        return dense(key, sizes) if widths else [{"kernel": jnp.zeros(sizes), "bias": jnp.zeros(sizes[-1])}]
-
-    return Workload.from_functions(loss_fn, init, batches, name=name)
-
-
-def autoencoder(dataset: Dataset, hidden: int, latent: int) -> Workload:
-    """Build the variational autoencoder of Kingma and Welling (2014), whose loss is the negative bound in nats.
-
-    One hidden layer of softplus units each way, a spherical Gaussian code of a standard normal prior, and pixels as
-    the probabilities of a Bernoulli variable.
-    """
-    inputs = int(np.prod(dataset.train_images.shape[1:]))
-
-    def init(key: jax.Array) -> Any:
-        encoder, decoder = jax.random.split(key)
-        return {
-            "encoder": dense(encoder, (inputs, hidden, 2 * latent)),
-            "decoder": dense(decoder, (latent, hidden, inputs)),
-        }
-
-    def through(layers: Any, x: jax.Array) -> jax.Array:
-        return affine(layers[1], jax.nn.softplus(affine(layers[0], x)))
-
-    def loss_fn(params: Any, batch: Any, key: jax.Array) -> jax.Array:
-        x, _ = batch
-        mean, log_variance = jnp.split(through(params["encoder"], x), 2, axis=1)
-        code = mean + jnp.exp(log_variance / 2) * jax.random.normal(key, mean.shape)
-        logits = through(params["decoder"], code)
-        missed = jnp.sum(jax.nn.softplus(logits) - x * logits, axis=1)  # the cross-entropy, with one logarithm
-        divergence = jnp.sum(mean**2 + jnp.exp(log_variance) - 1 - log_variance, axis=1) / 2
-        return jnp.mean(missed + divergence)
-
-    batches = Batches((dataset.train_images, dataset.train_labels), BATCH_SIZE, transform=pixels)
-    return Workload.from_functions(loss_fn, init, batches, name=f"{dataset.name}-autoencoder")
+def training_steps(workload: Workload, job: Job) -> dict[str, Any]:
+    """Measure the longest steps of a training, over alpha: (b1, b2, seeds, points)."""
+    steps = longest_steps(workload, adam_of(STEP_RATE), B1, B2, job.seeds, TRAINING_STEPS)
+    ends, longest = largest_of_parts(steps / STEP_RATE, 100)
+    return {"steps": ends, "longest": np.round(longest, 5)}
 
 
 def ratios(arms: Mapping[str, Any], name: str, other: str) -> np.ndarray:

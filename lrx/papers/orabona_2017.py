@@ -85,7 +85,7 @@ COST_TOLERANCE = 0.25  # of the published cost
 ERROR_TOLERANCE = 0.4  # in points of percent: three standard deviations of an error of 2 % on 10,000 images
 
 
-def build(data: str, data_dir: Any, widths: tuple[int, ...]) -> Workload:
+def workload_of(data: str, data_dir: Any, widths: tuple[int, ...]) -> Workload:
     """Give the authors' model: pixels of 0 to 1, their initial values, the cost over all training images."""
     dataset = load(data, data_dir)._replace(mean=np.zeros(1), std=np.ones(1))
     return error_workload(dataset, "mlp", batch_size=BATCH_SIZE, widths=widths, initial=initial)
@@ -99,7 +99,7 @@ def initial(key: jax.Array, fan_in: int, shape: tuple[int, ...]) -> jax.Array:
 
 def measure(size: Size, job: Job) -> tuple[dict[str, Any], dict[str, Any]]:
     """Train with COCOB and every seed, and with the others, every rate and the first seed."""
-    workload = build(job.data, job.data_dir, size.widths)
+    workload = workload_of(job.data, job.data_dir, size.widths)
     epoch = workload.batches.steps_per_epoch
     others = {name: Arm(METHODS[name], rates) for name, rates in size.rates.items()}
     found: dict[str, Any] = {}

@@ -113,7 +113,7 @@ def test_shorter_runs_are_not_compared_with_later_epochs() -> None:
 
 
 def test_initial_values_are_those_of_pytorch_and_pixels_are_normalized() -> None:
-    workload = baydin_2018.build("digits", None, (100,))
+    workload = baydin_2018.workload_of("digits", None, (100,))
     params, _ = workload.init(jax.random.key(0))
     for name, fan_in in (("hidden1", 64), ("output", 100)):
         for values in params[name].values():

@@ -7,9 +7,9 @@ import pytest
 from jax.flatten_util import ravel_pytree
 from reproductions import Tiny, failing
 
-from lrx.diagnostics import sharpness
 from lrx.papers import cohen_2021
 from lrx.records import Result
+from lrx.workloads.full_batch import squared_loss
 
 TINY = Tiny(cohen_2021.Size(100, (4,), 20, 2.0, 0.5, 5, 20, 10), "digits")
 
@@ -17,82 +17,21 @@ SEEDS = (0, 1, 2)
 TIMES = np.arange(1, 61)
 
 
-def pixels(number=30, features=40):
-    return np.random.default_rng(0).normal(size=(number, features)) * np.geomspace(3, 0.3, features)
-
-
-def small(monkeypatch, number=30, features=40):
-    monkeypatch.setattr(cohen_2021, "WIDTHS", (5, 4))
-    return cohen_2021.make_workload(pixels(number, features), np.arange(number, dtype=np.int32) % 3, 3)
-
-
 def test_sharpness_is_the_largest_eigenvalue_of_the_whole_hessian(monkeypatch):
-    workload = small(monkeypatch, features=6)
+    monkeypatch.setattr(cohen_2021, "WIDTHS", (5, 4))
+    rows = np.random.default_rng(0).normal(size=(30, 6)) * np.geomspace(3, 0.3, 6)
+    workload = cohen_2021.make_workload(rows, np.arange(30, dtype=np.int32) % 3, 3)
     params, state = jax.jit(workload.init)(jax.random.key(1))
     params = jax.tree.map(lambda x: 2 * x, params)  # away from where it is nearly linear
     flat, unravel = ravel_pytree(params)
 
     def function(point):
-        return cohen_2021.loss(unravel(point), workload.batches.arrays)
+        return squared_loss(unravel(point), workload.batches.arrays)
 
     eigenvalues = np.linalg.eigvalsh(np.asarray(jax.jit(jax.hessian(function))(flat), np.float64))
     assert -eigenvalues[0] > 0.01 * eigenvalues[-1]  # it is indefinite, and the largest one is asked for
     found = workload.evaluate(params, state)
     assert found["sharpness"] == pytest.approx(eigenvalues[-1], rel=1e-4)
-
-
-def test_pixels_have_zero_mean_and_unit_variance_over_all_images():
-    images = np.random.default_rng(0).integers(0, 255, (50, 4, 3, 2)).astype(np.uint8)
-    images[:, 1, 1, 0] = 7  # a pixel that is the same everywhere
-    rows = images.reshape(50, -1).astype(np.float64)
-    spread = rows.std(axis=0)
-    expected = (rows - rows.mean(axis=0)) / np.where(spread == 0, 1, spread)
-    found = cohen_2021.standardized(images, 20)
-    np.testing.assert_allclose(found, expected[:20], atol=1e-10)
-
-
-def test_descent_in_the_span_of_the_images_is_descent_on_all_pixels(monkeypatch):
-    workload = small(monkeypatch)
-    x = jnp.asarray(pixels(), jnp.float32)
-    labels = workload.batches.arrays[1]
-    inside = jax.jit(workload.init)(jax.random.key(0))[0]
-    assert inside[0]["kernel"].shape == (30, 5)
-    monkeypatch.setattr(cohen_2021, "in_own_span", lambda x: (x, np.eye(x.shape[1])))
-    outside = jax.jit(small(monkeypatch).init)(jax.random.key(0))[0]
-    assert outside[0]["kernel"].shape == (40, 5)
-
-    @jax.jit
-    def descend(params, batch):
-        def step(params, _):
-            value, gradient = jax.value_and_grad(cohen_2021.loss)(params, batch)
-            return jax.tree.map(lambda p, g: p - 0.1 * g, params, gradient), value
-
-        params, values = jax.lax.scan(step, params, length=20)
-        return values, sharpness(lambda p: cohen_2021.loss(p, batch), params)
-
-    losses, sharp = descend(inside, workload.batches.arrays)
-    expected_losses, expected_sharp = descend(outside, (x, labels))
-    np.testing.assert_allclose(losses, expected_losses, rtol=1e-4)
-    assert sharp == pytest.approx(float(expected_sharp), rel=1e-3)
-
-
-def test_initial_values_are_uniform_within_one_over_the_root_of_the_inputs():
-    workload = cohen_2021.make_workload(np.ones((50, 30)), np.zeros(50, np.int32))
-    params, _ = jax.jit(workload.init)(jax.random.key(0))
-    shapes = [(layer["kernel"].shape, layer["bias"].shape) for layer in params]
-    assert shapes == [((30, 200), (200,)), ((200, 200), (200,)), ((200, 10), (10,))]
-    for layer in params:
-        bound = layer["kernel"].shape[0] ** -0.5
-        assert 0.98 * bound < jnp.max(jnp.abs(layer["kernel"])) <= bound
-        assert jnp.std(layer["kernel"]) == pytest.approx(bound / 3**0.5, rel=0.05)
-        assert 0.5 * bound < jnp.max(jnp.abs(layer["bias"])) <= bound
-
-
-def test_loss_is_half_the_squared_distance_from_the_labels():
-    params = [{"kernel": jnp.zeros((2, 3)), "bias": jnp.array([1.0, 2.0, 3.0])}]
-    batch = jnp.ones((2, 2)), jnp.array([0, 2])
-    # (0, 2, 3) and (1, 2, 2) are left of the labels
-    assert cohen_2021.loss(params, batch) == pytest.approx(0.5 * (13 + 9) / 2)
 
 
 @pytest.mark.parametrize("label", ["2 / 100", "heavy ball", "Nesterov"])

@@ -5,13 +5,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from reproductions import Tiny, failing
+from small_images import grey_dataset
 
 import lrx
 from lrx import papers
 from lrx.papers import kingma_2015
 from lrx.papers.reproduction import Job
+from lrx.papers.steps import last_steps
 from lrx.records import Result
-from lrx.workloads.datasets import Dataset
+from lrx.workloads.perceptron import make_perceptron_workload
 
 TINY = Tiny(
     kingma_2015.Size(1, (8,), 0, 1, 8, 2, 1),
@@ -28,18 +30,6 @@ TINY = Tiny(
 
 GROWING = 14  # the claim that does not hold: the bound of section 2.1 is none for growing gradients
 PAIRS = [(b1, b2) for b1 in kingma_2015.B1 for b2 in kingma_2015.B2]
-
-
-def images(pixels: int = 0, number: int = 128, side: int = 28, label: int = 0) -> Dataset:
-    """Images of one grey, all of one class."""
-    grey = np.full((number, side, side, 1), pixels, np.uint8)
-    labels = np.full(number, label, np.int32)
-    return Dataset("made-up", grey, labels, grey, labels, 10, np.zeros(1), np.ones(1))
-
-
-def loss_of(workload, params, key=0):
-    batch = workload.batches.transform(workload.batches.arrays, jax.random.key(0))
-    return float(jax.jit(workload.loss_fn)(params, (), batch, jax.random.key(key))[0])
 
 
 def arm(loss, seeds=2):
@@ -193,7 +183,17 @@ def test_bound_of_the_paper_has_its_two_cases():
 @pytest.mark.slow
 def test_streams_attain_both_bounds(monkeypatch):
     monkeypatch.setattr(kingma_2015, "QUIET_STEPS", 20_000)
-    sparse, growing = np.moveaxis(kingma_2015.streams(), -1, 0)
+    sparse, growing = np.moveaxis(
+        last_steps(
+            kingma_2015.adam_of(1.0),
+            kingma_2015.B1,
+            kingma_2015.B2,
+            kingma_2015.growing_gradients,
+            kingma_2015.QUIET_STEPS,
+        ),
+        -1,
+        0,
+    )
     for found, bound in ((sparse, kingma_2015.paper_bound), (growing, kingma_2015.largest)):
         np.testing.assert_allclose(
             found, [[bound(b1, b2) for b2 in kingma_2015.B2] for b1 in kingma_2015.B1], rtol=0.08
@@ -203,53 +203,11 @@ def test_streams_attain_both_bounds(monkeypatch):
 
 def test_perceptron_of_figure_2_has_two_hidden_layers_of_a_thousand():
     for scale in ("cpu", "paper"):
-        workload = kingma_2015.classifier(images(), kingma_2015.SCALES[scale].size.widths, dropped=0.5)
+        workload = make_perceptron_workload(grey_dataset(), kingma_2015.SCALES[scale].size.widths, dropped=0.5)
         params = jax.eval_shape(workload.init, jax.random.key(0))[0]
         sizes = 784 * 1000 + 1000 + 1000 * 1000 + 1000 + 1000 * 10 + 10
         assert sum(leaf.size for leaf in jax.tree.leaves(params)) == sizes
         assert workload.batches.batch_size == 128
-
-
-def test_dropout_drops_half_of_the_units_and_doubles_the_others():
-    workload = kingma_2015.classifier(images(number=4096), (1,), dropped=0.5)
-    layers = [
-        {"kernel": jnp.zeros((784, 1)), "bias": jnp.ones(1)},
-        {"kernel": jnp.eye(1, 10), "bias": jnp.zeros(10)},
-    ]
-    kept, dropped = np.log(1 + 9 * np.exp(-2.0)), np.log(10.0)
-    assert loss_of(workload, layers) == pytest.approx((kept + dropped) / 2, rel=0.03)
-    assert loss_of(workload, layers, key=1) != loss_of(workload, layers)
-    alone = kingma_2015.classifier(images(number=4096), (1,))
-    assert loss_of(alone, layers) == pytest.approx(np.log(1 + 9 * np.exp(-1.0)), rel=1e-6)
-
-
-def test_regression_adds_half_of_the_weights_squared():
-    workload = kingma_2015.classifier(images())
-    params = [{"kernel": jnp.full((784, 10), 2.0), "bias": jnp.zeros(10)}]
-    assert loss_of(workload, params) == pytest.approx(np.log(10) + 1e-4 / 2 * 4 * 7840, rel=1e-5)
-
-
-def test_pixels_are_of_0_to_1():
-    workload = kingma_2015.classifier(images(255))
-    params = [{"kernel": jnp.zeros((784, 10)).at[:, 0].set(1 / 784), "bias": jnp.zeros(10)}]
-    penalty = 1e-4 / 2 / 784
-    assert loss_of(workload, params) == pytest.approx(np.log(1 + 9 * np.exp(-1.0)) + penalty, rel=1e-5)
-
-
-def test_loss_of_the_autoencoder_is_the_negative_bound():
-    workload = kingma_2015.autoencoder(images(255), 8, 3)
-    params = jax.tree.map(jnp.zeros_like, workload.init(jax.random.key(0))[0])
-    assert loss_of(workload, params) == pytest.approx(784 * np.log(2), rel=1e-5)
-    params["encoder"][1]["bias"] = jnp.concatenate([jnp.full(3, 0.5), jnp.full(3, np.log(2.0))])
-    divergence = 3 * (0.25 + 2 - 1 - np.log(2)) / 2
-    assert loss_of(workload, params) == pytest.approx(784 * np.log(2) + divergence, rel=1e-5)
-    params["decoder"][1]["bias"] = jnp.full(784, 1.5)
-    missed = 784 * np.log(1 + np.exp(-1.5))
-    assert loss_of(workload, params) == pytest.approx(missed + divergence, rel=1e-5)
-    # The code is random where something depends on it.
-    params["decoder"][0]["kernel"] = jnp.ones((3, 8))
-    params["decoder"][1]["kernel"] = jnp.ones((8, 784))
-    assert loss_of(workload, params) != loss_of(workload, params, key=1)
 
 
 def test_rates_of_the_perceptron_are_chosen_in_short_runs_with_one_seed(monkeypatch):

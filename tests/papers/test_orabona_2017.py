@@ -104,7 +104,7 @@ def test_the_other_methods_have_every_rate_and_the_first_seed(monkeypatch: pytes
 
 
 def test_the_model_is_that_of_the_authors() -> None:
-    workload = orabona_2017.build("digits", None, (100,))
+    workload = orabona_2017.workload_of("digits", None, (100,))
     params, model_state = workload.init(jax.random.key(0))
     for layer in params.values():
         np.testing.assert_array_equal(layer["bias"], np.float32(0.1))
@@ -125,7 +125,7 @@ def test_the_model_is_that_of_the_authors() -> None:
 @pytest.mark.slow
 @pytest.mark.skipif(not os.environ.get("LRX_DATA_DIR"), reason="LRX_DATA_DIR names no folder with the real data")
 def test_cost_and_error_before_training_are_those_of_the_log() -> None:
-    workload = orabona_2017.build("mnist", None, (1000, 1000))
+    workload = orabona_2017.workload_of("mnist", None, (1000, 1000))
     found = [workload.evaluate(*workload.init(jax.random.key(seed))) for seed in range(8)]  # the log is one draw
     for key, published in (("training_loss", 7.383), ("error", 88.5)):
         values = np.array([float(each[key]) for each in found])

@@ -1,0 +1,48 @@
+"""Fully connected layers as plain arrays: lists of `{"kernel": (inputs, outputs), "bias": (outputs,)}`."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+Layer = Mapping[str, jax.Array]
+
+
+def affine(layer: Layer, x: jax.Array) -> jax.Array:
+    """Return `x @ kernel + bias`: (n, inputs) -> (n, outputs)."""
+    return x @ layer["kernel"] + layer["bias"][None, :]
+
+
+def he_normal_layers(key: jax.Array, sizes: Sequence[int]) -> list[dict[str, jax.Array]]:
+    """Return layers between `sizes`, with kernels of variance 2 / inputs and biases of 0."""
+    shapes = list(itertools.pairwise(sizes))
+    # All numbers are drawn at once, because each drawing call takes the compiler a second.
+    numbers = jax.random.normal(key, (sum(rows * columns for rows, columns in shapes),))
+    layers, first = [], 0
+    for rows, columns in shapes:
+        drawn = numbers[first : first + rows * columns].reshape(rows, columns)
+        layers.append({"kernel": drawn * np.sqrt(2 / rows), "bias": jnp.zeros(columns)})
+        first += rows * columns
+    return layers
+
+
+def uniform_layers(key: jax.Array, sizes: Sequence[int]) -> list[dict[str, jax.Array]]:
+    """Return layers between `sizes`, with kernels and biases of `uniform_by_fan_in`."""
+    layers = []
+    for (inputs, outputs), layer_key in zip(
+        itertools.pairwise(sizes), jax.random.split(key, len(sizes) - 1), strict=True
+    ):
+        kernel_key, bias_key = jax.random.split(layer_key)
+        kernel = uniform_by_fan_in(kernel_key, inputs, (inputs, outputs))
+        layers.append({"kernel": kernel, "bias": uniform_by_fan_in(bias_key, inputs, (outputs,))})
+    return layers
+
+
+def uniform_by_fan_in(key: jax.Array, fan_in: int, shape: tuple[int, ...]) -> jax.Array:
+    """Draw from -1 / sqrt(fan-in) to 1 / sqrt(fan-in), as PyTorch does for kernels and biases of linear layers."""
+    bound = fan_in**-0.5
+    return jax.random.uniform(key, shape, minval=-bound, maxval=bound)
