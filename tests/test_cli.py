@@ -1,8 +1,12 @@
 """The commands run, write what they say, and end bad input with a message."""
 
+import functools
+import importlib
+import inspect
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -10,8 +14,10 @@ import sys
 import numpy as np
 import pytest
 
-from lrx import papers
+from lrx import cli, papers
+from lrx.benchmarks import available
 from lrx.papers import smith_2017
+from lrx.training import History
 
 
 def lrx(*arguments, cwd, columns=100):
@@ -19,6 +25,21 @@ def lrx(*arguments, cwd, columns=100):
     environment.pop("XLA_FLAGS", None)
     command = [sys.executable, "-m", "lrx.cli", *arguments]
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True, env=environment, timeout=300)
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch, capsys):
+    """Return the command within this process, in an empty folder: arguments to exit code, stdout and stderr."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["lrx", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        shown = capsys.readouterr()
+        return subprocess.CompletedProcess(arguments, ended.value.code, shown.out, shown.err)
+
+    return call
 
 
 def written(done):
@@ -40,16 +61,32 @@ def test_help_names_the_commands_in_any_width(tmp_path, columns):
         assert command in done.stdout
 
 
+COMMANDS = ("train", "range-test", "plot", "reproduce", "papers", "names", "bench")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("columns", [60, 80, 160])
 def test_help_and_lists_fit_the_terminal(tmp_path, columns):
-    shown = [["--help"], *([command, "--help"] for command in ("train", "range-test", "plot", "reproduce", "names"))]
-    for arguments in (*shown, ["papers"], ["names"], ["bench"]):
-        done = lrx(*arguments, cwd=tmp_path, columns=columns)
-        assert done.returncode == 0, done.stderr
-        widest = max(done.stdout.splitlines(), key=lambda line: len(line.rstrip()))
-        assert len(widest.rstrip()) <= columns, (arguments, widest)
-        assert arguments != ["--help"] or "..." not in done.stdout.split("Commands:")[1]
+    # In one process for all: the width is read when the command is imported.
+    benchmarks = [["bench", name, "--help"] for name in available()]
+    shown = [["--help"], *([command, "--help"] for command in COMMANDS), *benchmarks, ["papers"], ["names"], ["bench"]]
+    code = (
+        "import sys\nfrom lrx.cli import main\n"
+        f"for arguments in {shown!r}:\n"
+        "    sys.argv = ['lrx', *arguments]\n    print('#', *arguments)\n"
+        "    try: main()\n    except SystemExit as end: assert not end.code, arguments\n"
+    )
+    environment = os.environ | {"COLUMNS": str(columns)}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, timeout=300)
+    assert done.returncode == 0, done.stderr
+    parts = re.split("^# ", done.stdout, flags=re.MULTILINE)[1:]
+    assert len(parts) == len(shown)
+    for part in parts:
+        # An example may be wider: to break it would break what is copied.
+        lines = [line.rstrip() for line in part.splitlines()[1:] if not re.match(r" +(lrx|XLA_FLAGS)", line)]
+        widest = max(lines, key=len)
+        assert len(widest) <= columns, widest
+    assert "..." not in parts[0].split("Commands:")[1]
 
 
 @pytest.mark.slow
@@ -66,39 +103,65 @@ def test_what_needs_no_jax_does_not_load_it(tmp_path, arguments):
     assert done.stdout.endswith("loaded False\n"), done.stderr
 
 
-@pytest.mark.slow
-def test_names_lists_what_expressions_may_call(tmp_path):
-    done = lrx("names", cwd=tmp_path)
+def test_names_lists_what_expressions_may_call(here):
+    done = here("names")
     for name in ("chain", "scale_by_lion", "cosine_decay", "adamw", "reduce_on_plateau"):
         assert re.search(rf"^ +{name}\b", done.stdout, re.MULTILINE), name
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("columns", [50, 140])
-def test_bench_lists_the_benchmarks_and_passes_options_on(tmp_path, columns):
-    for arguments in (["bench"], ["bench", "--help"]):
-        done = lrx(*arguments, cwd=tmp_path, columns=columns)
-        assert done.returncode == 0, done.stderr
-        assert re.search(r"^ +select\s+Does `lrx.select` choose as well", done.stdout, re.MULTILINE)
-    done = lrx("bench", "select", "--help", cwd=tmp_path, columns=columns)
+@pytest.mark.parametrize("arguments", [["bench"], ["bench", "--help"]])
+def test_bench_lists_the_benchmarks_and_the_questions_that_they_answer(here, arguments):
+    done = here(*arguments)
     assert done.returncode == 0, done.stderr
-    assert "usage: lrx bench select" in done.stdout
-    assert "--tasks" in done.stdout
-    done = lrx("bench", "selct", cwd=tmp_path, columns=columns)
-    assert done.returncode == 2
-    assert "did you mean 'select'" in done.stderr
+    assert "Usage: lrx bench [OPTIONS] [NAME" in done.stdout
+    assert re.search(r"^ +select +Does `lrx.select` choose as well", done.stdout, re.MULTILINE)
+    assert "timing" not in done.stdout
+
+
+def test_the_help_of_a_benchmark_has_its_options_and_examples(here):
+    done = here("bench", "select", "--help")
+    assert done.returncode == 0, done.stderr
+    assert "Usage: lrx bench select [OPTIONS]" in done.stdout
+    assert "--task" in done.stdout
+    assert "\n      lrx bench select --unseen\n" in done.stdout  # not wrapped
+
+
+@pytest.mark.parametrize("name", available())
+def test_every_benchmark_is_called_with_the_values_of_its_options(here, name, monkeypatch):
+    module = importlib.import_module(f"lrx.benchmarks.{name}")
+    usual = {key: each.default for key, each in inspect.signature(module.main).parameters.items()}
+    called = {}
+
+    @functools.wraps(module.main)
+    def main(**options):
+        called.update(options)
+
+    monkeypatch.setattr(module, "main", main)
+    assert here("bench", name).returncode == 0
+    assert called == usual
+    whole = next(key for key, value in usual.items() if type(value) is int)
+    assert here("bench", name, f"--{whole.replace('_', '-')}", "17").returncode == 0
+    assert called == usual | {whole: 17}
 
 
 @pytest.mark.slow
-def test_plot_writes_the_png_it_names(tmp_path):
-    done = lrx("plot", "warmup(cosine_decay(0.1, 200), 20)", "0.05", "--steps", "300", "--out", "a/b.png", cwd=tmp_path)
+def test_listing_the_benchmarks_loads_none_of_them():
+    code = (
+        "import sys\nsys.argv = ['lrx', 'bench']\nfrom lrx.cli import main\n"
+        "try: main()\nexcept SystemExit: print(sorted({'jax', 'flax', 'lrx.benchmarks.select'} & sys.modules.keys()))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.stdout.endswith("\n[]\n"), done.stderr
+
+
+def test_plot_writes_the_png_it_names(here, tmp_path):
+    done = here("plot", "warmup(cosine_decay(0.1, 200), 20)", "0.05", "--steps", "300", "--out", "a/b.png")
     assert done.returncode == 0, done.stderr
     (path,) = written(done)
     assert (tmp_path / path).read_bytes()[:4] == b"\x89PNG"
     assert os.listdir(tmp_path / "a") == ["b.png"]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -122,10 +185,19 @@ def test_plot_writes_the_png_it_names(tmp_path):
         (["plot", "0.1", "--out", "schedule.jpg"], "must be a file whose name ends in .png, .pdf or .svg"),
         (["reproduce", "smith_2018"], "got PAPER='smith_2018': did you mean 'smith_2017'?"),
         (["reproduce", "smith_2017", "--scale", "big"], "--scale must be one of demo, cpu, paper"),
+        (["bench", "selct"], "NAME must be one of"),
+        (["bench", "selct"], "did you mean 'select'?"),
+        (["bench", "select", "--task", "digits-mpl"], "did you mean 'digits-mlp'?"),
+        (["bench", "select", "--task", "digits-mlp", "--unseen"], "--task and --unseen must not both be given"),
+        (["bench", "select", "--seeds", "0"], "Invalid value for '--seeds'"),
+        (["bench", "robustness", "--method", "sdg"], "did you mean 'sgd'?"),
+        (["bench", "robustness", "--workload", "minst"], "did you mean 'mnist'?"),
+        (["bench", "optimizer_step", "--tree", "resnet21"], "did you mean 'resnet"),
+        (["bench", "optimizer_step", "--chain", "adm"], "did you mean 'adam'?"),
     ],
 )
-def test_bad_input_ends_with_a_message_and_no_traceback(tmp_path, arguments, message):
-    done = lrx(*arguments, cwd=tmp_path)
+def test_bad_input_ends_with_a_message_and_no_traceback(here, arguments, message):
+    done = here(*arguments)
     assert done.returncode == 2
     assert message in done.stderr
     assert "Traceback" not in done.stderr
@@ -157,6 +229,9 @@ def test_train_writes_its_history_and_goes_on_when_extended(tmp_path):
     assert "jax" in run["versions"]
     assert (run["epochs"], run["steps"], run["resumed_at_step"]) == (3, 66, 44)
     assert run["date"].endswith("+00:00")
+    arguments = ["train", "--epochs", "3", "--batch-size", "64"]
+    assert shlex.split(run["command"]) == ["lrx", *arguments]  # however it was started
+    assert len(History.load(folder / "history.npz").loss) == 66
 
 
 @pytest.mark.slow
@@ -226,10 +301,9 @@ def test_the_range_test_says_where_to_start(tmp_path, columns):
     assert 1e-4 < float(done.stdout.split("start with ")[1].split()[0]) < 1
 
 
-@pytest.mark.slow
-def test_results_of_another_paper_are_refused(tmp_path):
+def test_results_of_another_paper_are_refused(here, tmp_path):
     papers.Result("other_2000", "demo", "digits", [0], {}, {}, 0.0).save(tmp_path / "result.json")
-    done = lrx("reproduce", "smith_2017", "--from-results", "result.json", cwd=tmp_path)
+    done = here("reproduce", "smith_2017", "--from-results", "result.json")
     assert done.returncode == 2
     assert "must hold a result of smith_2017, got one of other_2000" in done.stderr
 
@@ -271,9 +345,8 @@ def test_a_figure_is_drawn_again_from_results(tmp_path, monkeypatch):
     assert papers.load(tmp_path / "result.json").scale == "demo"
 
 
-@pytest.mark.slow
-def test_papers_lists_every_paper_and_scale(tmp_path):
-    done = lrx("papers", cwd=tmp_path, columns=160)
+def test_papers_lists_every_paper_and_scale(here):
+    done = here("papers")
     assert done.returncode == 0, done.stderr
     for word in ("smith_2017", "demo", "cpu", "paper"):
         assert word in done.stdout

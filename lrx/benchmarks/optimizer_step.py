@@ -1,33 +1,35 @@
 """Is the compiled optimizer step as fast as the same chain written with optax, and does it compile as fast?
 
-    python -m lrx.benchmarks.optimizer_step
-    python -m lrx.benchmarks.optimizer_step --trees resnet110 --chains adam adam-scheduled --program
+    lrx bench optimizer_step
+    lrx bench optimizer_step --tree resnet110 --chain adam --chain adam-scheduled --program
 
-The step is `tx.update` and `optax.apply_updates`, compiled with parameters and state donated, on finished gradients;
-nothing else is in it. It is timed within a compiled loop, as training runs it, and called from Python, where each
-array that is handed over takes its time, and those of a rate that can be read are some more. Both libraries' are timed
-in turn, so that other load hits both alike, and each goes first as often. Printed are the median times, and the median
-and the quartiles, over the rounds, of the ratio of ours to optax's. To compile is to trace, lower and compile, with
-empty caches. `--program` counts what the compiled programs consist of.
+The step consists of `tx.update` and `optax.apply_updates` alone, compiled with parameters and state donated, on given
+gradients. It is timed within a compiled loop, as training runs it, and called from Python, where each array that is
+passed takes time; a rate that can be read adds a few arrays. The libraries are timed in turn. The output shows the
+median times, and the median and the quartiles, over rounds, of the ratio of the time of lrx to that of optax.
+Compilation means to trace, lower and compile with empty caches. --program counts what the compiled programs consist of.
 """
 
 from __future__ import annotations
 
-import argparse
+import functools
 import gc
 import math
 import re
 import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import typer
 from flax import nnx
 
 import lrx
+from lrx._checks import known
+from lrx.benchmarks.timing import compare, describe_machine, in_turn
 from lrx.workloads.resnet import ResNet
 
 RATE, WARMUP_STEPS, TOTAL_STEPS = 1e-3, 1_000, 1_000_000
@@ -37,13 +39,13 @@ LIBRARIES = ("lrx", "optax")
 
 
 def residual_network(depth: int) -> Any:
-    """Give the shapes of a CIFAR ResNet's parameters."""
+    """Return the shapes of a CIFAR ResNet's parameters."""
     network = nnx.eval_shape(lambda: ResNet((32, 32, 3), 10, depth=depth, rngs=nnx.Rngs(0)))
     return nnx.to_pure_dict(nnx.state(network, nnx.Param))
 
 
 def transformer(width: int = 512, layers: int = 8, vocabulary: int = 256, positions: int = 512) -> Any:
-    """Give the shapes of the parameters of a transformer on bytes: 25.6 million in 132 leaves."""
+    """Return the shapes of the parameters of a transformer on bytes: 25.6 million in 132 leaves."""
 
     def array(*shape: int) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(shape, jnp.float32)
@@ -88,7 +90,7 @@ CHAINS = [*METHODS, *(f"{name}-scheduled" for name in METHODS)]
 
 
 def transformation(library: str, chain: str) -> Any:
-    """Make a chain, such as "adam" or "adam-scheduled", anew."""
+    """Build a chain, such as "adam" or "adam-scheduled"."""
     method, _, scheduled = chain.partition("-")
     if not scheduled:
         rate: Any = RATE
@@ -100,7 +102,7 @@ def transformation(library: str, chain: str) -> Any:
 
 
 def stepper(tx: Any) -> Any:
-    """Make the step to be compiled."""
+    """Build the compiled step."""
 
     def step(params: Any, state: Any, grads: Any) -> tuple[Any, Any]:
         updates, state = tx.update(grads, state, params)
@@ -110,7 +112,7 @@ def stepper(tx: Any) -> Any:
 
 
 def arrays_like(shapes: Any, scale: float) -> Any:
-    """Draw a tree of normal numbers."""
+    """Draw normal numbers in a tree of these shapes."""
     rng = np.random.default_rng(0)
     return jax.tree.map(lambda x: jnp.asarray(scale * rng.standard_normal(x.shape), x.dtype), shapes)
 
@@ -128,7 +130,7 @@ class Run:
         self.loop = jax.jit(loop, donate_argnums=(0, 1))
 
     def seconds(self, steps: int, *, looped: bool = False) -> float:
-        """Make steps, on arrays put somewhere else in memory: where they lie is luck, and worth several per cent."""
+        """Time steps on arrays that are moved in memory first: where they lie is chance, worth several per cent."""
         arrays = jax.tree.map(jnp.copy, (self.params, self.state, self.grads))
         (self.params, self.state), self.grads = self.step(*arrays), arrays[2]
         jax.block_until_ready((self.params, self.state))
@@ -158,26 +160,10 @@ def compile_seconds(library: str, chain: str, shapes: Any) -> tuple[float, float
     return middle - began, ended - middle
 
 
-def in_turn(measure: Callable[..., Any], rounds: int, *arguments: Any) -> dict[str, np.ndarray]:
-    """Call `measure(library, *arguments)` for both libraries in every round, each of them first as often."""
-    results: dict[str, list[Any]] = {library: [] for library in LIBRARIES}
-    for index in range(rounds):
-        for library in LIBRARIES if index % 2 == 0 else LIBRARIES[::-1]:
-            results[library].append(measure(library, *arguments))
-    return {library: np.array(values) for library, values in results.items()}
-
-
-def step_seconds(library: str, runs: dict[str, Run], steps: int, looped: bool) -> float:
-    """Give the seconds of a step, the mean of several."""
-    return runs[library].seconds(steps, looped=looped) / steps
-
-
-def against_optax(times: dict[str, np.ndarray], unit: float) -> str:
-    """Write the median times in a unit, the ratio of the medians, and the quartiles of the ratio of each round."""
-    ours, theirs = (times[library] for library in LIBRARIES)
-    low, high = np.percentile(ours / theirs, [25, 75])
-    medians = np.median(ours), np.median(theirs)
-    return f"{medians[0] / unit:9.1f} {medians[1] / unit:9.1f} {medians[0] / medians[1]:6.3f} ({low:.3f} to {high:.3f})"
+def beside_optax(times: dict[str, np.ndarray], unit: float) -> str:
+    """Write the median times in a unit, and the median and the quartiles over rounds of the ratio to optax's."""
+    ours, theirs = (compare(times, "optax")[library] for library in LIBRARIES)
+    return f"{ours.median / unit:9.1f} {theirs.median / unit:9.1f} {ours}"
 
 
 OPERATIONS = ("fusion", "copy", "convert", "multiply", "divide", "select")
@@ -196,50 +182,72 @@ def program_counts(library: str, chain: str, shapes: Any) -> list[int]:
     return [arguments, running, *(operations.count(name) for name in OPERATIONS)]
 
 
-def main() -> None:
+def main(
+    trees: Annotated[list[str], typer.Option("--tree", help=f"Of {', '.join(TREES)}; once for each.")] = list(TREES),  # noqa: B006
+    chains: Annotated[list[str], typer.Option("--chain", help=f"Of {', '.join(CHAINS)}; once for each.")] = CHAINS,
+    rounds: Annotated[int, typer.Option(min=1, help="Timings of the step of each library.")] = 40,
+    compilations: Annotated[int, typer.Option(min=0, help="Timings of the compilation by each library.")] = 5,
+    program: Annotated[
+        bool, typer.Option("--program", help="Count the operations of the compiled programs instead.")
+    ] = False,
+) -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--trees", nargs="+", choices=TREES, default=list(TREES))
-    parser.add_argument("--chains", nargs="+", choices=CHAINS, default=CHAINS)
-    parser.add_argument("--rounds", type=int, default=40, help="timings of the step of each library")
-    parser.add_argument("--compilations", type=int, default=5, help="of the step of each library")
-    parser.add_argument("--program", action="store_true", help="count the operations of the compiled programs instead")
-    options = parser.parse_args()
+    for tree in trees:
+        known("--tree", tree, TREES)
+    for chain in chains:
+        known("--chain", chain, CHAINS)
     jax.config.update("jax_enable_compilation_cache", False)
-    print(f"{jax.devices()[0].device_kind}, jax {jax.__version__}, optax {optax.__version__}")
-    for tree in options.trees:
+    print(describe_machine())
+    for tree in trees:
         shapes = TREES[tree]()
         leaves = jax.tree.leaves(shapes)
         print(f"\n{tree}: {len(leaves)} leaves, {sum(math.prod(leaf.shape) for leaf in leaves):,} parameters")
-        if options.program:
-            print(f"{'':16} {'':5} arguments  run " + " ".join(f"{name:>8}" for name in OPERATIONS))
-            for chain in options.chains:
-                for library in LIBRARIES:
-                    arguments, running, *counts = program_counts(library, chain, shapes)
-                    print(f"{chain:16} {library:5} {arguments:9} {running:4} " + " ".join(f"{n:8}" for n in counts))
+        if program:
+            print_programs(chains, shapes)
             continue
-        header = f"{'lrx':>9} {'optax':>9}  ratio (quartiles)   "
-        print(f"{'':16} {'step in a compiled loop, us':45} step called from Python, us\n{'':16} {header:45} {header}")
-        for chain in options.chains:
-            runs = {library: Run(transformation(library, chain), shapes) for library in LIBRARIES}
-            cells = []
-            for looped in (True, False):
-                for run in runs.values():
-                    run.seconds(3, looped=looped)  # compiles
-                slowest = max(run.seconds(20, looped=looped) for run in runs.values()) / 20
-                steps = max(5, math.ceil(0.03 / slowest))
-                cells.append(against_optax(in_turn(step_seconds, options.rounds, runs, steps, looped), 1e-6))
-            print(f"{chain:16} {cells[0]:45} {cells[1]}", flush=True)
-        if not options.compilations:
-            continue
-        print(f"{'':16} to compile, ms (of it, tracing and lowering)\n{'':16} {header}")
-        for chain in options.chains:
-            compile_seconds(LIBRARIES[0], chain, shapes)
-            pairs = in_turn(compile_seconds, options.compilations, chain, shapes)
-            whole = {library: pair.sum(axis=1) for library, pair in pairs.items()}
-            lowering = {library: pair[:, 0] for library, pair in pairs.items()}
-            print(f"{chain:16} {against_optax(whole, 1e-3)}   {against_optax(lowering, 1e-3)}", flush=True)
+        print_step_times(chains, shapes, rounds)
+        if compilations:
+            print_compile_times(chains, shapes, compilations)
 
 
-if __name__ == "__main__":
-    main()
+HEADER = f"{'lrx':>9} {'optax':>9}  ratio (quartiles)   "
+
+
+def print_programs(chains: Sequence[str], shapes: Any) -> None:
+    """Print what the compiled steps of both libraries consist of."""
+    print(f"{'':16} {'':5} arguments  run " + " ".join(f"{name:>8}" for name in OPERATIONS))
+    for chain in chains:
+        for library in LIBRARIES:
+            arguments, running, *counts = program_counts(library, chain, shapes)
+            print(f"{chain:16} {library:5} {arguments:9} {running:4} " + " ".join(f"{n:8}" for n in counts))
+
+
+def print_step_times(chains: Sequence[str], shapes: Any, rounds: int) -> None:
+    """Print the times of a step in a compiled loop, and called from Python."""
+    print(f"{'':16} {'step in a compiled loop, us':45} step called from Python, us\n{'':16} {HEADER:45} {HEADER}")
+    for chain in chains:
+        runs = {library: Run(transformation(library, chain), shapes) for library in LIBRARIES}
+        cells = []
+        for looped in (True, False):
+            for run in runs.values():
+                run.seconds(3, looped=looped)  # compiles
+            slowest = max(run.seconds(20, looped=looped) for run in runs.values()) / 20
+            steps = max(5, math.ceil(0.03 / slowest))
+            contestants = {
+                library: functools.partial(run.seconds, steps, looped=looped) for library, run in runs.items()
+            }
+            times = {library: each / steps for library, each in in_turn(contestants, rounds).items()}
+            cells.append(beside_optax(times, 1e-6))
+        print(f"{chain:16} {cells[0]:45} {cells[1]}", flush=True)
+
+
+def print_compile_times(chains: Sequence[str], shapes: Any, compilations: int) -> None:
+    """Print the times of tracing, lowering and compiling the step."""
+    print(f"{'':16} to compile, ms (of it, tracing and lowering)\n{'':16} {HEADER}")
+    for chain in chains:
+        compile_seconds(LIBRARIES[0], chain, shapes)  # loads the compiler
+        contestants = {library: functools.partial(compile_seconds, library, chain, shapes) for library in LIBRARIES}
+        pairs = in_turn(contestants, compilations)
+        whole = {library: pair.sum(axis=1) for library, pair in pairs.items()}
+        lowering = {library: pair[:, 0] for library, pair in pairs.items()}
+        print(f"{chain:16} {beside_optax(whole, 1e-3)}   {beside_optax(lowering, 1e-3)}", flush=True)

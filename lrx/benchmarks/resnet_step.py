@@ -1,33 +1,36 @@
 """How many images a second does the training step of a CIFAR ResNet take, here, in plain Flax and in PyTorch?
 
-    python -m lrx.benchmarks.resnet_step
-    XLA_FLAGS=--xla_force_host_platform_device_count=2 python -m lrx.benchmarks.resnet_step
+    lrx bench resnet_step
+    XLA_FLAGS=--xla_force_host_platform_device_count=2 lrx bench resnet_step
 
-All make the same steps: forward, backward, SGD with momentum 0.9. Ours is the compiled loop behind
-`lrx.training.train`, which also draws, augments and normalises the minibatch in every step, and splits it over the
-devices that there are. Plain Flax is the usual step, `flax.nnx` and `optax` under `nnx.jit`, called from Python with a
-finished batch; PyTorch (where it is installed, or in the environment of `--torch-python`) the usual one, with channels
-last, its faster layout. They are timed in turn, so that other load hits all alike. Printed are the median speed and
-the quartiles, over the rounds, of its ratio to plain Flax.
+Each contestant takes the same steps: forward, backward, SGD with momentum 0.9. That of lrx is the compiled loop behind
+`lrx.training.train`, which also draws, augments and normalizes the minibatch in every step, and splits it over all
+local devices. That of plain Flax is the usual step, `flax.nnx` and `optax` under `nnx.jit`, called from Python with a
+finished batch. That of PyTorch (if it is installed, or in the environment of --torch-python) is the usual step with
+channels last, its faster layout. The output shows the median speed, and the median and the quartiles, over rounds, of
+the ratio of the time to that of plain Flax.
 """
 
 from __future__ import annotations
 
-import argparse
+import functools
 import importlib.util
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import typer
 from flax import nnx
 
 import lrx
+from lrx.benchmarks.timing import compare, in_turn
 from lrx.training.program import compiled, local_devices, placement
 from lrx.workloads import dataset_workload
 from lrx.workloads.datasets import Dataset
@@ -35,6 +38,7 @@ from lrx.workloads.resnet import shortcut
 
 LEARNING_RATE, MOMENTUM = 0.01, 0.9
 IMAGE_SHAPE = (32, 32, 3)
+PLAIN = "plain Flax"
 
 Contestant = Callable[[int], float]  # steps -> seconds
 
@@ -75,7 +79,7 @@ class PlainResNet(nnx.Module):
 
 
 def plain_flax(depth: int, batch_size: int) -> Contestant:
-    """Make the usual step with Flax and optax."""
+    """Build the usual step with Flax and optax."""
     model = PlainResNet(depth, nnx.Rngs(0))
     optimizer = nnx.Optimizer(model, optax.sgd(LEARNING_RATE, momentum=MOMENTUM), wrt=nnx.Param)
     images = jax.random.normal(jax.random.key(0), (batch_size, *IMAGE_SHAPE))
@@ -101,7 +105,7 @@ def plain_flax(depth: int, batch_size: int) -> Contestant:
 
 
 def ours(depth: int, batch_size: int) -> Contestant:
-    """Make the loop of `lrx.training.train` on random pixels, with augmentation."""
+    """Build the loop of `lrx.training.train` on random pixels, with augmentation."""
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (8 * batch_size, *IMAGE_SHAPE), dtype=np.uint8)
     labels = rng.integers(0, 10, 8 * batch_size).astype(np.int32)
@@ -125,7 +129,7 @@ def ours(depth: int, batch_size: int) -> Contestant:
 
 
 def torch_in(python: str, depth: int, batch_size: int) -> Contestant:
-    """Make PyTorch's step, in a process of its own."""
+    """Build PyTorch's step, in a process of its own."""
     command = [python, str(Path(__file__).with_name("torch_resnet.py")), str(depth), str(batch_size)]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
@@ -141,42 +145,22 @@ def torch_in(python: str, depth: int, batch_size: int) -> Contestant:
     return run
 
 
-def main() -> None:
+def main(
+    depth: Annotated[int, typer.Option(min=8, help="Of the network: 6 n + 2.")] = 20,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images in a minibatch.")] = 128,
+    steps: Annotated[int, typer.Option(min=1, help="Of each contestant in a round.")] = 4,
+    rounds: Annotated[int, typer.Option(min=1, help="Timings of each contestant.")] = 12,
+    torch_python: Annotated[str | None, typer.Option(help="Interpreter of an environment with PyTorch.")] = None,
+) -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--depth", type=int, default=20)
-    parser.add_argument("--batch-size", type=int, default=128)
-    parser.add_argument("--steps", type=int, default=4, help="steps of each contestant in a round")
-    parser.add_argument("--rounds", type=int, default=12)
-    parser.add_argument("--torch-python", help="interpreter of an environment with PyTorch")
-    options = parser.parse_args()
-    torch_python = options.torch_python or (sys.executable if importlib.util.find_spec("torch") else None)
-    contestants = {
-        "plain Flax": plain_flax(options.depth, options.batch_size),
-        "lrx": ours(options.depth, options.batch_size),
-    }
+    torch_python = torch_python or (sys.executable if importlib.util.find_spec("torch") else None)
+    contestants = {PLAIN: plain_flax(depth, batch_size), "lrx": ours(depth, batch_size)}
     if torch_python:
-        contestants["PyTorch"] = torch_in(torch_python, options.depth, options.batch_size)
-    for contestant in contestants.values():
-        contestant(options.steps)  # compiles
-    seconds = {
-        name: np.array(values)
-        for name, values in zip(
-            contestants,
-            zip(*([run(options.steps) for run in contestants.values()] for _ in range(options.rounds)), strict=True),
-            strict=True,
-        )
-    }
+        contestants["PyTorch"] = torch_in(torch_python, depth, batch_size)
+    # The first round compiles.
+    times = in_turn({name: functools.partial(run, steps) for name, run in contestants.items()}, rounds, warmup_rounds=1)
     devices = jax.local_devices()
-    print(
-        f"ResNet-{options.depth}, batch {options.batch_size}, {len(devices)} x {devices[0].device_kind}, "
-        f"{options.rounds} rounds of {options.steps} steps"
-    )
-    for name, times in seconds.items():
-        speed = options.batch_size * options.steps / np.median(times)
-        low, middle, high = np.percentile(seconds["plain Flax"] / times, [25, 50, 75])
-        print(f"{name:12} {speed:8.0f} images/s   {middle:5.2f} times plain Flax ({low:.2f} to {high:.2f})")
-
-
-if __name__ == "__main__":
-    main()
+    where = f"{len(devices)} x {devices[0].device_kind}"
+    print(f"ResNet-{depth}, batch {batch_size}, {where}, {rounds} rounds of {steps} steps")
+    for name, found in compare(times, PLAIN).items():
+        print(f"{name:12} {batch_size * steps / found.median:8.0f} images/s   {found} times the time of {PLAIN}")

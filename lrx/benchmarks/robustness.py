@@ -1,34 +1,34 @@
 """How much does a method's accuracy depend on the rate that it is started with?
 
-    python -m lrx.benchmarks.robustness
-    python -m lrx.benchmarks.robustness --workloads digits --methods sgd adam greedy --fine
+    lrx bench robustness
+    lrx bench robustness --workload digits --method sgd --method adam --method greedy --fine
 
-Perceptrons on digits, MNIST and CIFAR-10 are trained with every method from eight rates, 1e-6 to 10, and left are the
-loss on training images and the accuracy on the test set. All methods start from the same parameters and see the same
-minibatches. All rates of a method, and all seeds, are trained at once: the whole run is one compiled loop, mapped over
-them. The result counts the decades of rates from which a method comes within 2 points of its own best accuracy. A run
-that ends with something that is not finite counts as guessing, 10 %. Written are robustness.json, robustness.png, and
-a README.md with the tables.
+Perceptrons on digits, MNIST and CIFAR-10 are trained with every method from eight rates between 1e-6 and 10. Measured
+are the loss on training images and the accuracy on the test set at the end. All methods start from the same parameters
+and see the same minibatches. The result counts the decades of rates from which a method comes within 2 points of its
+own best accuracy. A run that ends with something that is not finite counts as guessing, 10 %. Written are
+robustness.json, robustness.png, and a README.md with the tables.
 
-For a method that finds its rate by itself, the rate given is what its paper multiplies the estimate by (D-Adaptation,
-Prodigy, DoG, DoWG), the rate of the optimizer that it tunes (Mechanic), or the most that it may take (MoMo, Polyak's
-and Armijo's). COCOB takes none, and is run once. Controllers multiply the rate of SGD with momentum 0.9, but for the
-cumulative path, whose steps are to be those of the gradients.
+For a method that finds its rate by itself, the rate is what its paper multiplies the estimate by (D-Adaptation,
+Prodigy, DoG, DoWG), the rate of the optimizer that it tunes (Mechanic), or an upper bound (MoMo, Polyak's and Armijo's
+rules). COCOB has no rate, and is run once. Controllers multiply the rate of SGD with momentum 0.9, except for the
+cumulative path, which needs the steps of plain gradients.
 """
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import typer
 
 import lrx
+from lrx._checks import known
 from lrx.figures import panels, save
 from lrx.records import Result, markdown_table, stopwatch, write_atomically
 from lrx.training import Workload
@@ -120,7 +120,7 @@ class Task:
     train: Callable[[Any, Any], dict[str, jax.Array]]
 
     @classmethod
-    def of(cls, data: str, settings: Settings, data_dir: str | None) -> Task:
+    def of(cls, data: str, settings: Settings, data_dir: Path | None) -> Task:
         """Load a data set; the training loss is the evaluation of a workload whose test images are training images."""
         dataset = load(data, data_dir)
         options: dict[str, Any] = {"batch_size": settings.batch_size, "widths": settings.widths}
@@ -241,7 +241,7 @@ def run(
     epochs: int | None = None,
     seeds: int = 1,
     fine: bool = False,
-    data_dir: str | None = None,
+    data_dir: Path | None = None,
 ) -> Result:
     """Train everything, and print what is done."""
     elapsed, methods = stopwatch(), tuple(methods)
@@ -428,29 +428,27 @@ def write(result: Result, folder: Path) -> list[Path]:
     ]
 
 
-def main() -> None:
+def main(
+    workloads: Annotated[
+        list[str], typer.Option("--workload", help=f"Of {', '.join(WORKLOADS)}; once for each.")
+    ] = list(WORKLOADS),  # noqa: B006
+    methods: Annotated[
+        list[str] | None, typer.Option("--method", help="Of `METHODS`, once for each; by default all.")
+    ] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Of every workload, instead of its own.")] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Runs from each rate.")] = 1,
+    fine: Annotated[bool, typer.Option("--fine", help="Two rates in a decade.")] = False,
+    folder: Annotated[Path, typer.Option("--out", help="Where the result is written.")] = Path(
+        "lrx-results/robustness"
+    ),
+    data_dir: Annotated[Path | None, typer.Option(help="Folder of the data files; also LRX_DATA_DIR.")] = None,
+) -> None:
     """Measure, print and draw."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--workloads", nargs="+", choices=WORKLOADS, default=list(WORKLOADS))
-    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
-    parser.add_argument("--epochs", type=int, help="of every workload, instead of its own")
-    parser.add_argument("--seeds", type=int, default=1, help="runs from each rate")
-    parser.add_argument("--fine", action="store_true", help="two rates to a decade")
-    parser.add_argument("--out", type=Path, default=Path("lrx-results/robustness"))
-    parser.add_argument("--data-dir", help="folder of the data sets' files")
-    options = parser.parse_args()
-    result = run(
-        options.workloads,
-        options.methods,
-        epochs=options.epochs,
-        seeds=options.seeds,
-        fine=options.fine,
-        data_dir=options.data_dir,
-    )
+    for workload in workloads:
+        known("--workload", workload, WORKLOADS)
+    for method in methods or ():
+        known("--method", method, METHODS)
+    result = run(workloads, methods or METHODS, epochs=epochs, seeds=seeds, fine=fine, data_dir=data_dir)
     print(f"\n{result.origin()}\n\n{summary(result)}\n")
-    for path in write(result, options.out):
+    for path in write(result, folder):
         print(f"wrote {path}")
-
-
-if __name__ == "__main__":
-    main()

@@ -1,34 +1,35 @@
 """How long does a schedule take for a million steps, beside optax and PyTorch, and how long to compile a large one?
 
-    python -m lrx.benchmarks.schedules
-    python -m lrx.benchmarks.schedules --torch-python PATH
+    lrx bench schedules
+    lrx bench schedules --torch-python PATH
 
-`jax.jit(lambda c: schedule(c))` on `jnp.arange(1_000_000)`, compiled before, and the same with optax's schedule of the
-kind where it has one, under `jax.vmap`, since not all of its take arrays. A PyTorch scheduler is stepped (where PyTorch
-is installed, or in the environment of `--torch-python`): few steps are timed, and the time of a million is extrapolated
-from them. Then what a single step costs that a Python loop asks for, `float(schedule(step))`: the first call, which
-compiles, and one of those after it, beside optax's schedule as it is and as a compiled function, in CPU time. Then the
-milliseconds in which a schedule of 1,000 pieces and one of 100 joined cosines are traced, lowered and compiled.
+The first table is of `jax.jit(lambda c: schedule(c))` on `jnp.arange(1_000_000)`, already compiled, beside optax's
+schedule of the same kind if there is one, under `jax.vmap`, since not all of them take arrays. PyTorch's schedulers (if
+it is installed, or in the environment of --torch-python) are stepped; the time of a million steps is extrapolated. The
+second table is of a single step, `float(schedule(step))`, as a Python loop asks for it, in CPU time: the first call,
+which compiles, and a later one, beside optax's schedule as it is and compiled. The third table is of the time in which
+a schedule of 1,000 pieces and one of 100 joined cosines are traced, lowered and compiled.
 """
 
 from __future__ import annotations
 
-import argparse
+import functools
 import importlib.util
 import json
-import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import typer
 
 import lrx
+from lrx.benchmarks.timing import compare, describe_machine, in_turn, seconds_of
 
 COUNTS = 1_000_000
 PEAK, QUARTER = 0.1, COUNTS // 4
@@ -59,7 +60,7 @@ print(json.dumps(seconds))
 
 
 def schedules() -> dict[str, tuple[Any, Callable[[Any], Any] | None]]:
-    """Make one of each kind, and optax's where it has that kind."""
+    """Build a schedule of each kind, and that of optax if it has one of the kind."""
     thirds = {QUARTER: 0.1, 2 * QUARTER: 0.1, 3 * QUARTER: 0.1}
     points = {0: PEAK, QUARTER: 0.05, COUNTS: 0.0}
     linear = optax.linear_schedule
@@ -119,7 +120,7 @@ def schedules() -> dict[str, tuple[Any, Callable[[Any], Any] | None]]:
 
 
 def joined_cosines(library: Any) -> Any:
-    """Make a hundred cosines, one after the other."""
+    """Build a hundred cosines, one after the other."""
     length = COUNTS // COSINES
     boundaries = [length * index for index in range(1, COSINES)]
     if library is lrx:
@@ -130,14 +131,14 @@ def joined_cosines(library: Any) -> Any:
 
 
 def many_pieces(library: Any) -> Any:
-    """Make a piecewise constant schedule with a thousand boundaries."""
+    """Build a piecewise constant schedule with a thousand boundaries."""
     factors = {COUNTS // PIECES * index: 0.999 for index in range(1, PIECES + 1)}
     if library is lrx:
         return lrx.piecewise_constant(PEAK, factors)
     return optax.piecewise_constant_schedule(PEAK, factors)
 
 
-def compiled(schedule: Callable[[Any], Any], counts: jax.Array) -> tuple[Any, float]:
+def compile_program(schedule: Callable[[Any], Any], counts: jax.Array) -> tuple[Any, float]:
     """Compile a schedule for counts of one shape, and measure the seconds."""
     jax.clear_caches()
     began = time.perf_counter()
@@ -145,19 +146,7 @@ def compiled(schedule: Callable[[Any], Any], counts: jax.Array) -> tuple[Any, fl
     return program, time.perf_counter() - began
 
 
-def seconds_in_turn(programs: list[Any], counts: jax.Array, rounds: int) -> list[float]:
-    """Measure the median seconds of each, in turn."""
-    seconds: list[list[float]] = [[] for _ in programs]
-    for turn in range(rounds + 1):
-        for program, values in zip(programs, seconds, strict=True):
-            began = time.perf_counter()
-            jax.block_until_ready(program(counts))
-            if turn:  # the first is for warmth
-                values.append(time.perf_counter() - began)
-    return [statistics.median(values) for values in seconds]
-
-
-def seconds_of_a_step(schedule: Callable[[Any], Any], calls: int = 200) -> tuple[float, float]:
+def step_seconds(schedule: Callable[[Any], Any], calls: int = 200) -> tuple[float, float]:
     """Measure the CPU seconds of the first call with a Python integer, and the least average of later ones."""
     began = time.process_time()
     float(schedule(7))
@@ -171,60 +160,72 @@ def seconds_of_a_step(schedule: Callable[[Any], Any], calls: int = 200) -> tuple
 
 
 def torch_seconds(python: str, steps: int) -> dict[str, float]:
-    """Step PyTorch's schedulers in a process of its own, and give the seconds of one step."""
+    """Step PyTorch's schedulers in a process of its own, and return the seconds of one step."""
     command = [python, "-c", TORCH_PROGRAM, str(steps)]
     answer: dict[str, float] = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
     return answer
 
 
-def main() -> None:
+def main(
+    rounds: Annotated[int, typer.Option(min=1, help="Timings of each schedule.")] = 15,
+    torch_python: Annotated[str | None, typer.Option(help="Interpreter of an environment with PyTorch.")] = None,
+    torch_steps: Annotated[int, typer.Option(min=1, help="Steps that are timed of each PyTorch scheduler.")] = 20_000,
+) -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--torch-python", help="interpreter of an environment with PyTorch")
-    parser.add_argument("--torch-steps", type=int, default=20_000, help="that are timed of each PyTorch scheduler")
-    options = parser.parse_args()
     jax.config.update("jax_enable_compilation_cache", False)
-    torch_python = options.torch_python or (sys.executable if importlib.util.find_spec("torch") else None)
-    stepped = torch_seconds(torch_python, options.torch_steps) if torch_python else {}
-    print(f"{jax.devices()[0].device_kind}, jax {jax.__version__}, optax {optax.__version__}")
+    torch_python = torch_python or (sys.executable if importlib.util.find_spec("torch") else None)
+    stepped = torch_seconds(torch_python, torch_steps) if torch_python else {}
+    print(describe_machine())
+    print_array_times(rounds, stepped, torch_steps)
+    print_step_times()
+    print_compile_times()
+
+
+def print_array_times(rounds: int, stepped: dict[str, float], torch_steps: int) -> None:
+    """Print the times of a million rates; `stepped` is the seconds of one step of PyTorch's schedulers."""
     print(f"{COUNTS:,} rates in one compiled call, ms:")
     if stepped:
-        print(f"(PyTorch: extrapolated from {options.torch_steps:,} steps)")
+        print(f"(PyTorch: extrapolated from {torch_steps:,} steps)")
     counts = jnp.arange(COUNTS)
     for name, (ours, theirs) in schedules().items():
-        both = [ours] if theirs is None else [ours, jax.vmap(theirs)]
-        seconds = seconds_in_turn([compiled(schedule, counts)[0] for schedule in both], counts, options.rounds)
-        line = f"{name:22} lrx {1e3 * seconds[0]:8.2f}"
+        both = {"lrx": ours} if theirs is None else {"lrx": ours, "optax": jax.vmap(theirs)}
+        programs = {library: compile_program(schedule, counts)[0] for library, schedule in both.items()}
+        contestants = {library: functools.partial(seconds_of, program, counts) for library, program in programs.items()}
+        found = compare(in_turn(contestants, rounds, warmup_rounds=1), "lrx" if theirs is None else "optax")
+        line = f"{name:22} lrx {1e3 * found['lrx'].median:8.2f}"
         if theirs is not None:
-            line += f"   optax {1e3 * seconds[1]:8.2f} ({seconds[0] / seconds[1]:5.2f} times)"
+            line += f"   optax {1e3 * found['optax'].median:8.2f}, ratio {found['lrx']}"
         if name in stepped:
             total = COUNTS * stepped[name]
-            line += f"   PyTorch {1e3 * total:8.0f} (ours is {total / seconds[0]:,.0f} times faster)"
+            line += f"   PyTorch {1e3 * total:8.0f} (lrx is {total / found['lrx'].median:,.0f} times faster)"
         print(line, flush=True)
+
+
+def print_step_times() -> None:
+    """Print the CPU times of a step that a Python loop asks for."""
     print("one step, float(schedule(step)), CPU time:")
     for name, (ours, theirs) in schedules().items():
         columns = {"lrx": ours}
         if theirs is not None:
             columns |= {"optax": theirs, "jax.jit(optax)": jax.jit(theirs)}
-        costs = {label: seconds_of_a_step(schedule) for label, schedule in columns.items()}
+        costs = {label: step_seconds(schedule) for label, schedule in columns.items()}
         listed = "   ".join(f"{label} {1e3 * a:6.1f} ms, then {1e6 * b:7.1f} us" for label, (a, b) in costs.items())
         print(f"{name:22} {listed}", flush=True)
+
+
+def print_compile_times() -> None:
+    """Print the times of tracing, lowering and compiling two large schedules."""
     print("to trace, lower and compile, ms:")
-    for name, make in (
+    for name, build in (
         (f"piecewise_constant with {PIECES:,} boundaries", many_pieces),
         (f"join of {COSINES} cosines", joined_cosines),
     ):
-        for asked, what in ((jnp.int32(0), "one count"), (counts, f"{COUNTS:,} counts")):
-            times: dict[str, list[float]] = {"lrx": [], "optax": []}
-            for turn in range(4):
-                for library in (lrx, optax):
-                    took = compiled(make(library), asked)[1]
-                    if turn:  # the first loads the compiler
-                        times[library.__name__].append(took)
-            listed = "   ".join(f"{library} {1e3 * statistics.median(took):8.0f}" for library, took in times.items())
+        for asked, what in ((jnp.int32(0), "one count"), (jnp.arange(COUNTS), f"{COUNTS:,} counts")):
+
+            def seconds(library: Any, build: Any = build, asked: jax.Array = asked) -> float:
+                return compile_program(build(library), asked)[1]
+
+            contestants = {library.__name__: functools.partial(seconds, library) for library in (lrx, optax)}
+            times = in_turn(contestants, 3, warmup_rounds=1)  # the first round loads the compiler
+            listed = "   ".join(f"{library} {1e3 * np.median(took):8.0f}" for library, took in times.items())
             print(f"{name:42} {what:16} {listed}", flush=True)
-
-
-if __name__ == "__main__":
-    main()

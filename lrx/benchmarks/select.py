@@ -1,36 +1,37 @@
 """Does `lrx.select` choose as well as an exhaustive search, and better than common practice?
 
     lrx bench select
-    lrx bench select --tasks digits-mlp topics-transformer --seeds 1
-    lrx bench select --tasks mnist-logistic digits-deep cifar10-deep sparse-small least_squares-flat
+    lrx bench select --task digits-mlp --task topics-transformer --seeds 1
+    lrx bench select --unseen
 
-The last are tasks with which no rule of select was looked for; by default it is the nine of `workloads.suite.TASKS`.
-On each task all methods of the portfolio are trained from a grid of rates, half a decade apart; the best five with two
-more seeds; the best of them by the mean is the oracle. Then come, with three seeds each: select with a budget of 3 full
-runs; Optuna (TPE, Hyperband) with the same compute, over the whole portfolio and over AdamW's rate alone; a range test
-followed by one-cycle; and every method at its default rate. What each has chosen is trained anew with ten seeds that
-none of them has seen, and the regret is how much worse than the oracle's that is, on the same seeds: 1 - accuracy /
-oracle's accuracy, or loss / oracle's loss - 1.
+By default the tasks are the nine of `lrx.workloads.suite.TASKS`; --unseen measures five related ones that were not used
+to develop the rules of `select`.
 
-All full runs are kept in runs.json, so that an interrupted benchmark goes on where it was. Written are select.json and
-select.png (unseen.json and unseen.png if only tasks of the second kind are measured), and a README.md with the tables
-of both.
+On each task, all methods of the portfolio are trained from a grid of rates, half a decade apart, and the best five
+again with two more seeds. The best of them by the mean is the oracle. Then follow, with three seeds each: `select` with
+a budget of 3 full runs; Optuna (TPE, Hyperband) with the same compute, over the whole portfolio and over AdamW's rate
+alone; a range test followed by one-cycle; and every method at its default rate. Each choice is trained again with ten
+seeds that were not used for choosing. Regret is how much worse it is than the oracle on the same seeds: 1 - accuracy /
+the oracle's accuracy, or loss / the oracle's loss - 1.
+
+All full runs are kept in runs.json, so that an interrupted benchmark resumes. Written are select.json and select.png
+(unseen.json and unseen.png if only related tasks are measured), and a README.md with the tables of both.
 """
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import itertools
 import json
 import math
-import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
+import typer
 
+from lrx._checks import known
 from lrx.figures import PALETTE, legend, panels, save
 from lrx.records import Result, load, markdown_table, stopwatch, write_atomically
 from lrx.training.following import BestBy
@@ -60,7 +61,7 @@ CYCLES = ("sgd, one-cycle", "adamw, one-cycle")
 class Runs:
     """Full runs of one task, each made once and kept in a file that all tasks share."""
 
-    def __init__(self, name: str, task: Task, data_dir: str | None, path: Path) -> None:
+    def __init__(self, name: str, task: Task, data_dir: Path | None, path: Path) -> None:
         self.name, self.task, self.path = name, task, path
         self.bracket = Bracket(task.make(data_dir), task.steps, PORTFOLIO, BestBy(task.metric, task.mode))
         self.kept: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
@@ -182,7 +183,7 @@ def with_range_test(runs: Runs, method: str, seed: int) -> tuple[str, float, flo
     return method, float(np.float32(test.suggestion)), len(test.rates) / runs.task.steps
 
 
-def measure(name: str, data_dir: str | None, seeds: Iterable[int], path: Path) -> dict[str, Any]:
+def measure(name: str, data_dir: Path | None, seeds: Iterable[int], path: Path) -> dict[str, Any]:
     """Judge everything on one task."""
     task, seeds = (TASKS | UNSEEN)[name], list(seeds)
     runs = Runs(name, task, data_dir, path)
@@ -346,30 +347,31 @@ def measured_in(folder: Path) -> dict[str, Result]:
     return {stem: load(folder / f"{stem}.json") for stem in STEMS if (folder / f"{stem}.json").exists()}
 
 
-def main() -> None:
+def main(
+    tasks: Annotated[
+        list[str] | None, typer.Option("--task", help="Of `lrx.workloads.suite`; once for each, by default all nine.")
+    ] = None,
+    unseen: Annotated[bool, typer.Option("--unseen", help="Measure the five related tasks instead.")] = False,
+    seeds: Annotated[int, typer.Option(min=1, help="Seeds with which everything chooses.")] = 3,
+    folder: Annotated[Path, typer.Option("--out", help="Where the results are written.")] = Path("lrx-results/select"),
+    data_dir: Annotated[Path | None, typer.Option(help="Folder of the data files; also LRX_DATA_DIR.")] = None,
+) -> None:
     """Measure, print and draw."""
-    parser = argparse.ArgumentParser(prog="lrx bench select", description=__doc__.splitlines()[0])
-    parser.add_argument("--tasks", nargs="+", choices=TASKS | UNSEEN, default=list(TASKS))
-    parser.add_argument("--seeds", type=int, default=3, help="with which everything chooses")
-    parser.add_argument("--out", type=Path, default=Path("lrx-results/select"))
-    parser.add_argument("--data-dir", help="folder of the data sets' files")
-    options = parser.parse_args()
-    if options.seeds < 1:
-        parser.error(f"--seeds must be at least 1, got {options.seeds}.")
+    if tasks and unseen:
+        raise ValueError(f"--task and --unseen must not both be given, got --task {tasks[0]}.")
+    tasks = tasks or list(UNSEEN if unseen else TASKS)
+    for task in tasks:
+        known("--task", task, TASKS | UNSEEN)
     elapsed = stopwatch()
-    os.makedirs(options.out, exist_ok=True)
-    seeds = list(range(FIRST_SEED, FIRST_SEED + options.seeds))
-    curves = {name: measure(name, options.data_dir, seeds, options.out / "runs.json") for name in options.tasks}
+    folder.mkdir(parents=True, exist_ok=True)
+    each_seed = list(range(FIRST_SEED, FIRST_SEED + seeds))
+    curves = {name: measure(name, data_dir, each_seed, folder / "runs.json") for name in tasks}
     settings = {
         "budget": BUDGET,
         "held_out_seeds": list(HELD_OUT),
         "steps": {name: (TASKS | UNSEEN)[name].steps for name in curves},
     }
-    result = Result("select", "cpu", ", ".join(curves), seeds, settings, curves, elapsed())
+    result = Result("select", "cpu", ", ".join(curves), each_seed, settings, curves, elapsed())
     print(f"\n{result.origin()}\n\n{summary(result)}\n\n{task_table(result)}\n")
-    for path in write(result, options.out):
+    for path in write(result, folder):
         print(f"wrote {path}")
-
-
-if __name__ == "__main__":
-    main()

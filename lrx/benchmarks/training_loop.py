@@ -1,34 +1,34 @@
 """How much faster than a Python loop over optax is `lrx.training.train`, for a perceptron on digits?
 
-    python -m lrx.benchmarks.training_loop
-
-Three loops make the same steps, data on the device and the step compiled: the usual one, which picks the minibatch,
-calls the step and reads the loss; the same without reading the loss; and the leanest, which picks the minibatch inside
-the step, donates its buffers and reads nothing. All are timed in turn, and the medians compared.
+Three Python loops take the same steps, with the data on the device and the step compiled. The usual loop selects the
+minibatch, calls the step and reads the loss; the second is the same without reading the loss; the leanest selects the
+minibatch inside the step, donates its buffers and reads nothing. All are timed in turn. The output shows the median
+time of a step, and the median and the quartiles of its ratio to that of `train`.
 """
 
 from __future__ import annotations
 
-import argparse
+import functools
 import operator
-import statistics
-import time
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any
 
 import jax
-import jax.numpy as jnp
 import optax
+import typer
 
 import lrx
+from lrx.benchmarks.timing import compare, describe_machine, in_turn, seconds_of
 from lrx.training import Workload, train
 from lrx.workloads import make_workload
+
+TRAIN = "lrx.training.train"
 
 
 def python_loop(
     workload: Workload, tx: optax.GradientTransformationExtraArgs, epochs: int, *, lean: bool, read_loss: bool
 ) -> Callable[[], Any]:
-    """Make a training loop with Python at every step; the step is compiled."""
+    """Build a training loop with Python at every step; the step is compiled."""
     arrays, size = workload.batches.arrays, workload.batches.batch_size
 
     def update(state: Any, minibatch: Any, key: jax.Array) -> tuple[Any, jax.Array]:
@@ -67,38 +67,26 @@ def python_loop(
     return loop
 
 
-def main() -> None:
+def main(
+    batch_size: Annotated[int, typer.Option(min=1, help="Examples in a minibatch.")] = 32,
+    widths: Annotated[list[int], typer.Option("--width", min=1, help="Of a hidden layer; once for each.")] = [128, 128],  # noqa: B006
+    epochs: Annotated[int, typer.Option(min=1, help="Length of each run.")] = 40,
+    rounds: Annotated[int, typer.Option(min=1, help="Timings of each loop.")] = 7,
+) -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--batch-size", type=int, default=32)
-    parser.add_argument("--widths", type=int, nargs="*", default=[128, 128])
-    parser.add_argument("--epochs", type=int, default=40)
-    parser.add_argument("--repeats", type=int, default=7)
-    options = parser.parse_args()
-    workload = make_workload("digits", "mlp", batch_size=options.batch_size, widths=tuple(options.widths))
+    workload = make_workload("digits", "mlp", batch_size=batch_size, widths=tuple(widths))
     workload = Workload(workload.name, workload.init, workload.loss_fn, workload.batches)  # nothing but steps
-    steps = options.epochs * workload.batches.steps_per_epoch
+    steps = epochs * workload.batches.steps_per_epoch
     tx = lrx.sgd(lrx.cosine_decay(0.1, steps), momentum=0.9)
-    contestants: dict[str, Callable[[], Any]] = {
-        "lrx.training.train": lambda: train(workload, tx, epochs=options.epochs),
-        "Python loop that reads the loss": python_loop(workload, tx, options.epochs, lean=False, read_loss=True),
-        "the same, loss not read": python_loop(workload, tx, options.epochs, lean=False, read_loss=False),
-        "the leanest Python loop": python_loop(workload, tx, options.epochs, lean=True, read_loss=False),
+    loops: dict[str, Callable[[], Any]] = {
+        TRAIN: lambda: train(workload, tx, epochs=epochs),
+        "Python loop that reads the loss": python_loop(workload, tx, epochs, lean=False, read_loss=True),
+        "the same, loss not read": python_loop(workload, tx, epochs, lean=False, read_loss=False),
+        "the leanest Python loop": python_loop(workload, tx, epochs, lean=True, read_loss=False),
     }
-    seconds: dict[str, list[float]] = {name: [] for name in contestants}
-    for repeat in range(options.repeats + 1):
-        for name, contestant in contestants.items():
-            began = time.perf_counter()
-            contestant()
-            if repeat:  # the first compiles
-                seconds[name].append(time.perf_counter() - began)
-    device, widths = jnp.zeros(()).devices().pop(), "-".join(map(str, options.widths))
-    print(f"perceptron {widths} on digits, batch {options.batch_size}, {steps} steps, {device.device_kind}")
-    medians = {name: statistics.median(values) for name, values in seconds.items()}
-    ours = next(iter(medians.values()))
-    for name, median in medians.items():
-        print(f"{name:32}  {1e6 * median / steps:8.1f} us/step  {median / ours:6.1f} times the time of train")
-
-
-if __name__ == "__main__":
-    main()
+    # The first round compiles.
+    contestants = {name: functools.partial(seconds_of, loop) for name, loop in loops.items()}
+    times = in_turn(contestants, rounds, warmup_rounds=1)
+    print(f"perceptron {'-'.join(map(str, widths))} on digits, batch {batch_size}, {steps} steps, {describe_machine()}")
+    for name, found in compare(times, TRAIN).items():
+        print(f"{name:32}  {1e6 * found.median / steps:8.1f} us/step  {found} times the time of train")

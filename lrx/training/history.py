@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import textwrap
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
@@ -114,11 +115,14 @@ class History:
         lines += [f"from {step:<6,} {note}" for step, notes in sorted(self.changes.items()) for note in notes]
         return "\n".join(lines)
 
-    def plot(self) -> Figure:
+    def plot(self, title: str | None = None) -> Figure:
         """Draw the training loss, the evaluations and the rate over the steps; needs matplotlib.
 
         An evaluation called "loss" is drawn with the training loss. Losses that reach far are drawn by
         their logarithm. A grey line marks where something was changed.
+
+        Args:
+          title: what was trained, such as "digits: sgd"; a long one is wrapped.
 
         Returns:
           A matplotlib figure: `history.plot().savefig("run.png")`.
@@ -147,6 +151,8 @@ class History:
         axes[0].set_ylabel("loss")
         axes[0].legend(frameon=False)
         scale_axis(axes[0], "y", np.concatenate(losses))
+        if title is not None:
+            axes[0].set_title("\n".join(textwrap.wrap(title, 90)), loc="left", fontsize=9)
         for axis, name in zip(axes[1:], apart, strict=False):
             axis.plot(self.evaluation_steps, self.evaluations[name], "o-", color=VERMILION, ms=4, lw=1.4)
             axis.set_ylabel(name)

@@ -1,7 +1,6 @@
 """The robustness benchmark: what it measures, what it counts, and what it leaves behind."""
 
 import pathlib
-import sys
 
 import numpy as np
 import pytest
@@ -16,10 +15,8 @@ GALLERY = pathlib.Path(__file__).parents[2] / "examples/gallery/robustness"
 
 
 @pytest.mark.slow
-def test_digits_with_two_methods_leave_a_table_a_result_and_a_picture(tmp_path, monkeypatch, capsys):
-    arguments = ["--workloads", "digits", "--methods", "sgd", "adam", "--epochs", "1", "--seeds", "2"]
-    monkeypatch.setattr(sys, "argv", ["robustness", *arguments, "--out", str(tmp_path)])
-    robustness.main()
+def test_digits_with_two_methods_leave_a_table_a_result_and_a_picture(tmp_path, capsys):
+    robustness.main(["digits"], ["sgd", "adam"], epochs=1, seeds=2, folder=tmp_path)
     out = capsys.readouterr().out
     result = load(tmp_path / "robustness.json")
     page = (tmp_path / "README.md").read_text()

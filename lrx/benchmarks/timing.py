@@ -1,0 +1,75 @@
+"""Time several contestants side by side: in turn, in one process, so that other load on the machine hits all alike."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+
+class Comparison(NamedTuple):
+    """What the times of one contestant are beside those of another."""
+
+    median: float  # seconds
+    ratio: float  # of its time to the other's: the median over rounds
+    low: float  # first quartile of the ratio over rounds
+    high: float  # third quartile
+
+    def __str__(self) -> str:
+        return f"{self.ratio:.3f} ({self.low:.3f} to {self.high:.3f})"
+
+
+def in_turn(
+    contestants: Mapping[str, Callable[[], Any]], rounds: int, *, warmup_rounds: int = 0
+) -> dict[str, np.ndarray]:
+    """Call every contestant once a round, and return what they measured.
+
+    The order is reversed from round to round, so that each goes first equally often.
+
+    Args:
+      contestants: name to a function that returns seconds, or an array of several times.
+      rounds: that are kept.
+      warmup_rounds: before these, which are thrown away; the first call often compiles.
+
+    Returns:
+      name to an array of (rounds,), or (rounds, times) if a contestant returns several.
+    """
+    measured: dict[str, list[Any]] = {name: [] for name in contestants}
+    names = list(contestants)
+    for turn in range(warmup_rounds + rounds):
+        for name in names if turn % 2 == 0 else names[::-1]:
+            found = contestants[name]()
+            if turn >= warmup_rounds:
+                measured[name].append(found)
+    return {name: np.asarray(values, np.float64) for name, values in measured.items()}
+
+
+def compare(times: Mapping[str, np.ndarray], reference: str) -> dict[str, Comparison]:
+    """Compare the times of `in_turn` round by round with those of one contestant.
+
+    Args:
+      times: name to (rounds,) seconds.
+      reference: the contestant that the others are divided by.
+    """
+    found = {}
+    for name, each in times.items():
+        low, middle, high = np.percentile(each / times[reference], [25, 50, 75])
+        found[name] = Comparison(float(np.median(each)), float(middle), float(low), float(high))
+    return found
+
+
+def seconds_of(function: Callable[..., Any], *arguments: Any) -> float:
+    """Return the seconds of one call, until the arrays that it returns are computed."""
+    began = time.perf_counter()
+    jax.block_until_ready(function(*arguments))
+    return time.perf_counter() - began
+
+
+def describe_machine() -> str:
+    """Return the device, and the versions of the libraries that are timed."""
+    import optax
+
+    return f"{jax.devices()[0].device_kind}, jax {jax.__version__}, optax {optax.__version__}"

@@ -1,0 +1,5 @@
+"""`python -m lrx.cli`."""
+
+from lrx.cli import main
+
+main()

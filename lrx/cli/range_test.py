@@ -1,0 +1,59 @@
+"""`lrx range-test`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from lrx.cli.console import out, print_written, wrapped
+from lrx.cli.folders import folder_of_run, require_folder, require_picture
+from lrx.cli.options import BatchSize, Data, DataDir, Model, Picture
+
+
+def range_test(
+    data: Data = "digits",
+    model: Model = "mlp",
+    tx: Annotated[str, typer.Option(help="The optimizer, with the word rate in it.")] = "sgd(rate, momentum=0.9)",
+    min_rate: Annotated[float, typer.Option(help="The first rate.")] = 1e-7,
+    max_rate: Annotated[float, typer.Option(help="The last rate.")] = 10.0,
+    steps: Annotated[int, typer.Option(min=6, help="How many rates.")] = 100,
+    ladder: Annotated[str, typer.Option(help="exponential, linear or doubling.")] = "exponential",
+    batch_size: BatchSize = 128,
+    seeds: Annotated[int, typer.Option(min=1, help="Runs, side by side.")] = 1,
+    data_dir: DataDir = None,
+    path: Picture = None,
+) -> None:
+    """Find the rate to start with: a short run through all rates.
+
+    \b
+    lrx range-test --data cifar10 --model resnet8
+    lrx range-test --tx "adamw(rate, weight_decay=0.1)"
+    """
+    path = path or folder_of_run(data, model, tx, batch=(batch_size, 128)) / "range_test.png"
+    require_picture(path)
+    from lrx import expressions, figures, tuning, workloads
+
+    factory = expressions.parse_rate_function(tx)
+    require_folder(path.parent)
+    workload = workloads.make_workload(data, model, batch_size=batch_size, data_dir=data_dir)
+    found = tuning.range_test(
+        workload,
+        tx=factory,
+        min_rate=min_rate,
+        max_rate=max_rate,
+        num_steps=steps,
+        ladder=ladder,
+        seeds=seeds,
+        progress=True,
+    )
+    print_written(figures.save(found.plot(title=f"{workload.name}: {tx}"), path))
+    out.print(f"{workload.name}, {tx}", markup=False)
+    table = Table("rule", "rate")
+    for rule, rate in found.suggestions.items():
+        table.add_row(tuning.RULE_TITLES.get(rule, rule), "-" if rate is None else f"{rate:.2g}")
+    wrapped.print(table)
+    if found.diverged_at is not None:
+        out.print(f"diverged at {found.diverged_at:.2g}")
+    out.print(f"start with {found.suggestion:.2g}")

@@ -1,0 +1,122 @@
+"""`lrx reproduce`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Table
+
+from lrx.cli.console import interruptible, out, print_written, refuse, wrapped
+from lrx.cli.folders import RESULTS, options_for_other_run, require_folder, set_aside
+from lrx.cli.options import DataDir
+
+if TYPE_CHECKING:
+    from lrx.papers import Paper, Result
+
+
+def reproduce(
+    paper: Annotated[str | None, typer.Argument(help="Its name, see `lrx papers`.")] = None,
+    everything: Annotated[bool, typer.Option("--all", help="All papers, and a page that shows them.")] = False,
+    scale: Annotated[str, typer.Option(help="demo, cpu or paper.")] = "demo",
+    data: Annotated[str | None, typer.Option(help="Another data set than the scale's own.")] = None,
+    data_dir: DataDir = None,
+    folder: Annotated[Path | None, typer.Option("--out", help="Where results and figures go.")] = None,
+    seeds: Annotated[int | None, typer.Option(min=1, help="How many seeds, instead of the scale's.")] = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Set runs of an earlier command aside.")] = False,
+    from_results: Annotated[
+        Path | None, typer.Option(help="Draw again from this result.json, or with --all this folder; trains nothing.")
+    ] = None,
+) -> None:
+    """Reproduce a paper's figures and check its claims.
+
+    \b
+    lrx reproduce smith_2017
+    lrx reproduce smith_2017 --scale cpu --data-dir data
+    lrx reproduce --all
+    """
+    if (paper is None) != everything:
+        refuse(f"either PAPER or --all must be given, got {'neither' if paper is None else 'both'}: see `lrx papers`.")
+    if from_results is not None and not (from_results.is_dir() if everything else from_results.is_file()):
+        kind = "a folder of results" if everything else "a result.json that `lrx reproduce` has written"
+        refuse(f"--from-results must be {kind}, got {str(from_results)!r}, which is not there.")
+    from lrx import papers
+
+    if everything:
+        if data is not None:
+            refuse(f"--data belongs to one paper, got --data {data} with --all: name the paper.")
+        from lrx.cli.reproduce_all import reproduce_all
+
+        reproduce_all(papers.available(), scale, data_dir, folder, seeds, from_results, fresh)
+        return
+    assert paper is not None
+    chosen = papers.paper(paper)
+    if folder is not None:
+        require_folder(folder)
+    if from_results is not None:
+        result = papers.load(from_results)
+        if result.name != paper:
+            refuse(f"--from-results must hold a result of {paper}, got one of {result.name}: name that paper instead.")
+        folder = folder or from_results.parent
+    else:
+        # Runs of other data or seeds are other runs, with other checkpoints.
+        changed = [part for part in (data, f"{seeds}-seeds" if seeds else None) if part]
+        require_scale([chosen], scale)
+        folder = folder or RESULTS / "-".join([paper, scale, *changed])
+        require_folder(folder)
+        with interruptible(), options_for_other_run():
+            result = measure(chosen, scale, folder, data, data_dir, seeds, fresh)
+    show(chosen, result, folder)
+
+
+def measure(
+    chosen: Paper,
+    scale: str,
+    folder: Path,
+    data: str | None,
+    data_dir: Path | None,
+    seeds: int | None,
+    fresh: bool,
+) -> Result:
+    """Reproduce one paper and save its result; the arguments are the options of the command."""
+    from lrx.papers import load
+
+    size = chosen.scales[scale]
+    out.print(f"{chosen.authors} {chosen.year}, {chosen.title}", markup=False)
+    on_data = f", on {data or size.data}" if data or size.data else ""
+    out.print(f"{scale}: {size.description}{on_data}; {size.cost}", markup=False)
+    if fresh:
+        set_aside(folder / "checkpoints")
+    result = chosen.run(
+        scale,
+        data=data,
+        data_dir=data_dir,
+        seeds=None if seeds is None else tuple(range(seeds)),
+        checkpoints=folder / "checkpoints",
+        progress=True,
+    )
+    path = result.save(folder / "result.json")
+    print_written(path)
+    return load(path)  # figures and verdicts are those of the saved numbers
+
+
+def require_scale(chosen: Iterable[Paper], scale: str) -> None:
+    """Check that every paper can be reproduced at a scale."""
+    for paper in chosen:
+        if scale not in paper.scales:
+            refuse(f"--scale must be one of {', '.join(paper.scales)}, got {scale!r}.")
+
+
+def show(chosen: Paper, result: Result, folder: Path) -> None:
+    """Draw the figures of a result, and print its verdicts."""
+    from lrx.figures import save
+
+    for name, figure in chosen.plot(result).items():
+        print_written(save(figure, folder / f"{name}.png"))
+    title = ", ".join(filter(None, (chosen.name, f"{result.scale} scale", result.data)))
+    table = Table("claim", "expected", "measured", "holds", title=title)
+    for claim in chosen.claims(result):
+        table.add_row(claim.text, claim.expected, claim.measured, "yes" if claim.holds else "no")
+    wrapped.print(table)

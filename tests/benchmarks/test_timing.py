@@ -1,0 +1,54 @@
+"""Contestants are timed in turn, and compared round by round."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lrx.benchmarks import timing
+
+
+def test_contestants_are_called_in_turn_and_each_goes_first_equally_often() -> None:
+    called: list[str] = []
+
+    def contestant(name: str) -> Any:
+        def run() -> float:
+            called.append(name)
+            return float(len(called))
+
+        return run
+
+    times = timing.in_turn({name: contestant(name) for name in "abc"}, 3, warmup_rounds=1)
+    assert "".join(called) == "abccbaabccba"
+    assert {name: each.tolist() for name, each in times.items()} == {
+        "a": [6.0, 7.0, 12.0],
+        "b": [5.0, 8.0, 11.0],
+        "c": [4.0, 9.0, 10.0],
+    }
+
+
+def test_a_contestant_may_measure_several_times_at_once() -> None:
+    times = timing.in_turn({"a": lambda: (1.0, 2.0)}, 4)
+    assert times["a"].shape == (4, 2)
+
+
+def test_ratios_are_of_the_same_round() -> None:
+    # The machine is ten times slower in the second half: the ratio is not.
+    slow = np.array([1.0, 1.0, 10.0, 10.0, 10.0])
+    found = timing.compare({"ours": 2 * slow, "theirs": slow}, "theirs")
+    assert found["ours"] == (20.0, 2.0, 2.0, 2.0)
+    assert found["theirs"] == (10.0, 1.0, 1.0, 1.0)
+    assert str(found["ours"]) == "2.000 (2.000 to 2.000)"
+    uneven = timing.compare({"ours": np.array([1.0, 2.0, 3.0, 4.0, 5.0]), "theirs": np.ones(5)}, "theirs")["ours"]
+    assert (uneven.ratio, uneven.low, uneven.high) == (3.0, 2.0, 4.0)
+
+
+def test_a_call_is_timed_until_its_arrays_are_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    waited: list[Any] = []
+    monkeypatch.setattr(jax, "block_until_ready", waited.append)
+    assert timing.seconds_of(jnp.add, 1.0, 2.0) > 0
+    assert waited == [3.0]
