@@ -74,13 +74,13 @@ def compare(
             evaluate_every=evaluate_every,
             execution=Execution(strategy),
             checkpoint=job.folder(f"{name} {label}".strip()),
-            progress=job.titled(f"{name or workload.name}, {label}"),
+            progress=job.progress_title(f"{name or workload.name}, {label}"),
         )
-        found[label] = arm_of(swept, metric=metric, with_rates=with_rates)
+        found[label] = summarize_arm(swept, metric=metric, with_rates=with_rates)
     return found
 
 
-def arm_of(
+def summarize_arm(
     swept: SweepResult, *, at: tuple[int, ...] = (), metric: str | None = None, with_rates: bool = False
 ) -> dict[str, Any]:
     """Give what `compare` keeps of an arm, of a sweep whose last hyperparameter is the rate; `at` is the arm's place.
@@ -109,14 +109,14 @@ def arm_of(
     return arm
 
 
-def final(arm: Mapping[str, Any], metric: str | None = None) -> np.ndarray:
+def final_values(arm: Mapping[str, Any], metric: str | None = None) -> np.ndarray:
     """Give what an arm reached with its best rate, for each seed: the training loss, or a metric at the end."""
     if metric is not None:
         return np.asarray(arm["evaluations"][metric], np.float64)[:, -1]
     return np.asarray(arm["final_loss"][arm["best"]], np.float64)
 
 
-def inside(arms: Mapping[str, Mapping[str, Any]]) -> Claim:
+def claim_best_rates_inside_grid(arms: Mapping[str, Mapping[str, Any]]) -> Claim:
     """Claim that the best rate of every arm with several is inside of its grid: a better one may lie beyond an end."""
     grids = [arm for arm in arms.values() if len(arm["rates"]) > 1]
     known = sum(0 < arm["best"] < len(arm["rates"]) - 1 for arm in grids)

@@ -152,7 +152,7 @@ def measure(size: Size, job: Job) -> tuple[dict[str, Any], dict[str, Any]]:
                     seed=seed,
                     evaluate_every=run.every,
                     checkpoint=job.folder(f"{label} {seed}"),
-                    progress=job.titled(f"{workload.name}, {label}, seed {seed}"),
+                    progress=job.progress_title(f"{workload.name}, {label}, seed {seed}"),
                     stop_on_nonfinite=False,
                 )
                 for seed in job.seeds

@@ -45,7 +45,7 @@ import optax
 
 import lrx
 from lrx.figures import legend, panels
-from lrx.papers.arms import Arm, arm_of, compare, error_workload, final, inside
+from lrx.papers.arms import Arm, claim_best_rates_inside_grid, compare, error_workload, final_values, summarize_arm
 from lrx.papers.figures import REFERENCE, arm_style, band
 from lrx.papers.reproduction import Claim, Job, Paper, Scale
 from lrx.records import Result
@@ -176,9 +176,9 @@ def measure_task(task: Task, job: Job) -> dict[str, Any]:
         num_points=NUM_POINTS,
         execution=Execution(task.strategy),
         checkpoint=job.folder(name),
-        progress=job.titled(f"{name}, fixed schedules"),
+        progress=job.progress_title(f"{name}, fixed schedules"),
     )
-    arms = {label: arm_of(swept, at=(place,), metric="training_loss") for place, label in enumerate(FIXED)}
+    arms = {label: summarize_arm(swept, at=(place,), metric="training_loss") for place, label in enumerate(FIXED)}
     chosen = arms["linear"]["rates"][arms["linear"]["best"]]
     history = train(
         workload,
@@ -187,7 +187,7 @@ def measure_task(task: Task, job: Job) -> dict[str, Any]:
         seed=job.seeds[0],
         evaluate_every=steps,
         checkpoint=job.folder(f"{name} norms"),
-        progress=job.titled(f"{name}, gradient norms"),
+        progress=job.progress_title(f"{name}, gradient norms"),
     )
     norms = history.metrics["gradient_norm"]
     refine = partial(lrx.refined, norms, norm="l2" if task.method == "SGD" else "l1")
@@ -227,7 +227,7 @@ def measure(tasks: tuple[Task, ...], job: Job) -> tuple[dict[str, Any], dict[str
             "norms": np.round(norms[counts], 6),
             "refined": np.round(np.asarray(lrx.refined(norms, 1.0, smoothing=0.0)(counts), np.float64), 8),
         }
-    asked = {f"{task.data}, {task.name}": task for task in job.among(tasks)}
+    asked = {f"{task.data}, {task.name}": task for task in job.select_tasks(tasks)}
     found = {name: measure_task(task, job) for name, task in asked.items()}
     settings = {name: task._asdict() for name, task in asked.items()}
     return {"grid_steps": GRID_STEPS, "tasks": settings}, {"counts": counts, "grid": grid, "tasks": found}
@@ -293,13 +293,13 @@ def claims(result: Result) -> list[Claim]:
     every = {
         f"{name} {label}": arm for name, task in result.curves["tasks"].items() for label, arm in task["arms"].items()
     }
-    return [*found, inside(every)]
+    return [*found, claim_best_rates_inside_grid(every)]
 
 
 def task_claims(name: str, arms: Mapping[str, Any], margin: float) -> list[Claim]:
     """Compare the errors and the training losses of the last iterates on one task."""
-    error = {label: final(arm, "error") for label, arm in arms.items()}
-    loss = {label: final(arm, "training_loss") for label, arm in arms.items()}
+    error = {label: final_values(arm, "error") for label, arm in arms.items()}
+    loss = {label: final_values(arm, "training_loss") for label, arm in arms.items()}
     worst = max(("linear", "cosine", "refined"), key=lambda label: error[label].mean())
     rival = min((label for label in FIXED if label != "linear"), key=lambda label: loss[label].mean())
     return [
@@ -381,9 +381,9 @@ def plot_task(name: str, task: Mapping[str, Any]) -> Figure:
     for axes in (norms, rates, losses):
         axes.set_xlabel("steps")
     # What is far worse than the best would flatten all that is compared: it is written at the edge.
-    highest = 2.5 * min(final(arm, "error").mean() for arm in arms.values())
+    highest = 2.5 * min(final_values(arm, "error").mean() for arm in arms.values())
     for place, (label, arm) in enumerate(arms.items()):
-        by_seed = final(arm, "error")
+        by_seed = final_values(arm, "error")
         colour = arm_style(label, place)["color"]
         if by_seed.mean() > highest:
             errors.text(highest, place, f"{by_seed.mean():.1f} % →", color=colour, ha="right", va="center")

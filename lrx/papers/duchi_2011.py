@@ -29,7 +29,7 @@ from jax.flatten_util import ravel_pytree
 
 import lrx
 from lrx.figures import legend, panels
-from lrx.papers.arms import Arm, compare, final, inside
+from lrx.papers.arms import Arm, claim_best_rates_inside_grid, compare, final_values
 from lrx.papers.descent import descend
 from lrx.papers.figures import band, sensitivity
 from lrx.papers.reproduction import Claim, Job, Paper, Scale
@@ -143,7 +143,8 @@ def claims(result: Result) -> list[Claim]:
     found = []
     for name in ("SGD", "SGD, 1 / sqrt t"):
         text = f"test loss after one pass: AdaGrad's over that of {name}, both at their best rate, is below 1"
-        found.append(Claim.of_values(text, "< 1", final(adagrad, "loss") / final(arms[name], "loss"), high=1.0))
+        ratios = final_values(adagrad, "loss") / final_values(arms[name], "loss")
+        found.append(Claim.of_values(text, "< 1", ratios, high=1.0))
     apart = np.abs(np.asarray(scaled["loss"]) / np.asarray(adagrad["loss"]) - 1).max(axis=1)
     found.append(
         Claim.of_values(
@@ -156,7 +157,7 @@ def claims(result: Result) -> list[Claim]:
     parts = [[value / bound for value, bound in seeds] for seeds in result.curves["regret"].values()]
     text = f"eta from {REGRET_RATES[0]:g} to {REGRET_RATES[-1]:g}: the largest regret over the bound of theorem 5"
     found.append(Claim.of_values(text, "0 to 1", np.max(parts, axis=0), 0.0, 1.0))
-    found.append(inside(arms))
+    found.append(claim_best_rates_inside_grid(arms))
     return found
 
 

@@ -45,7 +45,7 @@ from jax.flatten_util import ravel_pytree
 
 import lrx
 from lrx.figures import PALETTE, STROKES, legend, panels
-from lrx.papers.arms import Arm, compare, inside
+from lrx.papers.arms import Arm, claim_best_rates_inside_grid, compare
 from lrx.papers.figures import REFERENCE, band
 from lrx.papers.reproduction import Claim, Job, Paper, Scale
 from lrx.records import Result, round_to_six_digits
@@ -151,7 +151,7 @@ def unchanged(array: jax.Array, before: Any) -> bool:
 
 def measure(tasks: tuple[Task, ...], job: Job) -> tuple[dict[str, Any], dict[str, Any]]:
     """Run the finder and the grid of rates on every task whose data are asked for, and the finder on full batches."""
-    measured = {task.label: measure_task(task, job) for task in job.among(tasks)}
+    measured = {task.label: measure_task(task, job) for task in job.select_tasks(tasks)}
     settings = {"tasks": {task.label: task._asdict() for task in tasks if task.label in measured}, "finder": FINDER}
     return settings, {
         "tasks": {label: found for label, (found, _, _) in measured.items()},
@@ -260,7 +260,7 @@ def claims(result: Result) -> list[Claim]:
     """Compare the suggested rates with the best of the grid, what they cost, and the divergence with theory."""
     curves = result.curves
     tasks: dict[str, Any] = curves["tasks"]
-    found = [inside({label: task["grid"] for label, task in tasks.items()})]
+    found = [claim_best_rates_inside_grid({label: task["grid"] for label, task in tasks.items()})]
     for rule in JUDGED:
         for label, task in tasks.items():
             text = f"{label}: `{rule}` over the best rate of the grid, {best_rate(task):.2g}, is within [1/10, 1]"

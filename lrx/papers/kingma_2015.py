@@ -50,7 +50,7 @@ import optax
 
 import lrx
 from lrx.figures import legend, panels
-from lrx.papers.arms import Arm, compare, final
+from lrx.papers.arms import Arm, compare, final_values
 from lrx.papers.figures import REFERENCE, arm_style, band
 from lrx.papers.reproduction import Claim, Job, Paper, Scale
 from lrx.papers.steps import largest_of_parts, last_steps, longest_steps
@@ -200,7 +200,7 @@ def corrections(workload: Workload, job: Job, epochs: int) -> np.ndarray:
         seeds=job.seeds,
         execution=lrx.tuning.Execution(strategy()),
         checkpoint=job.folder("autoencoder"),
-        progress=job.titled("autoencoder"),
+        progress=job.progress_title("autoencoder"),
     )
     return round_to_six_digits(swept.final_loss)
 
@@ -241,7 +241,7 @@ def training_steps(workload: Workload, job: Job) -> dict[str, Any]:
 
 def ratios(arms: Mapping[str, Any], name: str, other: str) -> np.ndarray:
     """Give what one arm reached over what another did, for each seed."""
-    return final(arms[name]) / final(arms[other])
+    return final_values(arms[name]) / final_values(arms[other])
 
 
 def losses_of(result: Result) -> np.ndarray:

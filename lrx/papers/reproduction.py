@@ -54,11 +54,11 @@ class Job:
         """Give the folder of checkpoints of one of its runs."""
         return None if self.checkpoints is None else self.checkpoints / re.sub(r"[^\w.-]+", "-", name)
 
-    def titled(self, name: str) -> bool | str:
+    def progress_title(self, name: str) -> bool | str:
         """Return what `progress` of one of its runs is to be: its name, if bars are wanted."""
         return name if self.progress else False
 
-    def among(self, tasks: Sequence[Task]) -> list[Task]:
+    def select_tasks(self, tasks: Sequence[Task]) -> list[Task]:
         """Give the tasks on the data sets that `data` names, joined by commas.
 
         Raises:

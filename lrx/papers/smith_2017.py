@@ -9,8 +9,8 @@ triangular2 81.4 % after 25,000, the control `decay`, which falls from the upper
     lrx reproduce smith_2017 --scale cpu          CIFAR-10, the paper's network at half width, lengths / 5
     lrx reproduce smith_2017 --scale paper        CIFAR-10, the paper's network and lengths
 
-Differs from the paper: the data are shuffled anew in each epoch (Caffe reads them in a fixed order), and rates at the
-demo's scale are read from a range test by the rule of section 3.3, since the paper gives none for these data.
+Differs from the paper: the data are shuffled in each epoch (Caffe reads them in a fixed order), and the bounds at the
+demo scale are read from a range test by the rule of section 3.3, since the paper gives none for these data.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ import numpy as np
 import optax
 
 import lrx
+from lrx.figures import BLUE, GREY, VERMILION, band, legend, panels
 from lrx.papers.reproduction import Claim, Job, Paper, Scale
 from lrx.records import Result
 from lrx.training import Workload, train
@@ -34,11 +35,11 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class Lengths:
-    """The paper's durations, in iterations, divided by one number."""
+    """Durations in iterations: those of the paper, divided by one number."""
 
     fixed: int
-    drops: tuple[int, int]  # where the fixed policy divides its rate by 10
-    short: int  # what the cyclical policy and its control are given
+    drops: tuple[int, int]  # when the fixed policy divides its rate by 10
+    short: int  # the length of the cyclical policy and its control
     stepsize: int  # half a cycle
     range_test: int
     every: int  # between two evaluations
@@ -57,7 +58,7 @@ class Lengths:
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """What is run at one scale."""
+    """The model, the lengths and the rates of one scale."""
 
     model: str
     model_options: dict[str, Any]
@@ -65,9 +66,10 @@ class Settings:
     lengths: Lengths
     weight_decay: float
     range_max: float  # the upper end of the range test
-    bounds: tuple[float, float] | None  # the cycle's, where the paper gives them; otherwise read from the range test
+    bounds: tuple[float, float] | None  # of the cycle; None reads them from the range test
 
 
+PUBLISHED_BOUNDS = (0.001, 0.006)  # for CIFAR-10
 SCALES = {
     "demo": Scale(
         "perceptron 64-128-128-10, 1,400 / 500 / 500 iterations, 3 seeds",
@@ -78,14 +80,14 @@ SCALES = {
     "cpu": Scale(
         "Caffe's network at half width, 14,000 / 5,000 / 5,000 iterations, 1 seed",
         "under 90 minutes, 2 CPU cores",
-        Settings("caffe", {"widths": (16, 16, 32)}, 100, Lengths.divided_by(5), 0.004, 0.02, (0.001, 0.006)),
+        Settings("caffe", {"widths": (16, 16, 32)}, 100, Lengths.divided_by(5), 0.004, 0.02, PUBLISHED_BOUNDS),
         "cifar10",
         seeds=(0,),
     ),
     "paper": Scale(
         "Caffe's network, 70,000 / 25,000 / 25,000 iterations, 1 seed",
         "8 hours on 2 CPU cores",
-        Settings("caffe", {}, 100, Lengths.divided_by(1), 0.004, 0.02, (0.001, 0.006)),
+        Settings("caffe", {}, 100, Lengths.divided_by(1), 0.004, 0.02, PUBLISHED_BOUNDS),
         "cifar10",
         seeds=(0,),
     ),
@@ -93,10 +95,15 @@ SCALES = {
 
 POLICIES = ("fixed", "decay", "triangular2")
 LABELS = {"fixed": "fixed policy", "decay": "decay (control)", "triangular2": "cyclical, triangular2"}
+STYLES: dict[str, dict[str, Any]] = {
+    "fixed": {"color": GREY, "ls": "-"},
+    "decay": {"color": VERMILION, "ls": "--"},
+    "triangular2": {"color": BLUE, "ls": "-"},
+}
 
 
 def schedules(lengths: Lengths, low: float, high: float) -> dict[str, lrx.Schedule]:
-    """Give the three policies; for the paper's bounds these are its rates, and their ratios for others."""
+    """Return the three policies: with the bounds of the paper its own rates, with others rates in the same ratios."""
     return {
         "fixed": lrx.join([low, low / 10, low / 100], list(lengths.drops)),
         # From .007, a sixth above the upper bound, to the lower bound within one cycle.
@@ -106,7 +113,7 @@ def schedules(lengths: Lengths, low: float, high: float) -> dict[str, lrx.Schedu
 
 
 def caffe_gradient(weight_decay: float) -> optax.GradientTransformationExtraArgs:
-    """Give Caffe's multipliers of `cifar10_full`: biases learn twice as fast, the last layer decays 250 times as much.
+    """Return Caffe's multipliers of `cifar10_full`: biases learn twice, the output layer decays 250 times as fast.
 
     g <- lr_mult (g + weight_decay decay_mult w), before the momentum, whose velocity holds the rate.
     """
@@ -122,7 +129,7 @@ def caffe_gradient(weight_decay: float) -> optax.GradientTransformationExtraArgs
 
 
 def optimizer(settings: Settings, rate: lrx.Rate) -> optax.GradientTransformationExtraArgs:
-    """Give Caffe's solver: momentum 0.9 with the rate inside the velocity."""
+    """Return Caffe's solver: momentum 0.9, with the rate inside the velocity."""
     heavy_ball = lrx.heavy_ball(rate, momentum=0.9)
     if settings.model != "caffe":
         return heavy_ball
@@ -141,7 +148,7 @@ def read_bounds(rates: np.ndarray, accuracies: np.ndarray) -> tuple[float, float
 
 
 def range_test(workload: Workload, settings: Settings, *, seed: int, progress: bool | str) -> dict[str, Any]:
-    """Let the rate rise linearly from 0 through one short run, and record the accuracy."""
+    """Train with a rate that rises linearly from 0, for one short run, and record the accuracy."""
     lengths = settings.lengths
     rising = lrx.linear_decay(0.0, lengths.range_test, end_value=settings.range_max)
     history = train(
@@ -151,7 +158,7 @@ def range_test(workload: Workload, settings: Settings, *, seed: int, progress: b
         seed=seed,
         evaluate_every=max(lengths.range_test // 80, 1),
         progress=progress,
-        stop_on_nonfinite=False,  # the end of a range test may well diverge
+        stop_on_nonfinite=False,  # the end of a range test may diverge
     )
     steps = history.evaluation_steps
     return {
@@ -162,7 +169,7 @@ def range_test(workload: Workload, settings: Settings, *, seed: int, progress: b
 
 
 def measure(settings: Settings, job: Job) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Train under the three policies and with the range test's rising rate; record accuracies over iterations."""
+    """Train with the three policies and with the rising rate of a range test; record accuracies over iterations."""
     # Caffe's example does not augment.
     workload = make_workload(
         job.data,
@@ -173,7 +180,8 @@ def measure(settings: Settings, job: Job) -> tuple[dict[str, Any], dict[str, Any
         **settings.model_options,
     )
 
-    ladder = range_test(workload, settings, seed=job.seeds[0], progress=job.titled(f"{workload.name}, range test"))
+    title = job.progress_title(f"{workload.name}, range test")
+    ladder = range_test(workload, settings, seed=job.seeds[0], progress=title)
     bounds = settings.bounds or read_bounds(np.asarray(ladder["rate"]), np.asarray(ladder["accuracy"]))
     lengths = settings.lengths
     curves: dict[str, Any] = {"range_test": ladder}
@@ -188,8 +196,8 @@ def measure(settings: Settings, job: Job) -> tuple[dict[str, Any], dict[str, Any
                 seed=seed,
                 evaluate_every=lengths.every,
                 checkpoint=job.folder(f"{policy}-{seed}"),
-                progress=job.titled(f"{workload.name}, {policy}, seed {seed}"),
-                stop_on_nonfinite=False,  # a policy that diverges has an accuracy too, that of guessing
+                progress=job.progress_title(f"{workload.name}, {policy}, seed {seed}"),
+                stop_on_nonfinite=False,  # a policy that diverges keeps an accuracy, that of guessing
             )
             for seed in job.seeds
         ]
@@ -209,11 +217,11 @@ def _means(values: np.ndarray, length: int) -> list[float]:
 
 
 def claims(result: Result) -> list[Claim]:
-    """Compare with Table 1 and with the statement that accuracy peaks where a cycle ends."""
-    final = {policy: 100 * np.asarray(result.curves[policy]["accuracy"])[:, -1] for policy in POLICIES}
+    """Compare with table 1, and with the statement that accuracy peaks at the end of each cycle."""
+    final = {policy: 100 * result.array(policy, "accuracy")[:, -1] for policy in POLICIES}
     mean = {policy: float(np.mean(values)) for policy, values in final.items()}
 
-    def written(policy: str) -> str:
+    def format_final(policy: str) -> str:
         spread = f" ± {np.std(final[policy], ddof=1):.1f}" if len(final[policy]) > 1 else ""
         return f"{mean[policy]:.1f}{spread} %"
 
@@ -224,13 +232,13 @@ def claims(result: Result) -> list[Claim]:
         Claim(
             f"triangular2 after {short} iterations is as accurate as fixed after {fixed} (within 0.5 points)",
             "81.4 % and 81.4 %",
-            f"{written('triangular2')} and {written('fixed')}",
+            f"{format_final('triangular2')} and {format_final('fixed')}",
             mean["triangular2"] >= mean["fixed"] - 0.5,
         ),
         Claim(
             f"triangular2 beats the decay control after {short} iterations (by 1.5 points or more)",
             "81.4 % and 78.5 %",
-            f"{written('triangular2')} and {written('decay')}",
+            f"{format_final('triangular2')} and {format_final('decay')}",
             mean["triangular2"] >= mean["decay"] + 1.5,
         ),
         Claim(
@@ -244,8 +252,9 @@ def claims(result: Result) -> list[Claim]:
 
 def peaks_at_cycle_ends(result: Result) -> tuple[int, int]:
     """Count the cycles whose best accuracy lies within a tenth of a cycle, or one evaluation, of their end."""
-    curve, lengths = result.curves["triangular2"], result.settings["lengths"]
-    steps, accuracy = np.asarray(curve["steps"]), np.mean(curve["accuracy"], axis=0)
+    lengths = result.settings["lengths"]
+    steps = result.array("triangular2", "steps").astype(int)
+    accuracy = result.array("triangular2", "accuracy").mean(axis=0)
     cycle = 2 * lengths["stepsize"]
     tolerance = max(cycle // 10, lengths["every"])
     ends = [end for end in range(cycle, steps[-1] + 1, cycle) if end + tolerance <= steps[-1]]
@@ -259,50 +268,47 @@ def peaks_at_cycle_ends(result: Result) -> tuple[int, int]:
 
 
 def plot(result: Result) -> dict[str, Figure]:
-    """Draw accuracy and rate over iterations (Figure 1), and the range test (Figure 3)."""
-    from matplotlib.figure import Figure
-
-    colours = {"fixed": "#4C5A67", "decay": "#C2742B", "triangular2": "#1F77A8"}
+    """Draw accuracy and rate over iterations (figure 1), and the range test (figure 3)."""
     title = f"{result.data}, {result.settings['model']}, {result.scale} scale"
-    seeds = len(result.seeds)
+    return {"accuracy": plot_accuracy(result, title), "range_test": plot_range_test(result, title)}
 
-    curve_figure = Figure(figsize=(8.0, 5.6), dpi=150, layout="constrained")
-    above, below = curve_figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
-    for policy in POLICIES:
-        curve = result.curves[policy]
-        steps, accuracy = np.asarray(curve["steps"]), 100 * np.asarray(curve["accuracy"])
+
+def plot_accuracy(result: Result, title: str) -> Figure:
+    """Draw the test accuracy of the three policies, and below it their rates."""
+    figure, (above, below) = panels(rows=2, size=(8.0, 5.6), sharex=True, height_ratios=(3, 1))
+    finals = [100 * result.array(policy, "accuracy") for policy in POLICIES]
+    for policy, accuracy in zip(POLICIES, finals, strict=True):
+        steps, rate = result.array(policy, "steps"), result.array(policy, "rate")
         middle = accuracy.mean(axis=0)
-        above.plot(steps, middle, color=colours[policy], lw=1.6, label=f"{LABELS[policy]}: {middle[-1]:.1f} %")
-        if seeds > 1:
-            above.fill_between(
-                steps, accuracy.min(axis=0), accuracy.max(axis=0), color=colours[policy], alpha=0.15, lw=0
-            )
-        above.plot(steps[-1:], middle[-1:], "o", color=colours[policy], ms=5)
-        rate = np.asarray(curve["rate"])
-        below.plot(np.linspace(0, steps[-1], len(rate)), rate, color=colours[policy], lw=1.4)
-    # The first evaluations, near chance, would flatten everything that is to be compared.
-    finals = [100 * np.asarray(result.curves[policy]["accuracy"]) for policy in POLICIES]
-    low = min(np.quantile(values.mean(axis=0), 0.1) for values in finals)
-    high = max(float(values.max()) for values in finals)
+        band(above, steps, accuracy, f"{LABELS[policy]}: {middle[-1]:.1f} %", middle=np.mean, **STYLES[policy])
+        above.plot(steps[-1:], middle[-1:], "o", color=STYLES[policy]["color"], ms=5)
+        below.plot(np.linspace(0, steps[-1], len(rate)), rate, lw=1.4, **STYLES[policy])
+    # The first evaluations, near chance, would flatten everything that is compared.
+    low = min(np.quantile(accuracy.mean(axis=0), 0.1) for accuracy in finals)
+    high = max(float(accuracy.max()) for accuracy in finals)
     above.set_ylim(low - 0.05 * (high - low), high + 0.05 * (high - low))
+    seeds = len(result.seeds)
+    shown = f"mean and range of {seeds} seeds" if seeds > 1 else "1 seed"
+    above.set_title(f"Figure 1: {title}, {shown}", loc="left", fontsize=10)
     above.set_ylabel("test accuracy (%)")
-    shown = f", mean and range of {seeds} seeds" if seeds > 1 else ", 1 seed"
-    above.set_title(f"Smith 2017, figure 1: {title}{shown}", loc="left", fontsize=11)
-    above.legend(loc="lower right", frameon=False)
     below.set_ylabel("learning rate")
     below.set_xlabel("iteration")
     below.ticklabel_format(axis="y", style="sci", scilimits=(-2, 2))
+    legend(figure, above, columns=3)
+    return figure
 
-    range_figure = Figure(figsize=(8.0, 3.6), dpi=150, layout="constrained")
-    axes = range_figure.subplots()
-    ladder = result.curves["range_test"]
-    axes.plot(ladder["rate"], 100 * np.asarray(ladder["accuracy"]), color=colours["triangular2"], lw=1.6)
-    minimum, maximum = result.settings["bounds"]
-    axes.axvspan(minimum, maximum, color=colours["decay"], alpha=0.15, lw=0)
-    read = "read from this test" if SCALES[result.scale].size.bounds is None else "the paper's"
+
+def plot_range_test(result: Result, title: str) -> Figure:
+    """Draw the test accuracy over the rising rate, and the bounds of the cycle."""
+    figure, (axes,) = panels(size=(8.0, 3.6))
+    accuracy = 100 * result.array("range_test", "accuracy")
+    axes.plot(result.array("range_test", "rate"), accuracy, color=STYLES["triangular2"]["color"], lw=1.6)
+    bounds = tuple(result.settings["bounds"])
+    axes.axvspan(*bounds, color=STYLES["decay"]["color"], alpha=0.15, lw=0)
+    origin = "the paper's" if bounds == PUBLISHED_BOUNDS else "read from this test"
     axes.annotate(
-        f"bounds of the cycle, {read}: {minimum:.3g} to {maximum:.3g}",
-        (maximum, 0.08),
+        f"bounds of the cycle, {origin}: {bounds[0]:.3g} to {bounds[1]:.3g}",
+        (bounds[1], 0.08),
         xycoords=("data", "axes fraction"),
         xytext=(6, 0),
         textcoords="offset points",
@@ -310,11 +316,8 @@ def plot(result: Result) -> dict[str, Figure]:
     )
     axes.set_xlabel("learning rate, rising linearly")
     axes.set_ylabel("test accuracy (%)")
-    axes.set_title(f"Smith 2017, figure 3: range test, {title}", loc="left", fontsize=11)
-    for panel in (above, below, axes):
-        panel.spines[["top", "right"]].set_visible(False)
-        panel.grid(alpha=0.25, lw=0.6)
-    return {"accuracy": curve_figure, "range_test": range_figure}
+    axes.set_title(f"Figure 3: range test, {title}", loc="left", fontsize=10)
+    return figure
 
 
 PAPER = Paper(
