@@ -418,7 +418,7 @@ OPTIMIZERS: dict[str, Case] = {
         {"decay": DECAYS, "start_after": (0, 1, 3)},
         needs_params=True,
     ),
-    "averaged by half-life": Case(
+    "averaged by half life": Case(
         lrx.averaged, {"tx": lrx.nesterov(0.1), "half_life": 2.0}, {"half_life": (0.5, 2.0, 9.0)}, needs_params=True
     ),
     "master_weights": Case(lrx.master_weights, {"tx": lrx.adam(0.1)}, needs_params=True),
@@ -570,7 +570,7 @@ OPTIMIZERS: dict[str, Case] = {
         needs_params=True,
         rolls_on=True,
     ),
-    "schedule_free_sgd under a warm-up": Case(
+    "schedule_free_sgd under a warmup": Case(
         lrx.schedule_free_sgd,
         {"learning_rate": lrx.warmup(0.1, 4)},
         {"weight_power": (0.0, 1.0, 2.0)},
@@ -772,7 +772,7 @@ CONTROLLERS: dict[str, Case] = {
     "cumulative_path with its own damping": Case(lrx.cumulative_path, {}, {"c": (0.1, 0.2, 0.9)}, coupled=True),
     "warmup_until": Case(
         lrx.warmup_until,
-        {"learning_rate": lrx.linear_decay(0.3, 9), "warmup_value": 0.01, "threshold": 0.97},
+        {"learning_rate": lrx.linear_decay(0.3, 9), "warmup_value": 0.02, "threshold": 0.97},
         {"learning_rate": RATES, "warmup_value": RATES, "threshold": (0.5, 0.92, 2.0)},
         needs_value=True,
     ),
@@ -831,14 +831,34 @@ COMPOSITIONS: dict[str, Case] = {
 
 CASES: dict[str, Case] = {**SCHEDULES, **OPTIMIZERS, **CONTROLLERS, **COMPOSITIONS, **CONTROLLED_COMPOSITIONS}
 
-all_cases = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
-all_schedules = pytest.mark.parametrize("case", SCHEDULES.values(), ids=SCHEDULES)
-all_optimizers = pytest.mark.parametrize("case", OPTIMIZERS.values(), ids=OPTIMIZERS)
-all_sweeps = pytest.mark.parametrize(
-    ("case", "name"),
-    [(case, name) for case in CASES.values() for name in case.sweep],
-    ids=[f"{label}-{name}" for label, case in CASES.items() for name in case.sweep],
-)
+# All schedules have one state tree and one update, as a test of law 1 shows: what depends on these alone is asked of
+# two schedules, one of numbers and one of arrays, and of all other transformations.
+ARRAYS = Case(lambda value, steps: lrx.linear_decay(jnp.asarray(value), jnp.asarray(steps)), {"value": 0.3, "steps": 4})
+STATES: dict[str, Case] = {
+    "cosine_decay": SCHEDULES["cosine_decay"],
+    "linear_decay of arrays": ARRAYS,
+    **{label: case for label, case in CASES.items() if label not in SCHEDULES},
+}
+
+
+assert not any("-" in label for label in CASES)  # pytest puts it between the parameters of a test (conftest.py)
+
+
+def parametrized(cases: Mapping[str, Case], *, variants: bool) -> pytest.MarkDecorator:
+    """Hand each case to a test; without variants the first tier has the first case of each factory alone."""
+    seen: set[Any] = set()
+    rows = []
+    for label, case in cases.items():
+        later = case.make in seen and not variants
+        rows.append(pytest.param(case, id=label, marks=[pytest.mark.slow] if later else []))
+        seen.add(case.make)
+    return pytest.mark.parametrize("case", rows)
+
+
+all_cases = parametrized(CASES, variants=True)
+all_schedules = parametrized(SCHEDULES, variants=True)
+all_optimizers = parametrized(OPTIMIZERS, variants=False)
+all_states = parametrized(STATES, variants=False)
 
 
 def public_factories() -> dict[str, Callable[..., Any]]:

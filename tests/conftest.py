@@ -18,6 +18,7 @@ from typing import Any
 import hypothesis
 import jax
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 
 def _machine() -> str:
@@ -42,8 +43,24 @@ for name, value in {
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 # The first example of a shape compiles, so a deadline would measure the compiler; the examples are the same each time.
-hypothesis.settings.register_profile("lrx", deadline=None, derandomize=True, max_examples=30, database=None)
-hypothesis.settings.load_profile("lrx")
+for profile, examples in {"first tier": 10, "all": 60}.items():
+    hypothesis.settings.register_profile(profile, deadline=None, derandomize=True, max_examples=examples, database=None)
+
+
+# ------------------------------------------------------------------------------------------------------------ workers
+
+
+class ByProgram(LoadScopeScheduling):
+    """Hand to one worker what shares compiled programs: in the laws the tests of a case, elsewhere those of a file."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        path, _, name = nodeid.partition("::")
+        _, parametrized, parameters = name.partition("[")
+        return f"case {parameters.rstrip(']').split('-')[-1]}" if "/laws/" in path and parametrized else path
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    return ByProgram(config, log) if config.getvalue("dist") == "load" else None
 
 
 # --------------------------------------------------------------------------------------------------------- CPU times
@@ -54,6 +71,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    hypothesis.settings.load_profile("first tier" if config.option.markexpr else "all")
     if config.getoption("--cpu-times"):
         config.pluginmanager.register(CpuTimes(), "cpu-times")
 

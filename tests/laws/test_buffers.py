@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from cases import CASES, all_cases
+from laws.programs import observed, sweep_values
 from problems import gradient_stream, vector_params
-from test_laws import observed, sweep_values
 
 import lrx
 

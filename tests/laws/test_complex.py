@@ -12,8 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from cases import CONTROLLED_COMPOSITIONS, CONTROLLERS, OPTIMIZERS
+from laws.programs import eager_run
 from problems import gradient_stream, value_stream, vector_params
-from test_laws import eager_run
 
 import lrx
 

@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 from cases import CASES, all_cases
+from laws.programs import eager_run
 from problems import gradient_stream, vector_params
-from test_laws import eager_run
 
 import lrx
 

@@ -1,0 +1,83 @@
+"""Law 1: pure and compiled once."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from cases import all_cases, all_schedules, all_states
+from laws.programs import program
+from problems import (
+    assert_trees_close,
+    assert_trees_equal,
+    gradient_stream,
+    mixed_params,
+    signature_of,
+    value_stream,
+    vector_params,
+)
+
+import lrx
+
+
+@all_cases
+def test_update_compiles_once_and_repeats_itself(case):
+    p = program(case)
+    params = mixed_params()
+    stream, values = gradient_stream(params), value_stream()
+    state = p.tx.init(params)
+    before = jax.tree.map(np.array, (params, state, stream))
+    first = p.run(params, state, stream, values)
+    second = p.run(params, p.tx.init(params), stream, values)
+    assert_trees_equal(first, second)
+    assert_trees_equal((params, state, stream), before)
+    assert p.traces == 1
+
+
+@all_schedules
+def test_all_schedules_have_one_state_tree_and_one_update(case):
+    # The theorem for which the laws of wrappers, types and buffers hold two schedules to account, and not all.
+    schedule, constant = case(), lrx.constant(0.1)
+    assert signature_of(schedule.init(None)) == signature_of(constant.init(None))
+    assert type(schedule) is type(constant)
+    assert [core.init.__code__ for core in schedule.cores] == [core.init.__code__ for core in constant.cores]
+    assert [core.update.__code__ for core in schedule.cores] == [core.update.__code__ for core in constant.cores]
+    assert schedule.init.__code__ is constant.init.__code__
+    assert schedule.update.__code__ is constant.update.__code__
+
+
+@all_states
+def test_state_is_a_stable_carry(case):
+    tx = case()
+    for params in (mixed_params(), vector_params(), jnp.asarray(1.0)):
+        gradients = gradient_stream(params, 1)[0]
+        state = tx.init(params)
+
+        def body(state, gradients=gradients, params=params):
+            return tx.update(gradients, state, params, value=0.5)[1]
+
+        assert signature_of(state) == signature_of(jax.eval_shape(tx.init, params))
+        assert signature_of(state) == signature_of(jax.eval_shape(body, state))
+        assert not any(leaf.weak_type for leaf in jax.tree.leaves(jax.tree.map(jax.typeof, state)))
+        jax.eval_shape(lambda state: jax.lax.fori_loop(0, 2, lambda _, carry: body(carry), state), state)
+
+
+@all_states
+def test_a_scan_equals_the_steps_one_by_one(case):
+    p = program(case)
+    params = mixed_params()
+    stream, values = gradient_stream(params), value_stream()
+
+    def body(carry, feedback):
+        gradients, value = feedback
+        updates, state = p.tx.update(gradients, carry, params, value=value)
+        return state, updates
+
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *stream)
+    state, updates = jax.jit(lambda *xs: jax.lax.scan(body, *xs))(p.tx.init(params), (stacked, jnp.asarray(values)))
+    rows, state_by_step = [], p.tx.init(params)
+    for gradients, value in zip(stream, values, strict=True):
+        update, state_by_step = p.update(gradients, state_by_step, params, jnp.float32(value))
+        rows.append(update)
+    assert_trees_close(updates, jax.tree.map(lambda *leaves: jnp.stack(leaves), *rows))
+    assert_trees_close(state, state_by_step)
