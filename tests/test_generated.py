@@ -10,7 +10,8 @@ import numpy as np
 import optax
 from hypothesis import given
 from hypothesis import strategies as st
-from problems import assert_trees_close, reference, signature_of
+from problems import assert_trees_close, signature_of
+from units import reference
 
 import lrx
 

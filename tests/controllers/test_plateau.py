@@ -10,6 +10,15 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from units import (
+    NAN,
+    Case,
+    refuse,
+    refuse_fractions,
+    refuse_rates,
+    refuse_steps,
+    refuse_words,
+)
 
 import lrx
 
@@ -224,3 +233,58 @@ def test_plateau_follows_its_rule_on_any_stream(values, arguments, mode):
     expected = transcription(values, mode=mode, **arguments)
     # Equal to the bit, but for what is too small to be a normal float32, which XLA rounds to 0.
     np.testing.assert_allclose(scales(values, mode=mode, **arguments), expected, rtol=0, atol=1e-37)
+
+
+# ---------------------------------------------------------------------- what the laws hold it to
+
+
+CASES = {
+    "reduce_on_plateau": Case(
+        lrx.reduce_on_plateau,
+        {"factor": 0.5, "patience": 1, "accumulation_size": 1},
+        {
+            "factor": (0.1, 0.3, 0.9),
+            "patience": (0, 1, 3),
+            "rtol": (0.0, 0.1, 0.9),
+            "atol": (0.0, 0.1, 0.6),
+            "cooldown": (0, 1, 3),
+            "min_scale": (0.0, 0.4, 1.0),
+            "accumulation_size": (1, 2, 3),
+            "start_after": (0, 3, 5),
+        },
+        needs_value=True,
+    ),
+    "reduce_on_plateau, by noise": Case(
+        lrx.reduce_on_plateau, {"factor": 0.5, "patience": 0}, {"rtol": (0.0, 0.1, 0.9)}, needs_value=True
+    ),
+    "reduce_on_plateau, observed": Case(
+        lrx.reduce_on_plateau,
+        {"factor": 0.5, "patience": 0, "feedback": "observed"},
+        {"factor": (0.1, 0.3, 0.9)},
+    ),
+}
+
+
+REFUSED = [
+    *refuse_fractions(lrx.reduce_on_plateau, "factor", "(0, 1)", (0.0, -0.5, 1.0)),
+    *refuse_steps(lrx.reduce_on_plateau, "patience", at_least=0),
+    *refuse_fractions(lrx.reduce_on_plateau, "rtol", "[0, 1)", (-0.1, 1.0)),
+    *refuse_rates(lrx.reduce_on_plateau, "atol"),
+    *refuse_steps(lrx.reduce_on_plateau, "cooldown", at_least=0),
+    *refuse_fractions(lrx.reduce_on_plateau, "min_scale", "[0, 1]", (-0.1, 2.0)),
+    *refuse(
+        lrx.reduce_on_plateau,
+        "accumulation_size",
+        (0, -5, 2.5, NAN),
+        ValueError,
+        "must be a whole number of losses >= 1",
+    ),
+    *refuse(lrx.reduce_on_plateau, "start_after", (-1, 2.5, NAN), ValueError, "must be a whole number of updates >= 0"),
+    *refuse_words(lrx.reduce_on_plateau, "mode"),
+    *refuse_words(lrx.reduce_on_plateau, "feedback"),
+]
+
+
+REFERENCE = {
+    "reduce_on_plateau": "test_plateau_follows_its_rule_on_any_stream",
+}

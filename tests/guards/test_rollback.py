@@ -8,10 +8,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from units import (
+    INF,
+    NAN,
+    Case,
+    refuse,
+    refuse_fractions,
+    refuse_links,
+    refuse_words,
+)
 
 import lrx
 
-NAN, INF = float("nan"), float("inf")
 INNER = {
     "sgd": lambda rate: lrx.sgd(rate),
     "momentum": lambda rate: lrx.sgd(rate, momentum=0.9),
@@ -87,3 +95,42 @@ def test_rollback_stops_after_its_last_and_says_so() -> None:
     assert float(lrx.learning_rate(state)) == 0.0
     assert not np.any(updates)
     np.testing.assert_array_equal(params, np.ones(2))
+
+
+# ---------------------------------------------------------------------- what the laws hold it to
+
+
+CASES = {
+    "rollback_on_divergence": Case(
+        lrx.rollback_on_divergence,
+        {"tx": lrx.sgd(lrx.linear_decay(0.1, 9), momentum=0.9)},
+        {"factor": (0.1, 0.5, 0.9), "max_rollbacks": (0, 1, 3), "explode": (0.1, 5.0, 100.0)},
+        needs_params=True,
+        needs_value=True,
+        coupled=True,
+        recovers=True,
+        values=(1.0, 1.0, 9.0, 1.0, 1.2, 9.0, 3.0, 1.0),
+    ),
+}
+
+
+REFUSED = [
+    *refuse(
+        lrx.rollback_on_divergence,
+        "explode",
+        (0.0, -1.0, NAN, INF),
+        ValueError,
+        "must be a finite number > 0, got {0}=",
+    ),
+    *refuse_fractions(lrx.rollback_on_divergence, "factor", "(0, 1)", (0.0, 1.0)),
+    *refuse_words(lrx.rollback_on_divergence, "feedback"),
+    *refuse_links(lrx.rollback_on_divergence),
+    *refuse(
+        lrx.rollback_on_divergence, "max_rollbacks", (-1, 2.5), ValueError, "must be a whole number of rollbacks >= 0"
+    ),
+]
+
+
+REFERENCE = {
+    "rollback_on_divergence": "test_rollback_takes_back_exactly_and_out_of_infinity",
+}

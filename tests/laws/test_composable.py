@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from cases import Case, all_states, itself
+from cases import all_states
 from flax import nnx
 from flax.training.train_state import TrainState
 from laws.programs import NAN, bare_run, eager_run, observed
@@ -23,6 +23,7 @@ from problems import (
     value_stream,
     vector_params,
 )
+from units import Case, itself
 
 
 @all_states

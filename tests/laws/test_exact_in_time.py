@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from cases import Case, all_schedules
 from laws.programs import INT32_MAX
-from problems import reference
+from units import reference
 
 COUNTS = np.concatenate([np.arange(10_001), [2**24 - 1, 2**24 + 1, 10**9, INT32_MAX - 1, INT32_MAX]])
 # Long durations of every sort, at which float32 time would be off by many steps.

@@ -9,8 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from cases import CASES, bowl
+from cases import CASES
 from problems import assert_trees_close, assert_trees_equal, gradient_stream
+from units import bowl
 
 import lrx
 

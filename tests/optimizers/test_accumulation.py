@@ -8,6 +8,12 @@ import numpy as np
 import optax
 import pytest
 from problems import assert_trees_close, assert_trees_equal, gradient_stream, vector_params
+from units import (
+    NAN,
+    Case,
+    refuse,
+    refuse_links,
+)
 
 import lrx
 from lrx.run_state import minibatches
@@ -290,3 +296,35 @@ def test_it_keeps_explicit_shardings(compiled):
         assert jax.typeof(updates).sharding == jax.typeof(params).sharding
         assert jax.typeof(state.gradients).sharding == jax.typeof(params).sharding
     np.testing.assert_allclose(updates, -0.1, rtol=1e-5)
+
+
+# ---------------------------------------------------------------------- what the laws hold it to
+
+
+CASES = {
+    "accumulate": Case(
+        lrx.accumulate, {"tx": lrx.sgd(lrx.linear_decay(0.1, 9), momentum=0.9), "every": 1}, {"every": (1, 2, 3)}
+    ),
+    "accumulate a growing batch": Case(
+        lrx.accumulate, {"tx": lrx.adam(0.1), "every": lambda applied: jnp.where(applied < 2, 1, 2)}
+    ),
+}
+
+
+REFUSED = [
+    *refuse_links(lrx.accumulate),
+    *refuse(
+        lrx.accumulate, "every", (0, -2, 2.5, NAN), ValueError, "must be a whole number of gradients >= 1 and.*got {0}="
+    ),
+    (
+        lrx.accumulate,
+        {"every": 4.0 * lrx.reduce_on_plateau()},
+        TypeError,
+        "^every must be a Schedule, got the feedback",
+    ),
+]
+
+
+REFERENCE = {
+    "accumulate": "test_it_equals_the_large_batch",
+}

@@ -7,6 +7,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from units import (
+    EPS,
+    RATES,
+    Case,
+    refuse_flags,
+    refuse_learning_rates,
+    refuse_rates,
+)
 
 import lrx
 
@@ -85,3 +93,35 @@ def test_a_coordinate_without_gradients_stays_with_eps_zero():
     tx = lrx.adagrad(0.1, eps=0.0)
     updates, _ = tx.update(jnp.asarray([0.0, 2.0]), tx.init(jnp.zeros(2)))
     np.testing.assert_allclose(updates, [0.0, -0.1], rtol=1e-6)
+
+
+# ---------------------------------------------------------------------- what the laws hold it to
+
+
+CASES = {
+    "adagrad": Case(
+        lrx.adagrad,
+        {"learning_rate": 0.1},
+        {"learning_rate": RATES, "eps": EPS, "initial_accumulator": (0.0, 0.1, 1.0)},
+    ),
+    "scale_by_adagrad": Case(
+        lrx.scale_by_adagrad, {"eps_root": False}, {"eps": EPS, "initial_accumulator": (0.0, 0.1, 1.0)}
+    ),
+}
+
+
+REFUSED = [
+    *refuse_learning_rates(lrx.adagrad),
+    *refuse_rates(lrx.adagrad, "eps"),
+    *refuse_flags(lrx.adagrad, "eps_root"),
+    *refuse_rates(lrx.scale_by_adagrad, "eps"),
+    *refuse_flags(lrx.scale_by_adagrad, "eps_root"),
+    *refuse_rates(lrx.adagrad, "initial_accumulator"),
+    *refuse_rates(lrx.scale_by_adagrad, "initial_accumulator"),
+]
+
+
+REFERENCE = {
+    "adagrad": "test_adagrad_follows_the_rule",
+    "scale_by_adagrad": "test_adagrad_follows_the_rule",
+}

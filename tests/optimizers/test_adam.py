@@ -8,6 +8,16 @@ import numpy as np
 import optax
 import pytest
 from problems import assert_trees_close, gradient_stream, vector_params
+from units import (
+    DECAYS,
+    EPS,
+    RATES,
+    Case,
+    refuse,
+    refuse_fractions,
+    refuse_learning_rates,
+    refuse_rates,
+)
 
 import lrx
 
@@ -210,3 +220,57 @@ def test_a_traced_b2_of_1_never_makes_updates_of_0(make):
 
     assert bool(jnp.all(jnp.isnan(jax.jit(first)(1.0))))
     assert bool(jnp.all(jax.jit(first)(0.999) < 0))
+
+
+# ---------------------------------------------------------------------- what the laws hold it to
+
+
+CASES = {
+    "adam": Case(
+        lrx.adam,
+        {"learning_rate": 0.1},
+        {"learning_rate": RATES, "b1": DECAYS, "b2": DECAYS, "eps": EPS, "eps_root": EPS},
+    ),
+    "scale_by_adam": Case(lrx.scale_by_adam, {}, {"b1": DECAYS, "b2": DECAYS, "eps": EPS, "eps_root": EPS}),
+    "adam with a narrow moment": Case(
+        lrx.adam, {"learning_rate": 0.1, "moment_dtype": jnp.bfloat16, "eps": 0.0}, {"eps_root": EPS}
+    ),
+    "adam with scheduled decays": Case(
+        lrx.adam,
+        {"learning_rate": 0.1, "b1": lrx.linear_decay(0.9, 4), "b2": lrx.interpolate({0: 0.9, 3: 0.99})},
+        {"eps": EPS},
+    ),
+}
+
+
+REFUSED = [
+    *refuse_learning_rates(lrx.adam),
+    *refuse_fractions(lrx.adam, "b1", "[0, 1)", (-0.1, 1.0)),
+    *refuse_fractions(lrx.adam, "b2", "[0, 1)", (-0.1, 1.0)),
+    *refuse_rates(lrx.adam, "eps"),
+    *refuse_fractions(lrx.scale_by_adam, "b1", "[0, 1)", (-0.1, 1.0)),
+    *refuse_fractions(lrx.scale_by_adam, "b2", "[0, 1)", (-0.1, 1.0)),
+    *refuse_rates(lrx.scale_by_adam, "eps"),
+    *refuse_rates(lrx.adam, "eps_root"),
+    *refuse_rates(lrx.scale_by_adam, "eps_root"),
+    *refuse(
+        lrx.adam,
+        "moment_dtype",
+        ("int32", "float8_e4m3fn", "complex64", "nonsense", 3),
+        ValueError,
+        "must be a floating-point type of at least 16 bits, got {0}=",
+    ),
+    *refuse(
+        lrx.scale_by_adam,
+        "moment_dtype",
+        ("int32", "float8_e4m3fn", "complex64", "nonsense", 3),
+        ValueError,
+        "must be a floating-point type of at least 16 bits, got {0}=",
+    ),
+]
+
+
+REFERENCE = {
+    "adam": "test_adam_follows_algorithm_1",
+    "scale_by_adam": "test_adam_follows_algorithm_1",
+}

@@ -8,6 +8,18 @@ import numpy as np
 import optax
 import pytest
 from problems import assert_trees_close, gradient_stream, vector_params
+from units import (
+    DECAYS,
+    EPS,
+    FOLLOWING_FEEDBACK,
+    RATES,
+    Case,
+    refuse,
+    refuse_fractions,
+    refuse_learning_rates,
+    refuse_rates,
+    refuse_words,
+)
 
 import lrx
 
@@ -189,3 +201,70 @@ def test_with_the_schedule_the_decay_keeps_clear_of_the_factors_of_groups():
     tx = lrx.group_rates(lrx.adamw(1e-2, weight_decay=1e-3), {name: name for name in params}, factors)
     updates, _ = tx.update(zeros, tx.init(params), params)
     np.testing.assert_allclose(updates["hidden"], -1e-5 / 16, rtol=1e-6)
+
+
+# ---------------------------------------------------------------------- what the laws hold it to
+
+
+CASES = {
+    "adamw": Case(
+        lrx.adamw,
+        {"learning_rate": 0.1},
+        {
+            "learning_rate": RATES,
+            "b1": DECAYS,
+            "b2": DECAYS,
+            "eps": EPS,
+            "eps_root": EPS,
+            "weight_decay": (0.0, 0.1, 1.0),
+        },
+        needs_params=True,
+        decays=True,
+    ),
+    "adamw of the paper": Case(
+        lrx.adamw,
+        {
+            "learning_rate": lrx.warmup(0.1, 3),
+            "weight_decay": lrx.linear_decay(0.1, 9),
+            "decoupling": "schedule",
+            "mask": lambda params: jax.tree.map(lambda leaf: jnp.ndim(leaf) == 2, params),
+        },
+        {"base_rate": (0.01, 0.1, 1.0)},
+        needs_params=True,
+        decays=True,
+    ),
+}
+
+
+REFUSED = [
+    *refuse_rates(lrx.adamw, "eps_root"),
+    *refuse(
+        lrx.adamw,
+        "moment_dtype",
+        ("int32", "float8_e4m3fn", "complex64", "nonsense", 3),
+        ValueError,
+        "must be a floating-point type of at least 16 bits, got {0}=",
+    ),
+    *refuse_learning_rates(lrx.adamw),
+    *refuse_fractions(lrx.adamw, "b1", "[0, 1)", (-0.1, 1.0)),
+    *refuse_fractions(lrx.adamw, "b2", "[0, 1)", (-0.1, 1.0)),
+    *refuse_rates(lrx.adamw, "eps"),
+    *refuse_rates(lrx.adamw, "weight_decay"),
+    *refuse_words(lrx.adamw, "decoupling"),
+    (lrx.adamw, {"base_rate": 0.1}, ValueError, '^base_rate must be left out with decoupling="rate", got'),
+    (lrx.adamw, {"decoupling": "schedule", "base_rate": 0.0}, ValueError, "^base_rate must be a finite number > 0"),
+    (
+        lrx.adamw,
+        {"decoupling": "schedule", "learning_rate": lambda count: 0.1 / (1 + count)},
+        ValueError,
+        '^base_rate must be given with decoupling="schedule" for .*got base_rate=None',
+    ),
+    (lrx.adamw, {"mask": {"a": 1}}, TypeError, "^mask must hold True and False only"),
+    (lrx.adamw, {"b1": lrx.constant(1.5)}, ValueError, "^b1 must be in \\[0, 1\\), got b1=1.5"),
+    (lrx.adamw, {"weight_decay": FOLLOWING_FEEDBACK}, TypeError, "^weight_decay must be a number or a Schedule, got"),
+]
+
+
+REFERENCE = {
+    "adamw": "test_decoupled_as_in_the_paper_the_decay_follows_the_shape_of_the_schedule_only",
+}

@@ -8,6 +8,13 @@ import numpy as np
 import optax
 import pytest
 from problems import assert_trees_close, gradient_stream, vector_params
+from units import (
+    DECAYS,
+    NAN,
+    Case,
+    refuse,
+    refuse_links,
+)
 
 import lrx
 from lrx.training import Batches, Workload
@@ -143,3 +150,33 @@ def test_training_evaluates_at_the_average_with_its_own_batch_statistics():
     assert point < float(history.params) - 0.05
     for params, mean in seen:
         np.testing.assert_allclose(mean, params, rtol=0.05)
+
+
+# ---------------------------------------------------------------------- what the laws hold it to
+
+
+CASES = {
+    "averaged": Case(
+        lrx.averaged,
+        {"tx": lrx.sgd(lrx.linear_decay(0.1, 9), momentum=0.9), "decay": 0.5},
+        {"decay": DECAYS, "start_after": (0, 1, 3)},
+        needs_params=True,
+    ),
+    "averaged by half life": Case(
+        lrx.averaged, {"tx": lrx.nesterov(0.1), "half_life": 2.0}, {"half_life": (0.5, 2.0, 9.0)}, needs_params=True
+    ),
+}
+
+
+REFUSED = [
+    *refuse_links(lrx.averaged),
+    *refuse(lrx.averaged, "decay", (-0.1, 1.0, NAN), ValueError, "must be in \\[0, 1\\), got {0}="),
+    (lrx.averaged, {"decay": None, "half_life": 0.0}, ValueError, "^half_life must be a finite number > 0, got"),
+    (lrx.averaged, {"half_life": 10}, ValueError, "^decay must be left out with half_life, got decay="),
+    *refuse(lrx.averaged, "start_after", (-1, 2.5), ValueError, "must be a whole number of updates >= 0"),
+]
+
+
+REFERENCE = {
+    "averaged": "test_the_moving_average_is_corrected_from_the_first_iterate_on",
+}

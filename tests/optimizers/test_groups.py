@@ -10,6 +10,11 @@ import optax
 import pytest
 from flax import nnx
 from problems import assert_trees_close, assert_trees_equal, gradient_stream
+from units import (
+    RATES,
+    Case,
+    refuse_links,
+)
 
 import lrx
 from lrx.training import Batches, Workload, train
@@ -556,3 +561,36 @@ def test_map_params_is_told_that_a_frozen_group_is_masked():
         tx, lambda leaf, name: leaf if is_masked(leaf) else name, state, {"a": "of a", "b": "of b"}, is_leaf=is_masked
     )
     assert named.inner[0].first_moment == {"a": "of a", "b": optax.MaskedNode()}
+
+
+# ---------------------------------------------------------------------- what the laws hold it to
+
+
+CASES = {
+    "group_rates": Case(
+        lrx.group_rates,
+        {"tx": lrx.heavy_ball(0.1), "labels": lambda path, leaf: len(path) % 2, "factors": lambda label: 0.5 + label},
+        {"factors": RATES},
+        {"factors": lambda factor: lambda label: factor + label},
+    ),
+    "group_rates that freezes": Case(
+        lrx.group_rates,
+        {"tx": lrx.adamw(0.1), "labels": lambda path, leaf: len(path) % 2, "factors": lambda label: 2.0 * label},
+        needs_params=True,
+        decays=True,
+    ),
+}
+
+
+REFUSED = [
+    *refuse_links(lrx.group_rates),
+    (lrx.group_rates, {"labels": None}, TypeError, "^labels must be a tree of labels or a function"),
+    (lrx.group_rates, {"factors": {"x": -1.0}}, ValueError, "^factors\\['x'\\] must be a finite number >= 0, got"),
+    (lrx.group_rates, {"factors": {"x": "1"}}, TypeError, "^factors\\['x'\\] must be a number, got"),
+    (lrx.group_rates, {"factors": 0.5}, TypeError, "^factors must be a dict or a function of the label"),
+]
+
+
+REFERENCE = {
+    "group_rates": "test_each_group_has_a_rate_of_its_own_wherever_the_method_has_it",
+}

@@ -8,6 +8,15 @@ import numpy as np
 import optax
 import pytest
 from problems import assert_trees_close, gradient_stream, vector_params
+from units import (
+    DECAYS,
+    RATES,
+    Case,
+    refuse,
+    refuse_flags,
+    refuse_fractions,
+    refuse_learning_rates,
+)
 
 import lrx
 
@@ -115,3 +124,38 @@ def test_the_momentum_may_follow_the_step():
     path, state = descend(lrx.heavy_ball(SCHEDULE, momentum=momentum))
     np.testing.assert_allclose(path, expected, rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(lrx.monitor(state)["heavy_ball/momentum"], 0.9, rtol=1e-6)
+
+
+# ---------------------------------------------------------------------- what the laws hold it to
+
+
+CASES = {
+    "heavy_ball": Case(
+        lrx.heavy_ball,
+        {"learning_rate": 0.1, "momentum": 0.9},
+        {"learning_rate": RATES, "momentum": DECAYS},
+        rolls_on=True,
+    ),
+    "heavy_ball with correction": Case(
+        lrx.heavy_ball, {"learning_rate": 0.1, "momentum_correction": True}, {"momentum": DECAYS}
+    ),
+}
+
+
+REFUSED = [
+    *refuse_learning_rates(lrx.heavy_ball),
+    *refuse_fractions(lrx.heavy_ball, "momentum", "[0, 1)", (-0.1, 1.0)),
+    *refuse_flags(lrx.heavy_ball, "momentum_correction"),
+    *refuse(
+        lrx.heavy_ball,
+        "moment_dtype",
+        ("int32", "float8_e4m3fn", "complex64", "nonsense", 3),
+        ValueError,
+        "must be a floating-point type of at least 16 bits, got {0}=",
+    ),
+]
+
+
+REFERENCE = {
+    "heavy_ball": "test_heavy_ball_follows_polyaks_rule_with_the_rate_inside",
+}

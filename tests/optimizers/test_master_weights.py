@@ -8,6 +8,10 @@ import numpy as np
 import optax
 import pytest
 from problems import assert_trees_close, assert_trees_equal, gradient_stream
+from units import (
+    Case,
+    refuse_links,
+)
 
 import lrx
 from lrx.training import Batches, Workload
@@ -157,3 +161,21 @@ def test_applied_parameters_and_evaluation_points_are_not_buffers_of_a_state_tha
         params = lrx.apply_updates(params, updates, state)
         kept.append(lrx.eval_params(state, params))
     assert np.all(np.isfinite([point["w"] for point in kept]))
+
+
+# ---------------------------------------------------------------------- what the laws hold it to
+
+
+CASES = {
+    "master_weights": Case(lrx.master_weights, {"tx": lrx.adam(0.1)}, needs_params=True),
+}
+
+
+REFUSED = [
+    *refuse_links(lrx.master_weights),
+]
+
+
+REFERENCE = {
+    "master_weights": "test_the_copies_go_the_way_of_wide_parameters",
+}

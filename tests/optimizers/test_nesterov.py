@@ -8,6 +8,14 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
+from units import (
+    DECAYS,
+    RATES,
+    Case,
+    refuse,
+    refuse_fractions,
+    refuse_learning_rates,
+)
 
 import lrx
 
@@ -137,3 +145,34 @@ def test_a_momentum_that_follows_the_step_looks_ahead_with_that_of_the_next_step
     our_thetas, our_points = run(lrx.nesterov(0.1, momentum=momentum))
     np.testing.assert_allclose(our_points, points, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(our_thetas, thetas, rtol=1e-4, atol=1e-5)
+
+
+# ---------------------------------------------------------------------- what the laws hold it to
+
+
+CASES = {
+    "nesterov": Case(
+        lrx.nesterov,
+        {"learning_rate": 0.1, "momentum": 0.9},
+        {"learning_rate": RATES, "momentum": DECAYS},
+        rolls_on=True,
+    ),
+}
+
+
+REFUSED = [
+    *refuse_learning_rates(lrx.nesterov),
+    *refuse_fractions(lrx.nesterov, "momentum", "[0, 1)", (-0.1, 1.0)),
+    *refuse(
+        lrx.nesterov,
+        "moment_dtype",
+        ("int32", "float8_e4m3fn", "complex64", "nonsense", 3),
+        ValueError,
+        "must be a floating-point type of at least 16 bits, got {0}=",
+    ),
+]
+
+
+REFERENCE = {
+    "nesterov": "test_nesterov_follows_the_look_ahead_rule",
+}

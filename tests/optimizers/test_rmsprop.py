@@ -7,6 +7,16 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from units import (
+    DECAYS,
+    EPS,
+    RATES,
+    Case,
+    refuse_flags,
+    refuse_fractions,
+    refuse_learning_rates,
+    refuse_rates,
+)
 
 import lrx
 
@@ -79,3 +89,29 @@ def test_it_is_adam_without_first_moment_and_without_bias_correction():
         np.testing.assert_allclose(
             direction, np.asarray(corrected) / np.sqrt(1 - 0.9**t) * root / (root + 1e-3), rtol=1e-4
         )
+
+
+# ---------------------------------------------------------------------- what the laws hold it to
+
+
+CASES = {
+    "rmsprop": Case(lrx.rmsprop, {"learning_rate": 0.1}, {"learning_rate": RATES, "decay": DECAYS, "eps": EPS}),
+    "scale_by_rmsprop": Case(lrx.scale_by_rmsprop, {"eps_root": False}, {"decay": DECAYS, "eps": EPS}),
+}
+
+
+REFUSED = [
+    *refuse_learning_rates(lrx.rmsprop),
+    *refuse_rates(lrx.rmsprop, "eps"),
+    *refuse_flags(lrx.rmsprop, "eps_root"),
+    *refuse_rates(lrx.scale_by_rmsprop, "eps"),
+    *refuse_flags(lrx.scale_by_rmsprop, "eps_root"),
+    *refuse_fractions(lrx.rmsprop, "decay", "[0, 1)", (-0.1, 1.0)),
+    *refuse_fractions(lrx.scale_by_rmsprop, "decay", "[0, 1)", (-0.1, 1.0)),
+]
+
+
+REFERENCE = {
+    "rmsprop": "test_rmsprop_follows_the_rule",
+    "scale_by_rmsprop": "test_rmsprop_follows_the_rule",
+}

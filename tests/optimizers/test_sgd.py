@@ -8,6 +8,15 @@ import numpy as np
 import optax
 import pytest
 from problems import assert_trees_close, gradient_stream, vector_params
+from units import (
+    DECAYS,
+    RATES,
+    Case,
+    refuse,
+    refuse_flags,
+    refuse_fractions,
+    refuse_learning_rates,
+)
 
 import lrx
 
@@ -117,3 +126,49 @@ def test_a_momentum_that_is_none_is_refused():
         lrx.sgd(0.1, momentum=lrx.linear_decay(1.5, 10))
     with pytest.raises(TypeError, match=r"^momentum must be a number or a Schedule, got .*, which follows feedback"):
         lrx.sgd(0.1, momentum=0.9 * lrx.reduce_on_plateau())
+
+
+# ---------------------------------------------------------------------- what the laws hold it to
+
+
+CASES = {
+    "sgd": Case(lrx.sgd, {"learning_rate": 0.1}, {"learning_rate": RATES}),
+    "sgd with momentum": Case(
+        lrx.sgd, {"learning_rate": 0.1, "momentum": 0.9}, {"learning_rate": RATES, "momentum": DECAYS}
+    ),
+    "sgd with nesterov": Case(lrx.sgd, {"learning_rate": 0.1, "momentum": 0.9, "nesterov": True}, {"momentum": DECAYS}),
+    "scale_by_momentum": Case(lrx.scale_by_momentum, {"momentum": 0.9}, {"momentum": DECAYS}),
+    "sgd with a wide velocity": Case(
+        lrx.sgd, {"learning_rate": 0.1, "momentum": 0.9, "moment_dtype": "float32"}, {"momentum": DECAYS}
+    ),
+}
+
+
+REFUSED = [
+    *refuse_learning_rates(lrx.sgd),
+    *refuse_fractions(lrx.sgd, "momentum", "[0, 1)", (-0.1, 1.0)),
+    *refuse_flags(lrx.sgd, "nesterov"),
+    (lrx.sgd, {"nesterov": True}, ValueError, "^nesterov needs momentum, got nesterov=True, momentum=None"),
+    *refuse_fractions(lrx.scale_by_momentum, "momentum", "[0, 1)", (-0.1, 1.0)),
+    *refuse_flags(lrx.scale_by_momentum, "nesterov"),
+    *refuse(
+        lrx.sgd,
+        "moment_dtype",
+        ("int32", "float8_e4m3fn", "complex64", "nonsense", 3),
+        ValueError,
+        "must be a floating-point type of at least 16 bits, got {0}=",
+    ),
+    *refuse(
+        lrx.scale_by_momentum,
+        "moment_dtype",
+        ("int32", "float8_e4m3fn", "complex64", "nonsense", 3),
+        ValueError,
+        "must be a floating-point type of at least 16 bits, got {0}=",
+    ),
+]
+
+
+REFERENCE = {
+    "sgd": "test_momentum_follows_the_rule_with_the_rate_outside",
+    "scale_by_momentum": "test_scale_by_momentum_gives_the_direction_without_sign_or_rate",
+}

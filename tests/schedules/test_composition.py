@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from problems import reference
+from units import (
+    FOLLOWING_FEEDBACK,
+    NAN,
+    NOT_A_SCHEDULE,
+    NUMBER,
+    Case,
+    fractions,
+    reference,
+    refuse,
+    refuse_rates,
+    refuse_steps,
+    refuse_words,
+)
 
 import lrx
 
@@ -82,3 +96,91 @@ def test_compositions_nest():
     schedule = lrx.warmup(inner * 0.5, 4, init_value=0.01)
     counts = np.arange(40)
     np.testing.assert_allclose(schedule(counts), reference(schedule, counts), rtol=1e-6)
+
+
+# ---------------------------------------------------------------------- what the laws hold it to
+
+
+def join_formula(t: np.ndarray, *, schedules: Any, boundaries: Any) -> np.ndarray:
+    begins = [0, *(int(boundary) for boundary in boundaries)]
+    rate = np.zeros(t.shape)
+    for begin, schedule in zip(begins, schedules, strict=True):
+        rate = np.where(t >= begin, reference(schedule, np.maximum(t - begin, 0)), rate)
+    return rate
+
+
+def warmup_formula(t: np.ndarray, *, schedule: Any, warmup_steps: Any, init_value: Any, mode: str) -> np.ndarray:
+    length, start = int(warmup_steps), float(init_value)
+    peak = float(reference(schedule, np.zeros(1, np.int64))[0])
+    after = reference(schedule, np.maximum(t - length, 0))
+    if length == 0:
+        return after
+    passed, left = fractions(t, length)
+    if mode == "exponential":
+        ramp = start * (peak / start) ** passed
+    else:
+        ramp = np.full(t.shape, start) if mode == "constant" else start * left + peak * passed
+    return np.where(t < length, ramp, after)
+
+
+CASES = {
+    "warmup": Case(
+        lrx.warmup,
+        {"schedule": lrx.linear_decay(0.3, 3), "warmup_steps": 2},
+        {"warmup_steps": (0, 1, 10_000), "init_value": (0.0, 0.1, 2.0)},
+        end=5,
+    ),
+    "warmup of a float": Case(
+        lrx.warmup,
+        {"schedule": 0.3, "warmup_steps": 3, "init_value": 0.1, "mode": "constant"},
+        {"schedule": (0.0, 0.1, 2.0), "warmup_steps": (0, 1, 10_000)},
+        end=3,
+    ),
+    "exponential warmup": Case(
+        lrx.warmup,
+        {"schedule": 0.3, "warmup_steps": 4, "init_value": 1e-4, "mode": "exponential"},
+        {"schedule": (0.1, 0.2, 2.0), "init_value": (1e-6, 0.1, 2.0), "warmup_steps": (0, 1, 10_000)},
+        tolerance=5e-6,
+        end=4,
+    ),
+    "join": Case(
+        lrx.join,
+        {"schedules": [0.1, lrx.linear_decay(0.4, 2)], "boundaries": [2]},
+        {"schedules": (0.0, 0.1, 2.0), "boundaries": (1, 3, 10_000)},
+        {"schedules": lambda value: [value, lrx.linear_decay(0.4, 2)], "boundaries": lambda value: [value]},
+        end=4,
+    ),
+    "product": Case(
+        lambda left, right: lrx.warmup(left, 2) * right * lrx.linear_decay(1.0, 5),
+        {"left": 0.3, "right": 0.5},
+        {"left": (0.0, 0.1, 2.0), "right": (0.0, 0.1, 2.0)},
+        end=5,
+    ),
+}
+
+
+REFUSED = [
+    *refuse(lrx.warmup, "schedule", (-0.1, NAN), ValueError, NUMBER),
+    *refuse(lrx.warmup, "schedule", ("0.1", None), TypeError, "must be a number, a Rate"),
+    *refuse(lrx.warmup, "schedule", (FOLLOWING_FEEDBACK,), TypeError, NOT_A_SCHEDULE),
+    *refuse_steps(lrx.warmup, "warmup_steps", at_least=0),
+    *refuse_rates(lrx.warmup, "init_value"),
+    (lrx.warmup, {"init_value": 0.0, "mode": "exponential"}, ValueError, "^init_value must be a finite number > 0"),
+    *refuse_words(lrx.warmup, "mode"),
+    (lrx.join, {"schedules": [], "boundaries": []}, ValueError, "^boundaries must be one fewer than schedules"),
+    (lrx.join, {"schedules": [0.1, -0.1]}, ValueError, "^schedules\\[1\\] must be a finite number >= 0"),
+    (lrx.join, {"schedules": [0.1, FOLLOWING_FEEDBACK]}, TypeError, f"^schedules\\[1\\] {NOT_A_SCHEDULE}"),
+    (lrx.join, {"schedules": lrx.constant(0.1)}, TypeError, "^schedules must be a list of schedules"),
+    (lrx.join, {"schedules": 0.1}, TypeError, "^schedules must be a list of schedules"),
+    (lrx.join, {"boundaries": [2, 4]}, ValueError, "^boundaries must be one fewer than schedules"),
+    (lrx.join, {"boundaries": [0]}, ValueError, "^boundaries\\[0\\] must be a whole number of steps >= 1"),
+    (lrx.join, {"boundaries": [2.5]}, ValueError, "^boundaries\\[0\\] must be a whole number of steps >= 1"),
+    (lrx.join, {"schedules": [0.1] * 3, "boundaries": [4, 4]}, ValueError, "^boundaries must increase strictly"),
+    (lrx.join, {"schedules": [0.1] * 3, "boundaries": [4, 2]}, ValueError, "^boundaries must increase strictly"),
+]
+
+
+REFERENCE = {
+    "join": join_formula,
+    "warmup": warmup_formula,
+}

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax.numpy as jnp
 import numpy as np
+from units import (
+    Case,
+    refuse_rates,
+)
 
 import lrx
 
@@ -18,3 +24,25 @@ def test_constant_descends_along_the_gradient():
     updates, state = tx.update({"w": jnp.asarray([2.0, -4.0])}, tx.init(None))
     np.testing.assert_array_equal(updates["w"], [-0.5, 1.0])
     assert state.count == 1
+
+
+# ---------------------------------------------------------------------- what the laws hold it to
+
+
+def constant_formula(t: np.ndarray, *, value: Any) -> np.ndarray:
+    return np.full(t.shape, float(value))
+
+
+CASES = {
+    "constant": Case(lrx.constant, {"value": 0.3}, {"value": (0.0, 0.1, 2.0)}),
+}
+
+
+REFUSED = [
+    *refuse_rates(lrx.constant, "value"),
+]
+
+
+REFERENCE = {
+    "constant": constant_formula,
+}

@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from problems import reference
+from units import (
+    INF,
+    NAN,
+    Case,
+    fractions,
+    reference,
+    refuse,
+    refuse_fractions,
+    refuse_rates,
+    refuse_steps,
+)
 
 import lrx
 
@@ -128,3 +140,72 @@ def test_equal_periods_repeat_the_decay():
 def test_peaks_fall_with_each_restart_but_not_below_the_end():
     schedule = lrx.cosine_restarts(0.8, 2, end_value=0.1, restart_mult=0.5)
     np.testing.assert_allclose(schedule(np.arange(0, 12, 2)), [0.8, 0.4, 0.2, 0.1, 0.1, 0.1], rtol=1e-6)
+
+
+# ---------------------------------------------------------------------- what the laws hold it to
+
+
+def cosine_decay_formula(t: np.ndarray, *, init_value: Any, decay_steps: Any, end_value: Any) -> np.ndarray:
+    # 1 + cos(pi u) = 2 sin^2(pi (1 - u) / 2): near the end the left-hand side cancels even in float64.
+    _, left = fractions(t, decay_steps)
+    return float(end_value) + (float(init_value) - float(end_value)) * np.sin(np.pi * left / 2) ** 2
+
+
+def cosine_restarts_formula(
+    t: np.ndarray, *, init_value: Any, period_steps: Any, period_mult: Any, end_value: Any, restart_mult: Any
+) -> np.ndarray:
+    first, growth, end = int(period_steps), float(period_mult), float(end_value)
+    if growth == 1:
+        index, passed = np.divmod(t, first)
+        length = np.full(t.shape, first)
+    else:
+        index, passed, length = np.zeros_like(t), t.copy(), np.full(t.shape, first)
+        number, begin, steps = 0, 0, first
+        while begin + steps <= t.max():
+            number, begin, steps = number + 1, begin + steps, round(first * growth ** (number + 1))
+            here = t >= begin
+            index, passed = np.where(here, number, index), np.where(here, t - begin, passed)
+            length = np.where(here, steps, length)
+    peak = float(init_value) * float(restart_mult) ** index.astype(np.float64)
+    peak = np.maximum(peak, min(end, float(init_value)))
+    return end + (peak - end) * np.sin(np.pi * ((length - passed) / length) / 2) ** 2
+
+
+CASES = {
+    "cosine_decay": Case(
+        lrx.cosine_decay,
+        {"init_value": 0.3, "decay_steps": 4, "end_value": 0.01},
+        {"init_value": (0.0, 0.1, 2.0), "decay_steps": (1, 3, 10_000), "end_value": (0.0, 0.2, 1.0)},
+        end=4,
+    ),
+    "cosine_restarts": Case(
+        lrx.cosine_restarts,
+        {"init_value": 0.3, "period_steps": 2, "period_mult": 1.5, "end_value": 0.01, "restart_mult": 0.9},
+        {
+            "init_value": (0.0, 0.1, 2.0),
+            "period_steps": (1, 3, 10_000),
+            "period_mult": (1.0, 1.5, 3.0),
+            "end_value": (0.0, 0.2, 1.0),
+            "restart_mult": (0.5, 0.9, 1.0),
+        },
+        tolerance=5e-6,
+    ),
+}
+
+
+REFUSED = [
+    *refuse_rates(lrx.cosine_decay, "init_value"),
+    *refuse_rates(lrx.cosine_decay, "end_value"),
+    *refuse_steps(lrx.cosine_decay, "decay_steps"),
+    *refuse_rates(lrx.cosine_restarts, "init_value"),
+    *refuse_steps(lrx.cosine_restarts, "period_steps"),
+    *refuse(lrx.cosine_restarts, "period_mult", (0.5, 0, NAN, INF), ValueError, "must be a finite number >= 1, got"),
+    *refuse_rates(lrx.cosine_restarts, "end_value"),
+    *refuse_fractions(lrx.cosine_restarts, "restart_mult", "(0, 1]", (0.0, -0.5, 1.1)),
+]
+
+
+REFERENCE = {
+    "cosine_decay": cosine_decay_formula,
+    "cosine_restarts": cosine_restarts_formula,
+}

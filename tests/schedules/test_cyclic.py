@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from problems import reference
+from units import (
+    NAN,
+    WHOLE_STEPS,
+    Case,
+    reference,
+    refuse,
+    refuse_fractions,
+    refuse_rates,
+    refuse_steps,
+    refuse_words,
+)
 
 import lrx
 
@@ -63,3 +75,76 @@ def test_cyclical_is_built_inside_jit_from_known_and_traced_arguments():
     low, high = np.float32(0.1), jax.numpy.asarray(0.7)
     rate = jax.jit(lambda half: lrx.cyclical(low, high, half)(3))(6)
     np.testing.assert_allclose(rate, 0.4, rtol=1e-6)
+
+
+# ---------------------------------------------------------------------- what the laws hold it to
+
+
+def cyclical_formula(
+    t: np.ndarray,
+    *,
+    min_value: Any,
+    max_value: Any,
+    half_period_steps: Any,
+    down_steps: Any,
+    mode: str,
+    decay_rate: Any,
+) -> np.ndarray:
+    up = int(half_period_steps)
+    down = up if down_steps is None else int(down_steps)
+    cycle, position = np.divmod(t, up + down)
+    wave = np.where(position < up, position / up, (up + down - position) / down)
+    shrink = {
+        "triangular": np.ones(t.shape),
+        "triangular2": 0.5 ** cycle.astype(np.float64),
+        "exp_range": float(decay_rate) ** t.astype(np.float64),
+    }[mode]
+    return float(min_value) + (float(max_value) - float(min_value)) * wave * shrink
+
+
+CASES = {
+    "triangular": Case(
+        lrx.cyclical,
+        {"min_value": 0.1, "max_value": 0.7, "half_period_steps": 3, "down_steps": 2},
+        {
+            "min_value": (0.0, 0.1, 0.7),
+            "max_value": (0.1, 0.2, 1.0),
+            "half_period_steps": (1, 3, 10_000),
+            "down_steps": (1, 3, 10_000),
+        },
+    ),
+    "triangular2": Case(
+        lrx.cyclical,
+        {"min_value": 0.1, "max_value": 0.7, "half_period_steps": 2, "mode": "triangular2"},
+        {"half_period_steps": (1, 3, 10_000)},
+        tolerance=5e-6,
+    ),
+    "exp_range": Case(
+        lrx.cyclical,
+        {"min_value": 0.1, "max_value": 0.7, "half_period_steps": 2, "mode": "exp_range", "decay_rate": 0.999},
+        {"decay_rate": (0.5, 0.9999, 1.0)},
+        tolerance=5e-6,
+    ),
+}
+
+
+REFUSED = [
+    *refuse_rates(lrx.cyclical, "min_value"),
+    *refuse_rates(lrx.cyclical, "max_value"),
+    (
+        lrx.cyclical,
+        {"max_value": 0.05},
+        ValueError,
+        "^min_value must be <= max_value, got min_value=0.1, max_value=0.05: swap",
+    ),
+    *refuse_steps(lrx.cyclical, "half_period_steps"),
+    *refuse(lrx.cyclical, "down_steps", (0, -5, 2.5, 2**31, NAN), ValueError, WHOLE_STEPS),
+    *refuse_words(lrx.cyclical, "mode"),
+    *refuse_fractions(lrx.cyclical, "decay_rate", "(0, 1]", (0.0, -0.5, 1.1)),
+    (lrx.cyclical, {"decay_rate": 0.9}, ValueError, "^decay_rate must be 1 in mode='triangular', got decay_rate=0.9"),
+]
+
+
+REFERENCE = {
+    "cyclical": cyclical_formula,
+}

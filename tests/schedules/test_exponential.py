@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import jax
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
-from problems import reference
+from units import (
+    Case,
+    reference,
+    refuse_flags,
+    refuse_fractions,
+    refuse_rates,
+    refuse_steps,
+)
 
 import lrx
 
@@ -46,3 +54,50 @@ def test_staircase_without_a_floor_is_step_decay():
 def test_the_floor_holds():
     rates = lrx.exponential_decay(0.1, 0.5, end_value=0.02)(np.arange(6))
     np.testing.assert_allclose(rates, [0.1, 0.05, 0.025, 0.02, 0.02, 0.02], rtol=1e-6)
+
+
+# ---------------------------------------------------------------------- what the laws hold it to
+
+
+def exponential_decay_formula(
+    t: np.ndarray, *, init_value: Any, decay_rate: Any, transition_steps: Any, staircase: bool, end_value: Any
+) -> np.ndarray:
+    exponent = t // int(transition_steps) if staircase else t / int(transition_steps)
+    return np.maximum(float(init_value) * float(decay_rate) ** exponent.astype(np.float64), float(end_value))
+
+
+CASES = {
+    "exponential_decay": Case(
+        lrx.exponential_decay,
+        {"init_value": 0.3, "decay_rate": 0.9, "transition_steps": 2},
+        {"init_value": (0.0, 0.1, 2.0), "decay_rate": (0.5, 0.9999, 1.0), "transition_steps": (1, 3, 10_000)},
+        tolerance=5e-6,
+    ),
+    "exponential_decay in steps to a floor": Case(
+        lrx.exponential_decay,
+        {"init_value": 0.3, "decay_rate": 0.5, "transition_steps": 2, "staircase": True, "end_value": 0.1},
+        {"end_value": (0.0, 0.1, 0.2), "transition_steps": (1, 3, 10_000)},
+        tolerance=5e-6,
+        end=4,
+    ),
+}
+
+
+REFUSED = [
+    *refuse_rates(lrx.exponential_decay, "init_value"),
+    *refuse_fractions(lrx.exponential_decay, "decay_rate", "(0, 1]", (0.0, -0.5, 1.1)),
+    *refuse_steps(lrx.exponential_decay, "transition_steps"),
+    *refuse_flags(lrx.exponential_decay, "staircase"),
+    *refuse_rates(lrx.exponential_decay, "end_value"),
+    (
+        lrx.exponential_decay,
+        {"end_value": 0.4},
+        ValueError,
+        "^end_value must be <= init_value, got end_value=0.4, init",
+    ),
+]
+
+
+REFERENCE = {
+    "exponential_decay": exponential_decay_formula,
+}

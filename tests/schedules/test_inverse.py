@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
-from problems import reference
+from units import (
+    NAN,
+    Case,
+    reference,
+    refuse,
+    refuse_rates,
+    refuse_steps,
+)
 
 import lrx
 
@@ -39,3 +48,45 @@ def test_inverse_sqrt_decay_peaks_where_the_warmup_ends_and_halves_in_four_times
     rates = np.asarray(lrx.inverse_sqrt_decay(0.2, 100)(np.arange(1000)))
     assert np.argmax(rates) == 100
     np.testing.assert_allclose(rates[[100, 400, 900]], [0.2, 0.1, 0.2 / 3], rtol=1e-6)
+
+
+# ---------------------------------------------------------------------- what the laws hold it to
+
+
+def inverse_sqrt_decay_formula(t: np.ndarray, *, peak_value: Any, warmup_steps: Any) -> np.ndarray:
+    length = int(warmup_steps)
+    return float(peak_value) * np.where(t < length, t / length, np.sqrt(length / np.maximum(t, 1)))
+
+
+def inverse_time_decay_formula(t: np.ndarray, *, init_value: Any, decay_rate: Any, power: Any) -> np.ndarray:
+    return float(init_value) / (1 + float(decay_rate) * t) ** float(power)
+
+
+CASES = {
+    "inverse_time_decay": Case(
+        lrx.inverse_time_decay,
+        {"init_value": 0.3, "decay_rate": 0.1},
+        {"init_value": (0.0, 0.1, 2.0), "decay_rate": (0.0, 1e-3, 1.0), "power": (0.5, 0.75, 1.0)},
+        tolerance=5e-6,
+    ),
+    "inverse_sqrt_decay": Case(
+        lrx.inverse_sqrt_decay,
+        {"peak_value": 0.3, "warmup_steps": 3},
+        {"peak_value": (0.0, 0.1, 2.0), "warmup_steps": (1, 3, 10_000)},
+    ),
+}
+
+
+REFUSED = [
+    *refuse_rates(lrx.inverse_time_decay, "init_value"),
+    *refuse_rates(lrx.inverse_time_decay, "decay_rate"),
+    *refuse(lrx.inverse_time_decay, "power", (0.0, -1.0, NAN), ValueError, "must be a finite number > 0, got {0}="),
+    *refuse_rates(lrx.inverse_sqrt_decay, "peak_value"),
+    *refuse_steps(lrx.inverse_sqrt_decay, "warmup_steps"),
+]
+
+
+REFERENCE = {
+    "inverse_sqrt_decay": inverse_sqrt_decay_formula,
+    "inverse_time_decay": inverse_time_decay_formula,
+}

@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
-from problems import reference
+from units import (
+    NAN,
+    Case,
+    fractions,
+    reference,
+    refuse,
+    refuse_rates,
+    refuse_steps,
+)
 
 import lrx
 
@@ -75,3 +85,57 @@ def test_a_rise_to_a_much_higher_end_does_not_cancel_at_its_beginning():
     # end + (init - end) (1 - u)^p loses all of init here.
     schedule = lrx.polynomial_decay(1e-8, 10**9, power=2.0, end_value=1.0)
     np.testing.assert_allclose(schedule(np.asarray([0, 1, 2])), [1e-8, 1.2e-8, 1.4e-8], rtol=1e-6)
+
+
+# ---------------------------------------------------------------------- what the laws hold it to
+
+
+def linear_decay_formula(t: np.ndarray, *, init_value: Any, decay_steps: Any, end_value: Any) -> np.ndarray:
+    passed, left = fractions(t, decay_steps)
+    return float(init_value) * left + float(end_value) * passed
+
+
+def polynomial_decay_formula(
+    t: np.ndarray, *, init_value: Any, decay_steps: Any, power: Any, end_value: Any
+) -> np.ndarray:
+    _, left = fractions(t, decay_steps)
+    return float(end_value) + (float(init_value) - float(end_value)) * left ** float(power)
+
+
+CASES = {
+    "linear_decay": Case(
+        lrx.linear_decay,
+        {"init_value": 0.3, "decay_steps": 4, "end_value": 0.01},
+        {"init_value": (0.0, 0.1, 2.0), "decay_steps": (1, 3, 10_000), "end_value": (0.0, 0.2, 1.0)},
+        end=4,
+    ),
+    "polynomial_decay": Case(
+        lrx.polynomial_decay,
+        {"init_value": 0.3, "decay_steps": 4, "power": 2.0, "end_value": 0.01},
+        {
+            "init_value": (0.0, 0.1, 2.0),
+            "decay_steps": (1, 3, 10_000),
+            "power": (0.5, 0.9, 3.0),
+            "end_value": (0.0, 0.2, 1.0),
+        },
+        tolerance=5e-6,
+        end=4,
+    ),
+}
+
+
+REFUSED = [
+    *refuse_rates(lrx.linear_decay, "init_value"),
+    *refuse_rates(lrx.linear_decay, "end_value"),
+    *refuse_steps(lrx.linear_decay, "decay_steps"),
+    *refuse_rates(lrx.polynomial_decay, "init_value"),
+    *refuse_steps(lrx.polynomial_decay, "decay_steps"),
+    *refuse_rates(lrx.polynomial_decay, "end_value"),
+    *refuse(lrx.polynomial_decay, "power", (0.0, -1.0, NAN), ValueError, "must be a finite number > 0, got {0}="),
+]
+
+
+REFERENCE = {
+    "linear_decay": linear_decay_formula,
+    "polynomial_decay": polynomial_decay_formula,
+}

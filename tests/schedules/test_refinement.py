@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from problems import reference
+from units import (
+    Case,
+    reference,
+    refuse_fractions,
+    refuse_rates,
+    refuse_tables,
+    refuse_words,
+)
 
 import lrx
 
@@ -53,3 +62,50 @@ def test_one_odd_norm_is_smoothed_away():
 def test_the_longest_runs_refine_in_moments():
     rates = lrx.refined(np.random.default_rng(0).uniform(1, 2, 100_000), 1.0)(np.asarray([0, 99_999]))
     assert rates[1] == 0 < rates[0]
+
+
+# ---------------------------------------------------------------------- what the laws hold it to
+
+
+def refined_formula(t: np.ndarray, *, grad_norms: Any, peak_value: Any, norm: str, smoothing: float) -> np.ndarray:
+    norms = [float(g) for g in grad_norms]
+    half, last = int(smoothing * len(norms) / 2), len(norms) - 1
+
+    def at(i: int) -> float:
+        # Left of the beginning the first repeats, right of the end the series comes back.
+        return norms[max(i if i <= last else 2 * last - i, 0)]
+
+    smooth = [float(np.median([at(i) for i in range(k - half, k + half + 1)])) for k in range(len(norms))]
+    weights = [g ** (-2 if norm == "l2" else -1) for g in smooth]
+    shape = np.asarray([weight * sum(weights[k + 1 :]) for k, weight in enumerate(weights)])
+    return float(peak_value) * (shape / shape.max())[np.minimum(t, last)]
+
+
+CASES = {
+    "refined": Case(
+        lrx.refined,
+        {"grad_norms": [3.0, 2.0, 1.5, 1.0, 4.0], "peak_value": 0.3},
+        {"peak_value": (0.0, 0.1, 2.0)},
+        end=4,
+    ),
+}
+
+
+REFUSED = [
+    *refuse_tables(lrx.refined, "grad_norms"),
+    (lrx.refined, {"grad_norms": [1.0]}, ValueError, "^grad_norms must be at least two numbers > 0, got 1"),
+    (
+        lrx.refined,
+        {"grad_norms": [1.0, 0.0]},
+        ValueError,
+        "^grad_norms must be at least two numbers > 0, got 2 of which 1",
+    ),
+    *refuse_rates(lrx.refined, "peak_value"),
+    *refuse_words(lrx.refined, "norm"),
+    *refuse_fractions(lrx.refined, "smoothing", "[0, 1]", (-0.1, 1.1)),
+]
+
+
+REFERENCE = {
+    "refined": refined_formula,
+}

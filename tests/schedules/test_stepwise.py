@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from problems import reference
+from units import (
+    Case,
+    pairs,
+    reference,
+    refuse_fractions,
+    refuse_points,
+    refuse_rates,
+    refuse_steps,
+)
 
 import lrx
 
@@ -71,3 +81,56 @@ def test_factors_are_swept_and_their_peak_is_known():
     rates = jax.vmap(lambda factor: lrx.piecewise_constant(1.0, {2: factor})(jnp.arange(3)))(jnp.asarray([0.5, 2.0]))
     np.testing.assert_allclose(rates, [[1.0, 1.0, 0.5], [1.0, 1.0, 2.0]])
     assert lrx.piecewise_constant(0.1, {2: 3.0, 4: 0.1}).peak == pytest.approx(0.3)
+
+
+# ---------------------------------------------------------------------- what the laws hold it to
+
+
+def piecewise_constant_formula(t: np.ndarray, *, init_value: Any, boundaries_and_factors: Any) -> np.ndarray:
+    rate = np.full(t.shape, float(init_value))
+    for boundary, factor in pairs(boundaries_and_factors):
+        rate = np.where(t >= boundary, rate * factor, rate)
+    return rate
+
+
+def step_decay_formula(t: np.ndarray, *, init_value: Any, step_size: Any, factor: Any) -> np.ndarray:
+    return float(init_value) * float(factor) ** (t // int(step_size)).astype(np.float64)
+
+
+CASES = {
+    "step_decay": Case(
+        lrx.step_decay,
+        {"init_value": 0.3, "step_size": 2, "factor": 0.3},
+        {"init_value": (0.0, 0.1, 2.0), "step_size": (1, 3, 10_000), "factor": (0.1, 0.5, 1.0)},
+        tolerance=5e-6,
+    ),
+    "piecewise_constant": Case(
+        lrx.piecewise_constant,
+        {"init_value": 0.3, "boundaries_and_factors": {2: 0.5, 4: 0.1}},
+        {"init_value": (0.0, 0.1, 2.0), "boundaries_and_factors": (1, 3, 10_000)},
+        {"boundaries_and_factors": lambda step: [(step, 0.5)]},
+        end=4,
+    ),
+    "piecewise_constant with swept factors": Case(
+        lrx.piecewise_constant,
+        {"init_value": 0.3, "boundaries_and_factors": {1: 0.5, 5: 0.1}},
+        {"boundaries_and_factors": (0.0, 0.1, 2.0)},
+        {"boundaries_and_factors": lambda factor: {1: factor, 5: 0.1}},
+        end=5,
+    ),
+}
+
+
+REFUSED = [
+    *refuse_rates(lrx.step_decay, "init_value"),
+    *refuse_steps(lrx.step_decay, "step_size"),
+    *refuse_fractions(lrx.step_decay, "factor", "(0, 1]", (0.0, -0.5, 1.1)),
+    *refuse_rates(lrx.piecewise_constant, "init_value"),
+    *refuse_points(lrx.piecewise_constant, "boundaries_and_factors", "factor"),
+]
+
+
+REFERENCE = {
+    "piecewise_constant": piecewise_constant_formula,
+    "step_decay": step_decay_formula,
+}

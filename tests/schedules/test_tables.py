@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import itertools
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from problems import reference
+from units import (
+    Case,
+    pairs,
+    reference,
+    refuse_points,
+    refuse_tables,
+    refuse_words,
+)
 
 import lrx
 
@@ -48,3 +58,59 @@ def test_pairs_whose_steps_are_traced_are_swept():
 @pytest.mark.parametrize("schedule", [lrx.interpolate({0: 0.1, 9: 0.3}), lrx.tabulated([0.1, 0.2])])
 def test_they_know_their_peak(schedule):
     assert schedule.peak == pytest.approx(float(jnp.max(schedule(jnp.arange(20)))), rel=1e-6)
+
+
+# ---------------------------------------------------------------------- what the laws hold it to
+
+
+def interpolate_formula(t: np.ndarray, *, points: Any, kind: str) -> np.ndarray:
+    known = pairs(points)
+    rate = np.full(t.shape, known[0][1])
+    for (begin, first), (end, second) in itertools.pairwise(known):
+        left = (end - np.clip(t, begin, end)) / (end - begin)
+        shape = np.sin(np.pi / 2 * left) ** 2 if kind == "cosine" else left
+        rate = np.where(t > begin, second + (first - second) * shape, rate)
+    return rate
+
+
+def tabulated_formula(t: np.ndarray, *, values: Any) -> np.ndarray:
+    return np.asarray([float(value) for value in values])[np.minimum(t, len(values) - 1)]
+
+
+CASES = {
+    "interpolate": Case(
+        lrx.interpolate,
+        {"points": {0: 0.0, 2: 0.4, 5: 0.1}},
+        {"points": (1, 3, 10_000)},
+        {"points": lambda step: [(0, 0.3), (step, 0.1)]},
+        end=5,
+    ),
+    "interpolate along cosines": Case(
+        lrx.interpolate,
+        {"points": {1: 0.1, 4: 0.4, 5: 0.2}, "kind": "cosine"},
+        {"points": (0.0, 0.1, 2.0)},
+        {"points": lambda rate: {1: 0.1, 4: rate, 5: 0.2}},
+        end=5,
+    ),
+    "tabulated": Case(
+        lrx.tabulated,
+        {"values": (0.3, 0.1, 0.2)},
+        {"values": (0.0, 0.1, 2.0)},
+        {"values": lambda rate: [rate, 0.2]},
+        end=2,
+    ),
+}
+
+
+REFUSED = [
+    *refuse_points(lrx.interpolate, "points", "rate"),
+    (lrx.interpolate, {"points": {}}, ValueError, "^points must hold at least one point"),
+    *refuse_words(lrx.interpolate, "kind"),
+    *refuse_tables(lrx.tabulated, "values"),
+]
+
+
+REFERENCE = {
+    "interpolate": interpolate_formula,
+    "tabulated": tabulated_formula,
+}

@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from units import (
+    INF,
+    NAN,
+    Case,
+    refuse,
+    refuse_rates,
+    refuse_steps,
+)
 
 import lrx
 
@@ -81,3 +90,87 @@ def test_its_repr_is_the_call_and_its_peak_is_known(make: Any) -> None:
 def test_a_warmup_that_leaves_nothing_is_refused(make: Any, warmup_steps: Any, total_steps: int) -> None:
     with pytest.raises(ValueError, match=r"warmup_steps must be < total_steps, got warmup_steps=.*the total includes"):
         make(0.3, warmup_steps, total_steps)
+
+
+# ---------------------------------------------------------------------- what the laws hold it to
+
+
+def warmup_decay_formula(falls: Callable[..., np.ndarray]) -> Callable[..., np.ndarray]:
+    def rates(
+        t: np.ndarray, *, peak_value: Any, warmup_steps: Any, total_steps: Any, init_value: Any, end_value: Any
+    ) -> np.ndarray:
+        climb = int(warmup_steps) if float(warmup_steps) >= 1 else round(float(warmup_steps) * int(total_steps))
+        start, peak, length = float(init_value), float(peak_value), int(total_steps) - climb
+        after = falls(np.maximum(t - climb, 0), init_value=peak, decay_steps=length, end_value=end_value)
+        return np.where(t < climb, start + (peak - start) * np.minimum(t, climb) / max(climb, 1), after)
+
+    return rates
+
+
+CASES = {
+    **{
+        f"{make.__name__}, {kind}": Case(
+            make,
+            {"peak_value": 0.3, "warmup_steps": start, "total_steps": 7, "end_value": 0.01},
+            {
+                "peak_value": (0.0, 0.1, 2.0),
+                "init_value": (0.0, 0.1, 2.0),
+                "end_value": (0.0, 0.2, 1.0),
+                **sweep,
+            },
+            end=7,
+            within=("warmup_steps",),
+        )
+        for make in (lrx.warmup_cosine_decay, lrx.warmup_linear_decay)
+        for kind, start, sweep in (
+            ("in steps", 2, {"warmup_steps": (0, 1, 5)}),
+            ("as a share", 0.3, {"warmup_steps": (0.1, 0.5, 0.75), "total_steps": (1, 9, 10_000)}),
+        )
+    },
+}
+
+
+REFUSED = [
+    *refuse_rates(lrx.warmup_cosine_decay, "peak_value"),
+    *refuse_rates(lrx.warmup_cosine_decay, "init_value"),
+    *refuse_rates(lrx.warmup_cosine_decay, "end_value"),
+    *refuse_steps(lrx.warmup_cosine_decay, "total_steps"),
+    *refuse(
+        lrx.warmup_cosine_decay,
+        "warmup_steps",
+        (-1, -0.1, 1.5, 2**31, NAN, INF),
+        ValueError,
+        "must be a whole number of steps >= 0 and < 2\\^31, or a fraction of total_steps in \\(0, 1\\), got {0}=",
+    ),
+    *refuse(
+        lrx.warmup_cosine_decay,
+        "warmup_steps",
+        (7, 8, 0.99),
+        ValueError,
+        "must be < total_steps, got {0}=.*the total incl",
+    ),
+    *refuse_rates(lrx.warmup_linear_decay, "peak_value"),
+    *refuse_rates(lrx.warmup_linear_decay, "init_value"),
+    *refuse_rates(lrx.warmup_linear_decay, "end_value"),
+    *refuse_steps(lrx.warmup_linear_decay, "total_steps"),
+    *refuse(
+        lrx.warmup_linear_decay,
+        "warmup_steps",
+        (-1, -0.1, 1.5, 2**31, NAN, INF),
+        ValueError,
+        "must be a whole number of steps >= 0 and < 2\\^31, or a fraction of total_steps in \\(0, 1\\), got {0}=",
+    ),
+    *refuse(
+        lrx.warmup_linear_decay,
+        "warmup_steps",
+        (7, 8, 0.99),
+        ValueError,
+        "must be < total_steps, got {0}=.*the total incl",
+    ),
+]
+
+
+REFERENCE = {
+    "warmup_cosine_decay": warmup_decay_formula(lrx.cosine_decay),
+    "warmup_linear_decay": warmup_decay_formula(lrx.linear_decay),
+}
