@@ -7,9 +7,8 @@ import pickle
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
-from cases import CONTROLLERS, OPTIMIZERS, STATES, all_schedules, all_states
+from cases import OPTIMIZERS, all_schedules, all_states
 from laws.programs import observed, program
 from laws.test_exact_in_time import COUNTS
 from problems import STREAM, assert_trees_equal, gradient_stream, mixed_params, signature_of, value_stream
@@ -33,42 +32,29 @@ def test_a_run_stopped_at_any_step_continues_bit_by_bit_from_its_bytes(case):
     assert p.traces == 1
 
 
-def steps(tx, params, state, stream, values):
-    rows = []
-    for gradients, value in zip(stream, values, strict=True):
-        updates, state = tx.update(gradients, state, params, value=value)
-        params = optax.apply_updates(params, updates)
-        rows.append((updates, state, params))
-    return rows
+@pytest.fixture(scope="module")
+def checkpointer():
+    orbax = pytest.importorskip("orbax.checkpoint")
+    with orbax.StandardCheckpointer() as saver:
+        yield saver
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["optimizers", "controllers", "others"])
-def test_a_run_stopped_at_any_step_continues_bit_by_bit_from_a_checkpoint(kind, tmp_path):
-    # All cases in one checkpoint, since writing and reading one is what takes the time.
-    orbax = pytest.importorskip("orbax.checkpoint")
-    known = {**OPTIMIZERS, **CONTROLLERS}
-    others = {label: case for label, case in STATES.items() if label not in known}
-    chosen = {"optimizers": OPTIMIZERS, "controllers": CONTROLLERS, "others": others}[kind]
+@all_states
+def test_a_run_stopped_at_any_step_continues_bit_by_bit_from_a_checkpoint(case, checkpointer, tmp_path):
+    p = program(case)
     params = mixed_params()
     stream, values = gradient_stream(params), value_stream()
-    txs = {label: optax.with_extra_args_support(case()) for label, case in chosen.items()}
-    rows, stops = {}, {}
-    for label, tx in txs.items():
-        state = observed(tx.init(params), 0.7)
-        rows[label] = steps(tx, params, state, stream, values)
-        stops[label] = {str(step): row[1:][::-1] for step, row in enumerate(rows[label][:-1], 1)}
-        stops[label]["0"] = (params, state)
-    with orbax.StandardCheckpointer() as saver:
-        saver.save(tmp_path / "runs", stops)
-        saver.wait_until_finished()
-        restored = saver.restore(tmp_path / "runs", jax.tree.map(jnp.zeros_like, stops))
-    for label, tx in txs.items():
-        for step in range(STREAM):
-            stopped_params, state = restored[label][str(step)]
-            assert signature_of(state) == signature_of(stops[label][str(step)][1]), label
-            resumed = steps(tx, stopped_params, state, stream[step:], values[step:])
-            assert_trees_equal(resumed, rows[label][step:])
+    state = observed(p.tx.init(params), 0.7)
+    rows = p.run(params, state, stream, values)
+    stops = {"0": (params, state), **{str(step): row[1:][::-1] for step, row in enumerate(rows[:-1], 1)}}
+    checkpointer.save(tmp_path / "run", stops)
+    checkpointer.wait_until_finished()
+    restored = checkpointer.restore(tmp_path / "run", jax.tree.map(jnp.zeros_like, stops))
+    for step in range(STREAM):
+        resumed = p.run(*restored[str(step)], stream[step:], values[step:])
+        assert_trees_equal(resumed, rows[step:])
+    assert p.traces == 1
 
 
 @pytest.mark.parametrize("case", [case for case in OPTIMIZERS.values() if "learning_rate" in case.arguments])

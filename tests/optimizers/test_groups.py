@@ -1,4 +1,4 @@
-"""Rates by group: each group against an optimizer of its own whose rate is multiplied."""
+"""`group_rates`: each group of parameters has a rate of its own."""
 
 from __future__ import annotations
 
@@ -17,13 +17,22 @@ from units import (
 )
 
 import lrx
-from lrx.training import Batches, Workload, train
 
 STEPS = 12
+
+
 PARAMS = {"body": {"w": jnp.asarray([[1.0, -2.0]]), "b": jnp.asarray([0.5])}, "head": jnp.asarray([3.0, 0.1])}
+
+
 LABELS = {"body": "slow", "head": "fast"}
+
+
 FACTORS = {"slow": 0.1, "fast": 2.0}
+
+
 SCHEDULE = lrx.warmup(lrx.step_decay(0.1, 4, factor=0.3), 2)
+
+
 METHODS = {
     "sgd": lambda rate: lrx.sgd(rate, momentum=0.9),
     "heavy_ball": lrx.heavy_ball,
@@ -325,82 +334,6 @@ def test_what_is_made_within_a_compiled_function_is_used_outside():
         np.testing.assert_allclose(updates["head"], -0.1 * PARAMS["head"], rtol=1e-6)
 
 
-FROZEN = {"slow": 0.0, "fast": 2.0}
-
-
-def size(tree):
-    return sum(leaf.size for leaf in jax.tree.leaves(tree))
-
-
-@pytest.mark.parametrize("name", METHODS)
-def test_a_factor_of_0_keeps_nothing_for_what_it_freezes_and_moves_nothing(name):
-    tx = optax.with_extra_args_support(lrx.group_rates(METHODS[name](SCHEDULE), LABELS, FROZEN))
-    state, alone = (
-        tx.init(PARAMS),
-        METHODS[name](SCHEDULE * 2.0).init({"body": optax.MaskedNode(), "head": PARAMS["head"]}),
-    )
-    assert size(state.inner) == size(alone)
-    updates, _ = jax.jit(tx.update)(jax.tree.map(lambda leaf: leaf * jnp.nan, PARAMS), state, PARAMS)
-    assert_trees_equal(updates["body"], jax.tree.map(jnp.zeros_like, PARAMS["body"]))
-    if name != "optax":
-        assert set(lrx.learning_rates(state)) == {"fast"}
-
-
-@pytest.mark.parametrize("kind", trees_of_parameters())
-def test_frozen_leaves_are_hidden_in_every_kind_of_tree(kind):
-    params = trees_of_parameters()[kind]
-    tx = lrx.group_rates(lrx.adamw(0.1), lambda path, leaf: path.split("/")[0], {"lin": 0.0, "head": 1.0})
-    state = tx.init(params)
-    assert size(state.inner.adam.first_moment) == size(params) // 2
-    for _ in range(2):
-        updates, state = tx.update(params, state, params)
-    assert jax.tree.structure(updates) == jax.tree.structure(params)
-    moved = [bool(jnp.any(leaf)) for leaf in jax.tree.leaves(updates)]
-    assert sorted(moved) == [False, False, True, True]
-
-
-def test_an_nnx_optimizer_keeps_nothing_for_a_frozen_layer():
-    model = NnxNet()
-    frozen = np.asarray(model.lin.kernel[...])
-    tx = lrx.group_rates(lrx.adam(0.1), lambda path, leaf: path.split("/")[0], {"lin": 0.0, "head": 1.0})
-    optimizer = nnx.Optimizer(model, tx, wrt=nnx.Param)
-    step = nnx.jit(lambda model, optimizer, grads: optimizer.update(model, grads))
-    for _ in range(2):
-        step(model, optimizer, jax.tree.map(jnp.ones_like, nnx.state(model, nnx.Param)))
-    np.testing.assert_array_equal(model.lin.kernel[...], frozen)
-    np.testing.assert_allclose(lrx.learning_rate(optimizer), 0.1, rtol=1e-6)
-
-
-def test_what_searches_along_a_line_evaluates_the_loss_with_the_frozen_parameters():
-    def loss(params):
-        return jnp.sum((params["head"] - params["body"]["b"]) ** 2) + 0 * jnp.sum(params["body"]["w"])
-
-    tx = lrx.group_rates(lrx.armijo(c=0.5), LABELS, {"slow": 0.0, "fast": 1.0})
-    value, gradients = jax.value_and_grad(loss)(PARAMS)
-    updates, state = tx.update(gradients, tx.init(PARAMS), PARAMS, value=value, value_fn=loss, grad=gradients)
-    np.testing.assert_allclose(lrx.learning_rate(state), 0.5, rtol=0.1)
-    assert loss(optax.apply_updates(PARAMS, updates)) < 0.1 * value
-
-
-@pytest.mark.parametrize(("before", "after"), [(0.0, 1.0), (1.0, 0.0)])
-def test_a_state_that_was_made_with_or_without_a_group_stays_so(before, after):
-    def grouped(factor):
-        return lrx.group_rates(lrx.adam(0.1), LABELS, {"slow": factor, "fast": 1.0})
-
-    state = grouped(before).init(PARAMS)
-    with pytest.raises(ValueError, match=r"^factors\['slow'\] must be 0 for as long as a state lives or never, got"):
-        grouped(after).update(PARAMS, state, PARAMS)
-    grouped(lrx.constant(before)).update(PARAMS, state, PARAMS)
-
-
-def test_a_frozen_leaf_may_have_no_gradient():
-    tx = lrx.group_rates(lrx.dog(), LABELS, FROZEN)
-    state = tx.init(PARAMS)
-    for gradients in (PARAMS, {"body": {"w": None, "b": PARAMS["body"]["b"]}, "head": PARAMS["head"]}):
-        updates, state = tx.update(gradients, state, PARAMS)
-        assert jax.tree.structure(updates) == jax.tree.structure(gradients)
-
-
 ELEMENTWISE = sorted(set(METHODS) - {"masked", "partition"})  # whose masks name other leaves
 
 
@@ -437,133 +370,7 @@ def test_factors_within_a_leaf_must_broadcast_against_it():
         lrx.group_rates(lrx.sgd(0.1), {"w": "rows"}, {"rows": jnp.asarray([1.0, -1.0, 1.0])})
 
 
-DECAYS = {"body": {"w": "decay", "b": "plain"}, "head": "decay"}
-
-
-def decayed(rate=0.1):
-    return optax.partition(
-        {"decay": lrx.adamw(rate, weight_decay=0.1), "plain": lrx.adamw(rate, weight_decay=0.0)}, DECAYS
-    )
-
-
-@pytest.mark.parametrize(
-    ("method", "inside"),
-    [
-        (lrx.sgd(0.1), ""),
-        (lrx.adam(0.1), ""),
-        (lrx.cocob(), ""),
-        (lrx.group_rates(lrx.sgd(0.1), lambda path, leaf: "all", {"all": 1.0}), "/all"),
-    ],
-)
-def test_the_rates_shown_around_other_groups_are_those_of_the_pairs_that_occur(method, inside):
-    tx = lrx.group_rates(optax.partition({"decay": method, "plain": method}, DECAYS), LABELS, FACTORS)
-    _, state = tx.update(PARAMS, tx.init(PARAMS), PARAMS)
-    expected = {f"decay{inside}/slow": 0.01, f"decay{inside}/fast": 0.2, f"plain{inside}/slow": 0.01}
-    rates = lrx.learning_rates(state)
-    assert rates.keys() == expected.keys()
-    if method.family != "cocob":
-        np.testing.assert_allclose([rates[name] for name in expected], list(expected.values()), rtol=1e-6)
-
-
-def test_groups_around_other_groups_are_read_changed_and_mapped():
-    tx = lrx.group_rates(decayed(), LABELS, FACTORS)
-    for init in (jax.jit(tx.init), tx.init):
-        state = init(PARAMS)
-        assert set(lrx.learning_rates(state)) == {"decay/slow", "decay/fast", "plain/slow"}
-    once = lrx.scale_learning_rate(state, 0.5, group="decay/fast")
-    _, once = tx.update(PARAMS, once, PARAMS)
-    np.testing.assert_allclose(lrx.learning_rate(once, "decay/fast"), 0.1, rtol=1e-6)
-    np.testing.assert_allclose(lrx.learning_rate(once, "decay/slow"), 0.01, rtol=1e-6)
-    with pytest.raises(ValueError, match=r"^group must have a rate of its own"):
-        lrx.scale_learning_rate(state, 0.5, group="decay/slow")
-    assert {"learning_rate/decay/slow", "scale/plain/slow"} <= set(lrx.monitor(state))
-    mapped = optax.tree.map_params(tx, lambda leaf: leaf, state)
-    assert_trees_equal(mapped, state)
-
-
-def test_a_group_within_that_is_frozen_or_has_no_rate_is_in_no_pair():
-    inner = optax.partition({"decay": lrx.sgd(0.1), "plain": optax.set_to_zero()}, DECAYS)
-    state = lrx.group_rates(inner, {"body": "body", "head": "head"}, {"body": 0.5, "head": 1.0}).init(PARAMS)
-    assert set(lrx.learning_rates(state)) == {"decay/body", "decay/head"}
-    state = lrx.group_rates(decayed(), LABELS, FROZEN).init(PARAMS)
-    assert set(lrx.learning_rates(state)) == {"decay/fast"}
-
-
-def test_groups_of_foreign_rates_are_shown_in_every_pair_they_could_be_in():
-    foreign = optax.inject_hyperparams(optax.sgd)(learning_rate=0.1)
-    inner = optax.partition({"decay": foreign, "plain": foreign}, DECAYS)
-    state = lrx.group_rates(inner, LABELS, FACTORS).init(PARAMS)
-    assert set(lrx.learning_rates(state)) == {"decay/slow", "decay/fast", "plain/slow", "plain/fast"}
-
-
-def test_groups_of_factors_within_are_paired_too():
-    multipliers = optax.partition(
-        {"decay": lrx.linear_decay(1.0, 4).multiplier(), "plain": lrx.constant(0.5).multiplier()}, DECAYS
-    )
-    state = lrx.group_rates(optax.chain(multipliers, lrx.sgd(0.1)), LABELS, FACTORS).init(PARAMS)
-    rates = {name: float(rate) for name, rate in lrx.learning_rates(state).items()}
-    assert rates == pytest.approx({"decay/slow": 0.01, "decay/fast": 0.2, "plain/slow": 0.005})
-
-
-def test_train_records_the_rate_of_each_pair_and_resumes(tmp_path):
-    batches = Batches({"x": jnp.ones((8, 2)), "y": jnp.ones(8)}, 4)
-
-    def loss(params, batch, key):
-        return jnp.mean((batch["x"] @ params["body"] + params["head"][0] - batch["y"]) ** 2)
-
-    workload = Workload.from_functions(
-        loss, lambda key: {"body": jnp.zeros(2), "head": jnp.zeros(1)}, batches, name="line"
-    )
-    inner = optax.partition({"d": lrx.adamw(0.1), "n": lrx.sgd(0.1)}, {"body": "d", "head": "n"})
-    tx = lrx.group_rates(inner, {"body": "slow", "head": "fast"}, FACTORS)
-    train(workload, tx, steps=2, checkpoint=tmp_path)
-    history = train(workload, tx, steps=3, checkpoint=tmp_path)
-    assert history.resumed_at == 2
-    assert lrx.learning_rates(history.opt_state).keys() == {"d/slow", "n/fast"}
-
-
-@pytest.mark.parametrize("frozen", ["a", "n"])
-def test_integers_may_be_frozen_or_not(frozen):
-    params = {"a": jnp.ones(2), "n": jnp.arange(3)}
-    gradients = jax.grad(lambda params: jnp.sum(params["a"] ** 2), allow_int=True)(params)
-    tx = lrx.group_rates(lrx.adam(0.1), {"a": "a", "n": "n"}, {"a": 1.0, "n": 1.0} | {frozen: 0.0})
-    updates, _ = tx.update(gradients, tx.init(params), params)
-    assert updates["n"].dtype == jax.dtypes.float0
-    np.testing.assert_allclose(updates["a"], 0.0 if frozen == "a" else -0.1, rtol=1e-5)
-
-
-@pytest.mark.parametrize("wrap", [lambda tx: lrx.accumulate(tx, 2), lrx.averaged, lrx.master_weights])
-def test_around_a_wrapper_a_frozen_group_costs_no_memory(wrap):
-    params = {"body": jnp.ones(1000), "head": jnp.ones(2)}
-
-    def frozen(tx):
-        return lrx.group_rates(tx, {"body": "body", "head": "head"}, {"body": 0.0, "head": 1.0})
-
-    around, within = frozen(wrap(lrx.adam(0.1))), wrap(frozen(lrx.adam(0.1)))
-    sizes = [sum(leaf.size for leaf in jax.tree.leaves(tx.init(params))) for tx in (around, within)]
-    assert sizes[1] == sizes[0] + 1000
-    states = [tx.init(params) for tx in (around, within)]
-    for _ in range(2):
-        steps = [tx.update(params, state, params) for tx, state in zip((around, within), states, strict=True)]
-        states = [state for _, state in steps]
-    for ours, theirs in zip(*(jax.tree.leaves(updates) for updates, _ in steps), strict=True):
-        np.testing.assert_array_equal(ours, theirs)
-
-
-def test_map_params_is_told_that_a_frozen_group_is_masked():
-    tx = lrx.group_rates(lrx.adam(0.1), {"a": "a", "b": "b"}, {"a": 1.0, "b": 0.0})
-    state = tx.init({"a": jnp.ones(2), "b": jnp.ones(2)})
-
-    def is_masked(node):
-        return isinstance(node, optax.MaskedNode)
-
-    named = optax.tree.map_params(
-        tx, lambda leaf, name: leaf if is_masked(leaf) else name, state, {"a": "of a", "b": "of b"}, is_leaf=is_masked
-    )
-    assert named.inner[0].first_moment == {"a": "of a", "b": optax.MaskedNode()}
-
-
-# ---------------------------------------------------------------------- what the laws hold it to
+# --- what the laws hold it to ----------------------------------------------------------------------------------------
 
 
 CASES = {
