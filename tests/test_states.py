@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from cases import CASES, Case, all_cases
+from cases import CASES, Case, all_states
 from flax import nnx
 from foreign_states import cooling, fixed_rate, lagging, patience, retreating
 
@@ -136,7 +136,7 @@ def _with_no_arrays_written_out(text: str) -> None:
     assert "\n" not in text
 
 
-@all_cases
+@all_states
 def test_every_state_prints_in_a_few_lines(case: Case) -> None:
     tx = case()
     _with_no_arrays_written_out(repr(tx.init(PARAMS)))

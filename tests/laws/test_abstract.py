@@ -11,7 +11,7 @@ import numpy as np
 import optax
 import orbax.checkpoint as ocp
 import pytest
-from cases import CASES, all_cases
+from cases import CASES, all_states
 from problems import assert_trees_equal, gradient_stream, mixed_params, vector_params
 
 import lrx
@@ -28,7 +28,7 @@ def signature(tree: Any) -> tuple[Any, ...]:
     return structure, [(leaf.shape, leaf.dtype, leaf.weak_type) for leaf in leaves]
 
 
-@all_cases
+@all_states
 def test_a_state_of_abstract_parameters_has_the_tree_of_the_concrete_one(case):
     tx, params = case(), mixed_params()
     state = tx.init(abstract(params))
@@ -36,7 +36,7 @@ def test_a_state_of_abstract_parameters_has_the_tree_of_the_concrete_one(case):
     assert signature(jax.eval_shape(tx.init, abstract(params))) == signature(state)
 
 
-@all_cases
+@all_states
 def test_what_an_abstract_state_knows_is_concrete_and_right(case):
     # What depends on shapes alone is there at once, as with optax; what holds numbers of the parameters is abstract.
     tx, params = case(), vector_params()
@@ -46,7 +46,7 @@ def test_what_an_abstract_state_knows_is_concrete_and_right(case):
             np.testing.assert_array_equal(np.asarray(known), np.asarray(expected))
 
 
-@all_cases
+@all_states
 def test_an_update_can_be_planned_from_an_abstract_state(case):
     tx, params = case(), vector_params()
     gradients = abstract(gradient_stream(params, 1)[0])

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cases import CASES, all_cases
+from cases import CASES, all_states
 from laws.programs import observed, sweep_values
 from problems import gradient_stream, vector_params
 
@@ -44,7 +44,7 @@ TREES = {
 }
 
 
-@all_cases
+@all_states
 @pytest.mark.parametrize("kind", TREES)
 def test_nothing_is_shared_at_the_start_and_after_an_update_that_is_not_compiled(case, kind):
     params = TREES[kind]()
@@ -78,7 +78,7 @@ def test_what_is_read_and_set_by_hand_shares_nothing_with_the_state():
     np.testing.assert_array_equal(value, np.float32(0.7))
 
 
-@all_cases
+@all_states
 def test_what_is_read_and_what_is_edited_by_hand_share_nothing_with_the_state_or_the_caller(case):
     params, tx = vector_params(), case()
     state = tx.init(params)

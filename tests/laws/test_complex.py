@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cases import CONTROLLED_COMPOSITIONS, CONTROLLERS, OPTIMIZERS
+from cases import CONTROLLED_COMPOSITIONS, CONTROLLERS, OPTIMIZERS, parametrized
 from laws.programs import eager_run
 from problems import gradient_stream, value_stream, vector_params
 
@@ -26,7 +26,7 @@ METHODS = {
     for label, case in {**OPTIMIZERS, **CONTROLLERS, **CONTROLLED_COMPOSITIONS}.items()
     if label not in (COUNTS_DIMENSIONS, NARROW)
 }
-all_methods = pytest.mark.parametrize("case", METHODS.values(), ids=METHODS)
+all_methods = parametrized(METHODS, variants=False)
 
 # Of methods that see the gradient through inner products and norms only, a complex coordinate is two real ones. Others
 # divide by the size of a coordinate, and a plane has one size where two real coordinates have two.
@@ -126,6 +126,7 @@ TRAINED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TRAINED)
 def test_a_complex_quadratic_is_minimised(name):
     tx = TRAINED[name]()

@@ -8,8 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import pytest
-from cases import CASES
+from cases import CASES, parametrized
 from problems import assert_trees_close, assert_trees_equal, gradient_stream
 from units import bowl
 
@@ -43,7 +42,7 @@ def rate_of(state):
     return lrx.learning_rates(state)["head"]
 
 
-@pytest.mark.parametrize("case", COUPLED.values(), ids=COUPLED)
+@parametrized(COUPLED, variants=False)
 def test_a_factor_of_0_is_as_if_the_group_were_not_there(case):
     value_fn = None
     if case.searches:  # of the whole, and the same without what is frozen

@@ -40,6 +40,8 @@ def _final_loss(case, point):
     return 0.5 * jnp.sum(curvatures * theta**2) + theta[0]
 
 
+# Each is a program of its own, with derivatives.
+@pytest.mark.slow
 @pytest.mark.parametrize("case", METHODS.values(), ids=METHODS)
 def test_the_derivative_through_three_updates_is_the_difference_quotient(case):
     with jax.enable_x64(True):

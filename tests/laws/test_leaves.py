@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cases import CASES, OPTIMIZERS, all_cases
+from cases import CASES, OPTIMIZERS, all_states
 from problems import gradient_stream, signature_of, vector_params
 
 import lrx
@@ -14,7 +14,7 @@ import lrx
 INTEGERS = {"ids": jnp.arange(3), "key": jax.random.key(0)}
 
 
-@all_cases
+@all_states
 @pytest.mark.parametrize("absent", ["none", "float0"])
 def test_integers_and_keys_stay_where_there_is_no_gradient(case, absent):
     params = {**vector_params(), **INTEGERS}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 import pytest
-from cases import CASES, all_cases
+from cases import CASES, all_states
 from laws.programs import eager_run
 from problems import gradient_stream, vector_params
 
@@ -27,7 +27,7 @@ def _streams(params):
     return [zeros, {**first, "a": first["a"].at[0].set(0.0)}, second]
 
 
-@all_cases
+@all_states
 def test_no_operation_of_an_update_makes_nan(case):
     params = vector_params()
     eager_run(case(), params, _streams(params), [1.0, 0.5, 0.7], moving=True)

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import optax
 import pytest
-from cases import all_cases
+from cases import all_states
 from problems import vector_params
 
 import lrx
@@ -38,7 +38,7 @@ def require_names(state: Any, names: Any, params: Any) -> None:
             assert leaf.shape != params[parameter].shape or name == NAMES[parameter]
 
 
-@all_cases
+@all_states
 def test_map_params_finds_every_leaf_that_is_laid_out_as_a_parameter(case):
     tx, params = case(), vector_params()
     state = tx.init(params)
