@@ -5,7 +5,8 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 import numpy as np
-from cases import all_cases, all_schedules, all_states
+import pytest
+from cases import all_schedules, all_states
 from laws.programs import program
 from problems import (
     assert_trees_close,
@@ -20,7 +21,7 @@ from problems import (
 import lrx
 
 
-@all_cases
+@all_states
 def test_update_compiles_once_and_repeats_itself(case):
     p = program(case)
     params = mixed_params()
@@ -62,6 +63,8 @@ def test_state_is_a_stable_carry(case):
         jax.eval_shape(lambda state: jax.lax.fori_loop(0, 2, lambda _, carry: body(carry), state), state)
 
 
+# In the first tier, the sweeps of law 2 are scans that equal the steps one by one.
+@pytest.mark.slow
 @all_states
 def test_a_scan_equals_the_steps_one_by_one(case):
     p = program(case)

@@ -89,14 +89,15 @@ def test_wrappers_of_optax_give_the_same_updates(case):
         assert signature_of(state) == signature_of(tx.init(params)), name
 
 
-@all_states
-def test_apply_if_finite_gives_the_same_updates_and_skips_a_gradient_that_is_not_finite(case):
+def skip_and_repeat(case: Case, compiled: Callable[[Any], Any]) -> None:
+    """Check that `apply_if_finite` gives the same updates and skips a gradient that is not finite."""
     params = vector_params()
     stream, values = gradient_stream(params), value_stream()
     tx = optax.with_extra_args_support(optax.apply_if_finite(case(), max_consecutive_errors=3))
-    update = jax.jit(tx.update)  # outside of a program its branches are compiled at every call
-    compiled = optax.GradientTransformationExtraArgs(tx.init, update)
-    wrapped, state = eager_run(compiled, params, stream, values, moving=True)
+    update = compiled(tx.update)
+    wrapped, state = eager_run(
+        optax.GradientTransformationExtraArgs(tx.init, update), params, stream, values, moving=True
+    )
     assert_trees_close(wrapped, bare_run(case)[0])
     assert signature_of(state) == signature_of(tx.init(params))
     skipped, kept = update(jax.tree.map(lambda leaf: leaf * NAN, stream[0]), state, params, value=1.0)
@@ -104,21 +105,38 @@ def test_apply_if_finite_gives_the_same_updates_and_skips_a_gradient_that_is_not
     assert_trees_equal(kept.inner_state, state.inner_state)
 
 
-@all_states
-def test_multi_steps_applies_the_mean_of_the_gradients(case):
+def accumulate_and_repeat(case: Case, compiled: Callable[[Any], Any]) -> None:
+    """Check that `MultiSteps` applies the mean of the gradients."""
     params = vector_params()
     stream, values = gradient_stream(params, 3), value_stream(3)
-    rows = bare_run(case)[0][:3]
     multi = optax.MultiSteps(case(), every_k_schedule=2)
     state = multi.init(params)
-    update = jax.jit(lambda gradients, state, params, value: multi.update(gradients, state, params, value=value))
-    for gradients, value, row in zip(stream, values, rows, strict=True):
+    update = compiled(lambda gradients, state, params, value: multi.update(gradients, state, params, value=value))
+    for gradients, value, row in zip(stream, values, bare_run(case)[0][:3], strict=True):
         state = observed(state, value)
         updates, state = update(jax.tree.map(lambda leaf: leaf + 0.5, gradients), state, params, value)
         assert not any(jnp.any(leaf) for leaf in jax.tree.leaves(updates))
         updates, state = update(jax.tree.map(lambda leaf: leaf - 0.5, gradients), state, params, value)
         assert_trees_close(updates, row, rtol=1e-4, atol=1e-6)
         params = optax.apply_updates(params, updates)
+
+
+BRANCHING = {"apply_if_finite": skip_and_repeat, "MultiSteps": accumulate_and_repeat}
+
+
+@all_states
+def test_wrappers_with_branches_give_the_same_updates(case):
+    bare_run(case)
+    with jax.disable_jit():  # outside of a program branches are compiled at every call
+        for check in BRANCHING.values():
+            check(case, itself)
+
+
+@pytest.mark.slow
+@all_states
+@pytest.mark.parametrize("wrapper", BRANCHING)
+def test_compiled_wrappers_with_branches_give_the_same_updates(wrapper, case):
+    BRANCHING[wrapper](case, jax.jit)
 
 
 @all_states

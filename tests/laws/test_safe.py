@@ -108,6 +108,8 @@ def _buffers(tree: Any) -> list[int]:
     return [leaf.unsafe_buffer_pointer() for leaf in jax.tree.leaves(tree) if leaf.size]
 
 
+# In the first tier, test_buffers.py looks at the buffers themselves.
+@pytest.mark.slow
 @all_states
 def test_parameters_and_state_can_both_be_donated(case):
     # Hyperparameters as arrays, the user's own, which must outlive the donation as well.

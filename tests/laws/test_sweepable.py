@@ -1,4 +1,4 @@
-"""Law 2: every hyperparameter may be traced, by `vmap` and by one program for all values.
+"""Law 2: every hyperparameter may be traced: it is swept by `vmap`, and changed without recompiling.
 
 Bad values are refused: `test_refused.py`.
 """
@@ -13,9 +13,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from cases import Case, all_cases, all_schedules
+import pytest
+from cases import all_cases, all_schedules
 from laws.programs import INT32_MAX, eager_run, observed, sweep_values
 from problems import assert_trees_close, gradient_stream, value_stream, vector_params
+from units import Case
 
 import lrx
 
@@ -34,50 +36,85 @@ def is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
+def usual_numbers(case: Case) -> dict[str, Any]:
+    """Return a number for each hyperparameter: the case's, the factory's default, or one of its sweep."""
+    parameters = inspect.signature(case.make).parameters
+    usual = {name: case.arguments.get(name, parameters[name].default) for name in case.sweep}
+    return {name: value if is_number(value) else case.sweep[name][1] for name, value in usual.items()}
+
+
+def arrays(case: Case, numbers: dict[str, Any]) -> dict[str, jax.Array]:
+    return {name: jnp.asarray(value, sweep_values(case, name).dtype) for name, value in numbers.items()}
+
+
 class Sweep:
-    """One program of a case whose arguments are all hyperparameters at once."""
+    """One program of a case for all values of all hyperparameters: each row changes one of the usual numbers."""
 
     def __init__(self, case: Case):
-        self.traces = 0
-        # As the case gives them, or the factory; what is no number there has one among the values of its sweep.
-        parameters = inspect.signature(case.make).parameters
-        usual = {name: case.arguments.get(name, parameters[name].default) for name in case.sweep}
-        self.usual = {name: value if is_number(value) else case.sweep[name][1] for name, value in usual.items()}
-        self.numbers = {name: jnp.asarray(value, sweep_values(case, name).dtype) for name, value in self.usual.items()}
-        self.init = lambda numbers, params: case(**numbers).init(params)
+        self.case, self.params, self.values = case, vector_params(), list(case.values)
+        self.stream = gradient_stream(self.params, len(self.values))
+        if case.coupled:  # estimates of a distance grow while gradients point one way
+            self.stream = [jax.tree.map(lambda leaf: leaf + 1, gradients) for gradients in self.stream]
+        usual = usual_numbers(case)
+        self.rows = [{**usual, name: value} for name, values in case.sweep.items() for value in values]
+        self.updates, self.points, self.shown = self.run() if self.rows else ((), (), ())
+
+    def run(self) -> Any:
+        numbers = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(arrays(self.case, row) for row in self.rows))
+        stream = jax.tree.map(lambda *leaves: jnp.stack(leaves), *self.stream)
 
         @jax.jit
-        def step(numbers: Any, state: Any, gradients: Any, params: Any, value: Any) -> Any:
-            self.traces += 1
-            tx = case(**numbers)
-            updates, state = tx.update(gradients, observed(state, value), params, value=value)
-            return updates, state, optax.apply_updates(params, updates), factors_shown(state)
+        @functools.partial(jax.vmap, in_axes=(0, None, None))
+        def run(numbers: Any, stream: Any, values: Any) -> Any:
+            tx = self.case(**numbers)
 
-        self.step = step
+            def step(carry: Any, seen: Any) -> Any:
+                (params, state), (gradients, value) = carry, seen
+                updates, state = tx.update(gradients, observed(state, value), params, value=value)
+                return (optax.apply_updates(params, updates), state), (updates, factors_shown(state))
 
-    def run(self, changed: Any, stream: list[Any], values: Any, *, moving: bool = False) -> tuple[Any, Any, Any]:
-        """Return all updates, the last state and the last parameters, with the hyperparameters that are changed."""
-        numbers, params = {**self.numbers, **changed}, vector_params()
-        state, rows = self.init(numbers, params), []
-        for gradients, value in zip(stream, values, strict=True):
-            updates, state, moved, shown = self.step(numbers, state, gradients, params, np.float32(value))
-            params = moved if moving else params
-            rows.append(updates)
-            assert all(np.isfinite(factor) and np.asarray(factor) >= 0 for factor in shown)
-        return rows, state, params
+            (params, state), (updates, shown) = jax.lax.scan(
+                step, (self.params, tx.init(self.params)), (stream, values)
+            )
+            return updates, lrx.eval_params(state, params), shown
+
+        return jax.tree.map(np.asarray, run(numbers, stream, jnp.asarray(self.values, jnp.float32)))
 
 
 @functools.cache
 def sweep(case: Case) -> Sweep:
+    """Return the sweep of a case, compiled and run once in a process."""
     return Sweep(case)
 
 
-def stacked(rows: list[Any]) -> Any:
-    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *rows)
+@all_cases
+def test_hyperparameters_are_swept_by_vmap_in_one_scanned_program(case):
+    swept, steps = sweep(case), 3
+    for index, row in enumerate(swept.rows):
+        concrete, _ = eager_run(case(**row), swept.params, swept.stream[:steps], swept.values[:steps], moving=True)
+        expected = jax.tree.map(lambda *leaves: jnp.stack(leaves), *concrete)
+        found = jax.tree.map(lambda leaf, index=index: leaf[index, :steps], swept.updates)
+        # A power of a traced base is right to 5e-6 only; Adam divides what is left after cancellation in its moments.
+        assert_trees_close(found, expected, rtol=2e-5, atol=1e-6)
+    assert all(np.all((factor >= 0) & np.isfinite(factor)) for factor in swept.shown)
 
 
 @all_cases
-def test_each_hyperparameter_is_swept_by_vmap(case):
+def test_each_hyperparameter_changes_what_comes_out(case):
+    # A hyperparameter that does nothing would pass every sweep: two of its values must differ in some update,
+    # or in where to evaluate.
+    swept = sweep(case)
+    outcomes = jax.tree.leaves((swept.updates, swept.points))
+    first = 0
+    for name, values in case.sweep.items():
+        of_name = [leaf[first : first + len(values)] for leaf in outcomes]
+        assert any(np.any(leaf != leaf[:1]) for leaf in of_name), name
+        first += len(values)
+
+
+@pytest.mark.slow
+@all_cases
+def test_each_hyperparameter_alone_is_swept_by_vmap(case):
     params = vector_params()
     stream, values = gradient_stream(params, 3), value_stream(3)
 
@@ -87,39 +124,34 @@ def test_each_hyperparameter_is_swept_by_vmap(case):
 
     for name in case.sweep:
         found = jax.vmap(functools.partial(run, name))(sweep_values(case, name))
-        concrete = stacked([run(name, value) for value in case.sweep[name]])
-        # A power of a traced base is right to 5e-6 only; Adam divides what is left after cancellation in its moments.
-        assert_trees_close(found, concrete, rtol=2e-5, atol=1e-6)
+        concrete = [run(name, value) for value in case.sweep[name]]
+        expected = jax.tree.map(lambda *leaves: jnp.stack(leaves), *concrete)
+        assert_trees_close(found, expected, rtol=2e-5, atol=1e-6)
         assert all(bool(jnp.all((factor >= 0) & jnp.isfinite(factor))) for factor in found[1])
 
 
+@pytest.mark.slow
 @all_cases
-def test_all_hyperparameters_are_changed_without_recompiling(case):
-    params, program = vector_params(), sweep(case)
+def test_hyperparameters_are_changed_without_recompiling(case):
+    params, usual, traces = vector_params(), usual_numbers(case), 0
     stream, values = gradient_stream(params, 3), value_stream(3)
+
+    @jax.jit
+    def step(numbers, state, gradients, value):
+        nonlocal traces
+        traces += 1
+        return case(**numbers).update(gradients, observed(state, value), params, value=value)
+
     for name in case.sweep:
-        for value, traced in zip(case.sweep[name], sweep_values(case, name), strict=True):
-            rows, _, _ = program.run({name: traced}, stream, values)
-            concrete, _ = eager_run(case(**{**program.usual, name: value}), params, stream, values)
+        for value in case.sweep[name]:
+            numbers = arrays(case, {**usual, name: value})
+            state, rows = case(**numbers).init(params), []
+            for gradients, loss in zip(stream, values, strict=True):
+                updates, state = step(numbers, state, gradients, np.float32(loss))
+                rows.append(updates)
+            concrete, _ = eager_run(case(**{**usual, name: value}), params, stream, values)
             assert_trees_close(rows, concrete, rtol=2e-5, atol=1e-6)
-    assert program.traces == min(len(case.sweep), 1)
-
-
-@all_cases
-def test_each_hyperparameter_changes_what_comes_out(case):
-    # A hyperparameter that does nothing would pass every sweep: two of its values must differ in some update,
-    # or in where to evaluate.
-    params, program = vector_params(), sweep(case)
-    stream, values = gradient_stream(params, len(case.values)), list(case.values)
-    if case.coupled:  # estimates of a distance grow while gradients point one way
-        stream = [jax.tree.map(lambda leaf: leaf + 1, gradients) for gradients in stream]
-    for name in case.sweep:
-        outcomes = []
-        for value in sweep_values(case, name):
-            rows, state, last = program.run({name: value}, stream, values, moving=True)
-            outcomes.append(jax.tree.leaves((rows, lrx.eval_params(state, last))))
-        first, *rest = outcomes
-        assert any(not np.array_equal(a, b) for other in rest for a, b in zip(first, other, strict=True)), name
+    assert traces == min(len(case.sweep), 1)
 
 
 @all_schedules
