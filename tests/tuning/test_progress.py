@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from tuning.line import LINE, VMAP, sgd
-from tuning.test_select import SMALL
+from tuning.selection.methods import SMALL
 
 import lrx
 
