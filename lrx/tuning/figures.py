@@ -1,4 +1,4 @@
-"""The pictures of a search."""
+"""The figures of searches."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Named = tuple[str, np.ndarray]
-MOST_WRITTEN = 16  # cells along a side of a map, whose numbers can be read
-SHOWN = 2.0  # how far a picture reaches from the best, in the distance between the best and the median
+MOST_WRITTEN = 16  # cells along a side of a map whose numbers are readable
+SHOWN = 2.0  # range of a scale from the best value, in distances between the best value and the median
 
 
 def _limits(values: np.ndarray, mode: str) -> tuple[float | None, float | None]:
-    """The values that a picture tells apart: one bad corner must not take all the room."""
+    """Return the limits of a scale; they leave out values far from the best one, which would hide all differences."""
     known = values[np.isfinite(values)]
     if not len(known):
         return None, None
@@ -65,7 +65,7 @@ def line(axis: Named, means: np.ndarray, by_seed: np.ndarray | None, label: str,
 
 
 def heat_map(axes_of: list[Named], means: np.ndarray, label: str, mode: str, note: str) -> Figure:
-    """Draw a map over two hyperparameters: means over seeds (rows, columns), written in the cells, the best framed."""
+    """Draw a map over two hyperparameters: means over seeds (rows, columns) in the cells, the best one framed."""
     (row_name, rows), (column_name, columns) = axes_of
     figure = empty(max(7, 1.5 + 0.75 * len(columns)), max(4.5, 1.5 + 0.4 * len(rows)))
     axes = figure.subplots()
@@ -133,7 +133,7 @@ def scatter(axes_of: list[Named], means: np.ndarray, label: str, mode: str, note
 
 
 def halving_curves(steps: np.ndarray, losses: np.ndarray, members: dict[str, np.ndarray]) -> Figure:
-    """Draw the losses of members (members, points), each as far as it came; the colour is the first hyperparameter."""
+    """Draw the losses of members, (members, points), up to the last finite one; colour: the first hyperparameter."""
     figure, (axes,) = panels()
     import matplotlib as mpl
 
@@ -156,7 +156,7 @@ def halving_curves(steps: np.ndarray, losses: np.ndarray, members: dict[str, np.
 
 
 def selection_curves(runs: dict[tuple[str, float], dict[int, float]], metric: str, mode: str) -> Figure:
-    """Draw the metric of runs over the lengths at which they were measured; the best first, and named."""
+    """Draw the metric of runs over the lengths at which they were scored; the longest ones are named, best first."""
     figure, (axes,) = panels()
     furthest = max(max(values) for values in runs.values())
     finite = [value for values in runs.values() for value in values.values() if np.isfinite(value)]

@@ -86,7 +86,7 @@ def halve_until_trains(
     minibatches, by more than `min_fall` times the size of each, and by a thousandth of it at least.
 
     Args:
-      workload: what is trained.
+      workload: the model, its data and its loss.
       tx: `rate -> transformation`, as `lrx.adam`; the rate is traced.
       start_rate: the first rate, > 0.
       factor: what the rate is multiplied by after a trial that fails, in (0, 1).

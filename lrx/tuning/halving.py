@@ -52,7 +52,7 @@ def successive_halving(
     own, where K is the number of rungs, so that members that improve late are not all discarded early.
 
     Args:
-      workload: what is trained.
+      workload: the model, its data and its loss.
       tx: as for `sweep`. Its schedules see the step of a member, and not at which step the member will be stopped.
       space: as for `sweep`; a grid allows one bracket only. The number of samples is that of the first bracket.
       num_steps: length of the members that are trained to the end.

@@ -48,7 +48,7 @@ def optuna_objective(
     another process repeats it.
 
     Args:
-      workload: what is trained.
+      workload: the model, its data and its loss.
       tx: takes the hyperparameters by name and returns a transformation; their values are traced.
       space: hyperparameter to a range, `lrx.tuning.log_uniform(1e-5, 1.0)` for a rate.
       num_steps: length of a trial.

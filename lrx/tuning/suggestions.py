@@ -1,4 +1,4 @@
-"""What the curve of a range test says: smoothed, where it blew up, and which rates to start with."""
+"""The rules of a range test: smooth the curve, find where it diverges, and suggest rates to start with."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ import numpy as np
 
 RULES = ("steepest", "valley", "minimum", "slide", "divergence")
 RULE_TITLES = {"minimum": "minimum / 10", "divergence": "divergence / 10"}
-VALLEY = (0.1, 0.9)  # of the fall: before and after it a curve may creep on for decades
-RISE = 0.25  # of the fall, above the lowest loss: beyond it the curve has turned
+VALLEY = (0.1, 0.9)  # of the fall: a curve may fall slowly for decades before and after it
+RISE = 0.25  # of the fall, above the lowest loss: a higher loss belongs to the rise
 NOISE = 2.0  # standard deviations of the smoothed gain
-FEWEST = 6  # gains whose deviation is taken
+FEWEST = 6  # gains from which a deviation is estimated, at least
 SLIDE_WIDTH = 0.15  # of the ladder
 SLIDE_CHANGE = 0.1  # of the steepest slope; below it two slopes count as equal
 
 
 def divergence_bound(best: Any, first: Any, factor: float) -> Any:
-    """The loss above which a run has diverged."""
+    """Return the loss above which a run has diverged."""
     gain = 0.1 * (first - best)
     numpy = jnp if isinstance(best, jax.Array) else np
     return best + (factor - 1) * numpy.maximum(numpy.abs(best), gain)
 
 
 def smooth(losses: np.ndarray, beta: float, factor: float) -> np.ndarray:
-    """Smooth what is finite of a curve, without a lag and without a bias at its ends."""
+    """Smooth the finite values of a curve, without a lag and without a bias at its ends."""
     result = np.full(losses.shape, np.nan)
     known = np.isfinite(losses)
     values = losses[known].astype(np.float64)
@@ -48,12 +48,10 @@ def smooth(losses: np.ndarray, beta: float, factor: float) -> np.ndarray:
 
 
 def smooth_apart(losses: np.ndarray, beta: float, factor: float) -> np.ndarray:
-    """Smooth a curve up to where it rises for good, and after that, each part for itself.
+    """Smooth a curve separately before and after it rises for good, so that it does not rise before the losses do.
 
-    It rises for good after the last loss that is within a quarter of the fall, from its beginning, of the lowest.
-
-    So the curve does not rise before the losses do. The rules go by `smooth`, whose lowest place keeps a distance from
-    the rise.
+    It rises for good after the last loss that exceeds the lowest one by at most a quarter of the fall. The rules use
+    `smooth`, whose minimum keeps a distance from the rise.
     """
     known = np.flatnonzero(np.isfinite(losses))
     result = np.full(losses.shape, np.nan)
@@ -68,9 +66,11 @@ def smooth_apart(losses: np.ndarray, beta: float, factor: float) -> np.ndarray:
 
 
 def blow_up_place(losses: np.ndarray, limit: float) -> int:
-    """Give the place of the first of the losses, up to the end of a run that diverged, that are too high for good.
+    """Return the index of the first of the losses that stay too high up to the end of a run that diverged.
 
-    `losses` are those that are finite. Those after them, which were not or were never computed, count as infinite.
+    Args:
+      losses: the finite ones; later ones, which were not finite or not computed, count as infinite.
+      limit: a loss above it is too high.
     """
     values = _without_outliers(np.append(losses.astype(np.float64), [np.inf, np.inf]))
     place = len(values)
@@ -80,10 +80,10 @@ def blow_up_place(losses: np.ndarray, limit: float) -> int:
 
 
 def noise_of(gains: np.ndarray, smoothed: np.ndarray, beta: float) -> float:
-    """Return by how much the highest place of smoothed gains may lie above zero by chance.
+    """Return by how much the maximum of smoothed gains may lie above zero by chance.
 
-    The deviation of a gain comes from the median deviation of the differences between neighbours, up to the highest
-    place; smoothing leaves sqrt((1 - beta) / (1 + beta)) of it.
+    The deviation of a gain is estimated from the median deviation of the differences between neighbours, up to the
+    maximum; smoothing leaves sqrt((1 - beta) / (1 + beta)) of it.
     """
     known = np.isfinite(gains) & np.isfinite(smoothed)
     values = gains[known].astype(np.float64)
@@ -97,9 +97,9 @@ def noise_of(gains: np.ndarray, smoothed: np.ndarray, beta: float) -> float:
 
 
 def suggest(rates: np.ndarray, smoothed: np.ndarray, diverged_at: float | None) -> dict[str, float | None]:
-    """Give a rate by each of the `RULES`, which `RangeTest` says in words; None where one finds none."""
+    """Return rule to rate for each of the `RULES`, which `RangeTest` describes; None if a rule finds none."""
     found: dict[str, float | None] = dict.fromkeys(RULES)
-    # On a ladder of plateaus a rate has several losses, of which the last one counts.
+    # On a ladder of plateaus a rate has several losses; the last one counts.
     is_last = np.append(np.diff(rates) > 0, True) & np.isfinite(smoothed)
     ladder, losses = rates[is_last].astype(np.float64), smoothed[is_last].astype(np.float64)
     lowest = int(np.argmin(losses)) if len(losses) else 0
@@ -125,15 +125,15 @@ def suggest(rates: np.ndarray, smoothed: np.ndarray, diverged_at: float | None) 
 
 
 def _without_outliers(losses: np.ndarray) -> np.ndarray:
-    """Put the median of three in place of each loss; those at the ends are of the same three as their neighbour."""
+    """Replace each loss by the median of three; each end takes the median of its neighbour."""
     if len(losses) < 3:
         return losses
     return np.median(losses[np.clip(np.arange(len(losses)), 1, len(losses) - 2)[:, None] + [-1, 0, 1]], axis=1)
 
 
 def _longest_descent(losses: np.ndarray) -> list[int]:
-    """Give the places of the longest strictly decreasing subsequence."""
-    ends: list[int] = []  # place at which the best descent of each length ends
+    """Return the indices of the longest strictly decreasing subsequence."""
+    ends: list[int] = []  # index at which the best descent of each length ends
     keys: list[float] = []  # minus the losses there, increasing
     came_from = [-1] * len(losses)
     for place, loss in enumerate(losses):

@@ -43,7 +43,7 @@ def sweep(
     whose loss is not finite is frozen; the others continue. A run that a controller stops keeps its loss.
 
     Args:
-      workload: what is trained.
+      workload: the model, its data and its loss.
       tx: takes the hyperparameters by name and returns a transformation, `lambda lr, b1: lrx.adam(lr, b1=b1)`; their
         values are traced.
       space: a grid, `{"lr": [0.01, 0.1]}`, in which each hyperparameter has its axis in the result; or a random sample,

@@ -24,7 +24,7 @@ class Bracket:
     """Methods that compete on one workload; it can be run again with another seed.
 
     Args:
-      workload: what is trained.
+      workload: the model, its data and its loss.
       num_steps: length of a full run.
       portfolio: name to method.
       best_by: the result of an evaluation to compare by; None as for `select`.

@@ -41,7 +41,7 @@ class MethodRunner:
     """The methods of a portfolio, each compiled once for one workload.
 
     Args:
-      workload: what is trained.
+      workload: the model, its data and its loss.
       num_steps: length of a full run.
       portfolio: name to method.
       best_by: the result of an evaluation that `score` returns; None as for `select`.

@@ -46,7 +46,7 @@ def select(
     last round. `examples/guides/which-method.md` has the rules as a table of the rounds.
 
     Args:
-      workload: what is trained.
+      workload: the model, its data and its loss.
       num_steps: length of the run that the method is chosen for; 10 epochs by default.
       budget: upper bound of all steps, in full runs.
       portfolio: name to `lrx.tuning.Method`, `lrx.tuning.PORTFOLIO | {"mine": Method(...)}`.
