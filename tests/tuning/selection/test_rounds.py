@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import numpy as np
@@ -86,3 +87,56 @@ def test_a_run_that_has_learnt_nothing_is_not_chosen_whatever_its_metric() -> No
     assert RULES.choose([lucky, trained], "error") is trained
     with pytest.raises(ValueError, match=r"^nothing was learnt: after 100 steps no run has a training loss below"):
         RULES.choose([lucky], "error")
+
+
+def ended(method: str, *losses: float) -> list[Candidate]:
+    """Runs of a method at the rates 1, STEP, ..., with these losses."""
+    return [Candidate(method, STEP**place, value=loss, loss=loss) for place, loss in enumerate(losses)]
+
+
+def records_of(candidates: list[Candidate]) -> list[RunRecord]:
+    return [RunRecord(each.method, each.rate, 1, 10, each.value, each.loss, 10, True) for each in candidates]
+
+
+def entering(rules: Rules, number: int, candidates: list[Candidate]) -> list[tuple[str, float]]:
+    found = rules.next_candidates(number, candidates, records_of(candidates))
+    return [(each.method, each.rate) for each in found]
+
+
+FIRST = [*ended("late decay", 0.5, 0.2, 0.3), *ended("constant", 0.1), *ended("restarted", 0.4), *ended("slow", 0.9)]
+
+
+def test_the_leader_of_the_first_round_keeps_all_its_rates_and_the_best_others_enter() -> None:
+    assert entering(RULES, 2, FIRST) == [("constant", 1.0), ("late decay", STEP), ("restarted", 1.0), ("slow", 1.0)]
+    assert entering(RULES, 3, FIRST) == [("constant", 1.0), ("late decay", STEP), ("restarted", 1.0)]
+    assert entering(RULES, 4, FIRST) == [("constant", 1.0), ("late decay", STEP)]
+
+
+def test_a_method_that_always_advances_keeps_all_its_rates() -> None:
+    rules = Rules(SMALL | {"late decay": dataclasses.replace(SMALL["late decay"], always_advance=True)}, "min")
+    all_rates = [("late decay", STEP), ("late decay", STEP**2), ("late decay", 1.0)]
+    assert entering(rules, 2, FIRST) == [*all_rates, ("constant", 1.0), ("restarted", 1.0), ("slow", 1.0)]
+    last = entering(rules, 4, FIRST)
+    assert [method for method, _ in last] == ["late decay", "late decay", "constant"]
+    diverged = [*ended("late decay", math.inf, math.inf, math.inf), *FIRST[3:]]
+    assert entering(rules, 3, diverged)[0] == ("constant", 1.0), "the leader takes its place"
+
+
+def test_variants_of_the_method_that_leads_enter_the_last_round_at_its_rate() -> None:
+    leads = [*ended("late decay", 0.5, 0.05, 0.3), *ended("constant", 0.1)]
+    assert entering(RULES, 4, leads)[-1] == ("linear decay", STEP)
+    assert ("linear decay", STEP) not in entering(RULES, 3, leads)
+    assert entering(RULES, 2, ended("slow", math.inf)) == []
+
+
+def test_the_length_of_a_round_is_the_greatest_that_can_be_paid_for() -> None:
+    fresh = ended("constant", 0.1) + ended("late decay", 0.2)
+    assert RULES.longest_affordable(fresh, 400, left=100, later=0.0) == 50
+    assert RULES.longest_affordable(fresh, 400, left=100, later=2.0) == 25
+    assert RULES.longest_affordable(fresh, 400, left=10_000, later=0.0) == 400
+    # A state after 20 steps is reused by a method that may reuse all of a run, and by one that may reuse a half of it
+    # from a length of 40 on.
+    continued = [dataclasses.replace(each, done=20, length=20) for each in fresh]
+    assert [RULES.steps_to_make(each, 39) for each in continued] == [19, 39]
+    assert [RULES.steps_to_make(each, 40) for each in continued] == [20, 20]
+    assert [RULES.steps_to_make(each, 20) for each in continued] == [0, 0]
