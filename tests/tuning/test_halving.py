@@ -112,6 +112,7 @@ def test_an_interrupted_search_loses_at_most_a_rung(
     np.testing.assert_array_equal(again.params, at_once.params)
 
 
+@pytest.mark.slow
 def test_the_state_of_batch_norm_and_averages_is_carried() -> None:
     workload = make_workload("digits", "mlp", batch_size=64, widths=(8,))
     found = successive_halving(

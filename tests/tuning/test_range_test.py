@@ -9,10 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from tuning.line import NOISY_LINE
 
 import lrx
 from lrx.training import Batches, Workload, train
-from lrx.workloads import make_workload
 
 CURVATURES = np.array([1.0, 4.0, 10.0], np.float32)  # a rate above 2 / 10 diverges
 
@@ -232,19 +232,29 @@ def test_it_diverged_at_the_rate_of_the_step_after_which_the_loss_is_too_high(
     assert found.suggestions["divergence"] == found.diverged_at / 10
 
 
+def low_or_high(params: jax.Array, batch: jax.Array, key: jax.Array) -> jax.Array:
+    """The batch has the loss of a run that was harmed, and that of one before its first step."""
+    return jnp.where(params[1] > 0, batch[0], batch[1] + 0.2 * params[0])
+
+
+def nothing(key: jax.Array) -> jax.Array:
+    return jnp.zeros(2)
+
+
 @pytest.mark.parametrize("offset", [-10.0, -3.0, 0.0, 5.0])
 @pytest.mark.parametrize("high", [12.0, 19.0, 19.4, 19.7, 40.0])
-@pytest.mark.parametrize("validated", [False, True])
+@pytest.mark.parametrize("validated", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_losses_below_zero_diverge_where_they_do(offset: float, high: float, validated: bool) -> None:
+    batch = np.array([high, offset], np.float32)
     found = laddered(
-        loss_fn=lambda params, batch, key: jnp.where(params[1] > 0, high, offset + 0.2 * params[0]),
-        init_fn=lambda key: jnp.zeros(2),
-        batches=np.zeros((48, 1), np.float32),
+        loss_fn=low_or_high,
+        init_fn=nothing,
+        batches=np.tile(batch, (48, 1)),
         tx=step_counted,
         min_rate=1e-6,
         max_rate=2e-3,
         num_steps=48,
-        validation_batch=np.zeros(1, np.float32) if validated else None,
+        validation_batch=batch if validated else None,
     )
     assert found.diverged_at in (None, found.rates[found.rates >= BAD][0])
 
@@ -290,9 +300,8 @@ def test_a_negative_loss_is_followed_all_the_same() -> None:
 
 
 def test_the_losses_are_those_of_a_training_run() -> None:
-    workload = make_workload("digits", "mlp", batch_size=64, widths=(16,))
-    found = lrx.range_test(workload, lrx.adam, max_rate=0.01, num_steps=40, seeds=[3])
-    history = train(workload, lrx.adam(lrx.tabulated(found.rates)), steps=40, seed=3)
+    found = lrx.range_test(NOISY_LINE, lrx.adam, max_rate=0.01, num_steps=40, seeds=[3])
+    history = train(NOISY_LINE, lrx.adam(lrx.tabulated(found.rates)), steps=40, seed=3)
     np.testing.assert_allclose(found.losses, history.loss, rtol=1e-4)
 
 
@@ -305,11 +314,10 @@ def test_any_chain_can_be_tested(tx: Any) -> None:
 
 
 def test_seeds_run_side_by_side() -> None:
-    workload = make_workload("digits", "mlp", batch_size=64, widths=(16,))
-    found = lrx.range_test(workload, lrx.sgd, num_steps=30, seeds=3)
+    found = lrx.range_test(NOISY_LINE, lrx.sgd, num_steps=30, seeds=3)
     assert found.losses_by_seed.shape == (3, 30)
     for seed in range(3):
-        alone = lrx.range_test(workload, lrx.sgd, num_steps=30, seeds=[seed])
+        alone = lrx.range_test(NOISY_LINE, lrx.sgd, num_steps=30, seeds=[seed])
         known = np.isfinite(alone.losses)
         np.testing.assert_allclose(found.losses_by_seed[seed][known], alone.losses[known], rtol=1e-3)
     middle = np.median(found.losses_by_seed[:, :10], axis=0)
