@@ -144,7 +144,8 @@ def halve_until_trains(
         f"trials, {workload.name}", checkpoint, progress, lambda: family.identity(["rate"], **identity)
     ) as study:
         if study.made is not None:
-            table.rows = {name: list(values[:trials]) for name, values in study.restore().items()}
+            kept = study.restore()
+            table.rows = {name: list(kept[name][:trials]) for name in table.rows}
             study.announce(f"resumed after {table.made} of at most {trials}")
         status = study.show(table.made * each, trials * each)
         while table.made < trials and not table.trained:
