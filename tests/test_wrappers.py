@@ -18,7 +18,7 @@ from flax.training.train_state import TrainState
 import lrx
 from lrx.rates import Controller
 
-PARAMS = {"w": jnp.array([1.0, -2.0]), "b": jnp.array(0.5)}
+PARAMS = {"w": jnp.array([1.0, -2.0]), "b": jnp.float32(0.5)}
 LABELS = {"w": "body", "b": "head"}
 STEPS = 6
 
