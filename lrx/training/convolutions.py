@@ -49,7 +49,7 @@ def _moved(x: jax.Array, source: Sequence[int], target: Sequence[int]) -> jax.Ar
 
 def _rewritten(jaxpr: Any) -> Any:
     """Give a jaxpr, or whatever else a parameter of an equation is, with every convolution in it channels last."""
-    if isinstance(jaxpr, core.ClosedJaxpr):
+    if isinstance(jaxpr, core.ClosedJaxpr) and jaxpr.jaxpr is not jaxpr:  # from jax 0.12 on, both are one class
         return jaxpr.replace(jaxpr=_rewritten(jaxpr.jaxpr))
     if isinstance(jaxpr, tuple):
         return (
