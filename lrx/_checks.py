@@ -2,7 +2,7 @@
 
 Every message has the same four parts: the argument, the rule, the value that was given, and the way out. A check
 never changes a value and never looks into a tracer, so that every hyperparameter can be swept under `jax.vmap` or
-passed through `jax.jit`; its shape is known all the same, and must be that of a scalar.
+passed through `jax.jit`. The shape of a tracer is known, and must be that of a scalar.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ FLOAT32_MAX = float(np.finfo(np.float32).max)
 
 
 def is_concrete(value: Any) -> bool:
-    """Whether `value` can be looked at now, which a tracer cannot."""
+    """Return whether the value is known now, as a tracer's is not."""
     return not isinstance(value, jax.core.Tracer)
 
 
@@ -51,14 +51,14 @@ def _require(
         )
     if numbers is None:
         return
-    # An infinity satisfies most orderings and a NaN none; neither is ever meant, so both fail here, and so does what
-    # is finite in Python but infinite in float32, where every rate is computed.
+    # An infinity satisfies most orderings and a NaN none. Neither is ever meant, so both fail here. So does a number
+    # that is finite in Python but infinite in float32, in which every rate is computed.
     if not np.all(np.abs(numbers) <= FLOAT32_MAX) or not np.all(holds(numbers)):
         raise ValueError(f"{name} must be {rule}, got {name}={value}{': ' + hint if hint else ''}.")
 
 
 def _wide(name: str, value: Any, rounds: str) -> None:
-    """Refuse a type in which what is meant is rounded to something else, whether it can be looked at or not."""
+    """Refuse a type too narrow to hold the value that is meant; also for a tracer, whose type is known."""
     dtype = getattr(value, "dtype", None)
     if dtype is not None and jax.numpy.issubdtype(dtype, jax.numpy.floating) and jax.numpy.finfo(dtype).bits < 32:
         raise TypeError(
@@ -68,9 +68,9 @@ def _wide(name: str, value: Any, rounds: str) -> None:
 
 
 def near_one(name: str, value: Any) -> None:
-    """Require a type that keeps what is near 1 apart from 1, for what is raised to powers or means another thing at 1.
+    """Require a type that keeps numbers near 1 apart from 1: in bfloat16, 1 is the next number after 0.996.
 
-    In bfloat16 1 comes right after 0.996.
+    For arguments that are raised to powers, or that mean something else at 1.
     """
     _wide(name, value, "which rounds 0.999 to 1")
 
@@ -99,7 +99,7 @@ def positive(name: str, value: Any, hint: str = "") -> None:
 def in_interval(name: str, value: Any, interval: str, hint: str = "") -> None:
     """Require a value in `interval`, written as in mathematics: `"[0, 1)"`.
 
-    Where an end at 1 is left out, a type in which what is beside it is 1 is refused, whatever the value.
+    If 1 is an end that is left out, a type that rounds its neighbours to 1 is refused, whatever the value.
     """
     if interval.endswith(" 1)") or interval.startswith("(1,"):
         near_one(name, value)
@@ -110,12 +110,12 @@ def in_interval(name: str, value: Any, interval: str, hint: str = "") -> None:
 
 
 def decay(name: str, value: Any) -> None:
-    """Require what a running sum or mean may forget by."""
+    """Require a decay rate in [0, 1)."""
     in_interval(name, value, "[0, 1)", "at 1 nothing is ever forgotten")
 
 
 def float_type(name: str, value: Any) -> None:
-    """Require a floating-point type of at least 16 bits that JAX has, or `None`."""
+    """Require a floating-point type of at least 16 bits that JAX supports, or `None`."""
     if value is None:
         return
     try:
@@ -135,20 +135,20 @@ def at_least(name: str, value: Any, low: float, hint: str = "") -> None:
 
 
 def above(name: str, value: Any, low: float, hint: str = "") -> None:
-    """Require a finite value > low; above 1 also a type that keeps what is beside 1 apart from it."""
+    """Require a finite value > low; if `low` is 1, also a type that keeps numbers near 1 apart from it."""
     if low == 1:
         near_one(name, value)
     _require(name, value, lambda x: x > low, f"a finite number > {low}", hint)
 
 
 def factor_bounds(min_factor: Any, max_factor: Any) -> None:
-    """Require bounds that leave a factor room to start at 1."""
+    """Require bounds that contain 1, where a factor starts."""
     in_interval("min_factor", min_factor, "(0, 1]", "it bounds a factor that starts at 1")
     at_least("max_factor", max_factor, 1, "it bounds a factor that starts at 1")
 
 
 def transformation(tx: Any) -> None:
-    """Require what can be wrapped: a gradient transformation, made and not only named."""
+    """Require a gradient transformation, not the function that makes one."""
     if not isinstance(tx, optax.GradientTransformation):
         raise TypeError(f"tx must be a gradient transformation, got tx={tx!r}: give lrx.sgd(0.1).")
 
@@ -184,7 +184,7 @@ def seed(value: Any) -> None:
 
 
 def non_negative_list(name: str, values: Any) -> np.ndarray | None:
-    """Require a list of finite numbers >= 0, at least one; give it in float64, or None where it is traced."""
+    """Require a list of one or more finite numbers >= 0; return it in float64, or None if it is traced."""
     entries = values if isinstance(values, list | tuple) else [values]
     traced = not all(is_concrete(value) for value in entries)
     shape = (len(values),) if traced and isinstance(values, list | tuple) else np.shape(values)
@@ -245,7 +245,7 @@ def flag(name: str, value: Any) -> None:
 
 
 def not_above(name: str, value: Any, bound_name: str, bound: Any, hint: str = "") -> None:
-    """Require a scalar that is not above another one, where both can be looked at."""
+    """Require a scalar that is not above another one, if both are known."""
     # Compared by float: within jit, JAX would trace a comparison of arrays even where both are known.
     if is_concrete(value) and is_concrete(bound) and float(value) > float(bound):
         given = f"{name}={value}, {bound_name}={bound}"
@@ -253,7 +253,7 @@ def not_above(name: str, value: Any, bound_name: str, bound: Any, hint: str = ""
 
 
 def pairs_of_steps(name: str, pairs: Any, *, at_least: int, what: str) -> tuple[list[Any], list[Any]]:
-    """Require `{step: number, ...}`, or pairs where a step is traced, sorted; give the steps and the numbers."""
+    """Require `{step: number, ...}`, or such pairs if a step is traced, sorted; return the steps and the numbers."""
     items = list(pairs.items()) if isinstance(pairs, Mapping) else pairs
     if not isinstance(items, list | tuple) or not all(
         isinstance(item, list | tuple) and len(item) == 2 for item in items

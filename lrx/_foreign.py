@@ -1,4 +1,4 @@
-"""What optax's states say, in the methods of the protocol of `states`: the one place that knows them by type."""
+"""Adapters that give optax's states the methods of the protocol in `states`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _ADAPTERS: dict[type, Callable[[Any], Any]] = {}
 
 
 def speaker(node: Any) -> Any:
-    """Return what speaks for a node: itself, or the adapter of a state of optax's."""
+    """Return the object with a node's methods: the node, or the adapter of an optax state."""
     adapter = _ADAPTERS.get(type(node))
     return node if adapter is None else adapter(node)
 
@@ -32,7 +32,7 @@ def _adapts(*kinds: type) -> Callable[[type], type]:
 
 @dataclasses.dataclass(frozen=True)
 class Adapter:
-    """What speaks for a state of optax's."""
+    """Base of the adapters: the methods of the protocol, for a state of optax's."""
 
     state: Any
 
@@ -48,7 +48,7 @@ class _Partition(Adapter):
 
 @_adapts(optax.InjectStatefulHyperparamsState, optax.InjectHyperparamsState)
 class _Injected(Adapter):
-    """Optax keeps a number as it is, and computes a schedule's anew from the schedule's own state."""
+    """The state keeps a number; it computes the rate of a schedule from the state of the schedule at each update."""
 
     def within(self) -> tuple[Any, ...]:
         return (self.state.inner_state,)
@@ -57,7 +57,7 @@ class _Injected(Adapter):
         return self.state.count
 
     def injected_rate(self) -> jax.Array | None:
-        """Return the rate, which counts where the state within holds none."""
+        """Return the rate, which is read if the state within holds none."""
         return self.state.hyperparams.get("learning_rate")
 
     def shown(self) -> dict[str, Any]:
@@ -119,7 +119,7 @@ def _with_step(count: Any, step: jax.Array) -> Any:
 
 @_adapts(optax.ScaleByScheduleState)
 class _Scheduled(Adapter):
-    """The factor itself is not in the state."""
+    """The state does not hold the factor."""
 
     def completed_updates(self) -> jax.Array:
         return self.state.count
@@ -146,7 +146,7 @@ class _Counted(Adapter):
 
 @_adapts(optax.MultiStepsState)
 class _MultiSteps(Adapter):
-    """How many gradients make an update is not in the state."""
+    """The state does not hold the number of gradients that make an update."""
 
     def gathering(self) -> tuple[jax.Array, None]:
         return self.state.mini_step, None
@@ -173,7 +173,7 @@ def _scalars(measurements: dict[str, Any]) -> dict[str, Any]:
 
 
 class _Multiplies(Adapter):
-    """A state of optax's that holds the number by which it multiplies."""
+    """An optax state that holds the number it multiplies by."""
 
     def shown(self) -> dict[str, Any]:
         return {f"{method_name(self.state)}/factor": self.factor()}
@@ -213,7 +213,7 @@ class _Mechanic(_Multiplies):
 
 
 class _Signed(Adapter):
-    """A whole optimizer of optax's, whose rate is not in its state."""
+    """A whole optimizer of optax's; its state does not hold the rate."""
 
     def applies_sign(self) -> str:
         """Return its name."""
@@ -244,7 +244,7 @@ class _Counting(_Signed):
 
 @_adapts(contrib.ProdigyState, contrib.DAdaptAdamWState)
 class _Estimated(_Counting, _Multiplies):
-    """The rate is a multiple of the estimate, of which the state holds that for the next update."""
+    """The rate is a multiple of the estimate; the state holds the estimate for the next update."""
 
     def factor(self) -> jax.Array:
         return array(self.state.estim_lr)
@@ -252,7 +252,7 @@ class _Estimated(_Counting, _Multiplies):
 
 @_adapts(contrib.SAMState)
 class _SAM(Adapter):
-    """The adversary's rate is the radius of its search, which is not on the way to the update."""
+    """The adversary's rate is the radius of its search, and not on the path to the update."""
 
     def within(self) -> tuple[Any, ...]:
         return (self.state.opt_state, self.state.adv_state)

@@ -20,9 +20,9 @@ from lrx._paths import Path, named_leaves
 class LeafFactors:
     """Factors of single leaves, on their way from `group_rates` to the places where a rate acts.
 
-    They travel as the extra argument `leaf_factors`, by path, so that they find their leaves through every wrapper
-    that hides some of the tree. A pytree, which may go through `jax.jit`: one array for each group and, statically,
-    which leaf belongs to which.
+    They travel as the extra argument `leaf_factors` and are found by path, through every wrapper that hides a part of
+    the tree. This is a pytree, so that an inner `update` may be jitted: it holds one array for each group and, as
+    static data, the group of each leaf.
     """
 
     values: tuple[jax.Array, ...]  # (...) float32: one for each group; each broadcasts against its leaves
@@ -31,17 +31,17 @@ class LeafFactors:
 
     @functools.cached_property
     def place(self) -> dict[Path, int]:
-        """Where the factor of a leaf is."""
+        """Return the place of each leaf's factor in `values`."""
         return dict(self.index)
 
     @classmethod
     def of(cls, by_path: Mapping[Path, Hashable], factors: Mapping[Any, jax.Array]) -> LeafFactors:
-        """Collect the factors of leaves from the label of each leaf and the factor of each label."""
+        """Build the factors of leaves from the label of each leaf and the factor of each label."""
         order = {label: number for number, label in enumerate(factors)}
         return cls(tuple(factors.values()), tuple((path, order[label]) for path, label in by_path.items()))
 
     def times(self, outer: Any) -> LeafFactors:
-        """Multiply by the factors of groups around these groups, if there are any."""
+        """Multiply by the factors of an outer `group_rates`, if there is one."""
         if not isinstance(outer, LeafFactors):
             return self
         pairs = {path: (number, outer.place.get(path)) for path, number in self.index}
@@ -53,14 +53,14 @@ class LeafFactors:
 
 
 class Reached:
-    """Which leaves a rate acts on: noted while an update is evaluated abstractly, and only then."""
+    """The leaves that a rate acts on. They are noted only while an update is evaluated abstractly."""
 
     def __init__(self) -> None:
         self.paths: set[Path] = set()
 
 
 def rates_by_leaf(rate: jax.Array, updates: Any, extra_args: Mapping[str, Any]) -> list[jax.Array]:
-    """The rate of each leaf of `updates`, `None` leaves included: the same for all outside of `group_rates`."""
+    """Return the rate of each leaf of `updates`, `None` leaves included; outside of `group_rates` all are equal."""
     carried = extra_args.get("leaf_factors")
     if not isinstance(carried, LeafFactors):
         return [rate] * len(jax.tree.leaves(updates, is_leaf=lambda leaf: leaf is None))
@@ -80,9 +80,9 @@ def tree_of_rates(rate: jax.Array, updates: Any, extra_args: Mapping[str, Any]) 
 
 
 def moving_masks(updates: Any, extra_args: Mapping[str, Any]) -> list[Any]:
-    """Return which coordinates of each leaf of `updates`, `None` leaves included, a factor of groups lets move.
+    """Return a mask for each leaf of `updates`, `None` leaves included: the coordinates whose group has a factor > 0.
 
-    True outside of `group_rates`, else bools that broadcast against the leaf.
+    It is True outside of `group_rates`, and otherwise an array of bools that broadcasts against the leaf.
     """
     carried = extra_args.get("leaf_factors")
     if not isinstance(carried, LeafFactors):
@@ -105,8 +105,8 @@ _starts = contextvars.ContextVar("starts", default=None)
 def collect_starts() -> Iterator[list[tuple[jax.Array, dict[Path, str]]]]:
     """Collect, while an `init` runs, which leaves each rate and each set of groups within it is for.
 
-    A state does not say that where it keeps nothing for its leaves, as that of SGD, and `optax.partition` tells nobody.
-    Each is known by the array of its count.
+    A state that keeps nothing for its leaves, such as that of SGD, does not show this, and neither does
+    `optax.partition`. Each state is identified by the array of its count.
     """
     outer, found = _starts.get(), list[tuple[jax.Array, dict[Path, str]]]()
     token = _starts.set(found)
@@ -119,6 +119,6 @@ def collect_starts() -> Iterator[list[tuple[jax.Array, dict[Path, str]]]]:
 
 
 def note_start(count: jax.Array, groups: Callable[[], dict[Path, str]]) -> None:
-    """Say which leaves the state with this count is for, each with its group, where somebody collects that."""
+    """Note which leaves the state with this count is for, each with its group, if `collect_starts` is active."""
     if (found := _starts.get()) is not None:
         found.append((count, groups()))

@@ -20,13 +20,13 @@ from lrx._paths import named_leaves, write_path
 
 @functools.cache
 def at_least_float32(dtype: Any) -> Any:
-    """The type in which leaves of a type are computed with; asked for by name, so that strict promotion allows it."""
+    """Return the dtype to compute in for leaves of `dtype`: `dtype` promoted to at least float32."""
     with jax.numpy_dtype_promotion("standard"):
         return jnp.promote_types(dtype, jnp.float32)
 
 
 def upcast(leaf: jax.Array) -> jax.Array:
-    """A leaf in at least float32, where accumulations of bfloat16 do not get stuck."""
+    """Convert a leaf to at least float32, in which sums of bfloat16 numbers do not get stuck."""
     leaf = leaf if isinstance(leaf, jax.Array) else jnp.asarray(leaf)
     return as_type(leaf, at_least_float32(leaf.dtype))
 
@@ -36,7 +36,7 @@ def type_of(leaf: Any) -> Any:
 
 
 def as_type(leaf: jax.Array, dtype: Any) -> jax.Array:
-    """Convert where there is something to convert: of thousands of leaves, most are float32 and stay it."""
+    """Convert a leaf, unless it has the type already, as most of thousands do."""
     return leaf if leaf.dtype == dtype and not leaf.weak_type else leaf.astype(dtype)
 
 
@@ -77,7 +77,7 @@ def _zeros(leaf: Any, type_of: Callable[[Any], Any]) -> jax.Array:
 
 @functools.cache
 def _real_type(dtype: Any) -> Any:
-    """The type of |g|^2 for g of a type."""
+    """Return the type of |g|^2 for g of a type."""
     return jnp.finfo(dtype).dtype if jnp.issubdtype(dtype, jnp.complexfloating) else at_least_float32(dtype)
 
 
@@ -93,7 +93,7 @@ def require_known_types(params: Any) -> None:
 
 
 def has_no_gradient(gradient: Any) -> bool:
-    """Whether a leaf of the gradients holds none: `None`, or float0, which `jax.grad` gives for integers."""
+    """Return whether a leaf of the gradients is empty: `None`, or float0, which `jax.grad` returns for integers."""
     return gradient is None or getattr(gradient, "dtype", None) == jax.dtypes.float0
 
 
@@ -135,9 +135,9 @@ def square_root(x: jax.Array) -> jax.Array:
 
 
 def copies(params: Any, *, upcast: bool = False) -> Any:
-    """The parameters in buffers of their own, laid out as they are, in their types or in at least float32.
+    """Copy the parameters, keeping their sharding, in their own types or in at least float32.
 
-    An abstract leaf, whose numbers are not known, has an abstract copy.
+    The copy of an abstract leaf (`jax.ShapeDtypeStruct`) is abstract.
     """
 
     require_known_types(params)
@@ -160,14 +160,14 @@ def _is_abstract(leaf: Any) -> bool:
 
 
 def evaluate_or_shape(function: Callable[[Any], jax.Array], tree: Any) -> Any:
-    """Return `function(tree)`, or only its shape and type where a leaf is abstract, whose numbers are not known."""
+    """Return `function(tree)`, or only its shape and type if a leaf is abstract."""
     if any(map(_is_abstract, jax.tree.leaves(tree))):
         return jax.eval_shape(function, tree)
     return function(tree)
 
 
 def require_params(method: str, params: Any, updates: Any, why: str) -> None:
-    """Refuse an update without parameters, for a method that looks at them."""
+    """Refuse an update without parameters, for a method that needs them."""
     if params is None and jax.tree.leaves(updates):
         raise ValueError(f"{method} needs the parameters, {why}: pass tx.update(grads, state, params).")
 
@@ -177,10 +177,9 @@ def total(
 ) -> jax.Array:
     """Sum `function(gradient, *leaves)` over all coordinates, in float32.
 
-    The function sees everything in at least float32, and returns real terms. Leaves without a gradient are left out,
-    and so are coordinates whose term is not finite: one that is spoilt must not spoil all others through a statistic
-    that they share. So are those that a factor of groups among `extra_args` holds still, for a statistic that decides
-    about the step of the others.
+    The function sees everything in at least float32, and returns real terms. Leaves without a gradient are left out.
+    So are coordinates whose term is not finite, which would otherwise spoil all others through the statistic that they
+    share, and coordinates that a `group_rates` among `extra_args` freezes by a factor of 0.
     """
     leaves, structure = jax.tree.flatten(updates, is_leaf=lambda leaf: leaf is None)
     columns = [structure.flatten_up_to(tree) for tree in trees]  # type: ignore[attr-defined]
@@ -193,34 +192,34 @@ def total(
 
 
 def sum_of_finite(terms: jax.Array) -> jax.Array:
-    """The sum of an array's finite entries, () float32, and the largest number where it overflows."""
+    """Return the sum of an array's finite entries, () float32; if it overflows, the largest number."""
     return jnp.nan_to_num(jnp.sum(jnp.where(jnp.isfinite(terms), terms, 0)).astype(jnp.float32))
 
 
 def sum_scalars(terms: list[jax.Array]) -> jax.Array:
-    """The sum of scalars, () float32, 0 for none."""
+    """Return the sum of scalars, () float32; 0 if there are none."""
     return jnp.nan_to_num(functools.reduce(jnp.add, terms, jnp.zeros([], jnp.float32)))
 
 
 def clip_to_float32(x: jax.Array) -> jax.Array:
-    """What has overflowed as the largest number of float32, so that no later difference is of two infinities."""
+    """Clip to the range of float32, so that no later difference is one of two infinities."""
     if jnp.iscomplexobj(x):
         return jax.lax.complex(clip_to_float32(x.real), clip_to_float32(x.imag))
     return jnp.clip(x, -_checks.FLOAT32_MAX, _checks.FLOAT32_MAX)
 
 
 def inexact_leaves(params: Any) -> Any:
-    """The parameters that can have a gradient, others as `None`."""
+    """Return the parameters that can have a gradient, and `None` for the others."""
     return jax.tree.map(lambda leaf: leaf if jnp.issubdtype(jnp.result_type(leaf), jnp.inexact) else None, params)
 
 
 def finite_or(new: jax.Array, old: jax.Array) -> jax.Array:
-    """A statistic, or the one before where it has overflowed."""
+    """Return a new statistic if it is finite, and the old one otherwise."""
     return jnp.where(jnp.isfinite(new), new, old)
 
 
 def scale_leaf(leaf: jax.Array, factor: jax.Array) -> jax.Array:
-    """Multiply a leaf by a scalar, in at least float32, and give it back in the leaf's own type."""
+    """Multiply a leaf by a scalar, computed in at least float32, in the leaf's own type."""
     if has_no_gradient(leaf):
         return leaf
     of_leaf = upcast(leaf)
@@ -233,7 +232,7 @@ def scale_tree(tree: Any, factor: jax.Array) -> Any:
 
 
 def descend(updates: Any, rate: jax.Array, extra_args: Mapping[str, Any]) -> Any:
-    """Multiply a direction by minus the rate: what every rate does that closes a chain."""
+    """Multiply a direction by minus the rate, as every rate does that closes a chain."""
     leaves, structure = jax.tree.flatten(updates, is_leaf=lambda leaf: leaf is None)
     rates = rates_by_leaf(-rate, updates, extra_args)
     scaled = [scale_leaf(leaf, of_leaf) for leaf, of_leaf in zip(leaves, rates, strict=True)]
@@ -250,10 +249,10 @@ def leafwise(
 ) -> tuple[Any, ...]:
     """Map `function(gradient, *state leaves) -> (update, *new state leaves)` over trees, in one pass.
 
-    The function sees everything in at least float32; the update comes back in the gradient's type, each state leaf in
-    its own. A gradient of `None` or float0 passes and leaves its state as it is. With `rate`, the function gets the
-    rate of the leaf as `alpha=`, which `extra_args` may have made different from others'; with `trees`, further leaves
-    by name, as they are.
+    The function sees everything in at least float32. The update comes back in the gradient's type, and each state leaf
+    in its own. A gradient of `None` or float0 is passed on, and its state stays. With `rate`, the function gets the
+    rate of the leaf as `alpha=`, multiplied by the factors that `group_rates` has put into `extra_args`. With `trees`,
+    it gets further leaves by name, without a conversion.
     """
 
     def on_leaf(gradient: Any, *memory: Any, **named: Any) -> tuple[Any, ...]:
@@ -263,7 +262,7 @@ def leafwise(
         update, *after = [
             as_type(result, type_of(leaf)) for result, leaf in zip(results, (gradient, *memory), strict=True)
         ]
-        # What is kept shares no buffer with what is given away, nor with what was given.
+        # The state shares no buffer with the update or the gradient, so that each can be donated.
         return (update, *(jnp.array(leaf) if leaf is update or leaf is gradient else leaf for leaf in after))
 
     leaves, structure = jax.tree.flatten(updates, is_leaf=lambda leaf: leaf is None)
@@ -281,15 +280,14 @@ def leafwise(
 
 
 def divide_by_root(gradient: jax.Array, square: jax.Array, eps: Any, *, eps_root: bool) -> jax.Array:
-    """g / sqrt(s + eps), or g / (sqrt(s) + eps); 0 where both s and eps are 0."""
+    """Return g / sqrt(s + eps), or g / (sqrt(s) + eps), and 0 where both s and eps are 0."""
     return quotient(gradient, square_root(square + eps) if eps_root else square_root(square) + eps, eps)
 
 
 def quotient(numerator: jax.Array, denominator: jax.Array, eps: Any) -> jax.Array:
-    """The quotient by a real number, and 0 where that, of which eps is a part, is 0; NaN stays visible.
+    """Divide by a real number that includes `eps`; return 0 where it is 0. A NaN in the numerator stays visible.
 
-    Nothing is divided by 0 on the way, so that there is neither a NaN to be found by `jax_debug_nans` nor one in a
-    derivative.
+    Nothing is divided by 0 on the way, so `jax_debug_nans` finds no NaN, and derivatives hold none.
     """
     if _checks.is_concrete(eps) and float(eps) > 1e-30:
         return _divide(numerator, denominator)

@@ -16,19 +16,20 @@ ArrayLike: TypeAlias = float | jax.Array | np.ndarray | np.number
 
 
 def is_number(value: Any) -> bool:
+    """Return whether a value is a number or an array of numbers; a bool is neither."""
     if isinstance(value, bool | np.bool_):
         return False
     return isinstance(value, int | float | np.number | np.ndarray | jax.Array)
 
 
 def as_count(count: ArrayLike | Sequence[Any]) -> jax.Array:
-    """Turn step counts of any integer type into int32, from 0 to 2^31 - 1.
+    """Convert step counts of any integer type to int32, clipped to 0 to 2^31 - 1.
 
-    Before step 0 there is the first rate: optax asks each of its joined schedules at every step, relative to its own
-    beginning.
+    Counts below 0 are taken as 0, because `optax.join_schedules` asks each of its schedules at every step, counted from
+    the schedule's own beginning.
 
     Raises:
-      TypeError: for a count that is not an integer: time is counted, never measured.
+      TypeError: for a count that is not an integer.
     """
     counts: Any = count
     if isinstance(count, list | tuple | range):
@@ -54,14 +55,14 @@ def as_count(count: ArrayLike | Sequence[Any]) -> jax.Array:
 
 
 def _holds_integers(numbers: Any) -> bool:
-    """Whether there are integers only."""
+    """Return whether there are integers only."""
     if isinstance(numbers, np.ndarray) and numbers.dtype == object:
         return all(isinstance(number, int) and not isinstance(number, bool) for number in numbers.flat)
     return isinstance(numbers, int) or (hasattr(numbers, "dtype") and jnp.issubdtype(numbers.dtype, jnp.integer))
 
 
 def vectorize(function: Any) -> Callable[[jax.Array], jax.Array]:
-    """Check that a user's function takes a step to a rate, and let it take an array of steps too."""
+    """Check that a user's function takes a step to a rate, and vectorize it over arrays of steps."""
     try:
         result = jax.eval_shape(function, jax.ShapeDtypeStruct((), jnp.int32))
         number = result.shape == () and jnp.issubdtype(at_least_float32(result.dtype), jnp.floating)

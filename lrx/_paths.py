@@ -15,8 +15,8 @@ Path: TypeAlias = tuple[str, ...]  # of a leaf, as `named_leaves` gives it: ("li
 def named_leaves(tree: Any, *, is_leaf: Callable[[Any], bool] | None = None) -> list[tuple[Path, Any]]:
     """List the leaves of a tree with their paths, in the order of `jax.tree.leaves`.
 
-    A leaf has one path, whether its tree is made of dicts, of modules or of flax's states, and whether flax has wrapped
-    it in a variable (as in `init`) or not (as in `update`): the `value` of a variable is not a part of a path.
+    A leaf has the same path whether its tree is made of dicts, of modules or of flax's states, and whether flax has
+    wrapped it in a variable (in `init`) or not (in `update`): the `value` of a variable is not a part of a path.
     """
     flax = sys.modules.get("flax.nnx")  # whoever holds a variable has imported it
     variable: Any = () if flax is None else getattr(flax, "Variable", ())
@@ -50,9 +50,9 @@ def write_path(path: Path) -> str:
 
 
 def is_tree_of(value: Any, kinds: tuple[type, ...]) -> bool:
-    """Whether a specification of leaves is a tree, and not a function that makes one.
+    """Return whether a specification of leaves is a tree, and not a function that makes one.
 
-    Modules can be called and are trees all the same: one whose leaves are labels, or flags, is no function.
+    A module can be called and is a tree: one whose leaves are labels, or flags, is not taken for a function.
     """
     if not callable(value):
         return True
@@ -61,13 +61,13 @@ def is_tree_of(value: Any, kinds: tuple[type, ...]) -> bool:
 
 
 def spread(name: str, tree: Any, params: Any) -> dict[Path, Any]:
-    """Return for each leaf of the parameters what a tree of the same shape, or one of whole branches, holds for it.
+    """Return the entry for each leaf of the parameters, from a tree of the same structure or a prefix of it.
 
-    Trees are compared by their paths, so it does not matter of which containers they are made. What a wrapper hides, or
-    what is no array, may have an entry and needs none.
+    Trees are compared by their paths, so their containers may differ. Leaves that a wrapper hides, and leaves that are
+    not arrays, may have an entry but need none.
 
     Raises:
-      ValueError: if a leaf finds nothing, or an entry of the tree belongs to nothing.
+      ValueError: if a leaf has no entry, or an entry has no leaf.
     """
     entries = dict(named_leaves(tree))
     branches = {
@@ -99,11 +99,11 @@ def _on_one_line(path: Path, other: Path) -> bool:
 
 
 def hides_leaves(params: Any) -> bool:
-    """Whether a wrapper has hidden leaves of the parameters from the transformation within it."""
+    """Return whether a wrapper hides leaves of the parameters from the transformation within it."""
     nodes = jax.tree.leaves(params, is_leaf=lambda node: isinstance(node, optax.MaskedNode))
     return any(isinstance(node, optax.MaskedNode) for node in nodes)
 
 
 def is_placeholder(params: Any) -> bool:
-    """Whether these are no parameters, but what `optax.tree.map_params` puts in their place to find them in a state."""
+    """Return whether these are the placeholders by which `optax.tree.map_params` finds parameters in a state."""
     return type(params).__name__ == "_ParamsPlaceholder" and type(params).__module__.startswith("optax.")

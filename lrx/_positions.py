@@ -14,20 +14,21 @@ from lrx._paths import is_placeholder
 
 
 def exact_positions(params: Any) -> Any:
-    """Return the parameters in at least float32 where one of them is narrower, and () where none is.
+    """Return the parameters in at least float32 if one of them is narrower, and () otherwise.
 
-    What is narrower stands still under steps below its resolution, while statistics of the way that it has come go on.
+    A narrow parameter stands still under steps below its resolution, while the statistics of its path would go on.
     """
     if is_placeholder(params):
-        # One leaf for all of it: whether there are any depends on types, which a placeholder has none of. What maps the
-        # rest of a state is then given () or the whole tree, and may make an empty array of ().
+        # One leaf stands for all: whether there are positions depends on the parameters' types, which a placeholder
+        # does not have. A map over the rest of a state then meets () or the whole tree, and may make an empty array of
+        # ().
         return jnp.zeros([], jnp.float32)
     types = [jnp.result_type(leaf) for leaf in jax.tree.leaves(params)]
     return copies(params, upcast=True) if any(_is_narrow(dtype) for dtype in types) else ()
 
 
 def are_kept(positions: Any) -> bool:
-    """Whether exact positions are there: not so in (), nor in the empty array that `jnp.array` makes of it."""
+    """Return whether there are exact positions: not in (), nor in the empty array that `jnp.array(())` is."""
     return any(jnp.size(leaf) > 0 for leaf in jax.tree.leaves(positions))
 
 
@@ -46,7 +47,7 @@ def round_like(positions: Any, params: Any) -> Any:
 
 
 def move_mean(mean: jax.Array, x: jax.Array, share: jax.Array) -> jax.Array:
-    """Move a mean towards an iterate by its share; what has overflowed is no iterate, and integers have no mean."""
+    """Move a mean towards an iterate by its share. Integers and coordinates that are not finite are left alone."""
     if not jnp.issubdtype(jnp.result_type(x), jnp.inexact):
         return mean
     x = upcast(x)
@@ -55,7 +56,7 @@ def move_mean(mean: jax.Array, x: jax.Array, share: jax.Array) -> jax.Array:
 
 
 def add_steps(positions: Any, steps: Any, gradients: Any) -> Any:
-    """Return the positions after a step, none of which a finite gradient takes out of the range of numbers."""
+    """Add steps to positions. A finite gradient never takes one out of the range of its type."""
     leaves, structure = jax.tree.flatten(gradients, is_leaf=lambda leaf: leaf is None)
     rows = zip(leaves, *(structure.flatten_up_to(tree) for tree in (positions, steps)), strict=True)  # type: ignore[attr-defined]
 
@@ -68,10 +69,10 @@ def add_steps(positions: Any, steps: Any, gradients: Any) -> Any:
 
 
 def updates_to(positions: Any, params: Any, gradients: Any) -> Any:
-    """Return the updates that lead parameters to what exact positions round to, in the gradients' types.
+    """Return the updates from the parameters to the rounded exact positions, in the gradients' types.
 
-    Where an update is rounded itself, it leads to within one rounding; the next starts from there, so that nothing adds
-    up.
+    If an update is rounded itself, it leads to within one rounding of the position. The next update starts from there,
+    so errors do not add up.
     """
     leaves, structure = jax.tree.flatten(gradients, is_leaf=lambda leaf: leaf is None)
     rows = zip(leaves, *(structure.flatten_up_to(tree) for tree in (positions, params)), strict=True)  # type: ignore[attr-defined]
@@ -79,7 +80,7 @@ def updates_to(positions: Any, params: Any, gradients: Any) -> Any:
     def lead(gradient: Any, position: Any, here: Any) -> Any:
         if has_no_gradient(gradient):
             return gradient
-        # Beyond the range of a narrow type its largest number, and no infinity, from which no update would lead back.
+        # Beyond the range of a narrow type, its largest number: from infinity no update would lead back.
         there = upcast(as_type(_clip_to_type(position, gradient, type_of(here)), type_of(here)))
         return as_type(_clip_to_type(there - upcast(here), gradient, type_of(gradient)), type_of(gradient))
 
@@ -87,7 +88,7 @@ def updates_to(positions: Any, params: Any, gradients: Any) -> Any:
 
 
 def _clip_to_type(x: jax.Array, gradient: jax.Array, dtype: Any) -> jax.Array:
-    """What has overflowed in a type as its largest number, but for a gradient that has: that stays visible."""
+    """Clip to the range of a type, unless the gradient has overflowed: that stays visible."""
     if jnp.iscomplexobj(x):
         return jax.lax.complex(_clip_to_type(x.real, gradient, dtype), _clip_to_type(x.imag, gradient, dtype))
     largest = float(jnp.finfo(dtype).max)
@@ -97,7 +98,7 @@ def _clip_to_type(x: jax.Array, gradient: jax.Array, dtype: Any) -> jax.Array:
 def combine(function: Callable[..., jax.Array], params: Any, tree: Any) -> Any:
     """Return `function(parameter, leaf of the state)`, computed in at least float32, in the parameters' types.
 
-    What is not a floating-point number and what a mask hides from the method stay as they are.
+    Leaves that are not floating-point numbers and leaves that a mask hides from the method stay as they are.
     """
 
     def move(kept: Any, leaf: Any) -> Any:

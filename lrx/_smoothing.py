@@ -20,12 +20,12 @@ class RunningMean(NamedTuple):
 
 
 def empty_mean() -> RunningMean:
-    """Give the mean of no values."""
+    """Return the mean of no values."""
     return RunningMean(jnp.zeros([], jnp.float32), jnp.zeros([], jnp.float32))
 
 
 def add(mean: RunningMean, value: jax.Array, smoothing: ArrayLike) -> tuple[jax.Array, RunningMean]:
-    """Take a value in: `m_t = sum_i s^(t-i) x_i / sum_i s^(t-i)` with s = `smoothing`; give m_t and what to keep."""
+    """Add a value: return `m_t = sum_i s^(t-i) x_i / sum_i s^(t-i)` with s = `smoothing`, and the next state."""
     keep = jnp.asarray(smoothing, jnp.float32)
     weighted_sum = keep * mean.weighted_sum + (1 - keep) * value
     weight = keep * mean.weight + (1 - keep)

@@ -14,7 +14,7 @@ from lrx.states import tells
 
 
 def state_of(function: str, state: Any) -> Any:
-    """Return the optimizer state, also of an object that carries one, as nnx.Optimizer and TrainState."""
+    """Return the optimizer state; of an object that carries one (`nnx.Optimizer`, `TrainState`), its `opt_state`."""
     if isinstance(state, optax.GradientTransformation):
         raise TypeError(
             f"{function} reads the state of a transformation, got the transformation {state!r}: give what "
@@ -38,7 +38,7 @@ def state_of(function: str, state: Any) -> Any:
 
 
 def refuse_objects(function: str, state: Any) -> None:
-    """Refuse an object that carries a state, for what returns a new one: the caller puts it back."""
+    """Refuse an object that carries a state: an edited state has to be put back into it by the caller."""
     # Some of optax's own states have a field of that name; they are tuples.
     if hasattr(state, "opt_state") and not isinstance(state, tuple):
         raise TypeError(
@@ -48,7 +48,7 @@ def refuse_objects(function: str, state: Any) -> None:
 
 
 def nodes_below(node: Any) -> tuple[Any, ...]:
-    """The nodes one level below, but for arrays: of thousands of leaves none has anything to say."""
+    """Return the nodes one level below, without arrays, of which there may be thousands."""
     flat = jax.tree_util.default_registry.flatten_one_level(node)
     return () if flat is None else tuple(child for child in flat[0] if not isinstance(child, jax.Array | np.ndarray))
 
@@ -68,7 +68,7 @@ def join_labels(label: str, name: str) -> str:
 
 
 def refuse_abstract(value: Any) -> Any:
-    """Return a number of a state, which is an array unless the state was made by `jax.eval_shape`."""
+    """Return a number of a state; refuse an abstract one, which `jax.eval_shape` makes."""
     if isinstance(value, jax.ShapeDtypeStruct):
         raise TypeError(
             "the state must hold numbers, got an abstract one, as jax.eval_shape makes: read within it, "

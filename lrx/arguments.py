@@ -15,10 +15,10 @@ from lrx.rates import Controller, Rate, Schedule, constant
 
 
 def as_rate(learning_rate: Any, *, name: str = "learning_rate") -> Rate:
-    """Take what a user gives for a learning rate to a `Rate`: a number, a rate, or a function of the step.
+    """Convert a learning rate to a `Rate`: a number, a rate, or a function of the step.
 
     Raises:
-      TypeError: for anything else; a `Controller` alone is a factor without a rate to multiply.
+      TypeError: for anything else, also for a `Controller` alone, which is a factor without a rate to multiply.
     """
     if isinstance(learning_rate, Rate):
         return learning_rate
@@ -39,7 +39,7 @@ def as_rate(learning_rate: Any, *, name: str = "learning_rate") -> Rate:
 
 
 def as_schedule(schedule: Any, *, name: str) -> Schedule:
-    """Take a number or a schedule to a `Schedule`, for the factories that build on one.
+    """Convert a number, a schedule or a function of the step to a `Schedule`.
 
     Raises:
       TypeError: for a rate that follows feedback, which has no value at a step.
@@ -55,17 +55,17 @@ def as_schedule(schedule: Any, *, name: str) -> Schedule:
 
 
 class Scheduled:
-    """A hyperparameter that may follow the step, as a momentum: called with a count, it gives the value there.
+    """A hyperparameter that may follow the step, such as a momentum; called with a count, it returns the value there.
 
-    Nothing is computed before `init` or `update` asks: an optimizer may be built before JAX has chosen its devices,
-    and within a program that is being traced.
+    Nothing is computed before `init` or `update` asks, so an optimizer may be built before JAX has chosen its devices,
+    and inside a program that is being traced.
     """
 
     def __init__(self, value_at: Callable[[jax.Array], ArrayLike]) -> None:
         self._value_at = value_at
 
     def __call__(self, count: jax.Array) -> ArrayLike:
-        """Return the value at a count; a number as it is given, so that Python computes with it what it can."""
+        """Return the value at a count; a Python number stays one, so that Python computes with it."""
         return self._value_at(count)
 
     def first(self) -> jax.Array:
@@ -74,12 +74,13 @@ class Scheduled:
 
 
 def as_scheduled(name: str, value: Any, check: Callable[[str, Any], None]) -> Scheduled:
-    """Take a hyperparameter that may follow the step to a `Scheduled`.
+    """Convert a hyperparameter that may follow the step to a `Scheduled`.
 
     Args:
       name: the argument, for errors.
       value: a number, a `Schedule`, or a function of the step.
-      check: takes the name and a number, and raises if that is not allowed; a schedule's known peak is checked.
+      check: takes the name and a number, and raises if the number is not allowed. A schedule is checked at its peak, if
+        that is known.
     """
     if isinstance(value, Rate | Controller) and not isinstance(value, Schedule):
         raise TypeError(

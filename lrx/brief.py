@@ -13,7 +13,7 @@ FEW = 6  # leaves of a tree, or entries of a dict, that a `repr` writes out
 
 
 def brief(value: Any) -> str:
-    """Write a state in short: scalars as numbers, arrays as dtype[shape], wide trees by their size.
+    """Write a state briefly: scalars as numbers, arrays as dtype[shape], wide trees by their size.
 
     Example:
       >>> import jax.numpy as jnp
@@ -22,7 +22,7 @@ def brief(value: Any) -> str:
       "(3, {'w': float32[2,3]}, <200 arrays, 2,000 numbers>)"
     """
     if isinstance(value, tuple) and hasattr(value, "_fields"):
-        if hasattr(type(value), "kept"):  # what is only kept for later says nothing
+        if hasattr(type(value), "kept"):  # a state that is kept for later is not written out
             return f"{type(value).__name__}(...)"
         fields = (f"{name}={brief(field)}" for name, field in zip(value._fields, value, strict=True))
         return f"{type(value).__name__}({', '.join(fields)})"
@@ -54,7 +54,7 @@ def brief(value: Any) -> str:
 
 
 def _holds_states(node: Any) -> bool:
-    """Whether a tree holds a NamedTuple with fields of its own."""
+    """Return whether a tree holds a NamedTuple that has fields."""
     found = False
 
     def look(below: Any) -> bool:

@@ -1,7 +1,7 @@
-"""Whether an optimizer descends: a probe of its updates on a loss whose gradient is positive everywhere.
+"""Check that an optimizer descends, by a few updates on a loss whose gradient is positive everywhere.
 
-A rate of lrx applies the minus sign, and so does `optax.adam(0.1)`. Two signs in one chain ascend, and so does a chain
-with none. Neither can be seen in a state that keeps only a count, so a few updates are made.
+An lrx rate applies the minus sign, and so does `optax.adam(0.1)`. A chain with two signs ascends, and so does one with
+none. A state that keeps only a count shows neither, so a few updates are made.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from lrx._paths import named_leaves, write_path
 from lrx.extra_args import tolerant_update
 from lrx.reading import NoRateError, learning_rates
 
-STEPS = 8  # at least; a method that searches by a step uphill (sharpness-aware minimization) comes back within them
-MOST_STEPS = 256  # as long as nothing has moved: a warm-up from 0, a round of accumulation
-MOST_ELEMENTS = 2**22  # of parameters that are probed in their own shapes
+STEPS = 8  # at least; a method that first steps uphill (sharpness-aware minimization) comes back within them
+MOST_STEPS = 256  # while nothing has moved: in a warm-up from 0, or a round of accumulation
+MOST_ELEMENTS = 2**22  # up to which parameters are probed in their own shapes
 CUT = 8  # larger ones are probed with dimensions of at most this
 # Options of the compiler for a program that runs once: not optimized, it compiles in a third of the time.
 QUICK = {
@@ -40,8 +40,8 @@ def require_descent(tx: optax.GradientTransformation, params: Any) -> None:
     that it moves at all below zero, whatever its rate is; weight decay, which pulls towards zero, cannot change the
     sign. A leaf whose components are above zero after each of the first updates in which it is moved ascends. If
     nothing has moved after 8 updates (a rate that is 0 at first, a round of accumulation), the probe goes on, up to 256
-    updates. What never moves is not refused, nor is what needs more than `params`, `value`, `grad`, `value_fn` and
-    `grad_fn`.
+    updates. An optimizer that never moves anything is accepted, and so is one that needs more than `params`, `value`,
+    `grad`, `value_fn` and `grad_fn`.
 
     Args:
       tx: any optax transformation.
@@ -78,7 +78,7 @@ def _require_descent(tx: optax.GradientTransformation, structure: Any, types: tu
     try:
         with _on_cpu():
             rises = _ascents(tx, like)
-    except Exception:  # wants something that only training gives it, and says so itself there
+    except Exception:  # it needs something that only training provides, and raises its own error there
         return
     rising = [write_path(path) for path, up in named_leaves(rises) if up]
     if not rising:

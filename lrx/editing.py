@@ -1,4 +1,4 @@
-"""What a state takes from outside: another rate, another step of its schedule, a loss.
+"""Edit a state by hand: its rate, and the step of its schedule.
 
 All functions are pure: they return a new state of the same structure, so they work on traced states, under `jax.vmap`,
 and on states restored from a checkpoint.
@@ -24,10 +24,10 @@ from lrx.states import array, tells
 
 
 def _rebuild(node: Any, chosen: tuple[Any, ...], function: Callable[[Any], Any]) -> Any:
-    """Put a node together again with some of the nodes below it changed."""
+    """Rebuild a node with some of the nodes below it changed."""
     if not chosen:
         return node
-    # What is kept for later comes last, so that it follows what is done to the rates that act.
+    # Kept states come last, because they follow the edits of the states that act.
     changed = {id(inner): function(inner) for inner in sorted(chosen, key=lambda inner: tells(inner, "kept"))}
     below, structure = jax.tree.flatten(node, is_leaf=lambda inner: inner is not node)
     return jax.tree.unflatten(structure, [changed.get(id(inner), inner) for inner in below])
@@ -36,8 +36,8 @@ def _rebuild(node: Any, chosen: tuple[Any, ...], function: Callable[[Any], Any])
 def _edited(node: Any, edit: Callable[[Any, str], Any], label: str = "") -> Any:
     """Rebuild a state with its rates edited.
 
-    `edit` is offered each rate, and each state with factors of groups around rates, with the label of the group that it
-    is in. It returns the state to put there, or None to go on with what is within.
+    `edit` is called with each rate, and with each state that holds the factors of groups around rates, together with
+    the label of its group. It returns the new state, or None to go on with the states within.
     """
     said = speaker(node)
     injected = tells(said, "injected_rate") and said.injected_rate() is not None
@@ -55,7 +55,7 @@ def _edited(node: Any, edit: Callable[[Any, str], Any], label: str = "") -> Any:
 
 
 def scale_rates(state: Any, factor: jax.typing.ArrayLike) -> Any:
-    """Multiply every rate of a state, with no question asked: what a wrapper does within an update."""
+    """Multiply every rate of a state without any check, as a wrapper does within an update."""
     number = jnp.asarray(factor, jnp.float32)
     return _edited(state, lambda said, _: said.scale_rate(number) if tells(said, "scale_rate") else None)
 
@@ -67,7 +67,7 @@ def _for_group(
     change_rate: Callable[[Any], Any],
     change_factor: Callable[[Any, str], Any],
 ) -> Any:
-    """Rebuild a state with what is a group's own changed: its rate, or else the factor on a rate that it shares."""
+    """Rebuild a state with one group changed: its rate, or else its factor on a rate that it shares."""
 
     def is_own(label: str) -> bool:
         return {name for name in labels if not label or name == label or name.startswith(f"{label}/")} == {group}
@@ -105,24 +105,25 @@ def _for_group(
 def scale_learning_rate(state: Any, factor: jax.typing.ArrayLike, group: Hashable | None = None) -> Any:
     """Multiply the learning rate by hand, in the middle of a run.
 
-    The factor is kept in the state: it acts on every later step of a schedule too, survives a checkpoint, needs no
-    recompilation, and repeated calls multiply. `monitor` shows their product as `scale`. `set_learning_rate` takes the
-    rate that is wanted in place of a factor. The radius of `optax.contrib.sam`'s adversary is not scaled.
+    The factor is kept in the state: it acts on every later step of a schedule, survives a checkpoint and needs no
+    recompilation. Repeated calls multiply, and `monitor` shows the product as `scale`. `set_learning_rate` takes the
+    rate itself in place of a factor. The radius of `optax.contrib.sam`'s adversary is not scaled.
 
     Args:
       state: an optimizer state.
-      factor: >= 0, () float; may be traced. For one each of the members of a vmapped state put `jax.vmap` around this.
-      group: which group's, a label as `learning_rates` shows it; all where none is named.
+      factor: >= 0, () float; may be traced. For one factor for each member of a vmapped state, put `jax.vmap` around
+        this call.
+      group: the group to change, a label as `learning_rates` shows it; all groups by default.
 
     Returns:
-      The new state, of the same structure. `learning_rate` shows the change with the next update; a number in
-      `optax.inject_hyperparams` at once, where what is shown is what is kept.
+      The new state, of the same structure. `learning_rate` shows the change from the next update on; a number in
+      `optax.inject_hyperparams` changes at once.
 
     Raises:
       ValueError: if `factor` is negative, not finite or not a scalar; if the state holds no rate that can be scaled, or
         two rates on one path; if the group is not there or shares its rate with others; or if a factor could have no
         effect, because the schedule has ended at 0, a factor of 0 has been set, or a controller has stopped the run.
-        (What is traced passes.)
+        (The last is not checked for traced states.)
       TypeError: if `state` is a transformation or None.
 
     Example:
@@ -270,19 +271,19 @@ def _refuse_what_is_fixed(said: Any, *, setting: bool) -> None:
 
 
 def restart_schedule(state: Any, step: jax.typing.ArrayLike = 0) -> Any:
-    """Let the schedule of the learning rate go on from a step of your choice, and keep everything else.
+    """Restart the schedule of the learning rate at a step of your choice, and keep everything else.
 
-    For another period of training with the moments of the last one: the next update uses `schedule(step)`, and the
-    moments, their bias corrections, what controllers have learned and what was set by hand stay as they are, and so
-    does `update_count`. Schedules of other hyperparameters, as of a momentum, go on.
+    This is for another period of training that keeps the moments. The next update uses `schedule(step)`. The moments,
+    their bias corrections, the states of controllers, the scale set by hand and `update_count` stay as they are.
+    Schedules of other hyperparameters, such as a momentum, go on.
 
     Args:
-      state: an optimizer state: with an lrx rate, or of an optax optimizer with a schedule. (Where optax counts for the
-        schedule alone, as in `optax.sgd(schedule)`, `update_count` goes back with it.)
+      state: an optimizer state with an lrx rate, or of an optax optimizer with a schedule. (If the only count is that
+        of the schedule, as in `optax.sgd(schedule)`, it sets `update_count` too.)
       step: of the schedule in the next update, >= 0, () integer; may be traced.
 
     Returns:
-      The new state, of the same structure. `learning_rate` shows the change with the next update.
+      The new state, of the same structure. `learning_rate` shows the change from the next update on.
 
     Raises:
       ValueError: if `step` is not a whole number from 0 to 2^31 - 1, or nothing in the state has a step.

@@ -1,9 +1,9 @@
-"""Chains written as text: parsed, never evaluated.
+"""Parse chains that are written as text; nothing is evaluated.
 
-`parse("sgd(warmup(cosine_decay(0.1, 2000), 200), momentum=0.9)")` gives what the same Python would give. The text is
-read into a syntax tree, and the few kinds of nodes that a chain is made of are interpreted one by one: calls of the
-names below, numbers and arithmetic on them, text, lists, tuples, dicts, and products of rates. Everything else is
-refused with a message that points at the place.
+`parse("sgd(warmup(cosine_decay(0.1, 2000), 200), momentum=0.9)")` returns what the same Python would. The text is read
+into a syntax tree, and the few kinds of nodes that make up a chain are interpreted one by one: calls of the names
+below, numbers and arithmetic on them, text, lists, tuples, dicts, and products of rates. Everything else is refused
+with a message that points at the place.
 """
 
 from __future__ import annotations
@@ -51,16 +51,16 @@ _OPERATIONS: dict[type[ast.operator], tuple[str, Callable[[Any, Any], Any]]] = {
 
 
 class ExpressionError(ValueError):
-    """The text is no chain; the message shows the text, points at the place and says what would do."""
+    """The text is not a chain. The message shows the text, points at the place and names what would do."""
 
 
 def names() -> dict[str, Callable[..., Any]]:
-    """Give the names that an expression may call, each with what it calls."""
+    """Return the names that an expression may call, each with its function."""
     return {name: function for members in groups().values() for name, function in members.items()}
 
 
 def groups() -> dict[str, dict[str, Callable[..., Any]]]:
-    """Give the names that an expression may call by what they make."""
+    """Return the names that an expression may call, grouped by what they make."""
     known: dict[str, dict[str, Callable[..., Any]]] = {
         "links": {"chain": _chain} | {name: getattr(optax, name) for name in _OPTAX_LINKS}
     }
@@ -119,7 +119,7 @@ def parse_schedule(text: str) -> Schedule:
     """Build a schedule; a number is a constant one.
 
     Raises:
-      ExpressionError: also for what has no value at a step: an optimizer, or a rate that follows feedback.
+      ExpressionError: also for an optimizer, or a rate that follows feedback, which have no value at a step.
     """
     value, reader = parse(text), _Reader(text, {})
     if isinstance(value, int | float) and not isinstance(value, bool):
@@ -139,10 +139,10 @@ def parse_schedule(text: str) -> Schedule:
 
 
 def parse_rate_function(text: str) -> Callable[[Any], optax.GradientTransformationExtraArgs]:
-    """Build a function of a rate, from an optimizer in which `rate` stands for it: `"sgd(rate, momentum=0.9)"`.
+    """Build a function of the rate from an optimizer that contains the word `rate`: `"sgd(rate, momentum=0.9)"`.
 
     Raises:
-      ExpressionError: also where `rate` does not stand in the text, or what it describes is no optimizer.
+      ExpressionError: also if `rate` is not in the text, or the text does not describe an optimizer.
 
     Example:
       >>> import jax.numpy as jnp
@@ -190,10 +190,10 @@ def _kind(value: Any) -> str:
 
 
 def _no_single_rate(tx: optax.GradientTransformation) -> str:
-    """Say what is wrong with the rates of a transformation, if anything is."""
+    """Return what is wrong with the rates of a transformation, or ""."""
     try:
         state = tx.init(jnp.zeros(()))
-    except Exception:  # it wants parameters of another shape, and says so itself when it gets the real ones
+    except Exception:  # it needs parameters of another shape, and will raise its own error if the real ones do not fit
         return ""
     try:
         learning_rates(state)
@@ -213,7 +213,7 @@ class _Reader:
         self.text, self.namespace, self.values = text.strip(), namespace, values or {}
 
     def _lines(self) -> list[str]:
-        # Not splitlines, which also splits where the parser does not, as at a form feed.
+        # Not splitlines, which also splits at characters such as a form feed, at which the parser does not.
         return self.text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
 
     def error(self, column: int, message: str, line: int = 1) -> ExpressionError:
@@ -344,7 +344,7 @@ class _Reader:
 
 
 def _signature(function: Callable[..., Any]) -> str:
-    """An argument list without the types."""
+    """Write an argument list without its types."""
     parts, starred = [], False
     for parameter in inspect.signature(function).parameters.values():
         if parameter.kind is parameter.KEYWORD_ONLY and not starred:

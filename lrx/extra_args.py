@@ -1,4 +1,4 @@
-"""Which extra arguments a transformation takes: what calls any of optax's gives it those and no others."""
+"""Pass any optax transformation the extra arguments that it takes, and no others."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from typing import Any
 
 import optax
 
-# Python's words, and those of optax's line searches, which give what they do not know to `value_fn`.
+# The errors of Python, and of optax's line searches, which pass unknown arguments on to `value_fn`.
 _REFUSED = re.compile(r"unexpected keyword argument '(\w+)'|were not consumed by .*: \['(\w+)'")
 
 
 def tolerant_update(tx: optax.GradientTransformation) -> Callable[..., Any]:
     """Return the update of a transformation that may be given more extra arguments than it takes.
 
-    A `GradientTransformation` takes none, and most with extra arguments ignore those that they do not know. Some, such
-    as `optax.contrib.sam` and the line searches, refuse them, and in a chain that cannot be read from the signature. So
-    an argument that is refused is left out and the update is called again, when it is traced.
+    A `GradientTransformation` takes none, and most transformations with extra arguments ignore unknown ones. Some, such
+    as `optax.contrib.sam` and the line searches, refuse them, and the signature of a chain does not show which. So a
+    refused argument is left out, and the update is called again; this happens while it is traced.
 
     Args:
       tx: any optax transformation.

@@ -16,7 +16,7 @@ from lrx.states import ControllerState, Memory, Observation, method_name
 
 
 def check_loss(value: Any, *, name: str = "value") -> None:
-    """Require one real number; that it is finite is each method's own affair."""
+    """Require one real number. It may be infinite or NaN: each method decides what that means."""
     if not is_number(value) or jnp.issubdtype(jnp.result_type(value), jnp.complexfloating):
         raise TypeError(f"{name} must be a real number, got {name}={value!r}: pass the loss.")
     if jnp.ndim(value) != 0:
@@ -26,7 +26,7 @@ def check_loss(value: Any, *, name: str = "value") -> None:
 
 
 def no_observation(feedback: str) -> Observation | tuple[()]:
-    """Return what a new state keeps of observations: `()` where the loss comes with the update."""
+    """Return a new state's observation: `()` if the loss comes with the update."""
     _checks.one_of("feedback", feedback, ("value", "observed"))
     if feedback == "value":
         return ()
@@ -47,20 +47,18 @@ def take_value(
     *,
     name: str = "value",
 ) -> tuple[jax.Array, jax.Array | bool, Observation | tuple[()]]:
-    """Take the loss of this update from where it comes: the extra argument, or an observation.
-
-    This is the one place that deals with it, so that no method has to.
+    """Take the loss of this update from the extra argument or from an observation.
 
     Args:
-      method: what needs the loss, for the error.
-      observation: of the state.
-      extra_args: of the update.
-      feedback: "value" where the update brings the loss, "observed" where `observe` does.
-      name: of the extra argument.
+      method: the name of the method that needs the loss, for the error.
+      observation: the observation in the state.
+      extra_args: those of the update.
+      feedback: "value" if the update brings the loss, "observed" if `observe` does.
+      name: the name of the extra argument.
 
     Returns:
-      The loss, () float32; whether there is one, which for an observation is known only when running; and the
-      observation of the next state, in which nothing is pending, so that each is taken once.
+      The loss, () float32; whether there is one, which for an observation is known only at run time; and the
+      observation of the next state, in which nothing is pending, so that each loss is taken once.
 
     Raises:
       ValueError: if there is no loss, if it is not a scalar, or if the state was made for the other kind of feedback.
@@ -131,7 +129,7 @@ def feedback_core(
         usable = jnp.isfinite(value) & is_given & is_seen(seen.count)
         new, old = update(state.memory, value, seen), (state.factor, state.memory)
         factor, memory = jax.tree.map(lambda after, before: jnp.where(usable, after, before), new, old)
-        # A copy: the memory may hold the factor as well.
+        # A copy, because the memory may hold the factor too.
         return factor, ControllerState(jnp.array(factor), observation, memory)
 
     return Core(core_init, core_update)

@@ -16,19 +16,19 @@ from lrx.states import Observation, Snapshot
 
 
 def observe(state: Any, *, value: jax.typing.ArrayLike, to: str | Sequence[str] | None = None) -> Any:
-    """Give controllers a loss that does not pass through `update`.
+    """Pass a loss to controllers without going through `update`.
 
-    For feedback that is not there at every step, as a validation loss, and for wrappers that drop extra arguments
-    (flax's `TrainState.apply_gradients`, `optax.MultiSteps` inside a chain). It reaches what was built with
-    `feedback="observed"` and nothing else. The next update takes it, once; a second observation before that update
-    replaces the first. The state keeps a copy of the value in a buffer of its own.
+    Use it for feedback that does not come at every step, such as a validation loss, and with wrappers that drop extra
+    arguments (flax's `TrainState.apply_gradients`, `optax.MultiSteps` inside a chain). The loss reaches every
+    controller that was built with `feedback="observed"`, and nothing else. The next update takes it, once; a second
+    observation before that update replaces the first. The state keeps a copy of the value in a buffer of its own.
 
     Args:
       state: an optimizer state.
-      value: the loss, or what else is followed, () float of any type; may be traced.
-      to: the name of the one that it is for, or several names, where more than one takes observations; by default all.
-        Names are those of `monitor`: "early_stopping", "body/reduce_on_plateau" within a group, "reduce_on_plateau_2"
-        for the second of one name.
+      value: the loss or metric, () float of any type; may be traced.
+      to: the name of the controller to pass it to, or several names; by default all that take observations. Names are
+        those of `monitor`: "early_stopping", "body/reduce_on_plateau" within a group, "reduce_on_plateau_2" for the
+        second of one name.
 
     Returns:
       The new state, of the same structure.

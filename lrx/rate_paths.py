@@ -76,7 +76,7 @@ class RatePath:
 
 
 def product_of(factors: list[jax.Array]) -> jax.Array:
-    """Return the product, () float32; 1 for none."""
+    """Return the product of factors, () float32; 1 if there are none."""
     one = jnp.ones([], jnp.float32)
     return functools.reduce(
         lambda product, factor: product * jnp.asarray(refuse_abstract(factor), jnp.float32), factors, one
@@ -122,7 +122,7 @@ def _times(path: RatePath, factor: RatePath, pairs: Mapping[str, list[str]]) -> 
 
 
 def pair_name(label: str, own: str) -> str:
-    """Name the group of what is in both of two."""
+    """Return the name of the group of the leaves that are in both of two groups."""
     return own if label in ("", own) else join_labels(label, own)
 
 
@@ -147,20 +147,20 @@ def _ahead(said: Any, latest: jax.Array) -> jax.Array:
 
 
 def set_by_hand(said: Any) -> list[jax.Array]:
-    """Return what of a rate was set by hand, in a list that is empty where nothing can be."""
+    """Return the factor that was set by hand, in a list that is empty if none can be."""
     scale = said.scale_by_hand() if tells(said, "scale_by_hand") else None
     return [] if scale is None else [array(scale)]
 
 
 def groups_of_leaves(state: Any, starts: Sequence[tuple[jax.Array, Mapping[Any, str]]]) -> dict[str, set[Any] | None]:
-    """Return the leaves of each group within a state, as far as rates and factors have said which they are for.
+    """Return the leaves of each group within a state, as far as its rates and factors have noted them.
 
     Args:
       state: what an `init` has returned.
       starts: what `collect_starts` has collected meanwhile.
 
     Returns:
-      Label to paths; None where a rate is foreign and says nothing. Empty where there is no more than one group.
+      Label to paths; None for a foreign rate, of which the leaves are not known. Empty if there is at most one group.
     """
     known = {id(count): groups for count, groups in starts}
     found: dict[str, set[Any] | None] = {}
@@ -195,7 +195,7 @@ def _is_in(found: Mapping[str, Any], label: str) -> bool:
 
 
 def paths_of(state: Any) -> dict[str, RatePath]:
-    """The path of each group that has a rate."""
+    """Return the path of each group that has a rate."""
     paths = {}
     for label, path in collect(state).by_group():
         where = f" of group {label!r}" if label else ""
@@ -248,7 +248,7 @@ _RESTORED = frozenset(RateState._fields)
 
 
 def is_restored(tree: Any) -> bool:
-    """Whether a tree holds a rate as Orbax restores it without a target: as a dict."""
+    """Return whether a tree holds a rate as a dict, as Orbax restores it without a target."""
     found = False
 
     def look(node: Any) -> bool:
@@ -261,7 +261,7 @@ def is_restored(tree: Any) -> bool:
 
 
 def holds_only_arrays(tree: Any) -> bool:
-    """Whether a tree is what parameters are: arrays, and nothing between that is a state."""
+    """Return whether a tree holds arrays and no state, as parameters do."""
     if isinstance(tree, tuple):
         return False
     states = jax.tree.leaves(tree, is_leaf=lambda node: isinstance(node, tuple) and hasattr(node, "_fields"))
@@ -269,7 +269,7 @@ def holds_only_arrays(tree: Any) -> bool:
 
 
 def counts_on_path(node: Any) -> tuple[list[jax.Array], ...]:
-    """The counts of the states on the path: of rates, of factors, of others, and of what counts for a schedule only."""
+    """Return the counts of the states on the path: of rates, of factors, of other states, and of mere schedules."""
     said = speaker(node)
     found: tuple[list[jax.Array], ...] = ([], [], [], [])
     if not tells(said, "rate"):

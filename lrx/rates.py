@@ -1,8 +1,8 @@
 """Rates and their algebra: an update is a direction times a rate.
 
-A rate is a gradient transformation whose core is two pure functions. One gives the factor before any feedback and
-the memory to start with, the other takes the memory and the feedback of a step to the factor of this step and the
-next memory. Rates multiply: a product runs the cores of its factors side by side.
+A rate is a gradient transformation whose core is two pure functions. One returns the factor before any feedback and
+the initial memory. The other takes the memory and the feedback of a step to the factor of this step and the next
+memory. Rates multiply: a product runs the cores of its factors side by side.
 
     Schedule     a rate from the step alone; also callable, `schedule(count)`
     Controller   a factor >= 0 from feedback, which starts at 1 and never applies a sign
@@ -39,9 +39,9 @@ class Feedback(NamedTuple):
 
     count: jax.Array  # type: ignore[assignment]  # () int32: the step, 0 in the first update
     updates: Any = None  # the incoming gradients or direction
-    params: Any = None  # the parameters before this update, None where the caller passes none
+    params: Any = None  # the parameters before this update, None if the caller passes none
     extra_args: Mapping[str, Any] = {}
-    interval: jax.Array | int = 1  # () int32: updates from the latest loss to this one, where it is an observation
+    interval: jax.Array | int = 1  # () int32: updates between the latest loss and this one, if losses are observed
 
 
 class Core(NamedTuple):
@@ -79,19 +79,29 @@ else:
 
 
 class _Factor(Built, _Base):
-    """What rates and controllers share: cores that run side by side.
+    """What rates and controllers share: cores that run side by side, in an object that optax and JAX accept.
 
-    A factor is what optax takes for a transformation: it has `init` and `update`, unpacks into them, and is an instance
-    of `optax.GradientTransformationExtraArgs`. It is not the tuple that those are, because JAX refers weakly to the
-    functions that it compiles, which Python cannot do to a tuple, and a schedule is such a function.
+    Optax's transformations are NamedTuples. A factor behaves like one without being one, and each trick below answers
+    something that optax, JAX or NumPy does. The tests are those of tests/test_rates.py.
 
-    The kinds below are registered as static, so that one passes through `jax.jit` and `jax.tree.map` as a whole.
-    """
+    | trick | what breaks without it | test |
+    |---|---|---|
+    | not a tuple | `jax.jit(schedule)`: JAX keeps weak references to functions, and a tuple allows none | a_schedule_is_a_function_for_jax |
+    | `__class__` is optax's | `isinstance(rate, optax.GradientTransformation)`, which optax's wrappers ask | a_rate_is_two_pure_functions |
+    | `__iter__`, `__len__`, `__getitem__` | `init, update = rate`, which `optax.chain` does | a_factor_unpacks |
+    | `_replace` | a wrapper that replaces one of the two functions | a_factor_unpacks |
+    | `register_static` | a rate as an argument of a compiled function, or as a leaf of a tree | a_factor_passes_through_jax |
+    | `__eq__`, `__hash__` of the call (`Built`) | equal rates compile the same program again | equality_is_that_of_the_arguments |
+    | `__array_ufunc__ = None` | `np.float32(0.5) * rate` makes an array of objects | numbers_multiply_from_both_sides |
+    | operators that raise | `rate + rate` fails far from where it was written | the_arithmetic_of_the_tuple_underneath |
+    | `-1 * rate` raises | `optax.sgd(controller)` takes it for a number and negates it | a_rate_with_feedback_in_an_optax_optimizer |
+    | `Schedule.init()`, `.update(state)`, `(state)` | `inject_hyperparams` asks a stateful schedule in this way | schedule_serves_optax_s_stateful_schedule |
+    """  # noqa: E501
 
     init: Callable[..., Any]
     update: Callable[..., Any]
     cores: tuple[Core, ...]
-    peak: ArrayLike | None  # the largest value that it is known to reach, feedback apart; None where that is unknown
+    peak: ArrayLike | None  # the largest value that it can reach without feedback; None if that is not known
 
     @classmethod
     def _of(
@@ -124,7 +134,7 @@ class _Factor(Built, _Base):
         return optax.GradientTransformationExtraArgs(*self)._replace(**functions)
 
     def duplicate(self) -> Any:
-        """Return the same once more, to remember another call."""
+        """Return a copy, which will remember another call."""
         return type(self)._of(self.init, self.update, self.cores, self.peak)
 
     # A NumPy scalar on the left would otherwise take the two functions for an array of objects.
@@ -176,8 +186,8 @@ class Rate(_Factor):
     """A learning rate as a gradient transformation.
 
     As the last link of a chain it multiplies the incoming direction by `-rate`. As the `learning_rate` of an lrx
-    optimizer it is threaded to where the paper has it. Made by the schedules and by products with controllers; an
-    optimizer asks it for the rate of a step with `init_rate` and `next_rate`.
+    optimizer it acts where the paper has it, for example inside a velocity. Schedules are rates, and so are products of
+    a schedule and a controller. An optimizer asks for the rate of a step with `init_rate` and `next_rate`.
 
     Example:
       >>> import lrx, jax.numpy as jnp
@@ -190,7 +200,7 @@ class Rate(_Factor):
     """
 
     def init_rate(self, params: Any = None) -> RateState:
-        """Give the state to start with; `params` is needed by factors whose memory has the parameters' shape."""
+        """Return the initial state; factors whose memory has the parameters' shape need `params`."""
         rate, memories = self._start(params)
         count, step = jnp.zeros([], jnp.int32), jnp.zeros([], jnp.int32)
         note_start(count, lambda: {path: "" for path, _ in named_leaves(params)})
@@ -199,7 +209,7 @@ class Rate(_Factor):
     def next_rate(
         self, state: RateState, *, updates: Any = None, params: Any = None, **extra_args: Any
     ) -> tuple[jax.Array, RateState]:
-        """Take the state and a step's feedback to the rate of this step, () float32, and the next state."""
+        """Return the rate of this step, () float32, and the next state, given the feedback of the step."""
         feedback = Feedback(state.step, updates, params, extra_args)
         unscaled, memories = self._advance(state.memories, feedback)
         rate = unscaled * state.scale
@@ -208,7 +218,7 @@ class Rate(_Factor):
 
     @classmethod
     def from_cores(cls, cores: tuple[Core, ...], *, peak: ArrayLike | None = None) -> Rate:
-        """Make a rate of cores whose product it is; `@factory` notes how to make it again."""
+        """Build a rate as the product of cores; `@factory` records the call that made it."""
 
         def init(params: Any) -> RateState:
             return self.init_rate(params)
@@ -225,15 +235,15 @@ class Rate(_Factor):
 class Schedule(Rate):
     """A rate from the step alone: a gradient transformation and a function of the step at once.
 
-    As a link it closes a chain: it applies the minus sign. `multiplier()` is the link without a sign. The same
-    object goes into `lrx.adam(schedule)`, `optax.chain(..., schedule)`, `optax.adamw(schedule)` and
-    `optax.inject_hyperparams(optax.adamw)(learning_rate=schedule)`. It is made by the factories of `lrx.schedules`,
-    or as `Schedule(function)` from any function of the step. Its `repr` rebuilds it, and it pickles. Its `peak` is
-    the largest rate that it can reach, or None where that is not known: for a function of your own, and for a
-    product of two shapes.
+    As a link it closes a chain: it applies the minus sign. `multiplier()` is the link without a sign. The same object
+    goes into `lrx.adam(schedule)`, `optax.chain(..., schedule)`, `optax.adamw(schedule)` and
+    `optax.inject_hyperparams(optax.adamw)(learning_rate=schedule)`. The factories of `lrx.schedules` make schedules,
+    and `Schedule(function)` makes one from any function of the step. Its `repr` rebuilds it, and it pickles. Its `peak`
+    is the largest rate that it can reach, or None if that is not known: for a function of your own, and for a product
+    of two schedules that both vary.
 
-    It is a function to JAX too, for `jax.jit(schedule)`, `jax.vmap(schedule)` and `jax.lax.switch(i, schedules, step)`,
-    and it may be passed to compiled functions as an argument.
+    JAX accepts it as a function, in `jax.jit(schedule)`, `jax.vmap(schedule)` and
+    `jax.lax.switch(i, schedules, step)`, and as an argument of compiled functions.
 
     Args:
       function: takes a step, () int32, to the rate of that step, with JAX operations only.
@@ -259,10 +269,10 @@ class Schedule(Rate):
 
     @classmethod
     def of_counts(cls, function: Callable[[jax.Array], Any], *, peak: ArrayLike | None = None) -> Schedule:
-        """Make a schedule of a function that takes counts of any shape; `@factory` notes how to make it again."""
+        """Build a schedule from a function of counts of any shape; `@factory` records the call that made it."""
 
         def rate_at(count: jax.Array) -> jax.Array:
-            # A function that ignores the step, as a constant's, still gives one rate for each step asked for.
+            # The result of a function that ignores the step, such as a constant's, is broadcast to all steps.
             rate = jnp.asarray(function(count), jnp.float32)
             return jnp.broadcast_to(rate, jnp.broadcast_shapes(jnp.shape(count), rate.shape))
 
@@ -271,8 +281,8 @@ class Schedule(Rate):
             update=lambda memory, feedback: (rate_at(feedback.count), memory),
         )
 
-        # optax recognises a stateful schedule by `init()`, `update(state)` and `__call__(state)`: the same three
-        # names, told apart by what they are called with.
+        # Optax calls `init()`, `update(state)` and `__call__(state)` of a stateful schedule: the names are the same, so
+        # the arguments decide which is meant.
         def init(params: Any = None) -> RateState:
             return self.init_rate(params)
 
@@ -289,15 +299,15 @@ class Schedule(Rate):
     def __call__(self, count: ArrayLike | Sequence[Any] | RateState, **extra_args: Any) -> jax.Array:
         """Return the rate at a step, or at each of several, as float32.
 
-        A single step is answered by a compiled function, in a few microseconds after the first.
+        For a single step a compiled function is called: a few microseconds after the first call.
 
         Args:
-          count: the step, an integer, or steps: an array of integers, a list or a range. Before step 0 there is the
-            rate of step 0. A state of the schedule is taken as well, for optax.
+          count: the step, an integer, or steps: an array of integers, a list or a range. Steps below 0 have the rate of
+            step 0. Optax may also pass a state of the schedule.
 
         Returns:
-          The rate, () float32, or rates in the shape of the steps: an array of JAX's, whether the step is a number of
-          Python's or traced; `float(schedule(step))` is the number for a logger.
+          The rate, () float32, or rates in the shape of the steps. It is always a JAX array;
+          `float(schedule(step))` is the number for a logger.
 
         Raises:
           TypeError: for a step that is not an integer.
@@ -308,18 +318,18 @@ class Schedule(Rate):
         if type(count) is int or isinstance(count, np.integer):
             return self._at(np.int32(min(max(int(count), 0), _checks.INT32_MAX)))
         counts = as_count(count)
-        # A long curve is one compiled call; a short one is not worth the compiler's time.
+        # A long curve is worth compiling; a short one is not.
         return (self._at if counts.ndim == 0 or counts.size >= 2**16 else self.function)(counts)
 
     @functools.cached_property
     def _at(self) -> Callable[[Any], jax.Array]:
-        """The function of int32 counts, compiled where it can be: equal schedules share the program."""
+        """Return the function of int32 counts, compiled unless it is traced; equal schedules share the program."""
         if self.is_traced:
             return self.function
         return _compiled(self) if self.by_value else jax.jit(self.function)
 
     def duplicate(self) -> Schedule:
-        """Return the same once more, to remember another call."""
+        """Return a copy, which will remember another call."""
         copy: Schedule = super().duplicate()
         copy.function = self.function
         return copy
@@ -329,7 +339,7 @@ class Schedule(Rate):
 
         Args:
           num_steps: how many steps, from step 0 on, >= 1.
-          axes: where to draw, to compare several schedules; by default in a figure of its own.
+          axes: where to draw, to compare several schedules; by default in a new figure.
 
         Returns:
           The figure, which a notebook shows and `figure.savefig("rate.png")` writes.
@@ -348,7 +358,7 @@ class Schedule(Rate):
         _checks.steps("num_steps", num_steps)
         if axes is None:
             _, (axes,) = figures.panels(size=(8.0, 4.0))
-        # More points than pixels show nothing more; where steps are few, each is drawn.
+        # More points than pixels show nothing more; few steps are all drawn.
         counts = np.unique(np.linspace(0, int(num_steps) - 1, min(int(num_steps), 20_000)).astype(np.int64))
         axes.plot(counts, np.asarray(self(counts)), label=textwrap.shorten(repr(self), 110), lw=1.6)
         axes.set(xlabel="step", ylabel="learning rate")
@@ -359,7 +369,7 @@ class Schedule(Rate):
         return figure
 
     def multiplier(self) -> Controller:
-        """Give the unsigned link: it multiplies by the schedule's value and applies no sign.
+        """Return the unsigned link, which multiplies by the schedule's value and applies no sign.
 
         Example:
           >>> import lrx, optax
@@ -380,9 +390,9 @@ def _compiled(schedule: Schedule) -> Callable[[Any], jax.Array]:
 class Controller(_Factor):
     """A factor >= 0 that starts at 1 and comes from feedback; it never applies a sign.
 
-    Alone in a chain it multiplies what comes in. `schedule * controller` is a `Rate`, `controller * controller` a
-    `Controller`. Made by the factories of `lrx.controllers`, by `controller` below for a new method, and by
-    `schedule.multiplier()`.
+    Alone in a chain it multiplies the incoming updates. `schedule * controller` is a `Rate`, and
+    `controller * controller` is a `Controller`. The factories of `lrx.controllers` make controllers,
+    `lrx.feedback.controller` makes one of your own, and `schedule.multiplier()` is one.
 
     Example:
       >>> import lrx, optax
@@ -391,7 +401,7 @@ class Controller(_Factor):
 
     @classmethod
     def from_cores(cls, cores: tuple[Core, ...], *, peak: ArrayLike | None = 1.0) -> Controller:
-        """Make a controller of cores whose product it is; `@factory` notes how to make it again."""
+        """Build a controller as the product of cores; `@factory` records the call that made it."""
 
         def init(params: Any) -> FactorState:
             factor, memories = self._start(params)
@@ -410,7 +420,7 @@ class Controller(_Factor):
 
 
 def _as_factor(value: Any) -> _Factor:
-    """What stands beside a rate or controller in a product."""
+    """Return a factor of a product as a rate or a controller; a number becomes a constant."""
     if isinstance(value, _Factor):
         return value
     if not is_number(value):
@@ -428,13 +438,13 @@ def _product(left: _Factor, right: _Factor) -> Any:
     def written(factor: _Factor) -> str:
         return write(factor.arguments["value"]) if factor.factory is constant else repr(factor)
 
-    # A constant is written as a number, but two numbers would make an ordinary multiplication of it. Parentheses keep
-    # the order of multiplication, and with it the last bit.
+    # A constant is written as a number, unless both factors are constants: the text would then multiply two numbers.
+    # Parentheses keep the order of multiplication, and with it the last bit.
     first = repr(left) if left.factory is right.factory is constant else written(left)
     second = f"({right!r})" if right.factory in (_multiply, _divide) else written(right)
     text = f"{first} * {second}"
     arguments = {"left": left, "right": right}
-    # Two shapes may peak at different times; beside one shape, constants and feedback leave no doubt.
+    # Two schedules that vary may peak at different times; the product of one with constants peaks where it does.
     known = left.peak is not None and right.peak is not None and (_is_steady(left) or _is_steady(right))
     peak = left.peak * right.peak if known else None  # type: ignore[operator]
     product: _Factor
@@ -458,7 +468,7 @@ def _quotient(factor: _Factor, divisor: Any) -> Any:
 
 
 def _is_steady(factor: _Factor) -> bool:
-    """Whether a factor keeps its value but for feedback."""
+    """Return whether a factor is constant, apart from feedback."""
     if factor.factory is _multiply:
         return all(_is_steady(part) for part in factor.arguments.values())
     if factor.factory is _divide:
@@ -469,7 +479,7 @@ def _is_steady(factor: _Factor) -> bool:
 
 
 def largest(*values: ArrayLike | None) -> ArrayLike | None:
-    """The largest of several peaks; unknown where one of them is."""
+    """Return the largest of several peaks; None if one of them is not known."""
     if any(value is None for value in values):
         return None
     if all(_checks.is_concrete(value) for value in values):

@@ -1,7 +1,7 @@
-"""What a state says about its rate.
+"""Read the learning rate, the number of updates and everything else that a state shows.
 
 All functions are pure, so they work on traced states, under `jax.vmap`, and on states restored from a checkpoint. They
-find rates wherever they are: in a chain, inside an optimizer, and inside optax's and flax's wrappers.
+find rates in a chain, inside an optimizer, and inside optax's and flax's wrappers.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ def learning_rates(state: Any) -> dict[str, jax.Array]:
       state: an optimizer state, or an object that carries one as `opt_state` (`nnx.Optimizer`, `TrainState`).
 
     Returns:
-      Group label to rate, () float32, with what lies outside the groups multiplied into each. Groups nested in groups
-      are named `outer/inner`, groups without a rate (frozen ones) are left out, and a state without groups has the
-      one label `""`. What counts as the rate is said in `learning_rate`.
+      Group label to rate, () float32, multiplied by the factors outside of the groups. Groups nested in groups are
+      named `outer/inner`, groups without a rate (frozen ones) are left out, and a state without groups has the one
+      label `""`. See `learning_rate` for the factors that are included.
 
     Raises:
       NoRateError: a ValueError, if the state holds no rate, or holds two sets of groups (`group_rates` around an
-        `optax.partition` by other labels), of which it does not say which meet.
+        `optax.partition` by other labels) and does not tell which of them share parameters.
       ValueError: if there are two rates on one path.
       TypeError: if `state` is a transformation or None.
 
@@ -50,31 +50,31 @@ def learning_rates(state: Any) -> dict[str, jax.Array]:
 def learning_rate(state: Any, group: Hashable | None = None) -> jax.Array:
     """Read the learning rate that the latest update used.
 
-    It is the product of the rates on the path: before the first update schedule(0), after an accumulating or skipped
-    call the last applied one, and 0 once a controller has stopped the run. It is read through `optax.chain`,
-    `partition`, `masked`, `MultiSteps`, `apply_if_finite`, `inject_hyperparams`, `contrib.sam` (whose adversary is not
-    on the path) and flax's optimizers.
+    The rate is the product of the rates and factors on the path of a gradient. Before the first update it is
+    schedule(0); after a call that only accumulated or was skipped, the last applied rate; 0 once a controller has
+    stopped the run. It is read through `optax.chain`, `partition`, `masked`, `MultiSteps`, `apply_if_finite`,
+    `inject_hyperparams`, `contrib.sam` (whose adversary is not on the path) and flax's optimizers.
 
     Factors of optax's own links are included if their state holds the number: a number or schedule of
     `inject_hyperparams`, the scale of `contrib.reduce_on_plateau` and of `contrib.mechanize`, the step of a line
     search, and the estimate of `contrib.prodigy` and `contrib.dadapt_adamw` under `inject_hyperparams` (the estimate
     for the next update, without the bias correction). Factors that are not in a state cannot be read and are left out:
     `optax.scale`, `optax.scale_by_schedule`, and the rate of a whole optimizer such as `optax.adam(0.1)`. An optimizer
-    with a rate of its own before an lrx rate makes the chain ascend, because both apply the sign. `inject_hyperparams`
-    and most of `optax.contrib` show that in their state, and raise an error here; `optax.adam` does not, so `lrx.train`
-    tests the direction of an update. A direction that is added outside of the rate, such as a weight decay, is not seen
-    either.
+    with its own rate before an lrx rate makes the chain ascend, because both apply the sign. The states of
+    `inject_hyperparams` and of most of `optax.contrib` show that, and raise an error here; the state of `optax.adam`
+    does not, so `lrx.train` tests the direction of an update. A direction that is added outside of the rate, such as a
+    weight decay, is not seen either.
 
     Args:
       state: an optimizer state, or an object that carries one as `opt_state` (`nnx.Optimizer`, `TrainState`).
-      group: which group's, where the state has several: its label, or its label as text.
+      group: the group whose rate to read, if the state has several: its label, or its label as text.
 
     Returns:
       () float32.
 
     Raises:
       NoRateError: a ValueError, if the state holds no rate, as that of `optax.adamw(schedule)`.
-      ValueError: if there are two rates on one path, or several groups of which none is named.
+      ValueError: if there are two rates on one path, or several groups and `group` is not given.
       TypeError: if `state` is a transformation or None.
 
     Example:
@@ -95,7 +95,7 @@ def _rates(function: str, state: Any) -> dict[str, jax.Array]:
 
 
 def group_of(rates: Mapping[str, Any], group: Hashable | None, function: str) -> str:
-    """Return the label of the group asked for; the only one where none is."""
+    """Return the label of the group asked for, or of the only group."""
     if group is not None:
         if str(group) not in rates:
             raise ValueError(
@@ -116,14 +116,14 @@ def group_of(rates: Mapping[str, Any], group: Hashable | None, function: str) ->
 class _Entry(NamedTuple):
     """One thing that a state shows."""
 
-    owner: str  # the method that shows it, behind the groups that it is in; "" for what has no method's name
-    node: Any  # of the state; two of one name are told apart by it
+    owner: str  # the method that shows it, behind the groups that it is in; "" without a method's name
+    node: Any  # the state; it distinguishes two owners of one name
     field: str
-    value: Any  # an array, or the `Observation` of what waits for one
+    value: Any  # an array, or the `Observation` of a controller that takes observations
 
 
 def _entries(node: Any, group: str = "", owner: Any = None) -> Iterator[_Entry]:
-    """What the states have to show, those of a group under its label, as the owner's where that is known."""
+    """Return what the states show, under the label of their group and the name of their owner."""
     said = speaker(node)
     named = tells(said, "belongs_to")
     owner = said.belongs_to() if named else node if owner is None else owner
@@ -142,7 +142,7 @@ def _entries(node: Any, group: str = "", owner: Any = None) -> Iterator[_Entry]:
 
 
 def named_entries(state: Any) -> Iterator[tuple[str, _Entry]]:
-    """Every entry with the name of its owner, in which those that repeat have a number."""
+    """Return every entry with the name of its owner; names that repeat get a number."""
     nodes: dict[str, list[int]] = {}
     for entry in _entries(state):
         same = nodes.setdefault(entry.owner, [])
@@ -157,17 +157,17 @@ def monitor(state: Any, *, scalars: bool = False) -> dict[str, Any]:
 
     Args:
       state: an optimizer state, or an object that carries one as `opt_state` (`nnx.Optimizer`, `TrainState`).
-      scalars: whether to return plain Python numbers, as loggers and `json.dumps` want them, in place of arrays. They
-        are fetched from the device together; within a compiled function there are none yet.
+      scalars: whether to return Python numbers, for loggers and `json.dumps`, in place of arrays. They are fetched from
+        the device together; this does not work within a compiled function.
 
     Returns:
-      Name to scalar. The rate is `learning_rate`, or `learning_rate/<group>` where there are groups; what
-      `scale_learning_rate` and `set_learning_rate` have set is `scale`, or `scale/<group>`. What a controller or
-      optimizer keeps, but for counts, is `<method>/<field>`, within a group `<group>/<method>/<field>`; what an
-      unsigned link multiplies by is `factor`, and of two methods of one name the second is `<method>_2/<field>`. What
-      takes its loss from `observe` shows `<method>/observations`: how many there have been. What `optax.snapshot`
-      measures has its own name, so `optax.chain(optax.snapshot("gradient_norm", optax.tree.norm), lrx.sgd(0.1))`
-      records norms. Empty where there is nothing. A state of your own adds what its method `shown()` returns.
+      Name to scalar. The rate is `learning_rate`, or `learning_rate/<group>` if there are groups. The factor set by
+      `scale_learning_rate` or `set_learning_rate` is `scale`, or `scale/<group>`. The scalars of a controller or
+      optimizer, except counts, are `<method>/<field>`, within a group `<group>/<method>/<field>`; the second of two
+      methods of one name is `<method>_2/<field>`. The factor of an unsigned link is `factor`. A controller that takes
+      its loss from `observe` shows the number of observations as `<method>/observations`. A measurement of
+      `optax.snapshot` keeps its own name, so `optax.chain(optax.snapshot("gradient_norm", optax.tree.norm),
+      lrx.sgd(0.1))` records norms. A state of your own adds what its method `shown()` returns.
 
     Raises:
       ValueError: if two rates lie on one path, or with `scalars` if the state is that of several vmapped members.
@@ -206,7 +206,7 @@ def monitor(state: Any, *, scalars: bool = False) -> dict[str, Any]:
 
 
 def _copy(value: Any) -> Any:
-    """A value that outlives its state, which may be donated to the next step."""
+    """Return a copy, which outlives a state that is donated to the next step."""
     return jnp.array(value) if isinstance(value, jax.Array) and _checks.is_concrete(value) else value
 
 
@@ -231,12 +231,12 @@ def update_count(state: Any) -> jax.Array:
     """Return the number of updates that have been applied.
 
     Calls that only gather a gradient (`accumulate`, `optax.MultiSteps`) or that are skipped (`optax.apply_if_finite`)
-    are not counted: it is the time of schedules and bias corrections, from which a cool-down branches off. Where
-    `rollback_on_divergence` takes the run back, the count goes back with it.
+    are not counted. Schedules and bias corrections are functions of this count. If `rollback_on_divergence` takes the
+    run back, the count goes back too.
 
     Args:
-      state: an optimizer state, or an object that carries one as `opt_state` (`nnx.Optimizer`, `TrainState`). That of
-        an optax optimizer will do, where it counts.
+      state: an optimizer state, or an object that carries one as `opt_state` (`nnx.Optimizer`, `TrainState`). The state
+        of an optax optimizer that counts will do.
 
     Returns:
       () int32, which stays at 2^31 - 1 once there.
@@ -255,7 +255,7 @@ def update_count(state: Any) -> jax.Array:
       2
     """
     found = counts_on_path(state_of("update_count", state))
-    # A link outside of a wrapper counts calls: the rates come first, and what only counts comes last.
+    # A link outside of a wrapper counts calls, so the counts of rates come first, and those of other states last.
     counts = next((counts for counts in found if counts), [])
     if not counts:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""Go on with another transformation: what of an old state fits a new one."""
+"""Carry an old state over to another transformation, as far as it fits."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ FEW = 4  # leaves of one state that are listed one by one
 
 @dataclasses.dataclass(frozen=True)
 class CarriedOver:
-    """What `carry_over` has made of two states."""
+    """The result of `carry_over`."""
 
-    state: Any  # of the new transformation, to go on with
-    taken: tuple[str, ...]  # what comes from the old state
-    fresh: tuple[str, ...]  # what the new state begins anew
-    dropped: tuple[str, ...]  # what the old state held and the new one has no place for
+    state: Any  # the state of the new transformation, to go on with
+    taken: tuple[str, ...]  # states taken from the old state
+    fresh: tuple[str, ...]  # states that begin anew
+    dropped: tuple[str, ...]  # states of the old state without a place in the new one
 
     def __str__(self) -> str:
         parts = (("taken over", self.taken), ("begins anew", self.fresh), ("has no place", self.dropped))
@@ -33,9 +33,9 @@ class CarriedOver:
 
 
 class _Unit(NamedTuple):
-    """The leaves of one state within a tree, but for those of states within it."""
+    """The leaves of one state within a tree, without those of the states within it."""
 
-    kind: str  # the name of its type; "" for what is in none
+    kind: str  # the name of its type; "" for leaves outside of all states
     path: Path
     leaves: dict[Path, Any]
 
@@ -47,16 +47,17 @@ class _Unit(NamedTuple):
 
 
 def carry_over(old_state: Any, new_state: Any) -> CarriedOver:
-    """Take over from an old state what fits a new one, and say what does not.
+    """Carry over the parts of an old state that fit a new one, and report those that do not.
 
-    For a run that goes on with another transformation: with clipping before it, with a controller multiplied into its
-    rate, in `adamw` in place of `adam`. States are found by their type, wherever they stand in the chain; of each, what
-    agrees in name, shape and type is taken over, with moments, counts and the step of the schedule. What is new begins
-    as `tx.init` has made it. Nothing is converted.
+    Use it to continue a run with another transformation: with clipping before it, with a controller multiplied into the
+    rate, or with `adamw` in place of `adam`. States are found by their type, wherever they stand in the chain. Fields
+    that agree in name, shape and type are taken over, including moments, counts and the step of the schedule; all
+    others begin as `tx.init` has made them. Nothing is converted.
 
-    Two states that hold several of one type are matched in their order, or by their place where their numbers differ.
-    Groups keep to their labels; they may be made, where each takes its part, and dissolved. A checkpoint that Orbax has
-    restored without a target, as dicts and lists, will do as the old state: the old transformation is not needed.
+    If both states hold several of one type, these are matched in their order; if their numbers differ, by their place.
+    Groups are matched by their labels. When groups are added or removed, each takes or gives its part. The old state
+    may be a checkpoint that Orbax has restored without a target, as dicts and lists: the old transformation is not
+    needed.
 
         old_state = orbax.checkpoint.StandardCheckpointer().restore(path)
         carried = lrx.carry_over(old_state, tx.init(params))
@@ -64,12 +65,12 @@ def carry_over(old_state: Any, new_state: Any) -> CarriedOver:
         state = carried.state
 
     Args:
-      old_state: an optimizer state, or what was restored of one.
-      new_state: what the new transformation's `init` has returned.
+      old_state: an optimizer state, or what Orbax has restored of one.
+      new_state: the state returned by the new transformation's `init`.
 
     Returns:
-      The new state with its arrays (`state`), and in words what was `taken`, what begins `fresh`, and what was
-      `dropped`. The state has the structure, types and placement of `new_state`, in buffers of its own.
+      The new `state`, and the names of the states that were `taken`, that begin `fresh`, and that were `dropped`. The
+      state has the structure, types and placement of `new_state`, in buffers of its own.
 
     Raises:
       ValueError: if nothing at all could be taken over.
@@ -94,7 +95,7 @@ def carry_over(old_state: Any, new_state: Any) -> CarriedOver:
     old, new, snapshots = _units(old_state, known), _units(new_state, known), _snapshots(new_state)
     pairs = _pairs(old, new)
     chosen = _chosen(pairs)
-    for path, inner in snapshots:  # a copy of what is found elsewhere too
+    for path, inner in snapshots:  # a copy of states that are found elsewhere too
         within = _units(inner, known, path)
         chosen |= _chosen(_pairs(old, within))
     taken, fresh = _said(new, {unit.path: partners[0] for unit, partners in pairs}, chosen)
@@ -117,7 +118,7 @@ def _is_state(node: Any) -> bool:
 
 
 def _fields(tree: Any) -> Iterator[tuple[frozenset[str], str]]:
-    """The names of the fields of each type of state within a tree, by which a dict is known to have been one."""
+    """Yield the field names of each type of state within a tree; a dict with these keys was such a state."""
     for _, node in named_leaves(tree, is_leaf=_is_state):
         if _is_state(node):
             yield frozenset(node._fields), type(node).__name__
@@ -137,7 +138,7 @@ def _units(tree: Any, known: Mapping[frozenset[str], str], path: Path = ()) -> l
 
 
 def _split(tree: Any, known: Mapping[frozenset[str], str], path: Path) -> tuple[dict[Path, Any], list[_Unit]]:
-    """The leaves of a tree that are in no state, and the states within it."""
+    """Return the leaves of a tree that are outside of all states, and the states within it."""
     loose: dict[Path, Any] = {}
     units: list[_Unit] = []
     for more, node in named_leaves(tree, is_leaf=lambda node: bool(_kind(node, known))):
@@ -160,7 +161,7 @@ def _snapshots(tree: Any) -> list[tuple[Path, Any]]:
 
 
 def _pairs(old: list[_Unit], new: list[_Unit]) -> list[tuple[_Unit, list[_Unit]]]:
-    """Which new state goes on from which old ones: from one, and where groups are made or dissolved from several."""
+    """Match each new state with an old one, or with several if groups are added or removed."""
     pairs = []
     for kind in dict.fromkeys(unit.kind for unit in new):
         ours, theirs = [u for u in new if u.kind == kind], [u for u in old if u.kind == kind]
@@ -182,7 +183,7 @@ def _pairs(old: list[_Unit], new: list[_Unit]) -> list[tuple[_Unit, list[_Unit]]
 
 
 def _nested(unit: _Unit, others: list[_Unit], partner: _Unit | None) -> list[_Unit]:
-    """Other old states that a new one is a part of, or that are parts of it: one is in a group, the other is not."""
+    """Return further old states that contain a new one or are parts of it: one of the two is in a group."""
     return [
         other
         for other in others
@@ -198,14 +199,14 @@ def _likeness(path: Path, other: Path) -> int:
 
 
 def _agree(labels: Path, others: Path) -> bool:
-    """Whether one place may lie within the other: a wrapper adds names, and another group has another."""
+    """Return whether one place may lie within the other: a wrapper only adds labels."""
     shorter, longer = sorted((labels, others), key=len)
     remaining = iter(longer)
     return all(label in remaining for label in shorter)
 
 
 def _chosen(pairs: list[tuple[_Unit, list[_Unit]]]) -> dict[Path, Any]:
-    """The old arrays, by the places of the new ones whose shape and type they have."""
+    """Return the old arrays that have the shape and type of a new one, by the place of the new one."""
     return {
         (*unit.path, *place): partner.leaves[place]
         for unit, partners in pairs
@@ -244,7 +245,7 @@ def _said(
 
 
 def _places(units: list[_Unit], others: list[_Unit]) -> tuple[str, ...]:
-    """Where states are, each for those within it if all share its fate; a controller goes by its method's state."""
+    """Return the places of states; one stands for all within it if these are there too, a controller by its memory."""
 
     def is_within(path: Path, outer: _Unit) -> bool:
         return path[: len(outer.path)] == outer.path
@@ -260,7 +261,7 @@ def _places(units: list[_Unit], others: list[_Unit]) -> tuple[str, ...]:
 
 
 def _placed(value: Any, like: Any) -> jax.Array:
-    """A copy of an old array, on the devices of the one whose place it takes."""
+    """Copy an old array to the devices of the array that it replaces."""
     copy = jnp.array(value, jnp.result_type(like), copy=True)
     if _checks.is_concrete(copy) and isinstance(like, jax.Array) and _checks.is_concrete(like):
         return jax.device_put(copy, like.sharding) if getattr(like, "committed", False) else copy

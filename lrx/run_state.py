@@ -16,7 +16,7 @@ from lrx.states import Observation, array, tells
 
 
 def stopped(state: Any) -> jax.Array:
-    """Say whether a controller has ended the run.
+    """Return whether a controller has ended the run.
 
     `early_stopping` ends it when the loss has not improved for a while, `rollback_on_divergence` when it has taken the
     run back as often as it may. The rate is 0 from then on, so a run that goes on moves nothing; `lrx.train` ends.
@@ -25,7 +25,7 @@ def stopped(state: Any) -> jax.Array:
       state: an optimizer state, or an object that carries one as `opt_state` (`nnx.Optimizer`, `TrainState`).
 
     Returns:
-      () bool, False where nothing in the state can end a run.
+      () bool; False if nothing in the state can end a run.
 
     Example:
       >>> import lrx, jax.numpy as jnp
@@ -42,27 +42,27 @@ def stopped(state: Any) -> jax.Array:
 
 
 def can_stop(state: Any) -> bool:
-    """Whether something in a state can end a run."""
+    """Return whether something in a state can end a run."""
     return bool(stop_flags(state_of("can_stop", state)))
 
 
 def stop_flags(state: Any) -> list[jax.Array]:
-    """Return what each state that can end a run says about it."""
+    """Return the flag of each state that can end a run."""
     return [array(said.stops()) for said in tellers(state, "stops")]
 
 
 def tracks_best(state: Any) -> bool:
-    """Return whether something in a state follows how good a run is, so that its best parameters are known.
+    """Return whether something in a state knows when a run is at its best, as `early_stopping` does.
 
-    That is what `early_stopping` does, and every state with a method `improved_since`.
+    A state with a method `improved_since` does.
     """
     return bool(tellers(state_of("tracks_best", state), "improved_since"))
 
 
 def improved(before: Any, after: Any) -> jax.Array:
-    """Return whether the best loss so far has come between two states of a run, () bool.
+    """Return whether a run has reached a new best between two of its states, () bool.
 
-    It comes with the update that is given the loss, or with the observation.
+    That happens in the update that is given the loss, or with the observation.
     """
     earlier, later = (tellers(state_of("improved", state), "improved_since") for state in (before, after))
     flags = [jnp.asarray(now.improved_since(then), bool) for then, now in zip(earlier, later, strict=True)]
@@ -70,7 +70,7 @@ def improved(before: Any, after: Any) -> jax.Array:
 
 
 def handles_divergence(state: Any) -> bool:
-    """Return whether a state belongs to a transformation that takes a diverging run back by itself."""
+    """Return whether a state belongs to a transformation that handles a diverging run by itself."""
     return any(
         said.handles_divergence() for said in tellers(state_of("handles_divergence", state), "handles_divergence")
     )
@@ -79,14 +79,14 @@ def handles_divergence(state: Any) -> bool:
 def minibatches(state: Any) -> list[tuple[jax.Array, jax.Array | None]]:
     """Return how many minibatches are gathered for the next update, and how many make one.
 
-    What has been gathered when a run ends has not been applied.
+    If a run ends in between, the gathered gradients have not been applied.
 
     Args:
       state: an optimizer state, or an object that carries one as `opt_state`.
 
     Returns:
-      A pair for each accumulation that is not within another, in calls of `update`, each () int32; None for the second
-      where the state does not say it, as that of `optax.MultiSteps`. Empty where nothing accumulates.
+      A pair for each accumulation that is not within another, in calls of `update`, each () int32. The second is None
+      if the state does not hold it, as that of `optax.MultiSteps` does not. Empty if nothing accumulates.
 
     Example:
       >>> import lrx, jax.numpy as jnp
@@ -113,13 +113,13 @@ def _gathering(node: Any) -> list[tuple[jax.Array, jax.Array | None]]:
 
 
 def listeners(state: Any) -> tuple[str, ...]:
-    """Name what takes its loss from `observe`, as `monitor` and `observe(..., to=...)` do.
+    """Return the names of the controllers that take their loss from `observe`.
 
     Args:
       state: an optimizer state, or an object that carries one as `opt_state` (`nnx.Optimizer`, `TrainState`).
 
     Returns:
-      The names of all that was built with `feedback="observed"`; the empty tuple where nothing was.
+      The names of all controllers that were built with `feedback="observed"`, as `monitor` shows them.
     """
     return tuple(
         name for name, entry in named_entries(state_of("listeners", state)) if isinstance(entry.value, Observation)
@@ -127,14 +127,13 @@ def listeners(state: Any) -> tuple[str, ...]:
 
 
 def eval_params(state: Any, params: Any) -> Any:
-    """Give the parameters to evaluate and to keep, from those at which gradients are taken.
+    """Return the parameters to evaluate and to keep, from those at which gradients are taken.
 
-    For `nesterov` the caller holds the point looked ahead to, y, and `theta = y + beta v` is the method's own iterate;
-    for `schedule_free_sgd` and `schedule_free_adamw` it is the average x, for `dog` the polynomial average, for
-    `averaged` the moving one. For methods
-    that take their gradients at the iterate itself, the parameters come back as they are. Batch statistics of the model
-    belong to the parameters that gradients were taken at: `lrx.training.recompute_batch_stats` gives those that belong
-    to the others; `lrx.train` evaluates with both.
+    For `nesterov`, the caller holds the look-ahead point y, and the method's iterate is `theta = y + beta v`. For
+    `schedule_free_sgd` and `schedule_free_adamw`, it is the average x; for `dog`, the polynomial average; for
+    `averaged`, the moving average. Methods that take their gradients at the iterate itself return the parameters
+    unchanged. Batch statistics of a model belong to the parameters at which gradients were taken:
+    `lrx.training.recompute_batch_stats` computes those of other parameters, and `lrx.train` evaluates with both.
 
     Args:
       state: the optimizer state that goes with `params`, or an object that carries one as `opt_state`
@@ -169,23 +168,23 @@ def eval_params(state: Any, params: Any) -> Any:
 
 
 def moves_evaluation(state: Any, params: Any) -> bool:
-    """Whether the parameters to evaluate are others than those at which gradients are taken."""
+    """Return whether the parameters to evaluate differ from those at which gradients are taken."""
     answers = []
     jax.eval_shape(lambda state, params: answers.append(eval_params(state, params) is not params), state, params)
     return answers[0]
 
 
 def apply_updates(params: Any, updates: Any, state: Any) -> Any:
-    """Return the parameters after an update: the sum, or what the state keeps of them.
+    """Return the parameters after an update: the sum, or the parameters that the state keeps.
 
-    Adding a difference would round what `rollback_on_divergence` takes back, and could not leave infinity; so the
-    parameters that were kept are selected. Those of `master_weights` are its copies, rounded. For every other
+    When `rollback_on_divergence` takes a run back, the kept parameters are selected: adding a difference would round
+    them, and could not lead back from infinity. For `master_weights` the result is its rounded copies. For every other
     transformation this is `optax.apply_updates`.
 
     Args:
       params: the parameters before the update.
-      updates: what `tx.update` gave.
-      state: the state that it gave with them.
+      updates: the updates that `tx.update` returned.
+      state: the state that it returned with them.
 
     Returns:
       Parameters of the same structure, shapes and types.
@@ -213,7 +212,7 @@ def apply_updates(params: Any, updates: Any, state: Any) -> Any:
 
 
 def settle_params(state: Any, params: Any) -> Any:
-    """Return the parameters after an update: what the states make of those to which the updates have been added."""
+    """Return the parameters after an update, given the sum of parameters and updates."""
     for said in tellers(state, "applied_params", nested=False):
         params = said.applied_params(params)
     return params

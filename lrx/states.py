@@ -1,36 +1,37 @@
-"""What states keep, and the protocol by which they tell it.
+"""The states that rates, factors and controllers share, and the protocol by which every state is read.
 
-A method's own statistics stay with the method; what is here is shared by every rate, factor and controller.
+The statistics of a method are defined in the method's own file.
 
-The protocol: a state says what it has to say by methods, each of them optional, so that a state of your own is read
-like lrx's. `reading` asks for the methods and never for a type.
+The protocol is a set of methods, each of them optional. lrx asks a state for these methods and never for its type, so a
+state of your own is read like lrx's:
 
     rate()                () float32: the learning rate of the latest update; the state applies the sign. Before the
                           first update, what it starts with
     factor()              () float32: what the state multiplies by, without a sign; or {group: factor}
-    pairs()               {label of groups within: the groups in factor() that meet it}; empty where they are the same
+    pairs()               {label of a group within: the groups in factor() that share leaves with it}; empty if the
+                          groups are the same
     shown()               {name: scalar}: what `monitor` shows of it, as "method/field"
-    belongs_to()          the state that has the method's name, where that is one within it
+    belongs_to()          the state within it after which it is named
     stops()               () bool: whether the run is over
-    within()              the states within it, where these are not simply all the nodes below it
-    on_path()             those of them through which a gradient goes on its way to the update, where not all do
+    within()              the states within it, if these are not all the nodes below it
+    on_path()             the states within it through which a gradient passes, if these are not all
     groups()              {label: state}: states that are for different parameters
     completed_updates()   () int32: how many updates it has made
-    gathering()           minibatches gathered for the next update, and how many make one or None where that is unknown
-    scale_by_hand()       () float32: what `scale_learning_rate` and `set_learning_rate` have set; or {group: scale}
-    ahead()               rate() or factor() of the latest update, had it been under the scale that is set by now
+    gathering()           minibatches gathered for the next update, and the number that makes one; None if not known
+    scale_by_hand()       () float32: the factor that was set by hand; or {group: factor}
+    ahead()               rate() or factor() of the latest update under the scale that is set now
     with_scale(scale, group)   the state with the scale of one of the groups in factor() set
     scale_rate(factor)    the state with the rate of later updates multiplied
-    set_rate(value)       the state whose rate, had it been so in the latest update, would have been `value`
+    set_rate(value)       the state with the scale under which the rate of the latest update would have been `value`
     set_scale(scale)      the state with that scale
-    fixed(setting)        why `set_rate` (`scale_rate` where not `setting`) could have no effect; "" where it has
-    kept()                states that are kept for later, to be changed with the others
+    fixed(setting)        why `set_rate` (or, unless `setting`, `scale_rate`) would have no effect; "" if it has one
+    kept()                states that are kept for later; they are edited with the others
     restart(step)         the state with the step of its schedule set
-    evaluation_params(params)  the parameters to evaluate at; `params` itself where that is the same
-    judge(value)          the memory of a controller once it has seen a loss: what an observation means before an update
-                          takes it
-    improved_since(before)     () bool: whether the best so far has come since the state `before`; a run keeps the
-                          parameters that go with it
+    evaluation_params(params)  the parameters to evaluate at; `params` itself if they are the same
+    judge(value)          of a controller's memory: the memory after a loss, so that an observation is judged before an
+                          update takes it
+    improved_since(before)     () bool: whether there is a new best since the state `before`; a run then keeps its
+                          parameters
     applied_params(params)     the parameters after the update, from those to which the updates have been added
     handles_divergence()  True if the method goes on by itself after a loss that is not finite
 
@@ -71,25 +72,25 @@ StateT = TypeVar("StateT", bound=type)
 
 
 def tells(state: Any, method: str) -> bool:
-    """Whether a state has a method of the protocol; a field of that name is none."""
+    """Return whether a state has a method of the protocol; a field of that name does not count."""
     return callable(getattr(type(state), method, None))
 
 
 def array(leaf: Any) -> jax.Array:
-    """Return a field's value, also where flax has wrapped it in a variable."""
+    """Return a field's value, without the variable in which flax may have wrapped it."""
     return leaf if isinstance(leaf, jax.Array) else jax.tree.leaves(leaf)[0]
 
 
 def change(leaf: Any, function: Callable[[jax.Array], jax.Array]) -> Any:
-    """Change a field's value within the variable, if any, that flax has wrapped it in, and keep its type.
+    """Change a field's value, inside the variable in which flax may have wrapped it, and keep its type.
 
-    The new value has a buffer of its own: several fields may be changed to one number, and a caller keeps it.
+    The new value is a copy, because several fields may be set to one number that the caller keeps.
     """
     return jax.tree.map(lambda x: jnp.array(function(x), jnp.result_type(x)), leaf)
 
 
 def method_name(state: Any) -> str:
-    """Return the name of the method that a state belongs to: "adam" for an AdamState."""
+    """Return the name of a state's method: "adam" for an AdamState."""
     if not isinstance(state, tuple) or not hasattr(state, "_fields"):
         return "controller"  # whose memory has no name
     name = re.sub(r"State$", "", type(state).__name__)
@@ -97,7 +98,7 @@ def method_name(state: Any) -> str:
 
 
 def shows(*shown: str) -> Callable[[StateT], StateT]:
-    """Give a NamedTuple a short `repr`, and the method `shown` for the scalar fields named.
+    """Add a short `repr` to a NamedTuple, and the method `shown` for the scalar fields named.
 
     Example:
       >>> from typing import NamedTuple
@@ -128,7 +129,7 @@ class RateState(NamedTuple):
     """State of every `Rate`, whether constant, scheduled or controlled: checkpoints swap between the first two."""
 
     count: jax.Array  # type: ignore[assignment]  # () int32: completed updates; stays at 2^31 - 1 once there
-    step: jax.Array  # () int32: where the schedule is in the next update: at `count`, until `restart_schedule` sets it
+    step: jax.Array  # () int32: step of the schedule in the next update; `count` until `restart_schedule` sets it
     learning_rate: jax.Array  # () float32: the rate that the latest update used; before the first, what it starts with
     unscaled: jax.Array  # () float32: the same without `scale`
     scale: jax.Array  # () float32: set by hand, multiplies everything
@@ -139,7 +140,7 @@ class RateState(NamedTuple):
         return self.learning_rate
 
     def show(self, rate: jax.Array) -> RateState:
-        """Put on show what a method has made of the rate that it was given."""
+        """Show the rate that a method has made of the one that it was given."""
         none = self.scale == 0
         unscaled = jnp.where(none, 0.0, rate / jnp.where(none, 1.0, self.scale))
         return self._replace(learning_rate=jnp.array(rate, jnp.float32), unscaled=unscaled)
@@ -149,11 +150,11 @@ class RateState(NamedTuple):
         return self.count
 
     def ahead(self) -> jax.Array:
-        """Return it with what was set by hand since the latest update."""
+        """Return the latest rate under the scale that is set now."""
         return array(self.unscaled) * array(self.scale)
 
     def scale_by_hand(self) -> jax.Array:
-        """Return what was set by hand."""
+        """Return the factor set by hand."""
         return self.scale
 
     def scale_rate(self, factor: jax.Array) -> RateState:
@@ -161,22 +162,22 @@ class RateState(NamedTuple):
         return self._scaled_by(change(self.scale, lambda x: x * factor))
 
     def set_rate(self, value: jax.Array) -> RateState:
-        """Choose the scale with which the latest rate would have been `value`, where a factor can do that."""
+        """Choose the scale under which the latest rate would have been `value`, unless that rate is 0."""
         unscaled = array(self.unscaled)
         factor = value / jnp.where(unscaled == 0, 1.0, unscaled)
         return self._scaled_by(change(self.scale, lambda x: jnp.where(unscaled == 0, x, factor)))
 
     def set_scale(self, scale: jax.Array) -> RateState:
-        """Set by hand what multiplies the rate."""
+        """Set the factor that multiplies the rate."""
         return self._scaled_by(change(self.scale, lambda x: jnp.broadcast_to(scale, x.shape)))
 
     def _scaled_by(self, scale: Any) -> RateState:
-        # Before the first update the rate on show is the one that the first update will use.
+        # Before the first update, the rate that is shown is the one that the first update will use.
         first, rate = array(self.count) == 0, array(self.unscaled) * array(scale)
         return self._replace(scale=scale, learning_rate=change(self.learning_rate, lambda x: jnp.where(first, rate, x)))
 
     def fixed(self, setting: bool) -> str:
-        """Return why the rate cannot be set, or a factor can have no effect."""
+        """Return why the rate cannot be set, or why a factor would have no effect."""
         if any(isinstance(array(x), jax.core.Tracer) for x in (self.step, self.unscaled, self.scale)):
             return ""
         step, unscaled, scale = jax.device_get([array(x) for x in (self.step, self.unscaled, self.scale)])
@@ -193,7 +194,7 @@ class RateState(NamedTuple):
         held = any(
             np.any(jax.device_get(array(m.factor)) == 0) for m in self.memories if isinstance(m, ControllerState)
         )
-        # A warm-up begins with 0, and a controller that holds the rate at 0 for now may let it go.
+        # A warm-up begins with 0, and a controller that holds the rate at 0 may release it.
         if held or np.any(step <= 1):
             return ""
         return (
@@ -211,7 +212,7 @@ class FactorState(NamedTuple):
     """State of an unsigned link: a `Controller` alone in a chain, or `schedule.multiplier()`."""
 
     count: jax.Array  # type: ignore[assignment]  # () int32: completed updates; stays at 2^31 - 1 once there
-    step: jax.Array  # () int32: where the schedule is in the next update: at `count`, until `restart_schedule` sets it
+    step: jax.Array  # () int32: step of the schedule in the next update; `count` until `restart_schedule` sets it
     latest: jax.Array  # () float32: what the latest update was multiplied by; before the first, the initial one
     memories: tuple[Memory, ...]  # one for each factor
 
@@ -220,7 +221,7 @@ class FactorState(NamedTuple):
         return self.latest
 
     def on_path(self) -> tuple[Any, ...]:
-        """Return nothing: the memories are within the factor."""
+        """Return nothing: the factor includes the memories."""
         return ()
 
     def shown(self) -> dict[str, jax.Array]:
@@ -238,7 +239,7 @@ class FactorState(NamedTuple):
 
 @shows()
 class ComputedRate(NamedTuple):
-    """The rate of a method that takes none: to be read, not to be scaled."""
+    """The rate of a method that takes none: it can be read but not scaled."""
 
     count: jax.Array  # type: ignore[assignment]  # () int32: completed updates; stays at 2^31 - 1 once there
     learning_rate: jax.Array  # () float32: what the latest update used, 0 before the first
@@ -254,24 +255,23 @@ class ComputedRate(NamedTuple):
 
 @shows()
 class Snapshot(NamedTuple):
-    """A state kept for later, which is no part of what a state says."""
+    """A state that is kept for later and does not act."""
 
     params: Any
     inner: Any
 
     def within(self) -> tuple[Any, ...]:
-        """Return nothing: what is kept does not act."""
+        """Return nothing: the kept state does not act."""
         return ()
 
     def kept(self) -> tuple[Any, ...]:
-        """Return what is kept."""
+        """Return the kept state."""
         return (self.inner,)
 
 
 @shows()
 class Observation(NamedTuple):
     """A loss that `observe` has written and that the next update takes.
-
 
     A state whose loss comes with the update has `()` in its place.
     """
@@ -280,19 +280,19 @@ class Observation(NamedTuple):
     pending: jax.Array  # () bool: whether it waits to be taken
     total: jax.Array  # () int32: observations so far; stays at 2^31 - 1 once there
     elapsed: jax.Array  # () int32: updates since one was taken, at first since the beginning
-    counts: jax.Array  # () bool: whether the next update judges what it takes, which it does from `start_after` on
+    counts: jax.Array  # () bool: whether the next update judges it, as from `start_after` on
 
 
 @shows()
 class ControllerState(NamedTuple):
-    """State of what follows a loss within a rate."""
+    """State of a controller, or of another rule that follows a loss, within a rate."""
 
     factor: jax.Array  # () float32: its part in the rate
     observation: Observation | tuple[()]
     memory: Memory  # the method's own statistics, a NamedTuple
 
     def belongs_to(self) -> Any:
-        """Return what its method is named by."""
+        """Return the memory, after which the method is named."""
         return self.memory
 
     def shown(self) -> dict[str, jax.Array]:
@@ -300,14 +300,13 @@ class ControllerState(NamedTuple):
         return {f"{method_name(self.memory)}/factor": self.factor}
 
     def within(self) -> tuple[Any, ...]:
-        """Return what waits to be taken, and the memory as it is with it."""
+        """Return the observation, and the memory that takes account of it."""
         return self.observation, self.current()
 
     def current(self) -> Memory:
-        """Return the memory with what is pending judged, where the method has told how by a method `judge(value)`.
+        """Return the memory after a pending observation, if the memory has a method `judge(value)`.
 
-        An observation is taken by the next update; what it means for the best value and for the end of a run is to be
-        read at once.
+        The next update takes an observation, but whether it is the best or ends the run can be read at once.
         """
         if not isinstance(self.observation, Observation) or not tells(self.memory, "judge"):
             return self.memory

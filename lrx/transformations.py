@@ -25,23 +25,23 @@ SHOWN = 1_000  # numbers of a table that a repr writes out; a longer one is abbr
 
 
 class Built:
-    """What remembers the factory that made it, and the arguments."""
+    """An object that remembers the factory that made it, and the arguments."""
 
-    factory: Callable[..., Any] | None = None  # how to make it again, None for what no factory has made ...
-    arguments: Mapping[str, Any]  # ... and from what
-    text: str | None  # its repr where that is not the call
+    factory: Callable[..., Any] | None = None  # the function that made it; None if no factory did
+    arguments: Mapping[str, Any]  # of that call
+    text: str | None  # its repr, if that is not the call
 
     def remember(self, factory: Callable[..., Any], arguments: Mapping[str, Any], text: str | None = None) -> None:
-        """Note what makes it again."""
+        """Record the call that makes it again."""
         self.factory, self.arguments, self.text = factory, arguments, text
 
     def duplicate(self) -> Any:
-        """Return the same once more, to remember another call."""
+        """Return a copy, which will remember another call."""
         raise NotImplementedError
 
     @property
     def family(self) -> str:
-        """The name of the factory that made it, such as `cosine_decay`."""
+        """Return the name of the factory that made it, such as `cosine_decay`."""
         return getattr(self.factory, "__name__", repr(self.factory))
 
     @functools.cached_property
@@ -58,12 +58,12 @@ class Built:
 
     @property
     def by_value(self) -> bool:
-        """Whether an equal call elsewhere makes an equal object: no argument is compared by identity."""
+        """Return whether an equal call makes an equal object: no argument is compared by identity."""
         return not self._identities
 
     @property
     def is_traced(self) -> bool:
-        """Whether an argument is a tracer, so that the object belongs to one program."""
+        """Return whether an argument is a tracer, so that the object belongs to one program."""
         return not all(_checks.is_concrete(value) for value in self._identities)
 
     @functools.cached_property
@@ -86,7 +86,7 @@ class Built:
         return self._hash
 
     def __eq__(self, other: object) -> bool:
-        # Never NotImplemented, which would leave the last word to the tuple on the other side.
+        # Never NotImplemented: a tuple on the other side would then decide.
         return self is other or (type(self) is type(other) and self._key == other._key)
 
     def __ne__(self, other: object) -> bool:
@@ -97,8 +97,8 @@ class Built:
 class Transformation(Built, optax.GradientTransformationExtraArgs):
     """A gradient transformation that was made by one of lrx's factories.
 
-    It is what optax makes, `init` and `update`, with a short `repr`. It pickles where its arguments do, and equals what
-    an equal call makes, so that nothing compiles twice. `jax.jit` takes it as an argument, as a whole.
+    It is optax's pair of `init` and `update`, with a short `repr`. It pickles if its arguments do. Equal calls make
+    equal transformations, so nothing compiles twice. `jax.jit` takes it as an argument, as a whole.
 
     Example:
       >>> import lrx, pickle
@@ -110,23 +110,22 @@ class Transformation(Built, optax.GradientTransformationExtraArgs):
     """
 
     def duplicate(self) -> Transformation:
-        """Return the same once more, to remember another call."""
+        """Return a copy, which will remember another call."""
         return Transformation(self.init, self.update)
 
     def _replace(self, **functions: Any) -> optax.GradientTransformationExtraArgs:
-        # With another function it is not what the factory makes.
+        # With another function it is not the transformation that the factory makes.
         return optax.GradientTransformationExtraArgs(*self)._replace(**functions)
 
 
 def factory(function: Callable[P, T]) -> Callable[P, T]:
-    """Make what a function builds remember the call.
+    """Decorate a function so that the transformation it returns remembers the call.
 
     Args:
-      function: returns a gradient transformation, the same one for equal arguments: it has no state of its own.
+      function: returns a gradient transformation that depends on the arguments alone.
 
     Returns:
-      The function, with the same signature. A call that does not fit the signature is answered with the names of the
-      arguments.
+      The function, with the same signature. The error for a call that does not fit names the arguments that would.
 
     Example:
       >>> import lrx, optax
@@ -154,14 +153,14 @@ def factory(function: Callable[P, T]) -> Callable[P, T]:
 
 
 def _remembering(built: Any, made_by: Callable[..., Any], arguments: Mapping[str, Any]) -> Any:
-    """A copy that remembers this call: the function may have returned what another call made."""
+    """Return a copy that remembers this call; the function may have returned the result of another call."""
     copy = built.duplicate() if isinstance(built, Built) else Transformation(built.init, built.update)
     copy.remember(made_by, arguments)
     return copy
 
 
 def rebuild(made_by: Callable[..., Any], arguments: dict[str, Any]) -> Any:
-    """Call a factory again with the arguments that an object remembers: what unpickling does."""
+    """Call a factory again with the arguments that an object remembers, to unpickle it."""
     bound = _signature(made_by).bind_partial()
     bound.arguments.update(arguments)
     return made_by(*bound.args, **bound.kwargs)
@@ -173,7 +172,7 @@ def _signature(made_by: Callable[..., Any]) -> inspect.Signature:
 
 
 def write(value: Any) -> str:
-    """Write an argument as an expression that needs no names but lrx's own, where there is one."""
+    """Write an argument as an expression in lrx's own names, if there is one."""
     if isinstance(value, Built):
         return repr(value)
     if isinstance(value, optax.GradientTransformation):
@@ -198,8 +197,8 @@ def write(value: Any) -> str:
 
 
 def write_call(name: str, arguments: Mapping[str, Any], signature: inspect.Signature) -> str:
-    """Write the call that made an object, leaving out what is at its default."""
-    parts, complete = [], True  # whether every argument before this one was written
+    """Write the call that made an object, without arguments at their defaults."""
+    parts, complete = [], True  # every argument before this one was written
     for key, parameter in signature.parameters.items():
         value, default = arguments[key], parameter.default
         text = write(value)
@@ -212,13 +211,13 @@ def write_call(name: str, arguments: Mapping[str, Any], signature: inspect.Signa
 
 
 def _names_a_dtype(value: Any) -> bool:
-    """Whether it is a type of numbers, `jnp.bfloat16`, `np.float32` or `jnp.dtype("float32")`."""
+    """Return whether a value is a type of numbers: `jnp.bfloat16`, `np.float32` or `jnp.dtype("float32")`."""
     of_jax = type(jax.numpy.float32)
     return isinstance(value, np.dtype | of_jax) or (isinstance(value, type) and issubclass(value, np.generic))
 
 
 class _Identity:
-    """Equal to itself only: how what has no value of its own is compared."""
+    """A wrapper that is equal to itself only, for values that cannot be compared."""
 
     def __init__(self, value: Any) -> None:
         self.value = value
@@ -231,7 +230,7 @@ class _Identity:
 
 
 def _key(value: Any) -> Any:
-    """What is equal for arguments of which equal transformations are made; whatever else there is equals itself."""
+    """Return a key that is equal for arguments that make equal transformations; other values equal only themselves."""
     if value is None or type(value) in (bool, int, float, str, bytes):
         return type(value), repr(value)  # 1 is not True, nor 0.0 -0.0; not-a-number is itself
     if _names_a_dtype(value):
@@ -250,7 +249,7 @@ def _key(value: Any) -> Any:
 
 
 def _identities(key: Any) -> Iterator[Any]:
-    """What is compared by identity in the key of some arguments, and in those of what they hold."""
+    """Yield the values that a key compares by identity, also within the keys of its parts."""
     if isinstance(key, _Identity):
         yield key.value
     elif isinstance(key, Built):
@@ -269,7 +268,7 @@ def _is_readable(array: jax.Array) -> bool:
 
 
 def _snapshot(value: Any) -> Any:
-    """The value, in containers of our own."""
+    """Return the value in new containers, and NumPy arrays as read-only copies."""
     if type(value) in (list, tuple):
         return type(value)(_snapshot(part) for part in value)
     if type(value) is dict:
@@ -281,7 +280,7 @@ def _snapshot(value: Any) -> Any:
 
 
 def _misfit(name: str, signature: inspect.Signature, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
-    """Say why a call does not fit a signature, and what would."""
+    """Write why a call does not fit a signature, and which call would."""
     parameters = signature.parameters.values()
     ordered = [each.name for each in parameters if each.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD]
     named = [each.name for each in parameters if each.kind is inspect.Parameter.KEYWORD_ONLY]
@@ -311,7 +310,7 @@ def _misfit(name: str, signature: inspect.Signature, args: tuple[Any, ...], kwar
 
 
 def _example(signature: inspect.Signature) -> str:
-    """The required arguments of a call, by name."""
+    """Write the required arguments of a call, by name."""
     required = [
         (each.name, each.kind) for each in signature.parameters.values() if each.default is inspect.Parameter.empty
     ]

@@ -33,10 +33,10 @@ class GroupFactor(NamedTuple):
     latest: jax.Array  # () float32: what the latest update of the group was multiplied by
     unscaled: jax.Array  # () float32: the same without `scale`
     scale: jax.Array  # () float32: set by hand, multiplies it
-    meets: dict[str, tuple[()]]  # labels of groups within, as of an optax.partition, that have leaves in common with it
+    meets: dict[str, tuple[()]]  # labels of the groups within (of an optax.partition) that share leaves with it
 
     def with_scale(self, scale: jax.Array, *, first: jax.Array) -> GroupFactor:
-        """Set the scale; before the first update also what is on show."""
+        """Set the scale; before the first update, also the factor that is shown."""
         scale = change(self.scale, lambda x: jnp.broadcast_to(scale, x.shape))
         ahead = array(self.unscaled) * array(scale)
         return self._replace(scale=scale, latest=change(self.latest, lambda x: jnp.where(first, ahead, x)))
@@ -47,12 +47,12 @@ class GroupState(NamedTuple):
     """State of `group_rates`, which gives groups of parameters factors of their own."""
 
     count: jax.Array  # type: ignore[assignment]  # () int32: completed updates; stays at 2^31 - 1 once there
-    step: jax.Array  # () int32: where the factors' schedules are in the next update: see `RateState`
+    step: jax.Array  # () int32: step of the factors' schedules in the next update: see `RateState`
     factors: dict[str, GroupFactor]
     inner: Any  # of the transformation whose rate is multiplied
 
     def within(self) -> tuple[Any, ...]:
-        """Return the state of the transformation, which is all that speaks."""
+        """Return the state of the transformation."""
         return (self.inner,)
 
     def factor(self) -> dict[str, Any]:
@@ -60,20 +60,20 @@ class GroupState(NamedTuple):
         return {label: factor.latest for label, factor in self.factors.items()}
 
     def ahead(self) -> dict[str, Any]:
-        """Return them with what was set by hand since the latest update."""
+        """Return the latest factors under the scales that are set now."""
         return {label: array(factor.unscaled) * array(factor.scale) for label, factor in self.factors.items()}
 
     def pairs(self) -> dict[str, list[str]]:
-        """Return the groups that meet each of the groups within."""
+        """Return, for each group within, the groups that share leaves with it."""
         within = dict.fromkeys(label for factor in self.factors.values() for label in factor.meets)
         return {inner: [label for label, factor in self.factors.items() if inner in factor.meets] for inner in within}
 
     def scale_by_hand(self) -> dict[str, Any]:
-        """Return what was set by hand for each group."""
+        """Return the factor set by hand for each group."""
         return {label: factor.scale for label, factor in self.factors.items()}
 
     def with_scale(self, scale: jax.Array, group: str) -> GroupState:
-        """Set by hand what multiplies a group's factor."""
+        """Set the factor that multiplies a group's factor."""
         changed = self.factors[group].with_scale(scale, first=array(self.count) == 0)
         return self._replace(factors={**self.factors, group: changed})
 
