@@ -123,7 +123,7 @@ def scale_learning_rate(state: Any, factor: jax.typing.ArrayLike, group: Hashabl
       ValueError: if `factor` is negative, not finite or not a scalar; if the state holds no rate that can be scaled, or
         two rates on one path; if the group is not there or shares its rate with others; or if a factor could have no
         effect, because the schedule has ended at 0, a factor of 0 has been set, or a controller has stopped the run.
-        (The last is not checked for traced states.)
+        (Traced values are not checked.)
       TypeError: if `state` is a transformation or None.
 
     Example:
@@ -168,39 +168,45 @@ def _is_known_to_be_0(number: Any) -> bool:
 def set_learning_rate(state: Any, value: jax.typing.ArrayLike, group: Hashable | None = None) -> Any:
     """Set the learning rate by hand, in the middle of a run.
 
-    A factor is kept in the state such that the rate of the latest update would have been `value`; it replaces what was
-    set or scaled before. So a constant rate is `value` from now on, and a schedule goes on in proportion: with r_t the
-    schedule, the rate of the next update is `value r_{t+1} / r_t`. Before the first update it is `value` itself. For
-    another schedule give its own transformation this state: constant and scheduled rates keep the same.
+    The state keeps a factor under which the latest update would have used `value`; it replaces a factor that was set
+    before. A constant rate is `value` from now on, and so is the first rate before the first update. A schedule goes on
+    in proportion: with r_t the schedule, the next update uses `value r_{t+1} / r_t`, because a state does not hold the
+    schedule and so does not know its next rate. To make the next rate `value`, set `value * r_t / r_{t+1}`, with
+    `r_t = schedule(n - 1)`, `r_{t+1} = schedule(n)` and `n = lrx.update_count(state)`. To change to another schedule,
+    pass this state to the transformation with that schedule: constant and scheduled rates have the same state.
 
     Args:
       state: an optimizer state.
       value: the rate, >= 0, () float; may be traced.
-      group: which group's, a label as `learning_rates` shows it; needed where there are several.
+      group: the group to change, a label as `learning_rates` shows it; needed if there are several.
 
     Returns:
-      The new state, of the same structure. `learning_rate` shows the change with the next update; a number in
-      `optax.inject_hyperparams` at once, where what is shown is what is kept. Where the method makes an estimate a part
-      of its rate, as `dog` and `prodigy`, the estimate goes on from `value`. Where the rate is 0 and traced, nothing is
-      changed.
+      The new state, of the same structure. `learning_rate` shows the change from the next update on; a number in
+      `optax.inject_hyperparams` changes at once. In methods whose rate includes an estimate, such as `dog` and
+      `prodigy`, the estimate goes on from `value`. If the rate is 0 and traced, nothing is changed.
 
     Raises:
       ValueError: if `value` is negative, not finite or not a scalar; if the state holds no rate that can be set, or two
         rates on one path; if the group is not there, is not named among several, or shares its rate with others; or if
-        the rate is 0 now, as at the begin of a warm-up, so that no factor makes `value` of it. (What is traced passes.)
+        the rate is 0 now, as at the beginning of a warm-up: no factor makes it `value`. (Traced values are not checked.)
       TypeError: if `state` is a transformation or None.
 
     Example:
       >>> import lrx, jax.numpy as jnp
-      >>> tx = lrx.sgd(lrx.linear_decay(0.4, decay_steps=4))
-      >>> updates, state = tx.update(jnp.ones(2), tx.init(jnp.zeros(2)))
-      >>> state = lrx.set_learning_rate(state, 0.04)
+      >>> schedule = lrx.linear_decay(0.4, decay_steps=4)
+      >>> tx = lrx.sgd(schedule)
+      >>> updates, start = tx.update(jnp.ones(2), tx.init(jnp.zeros(2)))
+      >>> state = lrx.set_learning_rate(start, 0.04)
       >>> for _ in range(3):
       ...     updates, state = tx.update(jnp.ones(2), state)
       ...     print(f"{lrx.learning_rate(state):.3f}")
       0.030
       0.020
       0.010
+      >>> state = lrx.set_learning_rate(start, 0.04 * schedule(0) / schedule(1))  # so that the next rate is 0.04
+      >>> updates, state = tx.update(jnp.ones(2), state)
+      >>> print(f"{lrx.learning_rate(state):.3f}")
+      0.040
     """
     refuse_objects("set_learning_rate", state)
     state = state_of("set_learning_rate", state)
