@@ -188,7 +188,8 @@ def set_learning_rate(state: Any, value: jax.typing.ArrayLike, group: Hashable |
     Raises:
       ValueError: if `value` is negative, not finite or not a scalar; if the state holds no rate that can be set, or two
         rates on one path; if the group is not there, is not named among several, or shares its rate with others; or if
-        the rate is 0 now, as at the beginning of a warm-up: no factor makes it `value`. (Traced values are not checked.)
+        the rate is 0 now, as at the beginning of a warm-up: no factor makes it `value`. (Traced values are not
+        checked.)
       TypeError: if `state` is a transformation or None.
 
     Example:

@@ -1,9 +1,9 @@
-"""Exact time: what every schedule computes from integer step counts.
+"""Exact arithmetic on integer step counts, which every schedule is computed with.
 
-Schedules are right to 1e-6 relative at every step up to 2^31 - 1 in float32. Four habits make that possible: time is
-counted in int32 and turned into a fraction once, what remains is counted as well as what has passed (so that nothing
-cancels near an end), powers of a known base come from a table in float64, and where steps are multiplied by a number
-that is no whole one, the product is computed digit by digit in integers.
+In float32, schedules are right to 1e-6 relative at every step up to 2^31 - 1. Four habits make that possible. Time is
+counted in int32 and converted to a fraction once. The remaining steps are counted as well as the completed ones, so
+nothing cancels near an end. Powers of a known base come from a table in float64. And if steps are multiplied by a
+number that is not whole, the product is computed digit by digit in integers.
 """
 
 from __future__ import annotations
@@ -22,28 +22,28 @@ from lrx._numbers import ArrayLike
 
 
 def as_steps(steps: ArrayLike) -> jax.Array:
-    """A duration as int32; what is not traced has been checked to be a whole number."""
+    """Convert a duration to int32. A duration that is not traced has been checked to be a whole number."""
     return jnp.asarray(int(steps) if _checks.is_concrete(steps) and jnp.ndim(steps) == 0 else steps).astype(jnp.int32)
 
 
 def sum_of_steps(first: ArrayLike, second: ArrayLike) -> jax.Array:
-    """Two durations after each other, or 2^31 - 1 where that is longer than time."""
+    """Add two durations; the sum is at most 2^31 - 1."""
     a, b = as_steps(first), as_steps(second)
     return jnp.minimum(a, _checks.INT32_MAX - b) + b
 
 
 def passed_and_left(count: jax.Array, steps: ArrayLike) -> tuple[jax.Array, jax.Array]:
-    """The fractions t/T and 1 - t/T, each right to rounding, both within [0, 1]."""
+    """Return the fractions t/T and 1 - t/T, each right to rounding, both within [0, 1]."""
     total = as_steps(steps)
     passed = jnp.clip(count, 0, total)
-    # A traced T of 0 is over at once; the maximum keeps 0/0 out.
+    # A traced T of 0 is over at once; the maximum avoids 0/0.
     length = jnp.maximum(total, 1).astype(jnp.float32)
     left = jnp.where(total > 0, (total - passed).astype(jnp.float32) / length, 0.0)
     return jnp.where(total > 0, passed.astype(jnp.float32) / length, 1.0), left
 
 
 def power(base: ArrayLike, exponent: jax.Array) -> jax.Array:
-    """base^exponent for 0 <= base and a whole exponent >= 0, right to 5e-6 relative.
+    """Return base^exponent for 0 <= base and a whole exponent >= 0, right to 5e-6 relative.
 
     A known base is raised bit by bit from float64 powers base^(2^j): in float32, rounding the base alone would cost a
     relative error of exponent * 3e-8.
@@ -55,7 +55,7 @@ def power(base: ArrayLike, exponent: jax.Array) -> jax.Array:
     for bit in range(31):
         if factor == 1.0:
             break
-        # Beyond the range of float32 the product is 0 (or infinite) whatever the other bits say.
+        # Beyond the range of float32 the product is 0 (or infinite), whatever the other bits are.
         rounded = factor if factor > 1e-37 else 0.0
         rounded = rounded if rounded < 3e38 else math.inf
         result = jnp.where((exponent >> bit) & 1 == 1, result * jnp.float32(rounded), result)
@@ -64,14 +64,14 @@ def power(base: ArrayLike, exponent: jax.Array) -> jax.Array:
 
 
 def segment_of(count: jax.Array, begins: ArrayLike) -> jax.Array:
-    """How many of the sorted steps `begins`, (n,) int32, are not later than each count."""
-    # A single count, as in training, is compared with all at once; many are searched for among many, in log n steps.
+    """Return for each count how many of the sorted steps `begins`, (n,) int32, are not later."""
+    # A single count, as in training, is compared with all steps at once; many counts are found by binary search.
     method = "compare_all" if jnp.ndim(count) == 0 or jnp.shape(begins)[0] <= 16 else "scan"
     return jnp.searchsorted(jnp.asarray(begins), count, side="right", method=method).astype(jnp.int32)
 
 
 def steps_table(steps: Sequence[ArrayLike]) -> ArrayLike:
-    """Steps as one array, (n,) int32, a constant where all are known: a thousand scalars would compile for seconds."""
+    """Return steps as one array, (n,) int32; if all are known it is a constant, which compiles fast."""
     if all(_checks.is_concrete(step) for step in steps):
         return np.array([int(step) for step in steps], np.int32)
     return jnp.stack([as_steps(step) for step in steps])
@@ -85,7 +85,7 @@ _BASE = 2**16
 
 
 def digits_of(value: ArrayLike) -> Digits:
-    """The digits of a number >= 0, down to 2^-64; what exceeds 2^47, which is longer than time, is cut to that."""
+    """Return the digits of a number >= 0, down to 2^-64. A number above 2^47, longer than time, is cut to that."""
     places = range(-FRACTION, 3)
     if _checks.is_concrete(value):
         scaled = int(min(float(value), 2.0**47) * 2.0 ** (16 * FRACTION))  # a float64 times a power of two is exact
@@ -102,7 +102,7 @@ def digits_of(value: ArrayLike) -> Digits:
 
 
 def multiply(left: Digits, right: Digits) -> Digits:
-    """The product, cut off behind the point; its whole part must be less than 2^96."""
+    """Return the product, cut off after the last digit behind the point. Its whole part must be below 2^96."""
     columns = [jnp.uint32(0)] * (len(left) + len(right))
     for i, a in enumerate(left):
         for j, b in enumerate(right):
@@ -118,7 +118,7 @@ def multiply(left: Digits, right: Digits) -> Digits:
 
 
 def whole_and_fraction(digits: Digits) -> tuple[jax.Array, jax.Array]:
-    """The whole part, at most 2^31 - 1, as int32, and the rest as float32."""
+    """Return the whole part, at most 2^31 - 1, as int32, and the rest as float32."""
     fraction = jnp.float32(0)
     for digit in digits[:FRACTION]:
         fraction = (fraction + digit.astype(jnp.float32)) / _BASE
@@ -129,9 +129,9 @@ def whole_and_fraction(digits: Digits) -> tuple[jax.Array, jax.Array]:
 
 
 def nearest_whole(digits: Digits) -> tuple[jax.Array, jax.Array]:
-    """The nearest whole number, and of two as near the even one, as `round` gives it: as uint32, and as float32.
+    """Round to the nearest whole number, halves to even: as uint32, and as float32.
 
-    The first is 2^32 - 1 where the number is larger.
+    The uint32 is 2^32 - 1 if the number is larger.
     """
     *lower, first = digits[:FRACTION]
     above_half = (first > _BASE // 2) | ((first == _BASE // 2) & (sum(lower, jnp.uint32(0)) > 0))
@@ -148,11 +148,11 @@ def nearest_whole(digits: Digits) -> tuple[jax.Array, jax.Array]:
 
 @functools.lru_cache(maxsize=32)
 def growing_periods(first_length: int, growth: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Where periods of round(P m^i) steps begin, up to 2^31 - 1, as a table of runs of equal length.
+    """Return where periods of round(P m^i) steps begin, up to 2^31 - 1, as a table of runs of equal periods.
 
     Returns:
-      Of each run the first step, the length of its periods, and the index of its first period, all int64. There are
-      at most 65,536 runs, for so many different whole numbers add up to 2^31.
+      The first step of each run, the length of its periods, and the index of its first period, all int64. There are at
+      most 65,536 runs, because so many different whole numbers add up to 2^31.
     """
     if growth == 1.0:
         return np.zeros(1, np.int64), np.full(1, first_length), np.zeros(1, np.int64)
@@ -167,7 +167,7 @@ def growing_periods(first_length: int, growth: float) -> tuple[np.ndarray, np.nd
         index, length, begin = indices[-1], lengths[-1], begins[-1]
         if length > _checks.INT32_MAX:
             return np.array(begins), np.array(lengths), np.array(indices)
-        # The first period that is longer: galloping, then halving.
+        # Find the first longer period by doubling the step, then by bisection.
         step = 1
         while length_of(index + step) == length:
             step *= 2
@@ -186,7 +186,7 @@ def growing_periods(first_length: int, growth: float) -> tuple[np.ndarray, np.nd
 def period_at(
     count: jax.Array, period_steps: ArrayLike, period_mult: ArrayLike
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Of periods that last round(P m^i) steps: in which one a count lies, and what fraction has passed and is left."""
+    """Return the index of the period of round(P m^i) steps around a count, and its fractions passed and left."""
     if _checks.is_concrete(period_steps) and _checks.is_concrete(period_mult):
         begins, lengths, indices = growing_periods(int(period_steps), float(period_mult))
         run = jnp.zeros_like(count) if len(begins) == 1 else segment_of(count, begins.astype(np.int32)) - 1
@@ -198,14 +198,14 @@ def period_at(
     since = (count - begin).astype(jnp.uint32)
     index, passed = index + (since // length).astype(jnp.int32), since % length
     elapsed = passed.astype(jnp.float32) / size
-    # The last period may end beyond 2^32, far from where anything could cancel.
+    # The last period may end beyond 2^32, where nothing can cancel.
     return index, elapsed, jnp.where(size < 2.0**32, (length - passed).astype(jnp.float32) / size, 1.0 - elapsed)
 
 
 def _period_by_search(
     count: jax.Array, period_steps: ArrayLike, period_mult: ArrayLike
 ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
-    """Go from period to period until the latest count lies in one; every count keeps the last that it has reached."""
+    """Walk from period to period up to the latest count; every count keeps the last period that it has reached."""
     growth, last = digits_of(period_mult), jnp.max(count, initial=0)
     grows = jnp.asarray(period_mult, jnp.float32) > 1
     first = jnp.maximum(as_steps(period_steps), 1)

@@ -25,14 +25,14 @@ def warmup(
 ) -> Schedule:
     """Start low and ramp up to a schedule, which begins when the ramp has ended.
 
-    A low rate at first keeps large early gradients from throwing the parameters off, and allows higher peak rates.
+    A low rate at first keeps large early gradients from spoiling the parameters, and allows higher peak rates.
     With W the warm-up steps and alpha* = schedule(0), the rate at t < W is `init + (alpha* - init) t / W` for
     "linear", `init` for "constant" and `init (alpha* / init)^(t / W)` for "exponential"; from t = W on it is
     `schedule(t - W)`.
 
     Args:
-      schedule: what to warm up to; a float is a constant rate. Multiply controllers afterwards, those that follow a
-        loss with `start_after=warmup_steps`, or they judge the warm-up.
+      schedule: the schedule to warm up to; a float is a constant rate. Multiply controllers afterwards. Give those that
+        follow a loss `start_after=warmup_steps`, so that they do not judge the warm-up.
       warmup_steps: W, in optimizer steps, >= 0 (0: no warm-up); may be traced.
       init_value: the rate at step 0, >= 0, and > 0 for "exponential"; may be traced.
       mode: "linear", "constant" or "exponential".
@@ -70,7 +70,7 @@ def warmup(
         elif mode == "constant":
             ramp = jnp.broadcast_to(start, peak.shape)
         else:
-            # The floor keeps log(0) out where a traced bound is 0.
+            # The floor avoids log(0) if a traced bound is 0.
             tiny = jnp.finfo(jnp.float32).tiny
             ramp = start * jnp.exp(jnp.log(jnp.maximum(peak, tiny) / jnp.maximum(start, tiny)) * passed)
         return jnp.where(count < length, ramp, after.function(jnp.maximum(count - length, 0)))

@@ -13,7 +13,7 @@ from lrx.transformations import factory
 
 
 def half_cosine(start: ArrayLike, end: ArrayLike, passed: jax.Array, left: jax.Array) -> jax.Array:
-    """From `start` to `end` along half a cosine, at the fraction `passed` = 1 - `left` of the way.
+    """Interpolate from `start` to `end` along half a cosine, at the fraction `passed` = 1 - `left` of the way.
 
     end + (start - end) (1 + cos(pi u)) / 2 = start sin^2(pi (1 - u) / 2) + end sin^2(pi u / 2), where nothing cancels.
     """
@@ -78,11 +78,10 @@ def cosine_restarts(
     Args:
       init_value: alpha_max, the rate at step 0, >= 0; may be traced.
       period_steps: P, the length of the first period in optimizer steps, >= 1; may be traced.
-      period_mult: m, by which each period is longer than the one before, >= 1, whole or not; may be traced (a factor
-        just above 1 then takes one turn of a loop for each period).
+      period_mult: m, the ratio of the lengths of successive periods, >= 1; may be traced (if it is just above 1, a loop
+        then takes one iteration for each period).
       end_value: alpha_min, >= 0; may be traced.
-      restart_mult: k, by which each restart begins lower than the one before, in (0, 1]; may be traced. A peak does
-        not fall below `end_value`.
+      restart_mult: k, the ratio of successive peaks, in (0, 1]; may be traced. A peak does not fall below `end_value`.
 
     Returns:
       A `Schedule`, which has no end. `update` needs neither `params` nor `value`.

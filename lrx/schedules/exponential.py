@@ -21,10 +21,10 @@ def exponential_decay(
     staircase: bool = False,
     end_value: ArrayLike = 0.0,
 ) -> Schedule:
-    """Shrink the rate by a factor over every so many steps, evenly or at once.
+    """Shrink the rate by a factor over regular intervals, smoothly or in steps.
 
     The rate is `alpha_t = max(alpha_0 r^(t / s), alpha_end)`, with `staircase=True` `max(alpha_0 r^floor(t / s),
-    alpha_end)`. With r = e^-k and s = 1 it is the textbooks' `alpha_0 e^(-k t)`.
+    alpha_end)`. With r = e^-k and s = 1 this is `alpha_0 e^(-k t)`.
 
     Args:
       init_value: alpha_0, the rate at step 0, >= 0; may be traced.
@@ -64,7 +64,7 @@ def exponential_decay(
         elif _checks.is_concrete(decay_rate) and _checks.is_concrete(transition_steps):
             shrunk = power(float(decay_rate) ** (1 / int(transition_steps)), count)
         else:
-            # The whole and the broken part apart: what is rounded is less than 1.
+            # The whole part and the rest of the exponent apart, so that only a number below 1 is rounded.
             whole, rest = count // length, (count % length).astype(jnp.float32) / length.astype(jnp.float32)
             shrunk = power(decay_rate, whole) * jnp.power(jnp.float32(decay_rate), rest)
         return jnp.maximum(jnp.float32(init_value) * shrunk, jnp.float32(end_value))

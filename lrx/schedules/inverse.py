@@ -14,10 +14,10 @@ from lrx.transformations import factory
 
 @factory
 def inverse_time_decay(init_value: ArrayLike, decay_rate: ArrayLike, *, power: ArrayLike = 1.0) -> Schedule:
-    """Let the rate fall as Robbins and Monro's gains: so slowly that their sum is infinite.
+    """Decay the rate as Robbins and Monro's gains: so slowly that their sum is infinite.
 
     The rate is `alpha_t = alpha_0 / (1 + k t)^p`. For p in (1/2, 1] the rates add up to infinity and their squares do
-    not, which is what makes stochastic approximation converge; for p = 1 the gain sequence is `a_n = c / n` in the
+    not, which makes stochastic approximation converge; for p = 1 the gain sequence is `a_n = c / n` in the
     limit, with c = alpha_0 / k.
 
     Args:
@@ -57,10 +57,10 @@ def inverse_time_decay(init_value: ArrayLike, decay_rate: ArrayLike, *, power: A
 
 @factory
 def inverse_sqrt_decay(peak_value: ArrayLike, warmup_steps: ArrayLike) -> Schedule:
-    """Warm up along a line, then let the rate fall as the inverse square root of time.
+    """Warm up along a line, then decay as the inverse square root of time.
 
-    The rate is `alpha_t = alpha* min(t / W, sqrt(W / t))`: it reaches `alpha*` at step W and needs no length of the
-    run.
+    The rate is `alpha_t = alpha* min(t / W, sqrt(W / t))`: it reaches `alpha*` at step W, and the length of the
+    run does not matter.
 
     Args:
       peak_value: alpha*, the rate at step W, >= 0; may be traced.

@@ -25,7 +25,7 @@ def _through_phases(
 ) -> jax.Array:
     """Go from value to value, in phases that end where PyTorch's do: at p T - 1, 2 p T - 2 and T - 1.
 
-    An end may lie between two steps. It is kept as a whole number and a fraction, both of end + 1, which is not
+    An end may lie between two steps. It is kept as the whole number and the fraction of end + 1, which is never
     negative.
     """
     total, zero = jnp.maximum(as_steps(total_steps), 1), jnp.zeros([], jnp.float32)
@@ -53,14 +53,14 @@ def _through_phases(
         else:
             within = jnp.float32(start) * left + jnp.float32(target) * passed
         inside = steps_between(end, now) > 0
-        # At its end a phase has arrived, whatever its length.
+        # A phase has reached its target at its end, whatever its length.
         arrived = (steps_between(end, now) == 0) & (count < total)
         rate = jnp.where(inside, within, jnp.where(arrived, jnp.float32(target), rate))
     return rate
 
 
 def _share_of(total: jax.Array, share: ArrayLike) -> tuple[jax.Array, jax.Array]:
-    """The product as a whole number and a fraction; what misses a step by rounding the share is that step."""
+    """Return the product as a whole number and a fraction; one within rounding of a step is that step."""
     whole, fraction = whole_and_fraction(multiply(digits_of(total), digits_of(share)))
     whole = jnp.where(fraction > 1 - 2.0**-20, whole + 1, whole)
     return whole, jnp.where((fraction < 2.0**-20) | (fraction > 1 - 2.0**-20), 0.0, fraction)
@@ -101,7 +101,7 @@ def one_cycle(
       div_factor: peak / start, >= 1; may be traced.
       final_div_factor: start / end, >= 1; may be traced.
       anneal: "cosine" or "linear".
-      three_phase: fall as long as the climb took, then annihilate.
+      three_phase: fall for as long as the climb took, then anneal to `end`.
 
     Returns:
       A `Schedule`. `update` needs neither `params` nor `value`.
@@ -112,8 +112,8 @@ def one_cycle(
       TypeError: if `three_phase` is not a bool.
 
     Differs from the source:
-      The source draws lines; cosines and the two-phase form are fastai's. Phases end where PyTorch's do, but a run of
-      any length is served, and the rate stays at its end, where PyTorch's jumps up again.
+      The source draws lines; cosines and the two-phase form are fastai's. Phases end where PyTorch's do, but a run may
+      have any length, and the rate stays at its end value, while PyTorch's jumps up again.
 
     Source:
       L. Smith, N. Topin, "Super-Convergence", 2017, arXiv:1708.07120; L. Smith, 2018, arXiv:1803.09820.
@@ -129,7 +129,7 @@ def one_cycle(
     _checks.at_least("final_div_factor", final_div_factor, 1, "the rate ends at its start / final_div_factor")
 
     def rate_at(count: jax.Array) -> jax.Array:
-        # Divided as given: a known number is rounded once, at the end.
+        # Divided as Python numbers if they are known, so that the rate is rounded once.
         start = peak_value / div_factor
         values = [start, peak_value, *([start] if three_phase else []), start / final_div_factor]
         return _through_phases(count, total_steps, pct_start, values, anneal=anneal)

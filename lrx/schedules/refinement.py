@@ -22,20 +22,20 @@ def refined(
     norm: str = "l2",
     smoothing: float = 0.1,
 ) -> Schedule:
-    """Give the schedule that the theory finds best for a run with such gradient norms.
+    """Build the schedule that the theory finds best for a run with the given gradient norms.
 
     With G_1..G_T the smoothed norms of a previous run and w_t = G_t^-2 (for `norm="l2"`, SGD) or w_t = G_t^-1 (for
     `norm="l1"`, the l1 norms of Adam's case), the rate of the t-th step is `alpha_t = w_t sum_{s > t} w_s`, scaled so
-    that its largest value is `peak_value`. The last rate is 0 and holds. Where the norms are constant it is the linear
-    decay `(T - t) / (T - 1)`; where they fall early it warms up, and where they rise late it anneals faster. Norms are
+    that its largest value is `peak_value`. The last rate is 0 and holds. If the norms are constant, this is the linear
+    decay `(T - t) / (T - 1)`; if they fall early, it warms up; if they rise late, it anneals faster. Norms are
     those of a run with a similar schedule: train with `optax.chain(optax.snapshot("gradient_norm", optax.tree.norm),
     tx)`, and the history's `metrics["gradient_norm"]` has them.
 
     Args:
-      grad_norms: one norm for each step of the previous run, (T,) float, > 0, T >= 2; not traced. A run of other length
-        is resampled by the user.
+      grad_norms: one norm for each step of the previous run, (T,) float, > 0, T >= 2; not traced. Resample them
+        for a run of another length.
       peak_value: the largest rate, >= 0; may be traced.
-      norm: "l2" or "l1", which norm was recorded.
+      norm: the norm that was recorded, "l2" or "l1".
       smoothing: the width of the running median that smooths the norms, as a fraction of T, in [0, 1]; 0 leaves them
         as they are.
 
@@ -85,10 +85,10 @@ def refined(
 
 
 def _running_median(values: np.ndarray, width: int) -> np.ndarray:
-    """The median over a window, with the first value repeated before the beginning and the end mirrored behind it."""
+    """Return the median over a window; the first value is repeated before the beginning, and the end is mirrored."""
     if width == 1:
         return values
-    from scipy.ndimage import median_filter  # of JAX's own dependencies; loaded here, for it takes its time
+    from scipy.ndimage import median_filter  # a dependency of JAX; imported here, because that takes a while
 
     half = width // 2
     behind = values[-2 : -half - 2 : -1]

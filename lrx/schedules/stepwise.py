@@ -17,7 +17,7 @@ from lrx.transformations import factory
 
 @factory
 def step_decay(init_value: ArrayLike, step_size: ArrayLike, *, factor: ArrayLike = 0.1) -> Schedule:
-    """Multiply the rate by a factor every so many steps.
+    """Multiply the rate by a factor at regular intervals.
 
     The rate is `alpha_t = alpha_0 gamma^floor(t / s)`; the first drop is at step s exactly.
 
@@ -60,14 +60,14 @@ def piecewise_constant(
     init_value: ArrayLike,
     boundaries_and_factors: Mapping[int, ArrayLike] | Sequence[tuple[ArrayLike, ArrayLike]],
 ) -> Schedule:
-    """Multiply the rate by a factor at each of some steps.
+    """Multiply the rate by a factor at each of several steps.
 
     The rate is `alpha_t = alpha_0 prod_{b_i <= t} gamma_i`: a factor acts from its own step on, and on everything
     after. He et al. train with `piecewise_constant(0.1, {32_000: 0.1, 48_000: 0.1})`.
 
     Args:
       init_value: alpha_0, the rate at step 0, >= 0; may be traced.
-      boundaries_and_factors: `{b_i: gamma_i}`, or pairs `(b_i, gamma_i)`, where a step may be traced too; the b_i in
+      boundaries_and_factors: `{b_i: gamma_i}`, or pairs `(b_i, gamma_i)` if a step is to be traced; the b_i in
         optimizer steps, >= 1 and strictly increasing, the gamma_i >= 0.
 
     Returns:

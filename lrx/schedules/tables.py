@@ -23,12 +23,12 @@ def interpolate(
     """Draw a curve through rates at given steps.
 
     Between two points (a, alpha_a) and (b, alpha_b) the rate is `alpha_a + (alpha_b - alpha_a) f(u)` with
-    `u = (t - a) / (b - a)`, where f is u for "linear" and `(1 - cos(pi u)) / 2` for "cosine". Before the first point
-    the first rate holds, after the last the last.
+    `u = (t - a) / (b - a)`, where f is u for "linear" and `(1 - cos(pi u)) / 2` for "cosine". The first rate
+    holds before the first point, and the last rate after the last.
 
     Args:
-      points: `{step: rate}`, or pairs `(step, rate)`, where a step may be traced too; steps >= 0 and strictly
-        increasing, rates >= 0, at least one point.
+      points: `{step: rate}`, or pairs `(step, rate)` if a step is to be traced; steps >= 0 and strictly increasing,
+        rates >= 0, at least one point.
       kind: "linear" or "cosine".
 
     Returns:
@@ -62,7 +62,7 @@ def interpolate(
         length = jnp.maximum(end - begin, 1).astype(jnp.float32)
         now = jnp.clip(count, begin, end)
         passed, left = (now - begin).astype(jnp.float32) / length, (end - now).astype(jnp.float32) / length
-        # Before the first point and after the last, where both are one.
+        # Before the first point and after the last, both points are the same.
         left = jnp.where(begin == end, 1.0, left)
         if kind == "cosine":
             return half_cosine(values[first], values[second], passed, left)
@@ -78,7 +78,7 @@ def interpolate(
 def tabulated(values: Sequence[ArrayLike] | jax.Array | np.ndarray) -> Schedule:
     """Read the rate of every step from a table.
 
-    The rate is `alpha_t = values[t]`, and the last one from there on: for rates that come from elsewhere, as from
+    The rate is `alpha_t = values[t]`, and the last value after the table ends. Use it for rates from elsewhere, such as
     another program's log.
 
     Args:
@@ -88,7 +88,7 @@ def tabulated(values: Sequence[ArrayLike] | jax.Array | np.ndarray) -> Schedule:
       A `Schedule`. `update` needs neither `params` nor `value`.
 
     Raises:
-      ValueError: if `values` is empty, not one-dimensional, or holds what is negative or not finite.
+      ValueError: if `values` is empty, not one-dimensional, or holds a number that is negative or not finite.
       TypeError: if `values` holds no numbers.
 
     Source:

@@ -29,12 +29,12 @@ def warmup_cosine_decay(
 
     With W warm-up steps of T in total, the rate is `init + (alpha* - init) t / W` for `t < W`, then
     `alpha_end + (alpha* - alpha_end) (1 + cos(pi u)) / 2` with `u = (t - W) / (T - W)`, and `alpha_end` from t = T on.
-    It is `warmup(cosine_decay(alpha*, T - W), W)`: there the decay's length is given, here that of the run.
+    It is `warmup(cosine_decay(alpha*, T - W), W)`: there you give the length of the decay, here that of the run.
 
     Args:
       peak_value: alpha*, reached at step W, >= 0; may be traced.
-      warmup_steps: W, in optimizer steps, >= 0 and < T, or as a fraction of T: 0.1 for a tenth, rounded to the nearest
-        step; may be traced, a fraction in a floating-point type.
+      warmup_steps: W, in optimizer steps, >= 0 and < T, or as a fraction of T, rounded to the nearest step: 0.1 for a
+        tenth; may be traced, a fraction in a floating-point type.
       total_steps: T, the length of the run in optimizer steps, the warm-up included, >= 1; may be traced.
       init_value: init, the rate at step 0, >= 0; may be traced.
       end_value: alpha_end, >= 0; may be traced.
@@ -73,13 +73,13 @@ def warmup_linear_decay(
 
     With W warm-up steps of T in total, the rate is `init + (alpha* - init) t / W` for `t < W`, then
     `alpha_end + (alpha* - alpha_end) (1 - u)` with `u = (t - W) / (T - W)`, and `alpha_end` from t = T on. It is
-    `warmup(linear_decay(alpha*, T - W), W)`: there the decay's length is given, here that of the run. Over many
-    problems the best of the fixed schedules.
+    `warmup(linear_decay(alpha*, T - W), W)`: there you give the length of the decay, here that of the run. On many
+    problems it is the best of the fixed schedules.
 
     Args:
       peak_value: alpha*, reached at step W, >= 0; may be traced.
-      warmup_steps: W, in optimizer steps, >= 0 and < T, or as a fraction of T: 0.1 for a tenth, rounded to the nearest
-        step; may be traced, a fraction in a floating-point type.
+      warmup_steps: W, in optimizer steps, >= 0 and < T, or as a fraction of T, rounded to the nearest step: 0.1 for a
+        tenth; may be traced, a fraction in a floating-point type.
       total_steps: T, the length of the run in optimizer steps, the warm-up included, >= 1; may be traced.
       init_value: init, the rate at step 0, >= 0; may be traced.
       end_value: alpha_end, >= 0; may be traced.
@@ -120,7 +120,7 @@ def _warm_up_to(
 
 
 def _durations(warmup_steps: ArrayLike, total_steps: ArrayLike) -> tuple[ArrayLike, ArrayLike]:
-    """The steps of the warm-up, which may be given as a fraction, and those that it leaves."""
+    """Return the steps of the warm-up, which may be given as a fraction, and the remaining steps."""
     _checks.steps("total_steps", total_steps)
     _checks.steps_or_fraction("warmup_steps", warmup_steps, "total_steps")
     if _checks.is_concrete(warmup_steps) and _checks.is_concrete(total_steps):

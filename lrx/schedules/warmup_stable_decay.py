@@ -73,9 +73,9 @@ def warmup_stable_decay(
             falling = half_cosine(peak, end, passed, left)
         elif decay == "sqrt":
             root = jnp.sqrt(passed)
-            falling = peak * (left / (1.0 + root)) + end * root  # 1 - sqrt(u), where nothing cancels
+            falling = peak * (left / (1.0 + root)) + end * root  # 1 - sqrt(u), written so that nothing cancels
         else:
-            # The floor keeps log(0) out where a traced bound is 0.
+            # The floor avoids log(0) if a traced bound is 0.
             tiny = jnp.finfo(jnp.float32).tiny
             falling = peak * jnp.exp(jnp.log(jnp.maximum(end, tiny) / jnp.maximum(peak, tiny)) * passed)
             falling = jnp.where(left > 0, falling, end)
