@@ -1,12 +1,11 @@
-"""Whether losses improve: means of as many as their noise asks for, the best of them, and what the next must beat.
+"""Decide whether losses improve, by comparing means of as many losses as their noise requires.
 
-A single minibatch's loss says little about a run: the lowest of many is a matter of luck, and what follows does not
-beat it. So losses are compared as means, of so many that their noise is smaller than the improvement that is asked
-for. The noise is measured where it shows, in reversals: with d_t the relative change from one loss to the next, white
-noise of variance sigma^2 gives `E max(-d_t d_{t-1}, 0) = 1.219 sigma^2`, and losses that only fall, or stay, give 0.
-Without noise each loss is compared by itself. A loss that turns at each of 24 values in a row swings, as it does at a
-rate that is too large; noise does so with a chance of 2e-5. What can take small steps back may ask that what was
-measured so far be forgotten then, since it was no noise.
+A single minibatch's loss says little about a run: the lowest of many is a matter of luck, and later losses do not beat
+it. So losses are compared as means of so many that their noise is smaller than the required improvement. The noise is
+measured in reversals. With d_t the relative change from one loss to the next, white noise of variance sigma^2 gives `E
+max(-d_t d_{t-1}, 0) = 1.219 sigma^2`, and losses that only fall, or stay, give 0. Without noise each loss is compared
+by itself. A loss that turns at each of 24 values in a row oscillates, as it does at a rate that is too large; noise
+does so with a probability of 2e-5. A method that takes back small steps may then discard the measured noise.
 """
 
 from __future__ import annotations
@@ -23,41 +22,41 @@ from lrx._smoothing import RunningMean, add, empty_mean
 from lrx.states import shows
 
 REVERSALS = 1.219  # E max(-(e_2 - e_1)(e_1 - e_0), 0) for independent standard normal e
-MEMORY = 0.98  # of the noise's estimate: of some fifty losses
-MOST_LOSSES = 100  # to a mean; at first half of the losses so far, ...
-SHARE = 50  # ... and a fiftieth of them where that is more: as runs go on, losses fall ever more slowly
+MEMORY = 0.98  # decay of the noise's estimate: about fifty losses
+MOST_LOSSES = 100  # in a mean; at most half of the losses so far, ...
+SHARE = 50  # ... and later a fiftieth of them, because losses fall ever more slowly
 LUCK = 9.0  # variances: three standard deviations
-SWINGS = 24  # turns in a row from which on they are not those of noise
-ROUNDING = 1e-5  # of the best loss: a float32 mean over a batch is not known better
+SWINGS = 24  # turns in a row that noise does not make
+ROUNDING = 1e-5  # of the best loss: the precision of a float32 mean over a batch
 
 
 @shows()
 class Progress(NamedTuple):
-    """What is known of the losses so far, and what the next judgement needs."""
+    """The statistics of the losses so far, and the thresholds of the next judgement."""
 
     best_value: jax.Array  # () float32: best mean so far, in the loss's units; infinite before the first
-    bar: jax.Array  # () float32: what the next mean must be below, or above where larger is better
-    sign: jax.Array  # () float32: 1 where a smaller value is better, -1 where a larger one is
-    best_size: jax.Array  # () int32: how many losses the best is the mean of, 0 before the first
-    sum_value: jax.Array  # () float32: sum of the losses of the mean under way
-    value_count: jax.Array  # () int32: how many there are
-    needed_count: jax.Array  # () int32: how many complete it
+    bar: jax.Array  # () float32: the next mean must be below it, or above it if larger is better
+    sign: jax.Array  # () float32: 1 if a smaller value is better, -1 if a larger one is
+    best_size: jax.Array  # () int32: number of losses in the best mean, 0 before the first
+    sum_value: jax.Array  # () float32: sum of the losses of the current mean
+    value_count: jax.Array  # () int32: number of losses in it
+    needed_count: jax.Array  # () int32: number of losses that complete it
     loss_count: jax.Array  # () int32: losses so far
-    interval: jax.Array  # () int32: updates from the latest loss but one to the latest
+    interval: jax.Array  # () int32: updates between the two latest losses
     previous_value: jax.Array  # () float32: the latest loss
-    previous_change: jax.Array  # () float32: from the loss before to it, relative
-    turn_count: jax.Array  # () int32: losses in a row at which the loss turned
-    noise: RunningMean  # of the product of two changes where the loss turns, 1.219 relative variances
+    previous_change: jax.Array  # () float32: relative change from the loss before
+    turn_count: jax.Array  # () int32: successive losses at which the loss turned
+    noise: RunningMean  # of the product of two changes at turns, 1.219 relative variances
 
     def within(self) -> tuple[Any, ...]:
-        """Say nothing: the method shows what is to be seen of it."""
+        """Return nothing: the method shows the progress itself."""
         return ()
 
 
 class Judgement(NamedTuple):
-    """What one more loss says."""
+    """The result of one more loss."""
 
-    complete: jax.Array  # () bool: whether it completes a mean; nothing is judged otherwise
+    complete: jax.Array  # () bool: whether it completes a mean; otherwise nothing is judged
     better: jax.Array  # () bool: whether that mean beats the bar
     renewed: jax.Array  # () bool: whether it replaces a best that is the mean of fewer than half as many losses
 
@@ -69,7 +68,7 @@ def check_accumulation_size(value: ArrayLike | None) -> None:
 
 
 def no_progress(sign: float) -> Progress:
-    """Return what is known before the first loss."""
+    """Return the statistics before the first loss."""
 
     def zero(dtype: Any = jnp.float32) -> jax.Array:
         return jnp.zeros([], dtype)
@@ -93,13 +92,13 @@ def no_progress(sign: float) -> Progress:
 
 
 def judge(progress: Progress, value: jax.Array, *, forget_swings: bool = False) -> tuple[Progress, Judgement]:
-    """Take one more loss in; needs nothing but what `progress` holds, so that it can be foreseen."""
+    """Return the statistics and the judgement after one more loss, from `progress` alone."""
     total = progress.sum_value + value
     number = optax.safe_increment(progress.value_count)
     complete = number >= progress.needed_count
     mean = total / number.astype(jnp.float32)
     better = complete & (progress.sign * mean < progress.sign * progress.bar)
-    # The lowest of means of few losses is lower, by luck, than means of many can be: within the noise that it has.
+    # By luck, the best mean of few losses may be below every mean of many: it is replaced if it is within its noise.
     best_size = jnp.maximum(progress.best_size, 1)
     behind = _relative_change(progress.best_value, mean)
     by_luck = jnp.square(behind) * best_size.astype(jnp.float32) <= LUCK * variance(progress.noise)
@@ -133,17 +132,17 @@ def prepare(
     interval: ArrayLike,
     most_losses: int = MOST_LOSSES,
 ) -> Progress:
-    """Note what the next judgement needs.
+    """Set the thresholds of the next judgement.
 
     Args:
       progress: after a judgement, or before the first.
-      margin: by which a mean must beat the best at least, () float32, in the loss's units.
-      accumulation_size: losses to a mean; `None` chooses. Losses that come at every update are minibatches': as many
-        as bring the noise of their mean below the margin, at most half of the losses so far and 100, or a fiftieth of
-        the losses so far; what noise is left above the margin takes its place. A loss that comes after several updates
-        is a measurement by itself.
-      interval: updates from the latest loss but one to the latest, () int32.
-      most_losses: what stands for the 100.
+      margin: least improvement on the best, () float32, in the loss's units.
+      accumulation_size: losses in a mean; `None` chooses. Losses that come at every update are those of minibatches:
+        as many are averaged as bring the noise of the mean below the margin, at most half of the losses so far and 100,
+        or a fiftieth of the losses so far. If the noise is still above the margin, it takes the place of the margin. A
+        loss that comes after several updates is a mean by itself.
+      interval: updates between the two latest losses, () int32.
+      most_losses: replaces the 100.
     """
     margin = jnp.asarray(margin, jnp.float32)
     level = jnp.where(progress.best_size > 0, jnp.abs(progress.best_value), 0.0)
@@ -154,7 +153,7 @@ def prepare(
         seen = progress.loss_count
         most = jnp.maximum(jnp.clip(seen // 2, 1, most_losses), seen // SHARE)
         needed = jnp.clip(number, 1, most.astype(jnp.float32)).astype(jnp.int32)
-        # Where a mean of so many still has more noise than that, its standard deviation is what it must improve by.
+        # If the mean still has more noise than that, it must improve by its standard deviation.
         left = jnp.where(number > needed.astype(jnp.float32), noise / needed.astype(jnp.float32), 0.0)
         deviation = jnp.where(left > 0, jnp.sqrt(jnp.where(left > 0, left, 1.0)), 0.0)
         margin = jnp.maximum(margin, level * deviation)
@@ -168,12 +167,12 @@ def prepare(
 
 
 def variance(turns: RunningMean) -> jax.Array:
-    """Return the relative variance of a single loss, from the mean product of two changes where it turns."""
+    """Return the relative variance of a single loss, from the mean product of two changes at turns."""
     return turns.weighted_sum / jnp.maximum(turns.weight, 1e-30) / REVERSALS
 
 
 def _relative_change(before: jax.Array, after: jax.Array) -> jax.Array:
-    """The change as a share of the larger value, in [-2, 2]; 0 where one is infinite."""
+    """Return the change relative to the larger value, in [-2, 2]; 0 if the first is infinite."""
     finite = jnp.isfinite(before)
     before = jnp.where(finite, before, after)
     size = jnp.maximum(jnp.abs(before), jnp.abs(after))

@@ -1,7 +1,7 @@
-"""Follow the length of the path that the steps add up to.
+"""Control the rate by the length of the path that successive steps add up to.
 
-Steps that point the same way make a longer path than a random walk, and could have been larger; steps that cancel
-make a shorter one, and should be smaller. The idea comes from evolution strategies.
+If steps point the same way, the path is longer than a random walk, and the steps could be larger. If they cancel, the
+path is shorter, and they should be smaller. The idea comes from evolution strategies.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class CumulativePathState(NamedTuple):
     """State of `cumulative_path`."""
 
     scale: jax.Array  # () float32: multiplies the rate of the next update, dimensionless
-    path_length: jax.Array  # () float32: |p|^2 over its mean for steps without direction, dimensionless
+    path_length: jax.Array  # () float32: |p|^2 over its mean for random steps, dimensionless
     path: Any  # like the parameters, at least float32: p, dimensionless
 
 
@@ -42,7 +42,7 @@ def cumulative_path(
     """Raise the rate while steps point the same way, lower it while they cancel.
 
     With g^ the incoming direction over its norm (over all parameters together), `p_t = (1 - c) p_{t-1} + c g^_t`. For
-    unit steps without any direction |p|^2 has the mean `mu = c / (2 - c)` and, in n dimensions, the standard deviation
+    unit steps in random directions, |p|^2 has the mean `mu = c / (2 - c)` and, in n dimensions, the standard deviation
     `sigma = 2 mu (1 - c) / sqrt(((1 - c)^2 + 1) n)`. The rate follows `scale <- scale exp(d (|p_t|^2 / mu - 1))` with
     the damping `d = 2 sigma`. A step uses the scale from before it. No loss is needed.
 
@@ -51,19 +51,19 @@ def cumulative_path(
       damping: d, > 0, dimensionless; by default 2 sigma, which is slow in many dimensions; may be traced.
       min_factor: lower bound of the scale, in (0, 1], dimensionless; may be traced.
       max_factor: upper bound of the scale, >= 1, dimensionless; may be traced.
-      start_after: updates before the first whose direction counts, >= 0: the length of a warm-up, in whose small steps
-        directions agree and would raise the scale for the large ones; may be traced.
+      start_after: updates before the first whose direction counts, >= 0: give the length of a warm-up, whose small
+        steps agree and would raise the scale too far for the large ones; may be traced.
 
     Returns:
       A `Controller`. `update` needs neither `params` nor `value`. In an optimizer it sees the finished direction: with
-      momentum the velocity, whose steps point the same way by themselves. A direction that is 0 or not finite is
-      ignored.
+      momentum that is the velocity, whose successive values point the same way by themselves. A direction that is 0 or
+      not finite is ignored.
 
     Raises:
       ValueError: if an argument is out of its range.
 
     Differs from the source:
-      The authors' sigma is smaller by the root of 2; ours is the standard deviation as measured. The bounds are ours.
+      The authors' sigma is smaller by the root of 2; ours is the measured standard deviation. The bounds are ours.
 
     Source:
       CLARA, 2025, arXiv:2508.05408; after the cumulative step-size adaptation of N. Hansen, A. Ostermeier, 2001.
@@ -89,7 +89,7 @@ def cumulative_path(
 
     def update(state: CumulativePathState, seen: Feedback) -> tuple[jax.Array, CumulativePathState]:
         size = _size(seen)
-        # Of what is divided by its largest entry first, no square overflows or vanishes.
+        # Everything is divided by the largest entry first, so that no square overflows or vanishes.
         largest = _largest(seen)
         norm = square_root(total(lambda g: abs_square(_over(g, largest)), seen.updates, extra_args=seen.extra_args))
         usable = jnp.isfinite(norm) & (norm > 0) & (seen.count >= jnp.asarray(start_after, jnp.int32))
@@ -117,14 +117,14 @@ def cumulative_path(
 
 
 def _gradients(seen: Feedback) -> list[tuple[Any, jax.Array]]:
-    """The gradients there are, each with the coordinates that a factor of groups lets move."""
+    """Return the gradients, each with the mask of the coordinates whose group has a factor > 0."""
     leaves = jax.tree.leaves(seen.updates, is_leaf=lambda leaf: leaf is None)
     pairs = zip(moving_masks(seen.updates, seen.extra_args), leaves, strict=True)
     return [(moves, jnp.asarray(leaf)) for moves, leaf in pairs if not has_no_gradient(leaf)]
 
 
 def _size(seen: Feedback) -> Any:
-    """The number of coordinates, two for a complex one."""
+    """Return the number of coordinates, two for each complex one."""
 
     def count(moves: Any, leaf: jax.Array) -> Any:
         moved = leaf.size if moves is True else jnp.sum(jnp.broadcast_to(moves, leaf.shape), dtype=jnp.float32)
@@ -138,7 +138,7 @@ def _over(gradient: jax.Array, length: jax.Array) -> jax.Array:
 
 
 def _largest(seen: Feedback) -> jax.Array:
-    """The largest absolute value of all coordinates, () float32, and 1 where there is none but 0."""
+    """Return the largest absolute value of all coordinates, () float32; 1 if all are 0."""
     leaves = [jnp.max(where_moving(moves, jnp.abs(leaf)), initial=0.0) for moves, leaf in _gradients(seen)]
     largest = jnp.max(jnp.stack([leaf.astype(jnp.float32) for leaf in leaves])) if leaves else jnp.zeros([])
     return jnp.where(largest > 0, largest, 1.0).astype(jnp.float32)

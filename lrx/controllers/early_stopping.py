@@ -1,6 +1,6 @@
 """Stop when the loss has not improved for a while.
 
-As a factor: 1 until then, 0 from then on, so that a run that goes on by itself moves nothing any more.
+As a factor it is 1 before and 0 afterwards, so that a run that goes on no longer moves the parameters.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ class EarlyStoppingState(NamedTuple):
     """State of `early_stopping`."""
 
     stopped: jax.Array  # () bool: whether the run is over
-    improvement_count: jax.Array  # () int32: means that were the best until then
-    wait_count: jax.Array  # () int32: means since the last of them
+    improvement_count: jax.Array  # () int32: means that were the best so far
+    wait_count: jax.Array  # () int32: means since the last improvement
     patience: jax.Array  # () int32: of the next judgement
     progress: Progress  # of the loss
 
@@ -38,7 +38,7 @@ class EarlyStoppingState(NamedTuple):
         wait = jnp.where(said.complete, waited, self.wait_count)
         kept = jnp.where(self.stopped, self.progress.best_value, progress.best_value)
         return EarlyStoppingState(
-            # For good, since nothing improves once stopped.
+            # This is final, because nothing counts as an improvement once stopped.
             stopped=self.stopped | (said.complete & (wait > self.patience)),
             improvement_count=jnp.where(improved, optax.safe_increment(self.improvement_count), self.improvement_count),
             wait_count=wait,
@@ -57,7 +57,7 @@ class EarlyStoppingState(NamedTuple):
         }
 
     def improved_since(self, before: EarlyStoppingState) -> jax.Array:
-        """Return whether the best loss so far has come since an earlier state."""
+        """Return whether there is a new best loss since an earlier state."""
         return self.improvement_count > before.improvement_count
 
     def stops(self) -> jax.Array:
@@ -78,24 +78,24 @@ def early_stopping(
     """Set the rate to 0 when the loss has not improved for a while.
 
     With v the loss, or the mean of several, and v* the best so far, v improves if `v < v* - min_delta`. After more than
-    `patience` in a row without an improvement the factor is 0 for good. `lrx.stopped(state)` says so, from the deciding
-    observation on, and `lrx.train` ends there. Mostly the loss is one on validation data, so that `patience` counts
-    evaluations:
+    `patience` values in a row without an improvement, the factor is 0 for good. `lrx.stopped(state)` is then True, from
+    the deciding observation on, and `lrx.train` ends there. Usually the loss is that of validation data, and `patience`
+    counts evaluations:
 
         tx = lrx.adam(1e-3 * lrx.early_stopping(patience=5, feedback="observed"))
         history = lrx.train(workload, tx, epochs=100, feedback_metric="loss")
-        history.best.params  # those with the lowest loss, which is not the last one
+        history.best.params  # those with the lowest loss, which are not the last ones
 
     Args:
-      patience: losses, or means, in a row without improvement that are tolerated, >= 0: 0 stops at the first; may be
+      patience: largest number of losses, or means, in a row without improvement, >= 0: 0 stops at the first; may be
         traced.
-      min_delta: what an improvement is at least, >= 0, in the loss's units; may be traced.
-      accumulation_size: losses to a mean, >= 1: the steps of an epoch, or 1 to judge each loss by itself; may be
-        traced. By default as many as their noise asks for, as in `reduce_on_plateau`.
+      min_delta: least improvement, >= 0, in the loss's units; may be traced.
+      accumulation_size: losses in a mean, >= 1: the steps of an epoch, or 1 to judge each loss by itself; may be
+        traced. By default as many as their noise requires, as in `reduce_on_plateau`.
       mode: "min" for a loss, "max" for an accuracy.
-      feedback: "value" where `update` is given `value=loss`, "observed" where the loss comes through `observe`.
-      start_after: updates before the first whose loss is judged, >= 0: the length of a warm-up, in which a loss that
-        does not fall yet would count; may be traced.
+      feedback: "value" if `update` is given `value=loss`, "observed" if the loss comes through `observe`.
+      start_after: updates before the first whose loss is judged, >= 0: give the length of a warm-up, in which a
+        loss that does not fall yet would count; may be traced.
 
     Returns:
       A `Controller`. `update` needs `value=`, a scalar, unless `feedback="observed"`. A `value` that is not finite is

@@ -20,7 +20,7 @@ from lrx.rates import Controller, Feedback
 from lrx.states import shows
 from lrx.transformations import factory
 
-MOST_LOSSES = 20  # to a mean, in a young run: a step that was wrong is small, and taken back
+MOST_LOSSES = 20  # in a mean, early in a run: a wrong step is small, and is taken back
 
 
 @shows()
@@ -59,25 +59,26 @@ def greedy(
 
     With l the mean of some losses and l* the lowest so far, a mean improves if `l < l*`, and l becomes l*. After more
     than `patience` improvements in a row `scale <- min(scale / factor, max_factor)`, after more than `patience` means
-    in a row without one `scale <- max(scale * factor, min_factor)`; either run of means then begins anew. It suits runs
-    whose starting rate is within a factor of ten of a good one. At the noise floor of a loss nothing improves, so that
-    the rate falls, to `min_factor` in the end: that anneals.
+    in a row without one `scale <- max(scale * factor, min_factor)`; the count then begins anew. It suits runs whose
+    starting rate is within a factor of ten of a good one. At the noise floor of a loss nothing improves, so the rate
+    falls, in the end to `min_factor`: this anneals.
 
     Losses that come with every update are averaged by their noise as in `reduce_on_plateau`, at most 20 to a mean, or a
-    fiftieth of the losses so far, so that a healthy run of noisy minibatches is not taken for one that stalls. Without
-    noise, and where a loss is observed after several updates, each is a mean by itself. So is each loss
-    from the 24th turn in a row on: one that swings so, at a rate that was raised too far, is no noise.
+    fiftieth of the losses so far, so that a healthy run of noisy minibatches does not look stalled. Without noise, and
+    if a loss is observed after several updates, each is a mean by itself. So is each loss from the 24th turn in a row
+    on: such an oscillation, at a rate that was raised too far, is not noise.
 
     Args:
-      factor: F, by which the rate changes at once, in (0, 1), dimensionless; may be traced.
-      patience: means in a row that change nothing yet, >= 0; may be traced.
+      factor: F, the ratio of a change of the rate, in (0, 1), dimensionless; may be traced.
+      patience: means in a row before the rate changes, >= 0; may be traced.
       min_factor: lower bound of the scale, in (0, 1], dimensionless; may be traced.
       max_factor: upper bound of the scale, >= 1, dimensionless; may be traced.
-      smoothing: s of a running mean, in [0, 1), that is compared at every loss in place of means by noise: about
-        1 / (1 - s) losses count; 0 takes each by itself, whatever its noise; may be traced.
-      feedback: "value" where `update` is given `value=loss`, "observed" where the loss comes through `observe`.
-      start_after: updates before the first whose loss is looked at, >= 0: the length of a warm-up, in which a loss that
-        does not fall yet lowers the rate, and one that falls raises it beyond the schedule's; may be traced.
+      smoothing: s of a running mean, in [0, 1), that is compared at every loss in place of the means by noise: about
+        1 / (1 - s) losses count; 0 compares each loss by itself, whatever its noise; may be traced.
+      feedback: "value" if `update` is given `value=loss`, "observed" if the loss comes through `observe`.
+      start_after: updates before the first whose loss is used, >= 0: give the length of a warm-up, in which a
+        loss that does not fall yet would lower the rate, and a falling one raise it beyond the schedule's; may be
+        traced.
 
     Returns:
       A `Controller`. `update` needs `value=`, a scalar, unless `feedback="observed"`. A `value` that is not finite is
@@ -110,7 +111,7 @@ def greedy(
         _checks.decay("smoothing", smoothing)
 
     def prepare_next(state: GreedyState, interval: ArrayLike) -> GreedyState:
-        # A running mean of all losses is compared at each.
+        # A running mean of all losses is compared at each loss.
         size = None if smoothing is None else 1
         progress = prepare(
             state.progress, margin=0.0, accumulation_size=size, interval=interval, most_losses=MOST_LOSSES
@@ -138,7 +139,7 @@ def greedy(
         rise = said.complete & (improving > jnp.asarray(patience, jnp.int32))
         fall = said.complete & (stalled > jnp.asarray(patience, jnp.int32))
         step = jnp.asarray(factor, jnp.float32)
-        # A bound that the scale is beyond by rounding must not move it back.
+        # If the scale is beyond a bound by rounding, the bound must not move it back.
         raised = jnp.maximum(jnp.minimum(state.scale / step, jnp.asarray(max_factor, jnp.float32)), state.scale)
         lowered = jnp.minimum(jnp.maximum(state.scale * step, jnp.asarray(min_factor, jnp.float32)), state.scale)
         scale = jnp.where(rise, raised, jnp.where(fall, lowered, state.scale))

@@ -1,7 +1,7 @@
 """Proportional, integral and derivative control of the logarithm of the rate.
 
-As the step-size controllers of ODE solvers hold the local error at a tolerance, this one holds the speed at which the
-loss falls at a set point.
+Step-size controllers of ODE solvers keep the local error at a tolerance; this one keeps the speed at which the loss
+falls at a set point.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from lrx.rates import Controller
 from lrx.states import shows
 from lrx.transformations import factory
 
-FAR = 16.0  # variances: what one loss may add to the measured noise
+FAR = 16.0  # variances: the most that one loss may add to the measured noise
 
 
 @shows("scale", "decrease", "error", "integral", "derivative", "previous_value")
@@ -36,7 +36,7 @@ class PidState(NamedTuple):
     previous_value: jax.Array  # () float32: the loss before, infinite before the first
     change: jax.Array  # () float32: the relative decrease of the latest loss
     mean: RunningMean  # of the relative decrease
-    turns: RunningMean  # of the product of two changes where the loss turns: its noise
+    turns: RunningMean  # of the product of two changes at turns of the loss: its noise
 
 
 @factory
@@ -54,22 +54,22 @@ def pid(
     feedback: str = "value",
     start_after: ArrayLike = 0,
 ) -> Controller:
-    """Hold the speed at which the loss falls at a set point.
+    """Keep the speed at which the loss falls at a set point.
 
-    With v_t the loss, the relative decrease `2 (v_{t-1} - v_t) / (|v_{t-1}| + |v_t|)` lies in [-2, 2], is 0 on average
-    over a loss that only fluctuates, and its running mean is r_t. The error is `e_t = r* - r_t` with r* = `set_point`:
-    a loss that falls too slowly raises the rate. Where it rises, r_t < 0, a smaller rate is what brings the decrease
-    back, and `e_t = r_t - r*`. Then
+    With v_t the loss, the relative decrease `2 (v_{t-1} - v_t) / (|v_{t-1}| + |v_t|)` lies in [-2, 2] and is 0 on
+    average for a loss that only fluctuates; its running mean is r_t. The error is `e_t = r* - r_t` with r* =
+    `set_point`: a loss that falls too slowly raises the rate. If the loss rises (r_t < 0), a smaller rate brings the
+    decrease back, and `e_t = r_t - r*`. Then
 
         log(scale_t) = kp e_t + I_t + kd d_t,     I_t = I_{t-1} + ki e_t,     d_t = s d_{t-1} + (1 - s) (e_t - e_{t-1})
 
     within [log(min_factor), log(max_factor)], with s = `smoothing`. At a bound the integral stays unless the error
-    leads away from it (anti-windup). All gains 0 is the identity. The loss falls slowly both at a rate
-    that is too small and close to the largest stable one: a rate that only just makes the loss rise may hover there.
+    leads away from it (anti-windup). With all gains 0 the factor stays 1. The loss falls slowly both at a rate that is
+    too small and close to the largest stable one, so the rate may stay at a value that just makes the loss rise.
 
-    Time is counted in losses: updates with `value=loss`, observations otherwise. Single minibatches are noisy: an r_t
-    within `significance` standard deviations of what their noise alone makes of it says nothing, and e_t is 0. The
-    noise is measured where losses turn, as in `reduce_on_plateau`; without it every r_t counts.
+    Time is counted in losses: updates with `value=loss`, observations otherwise. Single minibatches are noisy: if
+    r_t is within `significance` standard deviations of the noise that it has, e_t is 0. The noise is measured at turns
+    of the loss, as in `reduce_on_plateau`; without noise every r_t counts.
 
     Args:
       kp: proportional gain, >= 0; may be traced.
@@ -81,9 +81,9 @@ def pid(
       min_factor: lower bound of the scale, in (0, 1], dimensionless; may be traced.
       max_factor: upper bound of the scale, >= 1, dimensionless; may be traced.
       error: takes the loss, () float32, to e_t, in place of set point and decrease.
-      feedback: "value" where `update` is given `value=loss`, "observed" where the loss comes through `observe`.
-      start_after: updates before the first whose loss is looked at, >= 0: the length of a warm-up, whose slow decrease
-        this would raise the rate against, up to `max_factor` times the peak at its end; may be traced.
+      feedback: "value" if `update` is given `value=loss`, "observed" if the loss comes through `observe`.
+      start_after: updates before the first whose loss is used, >= 0: give the length of a warm-up, whose slow
+        decrease would raise the rate, up to `max_factor` times its peak; may be traced.
 
     Returns:
       A `Controller`. `update` needs `value=`, a scalar, unless `feedback="observed"`. A `value` that is not finite is
@@ -132,7 +132,7 @@ def pid(
         size = jnp.where(size == 0, 1.0, size)
         change = before / size - value / size
         decrease, mean = add(state.mean, change, smoothing)
-        # One loss far out must not hide what follows behind the noise that it makes.
+        # The noise of one outlier must not hide the losses that follow.
         most = jnp.maximum(FAR * variance(state.turns), 1e-4)
         _, turned = add(state.turns, jnp.clip(-change * state.change, 0.0, most), MEMORY)
         turns = jax.tree.map(lambda new, old: jnp.where(state.mean.weight > 0, new, old), turned, state.turns)

@@ -1,6 +1,6 @@
 """Reduce the rate when the loss has stopped improving.
 
-The one controller that everybody knows from other libraries, as a factor that multiplies any schedule.
+This is the rule of Keras and PyTorch, as a factor that multiplies any schedule.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ class ReduceOnPlateauState(NamedTuple):
 
     scale: jax.Array  # () float32: multiplies the rate, dimensionless
     plateau_count: jax.Array  # () int32: consecutive means without improvement
-    cooldown_count: jax.Array  # () int32: means for which nothing is counted yet
+    cooldown_count: jax.Array  # () int32: means that are still not counted
     patience: jax.Array  # () int32: of the next judgement
-    lowered_scale: jax.Array  # () float32: what the scale is after the next reduction
-    rest_count: jax.Array  # () int32: means that are not counted after it
+    lowered_scale: jax.Array  # () float32: the scale after the next reduction
+    rest_count: jax.Array  # () int32: means that are not counted after the next reduction
     progress: Progress  # of the loss
 
     def judge(self, value: jax.Array) -> ReduceOnPlateauState:
@@ -74,7 +74,7 @@ def reduce_on_plateau(
 ) -> Controller:
     """Multiply the rate by a factor when the loss has stopped improving.
 
-    As elsewhere, feed it a validation loss after each evaluation; `patience` then counts evaluations:
+    Usually it follows a validation loss, and `patience` counts evaluations:
 
         tx = lrx.adam(schedule * lrx.reduce_on_plateau(factor=0.5, patience=5, feedback="observed"))
         state = lrx.observe(state, value=validation_loss)  # once an epoch
@@ -82,45 +82,44 @@ def reduce_on_plateau(
     With the loss of each minibatch as `value=`, `accumulation_size=steps_per_epoch` gives the same unit of time.
 
     With v the loss, or the mean of several, and v* the best so far, v is an improvement when
-    `v < v* - (rtol |v*| + atol)`. An improvement becomes the best; otherwise the plateau is one longer, and when it is
-    longer than `patience`, `scale <- max(factor * scale, min_scale)`, the plateau begins anew and `cooldown` means are
+    `v < v* - (rtol |v*| + atol)`. An improvement becomes the best; otherwise the plateau grows by one. When it is
+    longer than `patience`, `scale <- max(factor * scale, min_scale)`, the plateau begins anew, and `cooldown` means are
     not counted. All statistics are float32 whatever the type of the parameters or the loss.
 
-    The lowest loss of many minibatches is a matter of luck that the next ones do not beat, though a run be healthy. By
-    default losses that come with every update are therefore averaged: n to a mean, as many as bring its noise below
-    the improvement that is asked for, `n = (sigma / (rtol |v*| + atol))^2`, and at most 100, or a fiftieth of the
-    losses so far where that is more (at first half of them). Where noise is left above that improvement, a mean must
-    improve by its standard deviation, sigma / sqrt(n). With the default patience a plateau under noise is found after
-    1,200 to 2,700 losses, half of them within 1,500; in a run of more than 5,000 after a quarter of its length. Sigma
-    is measured where losses turn from falling to rising and back; without noise n is 1. A loss that comes after several
-    updates, as one that is observed once an epoch, is always compared by itself.
+    The lowest loss of many minibatches is a matter of luck, and the next ones do not beat it even in a healthy run. By
+    default, losses that come with every update are therefore averaged, n at a time, so that the noise of the mean is
+    below the required improvement: `n = (sigma / (rtol |v*| + atol))^2`, at most 100, or a fiftieth of the losses so
+    far if that is more (and at most half of them). If the noise is still above that improvement, a mean must improve by
+    its standard deviation, sigma / sqrt(n). With the default patience, a plateau under noise is found after 1,200 to
+    2,700 losses, half of them within 1,500; in a run of more than 5,000 losses, after a quarter of its length. Sigma is
+    measured where losses turn from falling to rising and back; without noise n is 1. A loss that comes after several
+    updates, such as one that is observed once an epoch, is always compared by itself.
 
     Args:
-      factor: what the rate is multiplied by, in (0, 1); may be traced.
-      patience: how many losses, or means, without improvement are tolerated, >= 0: 0 reduces at the first one; may be
+      factor: multiplies the rate at each plateau, in (0, 1); may be traced.
+      patience: largest number of losses, or means, in a row without improvement, >= 0: 0 reduces at the first; may be
         traced.
-      rtol: least relative improvement, in [0, 1); of |v*|, so that negative losses are treated alike; may be traced.
+      rtol: least improvement relative to |v*|, in [0, 1); negative losses are treated alike; may be traced.
       atol: least absolute improvement, in the loss's units, >= 0; may be traced.
       cooldown: means after a reduction that are not counted, >= 0; may be traced.
-      min_scale: where the scale stops, in [0, 1], dimensionless; may be traced.
-      accumulation_size: losses to a mean, >= 1: the steps of an epoch, or 1 to compare each loss by itself, whatever
-        its noise; may be traced. By default as many as their noise asks for.
+      min_scale: lower bound of the scale, in [0, 1], dimensionless; may be traced.
+      accumulation_size: losses in a mean, >= 1: the steps of an epoch, or 1 to compare each loss by itself, whatever
+        its noise; may be traced. By default as many as their noise requires.
       mode: "min" for a loss, "max" for an accuracy.
-      feedback: "value" where `update` is given `value=loss`, "observed" where the loss comes through `observe`.
-      start_after: updates before the first whose loss is looked at, >= 0; may be traced. During a warm-up a loss that
-        does not fall yet counts as a plateau, and the rate is low when the warm-up ends: give the warm-up's length.
+      feedback: "value" if `update` is given `value=loss`, "observed" if the loss comes through `observe`.
+      start_after: updates before the first whose loss is used, >= 0; may be traced. Give the length of a warm-up, in
+        which a loss that does not fall yet would count as a plateau and lower the rate.
 
     Returns:
       A `Controller`. `update` needs `value=`, a scalar, unless `feedback="observed"`. A `value` that is not finite is
-      not a measurement: it is ignored, neither averaged nor counted.
+      ignored: it is neither averaged nor counted.
 
     Raises:
       ValueError: if an argument is out of its range, or `update` gets no `value`.
 
-    Differs from the source:
-      optax compares with `(1 - rtol) v*`, which makes the bar easier for negative losses, and with patience 0 also
-      reduces after an improvement; here patience counts as in PyTorch. The means by noise are ours; of losses that
-      are observed once an epoch, and with `accumulation_size=1`, the decisions are those of PyTorch.
+    Differs from the source: Optax compares with `(1 - rtol) v*`, which is easier to reach for negative losses, and with
+      patience 0 also reduces after an improvement; here patience counts as in PyTorch. The means by noise are ours; for
+      losses that are observed once an epoch, and with `accumulation_size=1`, the decisions are those of PyTorch.
 
     Source:
       No paper; the rule of `ReduceLROnPlateau` in Keras and PyTorch with the argument names of optax.contrib.
@@ -151,7 +150,7 @@ def reduce_on_plateau(
         lower = jnp.maximum(state.scale * jnp.float32(factor), jnp.float32(min_scale))
         return state._replace(
             patience=jnp.array(patience, jnp.int32),
-            # A scale that rose above the floor's own rounding must not be lifted by it.
+            # The floor must not raise a scale that is below it by rounding.
             lowered_scale=jnp.minimum(lower, state.scale),
             rest_count=jnp.array(cooldown, jnp.int32),
             progress=prepare(state.progress, margin=margin, accumulation_size=accumulation_size, interval=interval),

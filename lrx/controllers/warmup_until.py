@@ -1,6 +1,6 @@
-"""Warm up until a measure of training says that it has begun.
+"""Warm up until a metric shows that training has begun.
 
-A warm-up whose length nobody has to know: the schedule begins, and its time with it, when a metric falls below a
+The length of this warm-up need not be known: the schedule begins, at its step 0, when a metric falls below a
 threshold.
 """
 
@@ -26,7 +26,7 @@ class WarmupUntilState(NamedTuple):
 
     triggered: jax.Array  # () bool: whether the metric has been below the threshold
     observation: Observation | tuple[()]
-    rate: RateState  # of the rate that follows; its count starts at the trigger
+    rate: RateState  # of the following rate; its count starts at the trigger
 
 
 @factory
@@ -38,11 +38,11 @@ def warmup_until(
     metric: str = "value",
     feedback: str = "value",
 ) -> Rate:
-    """Hold a small rate until a metric falls below a threshold, then begin the rate proper at its step 0.
+    """Keep a small rate until a metric falls below a threshold, then begin the actual rate at its step 0.
 
-    The rate is `warmup_value` while the metric has always been >= `threshold`; from the update that brings a smaller
-    one on, it is `learning_rate`, which counts its own steps and sees feedback from that update on. So a deep ResNet is
-    trained in its paper: 0.01 until the training error is below 80 %, then the schedule,
+    The rate is `warmup_value` as long as the metric has been >= `threshold`. From the first update with a smaller
+    metric on, it is `learning_rate`, which counts its own steps and sees feedback from that update on. The paper on
+    deep ResNets trains in this way, at 0.01 until the training error is below 80 %:
 
         rate = lrx.warmup_until(
             lrx.piecewise_constant(0.1, {32_000: 0.1, 48_000: 0.1}), warmup_value=0.01, threshold=0.8, metric="error"
@@ -50,20 +50,21 @@ def warmup_until(
         updates, state = tx.update(grads, state, params, error=error)
 
     Args:
-      learning_rate: what follows, >= 0: a float, a `Schedule` or another `Rate`; may be traced.
-      warmup_value: the rate until then, >= 0; may be traced.
-      threshold: of the metric, in its units; may be traced.
-      metric: the name of the extra argument of `update` that is looked at, such as "error"; "value" is the loss. That
-        of a single minibatch may fall below the threshold by its noise: observe a mean, or set the threshold lower.
-      feedback: "value" where `update` is given the metric, "observed" where it comes through `observe`.
+      learning_rate: the rate that follows, >= 0: a float, a `Schedule` or another `Rate`; may be traced.
+      warmup_value: the rate before that, >= 0; may be traced.
+      threshold: the threshold of the metric, in its units; may be traced.
+      metric: the name of the extra argument of `update` that holds the metric, such as "error"; "value" is the loss.
+        The loss of a single minibatch may fall below the threshold by noise: observe a mean, or set the threshold
+        lower.
+      feedback: "value" if `update` is given the metric, "observed" if it comes through `observe`.
 
     Returns:
       A `Rate`. `update` needs the metric, a scalar, unless `feedback="observed"`, and what `learning_rate` needs. A
-      metric that is not finite is not below anything.
+      metric that is not finite never triggers.
 
     Raises:
       ValueError: if an argument is out of its range, or `update` gets no metric.
-      TypeError: if `learning_rate` is not a rate, or `metric` is not a name.
+      TypeError: if `learning_rate` is not a number, a `Rate` or a function of the step, or `metric` is not a name.
 
     Source:
       K. He et al., "Deep Residual Learning", CVPR 2016, arXiv:1512.03385, section 4.2.

@@ -1,4 +1,4 @@
-"""Guards: what keeps a run alive, one method a file."""
+"""Guards: transformations that keep a run alive, one method a file."""
 
 from lrx.guards.rollback import rollback_on_divergence
 

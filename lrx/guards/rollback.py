@@ -1,6 +1,6 @@
-"""Take a diverging run back to where it was well, and go on with a smaller rate.
+"""Take a diverging run back to earlier parameters, and go on with a smaller rate.
 
-What one does by hand after a run has diverged, restart from a checkpoint with half the rate, inside the compiled loop.
+This does inside the compiled loop what one does by hand: restart from a checkpoint with half the rate.
 """
 
 from __future__ import annotations
@@ -22,22 +22,22 @@ from lrx.run_state import settle_params
 from lrx.states import Observation, RateState, Snapshot, shows
 from lrx.transformations import factory
 
-SMOOTHING = 0.9  # of the loss that a loss is compared with: of some ten minibatches
+SMOOTHING = 0.9  # of the running mean that a loss is compared with: about ten minibatches
 
 
 @shows("stopped", "rolled_back", "rollbacks", "scale", "first_value", "lowest_mean")
 class RollbackState(NamedTuple):
     """State of `rollback_on_divergence`."""
 
-    stopped: jax.Array  # () bool: whether the last rollback was not enough
+    stopped: jax.Array  # () bool: whether the run is over, because the last rollback was not enough
     rolled_back: jax.Array  # () bool: whether the latest update took the parameters back
-    rollbacks: jax.Array  # () int32: how often that was
-    scale: jax.Array  # () float32: what the rate has been multiplied by, dimensionless
+    rollbacks: jax.Array  # () int32: number of rollbacks
+    scale: jax.Array  # () float32: the factor on the rate so far, dimensionless
     first_value: jax.Array  # () float32: the first loss, in its units; infinite before it
     lowest_mean: jax.Array  # () float32: the lowest running mean of the loss; infinite before the first
-    mean: RunningMean  # of the losses while things were well
+    mean: RunningMean  # running mean of the losses of accepted steps
     observation: Observation | tuple[()]
-    snapshot: Snapshot  # the parameters while things were well, and the state of `tx` with which to go on from them
+    snapshot: Snapshot  # the last parameters at which the loss was not above its mean, and the state of `tx` then
     inner: Any  # the state of `tx`
 
     def stops(self) -> jax.Array:
@@ -49,7 +49,7 @@ class RollbackState(NamedTuple):
         return True
 
     def applied_params(self, params: Any) -> Any:
-        """Return the parameters that were kept, where this update took them back."""
+        """Return the kept parameters if this update took the run back."""
         return _taken_back(self, settle_params(self.inner, params))
 
 
@@ -62,31 +62,31 @@ def rollback_on_divergence(
     explode: ArrayLike = 2.0,
     feedback: str = "value",
 ) -> optax.GradientTransformationExtraArgs:
-    """Take parameters and state back when a run diverges, and multiply the rate.
+    """Take parameters and state back when a run diverges, and lower the rate.
 
-    While things are well (the loss is not above its running mean), parameters and the state of `tx` are kept. They
-    come back when the loss, a gradient or the update that `tx` would make is not finite, or when the loss has exploded:
+    As long as the loss is not above its running mean, the parameters and the state of `tx` are kept. They are restored
+    when the loss, a gradient or the update of `tx` is not finite, or when the loss has exploded:
     `v > v_1` and `v > l* + explode |l*|` with v_1 the first loss and l* the lowest running mean so far. The rate is
     then multiplied by `factor`, for good, wherever `tx` has it. A run started at 1,000 times the largest stable rate is
-    trained after ten rollbacks. When `max_rollbacks` are used up and things go wrong again, the run stops: the
-    parameters are those that were kept, the rate is 0, and `lrx.stopped(state)` says so.
+    trained after ten rollbacks. If a run diverges again after `max_rollbacks`, it stops: the parameters are the
+    kept ones, the rate is 0, and `lrx.stopped(state)` is True.
 
-    Losses are those of single minibatches, as `value=loss` at every update: the running mean is one of some ten.
+    Pass the loss of each minibatch as `value=loss` at every update: the running mean is over about ten.
 
-    The parameters are taken back exactly by
+    The parameters are restored exactly by
 
         updates, state = tx.update(grads, state, params, value=loss)
         params = lrx.apply_updates(params, updates, state)
 
-    With `optax.apply_updates` (as in `TrainState` and `nnx.Optimizer`) they come back up to rounding.
+    With `optax.apply_updates` (as in `TrainState` and `nnx.Optimizer`) they are restored up to rounding.
 
     Args:
       tx: the transformation with its rate: an lrx optimizer, or one of `optax.inject_hyperparams`.
-      factor: what the rate is multiplied by at each rollback, in (0, 1), dimensionless; may be traced.
-      max_rollbacks: how often, >= 0; may be traced.
-      explode: how far above the lowest mean a loss may be, in that mean's size, > 0; may be traced.
-      feedback: "value" where `update` is given `value=loss`, "observed" where the loss comes through `observe`;
-        without an observation only gradients and updates are looked at.
+      factor: multiplies the rate at each rollback, in (0, 1), dimensionless; may be traced.
+      max_rollbacks: largest number of rollbacks, >= 0; may be traced.
+      explode: how far a loss may be above the lowest mean, relative to its size, > 0; may be traced.
+      feedback: "value" if `update` is given `value=loss`, "observed" if the loss comes through `observe`;
+        without an observation only gradients and updates are checked.
 
     Returns:
       A transformation. `update` needs `params`, `value=` unless `feedback="observed"`, and what `tx` needs. The memory
@@ -121,7 +121,7 @@ def rollback_on_divergence(
     def init(params: Any) -> RollbackState:
         inner = wrapped.init(params)
         if jax.tree.leaves(params):
-            scale_learning_rate(inner, 1.0)  # raises where there is no rate
+            scale_learning_rate(inner, 1.0)  # raises if there is no rate
         infinity = jnp.inf
         return RollbackState(
             stopped=jnp.zeros([], bool),
@@ -163,7 +163,7 @@ def rollback_on_divergence(
         kept = _select(well, Snapshot(params, state.inner), state.snapshot)
         kept = kept._replace(inner=scale_rates(kept.inner, lowered))
         held = _select(over, _halted(kept.inner), kept.inner)
-        # Where the caller adds updates, and does not select: what leads to the parameters that were kept.
+        # For callers that add updates and do not use `applied_params`: the difference to the kept parameters.
         difference, *_ = leafwise(lambda _, old, new: (old - new, old, new), candidate, kept.params, params)
         candidate, difference = without_float0(candidate), without_float0(difference)
         nothing = jax.tree.map(jnp.zeros_like, candidate)
@@ -201,7 +201,7 @@ def _select(condition: jax.Array, yes: Any, no: Any) -> Any:
 
 
 def _halted(state: Any) -> Any:
-    """The state with all rates at 0, also those on show."""
+    """Return the state with all rates at 0, also those that are shown."""
 
     def halt(node: Any) -> Any:
         if not isinstance(node, RateState):

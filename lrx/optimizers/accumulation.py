@@ -1,4 +1,4 @@
-"""Gradient accumulation: several small batches make one update, and time is counted in updates."""
+"""Gradient accumulation: several small batches make one update, and time is counted in applied updates."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ class AccumulationState(NamedTuple):
     inner: Any
 
     def within(self) -> tuple[Any, ...]:
-        """Say what the transformation says that is applied."""
+        """Return the state of the applied transformation."""
         return (self.inner,)
 
     def gathering(self) -> tuple[jax.Array, jax.Array]:
-        """Return how far the round is, and its length."""
+        """Return how many gradients are gathered, and how many make a round."""
         return self.gathered, self.every
 
 
@@ -44,30 +44,30 @@ class AccumulationState(NamedTuple):
 def accumulate(
     tx: optax.GradientTransformation, every: ArrayLike | Schedule | Callable[[jax.Array], ArrayLike]
 ) -> optax.GradientTransformationExtraArgs:
-    """Apply one update for so many gradients, to their mean.
+    """Apply one update for the mean of several gradients.
 
-    With k = `every`, calls 1 to k - 1 of each round give updates of zero and only add up. The k-th hands
-    `g = (g_1 + ... + g_k) / k` and the mean of the `value=`s to `tx`. Everything within counts applied updates: Adam's
+    With k = `every`, calls 1 to k - 1 of each round return updates of zero and only add up. The k-th passes
+    `g = (g_1 + ... + g_k) / k` and the mean of the `value=`s to `tx`. Everything inside counts applied updates: Adam's
     bias correction, schedules (so that `warmup(..., 500)` takes 500 updates whatever k is), and controllers, which see
     one mean loss for each update. The result is that of a batch k times as large, up to the order of summation.
-    Between, `learning_rate` shows the rate of the latest applied update.
+    In between, `learning_rate` shows the rate of the latest applied update.
 
-    Where minibatches differ in size, as in the tokens that they count, pass that with each: with `weight=w_i` the means
-    are `g = (w_1 g_1 + ... + w_k g_k) / (w_1 + ... + w_k)`, and that of the losses alike. Then g is the gradient of the
-    mean over all tokens of the round, if each g_i is that of the mean over its own.
+    If minibatches differ in size, for example in their number of tokens, pass the size with each: with `weight=w_i` the
+    mean is `g = (w_1 g_1 + ... + w_k g_k) / (w_1 + ... + w_k)`, and likewise for the losses. Then g is the gradient of
+    the mean over all tokens of the round, if each g_i is the gradient of the mean over its own tokens.
 
-    `update(..., complete=True)` ends a round early and applies the mean of what is there: in the last step of a run
-    whose length is not a multiple of k, where the rest would be lost. A state from within a round may go on with
-    another k: the mean is over what has been gathered.
+    `update(..., complete=True)` ends a round early and applies the mean of the gradients so far. Use it in the last
+    step of a run whose length is not a multiple of k. A state from the middle of a round may go on with another k: the
+    mean is over all that were gathered.
 
     Put `group_rates` with a frozen group around this, `group_rates(accumulate(tx, 4), ...)`: inside of it, sums are
-    gathered for the frozen parameters too.
+    kept for the frozen parameters too.
 
     Args:
       tx: the transformation to apply; with an lrx optimizer the rate and feedback are read through.
       every: k, gradients in a round, >= 1; may be traced. A `Schedule`, or a function of the number of applied updates,
-        makes the batch grow: `lrx.piecewise_constant(1, {100: 2, 300: 2})` for 1, 2 and 4. What it gives is rounded,
-        and 1 at least.
+        makes the batch grow: `lrx.piecewise_constant(1, {100: 2, 300: 2})` for 1, 2 and 4. Its value is rounded, and is
+        at least 1.
 
     Returns:
       A transformation whose updates are added to the parameters. `update` needs what `tx` needs; `params` and other
@@ -140,20 +140,20 @@ def accumulate(
         total = state.value
         if value is not None:
             check_loss(value)
-            # A minibatch without weight adds nothing, not even a loss that is not a number.
+            # A minibatch of weight 0 adds nothing, not even a NaN.
             total = total + jnp.where(share > 0, share * jnp.asarray(value, jnp.float32), 0.0)
             feedback["value"] = total / divisor
 
         def add(gradient: jax.Array, total: jax.Array) -> tuple[jax.Array, jax.Array]:
             if weight is not None:
                 gradient = jnp.where(share > 0, share.astype(gradient.real.dtype) * gradient, 0.0)
-            # What overflows stays finite; what came in infinite stays visible.
+            # An overflow becomes the largest number; an infinite gradient stays visible.
             added = total + gradient
             total = jnp.where(jnp.isfinite(total) & jnp.isfinite(gradient), clip_to_float32(added), added)
             return total / divisor.astype(total.real.dtype), jnp.where(full, 0.0, total)
 
         means, gradients = leafwise(add, without_float0(updates), state.gradients)
-        still = jax.tree.map(jnp.zeros_like, means)  # not within a branch, where a sharding would be lost
+        still = jax.tree.map(jnp.zeros_like, means)  # outside of the branch, in which a sharding would be lost
 
         def apply(state: Any) -> tuple[Any, Any]:
             applied, state = inner.update(means, state, params, **feedback)

@@ -47,7 +47,7 @@ def scale_by_adagrad(
 
     Differs from the source:
       The source adds eps outside of the root, as PyTorch does; optax adds it within, and starts from G_0 = 0.1. The sum
-      is kept in float32 for narrower parameters too, where it would soon stop growing.
+      is kept in float32 for narrower parameters too; in their type it would soon stop growing.
 
     Source:
       J. Duchi, E. Hazan, Y. Singer, JMLR 12, 2011, figure 1, the diagonal case.
@@ -92,7 +92,7 @@ def adagrad(
     eps_root: bool = True,
     initial_accumulator: ArrayLike = 0.0,
 ) -> optax.GradientTransformationExtraArgs:
-    """Give rare features large steps: each coordinate's rate falls with what it has seen.
+    """Divide each coordinate's gradient by the root of its summed squares, so that rare features take large steps.
 
     The update is `theta_t = theta_{t-1} - alpha_t g_t / sqrt(G_t + eps)` with `G_t = G_{t-1} + g_t^2` (see
     `scale_by_adagrad`). The steps shrink as 1 / sqrt(t) by themselves, so a constant rate is usual.
@@ -108,7 +108,7 @@ def adagrad(
 
     Raises:
       ValueError: if `learning_rate`, `eps` or `initial_accumulator` is negative or not finite.
-      TypeError: if `learning_rate` is not a rate, or `eps_root` is not a bool.
+      TypeError: if `learning_rate` is not a number, a `Rate` or a function of the step, or `eps_root` is not a bool.
 
     Differs from the source:
       eps stands within the root; the source's own form is `eps_root=False`.

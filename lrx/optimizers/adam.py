@@ -26,30 +26,30 @@ class AdamState(NamedTuple):
     count: jax.Array  # type: ignore[assignment]  # () int32: completed updates
     b1: jax.Array  # () float32: decay of the first moment in the latest update
     b2: jax.Array  # () float32: decay of the second
-    first_weight: jax.Array  # () float32: 1 - prod_i b1_i, what the first moment weighs so far
+    first_weight: jax.Array  # () float32: 1 - prod_i b1_i, the weight of the first moment so far
     second_weight: jax.Array  # () float32: 1 - prod_i b2_i
     first_moment: Any  # like the parameters: m, in the gradients' units
     second_moment: Any  # like the parameters, real, at least float32: v, in the gradients' units squared
 
 
 class Moments(NamedTuple):
-    """The two functions of Adam's memory; `adamw` shares them."""
+    """The two functions of Adam's memory, which `adamw` shares."""
 
     init: Callable[[Any], AdamState]
-    # (state) -> (the next state but for its moments, (gradient, m, v) -> (direction, m, v))
+    # (state) -> (the next state without its moments, (gradient, m, v) -> (direction, m, v))
     advance: Callable[[AdamState], tuple[AdamState, Callable[..., tuple[jax.Array, jax.Array, jax.Array]]]]
 
 
 def _weight_after(decay: ArrayLike, decay_at: Any, count: jax.Array, weight: jax.Array) -> jax.Array:
-    """1 - decay^count, or for a scheduled decay 1 - prod_i decay_i, from the weight before this update."""
+    """Return 1 - decay^count, or for a scheduled decay 1 - prod_i decay_i, from the weight before this update."""
     if isinstance(decay, Schedule) or callable(decay):
         return decay_at * weight + (1 - decay_at)
     return one_minus_power(decay, count)
 
 
 def one_minus_power(decay: ArrayLike, count: jax.Array) -> jax.Array:
-    """1 - decay^count, what a running mean that began at 0 weighs after so many values."""
-    # Without the cancellation that costs 1e-5 at decay 0.999 and count 1 in float32.
+    """Return 1 - decay^count, the weight of a running mean that began at 0 after `count` values."""
+    # Avoids a cancellation that costs 1e-5 at decay 0.999 and count 1 in float32.
     if _checks.is_concrete(decay):
         known = float(decay)
         logarithm = jnp.float32(math.log(known) if known > 0 else -math.inf)
@@ -65,7 +65,7 @@ def moments(
     eps_root: ArrayLike = 0.0,
     moment_dtype: Any = None,
 ) -> Moments:
-    """Check the hyperparameters of Adam's memory and make its functions."""
+    """Check the hyperparameters of Adam's memory, and build its functions."""
     b1_at = as_scheduled("b1", b1, _checks.decay)
     b2_at = as_scheduled("b2", b2, _checks.decay)
     _checks.non_negative("eps", eps)
@@ -84,8 +84,8 @@ def moments(
         count = optax.safe_increment(state.count)
         weight1 = _weight_after(b1, beta1, count, state.first_weight)
         weight2 = _weight_after(b2, beta2, count, state.second_weight)
-        # m^ / (sqrt(v^) + eps) with the weights drawn together: one division for a coordinate instead of three.
-        # A decay of 1, which only a tracer can be, makes the weight 0 and this NaN: nothing would ever be learned.
+        # m^ / (sqrt(v^) + eps) with the weights combined: one division for a coordinate instead of three. A traced
+        # decay of 1 makes the weight 0 and this NaN, as nothing would ever be learned.
         weight_root = jnp.sqrt(weight2)
         correction, scaled_eps = weight2 / (weight_root * weight1), weight_root * eps
 
@@ -93,7 +93,7 @@ def moments(
             m = jnp.asarray(beta1 * m + (1 - beta1) * gradient)
             v = jnp.asarray(beta2 * v + (1 - beta2) * abs_square(gradient))
             length = square_root(v + weight2 * eps_root if within_root else v)
-            # With eps = 0 a coordinate that has never seen a gradient stays where it is.
+            # With eps = 0 a coordinate without a gradient so far stays where it is.
             return quotient(m * correction, length + scaled_eps, eps), m, v
 
         shown = (jnp.array(beta1, jnp.float32), jnp.array(beta2, jnp.float32))
@@ -122,7 +122,7 @@ def scale_by_adam(
       b2: decay of the second moment, in [0, 1): a float or a `Schedule`; may be traced.
       eps: added to the root, after the bias correction, >= 0, in the gradients' units; may be traced.
       eps_root: added within the root, after the bias correction, >= 0, in the gradients' units squared; may be traced.
-        It bounds derivatives through the update where gradients are small.
+        It bounds derivatives through the update when gradients are small.
       moment_dtype: type in which the first moment is kept, such as `jnp.bfloat16`; by default the parameters' own. The
         second is float32 or wider in any case, and the first of complex parameters stays complex.
 
@@ -134,8 +134,8 @@ def scale_by_adam(
         floating-point type.
 
     Differs from the source:
-      The second moment is kept in float32 for narrower parameters too: 1 - b2 lies below the resolution of bfloat16,
-      where it would never change. A b2 of 0.999 would there be 1 itself: decays in types narrower than float32 are
+      The second moment is kept in float32 for narrower parameters too: 1 - b2 is below the resolution of bfloat16, in
+      which the moment would never change. In bfloat16 a b2 of 0.999 is 1: decays in types narrower than float32 are
       refused, and `optax.inject_hyperparams` of bfloat16 parameters needs `hyperparam_dtype=jnp.float32`. For a
       scheduled decay the powers b^t become products of the decays so far.
 
@@ -170,7 +170,7 @@ def adam(
     eps_root: ArrayLike = 0.0,
     moment_dtype: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
-    """Give each coordinate a step of about the rate's size, whatever the size of its gradients.
+    """Normalise each coordinate's gradient, so that its steps have about the size of the rate.
 
     The update is `theta_t = theta_{t-1} - alpha_t m^ / (sqrt(v^ + eps_root) + eps)`, with the bias-corrected running
     means of the gradient and of its square (see `scale_by_adam`).
@@ -178,7 +178,7 @@ def adam(
     State: a first moment in the parameters' type, or in `moment_dtype`, and a second in float32. In bfloat16 the first
     takes half the memory of float32. Measured over 20,000 steps it is then off by 0.4 % of its size under noise, and by
     at most 3 % under a gradient that stands still, with b1 = 0.9; with 0.99 by 1.2 % and 17 %: keep a longer memory in
-    float32. What a bfloat16 parameter rounds away is another matter: see `master_weights`.
+    float32. For updates that a bfloat16 parameter rounds away, see `master_weights`.
 
     Args:
       learning_rate: alpha, >= 0: a float, a `Schedule` or another `Rate`; may be traced.
@@ -186,7 +186,7 @@ def adam(
       b2: decay of the second moment, in [0, 1): a float or a `Schedule`; may be traced.
       eps: added to the root, after the bias correction, >= 0, in the gradients' units; may be traced.
       eps_root: added within the root, after the bias correction, >= 0, in the gradients' units squared; may be traced.
-        It bounds derivatives through the update where gradients are small.
+        It bounds derivatives through the update when gradients are small.
       moment_dtype: type in which the first moment is kept, such as `jnp.bfloat16`; by default the parameters' own. The
         second is float32 or wider in any case, and the first of complex parameters stays complex.
 
@@ -196,7 +196,7 @@ def adam(
     Raises:
       ValueError: if `learning_rate`, `eps` or `eps_root` is negative, a decay is not in [0, 1), or `moment_dtype` is
         not a floating-point type.
-      TypeError: if `learning_rate` is not a rate.
+      TypeError: if `learning_rate` is not a number, a `Rate` or a function of the step.
 
     Source:
       D. Kingma, J. Ba, "Adam", ICLR 2015, arXiv:1412.6980, algorithm 1.

@@ -18,10 +18,10 @@ from lrx.transformations import factory
 
 @shows("rate", "evaluations", "accepted")
 class ArmijoState(NamedTuple):
-    """What `armijo` keeps."""
+    """State of `armijo`."""
 
-    rate: jax.Array  # () float32: the latest that was tried
-    evaluations: jax.Array  # () int32: of the loss in the latest search
+    rate: jax.Array  # () float32: the last one tried
+    evaluations: jax.Array  # () int32: evaluations of the loss in the latest search
     accepted: jax.Array  # () bool: whether it decreased the loss enough
 
 
@@ -34,11 +34,11 @@ def armijo(
     growth: ArrayLike | None = None,
     max_evaluations: ArrayLike = 100,
 ) -> Rate:
-    """Search for a rate that decreases the loss of this minibatch by a share of what its slope promises.
+    """Search for a rate that decreases the loss of this minibatch by a share of the decrease that its slope predicts.
 
     From `gamma = max_rate`, or with `growth` from `min(max_rate, growth gamma_{t-1})`, the rate is multiplied by
     `backtrack` until `f(x - gamma u) <= f(x) - c gamma <g, u>`, with u the incoming direction (alone, the gradient). A
-    loss that is not finite does not satisfy this. When no rate does, the step is not made: the rate is 0. The authors
+    loss that is not finite does not satisfy this. If no rate does, no step is made: the rate is 0. The authors
     grow by 2 in an epoch of n minibatches, `growth=2 ** (1 / n)`, which takes few evaluations.
 
     Each trial is an evaluation of the loss, made by `value_fn` as in optax's line searches:
@@ -46,21 +46,21 @@ def armijo(
         updates, state = tx.update(grads, state, params, value=loss, grad=grads, value_fn=lambda params: ...)
 
     Args:
-      c: share of the promised decrease that is asked for, in (0, 1); may be traced.
-      backtrack: from a rate to the next one tried, in (0, 1); may be traced.
+      c: required share of the predicted decrease, in (0, 1); may be traced.
+      backtrack: ratio of successive trial rates, in (0, 1); may be traced.
       max_rate: the largest rate, > 0; may be traced.
-      growth: from a step's rate to the first one tried in the next, >= 1; None starts at `max_rate`; may be traced.
-      max_evaluations: of the loss in a search, >= 1; may be traced.
+      growth: ratio of the first trial rate to the last step's rate, >= 1; None starts at `max_rate`; may be traced.
+      max_evaluations: largest number of evaluations of the loss in a search, >= 1; may be traced.
 
     Returns:
-      A `Rate`. `update` needs `params`, `value=`, a scalar, and `value_fn=`; `grad=`, the gradient, where it is not
-      what comes in.
+      A `Rate`. `update` needs `params`, `value=`, a scalar, and `value_fn=`; `grad=`, the gradient, if it is not the
+      incoming direction.
 
     Raises:
       ValueError: if an argument is out of its range, or `update` gets no `params`, `value` or `value_fn`.
 
     Differs from the source:
-      After the last evaluation the authors step by 1e-6 whatever the loss is there.
+      After the last evaluation the authors take a step of 1e-6, whatever the loss.
 
     Source:
       S. Vaswani et al., NeurIPS 2019, arXiv:1905.09997, equation 1 and algorithm 1; L. Armijo, 1966.
@@ -103,7 +103,7 @@ def armijo(
             )
         grads = seen.extra_args.get("grad")
         grads = seen.updates if grads is None else grads
-        # What the step promises, with the factors of groups in it.
+        # The predicted decrease, with the factors of groups.
         slope = -total(inner, descend(seen.updates, jnp.ones([], jnp.float32), seen.extra_args), grads)
         loss = jnp.asarray(value, jnp.float32)
         share, shrink = jnp.asarray(c, jnp.float32), jnp.asarray(backtrack, jnp.float32)

@@ -1,4 +1,4 @@
-"""A moving average of the parameters, at which to evaluate: less noise than the newest ones have."""
+"""A moving average of the parameters to evaluate at: it has less noise than the newest parameters."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ class AveragedState(NamedTuple):
 
     count: jax.Array  # type: ignore[assignment]  # () int32: completed updates; stays at 2^31 - 1 once there
     averaged_count: jax.Array  # () int32: iterates in the average
-    forgetting: jax.Array  # () float32: 1 - decay, what the newest iterate weighs in the long run; 0 for a plain mean
+    forgetting: jax.Array  # () float32: 1 - decay, the weight of the newest iterate in the long run; 0 for a plain mean
     start_after: jax.Array  # () int32: updates before the first iterate that is averaged
-    average: Any  # like the parameters, at least float32: of the iterates up to the one before the newest
+    average: Any  # like the parameters, at least float32: of the iterates without the newest
     inner: Any
 
     def within(self) -> tuple[Any, ...]:
-        """Say what the transformation says whose iterates are averaged."""
+        """Return the state of the averaged transformation."""
         return (self.inner,)
 
     def evaluation_params(self, params: Any) -> Any:
-        """Return the average, into which the newest iterate enters."""
+        """Return the average, including the newest iterate."""
         count, start = array(self.count), array(self.start_after)
         number = array(self.averaged_count) + 1
         share = jnp.where(count > start, _share(array(self.forgetting), number), 1.0)
@@ -43,7 +43,7 @@ class AveragedState(NamedTuple):
 
 
 def _share(forgetting: jax.Array, number: jax.Array) -> jax.Array:
-    """What the newest of so many iterates weighs: (1 - decay) / (1 - decay^n), 1 / n for a decay of 1."""
+    """Return the weight of the newest of n iterates: (1 - decay) / (1 - decay^n), or 1 / n for a decay of 1."""
     n = jnp.maximum(number, 1).astype(jnp.float32)
     plain = forgetting == 0
     rate = jnp.where(plain, 0.5, forgetting)
@@ -66,20 +66,20 @@ def averaged(
         x~_t = sum_i d^(t-i) x_i / sum_i d^(t-i)
 
     so that it is right from the first iterate on. With neither it is the plain mean of all iterates after
-    `start_after` updates: stochastic weight averaging, or the mean of a tail. Until then it is the parameters
-    themselves. Average over the last tenth to half of a run: it takes the place of a decay to 0, of which it needs
-    less. Batch statistics belong to the parameters trained: `lrx.train` recomputes them at the average, and
-    `lrx.training.recompute_batch_stats` does so elsewhere. It costs 4 bytes for each parameter.
+    `start_after` updates: stochastic weight averaging, or the mean of a tail. Before that, it is the parameters
+    themselves. Average over the last tenth to half of a run; less decay of the rate is then needed. Batch statistics
+    belong to the trained parameters: `lrx.train` recomputes them at the average, and
+    `lrx.training.recompute_batch_stats` does so elsewhere. The average costs 4 bytes for each parameter.
 
-    With `accumulate`, put this inside, `accumulate(averaged(tx), 4)`, where only applied updates count. Around
-    `master_weights` it averages what the parameters round to, inside of it the float32 copies. Put `group_rates` with a
-    frozen group around this: inside of it, an average of the frozen parameters is kept too.
+    With `accumulate`, put this inside, `accumulate(averaged(tx), 4)`, so that only applied updates count. Around
+    `master_weights` it averages the rounded parameters, inside of it the float32 copies. Put `group_rates` with a
+    frozen group around this; otherwise an average of the frozen parameters is kept too.
 
     Args:
-      tx: the transformation whose iterates are averaged; where it has an evaluation point, the points.
+      tx: the transformation whose iterates are averaged, or its evaluation points, if it has such.
       decay: d, in [0, 1), of the average per update, dimensionless; may be traced.
-      half_life: h, > 0, updates in which what an iterate weighs halves; may be traced. Give one of the two or none.
-      start_after: updates before the first iterate that counts, >= 0; may be traced.
+      half_life: h, > 0, updates in which the weight of an iterate halves; may be traced. Give one of the two or none.
+      start_after: updates before the first iterate that is averaged, >= 0; may be traced.
 
     Returns:
       A transformation whose updates are those of `tx`. `update` needs `params`, and what `tx` needs.
@@ -121,7 +121,7 @@ def averaged(
 
     def update(updates: Any, state: AveragedState, params: Any = None, **extra_args: Any) -> tuple[Any, AveragedState]:
         require_params("averaged", params, updates, "which it averages")
-        counts = state.count > jnp.maximum(state.start_after, 0)  # before the first update nothing has been trained
+        counts = state.count > jnp.maximum(state.start_after, 0)  # before the first update there is no iterate
         number = jnp.where(counts, optax.safe_increment(state.averaged_count), state.averaged_count)
         share = jnp.where(counts, _share(state.forgetting, number), 0.0)
         point = eval_params(state.inner, params)

@@ -1,4 +1,4 @@
-"""COCOB: every coordinate bets its past gains on the next gradient, and needs no rate at all."""
+"""COCOB: every coordinate bets its past gains on the next gradient, without a learning rate."""
 
 from __future__ import annotations
 
@@ -54,8 +54,8 @@ def cocob(*, alpha: ArrayLike = 100.0, eps: ArrayLike = 1e-8) -> optax.GradientT
         L <- max(L, |g|),   G <- G + |g|,   reward <- max(reward - g (w - w_1), 0),   theta <- theta - g
         w <- w_1 + theta / (L max(G + L, alpha L)) (L + reward)
 
-    There is no rate to set, and none to schedule. `learning_rate(state)` shows the length of the latest update over
-    that of its gradient. Nothing may scale the updates afterwards: the rewards would not know.
+    There is no rate to set or to schedule. `learning_rate(state)` shows the length of the latest update over
+    that of its gradient. Nothing may scale the updates afterwards, because the rewards would not follow.
 
     Args:
       alpha: bounds the first bets to 1 / alpha of the wealth, > 0, dimensionless; may be traced.
@@ -67,9 +67,8 @@ def cocob(*, alpha: ArrayLike = 100.0, eps: ArrayLike = 1e-8) -> optax.GradientT
     Raises:
       ValueError: if an argument is out of its range, or `update` gets no `params`.
 
-    Differs from the source:
-      Computed in gradients over L, so that no product overflows. optax.contrib has a `learning_rate` too, which with a
-      constant does nothing.
+    Differs from the source: Gradients are divided by L first, so that no product overflows. optax.contrib also has a
+      `learning_rate`, which has no effect if it is constant.
 
     Source:
       F. Orabona, T. Tommasi, NeurIPS 2017, arXiv:1705.07795, algorithm 2.

@@ -1,7 +1,6 @@
 """D-Adaptation: Adam with an estimate of the distance to the solution in place of a tuned rate.
 
-The estimate d is a lower bound of |x_0 - x*| that only grows; where the theory asks for a rate of d, Adam is given
-one.
+The estimate d is a lower bound of |x_0 - x*| that only grows, and takes the place of the rate.
 """
 
 from __future__ import annotations
@@ -44,7 +43,7 @@ class DAdaptationState(NamedTuple):
     first_moment: Any  # like the parameters, at least float32 unless told otherwise: m, weighted with each step's rate
     second_moment: Any  # like the parameters, real, at least float32: v, in the gradients' units squared
     weighted_sum: Any  # like the parameters, at least float32: s, the decaying sum of rate times gradient
-    moved_count: jax.Array  # () int32: updates that counted, those with s = 0 left out
+    moved_count: jax.Array  # () int32: updates without those in which s = 0
     rate: RateState
 
 
@@ -61,7 +60,7 @@ def d_adaptation(
     bias_correction: bool = False,
     moment_dtype: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
-    """Take Adam's steps at the rate `gamma_t d_t`, with d_t estimated on the way.
+    """Take Adam's steps at the rate `gamma_t d_t`, with d_t estimated during the run.
 
     With `a_t = gamma_t d_t` and s, v from the step before, the estimate follows
 
@@ -72,7 +71,7 @@ def d_adaptation(
     and the update is `-m / (sqrt(v) + eps) - weight_decay a_t x`. Leave `learning_rate` at 1 and shape it with a
     schedule, `d_adaptation(lrx.warmup(lrx.cosine_decay(1.0, 10_000), 500))`. `learning_rate(state)` shows a_t.
 
-    Nothing may scale the updates afterwards: s would not know. Multiply the rate instead.
+    Nothing may scale the updates afterwards, because s would not follow. Multiply the rate instead.
 
     Args:
       learning_rate: gamma, >= 0, a multiple of the estimate: a float, a `Schedule` or another `Rate`; may be traced.
@@ -83,8 +82,8 @@ def d_adaptation(
       d0: the first estimate, > 0, in the parameters' units; may be traced.
       growth_rate: largest factor by which d may grow in a step, > 1; unlimited by default; may be traced.
       bias_correction: multiply a_t by `sqrt(1 - b2^t) / (1 - b1^t)`.
-      moment_dtype: type in which the first moment is kept, such as `jnp.bfloat16`; float32 or wider by default. Complex
-        parameters' stays complex. In float16 it would vanish: at first it is of the size of d0 g.
+      moment_dtype: type in which the first moment is kept, such as `jnp.bfloat16`; float32 or wider by default. That of
+        complex parameters stays complex. In float16 it would vanish, because at first it is of the size of d0 g.
 
     Returns:
       A transformation whose updates are added to the parameters. `update` needs `params` with weight decay only, and
@@ -92,11 +91,12 @@ def d_adaptation(
 
     Raises:
       ValueError: if an argument is out of its range, or `moment_dtype` is not a floating-point type.
-      TypeError: if `learning_rate` is not a rate, or `bias_correction` is not a bool.
+      TypeError: if `learning_rate` is not a number, a `Rate` or a function of the step, or `bias_correction` is not a
+      bool.
 
     Differs from the source:
       A step in which s is still 0 (zero gradients, a rate of 0) leaves the estimate alone. In optax.contrib it makes
-      NaN, for good.
+      everything NaN.
 
     Source:
       A. Defazio, K. Mishchenko, ICML 2023, arXiv:2301.07733, algorithm 5, in the third version of the authors' code.
@@ -176,7 +176,7 @@ def d_adaptation(
 
 
 def corrections(b1: ArrayLike, b2: ArrayLike, count: jax.Array) -> jax.Array:
-    """Adam's two bias corrections as one factor of the rate: sqrt(1 - b2^t) / (1 - b1^t), t = `count` >= 1."""
-    # A traced b2 of 1 makes it NaN rather than a rate of 0.
+    """Return Adam's two bias corrections as one factor: sqrt(1 - b2^t) / (1 - b1^t), t = `count` >= 1."""
+    # A traced b2 of 1 makes this NaN and not a rate of 0.
     second = one_minus_power(b2, count)
     return second / (jnp.sqrt(second) * one_minus_power(b1, count))

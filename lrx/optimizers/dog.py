@@ -1,4 +1,4 @@
-"""DoG: the rate is the distance travelled over the root of the gradients seen."""
+"""DoG: the rate is the largest distance from the start over the root of the summed squared gradients."""
 
 from __future__ import annotations
 
@@ -36,16 +36,16 @@ from lrx.transformations import factory
 class DogState(NamedTuple):
     """State of `dog`."""
 
-    largest_distance: Any  # r, in the parameters' units: () float32, layerwise one for each leaf
-    sum_squares: Any  # G, in the gradients' units squared: () float32, layerwise one for each leaf
+    largest_distance: Any  # r, in the parameters' units: () float32; if layerwise, one for each leaf
+    sum_squares: Any  # G, in the gradients' units squared: () float32; if layerwise, one for each leaf
     exponent: jax.Array  # () float32: gamma of the average
     initial_params: Any  # x_0
     average: Any  # like the parameters, at least float32: of x_1 to x_{t-1}; () without averaging
-    position: Any  # x in float32 where a parameter is narrower, else ()
+    position: Any  # x in float32 if a parameter is narrower, else ()
     rate: RateState
 
     def evaluation_params(self, params: Any) -> Any:
-        """Return the average, into which the newest iterate enters."""
+        """Return the average, including the newest iterate."""
         if isinstance(self.average, tuple) and not self.average:
             return params
         count, exponent = array(self.rate.count), array(self.exponent)
@@ -54,7 +54,7 @@ class DogState(NamedTuple):
 
 
 def _weight(count: jax.Array, exponent: jax.Array) -> jax.Array:
-    """What x_t weighs in the average of x_1 to x_t: all for t = 1."""
+    """Return the weight of x_t in the average of x_1 to x_t, 1 for t = 1."""
     return (1 + exponent) / (jnp.maximum(count, 1).astype(jnp.float32) + exponent)
 
 
@@ -71,15 +71,15 @@ def dog(
 
     With `r_t = max(r_{t-1}, |x_t - x_0|)`, `r_0 = reps_rel (1 + |x_0|)` and `G_t = G_{t-1} + |g_t|^2` the update is
     `-gamma_t r_t / sqrt(G_t + eps) g_t`. Leave `learning_rate` at 1. The method is meant for averaged iterates:
-    `eval_params(state, params)` gives the polynomial average `x~_t = (1 - w_t) x~_{t-1} + w_t x_t`,
-    `w_t = (1 + averaging) / (t + averaging)`. `learning_rate(state)` shows the rate with everything in it, layerwise
-    the mean over the leaves. Where there is batch normalization the authors set `reps_rel=1e-4`.
+    `eval_params(state, params)` returns the polynomial average `x~_t = (1 - w_t) x~_{t-1} + w_t x_t`,
+    `w_t = (1 + averaging) / (t + averaging)`. `learning_rate(state)` shows the whole rate, or with `layerwise` the
+    mean over the leaves. With batch normalization the authors set `reps_rel=1e-4`.
 
     Args:
       learning_rate: gamma, >= 0, a multiple of the rule's rate: a float, a `Schedule` or another `Rate`; may be traced.
       reps_rel: size of the first step relative to 1 + |x_0|, > 0, dimensionless; may be traced.
       eps: added to G, > 0, in the gradients' units squared; may be traced.
-      layerwise: norms of each leaf for itself (L-DoG) in place of all together.
+      layerwise: take the norms of each leaf (L-DoG) in place of one norm over all.
       averaging: exponent of the average, >= 0: 0 weighs all iterates alike; None keeps no average.
 
     Returns:
@@ -88,12 +88,12 @@ def dog(
 
     Raises:
       ValueError: if an argument is out of its range, or `update` gets no `params`.
-      TypeError: if `learning_rate` is not a rate, or `layerwise` is not a bool.
+      TypeError: if `learning_rate` is not a number, a `Rate` or a function of the step, or `layerwise` is not a bool.
 
     Differs from the source:
-      For parameters narrower than float32, x is kept in float32: first steps of 1e-6 would be rounded away, and the
-      distance could never grow. To `optax.tree.map_params` that is no parameter: `transform_non_params` is given it as
-      one tree.
+      For parameters narrower than float32, x is kept in float32, because first steps of 1e-6 would be rounded away and
+      the distance could never grow. `optax.tree.map_params` does not take this tree for parameters, and passes it to
+      `transform_non_params` as a whole.
 
     Source:
       M. Ivgi, O. Hinder, Y. Carmon, ICML 2023, arXiv:2302.12022, equations 1 and 2; the average in appendix E.
@@ -164,7 +164,7 @@ def dog(
             shown = gamma * sum(jnp.where(*pair, 0.0) for pair in zip(moves, known, strict=True)) / seen
         else:
             largest = state.largest_distance
-            if "leaf_factors" in extra_args:  # what is frozen, of which `init` does not know
+            if "leaf_factors" in extra_args:  # frozen groups, which `init` does not see
                 first = first_distance(state.initial_params, extra_args)
                 largest = jnp.where(state.rate.count == 0, first, largest)
             eta, distance, squares = rule(

@@ -25,7 +25,7 @@ class DowgState(NamedTuple):
     squared_distance: jax.Array  # () float32: r^2, in the parameters' units squared
     weighted_squares: jax.Array  # () float32: v, the sum of r^2 |g|^2
     initial_params: Any  # x_0
-    position: Any  # x in float32 where a parameter is narrower, else ()
+    position: Any  # x in float32 if a parameter is narrower, else ()
     rate: RateState
 
 
@@ -36,8 +36,8 @@ def dowg(
     """Descend at the rate of squared distance over weighted gradients.
 
     With `r_t = max(r_{t-1}, |x_t - x_0|)` and `v_t = v_{t-1} + r_t^2 |g_t|^2` the update is
-    `-gamma_t r_t^2 / (sqrt(v_t) + eps) g_t`. Leave `learning_rate` at 1. `learning_rate(state)` shows the rate with
-    everything in it.
+    `-gamma_t r_t^2 / (sqrt(v_t) + eps) g_t`. Leave `learning_rate` at 1. `learning_rate(state)` shows the whole
+    rate.
 
     Args:
       learning_rate: gamma, >= 0, a multiple of the rule's rate: a float, a `Schedule` or another `Rate`; may be traced.
@@ -50,11 +50,11 @@ def dowg(
 
     Raises:
       ValueError: if an argument is out of its range, or `update` gets no `params`.
-      TypeError: if `learning_rate` is not a rate.
+      TypeError: if `learning_rate` is not a number, a `Rate` or a function of the step.
 
-    Differs from the source:
-      For parameters narrower than float32, x is kept in float32, where no step is rounded away. To
-      `optax.tree.map_params` that is no parameter: `transform_non_params` is given it as one tree.
+    Differs from the source: For parameters narrower than float32, x is kept in float32, in which no step is rounded
+      away. `optax.tree.map_params` does not take this tree for parameters, and passes it to `transform_non_params` as a
+      whole.
 
     Source:
       A. Khaled, K. Mishchenko, C. Jin, NeurIPS 2023, arXiv:2305.16284, algorithm 1; eps as in optax.contrib.

@@ -88,47 +88,50 @@ def group_rates(
     labels: Any | Callable[[str, Any], Hashable],
     factors: Mapping[Any, ArrayLike | Schedule] | Callable[[Any], ArrayLike | Schedule],
 ) -> optax.GradientTransformationExtraArgs:
-    """Give each group of parameters a factor of its own on the learning rate.
+    """Multiply the learning rate by a factor for each group of parameters.
 
-    In group i the rate is `alpha_t m_i`, wherever the method has it: within the velocity of `heavy_ball` and
+    In group i the rate is `alpha_t m_i`, wherever the method uses it: within the velocity of `heavy_ball` and
     `nesterov`, with `adamw` on the weight decay too, unless that follows the schedule alone (`decoupling="schedule"`).
-    Where `tx` holds no lrx rate its finished updates are multiplied. All leaves go through `tx` once, as without
+    If `tx` holds no lrx rate, its finished updates are multiplied. All leaves go through `tx` once, as without
     groups; `optax.partition`, which is for different *methods*, goes through once for each. Layer-wise decay in one
     line, for layers named "layer_0" to "layer_11":
 
         group_rates(tx, lambda path, leaf: int(path.split("/")[0][6:]), lambda depth: 0.8 ** (11 - depth))
 
-    For layers that are stacked in one array give the group a factor that broadcasts against it,
+    For layers that are stacked in one array, use a factor that broadcasts against it,
     `(0.8 ** jnp.arange(11, -1, -1.0))[:, None, None]`.
 
-    A factor of 0 freezes a group and takes it out of every statistic of all parameters, as the distance in `dog`. If it
-    is 0 as a number, `tx` does not see the group at all: it keeps no moments for it, as with `optax.set_to_zero`, and
-    shows no rate. A traced number or a schedule may be 0 at times: then the moments go on meanwhile, and the
-    statistics of lrx's own methods are without the group, but what is optax's, as `clip_by_global_norm`, sees it. Other
-    factors do not enter into statistics.
+    A factor of 0 freezes a group and takes it out of every statistic over all parameters, such as the distance in
+    `dog`. If the factor is the number 0, `tx` does not see the group at all: it keeps no moments for it, as with
+    `optax.set_to_zero`, and shows no rate. A traced number or a schedule may be 0 at times: then the moments go on, and
+    the statistics of lrx's methods leave the group out, while optax's, such as that of `clip_by_global_norm`, include
+    it. Other factors do not affect statistics.
 
-    Put `accumulate`, `averaged` and `master_weights` inside, `group_rates(accumulate(tx, 4), ...)`: outside they keep
-    an array for each frozen parameter too. Only a factor that is a schedule must be within `accumulate`, to count
-    applied updates. `optax.tree.map_params` needs `is_leaf=lambda node: isinstance(node, optax.MaskedNode)` where a
-    group is frozen, as with `optax.partition` and `optax.set_to_zero`.
+    Put `accumulate`, `averaged` and `master_weights` inside, `group_rates(accumulate(tx, 4), ...)`: outside, they keep
+    an array for each frozen parameter too. Only if a factor is a schedule, put `group_rates` inside `accumulate`, so
+    that it counts applied updates. `optax.tree.map_params` needs
+    `is_leaf=lambda node: isinstance(node, optax.MaskedNode)` if a group is frozen, as with `optax.partition` and
+    `optax.set_to_zero`.
 
     Args:
       tx: the transformation whose rate is multiplied.
       labels: a tree of labels (the parameters' tree, or a prefix of it), or a function of a leaf's path and of the
         leaf, to its label. The path is "layer_0/kernel" for dicts, Equinox modules and flax's states alike, in `init`
-        and in `update`; trees are compared by such paths, and a module of labels is a tree though it can be called.
+        and in `update`; trees are compared by these paths. A module of labels is taken for a tree, although it can be
+        called.
       factors: `{label: m}` or a function from a label to m; m >= 0, dimensionless: a float, a `Schedule`, or an array
         that broadcasts against each leaf of the group; may be traced.
 
     Returns:
       A transformation whose updates are added to the parameters. `update` needs what `tx` needs. `learning_rates` shows
       the rate of every group that is not frozen; for an array of factors, the largest. Around an `optax.partition` with
-      other labels, as of weight decays, it shows that of every pair that occurs, under "label within/label here".
+      other labels, for example of weight decays, it shows the rate of every pair of groups that share parameters,
+      under "label within/label here".
 
     Raises:
       ValueError: if a factor is negative, not finite or of a shape that does not fit, a label has no factor, a factor
-        no leaf, or the labels' tree does not fit; in `update`, if the state was made with a factor of 0 that is another
-        now, or the other way round.
+        has no leaf, or the labels' tree does not fit; in `update`, if a factor was 0 in `init` and is not now, or the
+        other way round.
       TypeError: if `tx` is not a gradient transformation, or `factors` is neither a mapping nor a function.
 
     Source:
@@ -150,7 +153,7 @@ def group_rates(
     if by_tree and not jax.tree.leaves(labels):
         raise TypeError(f"labels must be a tree of labels or a function of path and leaf, got labels={labels!r}.")
     inner = optax.with_extra_args_support(tx)
-    reached: dict[Any, frozenset[Path]] = {}  # by the structure of an update
+    reached: dict[Any, frozenset[Path]] = {}  # by the structure of the arguments of an update
 
     def factor_of(label: Any) -> ArrayLike | Schedule:
         if not isinstance(factors, Mapping):
@@ -167,7 +170,7 @@ def group_rates(
         return {path: labels(write_path(path), leaf) for path, leaf in named_leaves(tree)}
 
     def factors_of(by_path: dict[Path, Any], tree: Any) -> dict[Any, ArrayLike | Schedule]:
-        """The factors of the groups that are there, each checked against the leaves of its group."""
+        """Return the factors of the existing groups, each checked against the leaves of its group."""
         found = {label: factor_of(label) for label in sorted(set(by_path.values()), key=str)}
         for path, leaf in named_leaves(tree):
             _check_shape(by_path[path], found[by_path[path]], path, jnp.shape(leaf))
@@ -176,14 +179,14 @@ def group_rates(
     def init(params: Any) -> GroupState:
         count = jnp.zeros([], jnp.int32)
         if is_placeholder(params):
-            # Which groups there are is said by parameters only: one entry stands for all of them.
+            # A placeholder does not show which groups there are: one entry stands for all.
             one = jnp.zeros([], jnp.float32)
             return GroupState(count, jnp.array(count), one, inner.init(params))  # type: ignore[arg-type]
         by_path = labels_of(params)
         found = factors_of(by_path, params)
         if isinstance(factors, Mapping):
             unused = [label for label in factors if label not in found]
-            # Within a mask the other groups' leaves are hidden.
+            # Within a mask, the leaves of the other groups are hidden.
             if unused and not hides_leaves(params) and found:
                 raise ValueError(
                     f"factors must belong to a leaf each, got no leaf labelled {unused}: {[*found]} are there."
@@ -206,7 +209,7 @@ def group_rates(
     def leaves_reached(
         updates: Any, state: Any, params: Any, extra_args: dict[str, Any], carried: LeafFactors
     ) -> frozenset[Path]:
-        """The leaves that a rate within `tx` multiplies by their factors."""
+        """Return the leaves that a rate within `tx` multiplies by their factors."""
         structure = jax.tree.structure((updates, state, params, extra_args))
         if structure not in reached:
             notes = Reached()
@@ -234,17 +237,17 @@ def group_rates(
         carried = LeafFactors.of(moving, current).times(outer)
         inner_args = _hide_in(extra_args, updates, params, frozen)
         unmoved = frozen
-        if frozen and any(path not in by_path for path, _ in named_leaves(params)):  # no gradient this time
+        if frozen and any(path not in by_path for path, _ in named_leaves(params)):  # without a gradient this time
             unmoved = {path for path, label in labels_of(params).items() if _freezes(factor_of(label))}
         hidden = _hide(updates, frozen), state.inner, _hide(params, unmoved)
         within = leaves_reached(*hidden, inner_args, carried)
         moved, inner_state = inner.update(*hidden, **inner_args, leaf_factors=carried)
-        # Where no rate takes the factor, the finished update is multiplied; what lies around this does so itself.
+        # A finished update that no rate within has multiplied is multiplied here; an outer `group_rates` does its own.
         leaves = {
             path: leaf if path in within else scale_leaf(leaf, current[moving[path]])
             for path, leaf in named_leaves(moved)
         }
-        # A group whose leaves have no gradient this time keeps its place.
+        # A group whose leaves have no gradient this time stays in the state.
         shown = dict(state.factors) | {
             str(label): _shown(given[label], scales[label], state.factors[str(label)].meets) for label in given
         }
@@ -257,7 +260,7 @@ def group_rates(
 
 
 def _factor(label: Any, factor: Any) -> ArrayLike | Schedule:
-    """Check a factor, and take a function of the step to a schedule."""
+    """Check a factor, and convert a function of the step to a schedule."""
     name = f"factors[{label!r}]"
     if isinstance(factor, Rate | Controller) and not isinstance(factor, Schedule):
         raise TypeError(
@@ -280,11 +283,11 @@ def _shown(factor: jax.Array, scale: jax.Array, meets: Iterable[str]) -> GroupFa
 
 
 def _meets(own: Mapping[Path, str], within: Mapping[str, set[Path] | None]) -> dict[str, list[str]]:
-    """Return the groups within that each group meets, nothing where there are none or the same.
+    """Return the groups within that each group shares leaves with; nothing if there are none, or the same groups.
 
     Args:
       own: the label of each leaf.
-      within: the leaves of each group within, None where it is not known which they are.
+      within: the leaves of each group within; None if they are not known.
     """
     labels = sorted(set(own.values()))
     pairs = {
@@ -307,7 +310,7 @@ def _still(gradient: Any) -> Any:
 
 
 def _freezes(factor: ArrayLike | Schedule) -> bool:
-    """Whether a factor is known to be 0, everywhere and for good."""
+    """Return whether a factor is known to be 0, everywhere and always."""
     largest = factor.peak if isinstance(factor, Schedule) else factor
     return largest is not None and _checks.is_concrete(largest) and not np.any(np.asarray(largest))
 
@@ -327,7 +330,7 @@ def _check_shape(label: Any, factor: ArrayLike | Schedule, path: Path, shape: tu
 
 
 def _hide(tree: Any, paths: set[Path]) -> Any:
-    """Put an empty node in the place of leaves, as `optax.masked` does."""
+    """Replace leaves by empty nodes, as `optax.masked` does."""
     if not paths or tree is None:
         return tree
     leaves = [optax.MaskedNode() if path in paths else leaf for path, leaf in named_leaves(tree)]
@@ -335,7 +338,7 @@ def _hide(tree: Any, paths: set[Path]) -> Any:
 
 
 def _hide_in(extra_args: dict[str, Any], updates: Any, params: Any, paths: set[Path]) -> dict[str, Any]:
-    """Hide leaves in trees that are shaped as the updates, and show a loss function the parameters as they are."""
+    """Hide leaves in trees of the updates' structure; a loss function still gets the whole parameters."""
     if not paths:
         return extra_args
     shapes = [jax.tree.structure(tree) for tree in (updates, params)]

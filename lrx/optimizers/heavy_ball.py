@@ -34,31 +34,32 @@ def heavy_ball(
     momentum_correction: bool = False,
     moment_dtype: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
-    """Let the parameters roll on as a heavy ball does.
+    """Descend with a momentum whose velocity contains the rate (the heavy-ball method).
 
     The update is `v_t = beta v_{t-1} + alpha_t g_t`, `theta_t = theta_{t-1} - v_t`. The rate stands inside the
     velocity: at a change of the rate, steps already in the velocity keep the size that they had. With a constant rate
-    it equals `sgd(momentum=beta)`, whose rate stands outside. `momentum_correction=True` rescales the velocity with
-    the rate, `v_t = beta (alpha_t / alpha_{t-1}) v_{t-1} + alpha_t g_t`, which is `sgd(momentum=beta)` for every
-    schedule; it is computed as `u_t = beta u_{t-1} + g_t`, `v_t = alpha_t u_t`, so that a rate of 0 divides nothing.
+    it equals `sgd(momentum=beta)`, whose rate stands outside. `momentum_correction=True` rescales the velocity with the
+    rate, `v_t = beta (alpha_t / alpha_{t-1}) v_{t-1} + alpha_t g_t`, which is `sgd(momentum=beta)` for every schedule;
+    it is computed as `u_t = beta u_{t-1} + g_t`, `v_t = alpha_t u_t`, so that nothing is divided by a rate of 0.
 
-    Nothing may scale the updates afterwards: the velocity would not know. Multiply the rate instead,
-    `heavy_ball(schedule * controller)`; `group_rates` gives each group's factor to the velocity.
+    Nothing may scale the updates afterwards, because the velocity would not follow. Multiply the rate instead,
+    `heavy_ball(schedule * controller)`; `group_rates` puts the factor of each group into the velocity.
 
     Args:
       learning_rate: alpha, >= 0: a float, a `Schedule` or another `Rate`; may be traced.
       momentum: beta, in [0, 1), dimensionless: a float or a `Schedule`; may be traced.
       momentum_correction: rescale the velocity when the rate changes.
-      moment_dtype: type in which the velocity is kept, such as `jnp.float32`; by default the parameters' own. Complex
-        parameters' stays complex.
+      moment_dtype: type in which the velocity is kept, such as `jnp.float32`; by default the parameters' own. That of
+        complex parameters stays complex.
 
     Returns:
       A transformation whose updates are added to the parameters. `update` needs `value=` only if the rate does.
 
     Raises:
-      ValueError: if `learning_rate` is negative `momentum` not in [0, 1), or `moment_dtype` is not a
+      ValueError: if `learning_rate` is negative, `momentum` is not in [0, 1), or `moment_dtype` is not a
         floating-point type.
-      TypeError: if `learning_rate` is not a rate, or `momentum_correction` is not a bool.
+      TypeError: if `learning_rate` is not a number, a `Rate` or a function of the step, or `momentum_correction` is not
+      a bool.
 
     Source:
       B. Polyak, USSR Comput. Math. Math. Phys. 4(5), 1964; P. Goyal et al., arXiv:1706.02677, equation 10.

@@ -22,7 +22,7 @@ from lrx.transformations import factory
 class HypergradientState(NamedTuple):
     """State of `hypergradient_sgd` and `hypergradient_adam`."""
 
-    shift: jax.Array  # () float32: what has been learned, added to the given rate
+    shift: jax.Array  # () float32: the learned part of the rate, added to the given one
     hypergradient: jax.Array  # () float32: h, minus the derivative of the loss by the latest rate
     direction: Any  # like the parameters, at least float32: u of the latest update, without the rate
     memory: Any  # the velocity with nesterov, the moments with Adam, else ()
@@ -38,20 +38,20 @@ def hypergradient_sgd(
     nesterov: bool = False,
     min_value: ArrayLike = 0.0,
 ) -> optax.GradientTransformationExtraArgs:
-    """Descend, and move the rate along its own gradient first.
+    """Descend, after moving the rate along its own gradient.
 
     The loss at x_t = x_{t-1} - alpha_{t-1} u_{t-1} has the derivative `-h_t` by alpha_{t-1}, with
     `h_t = <g_t, u_{t-1}>`; so `alpha_t = alpha_{t-1} + hyper_rate h_t`, and then `x_{t+1} = x_t - alpha_t u_t`. The
     direction u is the gradient, with `momentum` mu the velocity `u_t = mu u_{t-1} + g_t`, with `nesterov`
-    `g_t + mu v_t` of that velocity v. A schedule as `learning_rate` moves what is learned up and down with it:
-    `alpha_t = learning_rate_t + shift_t`; where it is 0, or its hand-set scale is, the rate is 0.
+    `g_t + mu v_t` of that velocity v. With a schedule as `learning_rate`, the learned shift is added to it:
+    `alpha_t = learning_rate_t + shift_t`. If the schedule or the scale set by hand is 0, the rate is 0.
     `learning_rate(state)` shows alpha_t.
 
     Args:
       learning_rate: the first rate, >= 0: a float, a `Schedule` or another `Rate`; may be traced.
       hyper_rate: beta, >= 0, the rate of the rate, in the rate's units over the gradients' squared; may be traced.
       momentum: mu, in [0, 1), dimensionless; None is plain descent; may be traced.
-      nesterov: take the direction of the point looked ahead to.
+      nesterov: take the direction at the look-ahead point.
       min_value: the rate is never below this, >= 0; may be traced.
 
     Returns:
@@ -59,7 +59,7 @@ def hypergradient_sgd(
 
     Raises:
       ValueError: if an argument is out of its range, or `nesterov` is given without momentum.
-      TypeError: if `learning_rate` is not a rate, or `nesterov` is not a bool.
+      TypeError: if `learning_rate` is not a number, a `Rate` or a function of the step, or `nesterov` is not a bool.
 
     Differs from the source:
       The bound `min_value`: the paper's rate may become negative.
@@ -109,9 +109,9 @@ def hypergradient_adam(
     moment_dtype: Any = None,
     min_value: ArrayLike = 0.0,
 ) -> optax.GradientTransformationExtraArgs:
-    """Take Adam's steps, and move the rate along its own gradient first.
+    """Take Adam's steps, after moving the rate along its own gradient.
 
-    As `hypergradient_sgd`, with Adam's direction `u_t = m^_t / (sqrt(v^_t + eps_root) + eps)`.
+    This is `hypergradient_sgd` with Adam's direction `u_t = m^_t / (sqrt(v^_t + eps_root) + eps)`.
 
     Args:
       learning_rate: the first rate, >= 0: a float, a `Schedule` or another `Rate`; may be traced.
@@ -120,7 +120,7 @@ def hypergradient_adam(
       b2: decay of the second moment, in [0, 1); may be traced.
       eps: added to the root, >= 0, in the gradients' units; may be traced.
       eps_root: added within the root, >= 0, in the gradients' units squared; may be traced.
-      moment_dtype: type in which the first moment is kept; by default the parameters' own. Complex parameters'
+      moment_dtype: type in which the first moment is kept; by default the parameters' own. That of complex parameters
         stays complex.
       min_value: the rate is never below this, >= 0; may be traced.
 
@@ -129,7 +129,7 @@ def hypergradient_adam(
 
     Raises:
       ValueError: if an argument is out of its range.
-      TypeError: if `learning_rate` is not a rate.
+      TypeError: if `learning_rate` is not a number, a `Rate` or a function of the step.
 
     Differs from the source:
       The bound `min_value`; and eps stands outside the bias correction, as in Adam's own algorithm.
@@ -181,7 +181,7 @@ def _hypergradient(
         lowest = jnp.asarray(min_value, jnp.float32)
         moved = state.shift + jnp.asarray(hyper_rate, jnp.float32) * h
         shift = finite_or(jnp.maximum(moved, lowest - given), state.shift)
-        # In the units of the given rate, so that a scale set by hand scales what has been learned as well.
+        # In the units of the given rate, so that a scale set by hand applies to the learned shift too.
         alpha = jnp.where(given > 0, jnp.maximum(given + rate_state.scale * shift, lowest), 0.0)
         direction, memory = direct(updates, state.direction, state.memory)
 

@@ -22,7 +22,7 @@ class MasterWeightsState(NamedTuple):
     inner: Any
 
     def within(self) -> tuple[Any, ...]:
-        """Say what the transformation says that updates the master weights."""
+        """Return the state of the transformation that updates the master weights."""
         return (self.inner,)
 
     def evaluation_params(self, params: Any) -> Any:
@@ -31,31 +31,32 @@ class MasterWeightsState(NamedTuple):
         return params if point is self.master else combine(lambda _, x: x, params, point)
 
     def applied_params(self, params: Any) -> Any:
-        """Return what the master weights round to."""
+        """Return the rounded master weights."""
         return combine(lambda _, x: x, params, self.master)
 
 
 @factory
 def master_weights(tx: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
-    """Update float32 copies of the parameters, and let the parameters be these, rounded.
+    """Update float32 copies of the parameters, and round them to the parameters.
 
-    A bfloat16 number keeps 8 digits: 1 + 0.001 is 1, and so parameters of size 1 stand still under steps of 1e-3. Here
-    `tx` sees gradients and parameters in float32 and updates `m_t = m_{t-1} + u_t`; the parameters are `bfloat16(m_t)`.
-    All of its statistics of the parameters' type are float32 too. It costs 4 bytes for each parameter, float32 ones
-    included, besides a first moment of twice the size (`adam(moment_dtype=jnp.bfloat16)` halves that again).
+    A bfloat16 number has 8 significant bits: 1 + 0.001 is 1, so parameters of size 1 stand still under steps of 1e-3.
+    Here `tx` sees gradients and parameters in float32 and updates `m_t = m_{t-1} + u_t`; the parameters are
+    `bfloat16(m_t)`. All of its statistics that have the parameters' type become float32 too. This costs 4 bytes for
+    each parameter, float32 ones included, and doubles the first moment (`adam(moment_dtype=jnp.bfloat16)` halves that
+    again).
 
-    Use it as the outermost transformation. `lrx.apply_updates(params, updates, state)` gives the rounded copies
-    exactly, as `lrx.train` does. `optax.apply_updates` adds `bfloat16(m_t) - params`, which is the same unless a
+    Use it as the outermost transformation. `lrx.apply_updates(params, updates, state)` returns the rounded
+    copies exactly; `lrx.train` uses it. `optax.apply_updates` adds `bfloat16(m_t) - params`, which is the same unless a
     parameter more than halves, doubles or changes its sign in one step; then it may be off by one rounding, until the
-    next step. With float32 gradients the sum is exact too. Parameters that are changed by hand need a new `init`: the
-    copies would lead them back.
+    next step. With float32 gradients the sum is exact too. Parameters that are changed by hand need a new `init`;
+    otherwise the copies lead them back.
 
     Args:
       tx: the transformation of float32 parameters, with its rate.
 
     Returns:
       A transformation whose updates are added to the parameters. `update` needs `params`, and what `tx` needs; a
-      `value_fn` is called with parameters in their own types. `eval_params` gives the evaluation point of `tx`.
+      `value_fn` is called with parameters in their own types. `eval_params` returns the evaluation point of `tx`.
 
     Raises:
       ValueError: if `update` gets no `params`.

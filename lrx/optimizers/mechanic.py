@@ -34,7 +34,7 @@ BETAS = tuple(1 - 0.1**i for i in range(1, 7))
 
 @shows()
 class MechanicMemory(NamedTuple):
-    """What the tuners of `mechanic` keep, one for each beta."""
+    """The statistics of `mechanic`'s tuners, one for each beta."""
 
     scales: jax.Array  # (n,) float32: s, whose sum multiplies the base updates
     rewards: jax.Array  # (n,) float32: r
@@ -61,7 +61,7 @@ def mechanic(
     weight_decay: ArrayLike = 1e-2,
     eps: ArrayLike = 1e-8,
 ) -> optax.GradientTransformationExtraArgs:
-    """Scale the displacement that a base optimizer makes, by what it has gained.
+    """Scale the displacement of a base optimizer by a factor that is learned online.
 
     The base optimizer's updates u add up to a displacement, `Delta <- Delta - u`, and the parameters are
     `x = x_0 - S Delta` with `S = sum_i s_i`. For each beta, with `g' = g + weight_decay S |g| / (|x| + eps) x` and
@@ -76,9 +76,10 @@ def mechanic(
     Args:
       tx: the base optimizer.
       betas: decays of the tuners, each in [0, 1).
-      s_init: the first scale, > 0, dimensionless: small, since it can only be wrong by being large; may be traced.
+      s_init: the first scale, > 0, dimensionless. Keep it small: the scale can grow fast, but a large one does harm;
+        may be traced.
       weight_decay: lambda, >= 0, dimensionless; may be traced.
-      eps: added to what is divided by, > 0; may be traced.
+      eps: added to denominators, > 0; may be traced.
 
     Returns:
       A transformation whose updates are added to the parameters. `update` needs `params`, and what `tx` needs.
@@ -88,7 +89,7 @@ def mechanic(
       TypeError: if `tx` is not a gradient transformation.
 
     Differs from the source:
-      Delta is kept, not recovered from `(x_0 - x) / S`, which loses half the digits while S is small.
+      Delta is kept and not recovered from `(x_0 - x) / S`, which loses half the digits while S is small.
 
     Source:
       A. Cutkosky, A. Defazio, H. Mehta, NeurIPS 2023, arXiv:2306.00144, algorithm 1, with the clipping of the authors'
@@ -122,7 +123,7 @@ def mechanic(
 
     def update(updates: Any, state: MechanicState, params: Any = None, **extra_args: Any) -> tuple[Any, MechanicState]:
         require_params("mechanic", params, updates, "from whose start it goes")
-        # In full width: what the base optimizer rounds would add up in the displacement.
+        # In full width, because rounding errors of the base optimizer would add up in the displacement.
         base_updates, base_state = base.update(upcast_gradients(updates), state.inner, params, **extra_args)
         (memory,), scale = state.tuner.memories, state.tuner.latest
         gradient_norm = square_root(total(abs_square, updates, extra_args=extra_args))
@@ -142,7 +143,7 @@ def mechanic(
         following = jnp.sum(tuned.scales)
 
         def step(g: jax.Array, delta: jax.Array, *, u: jax.Array, x: Any, x0: Any) -> tuple[jax.Array, jax.Array]:
-            # What overflows stays finite; what came in infinite stays visible.
+            # An overflow becomes the largest number; an infinite gradient stays visible.
             delta = jnp.where(jnp.isfinite(g), clip_to_float32(delta - u), delta - u)
             target = upcast(x0) - following * delta
             return jnp.where(jnp.isfinite(delta), clip_to_float32(target), target) - upcast(x), delta

@@ -1,4 +1,4 @@
-"""MoMo: momentum whose rate is capped by a model of the loss, so that a rate that is too large does no harm."""
+"""MoMo: momentum whose rate is capped by a model of the loss, so that a rate that is too large does not diverge."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def momo(
     feedback: str = "value",
     moment_dtype: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
-    """Take momentum's step, no further than to where a model of the loss reaches its lower bound.
+    """Take a momentum step, at most to where a model of the loss reaches its lower bound.
 
     With beta = `momentum` (0 in the first step), lambda = `weight_decay`, f* = `lower_bound` and
     `d_t = beta d_{t-1} + (1 - beta) g_t`, and f_bar and gamma the means of f_t and <g_t, x_t> in the same weights,
@@ -63,29 +63,30 @@ def momo(
         tau_t = min(alpha_t, [(1 + alpha_t lambda) (f_bar - f* - gamma) + <d_t, x_t>]_+ / |d_t|^2)
         x_{t+1} = x_t / (1 + alpha_t lambda) - tau_t d_t
 
-    A rate that is too large is cut back; only one that is too small must be avoided.
+    A rate that is too large is cut back, so only one that is too small must be avoided.
     `learning_rate(state)` shows tau_t.
 
     Args:
       learning_rate: alpha, >= 0, the largest rate: a float, a `Schedule` or another `Rate`; may be traced.
       momentum: beta, in [0, 1), dimensionless; may be traced.
       lower_bound: f*, in the loss's units: 0 for a mean loss that can be fitted; may be traced.
-      adapt_lower_bound: raise the bound by what the model says, starting at `lower_bound`.
+      adapt_lower_bound: raise the bound by the model, starting at `lower_bound`.
       weight_decay: lambda, >= 0, in 1 over the rate's units; may be traced.
-      feedback: "value" where `update` is given `value=loss`, "observed" where the loss comes through `observe`; a step
+      feedback: "value" if `update` is given `value=loss`, "observed" if the loss comes through `observe`; a step
         without a loss moves nothing.
-      moment_dtype: type in which d is kept, such as `jnp.bfloat16`; float32 or wider by default. Complex parameters'
-        stays complex.
+      moment_dtype: type in which d is kept, such as `jnp.bfloat16`; float32 or wider by default. That of complex
+        parameters stays complex.
 
     Returns:
       A transformation whose updates are added to the parameters. `update` needs `params` and, unless
-      `feedback="observed"`, `value=`, a scalar. A `value` that is not finite is no measurement: that step moves nothing
-      and is not averaged.
+      `feedback="observed"`, `value=`, a scalar. A `value` that is not finite is ignored: that step moves nothing and
+      is not averaged.
 
     Raises:
       ValueError: if an argument is out of its range, `moment_dtype` is not a floating-point type, or `update` gets no
         `params` or `value`.
-      TypeError: if `learning_rate` is not a rate, or `adapt_lower_bound` is not a bool.
+      TypeError: if `learning_rate` is not a number, a `Rate` or a function of the step, or `adapt_lower_bound` is not a
+      bool.
 
     Source:
       F. Schaipp et al., "MoMo", ICML 2024, arXiv:2305.07583, algorithms 1 and 3.
@@ -118,14 +119,14 @@ def momo_adam(
     feedback: str = "value",
     moment_dtype: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
-    """Take Adam's step, no further than to where a model of the loss reaches its lower bound.
+    """Take Adam's step, at most to where a model of the loss reaches its lower bound.
 
     With the preconditioner `D = eps + sqrt(v_t / (1 - b2^t))` and d, f_bar and gamma as running means that start at 0,
 
         tau_t = min(alpha_t / c, [(1 + alpha_t lambda) (f_bar - c f* - gamma) + <d_t, x_t>]_+ / <d_t, d_t / D>)
         x_{t+1} = x_t / (1 + alpha_t lambda) - tau_t d_t / D,     c = 1 - b1^t
 
-    `learning_rate(state)` shows c tau_t, which is alpha_t where nothing is cut back.
+    `learning_rate(state)` shows c tau_t, which is alpha_t unless the step is cut back.
 
     Args:
       learning_rate: alpha, >= 0, the largest rate: a float, a `Schedule` or another `Rate`; may be traced.
@@ -133,22 +134,23 @@ def momo_adam(
       b2: decay of the second moment, in [0, 1); may be traced.
       eps: added to the root, > 0, in the gradients' units; may be traced.
       lower_bound: f*, in the loss's units: 0 for a mean loss that can be fitted; may be traced.
-      adapt_lower_bound: raise the bound by what the model says, starting at `lower_bound`.
+      adapt_lower_bound: raise the bound by the model, starting at `lower_bound`.
       weight_decay: lambda, >= 0, in 1 over the rate's units; may be traced.
-      feedback: "value" where `update` is given `value=loss`, "observed" where the loss comes through `observe`; a step
+      feedback: "value" if `update` is given `value=loss`, "observed" if the loss comes through `observe`; a step
         without a loss moves nothing.
-      moment_dtype: type in which d is kept, such as `jnp.bfloat16`; float32 or wider by default. Complex parameters'
-        stays complex.
+      moment_dtype: type in which d is kept, such as `jnp.bfloat16`; float32 or wider by default. That of complex
+        parameters stays complex.
 
     Returns:
       A transformation whose updates are added to the parameters. `update` needs `params` and, unless
-      `feedback="observed"`, `value=`, a scalar. A `value` that is not finite is no measurement: that step moves nothing
-      and is not averaged.
+      `feedback="observed"`, `value=`, a scalar. A `value` that is not finite is ignored: that step moves nothing and
+      is not averaged.
 
     Raises:
       ValueError: if an argument is out of its range, `moment_dtype` is not a floating-point type, or `update` gets no
         `params` or `value`.
-      TypeError: if `learning_rate` is not a rate, or `adapt_lower_bound` is not a bool.
+      TypeError: if `learning_rate` is not a number, a `Rate` or a function of the step, or `adapt_lower_bound` is not a
+      bool.
 
     Source:
       F. Schaipp et al., "MoMo", ICML 2024, arXiv:2305.07583, algorithm 2.
@@ -174,7 +176,7 @@ def _momo(
     name: str,
     learning_rate: Any,
     beta: ArrayLike,
-    preconditioner: tuple[ArrayLike, ArrayLike] | None,  # (b2, eps); none is momo
+    preconditioner: tuple[ArrayLike, ArrayLike] | None,  # (b2, eps); None for momo
     lower_bound: ArrayLike,
     adapt_lower_bound: bool,
     weight_decay: ArrayLike,
@@ -244,7 +246,7 @@ def _momo(
         mean_value, mean_product = averaged(state.mean_value, value), averaged(state.mean_product, product)
         shrink = 1 + alpha * jnp.asarray(weight_decay, jnp.float32)
         bound = state.lower_bound
-        level = shrink * (mean_value - mean_product) + along  # what the model says, above the bound or not
+        level = shrink * (mean_value - mean_product) + along  # the level of the model, above the bound or not
         if adapt_lower_bound:
             reset = jnp.maximum(level / (2 * complete * shrink), jnp.asarray(lower_bound, jnp.float32))
             bound = jnp.where(level < shrink * complete * bound, reset, bound)
@@ -265,7 +267,7 @@ def _momo(
             return (moved, d) if v is None else (moved, d, v)
 
         memories = (mean_gradient,) if preconditioner is None else (mean_gradient, second_moment)
-        trees = {"x": params, "given": tree_of_rates(alpha, updates, extra_args)}  # by which a leaf decays
+        trees = {"x": params, "given": tree_of_rates(alpha, updates, extra_args)}  # the rate by which a leaf decays
         moved, *_ = leafwise(step, updates, *memories, rate=tau, extra_args=extra_args, trees=trees)
         return moved, MomoState(
             jnp.where(usable, mean_value, state.mean_value),

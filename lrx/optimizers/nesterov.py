@@ -1,4 +1,4 @@
-"""Nesterov's accelerated gradient in its look-ahead form: the gradient is taken where the velocity leads to."""
+"""Nesterov's accelerated gradient: the gradient is taken at the look-ahead point, to which the velocity leads."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class NesterovState(NamedTuple):
     """State of `nesterov`."""
 
     velocity: Any  # like the parameters, and in their units
-    momentum: jax.Array  # () float32: the beta with which the parameters look ahead, dimensionless
+    momentum: jax.Array  # () float32: the beta of the look-ahead point, dimensionless
     rate: RateState
 
     def evaluation_params(self, params: Any) -> Any:
@@ -36,30 +36,30 @@ class NesterovState(NamedTuple):
 def nesterov(
     learning_rate: ArrayLike | Rate, *, momentum: ArrayLike | Schedule = 0.9, moment_dtype: Any = None
 ) -> optax.GradientTransformationExtraArgs:
-    """Look ahead along the velocity, and correct it by the gradient found there.
+    """Look ahead along the velocity, and correct the velocity by the gradient at that point.
 
     The method is `y_t = theta_{t-1} + beta_t (theta_{t-1} - theta_{t-2})`, `v_t = beta_t v_{t-1} + alpha_t g(y_t)`,
-    `theta_t = theta_{t-1} - v_t`. The parameters that the caller holds are y_t, the point at which the gradient is
-    asked for, so the update is `y_{t+1} - y_t = beta_t v_{t-1} - (1 + beta_{t+1}) v_t`, and
-    `eval_params(state, params)` gives theta_t. `sgd(momentum=..., nesterov=True)` is the same with a constant rate, and
-    differs when the rate changes, since there it stands outside the velocity.
+    `theta_t = theta_{t-1} - v_t`. The parameters that the caller holds are y_t, at which the gradient is taken, so the
+    update is `y_{t+1} - y_t = beta_t v_{t-1} - (1 + beta_{t+1}) v_t`, and `eval_params(state, params)` returns theta_t.
+    `sgd(momentum=..., nesterov=True)` is the same with a constant rate, and differs when the rate changes, since there
+    it stands outside the velocity.
 
-    Nothing may scale the updates afterwards: the velocity would not know. Multiply the rate instead,
-    `nesterov(schedule * controller)`; `group_rates` gives each group's factor to the velocity.
+    Nothing may scale the updates afterwards, because the velocity would not follow. Multiply the rate instead,
+    `nesterov(schedule * controller)`; `group_rates` puts the factor of each group into the velocity.
 
     Args:
       learning_rate: alpha, >= 0: a float, a `Schedule` or another `Rate`; may be traced.
       momentum: beta, in [0, 1), dimensionless: a float or a `Schedule`; may be traced.
-      moment_dtype: type in which the velocity is kept, such as `jnp.float32`; by default the parameters' own. Complex
-        parameters' stays complex.
+      moment_dtype: type in which the velocity is kept, such as `jnp.float32`; by default the parameters' own. That of
+        complex parameters stays complex.
 
     Returns:
       A transformation whose updates are added to the parameters. `update` needs `value=` only if the rate does.
 
     Raises:
-      ValueError: if `learning_rate` is negative `momentum` not in [0, 1), or `moment_dtype` is not a
+      ValueError: if `learning_rate` is negative, `momentum` is not in [0, 1), or `moment_dtype` is not a
         floating-point type.
-      TypeError: if `learning_rate` is not a rate.
+      TypeError: if `learning_rate` is not a number, a `Rate` or a function of the step.
 
     Source:
       Y. Nesterov, Soviet Math. Dokl. 27, 1983; the constant momentum as in I. Sutskever et al., ICML 2013.
@@ -82,12 +82,13 @@ def nesterov(
 
     def update(updates: Any, state: NesterovState, params: Any = None, **extra_args: Any) -> tuple[Any, NesterovState]:
         alpha, rate_state = rate.next_rate(state.rate, updates=updates, params=params, **extra_args)
-        # The gradient was taken where the momentum in the state had led to.
+        # The gradient was taken at the point to which the momentum in the state leads.
         beta, following = state.momentum, jnp.array(momentum_at(rate_state.count), jnp.float32)
 
         def step(gradient: jax.Array, before: jax.Array, *, alpha: jax.Array) -> tuple[jax.Array, jax.Array]:
             push = alpha * gradient
-            # beta v_{t-1} - (1 + beta') v_t with v_t written out: nothing cancels, and an overflow stays an infinity.
+            # beta v_{t-1} - (1 + beta') v_t with v_t written out, so that nothing cancels and an overflow stays
+            # infinite.
             return -(beta * following * before + (1 + following) * push), beta * before + push
 
         updates, velocity = leafwise(step, updates, state.velocity, rate=alpha, extra_args=extra_args)

@@ -1,4 +1,4 @@
-"""Polyak's step size: as far as the loss is above its lowest value, over the squared length of the gradient."""
+"""Polyak's step size: the excess of the loss over its lowest value, divided by the squared norm of the gradient."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from lrx.transformations import factory
 
 @shows("rate", "squared_norm")
 class PolyakState(NamedTuple):
-    """What `polyak` keeps."""
+    """State of `polyak`."""
 
     rate: jax.Array  # () float32: of the latest update, before a scale set by hand
     squared_norm: jax.Array  # () float32: |g|^2, in the gradients' units squared
@@ -35,17 +35,17 @@ def polyak(
 ) -> Rate:
     """Set the rate by the loss and the length of the direction (the stochastic Polyak step size).
 
-    The rate is `gamma_t = min(gamma_max, (f_t - f_min) / (c |g_t|^2))`, 0 where the gradient is 0 or the loss below
+    The rate is `gamma_t = min(gamma_max, (f_t - f_min) / (c |g_t|^2))`, 0 if the gradient is 0 or the loss is below
     `f_min`. With `growth` the cap follows the rate, `gamma_max = min(max_rate, growth gamma_{t-1})`: the authors grow
-    by 2 in an epoch of n minibatches, `growth=2 ** (1 / n)`. It is a `Rate`: alone it is gradient descent, and it can
-    be multiplied or given to an optimizer, whose finished direction then stands in place of g.
+    by 2 in an epoch of n minibatches, `growth=2 ** (1 / n)`. The result is a `Rate`: alone it is gradient
+    descent. It can be multiplied, or passed to an optimizer, whose finished direction then takes the place of g.
 
     Args:
-      c: how much of the model's step is taken: 0.5 is Polyak's, smaller is larger steps, > 0; may be traced.
+      c: > 0, dimensionless; Polyak's is 0.5, and smaller values take larger steps; may be traced.
       max_rate: the largest rate, > 0; may be traced.
       f_min: the lowest loss possible, in the loss's units: 0 for a mean loss that can be fitted; may be traced.
-      growth: largest factor from a rate to the next, >= 1; None leaves it free; may be traced.
-      feedback: "value" where `update` is given `value=loss`, "observed" where the loss comes through `observe`: then a
+      growth: largest ratio of successive rates, >= 1; None for no limit; may be traced.
+      feedback: "value" if `update` is given `value=loss`, "observed" if the loss comes through `observe`: then a
         step without an observation keeps the rate.
 
     Returns:
@@ -83,7 +83,7 @@ def polyak(
         wanted = quotient(gap, jnp.asarray(c, jnp.float32) * squared_norm, 0.0)
         cap = jnp.asarray(max_rate, jnp.float32)
         if growth is not None:
-            # From a rate of 0 no factor leads away.
+            # A rate of 0 could never grow by a factor.
             cap = jnp.where(state.rate > 0, jnp.minimum(cap, jnp.asarray(growth, jnp.float32) * state.rate), cap)
         rate = jnp.minimum(cap, wanted)
         return rate, PolyakState(rate, squared_norm)

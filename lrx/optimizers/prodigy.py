@@ -38,14 +38,14 @@ class ProdigyState(NamedTuple):
     """State of `prodigy`."""
 
     distance: jax.Array  # () float32: d, in the parameters' units
-    largest_distance: jax.Array  # () float32: the largest estimate so far; d may lag behind with a growth_rate
+    largest_distance: jax.Array  # () float32: the largest estimate so far; d may be smaller under a growth_rate
     numerator: jax.Array  # () float32: the weighted sum of <g, x_0 - x>
     initial_params: Any  # x_0
     first_moment: Any  # like the parameters, at least float32 unless told otherwise: m, of d g
     second_moment: Any  # like the parameters, real, at least float32: v, of (d g)^2
     weighted_sum: Any  # like the parameters, at least float32: s
-    moved_count: jax.Array  # () int32: updates that counted, those at a rate of 0 left out
-    position: Any  # x in float32 where a parameter is narrower, else ()
+    moved_count: jax.Array  # () int32: updates without those at a rate of 0
+    position: Any  # x in float32 if a parameter is narrower, else ()
     rate: RateState
 
 
@@ -76,7 +76,7 @@ def prodigy(
     and the update is `-a_t m / (sqrt(v) + d eps) - weight_decay a_t x`, with the new d beside eps. Leave
     `learning_rate` at 1 and shape it with a schedule; the authors recommend a cosine. `learning_rate(state)` shows a_t.
 
-    Nothing may scale the updates afterwards: the numerator would not know. Multiply the rate instead.
+    Nothing may scale the updates afterwards, because the numerator would not follow. Multiply the rate instead.
 
     Args:
       learning_rate: gamma, >= 0, a multiple of the estimate: a float, a `Schedule` or another `Rate`; may be traced.
@@ -86,12 +86,12 @@ def prodigy(
       eps: added to the root, times d, >= 0; may be traced.
       weight_decay: decoupled, >= 0; may be traced.
       d0: the first estimate, > 0, in the parameters' units; may be traced.
-      d_coef: multiplies the estimate, > 0, dimensionless: the knob to turn if any; may be traced.
+      d_coef: multiplies the estimate, > 0, dimensionless; tune this if anything; may be traced.
       growth_rate: largest factor by which d may grow in a step, > 1; unlimited by default; may be traced.
       bias_correction: multiply a_t by `sqrt(1 - b2^t) / (1 - b1^t)`.
       safeguard_warmup: leave gamma out of s, so that a warm-up does not inflate the estimate.
-      moment_dtype: type in which the first moment is kept, such as `jnp.bfloat16`; float32 or wider by default. Complex
-        parameters' stays complex. In float16 it would vanish: at first it is of the size of d0 g.
+      moment_dtype: type in which the first moment is kept, such as `jnp.bfloat16`; float32 or wider by default. That of
+        complex parameters stays complex. In float16 it would vanish, because at first it is of the size of d0 g.
 
     Returns:
       A transformation whose updates are added to the parameters. `update` needs `params`, and `value=` only if the rate
@@ -100,14 +100,13 @@ def prodigy(
     Raises:
       ValueError: if an argument is out of its range, `moment_dtype` is not a floating-point type, or `update` gets no
         `params`.
-      TypeError: if `learning_rate` is not a rate, or a switch is not a bool.
+      TypeError: if `learning_rate` is not a number, a `Rate` or a function of the step, or a switch is not a bool.
 
-    Differs from the source:
-      A step in which s is still 0 (zero gradients) leaves the estimate alone, and one at a rate of 0, as the first of a
-      warm-up, leaves everything alone, as in the authors' code. In optax.contrib the former makes NaN, for good. For
-      parameters narrower than float32, x is kept in float32: first steps of 1e-6 would be rounded away, and the
-      estimate could never grow. To `optax.tree.map_params` that is no parameter: `transform_non_params` is given it as
-      one tree.
+    Differs from the source: A step in which s is still 0 (zero gradients) leaves the estimate alone. A step at a rate
+      of 0, such as the first of a warm-up, leaves everything alone, as in the authors' code. In optax.contrib the
+      former makes everything NaN. For parameters narrower than float32, x is kept in float32, because first steps of
+      1e-6 would be rounded away and the estimate could never grow. `optax.tree.map_params` does not take this tree for
+      parameters, and passes it to `transform_non_params` as a whole.
 
     Source:
       K. Mishchenko, A. Defazio, ICML 2024, arXiv:2306.06101, algorithm 4, in the form of the authors' code.
@@ -168,7 +167,7 @@ def prodigy(
         def measure(
             g: jax.Array, m: jax.Array, v: jax.Array, s: jax.Array, *, alpha: jax.Array, x: Any, x0: Any
         ) -> tuple[jax.Array, ...]:
-            moves = alpha != 0  # at a rate of 0 nothing that is measured belongs to a step
+            moves = alpha != 0  # at a rate of 0 no measurement belongs to a step
             products.append(sum_of_finite(d / start * alpha * inner(g, upcast(x0) - upcast(x))))
             m = jnp.where(moves, b1 * m + (1 - b1) * d * g, m)
             v = jnp.where(moves, b2 * v + (1 - b2) * abs_square(d * g), v)
@@ -184,7 +183,7 @@ def prodigy(
         numerator = finite_or(decay * state.numerator + sum_scalars(products), state.numerator)
         numerator = jnp.where(counts, numerator, state.numerator)
         estimate = finite_or(quotient(jnp.asarray(d_coef * numerator), length, 0.0), d)
-        # The first estimate that says anything replaces d0, which is a guess, whatever the growth rate is.
+        # The first real estimate replaces the guess d0, whatever the growth rate is.
         followed = jnp.where(d == start, jnp.maximum(d, estimate), d)
         largest = jnp.where(counts, jnp.maximum(state.largest_distance, estimate), state.largest_distance)
         grown = largest if growth_rate is None else jnp.minimum(largest, followed * growth_rate)

@@ -49,7 +49,7 @@ def scale_by_rmsprop(
       TypeError: if `eps_root` is not a bool.
 
     Differs from the source:
-      The source names no eps, and takes rho = 0.9. The mean is kept in float32 for narrower parameters too.
+      The source has no eps, and takes rho = 0.9. The mean is kept in float32 for narrower parameters too.
 
     Source:
       T. Tieleman, G. Hinton, "Lecture 6.5 - rmsprop", Coursera: Neural Networks for Machine Learning, 2012.
@@ -91,10 +91,10 @@ def rmsprop(
     eps: ArrayLike = 1e-8,
     eps_root: bool = True,
 ) -> optax.GradientTransformationExtraArgs:
-    """Give each coordinate steps of about the rate's size, by the size of its recent gradients.
+    """Divide each coordinate's gradient by its recent size, so that its steps have about the size of the rate.
 
     The update is `theta_t = theta_{t-1} - alpha_t g_t / sqrt(v_t + eps)` with
-    `v_t = rho v_{t-1} + (1 - rho) g_t^2` (see `scale_by_rmsprop`). Unlike AdaGrad it forgets, and does not stall where
+    `v_t = rho v_{t-1} + (1 - rho) g_t^2` (see `scale_by_rmsprop`). Unlike AdaGrad it forgets, so it does not stall when
     the target moves.
 
     Args:
@@ -108,10 +108,10 @@ def rmsprop(
 
     Raises:
       ValueError: if `learning_rate` or `eps` is negative or not finite, or `decay` is not in [0, 1).
-      TypeError: if `learning_rate` is not a rate, or `eps_root` is not a bool.
+      TypeError: if `learning_rate` is not a number, a `Rate` or a function of the step, or `eps_root` is not a bool.
 
     Differs from the source:
-      The source names no eps, and takes rho = 0.9, as optax does; rho = 0.99 is PyTorch's.
+      The source has no eps, and takes rho = 0.9, as optax does; rho = 0.99 is PyTorch's.
 
     Source:
       T. Tieleman, G. Hinton, "Lecture 6.5 - rmsprop", Coursera: Neural Networks for Machine Learning, 2012.

@@ -1,4 +1,4 @@
-"""Schedule-Free learning: an average of the iterates in place of a schedule that has to know the end of the run."""
+"""Schedule-Free learning: an average of the iterates in place of a schedule that depends on the length of the run."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ class ScheduleFreeState(NamedTuple):
     largest_rate: jax.Array  # () float32: the largest rate so far
     weight_sum: jax.Array  # () float32: of the weights of the average
     iterate: Any  # like the parameters, at least float32: z
-    average: Any  # x in float32 where a parameter is narrower, else ()
+    average: Any  # x in float32 if a parameter is narrower, else ()
     second_moment: Any  # like the parameters, real, at least float32: v; () without a preconditioner
     rate: RateState
 
     def evaluation_params(self, params: Any) -> Any:
-        """Return x, from y and z where it is not kept."""
+        """Return x, computed from y and z if it is not kept."""
         if are_kept(self.average):
             return combine(lambda _, x: x, params, self.average)
         beta = array(self.interpolation)
@@ -56,10 +56,11 @@ def schedule_free_sgd(
         c_{t+1} = w_t / sum_{i <= t} w_i,   w_t = (t + 1)^r (max_{i <= t} gamma_i)^weight_power
 
     The parameters that the caller holds are y; evaluate and keep `eval_params(state, params)`, which is x. Give a
-    warm-up, `schedule_free_sgd(lrx.warmup(1.0, 500))`, and no decay: the average is in its place. Where the model has
+    warm-up, `schedule_free_sgd(lrx.warmup(1.0, 500))`, and no decay, which the average replaces. If the model has
     batch statistics, `lrx.training.recompute_batch_stats` computes them at x.
 
-    Nothing may scale the updates afterwards: z would not know. Multiply the rate instead, or use `group_rates`.
+    Nothing may scale the updates afterwards, because z would not follow. Multiply the rate instead, or use
+    `group_rates`.
 
     Args:
       learning_rate: gamma, >= 0: a float, a `Schedule` or another `Rate`; may be traced.
@@ -74,12 +75,12 @@ def schedule_free_sgd(
 
     Raises:
       ValueError: if an argument is out of its range, or `update` gets no `params`.
-      TypeError: if `learning_rate` is not a rate.
+      TypeError: if `learning_rate` is not a number, a `Rate` or a function of the step.
 
     Differs from the source:
-      For parameters narrower than float32, x is kept in float32 too: recovered from y it would run away, since y, which
-      is rounded, stands while z moves on. To `optax.tree.map_params` that x is no parameter: `transform_non_params` is
-      given it as one tree. For others z is all that is kept.
+      For parameters narrower than float32, x is kept in float32 too. Recovered from y it would drift away, because the
+      rounded y stands still while z moves. `optax.tree.map_params` does not take this tree for parameters, and passes
+      it to `transform_non_params` as a whole. For other parameters only z is kept.
 
     Source:
       A. Defazio et al., "The Road Less Scheduled", NeurIPS 2024, arXiv:2405.15682, equations 3 to 5 and section 4.
@@ -110,12 +111,12 @@ def schedule_free_adamw(
 ) -> optax.GradientTransformationExtraArgs:
     """Average the iterates of Adam's steps, and take gradients between the average and the newest one.
 
-    As `schedule_free_sgd` with `z_{t+1} = z_t - gamma_t (g_t / (sqrt(v_t / (1 - b2^t)) + eps) + weight_decay y_t)`,
-    t counted from 1: the average takes the place of Adam's momentum.
+    This is `schedule_free_sgd` with `z_{t+1} = z_t - gamma_t (g_t / (sqrt(v_t / (1 - b2^t)) + eps) + weight_decay
+    y_t)`, t counted from 1: the average takes the place of Adam's momentum.
 
     The parameters that the caller holds are y; evaluate and keep `eval_params(state, params)`, which is x. Give a
-    warm-up and no decay. Where the model has batch statistics, `lrx.training.recompute_batch_stats` computes them at x.
-    Nothing may scale the updates afterwards: z would not know.
+    warm-up and no decay. If the model has batch statistics, `lrx.training.recompute_batch_stats` computes them at x.
+    Nothing may scale the updates afterwards, because z would not follow.
 
     Args:
       learning_rate: gamma, >= 0: a float, a `Schedule` or another `Rate`; may be traced.
@@ -132,7 +133,7 @@ def schedule_free_adamw(
 
     Raises:
       ValueError: if an argument is out of its range, or `update` gets no `params`.
-      TypeError: if `learning_rate` is not a rate.
+      TypeError: if `learning_rate` is not a number, a `Rate` or a function of the step.
 
     Differs from the source:
       For parameters narrower than float32, x is kept in float32 too, as in `schedule_free_sgd`.
@@ -159,7 +160,7 @@ def _schedule_free(
     name: str,
     learning_rate: Any,
     b1: ArrayLike,
-    preconditioner: tuple[ArrayLike, ArrayLike] | None,  # (b2, eps); none is SGD
+    preconditioner: tuple[ArrayLike, ArrayLike] | None,  # (b2, eps); None for SGD
     weight_decay: ArrayLike,
     r: ArrayLike,
     weight_power: ArrayLike,
@@ -190,7 +191,7 @@ def _schedule_free(
         largest = jnp.maximum(state.largest_rate, gamma)
         count = rate_state.count.astype(jnp.float32)
         weight = count ** jnp.asarray(r, jnp.float32) * largest ** jnp.asarray(weight_power, jnp.float32)
-        # While the rate has always been 0 nothing has moved, and nothing is averaged.
+        # As long as the rate has been 0, nothing has moved and nothing is averaged.
         weight = jnp.where(largest > 0, weight, 0.0)
         weight_sum = state.weight_sum + weight
         c = quotient(weight, weight_sum, 0.0)
@@ -205,14 +206,14 @@ def _schedule_free(
         def step(
             g: jax.Array, z: jax.Array, v: jax.Array | None = None, *, alpha: jax.Array, point: Any
         ) -> tuple[jax.Array, ...]:
-            x = upcast(point)  # y where x is not kept
+            x = upcast(point)  # y if x is not kept
             at = (1 - beta) * z + beta * x if exact else x
             if v is not None and preconditioner is not None and second is not None:
                 b2, eps = preconditioner
                 v = jnp.asarray(b2 * v + (1 - b2) * abs_square(g))
                 g = quotient(g, square_root(v / second.astype(v.dtype)) + eps, eps)
             push = alpha * (g + weight_decay * at)
-            # y' - y with x and z written out, whose two differences are small beside the parameters; or x' - x.
+            # y' - y in terms of x and z, whose differences are small beside the parameters; or x' - x.
             change = c * (z - x) - (c if exact else 1 - beta * (1 - c)) * push
             return (change, z - push) if v is None else (change, z - push, v)
 

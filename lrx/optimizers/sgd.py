@@ -37,9 +37,9 @@ def scale_by_momentum(
 
     Args:
       momentum: beta, in [0, 1), dimensionless: a float or a `Schedule`; may be traced.
-      nesterov: give the direction of the point looked ahead to.
-      moment_dtype: type in which the velocity is kept, such as `jnp.float32`; by default the parameters' own. Complex
-        parameters' stays complex.
+      nesterov: take the direction at the look-ahead point.
+      moment_dtype: type in which the velocity is kept, such as `jnp.float32`; by default the parameters' own. That of
+        complex parameters stays complex.
 
     Returns:
       A transformation without sign. `update` needs neither `params` nor `value`.
@@ -100,9 +100,9 @@ def sgd(
         1e-2 to 1e-1.
       momentum: beta, in [0, 1), dimensionless, usually 0.9: a float or a `Schedule`, such as `one_cycle_momentum`; may
         be traced. None keeps no velocity.
-      nesterov: take the gradient's step from the point that the velocity leads to.
-      moment_dtype: type in which the velocity is kept, such as `jnp.float32`; by default the parameters' own. Complex
-        parameters' stays complex.
+      nesterov: take the gradient's step from the look-ahead point, to which the velocity leads.
+      moment_dtype: type in which the velocity is kept, such as `jnp.float32`; by default the parameters' own. That of
+        complex parameters stays complex.
 
     Returns:
       A transformation whose updates are added to the parameters. `update` needs `value=` only if the rate does.
@@ -110,7 +110,7 @@ def sgd(
     Raises:
       ValueError: if `learning_rate` is negative, `momentum` not in [0, 1), `nesterov` is given without momentum, or
         `moment_dtype` is not a floating-point type.
-      TypeError: if `learning_rate` is not a rate, or `nesterov` is not a bool.
+      TypeError: if `learning_rate` is not a number, a `Rate` or a function of the step, or `nesterov` is not a bool.
 
     Source:
       H. Robbins, S. Monro, Ann. Math. Stat. 22(3), 1951; I. Sutskever et al., ICML 2013, for the momentum.
