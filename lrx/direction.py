@@ -147,7 +147,7 @@ def _ascents(tx: optax.GradientTransformation, types: Any) -> Any:
         up = jnp.stack([jnp.all(jnp.real(x) > 0) for x in jax.tree.leaves(params)])
         return step + 1, params, new, rose & (up | ~here), moved | here
 
-    def unfinished(carry: Any) -> jax.Array:
+    def goes_on(carry: Any) -> jax.Array:
         step, *_, moved = carry
         return (step < STEPS) | (~jnp.any(moved) & (step < MOST_STEPS))
 
@@ -155,7 +155,7 @@ def _ascents(tx: optax.GradientTransformation, types: Any) -> Any:
         params = jax.tree.map(lambda type_: jnp.zeros(type_.shape, type_.dtype), types)
         state = tx.init(params)
         flags = jnp.zeros(len(jax.tree.leaves(params)), bool)
-        *_, rose, moved = jax.lax.while_loop(unfinished, body, (jnp.int32(0), params, state, ~flags, flags))
+        *_, rose, moved = jax.lax.while_loop(goes_on, body, (jnp.int32(0), params, state, ~flags, flags))
         return rose & moved
 
     try:

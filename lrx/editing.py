@@ -33,7 +33,7 @@ def _rebuild(node: Any, chosen: tuple[Any, ...], function: Callable[[Any], Any])
     return jax.tree.unflatten(structure, [changed.get(id(inner), inner) for inner in below])
 
 
-def _edited(node: Any, edit: Callable[[Any, str], Any], label: str = "") -> Any:
+def _edit_rates(node: Any, edit: Callable[[Any, str], Any], label: str = "") -> Any:
     """Rebuild a state with its rates edited.
 
     `edit` is called with each rate, and with each state that holds the factors of groups around rates, together with
@@ -48,19 +48,19 @@ def _edited(node: Any, edit: Callable[[Any, str], Any], label: str = "") -> Any:
         return node
     if tells(said, "groups"):
         return said.with_groups(
-            {name: _edited(inner, edit, join_labels(label, name)) for name, inner in said.groups().items()}
+            {name: _edit_rates(inner, edit, join_labels(label, name)) for name, inner in said.groups().items()}
         )
     kept = said.kept() if tells(said, "kept") else ()
-    return _rebuild(node, (*nodes_on_path(said, node), *kept), lambda inner: _edited(inner, edit, label))
+    return _rebuild(node, (*nodes_on_path(said, node), *kept), lambda inner: _edit_rates(inner, edit, label))
 
 
 def scale_rates(state: Any, factor: jax.typing.ArrayLike) -> Any:
     """Multiply every rate of a state without any check, as a wrapper does within an update."""
     number = jnp.asarray(factor, jnp.float32)
-    return _edited(state, lambda said, _: said.scale_rate(number) if tells(said, "scale_rate") else None)
+    return _edit_rates(state, lambda said, _: said.scale_rate(number) if tells(said, "scale_rate") else None)
 
 
-def _for_group(
+def _edit_group(
     state: Any,
     group: str,
     labels: Mapping[str, Any],
@@ -93,7 +93,7 @@ def _for_group(
         return changed
 
     for edit in (on_rate, on_factor):
-        changed = _edited(state, edit)
+        changed = _edit_rates(state, edit)
         if number:
             return changed
     raise ValueError(
@@ -140,13 +140,13 @@ def scale_learning_rate(state: Any, factor: jax.typing.ArrayLike, group: Hashabl
     _refuse_after_stop(state)
 
     def scale(said: Any) -> Any:
-        _refuse_what_is_fixed(said, setting=False)
+        _refuse_fixed(said, setting=False)
         return said.scale_rate(number)
 
     if group is None:
         with contextlib.suppress(UnknownPairsError):  # all are scaled, whichever meet
             paths_of(state)
-        return _edited(state, lambda said, _: None if tells(said, "with_scale") else scale(said))
+        return _edit_rates(state, lambda said, _: None if tells(said, "with_scale") else scale(said))
     paths = paths_of(state)
 
     def scale_factor(said: Any, label: str) -> Any:
@@ -155,7 +155,7 @@ def scale_learning_rate(state: Any, factor: jax.typing.ArrayLike, group: Hashabl
             raise ValueError(_NO_EFFECT)
         return said.with_scale(scale * number, label)
 
-    return _for_group(state, group_of(paths, group, "scale_learning_rate"), paths, scale, scale_factor)
+    return _edit_group(state, group_of(paths, group, "scale_learning_rate"), paths, scale, scale_factor)
 
 
 _NO_EFFECT = "factor can have no effect on a rate that was multiplied by 0: give set_learning_rate(state, value)."
@@ -224,7 +224,7 @@ def set_learning_rate(state: Any, value: jax.typing.ArrayLike, group: Hashable |
     def set_rate(said: Any) -> Any:
         if scales and tells(said, "set_scale"):  # kept for later, from another step of the schedule
             return said.set_scale(scales[0])
-        _refuse_what_is_fixed(said, setting=True)
+        _refuse_fixed(said, setting=True)
         changed = said.set_rate(number / jnp.where(beside == 0, 1.0, beside))
         changed = jax.tree.map(lambda new, old: jnp.where(beside == 0, old, new), changed, _state(said))
         scales.extend(set_by_hand(speaker(changed)))
@@ -236,14 +236,14 @@ def set_learning_rate(state: Any, value: jax.typing.ArrayLike, group: Hashable |
         earlier.append(array(said.scale_by_hand()[label]))
         return said.with_scale(jnp.ones([], jnp.float32), label)
 
-    changed = _for_group(state, chosen, paths, set_rate, without_scale)
+    changed = _edit_group(state, chosen, paths, set_rate, without_scale)
     if not earlier:
         return changed
     path = paths_of(changed)[chosen]
     base = product_of(path.rate_ahead + path.ahead)
     _refuse_zero_beside(base)
     scale = jnp.where(base == 0, earlier[-1], number / jnp.where(base == 0, 1.0, base))
-    return _for_group(changed, chosen, paths, set_rate, lambda said, label: said.with_scale(scale, label))
+    return _edit_group(changed, chosen, paths, set_rate, lambda said, label: said.with_scale(scale, label))
 
 
 def _refuse_zero_beside(factor: jax.Array) -> None:
@@ -267,7 +267,7 @@ def _refuse_after_stop(state: Any) -> None:
         )
 
 
-def _refuse_what_is_fixed(said: Any, *, setting: bool) -> None:
+def _refuse_fixed(said: Any, *, setting: bool) -> None:
     if not tells(said, "set_rate" if setting else "scale_rate"):
         raise ValueError(
             "the state holds no learning rate that could be scaled: its method, as cocob, takes none and computes its "

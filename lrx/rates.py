@@ -63,7 +63,7 @@ def _multiplier(schedule: Schedule) -> Controller:
     return schedule.multiplier()
 
 
-def _only_multiplies(self: Any, other: Any) -> Any:
+def _refuse_arithmetic(self: Any, other: Any) -> Any:
     raise TypeError(
         f"a {type(self).__name__} is combined by `*` only, and divided by numbers, got {self!r} and {other!r}: a rate "
         "is a product of factors. For one schedule after another use join or warmup."
@@ -140,9 +140,11 @@ class _Factor(Built, _Base):
     # A NumPy scalar on the left would otherwise take the two functions for an array of objects.
     __array_ufunc__ = None
 
-    __add__ = __radd__ = __sub__ = __rsub__ = __rtruediv__ = _only_multiplies
-    __floordiv__ = __rfloordiv__ = __mod__ = __rmod__ = __pow__ = __rpow__ = __matmul__ = __rmatmul__ = _only_multiplies
-    __lt__ = __le__ = __gt__ = __ge__ = _only_multiplies
+    __add__ = __radd__ = __sub__ = __rsub__ = __rtruediv__ = _refuse_arithmetic
+    __floordiv__ = __rfloordiv__ = __mod__ = __rmod__ = __pow__ = __rpow__ = __matmul__ = __rmatmul__ = (
+        _refuse_arithmetic
+    )
+    __lt__ = __le__ = __gt__ = __ge__ = _refuse_arithmetic
 
     def __neg__(self) -> Any:
         raise TypeError(f"a rate is never negative, got -({self!r}): the sign is applied once, where a chain ends.")
@@ -161,7 +163,7 @@ class _Factor(Built, _Base):
         return _product(_as_factor(other), self)
 
     def __truediv__(self, other: Any) -> Any:
-        return _quotient(self, other) if is_number(other) else _only_multiplies(self, other)
+        return _quotient(self, other) if is_number(other) else _refuse_arithmetic(self, other)
 
     def _start(self, params: Any) -> tuple[jax.Array, tuple[Memory, ...]]:
         require_known_types(params)
@@ -326,7 +328,7 @@ class Schedule(Rate):
         """Return the function of int32 counts, compiled unless it is traced; equal schedules share the program."""
         if self.is_traced:
             return self.function
-        return _compiled(self) if self.by_value else jax.jit(self.function)
+        return _compile(self) if self.by_value else jax.jit(self.function)
 
     def duplicate(self) -> Schedule:
         """Return a copy, which will remember another call."""
@@ -382,7 +384,7 @@ class Schedule(Rate):
 
 
 @functools.lru_cache(maxsize=128)
-def _compiled(schedule: Schedule) -> Callable[[Any], jax.Array]:
+def _compile(schedule: Schedule) -> Callable[[Any], jax.Array]:
     return jax.jit(schedule.function)
 
 

@@ -94,11 +94,11 @@ def carry_over(old_state: Any, new_state: Any) -> CarriedOver:
     known = dict(_fields(new_state))
     old, new, snapshots = _units(old_state, known), _units(new_state, known), _snapshots(new_state)
     pairs = _pairs(old, new)
-    chosen = _chosen(pairs)
+    chosen = _match_arrays(pairs)
     for path, inner in snapshots:  # a copy of states that are found elsewhere too
         within = _units(inner, known, path)
-        chosen |= _chosen(_pairs(old, within))
-    taken, fresh = _said(new, {unit.path: partners[0] for unit, partners in pairs}, chosen)
+        chosen |= _match_arrays(_pairs(old, within))
+    taken, fresh = _report(new, {unit.path: partners[0] for unit, partners in pairs}, chosen)
     if not taken and any(unit.leaves for unit in new):
         raise ValueError(
             "old_state must have something in common with new_state, got nothing that agrees in name, shape and type: "
@@ -109,7 +109,9 @@ def carry_over(old_state: Any, new_state: Any) -> CarriedOver:
     dropped = _places([unit for unit in old if unit.path not in used and unit.leaves], kept)
     leaves, structure = jax.tree.flatten(new_state)
     paths = [path for path, _ in named_leaves(new_state)]
-    filled = [_placed(chosen[path], leaf) if path in chosen else leaf for path, leaf in zip(paths, leaves, strict=True)]
+    filled = [
+        _copy_to_place(chosen[path], leaf) if path in chosen else leaf for path, leaf in zip(paths, leaves, strict=True)
+    ]
     return CarriedOver(jax.tree.unflatten(structure, filled), taken, fresh, dropped)
 
 
@@ -177,12 +179,12 @@ def _pairs(old: list[_Unit], new: list[_Unit]) -> list[tuple[_Unit, list[_Unit]]
             if i in free and j in open_ and _agree(ours[i].labels(), theirs[j].labels()):
                 free.discard(i)
                 open_.discard(j)
-                pairs.append((ours[i], [theirs[j], *_nested(ours[i], theirs, theirs[j])]))
-        pairs += [(ours[i], found) for i in sorted(free) if (found := _nested(ours[i], theirs, None))]
+                pairs.append((ours[i], [theirs[j], *_find_nested(ours[i], theirs, theirs[j])]))
+        pairs += [(ours[i], found) for i in sorted(free) if (found := _find_nested(ours[i], theirs, None))]
     return pairs
 
 
-def _nested(unit: _Unit, others: list[_Unit], partner: _Unit | None) -> list[_Unit]:
+def _find_nested(unit: _Unit, others: list[_Unit], partner: _Unit | None) -> list[_Unit]:
     """Return further old states that contain a new one or are parts of it: one of the two is in a group."""
     return [
         other
@@ -205,7 +207,7 @@ def _agree(labels: Path, others: Path) -> bool:
     return all(label in remaining for label in shorter)
 
 
-def _chosen(pairs: list[tuple[_Unit, list[_Unit]]]) -> dict[Path, Any]:
+def _match_arrays(pairs: list[tuple[_Unit, list[_Unit]]]) -> dict[Path, Any]:
     """Return the old arrays that have the shape and type of a new one, by the place of the new one."""
     return {
         (*unit.path, *place): partner.leaves[place]
@@ -220,7 +222,7 @@ def _shape(leaf: Any) -> str:
     return f"{jnp.result_type(leaf)}[{','.join(map(str, jnp.shape(leaf)))}]"
 
 
-def _said(
+def _report(
     new: list[_Unit], partners: Mapping[Path, _Unit], chosen: Mapping[Path, Any]
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     taken, fresh, parts = [], [], []
@@ -260,7 +262,7 @@ def _places(units: list[_Unit], others: list[_Unit]) -> tuple[str, ...]:
     return tuple(unit.place() for unit in named)
 
 
-def _placed(value: Any, like: Any) -> jax.Array:
+def _copy_to_place(value: Any, like: Any) -> jax.Array:
     """Copy an old array to the devices of the array that it replaces."""
     copy = jnp.array(value, jnp.result_type(like), copy=True)
     if _checks.is_concrete(copy) and isinstance(like, jax.Array) and _checks.is_concrete(like):

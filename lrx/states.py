@@ -159,19 +159,19 @@ class RateState(NamedTuple):
 
     def scale_rate(self, factor: jax.Array) -> RateState:
         """Multiply the rate of later updates."""
-        return self._scaled_by(change(self.scale, lambda x: x * factor))
+        return self._with_own_scale(change(self.scale, lambda x: x * factor))
 
     def set_rate(self, value: jax.Array) -> RateState:
         """Choose the scale under which the latest rate would have been `value`, unless that rate is 0."""
         unscaled = array(self.unscaled)
         factor = value / jnp.where(unscaled == 0, 1.0, unscaled)
-        return self._scaled_by(change(self.scale, lambda x: jnp.where(unscaled == 0, x, factor)))
+        return self._with_own_scale(change(self.scale, lambda x: jnp.where(unscaled == 0, x, factor)))
 
     def set_scale(self, scale: jax.Array) -> RateState:
         """Set the factor that multiplies the rate."""
-        return self._scaled_by(change(self.scale, lambda x: jnp.broadcast_to(scale, x.shape)))
+        return self._with_own_scale(change(self.scale, lambda x: jnp.broadcast_to(scale, x.shape)))
 
-    def _scaled_by(self, scale: Any) -> RateState:
+    def _with_own_scale(self, scale: Any) -> RateState:
         # Before the first update, the rate that is shown is the one that the first update will use.
         first, rate = array(self.count) == 0, array(self.unscaled) * array(scale)
         return self._replace(scale=scale, learning_rate=change(self.learning_rate, lambda x: jnp.where(first, rate, x)))

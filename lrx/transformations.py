@@ -147,12 +147,12 @@ def factory(function: Callable[P, T]) -> Callable[P, T]:
         bound.arguments = {name: _snapshot(value) for name, value in bound.arguments.items()}
         built = function(*bound.args, **bound.kwargs)
         bound.apply_defaults()
-        return _remembering(built, build, bound.arguments)
+        return _with_call(built, build, bound.arguments)
 
     return build
 
 
-def _remembering(built: Any, made_by: Callable[..., Any], arguments: Mapping[str, Any]) -> Any:
+def _with_call(built: Any, made_by: Callable[..., Any], arguments: Mapping[str, Any]) -> Any:
     """Return a copy that remembers this call; the function may have returned the result of another call."""
     copy = built.duplicate() if isinstance(built, Built) else Transformation(built.init, built.update)
     copy.remember(made_by, arguments)

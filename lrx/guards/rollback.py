@@ -50,7 +50,7 @@ class RollbackState(NamedTuple):
 
     def applied_params(self, params: Any) -> Any:
         """Return the kept parameters if this update took the run back."""
-        return _taken_back(self, settle_params(self.inner, params))
+        return _restore_params(self, settle_params(self.inner, params))
 
 
 @factory
@@ -162,7 +162,7 @@ def rollback_on_divergence(
         lowered = jnp.where(back & ~over, jnp.asarray(factor, jnp.float32), 1.0)
         kept = _select(well, Snapshot(params, state.inner), state.snapshot)
         kept = kept._replace(inner=scale_rates(kept.inner, lowered))
-        held = _select(over, _halted(kept.inner), kept.inner)
+        held = _select(over, _halt(kept.inner), kept.inner)
         # For callers that add updates and do not use `applied_params`: the difference to the kept parameters.
         difference, *_ = leafwise(lambda _, old, new: (old - new, old, new), candidate, kept.params, params)
         candidate, difference = without_float0(candidate), without_float0(difference)
@@ -184,7 +184,7 @@ def rollback_on_divergence(
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-def _taken_back(node: RollbackState, params: Any) -> Any:
+def _restore_params(node: RollbackState, params: Any) -> Any:
     def is_masked(leaf: Any) -> bool:
         return isinstance(leaf, optax.MaskedNode)
 
@@ -200,7 +200,7 @@ def _select(condition: jax.Array, yes: Any, no: Any) -> Any:
     return jax.tree.map(functools.partial(jnp.where, condition), yes, no)
 
 
-def _halted(state: Any) -> Any:
+def _halt(state: Any) -> Any:
     """Return the state with all rates at 0, also those that are shown."""
 
     def halt(node: Any) -> Any:

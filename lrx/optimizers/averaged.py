@@ -117,7 +117,9 @@ def averaged(
         zero = jnp.zeros([], jnp.int32)
         start = jnp.array(start_after).astype(jnp.int32)
         average = zeros_like(params, upcast=True)
-        return AveragedState(zero, jnp.array(zero), _forgetting(decay, half_life), start, average, inner.init(params))
+        return AveragedState(
+            zero, jnp.array(zero), _forgetting_rate(decay, half_life), start, average, inner.init(params)
+        )
 
     def update(updates: Any, state: AveragedState, params: Any = None, **extra_args: Any) -> tuple[Any, AveragedState]:
         require_params("averaged", params, updates, "which it averages")
@@ -134,7 +136,7 @@ def averaged(
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-def _forgetting(decay: ArrayLike | None, half_life: ArrayLike | None) -> jax.Array:
+def _forgetting_rate(decay: ArrayLike | None, half_life: ArrayLike | None) -> jax.Array:
     """Return 1 - decay in float32, without its cancellation."""
     if half_life is not None:
         if _checks.is_concrete(half_life):

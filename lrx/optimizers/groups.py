@@ -196,9 +196,9 @@ def group_rates(
             inner_state = inner.init(_hide(params, frozen))
         moving = {path: str(label) for path, label in by_path.items() if path not in frozen}
         within = groups_of_leaves(inner_state, starts)
-        meets = _meets(moving, within)
+        meets = _shared_groups(moving, within)
         shown = {
-            str(label): _shown(_value_at(factor, count), jnp.ones([], jnp.float32), meets.get(str(label), []))
+            str(label): _group_factor(_value_at(factor, count), jnp.ones([], jnp.float32), meets.get(str(label), []))
             for label, factor in found.items()
             if not _freezes(factor)
         }
@@ -249,9 +249,9 @@ def group_rates(
         }
         # A group whose leaves have no gradient this time stays in the state.
         shown = dict(state.factors) | {
-            str(label): _shown(given[label], scales[label], state.factors[str(label)].meets) for label in given
+            str(label): _group_factor(given[label], scales[label], state.factors[str(label)].meets) for label in given
         }
-        moved = [leaves[path] if path in leaves else _still(leaf) for path, leaf in named_leaves(updates)]
+        moved = [leaves[path] if path in leaves else _zero_update(leaf) for path, leaf in named_leaves(updates)]
         updates = jax.tree.unflatten(jax.tree.structure(updates), moved)
         count, step = optax.safe_increment(state.count), optax.safe_increment(state.step)
         return updates, GroupState(count, step, shown, inner_state)
@@ -277,12 +277,12 @@ def _value_at(factor: ArrayLike | Schedule, count: jax.Array) -> jax.Array:
     return jnp.asarray(factor.function(count) if isinstance(factor, Schedule) else factor, jnp.float32)
 
 
-def _shown(factor: jax.Array, scale: jax.Array, meets: Iterable[str]) -> GroupFactor:
+def _group_factor(factor: jax.Array, scale: jax.Array, meets: Iterable[str]) -> GroupFactor:
     largest = jnp.array(jnp.max(factor))
     return GroupFactor(largest * scale, largest, scale, {label: () for label in meets})
 
 
-def _meets(own: Mapping[Path, str], within: Mapping[str, set[Path] | None]) -> dict[str, list[str]]:
+def _shared_groups(own: Mapping[Path, str], within: Mapping[str, set[Path] | None]) -> dict[str, list[str]]:
     """Return the groups within that each group shares leaves with; nothing if there are none, or the same groups.
 
     Args:
@@ -305,7 +305,7 @@ def _pairs_of_leaves(own: Mapping[Path, str], within: Mapping[str, set[Path] | N
     return {path: pair_name(inner.get(path, ""), label) for path, label in own.items()}
 
 
-def _still(gradient: Any) -> Any:
+def _zero_update(gradient: Any) -> Any:
     return gradient if has_no_gradient(gradient) else zeros_like(gradient)
 
 
@@ -344,7 +344,7 @@ def _hide_in(extra_args: dict[str, Any], updates: Any, params: Any, paths: set[P
     shapes = [jax.tree.structure(tree) for tree in (updates, params)]
     shapes = [shape for shape in shapes if not jax.tree_util.treedef_is_leaf(shape)]  # a loss is a single leaf too
 
-    def hidden(name: str, value: Any) -> Any:
+    def hide(name: str, value: Any) -> Any:
         if name in ("value_fn", "grad_fn") and callable(value) and params is not None:
 
             def of_all(trial: Any, *args: Any, **kwargs: Any) -> Any:
@@ -356,4 +356,4 @@ def _hide_in(extra_args: dict[str, Any], updates: Any, params: Any, paths: set[P
             return of_all
         return _hide(value, paths) if jax.tree.structure(value) in shapes else value
 
-    return {name: hidden(name, value) for name, value in extra_args.items()}
+    return {name: hide(name, value) for name, value in extra_args.items()}

@@ -213,11 +213,11 @@ def _momo(
             b = jnp.asarray(beta, jnp.float32)
             complete = one_minus_power(beta, rate_state.count)
 
-        def averaged(before: jax.Array, now: jax.Array) -> jax.Array:
+        def mix(before: jax.Array, now: jax.Array) -> jax.Array:
             return b * before + (1 - b) * now
 
         def moments(g: jax.Array, d: jax.Array, v: jax.Array | None = None) -> tuple[jax.Array, ...]:
-            d = jnp.where(usable, averaged(d, g), d)
+            d = jnp.where(usable, mix(d, g), d)
             if v is None or preconditioner is None:
                 return g, d
             b2 = preconditioner[0]
@@ -243,7 +243,7 @@ def _momo(
             )
         product = total(inner, updates, params, extra_args=extra_args)
         along = total(lambda _, d, x: inner(d, x), updates, mean_gradient, params, extra_args=extra_args)
-        mean_value, mean_product = averaged(state.mean_value, value), averaged(state.mean_product, product)
+        mean_value, mean_product = mix(state.mean_value, value), averaged(state.mean_product, product)
         shrink = 1 + alpha * jnp.asarray(weight_decay, jnp.float32)
         bound = state.lower_bound
         level = shrink * (mean_value - mean_product) + along  # the level of the model, above the bound or not

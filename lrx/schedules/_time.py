@@ -32,7 +32,7 @@ def sum_of_steps(first: ArrayLike, second: ArrayLike) -> jax.Array:
     return jnp.minimum(a, _checks.INT32_MAX - b) + b
 
 
-def passed_and_left(count: jax.Array, steps: ArrayLike) -> tuple[jax.Array, jax.Array]:
+def time_fractions(count: jax.Array, steps: ArrayLike) -> tuple[jax.Array, jax.Array]:
     """Return the fractions t/T and 1 - t/T, each right to rounding, both within [0, 1]."""
     total = as_steps(steps)
     passed = jnp.clip(count, 0, total)

@@ -11,7 +11,7 @@ from lrx import _checks
 from lrx._numbers import ArrayLike
 from lrx.arguments import as_schedule
 from lrx.rates import Schedule, largest
-from lrx.schedules._time import as_steps, passed_and_left
+from lrx.schedules._time import as_steps, time_fractions
 from lrx.transformations import factory
 
 
@@ -64,7 +64,7 @@ def warmup(
     def rate_at(count: jax.Array) -> jax.Array:
         length = as_steps(warmup_steps)
         start, peak = jnp.float32(init_value), after.function(jnp.zeros_like(count))
-        passed, left = passed_and_left(count, length)
+        passed, left = time_fractions(count, length)
         if mode == "linear":
             ramp = start * left + peak * passed
         elif mode == "constant":

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from lrx import _checks
 from lrx._numbers import ArrayLike
 from lrx.rates import Schedule, largest
-from lrx.schedules._time import passed_and_left, period_at, power
+from lrx.schedules._time import period_at, power, time_fractions
 from lrx.transformations import factory
 
 
@@ -52,7 +52,7 @@ def cosine_decay(init_value: ArrayLike, decay_steps: ArrayLike, *, end_value: Ar
     _checks.non_negative("end_value", end_value)
 
     def rate_at(count: jax.Array) -> jax.Array:
-        return half_cosine(init_value, end_value, *passed_and_left(count, decay_steps))
+        return half_cosine(init_value, end_value, *time_fractions(count, decay_steps))
 
     return Schedule.of_counts(
         rate_at,

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from lrx import _checks
 from lrx._numbers import ArrayLike
 from lrx.rates import Schedule, largest
-from lrx.schedules._time import passed_and_left
+from lrx.schedules._time import time_fractions
 from lrx.transformations import factory
 
 
@@ -44,7 +44,7 @@ def linear_decay(init_value: ArrayLike, decay_steps: ArrayLike, *, end_value: Ar
     _checks.non_negative("end_value", end_value)
 
     def rate_at(count: jax.Array) -> jax.Array:
-        passed, left = passed_and_left(count, decay_steps)
+        passed, left = time_fractions(count, decay_steps)
         return jnp.float32(init_value) * left + jnp.float32(end_value) * passed
 
     return Schedule.of_counts(
@@ -88,7 +88,7 @@ def polynomial_decay(
     _checks.non_negative("end_value", end_value)
 
     def rate_at(count: jax.Array) -> jax.Array:
-        passed, left = passed_and_left(count, decay_steps)
+        passed, left = time_fractions(count, decay_steps)
         exponent = jnp.float32(power)
         remaining = jnp.where(left > 0, jnp.power(left, exponent), 0.0)
         # 1 - (1 - u)^p without the cancellation near u = 0, where an end above the beginning would drown it.

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from lrx import _checks
 from lrx._numbers import ArrayLike
 from lrx.rates import Schedule, largest
-from lrx.schedules._time import as_steps, passed_and_left, sum_of_steps
+from lrx.schedules._time import as_steps, sum_of_steps, time_fractions
 from lrx.schedules.cosine import half_cosine
 from lrx.transformations import factory
 
@@ -65,8 +65,8 @@ def warmup_stable_decay(
 
     def rate_at(count: jax.Array) -> jax.Array:
         peak, end, begin = jnp.float32(peak_value), jnp.float32(end_value), sum_of_steps(warmup_steps, stable_steps)
-        climbed, _ = passed_and_left(count, warmup_steps)
-        passed, left = passed_and_left(jnp.maximum(count - begin, 0), decay_steps)
+        climbed, _ = time_fractions(count, warmup_steps)
+        passed, left = time_fractions(jnp.maximum(count - begin, 0), decay_steps)
         if decay == "linear":
             falling = peak * left + end * passed
         elif decay == "cosine":
