@@ -243,7 +243,7 @@ def _momo(
             )
         product = total(inner, updates, params, extra_args=extra_args)
         along = total(lambda _, d, x: inner(d, x), updates, mean_gradient, params, extra_args=extra_args)
-        mean_value, mean_product = mix(state.mean_value, value), averaged(state.mean_product, product)
+        mean_value, mean_product = mix(state.mean_value, value), mix(state.mean_product, product)
         shrink = 1 + alpha * jnp.asarray(weight_decay, jnp.float32)
         bound = state.lower_bound
         level = shrink * (mean_value - mean_product) + along  # the level of the model, above the bound or not
