@@ -32,6 +32,7 @@ def upcast(leaf: jax.Array) -> jax.Array:
 
 
 def type_of(leaf: Any) -> Any:
+    """Return the dtype of a leaf, also of a Python number."""
     return leaf.dtype if isinstance(leaf, jax.Array) else jnp.result_type(leaf)
 
 

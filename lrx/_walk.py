@@ -54,6 +54,7 @@ def nodes_below(node: Any) -> tuple[Any, ...]:
 
 
 def nodes_within(said: Any, node: Any) -> tuple[Any, ...]:
+    """Return the states within a state, or else all nodes one level below."""
     return said.within() if tells(said, "within") else nodes_below(node)
 
 

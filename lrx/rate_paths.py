@@ -21,7 +21,7 @@ class NoRateError(ValueError):
 
 
 class UnknownPairsError(NoRateError):
-    """The state holds two sets of groups, and not which of the one meets which of the other."""
+    """The state holds two sets of groups, but not which groups of the two share parameters."""
 
 
 @dataclasses.dataclass
@@ -219,6 +219,7 @@ def paths_of(state: Any) -> dict[str, RatePath]:
 
 
 def no_rate(state: Any) -> str:
+    """Return why no rate can be read from a state, and what to do."""
     if is_restored(state):
         return (
             "the state holds no learning rate that could be read, but dicts and lists, got what was restored without "
