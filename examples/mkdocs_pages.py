@@ -62,6 +62,7 @@ REFERENCE: dict[str, tuple[str, ...]] = {
         "lrx.transformations.Transformation",
     ),
 }
+COMMANDS = "Command line"
 
 
 def public_names(package: str) -> list[str]:
@@ -84,11 +85,11 @@ def is_module(name: str) -> bool:
 
 
 def packages() -> list[str]:
-    """Return the packages of lrx that export names."""
+    """Return the packages of lrx that export names; `lrx.cli` exports commands, which have a page of their own."""
     import lrx
 
     found = [module.name for module in pkgutil.iter_modules(lrx.__path__, "lrx.") if module.ispkg]
-    return [name for name in found if hasattr(importlib.import_module(name), "__all__")]
+    return [name for name in found if name != "lrx.cli" and hasattr(importlib.import_module(name), "__all__")]
 
 
 def reference() -> dict[str, dict[str, Any]]:
@@ -142,6 +143,23 @@ def page_text(title: str, names: dict[str, Any]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def command_line() -> str:
+    """Return the Markdown of the page of commands: what `lrx COMMAND --help` prints of each."""
+    import typer
+    from typer.testing import CliRunner
+
+    from lrx.cli import app
+
+    def help_of(*command: str) -> str:
+        printed = CliRunner().invoke(app, [*command, "--help"], prog_name="lrx", env={"COLUMNS": "100"}).output
+        return f"```text\n{printed.strip()}\n```"
+
+    commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    return (
+        "\n\n".join(["# Command line", help_of(), *(f"## lrx {name}\n\n{help_of(name)}" for name in commands)]) + "\n"
+    )
+
+
 def linked_files(page: Path) -> set[Path]:
     """Return the files of the repository to which a page links."""
     targets = re.findall(r"\]\((?!http|#)([^)#]+)", page.read_text())
@@ -153,7 +171,7 @@ def on_config(config: Any) -> Any:
     config.nav = [
         {"lrx": "README.md"},
         {"Guides": [f"examples/guides/{name}.md" for name in GUIDES]},
-        {"Reference": [f"reference/{slug(title)}.md" for title in REFERENCE]},
+        {"Reference": [f"reference/{slug(title)}.md" for title in [*REFERENCE, COMMANDS]]},
         {"Results": ["examples/gallery/README.md", *other_results()]},
         {"Changes": "CHANGELOG.md"},
     ]
@@ -183,6 +201,7 @@ def on_files(files: Any, config: Any) -> Any:
         files.append(File(place, os.fspath(ROOT), config.site_dir, config.use_directory_urls))
     for title, names in reference().items():
         files.append(File.generated(config, f"reference/{slug(title)}.md", content=page_text(title, names)))
+    files.append(File.generated(config, f"reference/{slug(COMMANDS)}.md", content=command_line()))
     return files
 
 

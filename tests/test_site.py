@@ -70,3 +70,12 @@ def test_a_modules_examples_and_tables_are_fenced(pages):
     text = pages.fenced("What it is.\n\n    a()    one\n    b()    two\n\nExample:\n  >>> 1 + 1\n  2\n")
     assert "```text\n    a()    one\n    b()    two\n```" in text
     assert "```pycon\n>>> 1 + 1\n2\n```" in text
+
+
+def test_every_command_has_its_help_on_the_site(pages):
+    text = pages.command_line()
+    assert (
+        re.findall(r"^## lrx (\S+)$", text, re.MULTILINE) == re.findall(r"^Usage: lrx (\S+) ", text, re.MULTILINE)[1:]
+    )
+    assert "## lrx reproduce" in text
+    assert "--seeds" in text
