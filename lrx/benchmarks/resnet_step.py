@@ -31,7 +31,9 @@ from flax import nnx
 
 import lrx
 from lrx.benchmarks.timing import compare, in_turn
-from lrx.training.program import compiled, local_devices, placement
+from lrx.training.placement import batch_devices, placement
+from lrx.training.program import program_of
+from lrx.training.sampling import keys_of
 from lrx.workloads import dataset_workload
 from lrx.workloads.datasets import Dataset
 from lrx.workloads.resnet import shortcut
@@ -111,16 +113,16 @@ def ours(depth: int, batch_size: int) -> Contestant:
     labels = rng.integers(0, 10, 8 * batch_size).astype(np.int32)
     dataset = Dataset("random", images, labels, images[:1], labels[:1], 10, np.full(3, 0.5), np.full(3, 0.29))
     workload = dataset_workload(dataset, f"resnet{depth}", batch_size=batch_size, augment=True)
-    program = compiled(workload, lrx.sgd(LEARNING_RATE, momentum=MOMENTUM), stop_on_nonfinite=True)
-    everywhere, _ = placement(local_devices(workload.batches))
+    program = program_of(workload, lrx.sgd(LEARNING_RATE, momentum=MOMENTUM), stop_on_nonfinite=True)
+    everywhere = placement(batch_devices(workload.batches)).everywhere
     arrays = jax.device_put(workload.batches.arrays, everywhere)
-    key = jax.device_put(jax.random.key(1), everywhere)
-    state, done = program.initialize(key), 0
+    keys = jax.device_put(keys_of(1), everywhere)
+    state, done = program.initialize(keys.init), 0
 
     def run(steps: int) -> float:
         nonlocal state, done
         began = time.perf_counter()
-        state, _, _ = program.segment(state, arrays, key, done, done + steps, -1)
+        state, _, _ = program.segment(state, arrays, keys, done, done + steps, -1)
         jax.block_until_ready(state)
         done += steps
         return time.perf_counter() - began

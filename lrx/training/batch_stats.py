@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from lrx import _checks
 from lrx.run_state import eval_params, moves_evaluation
-from lrx.training.program import State, draw
+from lrx.training.equality import compile_once
+from lrx.training.sampling import Sampling, pass_keys
+from lrx.training.step import State
 from lrx.training.workload import ModelState, Params, Workload
 
 
@@ -63,25 +63,19 @@ def recompute_batch_stats(
     if not jax.tree.leaves(model_state):
         return model_state
     batches = workload.batches
-    parts = (workload.loss_fn, batches.transform, batches.batch_size, batches.shuffle)
-    try:
-        hash(parts)
-    except TypeError:  # a function that is an object without a hash
-        function = _pass(*parts)
-    else:
-        function = _cached_pass(*parts)
-    return function(params, model_state, batches.arrays, jax.random.key(seed), np.int32(num_batches))
+    forward = _forward_pass(workload.loss_fn, batches.sampling)
+    return forward(params, model_state, batches.arrays, np.int32(seed), np.int32(num_batches))
 
 
-def _pass(loss_fn: Callable[..., Any], transform: Callable[..., Any], size: int, shuffle: bool) -> Callable[..., Any]:
+@compile_once(maxsize=16)
+def _forward_pass(loss_fn: Callable[..., Any], sampling: Sampling) -> Callable[..., Any]:
     @jax.jit
-    def run(params: Params, model_state: ModelState, arrays: Any, key: jax.Array, number: jax.Array) -> ModelState:
-        shuffle_key, step_key = jax.random.split(key)
-        in_order = jnp.arange(jax.tree.leaves(arrays)[0].shape[0], dtype=jnp.int32)
-        permutation = jax.random.permutation(shuffle_key, in_order) if shuffle else in_order
+    def run(params: Params, model_state: ModelState, arrays: Any, seed: jax.Array, number: jax.Array) -> ModelState:
+        shuffle_key, step_key = pass_keys(seed)
+        permutation = sampling.permutation(arrays, shuffle_key, None)
 
         def body(count: jax.Array, state: ModelState) -> ModelState:
-            batch, loss_key = draw(arrays, permutation, step_key, count, size, transform)
+            batch, loss_key = sampling.draw(arrays, permutation, step_key, count)
             return loss_fn(params, state, batch, loss_key)[1]
 
         return jax.lax.fori_loop(0, number, body, model_state)
@@ -89,17 +83,14 @@ def _pass(loss_fn: Callable[..., Any], transform: Callable[..., Any], size: int,
     return run
 
 
-_cached_pass = functools.lru_cache(maxsize=16)(_pass)
-
-
 def evaluation_point(workload: Workload, state: State, seed: int = 0) -> tuple[Params, ModelState]:
-    """Give the parameters to evaluate a run at, and the model state that belongs to them."""
+    """Return the parameters to evaluate a run at, and the model state that belongs to them."""
     params = eval_params(state.opt_state, state.params)
     return params, model_state_at(workload, params, state, seed)
 
 
 def model_state_at(workload: Workload, params: Params, state: State, seed: int = 0) -> ModelState:
-    """Give the model state at `params`, the evaluation point of a run, where that of the run belongs to others."""
+    """Return the model state at `params`, the evaluation point of a run; computed anew if the run trained others."""
     if not moves_evaluation(state.opt_state, state.params):
         return state.model_state
     return recompute_batch_stats(workload, params, state.model_state, seed=seed)

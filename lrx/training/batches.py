@@ -13,6 +13,7 @@ import numpy as np
 
 from lrx import _checks
 from lrx.brief import brief
+from lrx.training.sampling import Sampling
 
 
 def as_stored(minibatch: Any, key: jax.Array) -> Any:
@@ -163,6 +164,11 @@ class Batches:
         shuffled = "" if self.shuffle else ", shuffle=False"
         transform = "" if self.transform is as_stored else f", transform={name_of(self.transform)}"
         return f"Batches({brief(self._on_host)}, batch_size={self.batch_size}{transform}{shuffled})"
+
+    @property
+    def sampling(self) -> Sampling:
+        """How minibatches are drawn, without the arrays."""
+        return Sampling(self.batch_size, self.transform, self.shuffle)
 
     @property
     def num_examples(self) -> int:

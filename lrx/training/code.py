@@ -23,8 +23,8 @@ import numpy as np
 
 from lrx.training.programs import Hashing, digest_of
 
-_PLAIN = (bool, int, float, complex, str, bytes, type(None), np.generic)
-_CONTAINERS = (list, dict, set, collections.deque, np.ndarray)
+PLAIN = (bool, int, float, complex, str, bytes, type(None), np.generic)
+CONTAINERS = (list, dict, set, collections.deque, np.ndarray)
 _INSTALLED = tuple(
     os.path.join(folder, "")
     for folder in (
@@ -67,7 +67,7 @@ class _Gathering:
 
     def add(self, value: Any) -> None:
         """Gather a value and what it holds."""
-        if isinstance(value, _PLAIN):
+        if isinstance(value, PLAIN):
             self.texts.append(Hashing().value(value))
             return
         if id(value) in self._seen:
@@ -80,7 +80,7 @@ class _Gathering:
         elif isinstance(value, tuple | list | collections.deque):
             self._add_all(value)
         elif isinstance(value, set | frozenset):
-            self.texts += sorted(Hashing().value(x) for x in value if isinstance(x, _PLAIN))
+            self.texts += sorted(Hashing().value(x) for x in value if isinstance(x, PLAIN))
         elif isinstance(value, dict):
             self._add_all((*value, *value.values()))
         elif isinstance(value, types.FunctionType):
@@ -102,7 +102,7 @@ class _Gathering:
 
     def _add_unless(self, changed: bool, value: Any) -> None:
         """Gather a value that has a name, unless the code changes it."""
-        if changed and isinstance(value, (*_PLAIN, *_CONTAINERS)):
+        if changed and isinstance(value, (*PLAIN, *CONTAINERS)):
             self.acts = True
         else:
             self.add(value)
@@ -110,7 +110,7 @@ class _Gathering:
     def _add_function(self, function: types.FunctionType) -> None:
         code = function.__code__
         self.texts.append(_text_of(code, function.__doc__))
-        names, changed = _uses(code)
+        names, changed = names_used(code)
         self.acts |= not _ACTING.isdisjoint(names)
         for name, cell in zip(code.co_freevars, function.__closure__ or (), strict=True):
             with contextlib.suppress(ValueError):  # empty still
@@ -119,7 +119,7 @@ class _Gathering:
         self._add_all((function.__kwdefaults__ or {}).values())
         for name in names:
             held = function.__globals__.get(name)
-            if isinstance(held, types.ModuleType) and _is_own(held):
+            if isinstance(held, types.ModuleType) and is_own(held):
                 # What is named after a module, as `metrics.mae`.
                 held = {x: vars(held)[x] for x in names if x in vars(held)}
                 for x, member in held.items():
@@ -130,21 +130,21 @@ class _Gathering:
 
     def _add_class(self, kind: type) -> None:
         for base in kind.__mro__:
-            if _is_own(base) and (base is kind or id(base) not in self._seen):
+            if is_own(base) and (base is kind or id(base) not in self._seen):
                 self._seen[id(base)] = base
                 for name, member in vars(base).items():
                     member = getattr(member, "__func__", member)
-                    if isinstance(member, (types.FunctionType, property, *_PLAIN)) and name not in _OF_EVERY_CLASS:
+                    if isinstance(member, (types.FunctionType, property, *PLAIN)) and name not in _OF_EVERY_CLASS:
                         self.add(member)
 
     def _add_object(self, value: Any) -> None:
         kind = type(value)
-        if _is_own(kind):
+        if is_own(kind):
             self.add(kind)
         elif not dataclasses.is_dataclass(kind):
             return
-        methods = [x for base in kind.__mro__ if _is_own(base) for x in vars(base).items() if x[0] not in _BEGINNING]
-        changed = {x for _, method in methods if hasattr(method, "__code__") for x in _uses(method.__code__)[1]}
+        methods = [x for base in kind.__mro__ if is_own(base) for x in vars(base).items() if x[0] not in _BEGINNING]
+        changed = {x for _, method in methods if hasattr(method, "__code__") for x in names_used(method.__code__)[1]}
         fields = [field.name for field in dataclasses.fields(value)] if dataclasses.is_dataclass(value) else []
         for name in dict.fromkeys([*fields, *getattr(value, "__dict__", ())]):
             self._add_unless(name in changed, getattr(value, name, None))
@@ -171,7 +171,8 @@ def _codes(code: types.CodeType) -> Iterable[types.CodeType]:
             yield from _codes(constant)
 
 
-def _uses(code: types.CodeType) -> tuple[list[str], set[str]]:
+@functools.lru_cache(maxsize=4096)
+def names_used(code: types.CodeType) -> tuple[list[str], set[str]]:
     """Return the names in some code; and which outer variables and attributes it assigns, or calls to change them.
 
     What is written on a line in which an item is assigned counts as changed.
@@ -202,11 +203,11 @@ def _uses(code: types.CodeType) -> tuple[list[str], set[str]]:
 def _is_followed(value: Any, user: types.FunctionType) -> bool:
     """Return whether what a function names is part of what it computes; what is in packages has their versions."""
     if isinstance(value, types.FunctionType | type) or hasattr(value, "__wrapped__"):
-        return getattr(value, "__module__", None) == user.__module__ or _is_own(value)
+        return getattr(value, "__module__", None) == user.__module__ or is_own(value)
     return not isinstance(value, types.BuiltinFunctionType | types.ModuleType | np.ufunc)
 
 
-def _is_own(value: Any) -> bool:
+def is_own(value: Any) -> bool:
     """Return whether a module, class or function is in no installed package."""
     name = value.__name__ if isinstance(value, types.ModuleType) else getattr(value, "__module__", None)
     if name == "builtins" or name in sys.builtin_module_names:

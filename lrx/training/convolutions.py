@@ -8,6 +8,7 @@ transpositions that the compiler would make outside of a loop.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -16,23 +17,52 @@ from jax import lax
 from jax.extend import core
 
 
-def staged(function: Callable[..., Any], *arguments: Any, channels_last: bool) -> tuple[Callable[..., Any], Any]:
-    """Trace `function` once.
+def trace_once(function: Callable[..., Any], *arguments: Any, channels_last: bool) -> tuple[Callable[..., Any], Any]:
+    """Trace a function once.
 
     Args:
-      function: takes and gives pytrees of arrays.
+      function: takes and returns pytrees of arrays.
       *arguments: arrays, tracers or their shapes.
       channels_last: bring the convolutions into the CPU's layout.
 
     Returns:
-      The function, that can be called any number of times without tracing it again, and the shapes of its output.
+      The function, which can be called any number of times without being traced again, and the shapes of its output.
     """
     closed, shapes = jax.make_jaxpr(function, return_shape=True)(*arguments)
     if channels_last:
-        closed = _rewritten(closed)
+        closed = _rewrite(closed)
     flat = core.jaxpr_as_fun(closed)
     structure = jax.tree.structure(shapes)
     return lambda *values: jax.tree.unflatten(structure, flat(*jax.tree.leaves(values))), shapes
+
+
+def work_of(function: Callable[..., Any], *arguments: Any) -> float:
+    """Return about how many arithmetic operations a function makes; infinite if it convolves.
+
+    Args:
+      function: takes and returns pytrees of arrays.
+      *arguments: arrays, tracers or their shapes.
+    """
+    return _work(jax.make_jaxpr(function)(*arguments).jaxpr)
+
+
+def _work(jaxpr: Any) -> float:
+    total = 0.0
+    for equation in jaxpr.eqns:
+        if equation.primitive is core.primitives.conv_general_dilated_p:
+            return math.inf
+        inner = [x for value in equation.params.values() for x in (value if isinstance(value, tuple) else (value,))]
+        bodies = [getattr(x, "jaxpr", x) for x in inner if isinstance(x, core.ClosedJaxpr | core.Jaxpr)]
+        if bodies:
+            total += sum(map(_work, bodies)) * equation.params.get("length", 1)
+            continue
+        shapes = [x.aval.shape for x in (*equation.invars, *equation.outvars)]
+        each = max(map(math.prod, shapes), default=1)
+        if equation.primitive is core.primitives.dot_general_p:
+            contracted = equation.params["dimension_numbers"][0][0]
+            each = math.prod(shapes[-1]) * math.prod(shapes[0][axis] for axis in contracted)
+        total += each
+    return total
 
 
 def _channels_last(ndim: int) -> lax.ConvDimensionNumbers:
@@ -41,19 +71,19 @@ def _channels_last(ndim: int) -> lax.ConvDimensionNumbers:
     return lax.ConvDimensionNumbers(images, (ndim - 1, ndim - 2, *range(ndim - 2)), images)
 
 
-def _moved(x: jax.Array, source: Sequence[int], target: Sequence[int]) -> jax.Array:
-    """Transpose so that what lies at axis source[i] comes to axis target[i]."""
+def _move(x: jax.Array, source: Sequence[int], target: Sequence[int]) -> jax.Array:
+    """Transpose so that axis source[i] becomes axis target[i]."""
     axes = dict(zip(target, source, strict=True))
     return x.transpose([axes[axis] for axis in range(x.ndim)])
 
 
-def _rewritten(jaxpr: Any) -> Any:
-    """Give a jaxpr, or whatever else a parameter of an equation is, with every convolution in it channels last."""
+def _rewrite(jaxpr: Any) -> Any:
+    """Return a jaxpr, or any other parameter of an equation, with every convolution in it channels last."""
     if isinstance(jaxpr, core.ClosedJaxpr) and jaxpr.jaxpr is not jaxpr:  # from jax 0.12 on, both are one class
-        return jaxpr.replace(jaxpr=_rewritten(jaxpr.jaxpr))
+        return jaxpr.replace(jaxpr=_rewrite(jaxpr.jaxpr))
     if isinstance(jaxpr, tuple):
         return (
-            tuple(map(_rewritten, jaxpr)) if any(isinstance(x, core.ClosedJaxpr | core.Jaxpr) for x in jaxpr) else jaxpr
+            tuple(map(_rewrite, jaxpr)) if any(isinstance(x, core.ClosedJaxpr | core.Jaxpr) for x in jaxpr) else jaxpr
         )
     if not isinstance(jaxpr, core.Jaxpr):
         return jaxpr
@@ -62,7 +92,7 @@ def _rewritten(jaxpr: Any) -> Any:
         if equation.primitive is core.primitives.conv_general_dilated_p:
             equations.append(_channels_last_equation(equation))
         else:
-            params = {name: _rewritten(value) for name, value in equation.params.items()}
+            params = {name: _rewrite(value) for name, value in equation.params.items()}
             equations.append(equation.replace(params=params))
     return jaxpr.replace(eqns=equations)
 
@@ -76,10 +106,10 @@ def _channels_last_equation(equation: Any) -> Any:
 
     @jax.jit  # makes it a single equation, which the compiler inlines
     def convolution(lhs: jax.Array, rhs: jax.Array) -> jax.Array:
-        lhs = _moved(lhs, given.lhs_spec, wanted.lhs_spec)
-        rhs = _moved(rhs, given.rhs_spec, wanted.rhs_spec)
+        lhs = _move(lhs, given.lhs_spec, wanted.lhs_spec)
+        rhs = _move(rhs, given.rhs_spec, wanted.rhs_spec)
         out = core.primitives.conv_general_dilated_p.bind(lhs, rhs, dimension_numbers=wanted, **params)
-        return _moved(out, wanted.out_spec, given.out_spec)
+        return _move(out, wanted.out_spec, given.out_spec)
 
     shapes = [jax.ShapeDtypeStruct(variable.aval.shape, variable.aval.dtype) for variable in equation.invars]
     (called,) = jax.make_jaxpr(convolution)(*shapes).jaxpr.eqns

@@ -11,7 +11,7 @@ other. `plan.py` compiles them.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -22,13 +22,15 @@ import optax
 from lrx.extra_args import tolerant_update
 from lrx.reading import monitor
 from lrx.run_state import can_stop, stopped
+from lrx.training.equality import Same, UndecidedError, key_of, key_or_itself
 from lrx.training.identity import (
     Identity,
     describe,
     family_identity,
     run_identity,
 )
-from lrx.training.program import State, draw, initial, step
+from lrx.training.sampling import Held, Keys
+from lrx.training.step import State, initial, step
 from lrx.training.workload import Workload
 
 Hyperparameters = Mapping[str, Any]
@@ -68,7 +70,9 @@ class RunFamily:
       num_steps: the most steps of a run.
       num_points: points of a run's curve, each the mean loss of equally many steps.
       watch: ends runs early.
-      measure: `(params, model_state, key) -> loss`, recorded in place of the training loss, as on a validation batch.
+      measure: `(params, model_state, data, key) -> loss`, recorded in place of the training loss, as on a validation
+        batch.
+      measured_on: the data of `measure`, a pytree of arrays.
       keep_rates: whether the curve of the learning rate is kept too.
     """
 
@@ -77,7 +81,8 @@ class RunFamily:
     num_steps: int
     num_points: int
     watch: Watch = FOLLOW_ALL
-    measure: Callable[[Any, Any, jax.Array], jax.Array] | None = None
+    measure: Callable[[Any, Any, Any, jax.Array], jax.Array] | None = None
+    measured_on: Any = ()
     keep_rates: bool = False
 
     def __post_init__(self) -> None:
@@ -116,9 +121,31 @@ class RunFamily:
         hyper = {name: jax.ShapeDtypeStruct((), jnp.float32) for name in names}
         return jax.eval_shape(self.start, hyper, jax.random.key(0))
 
-    def start(self, hyper: Hyperparameters, key: jax.Array) -> Runs:
+    def key(self, names: Iterable[str]) -> Hashable:
+        """Return a key that is equal for families whose runs are computed by the same programs.
+
+        The data are no part of it, for they are arguments of the programs.
+        """
+        workload = self.workload
+        parts = (workload.init, workload.loss_fn, workload.batches.sampling, self.watch, self.measure)
+        lengths = (self.num_steps, self.num_points, self.keep_rates)
+        return (*map(key_or_itself, parts), *lengths, *names, self._tx_key(names))
+
+    def _tx_key(self, names: Iterable[str]) -> Hashable:
+        try:
+            return key_of(self.make_tx)
+        except UndecidedError:
+            pass
+        # What it makes is traced then, so that a value that was changed since is never missed.
+        hyper = {name: jax.ShapeDtypeStruct((), jnp.float32) for name in names}
+        params, _ = jax.eval_shape(self.workload.init, jax.random.key(0))
+        traced = family_identity(self.make_tx, (hyper, jax.ShapeDtypeStruct((), jnp.int32)), params)
+        if None in traced.values():
+            return Same(object())  # equal to nothing
+        return tuple(program["digest"] for program in traced.values())
+
+    def start(self, hyper: Hyperparameters, init_key: jax.Array) -> Runs:
         """Build one run before its first step."""
-        init_key, _ = jax.random.split(key)
         state = initial(self.workload.init, self.make_tx(hyper, jnp.int32(0)), init_key)
         return Runs(
             state,
@@ -131,14 +158,16 @@ class RunFamily:
             jnp.zeros(self.num_points if self.keep_rates else 0, jnp.float32),
         )
 
-    def step(self, run: Runs, hyper: Hyperparameters, batch: Any, key: jax.Array, count: jax.Array) -> Runs:
+    def step(
+        self, run: Runs, hyper: Hyperparameters, batch: Any, measured_on: Any, key: jax.Array, count: jax.Array
+    ) -> Runs:
         """Make the step of one run after `count` steps."""
         update = tolerant_update(self.make_tx(hyper, count))
         state, loss = step(self.workload.loss_fn, update, run.state, batch, key, count)
         value = loss.astype(jnp.float32)
         finite = jnp.isfinite(value)
         if self.measure is not None:
-            value = self.measure(state.params, state.model_state, key).astype(jnp.float32)
+            value = self.measure(state.params, state.model_state, measured_on, key).astype(jnp.float32)
             finite &= jnp.isfinite(value)
         memory, well = self.watch.update(run.memory, value, count)
         made = run.alive & finite
@@ -164,91 +193,88 @@ class RunFamily:
             rate_sums,
         )
 
+    def trace_step(self, names: Iterable[str], channels_last: bool) -> tuple[Callable[..., Runs], float]:
+        """Trace one step of one run, and return it with an estimate of its arithmetic operations.
+
+        Args:
+          names: names of the hyperparameters.
+          channels_last: bring convolutions into the layout that is fast in loops on a CPU.
+        """
+        from lrx.training.convolutions import trace_once, work_of  # loads jax.extend
+
+        hyper = {name: jax.ShapeDtypeStruct((), jnp.float32) for name in names}
+        sampling, arrays = self.workload.batches.sampling, self.workload.batches.arrays
+        key, count = jax.eval_shape(lambda: (jax.random.key(0), jnp.int32(0)))
+        batch, loss_key = jax.eval_shape(
+            lambda arrays, key, count: sampling.draw(arrays, sampling.in_order(arrays), key, count), arrays, key, count
+        )
+        shapes = (self.shapes(names), hyper, batch, jax.tree.map(jnp.asarray, self.measured_on), loss_key, count)
+        one_step, _ = trace_once(self.step, *shapes, channels_last=channels_last)
+        return one_step, work_of(one_step, *shapes)
+
     def advance(
         self,
         strategy: str,
-        channels_last: bool,
+        one_step: Callable[..., Runs],
         runs: Runs,
         hyper: Any,
-        seed_keys: Any,
-        arrays: Any,
-        start: Any,
-        stop: Any,
+        keys: Keys,
+        data: Any,
+        start: jax.Array,
+        stop: jax.Array,
     ) -> Runs:
-        """Make the steps from `start` to `stop` of all runs; `seed_keys` are (seeds,), `hyper` (members,)."""
-        batches = self.workload.batches
-        in_order = jnp.arange(batches.num_examples, dtype=jnp.int32)
-        per_epoch = batches.steps_per_epoch
-        one_step = self._traced_step(runs, hyper, arrays, in_order, channels_last)
+        """Make the steps from `start` to `stop` of all runs.
 
-        def permuted(key: jax.Array, epoch: jax.Array) -> jax.Array:
-            shuffle_key, _ = jax.random.split(jax.random.split(key)[1])
-            return jax.random.permutation(jax.random.fold_in(shuffle_key, epoch), in_order)
+        Args:
+          strategy: "vmap" or "map".
+          one_step: what `trace_step` returned.
+          runs: (seeds, members).
+          hyper: (members,) each.
+          keys: (seeds,) each.
+          data: the arrays of the workload, and those that `measure` takes.
+          start: steps made.
+          stop: steps to have made.
+        """
+        sampling = self.workload.batches.sampling
+        arrays, measured_on = data
+        in_order = sampling.in_order(arrays)
 
-        def batch_of(key: jax.Array, permutation: jax.Array, count: jax.Array) -> tuple[Any, jax.Array]:
-            _, step_key = jax.random.split(jax.random.split(key)[1])
-            return draw(arrays, permutation, step_key, count, batches.batch_size, batches.transform)
+        def permute(key: jax.Array, epoch: jax.Array) -> jax.Array:
+            return sampling.permutation(arrays, key, epoch)
 
-        first_epoch = start // per_epoch
+        def draw(permutation: jax.Array, key: jax.Array, count: jax.Array) -> Any:
+            return sampling.draw(arrays, permutation, key, count)
 
-        def run(
-            runs: Runs, hyper: Any, keys: jax.Array, first: jax.Array, permuted: Any, batch_of: Any, one_step: Any
-        ) -> Runs:
-            def rest_of_epoch(carry: Any) -> Any:
-                epoch = carry[0] // per_epoch
-                end = jnp.minimum(stop, (epoch + 1) * per_epoch)
-                # A permutation takes as long as many a step; that of the first epoch is common to the runs of a seed.
-                permutation = jax.lax.cond(epoch == first_epoch, lambda: first, lambda: permuted(keys, epoch))
+        def loop(
+            runs: Runs, hyper: Any, keys: Keys, held: Held | None, permute: Any, draw: Any, one_step: Any
+        ) -> tuple[Runs, Held | None]:
+            def steps(count: jax.Array, permutation: jax.Array, runs: Runs) -> tuple[jax.Array, Runs]:
+                batch, loss_keys = draw(permutation, keys.step, count)
+                return count + 1, one_step(runs, hyper, batch, measured_on, loss_keys, count)
 
-                def body(carry: Any) -> Any:
-                    count, runs = carry
-                    batch, loss_keys = batch_of(keys, permutation, count)
-                    return count + 1, one_step(runs, hyper, batch, loss_keys, count)
-
-                return jax.lax.while_loop(lambda carry: (carry[0] < end) & jnp.any(carry[1].alive), body, carry)
-
-            def going(carry: Any) -> jax.Array:
-                return (carry[0] < stop) & jnp.any(carry[1].alive)
-
-            return jax.lax.while_loop(going, rest_of_epoch, (start, runs))[1]
-
-        if not batches.shuffle:
-
-            def permuted(key: jax.Array, epoch: jax.Array) -> jax.Array:
-                del key, epoch
-                return in_order
+            _, runs, held = sampling.loop(
+                *(steps, lambda epoch: permute(keys.shuffle, epoch), len(in_order), start, stop, runs),
+                goes_on=lambda runs: jnp.any(runs.alive),
+                held=held,
+            )
+            return runs, held
 
         if strategy == "vmap":
-            by_member = jax.vmap(one_step, in_axes=(0, 0, None, None, None))
-            by_seed = jax.vmap(by_member, in_axes=(0, None, 0, 0, None))
-            permuted_by_seed = jax.vmap(permuted, in_axes=(0, None))
-            first = permuted_by_seed(seed_keys, first_epoch)
-            batch_by_seed = jax.vmap(batch_of, in_axes=(0, 0, None))
-            return run(runs, hyper, seed_keys, first, permuted_by_seed, batch_by_seed, by_seed)
+            by_member = jax.vmap(one_step, in_axes=(0, 0, None, None, None, None))
+            by_seed = jax.vmap(by_member, in_axes=(0, None, 0, None, 0, None))
+            permute_by_seed = jax.vmap(permute, in_axes=(0, None))
+            draw_by_seed = jax.vmap(draw, in_axes=(0, 0, None))
+            return loop(runs, hyper, keys, None, permute_by_seed, draw_by_seed, by_seed)[0]
 
-        def runs_of_seed(of_seed: Any) -> Runs:
-            runs, key = of_seed
-            first = permuted(key, first_epoch)
+        def advance_seed(of_seed: tuple[Runs, Keys]) -> Runs:
+            runs, keys = of_seed
+            # A permutation takes as long as many a step, so that of one member serves the next one in the same epoch.
+            held = Held(jnp.int32(-1), in_order) if sampling.shuffle else None
 
-            def one_run(of_member: Any) -> Runs:
-                return run(of_member[0], of_member[1], key, first, permuted, batch_of, one_step)
+            def advance_member(held: Held | None, of_member: tuple[Runs, Any]) -> tuple[Held | None, Runs]:
+                run, held = loop(*of_member, keys, held, permute, draw, one_step)
+                return held, run
 
-            return jax.lax.map(one_run, (runs, hyper))
+            return jax.lax.scan(advance_member, held, (runs, hyper))[1]
 
-        return jax.lax.map(runs_of_seed, (runs, seed_keys))
-
-    def _traced_step(
-        self, runs: Runs, hyper: Any, arrays: Any, in_order: jax.Array, channels_last: bool
-    ) -> Callable[..., Any]:
-        """Trace one step of one run, with its convolutions in the layout that is fast in loops on a CPU."""
-        from lrx.training.convolutions import staged  # loads jax.extend
-
-        batches = self.workload.batches
-        key, count = jax.eval_shape(lambda: (jax.random.key(0), jnp.int32(0)))
-        of_one = [jax.eval_shape(lambda tree: jax.tree.map(lambda x: x[0, 0], tree), runs)]
-        of_one.append(jax.eval_shape(lambda tree: jax.tree.map(lambda x: x[0], tree), hyper))
-        shapes = jax.eval_shape(
-            lambda key, count: draw(arrays, in_order, key, count, batches.batch_size, batches.transform), key, count
-        )
-        one_step, _ = staged(self.step, *of_one, *shapes, count, channels_last=channels_last)
-        return one_step
+        return jax.lax.map(advance_seed, (runs, keys))

@@ -1,11 +1,14 @@
 """Programs for many runs: where they are placed, which strategy they use, and how many fit into memory.
 
 "vmap" is faster if a single run leaves the device idle, "map" if the runs have little to share, such as convolutions
-with kernels of their own on a CPU. Which is faster is measured.
+with kernels of their own on a CPU. Which is faster is measured, unless a step is so small that it is "vmap".
+
+Programs are kept: equal families of runs, with data of the same shapes, compile once (`equality.py`).
 """
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,14 +17,18 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding, SingleDeviceSharding
+from jax.sharding import PartitionSpec, Sharding
 
+from lrx.training.equality import Cache
 from lrx.training.many import RunFamily, Runs
+from lrx.training.placement import local_devices, placement
+from lrx.training.sampling import Keys, keys_of_seeds
 
 STRATEGIES = ("vmap", "map")
 MEMORY_SHARE = 0.5  # of what is free, for one chunk of runs
 UNKNOWN_MEMORY = 4 * 2.0**30  # bytes, if nothing says how many are free
 TRIAL_STEPS = 4  # of each strategy, to compare them
+SMALL_WORK = 2.0**14  # operations of a step, up to which its cost is that of calling it: then "vmap" is faster
 
 
 def choose_plan(
@@ -38,33 +45,114 @@ def choose_plan(
       family: the runs.
       hyper: hyperparameter to its values for all members, (members,) each; at least one.
       seeds: seeds of the runs of each member.
-      strategy: "vmap", "map", or "auto", which measures both.
+      strategy: "vmap", "map", or "auto", which measures both if a step is not small.
       chunk_size: members at a time; as many as fit by default.
     """
-    names = tuple(hyper)
+    programs = _Programs(family, tuple(hyper), len(seeds))
     members = len(next(iter(hyper.values())))
     wide = members if chunk_size is None else min(chunk_size, members)
     if strategy == "auto" and len(seeds) * wide == 1:
         strategy = "map"
     if strategy != "auto":
-        return _fitting_plan(family, strategy, len(seeds), wide, names)
-    plans = {name: _fitting_plan(family, name, len(seeds), wide, names) for name in STRATEGIES}
-    seconds = {name: plan.time_step(hyper, seeds) for name, plan in plans.items()}
-    chosen = plans[min(seconds, key=lambda name: seconds[name])]
-    chosen.seconds = seconds
-    return chosen
+        return _fitting_plan(programs, strategy, wide)
+
+    def measure() -> tuple[str, dict[str, float]]:
+        if programs.work <= SMALL_WORK:
+            return "vmap", {}
+        plans = {name: _fitting_plan(programs, name, wide) for name in STRATEGIES}
+        seconds = {name: plan.time_step(hyper, seeds) for name, plan in plans.items()}
+        return min(seconds, key=lambda name: seconds[name]), seconds
+
+    strategy, seconds = _CHOICES.find((programs.key, wide), measure)
+    plan = _fitting_plan(programs, strategy, wide)
+    plan.seconds = dict(seconds)
+    return plan
 
 
-def _fitting_plan(family: RunFamily, strategy: str, seeds: int, members: int, names: tuple[str, ...]) -> Plan:
-    plan = Plan(family, strategy, seeds, members, names)
-    devices = _devices()
-    free = MEMORY_SHARE * _free_memory(devices[0]) * len(devices)
+def _fitting_plan(programs: _Programs, strategy: str, members: int) -> Plan:
+    plan = Plan(programs, strategy, members)
+    free = MEMORY_SHARE * _free_memory(programs.devices[0]) * len(programs.devices)
     needed = plan.bytes_needed()
     while needed > free and plan.members > 1:
         fewer = max(1, min(plan.members - 1, int(plan.members * free / needed)))
-        plan = Plan(family, strategy, seeds, fewer, names)
+        # A power of two, so that a call with a little more or less memory finds the program again.
+        plan = Plan(programs, strategy, 1 << (fewer.bit_length() - 1))
         needed = plan.bytes_needed()
     return plan
+
+
+_COMPILED = Cache(maxsize=64)
+_CHOICES = Cache(maxsize=256)
+
+
+class _Programs:
+    """The programs of a family of runs, for any number of members."""
+
+    def __init__(self, family: RunFamily, names: tuple[str, ...], seeds: int) -> None:
+        self.family, self.names, self.seeds = family, names, seeds
+        self.devices = local_devices()
+        self.data = jax.tree.map(jnp.asarray, (family.workload.batches.arrays, family.measured_on))
+        shapes = [(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(self.data)]
+        self.key = (family.key(names), jax.tree.structure(self.data), *shapes, seeds, self.devices)
+
+    @functools.cached_property
+    def _traced(self) -> Any:
+        return self.family.trace_step(self.names, self.devices[0].platform == "cpu")
+
+    @property
+    def work(self) -> float:
+        """About how many operations a step of one run makes."""
+        return self._traced[1]
+
+    def compile_start(self, devices: tuple[jax.Device, ...], members: int) -> Any:
+        """Compile what builds the runs."""
+        return _COMPILED.find((self.key, devices, members), lambda: self._compile_start(devices, members))
+
+    def compile_advance(self, devices: tuple[jax.Device, ...], members: int, strategy: str) -> Any:
+        """Compile what makes the steps."""
+        key = (self.key, devices, members, strategy)
+        return _COMPILED.find(key, lambda: self._compile_advance(devices, members, strategy))
+
+    def _compile_start(self, devices: tuple[jax.Device, ...], members: int) -> Any:
+        hyper, keys = self._arguments(devices, members)
+        by_run = placement(devices).along(1)
+        return jax.jit(self._start, out_shardings=by_run).lower(hyper, keys.init).compile()
+
+    def _compile_advance(self, devices: tuple[jax.Device, ...], members: int, strategy: str) -> Any:
+        places = placement(devices)
+        hyper, keys = self._arguments(devices, members)
+        runs = _shapes(jax.eval_shape(self._start, hyper, keys.init), places.along(1))
+        data, count = _shapes((self.data, jax.eval_shape(lambda: jnp.int32(0))), places.everywhere)
+        one_step = self._traced[0]
+
+        def advance(*arguments: Any) -> Runs:
+            return self.family.advance(strategy, one_step, *arguments)
+
+        if places.mesh is not None:
+            by_run, by_member, everywhere = (PartitionSpec(*axes) for axes in ((None, "devices"), ("devices",), ()))
+            advance = jax.shard_map(
+                advance,
+                mesh=places.mesh,
+                in_specs=(by_run, by_member, everywhere, everywhere, everywhere, everywhere),
+                out_specs=by_run,
+                check_vma=False,
+            )
+        program = jax.jit(advance, donate_argnums=0, out_shardings=places.along(1))
+        return program.lower(runs, hyper, keys, data, count, count).compile()
+
+    def _start(self, hyper: Any, init_keys: jax.Array) -> Runs:
+        of_seed = jax.vmap(self.family.start, in_axes=(0, None))
+        return jax.vmap(of_seed, in_axes=(None, 0))(hyper, init_keys)
+
+    def _arguments(self, devices: tuple[jax.Device, ...], members: int) -> tuple[Any, Any]:
+        places = placement(devices)
+        hyper = {name: jax.ShapeDtypeStruct((members,), jnp.float32) for name in self.names}
+        keys = jax.eval_shape(keys_of_seeds, jax.ShapeDtypeStruct((self.seeds,), jnp.int32))
+        return _shapes(hyper, places.along(0)), _shapes(keys, places.everywhere)
+
+
+def _shapes(tree: Any, sharding: Sharding) -> Any:
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree)
 
 
 class Plan:
@@ -76,79 +164,42 @@ class Plan:
       seconds: strategy to the seconds of a step of one run; empty if they were not measured.
     """
 
-    def __init__(self, family: RunFamily, strategy: str, seeds: int, members: int, names: tuple[str, ...]) -> None:
-        self.strategy, self.seeds = strategy, seeds
+    def __init__(self, programs: _Programs, strategy: str, members: int) -> None:
+        self.strategy, self.seeds = strategy, programs.seeds
         self.seconds: dict[str, float] = {}
-        devices = _devices()
-        devices = devices[: max(1, min(len(devices), members))]
+        devices = programs.devices[: max(1, min(len(programs.devices), members))]
         self.members = -(-members // len(devices)) * len(devices)  # filled up, so that every device has as many
-        self._everywhere: Sharding
-        self._by_member: Sharding
-        self._by_run: Sharding
-        if len(devices) == 1:
-            self._everywhere = self._by_member = self._by_run = SingleDeviceSharding(devices[0])
-        else:
-            mesh = Mesh(np.array(devices), ("members",))
-            self._everywhere = NamedSharding(mesh, PartitionSpec())
-            self._by_member = NamedSharding(mesh, PartitionSpec("members"))
-            self._by_run = NamedSharding(mesh, PartitionSpec(None, "members"))
+        self._places = placement(devices)
+        self._start = programs.compile_start(devices, self.members)
+        self._advance = programs.compile_advance(devices, self.members, strategy)
+        self._data = jax.device_put(programs.data, self._places.everywhere)
 
-        def start(hyper: Any, keys: jax.Array) -> Runs:
-            of_seed = jax.vmap(family.start, in_axes=(0, None))
-            return jax.vmap(of_seed, in_axes=(None, 0))(hyper, keys)
-
-        def advance(*arguments: Any) -> Runs:
-            return family.advance(strategy, devices[0].platform == "cpu", *arguments)
-
-        if len(devices) > 1:
-            by_run, everywhere = PartitionSpec(None, "members"), PartitionSpec()
-            advance = jax.shard_map(
-                advance,
-                mesh=mesh,
-                in_specs=(by_run, PartitionSpec("members"), everywhere, everywhere, everywhere, everywhere),
-                out_specs=by_run,
-                check_vma=False,
-            )
-        number = np.zeros(self.members, np.float32)
-        self._arrays = jax.device_put(family.workload.batches.arrays, self._everywhere)
-        hyper, keys = self._placed({name: number for name in names}, np.zeros(seeds, np.int64))
-        self._start = jax.jit(start, out_shardings=self._by_run).lower(hyper, keys).compile()
-        runs = jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=self._by_run), jax.eval_shape(start, hyper, keys)
-        )
-        count = jax.device_put(jnp.int32(0), self._everywhere)
-        self._advance = (
-            jax.jit(advance, donate_argnums=0, out_shardings=self._by_run)
-            .lower(runs, hyper, keys, self._arrays, count, count)
-            .compile()
-        )
-
-    def _placed(self, hyper: Mapping[str, np.ndarray], seeds: np.ndarray) -> tuple[dict[str, jax.Array], jax.Array]:
+    def _placed(self, hyper: Mapping[str, np.ndarray], seeds: np.ndarray) -> tuple[dict[str, jax.Array], Keys]:
         """Put hyperparameters, filled up to the number of members, and the keys of the seeds on their devices."""
         padded = {
             name: jax.device_put(
                 np.concatenate([values, np.repeat(values[-1:], self.members - len(values))]).astype(np.float32),
-                self._by_member,
+                self._places.along(0),
             )
             for name, values in hyper.items()
         }
-        keys = jax.vmap(jax.random.key)(jnp.asarray(seeds, jnp.int32))
-        return padded, jax.device_put(keys, self._everywhere)
+        return padded, jax.device_put(keys_of_seeds(np.asarray(seeds, np.int32)), self._places.everywhere)
 
     def start(self, hyper: Mapping[str, np.ndarray], seeds: np.ndarray) -> Runs:
         """Build the runs before their first step."""
-        return self._start(*self._placed(hyper, seeds))
+        placed, keys = self._placed(hyper, seeds)
+        return self._start(placed, keys.init)
 
     def advance(self, runs: Runs, hyper: Mapping[str, np.ndarray], seeds: np.ndarray, start: int, stop: int) -> Runs:
         """Make the steps from `start` to `stop`; the runs that are given are used up."""
-        counts = [jax.device_put(jnp.int32(count), self._everywhere) for count in (start, stop)]
-        return self._advance(runs, *self._placed(hyper, seeds), self._arrays, *counts)
+        counts = [jax.device_put(np.int32(count), self._places.everywhere) for count in (start, stop)]
+        return self._advance(runs, *self._placed(hyper, seeds), self._data, *counts)
 
     def put(self, runs: Runs) -> Runs:
         """Put runs that were kept on the host on their devices, filled up to the number of members."""
         number = runs.alive.shape[1]
         places = np.minimum(np.arange(self.members), number - 1)
-        return jax.device_put(jax.tree.map(lambda x: x[:, places], runs), self._by_run)
+        return jax.device_put(jax.tree.map(lambda x: x[:, places], runs), self._places.along(1))
 
     def bytes_needed(self) -> float:
         """Return how much memory the program needs beside the data, 0 if the device does not say."""
@@ -173,11 +224,6 @@ class Plan:
         return float(max(each, 1e-9)) / (self.members * self.seeds)
 
 
-def _devices() -> tuple[jax.Device, ...]:
-    chosen = jax.config.jax_default_device  # type: ignore[attr-defined]
-    return (chosen,) if isinstance(chosen, jax.Device) else tuple(jax.local_devices(backend=chosen))
-
-
 def _free_memory(device: jax.Device) -> float:
     """Return the number of bytes that are free on a device."""
     stats = device.memory_stats() or {}
@@ -185,6 +231,6 @@ def _free_memory(device: jax.Device) -> float:
         return float(stats["bytes_limit"] - stats.get("bytes_in_use", 0))
     try:
         lines = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
-        return 1024.0 * int(lines["MemAvailable"].split()[0]) / len(_devices())
+        return 1024.0 * int(lines["MemAvailable"].split()[0]) / len(local_devices())
     except (OSError, KeyError, ValueError):  # not Linux
         return UNKNOWN_MEMORY

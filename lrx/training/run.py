@@ -28,8 +28,11 @@ from lrx.training.following import BestBy, followed, require_results
 from lrx.training.history import Best, History
 from lrx.training.identity import Identity, as_json, differences, run_identity
 from lrx.training.interrupt import TrainingInterrupted
-from lrx.training.program import SEGMENT_STEPS, State, compiled, local_devices, placement
+from lrx.training.placement import batch_devices, placement
+from lrx.training.program import SEGMENT_STEPS, program_of
 from lrx.training.progress import Status
+from lrx.training.sampling import keys_of
+from lrx.training.step import State
 from lrx.training.workload import Workload
 
 SEGMENT_SECONDS = 1.0  # how long a compiled call should take
@@ -91,12 +94,11 @@ class Run:
         init: Any,
     ) -> None:
         self.workload, self.tx, self.seed, self.plan, self.folder, self.init = workload, tx, seed, plan, folder, init
-        self.devices = local_devices(workload.batches)
-        self.placement, _ = placement(self.devices)
-        self.program = compiled(workload, tx, stop_on_nonfinite=plan.stop_on_nonfinite)
-        keys = jax.device_put(tuple(jax.random.split(jax.random.key(seed))), self.placement)
-        self.init_key, self.key = keys
-        self.shapes = jax.eval_shape(self.program.initialize, self.init_key)
+        self.devices = batch_devices(workload.batches)
+        self.placement = placement(self.devices).everywhere
+        self.program = program_of(workload, tx, stop_on_nonfinite=plan.stop_on_nonfinite)
+        self.keys = jax.device_put(jax.jit(keys_of)(seed), self.placement)
+        self.shapes = jax.eval_shape(self.program.initialize, self.keys.init)
         self.feedback = followed(plan.feedback_metric, workload, self.shapes.opt_state, by_hand=bool(plan.callbacks))
         self.identity: Identity = {}
         self.step = 0
@@ -191,7 +193,7 @@ class Run:
         )
 
     def _begin_anew(self) -> None:
-        self.state = self.program.initialize(self.init_key)
+        self.state = self.program.initialize(self.keys.init)
         if self.init is not None:
             state, notes = begin_from(self.init, self.state)
             self.state = jax.device_put(state, self.placement)
@@ -373,7 +375,7 @@ class Run:
     def _segment(self, arrays: Any, stop: int) -> None:
         start = self.step
         self.state, completed, curves = self.program.segment(
-            self.state, arrays, self.key, jnp.int32(start), jnp.int32(stop), jnp.int32(self.complete_at)
+            self.state, arrays, self.keys, jnp.int32(start), jnp.int32(stop), jnp.int32(self.complete_at)
         )
         self.step = int(completed)
         recorded = {name: np.asarray(values) for name, values in curves.items()}
@@ -416,7 +418,7 @@ class Run:
     def _tell(self, opt_state: Any) -> None:
         """Go on with an optimizer state that an observation or a callback has changed."""
         told = jax.device_put(opt_state, self.placement)
-        self.state = self.program.judged(self.state, told, jnp.int32(self.step))
+        self.state = self.program.judge(self.state, told, jnp.int32(self.step))
 
     def _call(self) -> bool:
         """Call the callbacks if it is their turn, and return whether it was."""

@@ -14,7 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lrx.training.program import draw
+from lrx.training.equality import compile_once
+from lrx.training.sampling import Sampling, keys_of
 from lrx.training.workload import Workload
 
 LEAST = 1e-3  # part of the loss by which it must fall
@@ -40,26 +41,20 @@ class InitialLoss:
 
     Args:
       workload: what is trained.
+      batch: a batch that the loss is measured on after each step, in place of the minibatches.
     """
 
-    def __init__(self, workload: Workload) -> None:
-        batches = workload.batches
-        parts = (workload.init, workload.loss_fn, batches.transform, batches.batch_size, batches.shuffle)
-        try:
-            hash(parts)
-        except TypeError:  # a function that is an object without a hash
-            self._compute = _losses(*parts)
-        else:
-            self._compute = _cached_losses(*parts)
-        self._arrays = batches.arrays
+    def __init__(self, workload: Workload, batch: Any = None) -> None:
+        self._compute = _losses(workload.init, workload.loss_fn, workload.batches.sampling)
+        self._arrays, self._batch = workload.batches.arrays, batch
         self._means: dict[tuple[int, int, int], float] = {}
 
     def losses(self, seed: int, start: int, stop: int) -> np.ndarray:
         """Return (stop - start,) float32, for the steps of a run with that seed."""
         number = int(stop) - int(start)
         room = max(FEWEST, 1 << max(number - 1, 0).bit_length())  # one program for many lengths
-        key = jax.random.key(int(seed))
-        return np.asarray(self._compute(self._arrays, key, np.int32(start), np.int32(stop), room))[:number]
+        window = np.int32(seed), np.int32(start), np.int32(stop)
+        return np.asarray(self._compute(self._arrays, self._batch, *window, room))[:number]
 
     def means(self, seeds: np.ndarray, starts: np.ndarray, stops: np.ndarray) -> np.ndarray:
         """Return (seeds, members) float32: the mean over the steps of each run; NaN where it made none."""
@@ -73,34 +68,24 @@ class InitialLoss:
         return found
 
 
-def _losses(
-    init: Callable[..., Any], loss_fn: Callable[..., Any], transform: Callable[..., Any], size: int, shuffle: bool
-) -> Callable[..., jax.Array]:
-    @functools.partial(jax.jit, static_argnums=4)
-    def losses(arrays: Any, key: jax.Array, start: jax.Array, stop: jax.Array, room: int) -> jax.Array:
-        init_key, run_key = jax.random.split(key)
-        shuffle_key, step_key = jax.random.split(run_key)
-        params, model_state = init(init_key)
-        in_order = jnp.arange(jax.tree.leaves(arrays)[0].shape[0], dtype=jnp.int32)
-        per_epoch = in_order.shape[0] // size
+@compile_once(maxsize=16)
+def _losses(init: Callable[..., Any], loss_fn: Callable[..., Any], sampling: Sampling) -> Callable[..., jax.Array]:
+    @functools.partial(jax.jit, static_argnums=5)
+    def losses(arrays: Any, batch: Any, seed: jax.Array, start: jax.Array, stop: jax.Array, room: int) -> jax.Array:
+        keys = keys_of(seed)
+        params, model_state = init(keys.init)
 
-        def rest_of_epoch(carry: Any) -> Any:
-            count, found = carry
-            epoch = count // per_epoch
-            end = jnp.minimum(stop, (epoch + 1) * per_epoch)
-            order = jax.random.permutation(jax.random.fold_in(shuffle_key, epoch), in_order) if shuffle else in_order
+        def measure(count: jax.Array, permutation: jax.Array, found: jax.Array) -> tuple[jax.Array, jax.Array]:
+            drawn, loss_key = sampling.draw(arrays, permutation, keys.step, count)
+            loss, _ = loss_fn(params, model_state, drawn if batch is None else batch, loss_key)
+            return count + 1, found.at[count - start].set(loss.astype(jnp.float32))
 
-            def body(count: jax.Array, found: jax.Array) -> jax.Array:
-                batch, loss_key = draw(arrays, order, step_key, count, size, transform)
-                loss, _ = loss_fn(params, model_state, batch, loss_key)
-                return found.at[count - start].set(loss.astype(jnp.float32))
-
-            return end, jax.lax.fori_loop(count, end, body, found)
-
-        found = jnp.zeros(room, jnp.float32)
-        return jax.lax.while_loop(lambda carry: carry[0] < stop, rest_of_epoch, (start, found))[1]
+        _, found, _ = sampling.loop(
+            measure,
+            lambda epoch: sampling.permutation(arrays, keys.shuffle, epoch),
+            jax.tree.leaves(arrays)[0].shape[0],
+            *(start, stop, jnp.zeros(room, jnp.float32)),
+        )
+        return found
 
     return losses
-
-
-_cached_losses = functools.lru_cache(maxsize=16)(_losses)

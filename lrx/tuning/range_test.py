@@ -148,7 +148,7 @@ def range_test(
 
 @dataclasses.dataclass(frozen=True)
 class _OnLadder:
-    """What runs are made of: the rate follows the ladder. Equal for equal functions and ladders: it compiles once."""
+    """The factory of runs whose rate follows the ladder."""
 
     tx: Callable[[Any], optax.GradientTransformation]
     rates: tuple[float, ...]
@@ -160,41 +160,14 @@ class _OnLadder:
         return made if self.accumulate == 1 else accumulated(made, self.accumulate)
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class _Same:
-    """An array that equals itself alone."""
-
-    value: jax.Array
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Same) and self.value is other.value
-
-    def __hash__(self) -> int:
-        return id(self.value)
-
-
 @dataclasses.dataclass(frozen=True)
-class _OnOneBatch:
-    """The loss of a workload on a validation batch. Equal for equal losses on the same arrays: it compiles once."""
+class _LossOn:
+    """The loss on a validation batch, which is recorded in place of the training loss."""
 
     loss_fn: Callable[..., Any]
-    arrays: tuple[_Same, ...]
-    structure: Any
 
-    def __call__(self, params: Any, model_state: Any, batch: Any, key: jax.Array) -> tuple[jax.Array, Any]:
-        del batch
-        validation_batch = jax.tree.unflatten(self.structure, [array.value for array in self.arrays])
-        return self.loss_fn(params, model_state, validation_batch, key)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Measure:
-    """What is recorded in place of the training loss."""
-
-    loss_fn: _OnOneBatch
-
-    def __call__(self, params: Any, model_state: Any, key: jax.Array) -> jax.Array:
-        return self.loss_fn(params, model_state, None, key)[0]
+    def __call__(self, params: Any, model_state: Any, batch: Any, key: jax.Array) -> jax.Array:
+        return self.loss_fn(params, model_state, batch, key)[0]
 
 
 class _Climb:
@@ -214,19 +187,16 @@ class _Climb:
         self.rates, self.beta, self.divergence_factor = rates, beta, divergence_factor
         self.accumulate, self.seeds = accumulate, seeds
         self.lag = 1 if validation_batch is None else 0  # a training loss is that before the step
-        measure, measured_on = None, workload
-        if validation_batch is not None:
-            leaves, structure = jax.tree.flatten(validation_batch)
-            loss_fn = _OnOneBatch(workload.loss_fn, tuple(_Same(jnp.asarray(leaf)) for leaf in leaves), structure)
-            measure, measured_on = _Measure(loss_fn), dataclasses.replace(workload, loss_fn=loss_fn)
-        self.initial_loss = InitialLoss(measured_on)
+        batch = jax.tree.map(jnp.asarray, validation_batch)  # None if there is none
+        self.initial_loss = InitialLoss(workload, batch)
         self.family = RunFamily(
             workload,
             _OnLadder(tx, tuple(map(float, rates)), accumulate),
             len(rates) * accumulate,
             len(rates),
             _divergence_watch(beta, divergence_factor, accumulate),
-            measure,
+            None if batch is None else _LossOn(workload.loss_fn),
+            () if batch is None else batch,
         )
 
     def start(self, status: Status) -> None:

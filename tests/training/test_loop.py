@@ -35,8 +35,9 @@ from lrx.training import (
     progress,
     train,
 )
-from lrx.training.convolutions import staged
-from lrx.training.program import SEGMENT_STEPS, compiled
+from lrx.training.convolutions import trace_once
+from lrx.training.program import SEGMENT_STEPS, program_of
+from lrx.training.sampling import keys_of
 
 # The same source makes the workload here and in the processes that are killed.
 LINEAR = """
@@ -310,9 +311,9 @@ def test_epochs_segments_and_seeds_do_not_trace_again():
 def test_a_run_longer_than_a_segment_can_be_is_recorded_whole():
     steps = SEGMENT_STEPS + 5
     workload, tx = counting(4, 2), lrx.sgd(0.0)
-    program = compiled(workload, tx, stop_on_nonfinite=True)
-    state = program.initialize(jax.random.key(0))
-    assert int(program.segment(state, jnp.arange(4), jax.random.key(1), 0, SEGMENT_STEPS, -1)[1]) == SEGMENT_STEPS
+    program, keys = program_of(workload, tx, stop_on_nonfinite=True), keys_of(0)
+    state = program.initialize(keys.init)
+    assert int(program.segment(state, jnp.arange(4), keys, 0, SEGMENT_STEPS, -1)[1]) == SEGMENT_STEPS
     history = train(workload, lrx.sgd(lrx.linear_decay(1.0, steps)), steps=steps, evaluate_every=steps)
     np.testing.assert_allclose(history.rate, 1 - np.arange(steps) / steps, atol=1e-6)
     assert int(history.model_state["steps"]) == steps
@@ -683,10 +684,10 @@ for batch_size in (8, 5):
     assert history.params["w"].devices() == {jax.devices()[0]}
     np.savez(f"{sys.argv[1]}/{batch_size}", loss=history.loss, w=history.params["w"], **history.evaluations)
 jaxpr = jax.jit(lambda: 0)
-from lrx.training.program import compiled, local_devices
-print([len(local_devices(linear(b).batches)) for b in (8, 5)])
+from lrx.training.placement import batch_devices
+print([len(batch_devices(linear(b).batches)) for b in (8, 5)])
 with jax.default_device(jax.devices()[-1]):
-    print(local_devices(linear(8).batches))
+    print(batch_devices(linear(8).batches))
 """
 )
 
@@ -821,7 +822,7 @@ def test_rewritten_convolutions_are_channels_last_and_equal(options, wrapper):
         return jnp.sum(jnp.sin(wrapper(lambda x: jax.lax.conv_general_dilated(x, w, **options))(x)))
 
     gradient = jax.grad(loss, argnums=(0, 1))
-    rewritten, shapes = staged(gradient, w, x, channels_last=True)
+    rewritten, shapes = trace_once(gradient, w, x, channels_last=True)
     layouts = convolution_layouts(jax.make_jaxpr(rewritten)(w, x).jaxpr)
     expected = jax.lax.ConvDimensionNumbers((0, 3, 1, 2), (3, 2, 0, 1), (0, 3, 1, 2))
     assert layouts
@@ -832,9 +833,9 @@ def test_rewritten_convolutions_are_channels_last_and_equal(options, wrapper):
         np.testing.assert_allclose(got, wanted, rtol=1e-5, atol=1e-5)
 
 
-def test_staged_functions_are_not_rewritten_elsewhere():
+def test_traced_functions_are_not_rewritten_elsewhere():
     x, w = jnp.ones((1, 2, 4, 4)), jnp.ones((3, 2, 3, 3))
-    same, _ = staged(lambda x, w: jax.lax.conv(x, w, (1, 1), "SAME"), x, w, channels_last=False)
+    same, _ = trace_once(lambda x, w: jax.lax.conv(x, w, (1, 1), "SAME"), x, w, channels_last=False)
     (layout,) = convolution_layouts(jax.make_jaxpr(same)(x, w).jaxpr)
     assert layout.lhs_spec == (0, 1, 2, 3)
 
@@ -846,8 +847,8 @@ def test_segments_on_the_cpu_hold_convolutions_in_the_fast_layout_only():
 
     batches = Batches(jnp.ones((4, 3, 6, 6)), 2)
     workload = Workload.from_functions(loss_fn, lambda key: jnp.ones((2, 3, 3, 3)), batches, name="conv")
-    program, key = compiled(workload, SGD, stop_on_nonfinite=True), jax.random.key(0)
-    segment = jax.make_jaxpr(program.segment)(program.initialize(key), batches.arrays, key, 0, 1, -1)
+    program, keys = program_of(workload, SGD, stop_on_nonfinite=True), keys_of(0)
+    segment = jax.make_jaxpr(program.segment)(program.initialize(keys.init), batches.arrays, keys, 0, 1, -1)
     layouts = convolution_layouts(segment.jaxpr)
     assert len(layouts) == 2  # forward, and the gradient
     assert {layout.lhs_spec for layout in layouts} == {(0, 3, 1, 2)}
