@@ -13,6 +13,7 @@ from lrx.run_state import eval_params, moves_evaluation
 from lrx.training.equality import compile_once
 from lrx.training.sampling import Sampling, pass_keys
 from lrx.training.step import State
+from lrx.training.stream import Stream
 from lrx.training.workload import ModelState, Params, Workload
 
 
@@ -63,6 +64,8 @@ def recompute_batch_stats(
     if not jax.tree.leaves(model_state):
         return model_state
     batches = workload.batches
+    if isinstance(batches, Stream):
+        batches = batches.take(min(num_batches, batches.steps_per_epoch))
     forward = _forward_pass(workload.loss_fn, batches.sampling)
     return forward(params, model_state, batches.arrays, np.int32(seed), np.int32(num_batches))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import jax
@@ -121,6 +121,41 @@ class Batches:
             _checks.steps("num_batches", num_batches, unit="minibatches")
         return cls(_stacked(minibatches, num_batches), 1, transform=first_of, shuffle=False)
 
+    @classmethod
+    def stream(cls, make_iterator: Callable[[], Iterator[Any]], *, steps_per_epoch: int) -> Batches:
+        """Build `Batches` that are read while a run trains, for data that do not fit into memory.
+
+        Minibatches are stacked in chunks of up to 64 MiB and put on the device while the chunk before trains, in a
+        thread of its own. Each minibatch is one step, in the order of the iterator; shuffle and augment there. A run
+        has the same numbers as with the same minibatches in `Batches.stack`. `train` and `range_test` take a stream;
+        other tools go over the same minibatches many times and refuse it. A run trains on one device.
+
+        A resumed run makes the iterator anew and skips the minibatches of the steps made. A checkpoint knows the data
+        of a stream by the workload's name and the minibatches' shapes only.
+
+        Args:
+          make_iterator: `() -> iterator` of pytrees of arrays that have the same structure, shapes and types. It is
+            called at the start of a run and whenever the iterator ends, and should return the same minibatches each
+            time for a run that can be resumed.
+          steps_per_epoch: minibatches that count as an epoch.
+
+        Raises:
+          ValueError: if `steps_per_epoch` is not a whole number above 0.
+          TypeError: if `make_iterator` is not a function.
+
+        Example:
+          >>> import numpy as np
+          >>> from lrx.training import Batches
+          >>> def make_iterator():
+          ...     rng = np.random.default_rng(0)
+          ...     return (rng.normal(size=(8, 3)).astype(np.float32) for _ in range(100))
+          >>> Batches.stream(make_iterator, steps_per_epoch=100)
+          Batches.stream(make_iterator, steps_per_epoch=100)
+        """
+        from lrx.training.stream import Stream
+
+        return Stream(make_iterator, steps_per_epoch=steps_per_epoch)
+
     def __post_init__(self) -> None:
         lengths = {}
         for path, leaf in jax.tree_util.tree_leaves_with_path(self.arrays):
@@ -169,6 +204,10 @@ class Batches:
     def sampling(self) -> Sampling:
         """How minibatches are drawn, without the arrays."""
         return Sampling(self.batch_size, self.transform, self.shuffle)
+
+    def minibatch_shapes(self) -> Any:
+        """Return the shapes and types of a minibatch before `transform`."""
+        return jax.tree.map(lambda x: jax.ShapeDtypeStruct((self.batch_size, *x.shape[1:]), x.dtype), self.arrays)
 
     @property
     def num_examples(self) -> int:

@@ -25,6 +25,7 @@ from lrx.extra_args import tolerant_update
 from lrx.training.batches import Batches
 from lrx.training.code import function_digest, may_act
 from lrx.training.programs import ADDRESS, program_identity
+from lrx.training.stream import Stream
 from lrx.training.workload import Workload
 
 Identity = dict[str, Any]  # of JSON values
@@ -73,9 +74,7 @@ def run_identity(workload: Workload, tx: optax.GradientTransformation, **setting
     batches = workload.batches
     key = jax.eval_shape(lambda: jax.random.key(0))
     params, model_state = jax.eval_shape(workload.init, key)
-    minibatch = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct((batches.batch_size, *x.shape[1:]), x.dtype), batches.arrays
-    )
+    minibatch = batches.minibatch_shapes()
     batch = jax.eval_shape(batches.transform, minibatch, key)
     gradient = jax.value_and_grad(workload.loss_fn, has_aux=True)
     return {
@@ -256,7 +255,12 @@ _known_data: weakref.WeakKeyDictionary[Batches, dict[str, str]] = weakref.WeakKe
 
 
 def data_identity(batches: Batches) -> dict[str, str]:
-    """Return path to type, shape and checksum of every array: `{"[0]": "float32[64, 8], checksum 3ac5ec2c"}`."""
+    """Return path to type, shape and checksum of every array: `{"[0]": "float32[64, 8], checksum 3ac5ec2c"}`.
+
+    The data of a stream are not read: they are known by the shapes of a minibatch and the name of the workload.
+    """
+    if isinstance(batches, Stream):
+        return {name: f"{text}, a stream" for name, text in describe(batches.minibatch_shapes()).items()}
     if batches not in _known_data:
         types, sums = describe(batches.arrays), checksums(batches.arrays)
         _known_data[batches] = {name: f"{types[name]}, checksum {sums[name]}" for name in types}

@@ -167,7 +167,7 @@ def train(
             folder = stack.enter_context(contextlib.closing(RunFolder(checkpoint, keep=keep)))
         run = Run(workload, tx, int(seed), plan, folder, init)
         run.begin(resume, resume_from, on_mismatch)
-        arrays = jax.tree.leaves(workload.batches.arrays)
+        arrays = jax.tree.leaves(workload.batches.minibatch_shapes())
         status = reporter(
             progress,
             workload.name,

@@ -86,6 +86,7 @@ class RunFamily:
     keep_rates: bool = False
 
     def __post_init__(self) -> None:
+        _ = self.workload.batches.arrays  # which a stream refuses
         self.steps_per_point = -(-self.num_steps // self.num_points)
         self.num_points = -(-self.num_steps // self.steps_per_point)
 

@@ -33,6 +33,7 @@ from lrx.training.program import SEGMENT_STEPS, program_of
 from lrx.training.progress import Status
 from lrx.training.sampling import keys_of
 from lrx.training.step import State
+from lrx.training.stream import Feed
 from lrx.training.workload import Workload
 
 SEGMENT_SECONDS = 1.0  # how long a compiled call should take
@@ -305,8 +306,14 @@ class Run:
 
     def go(self, status: Status, interrupted: Callable[[], bool]) -> None:
         """Train to the end."""
+        feed = Feed(self.workload.batches, self.step, self.plan.total, self.placement)
+        try:
+            self._go(feed, status, interrupted)
+        finally:
+            feed.close()
+
+    def _go(self, feed: Feed, status: Status, interrupted: Callable[[], bool]) -> None:
         plan = self.plan
-        arrays = jax.device_put(self.workload.batches.arrays, self.placement)
         length = 1
         compiling = True
         while True:
@@ -328,11 +335,12 @@ class Run:
             if self._finished():
                 self._say_what_is_left()
                 return
+            arrays, end = feed.at(self.step)
             if compiling:  # A call that makes no step compiles, and so the clock shows how long steps take.
                 self._segment(arrays, self.step)
                 status.start()
                 compiling = False
-            stop = min(self.step + length, self._next_stop())
+            stop = min(self.step + length, self._next_stop(), end)
             first, began = self.step, time.monotonic()
             self._segment(arrays, stop)
             done, elapsed = self.step - first, time.monotonic() - began

@@ -18,6 +18,7 @@ from lrx.training.many import RunFamily, Runs, Watch
 from lrx.training.plan import Plan, choose_plan
 from lrx.training.progress import Status, reporter, require_progress
 from lrx.training.runs import curves
+from lrx.training.stream import Stream
 from lrx.training.workload import Workload
 from lrx.tuning.arguments import as_seeds, require_descent_on, require_no_accumulation, require_workload
 from lrx.tuning.ladder import extend_ladder, make_ladder
@@ -125,6 +126,9 @@ def range_test(
     _checks.flag("extend", extend)
     require_progress(progress)
     seed_array = as_seeds(seeds)
+    if isinstance(workload.batches, Stream):
+        longest = num_steps + (len(extend_ladder(rates, ladder)) if extend else 0)
+        workload = dataclasses.replace(workload, batches=workload.batches.take(longest * accumulate))
     require_no_accumulation(workload, tx(float(rates[0])))
     require_descent_on(workload, tx(float(rates[0])))
     longer = np.concatenate([rates, extend_ladder(rates, ladder)]) if extend else rates
