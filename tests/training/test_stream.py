@@ -1,0 +1,167 @@
+"""Data that are read while a run trains: the same numbers as of the same minibatches stacked."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import lrx
+from lrx.training import Batches, Workload, stream, train
+
+NUMBER = 7  # minibatches of an iterator
+
+
+def minibatches(number: int = NUMBER) -> Iterator[Any]:
+    draws = np.random.default_rng(0).normal(size=(number, 8, 3)).astype(np.float32)
+    return iter([{"x": x, "y": x.sum(axis=1)} for x in draws])
+
+
+def loss_fn(w: jax.Array, batch: Any, key: jax.Array) -> jax.Array:
+    return jnp.mean((batch["x"] @ w - batch["y"] + 0.1 * jax.random.normal(key)) ** 2)
+
+
+def line(batches: Batches) -> Workload:
+    evaluate = lambda w: {"error": jnp.sum((w - 1.0) ** 2)}  # noqa: E731
+    return Workload.from_functions(loss_fn, lambda key: jnp.zeros(3), batches, name="line", evaluate=evaluate)
+
+
+def streamed(make_iterator: Callable[[], Iterator[Any]] = minibatches) -> Workload:
+    return line(Batches.stream(make_iterator, steps_per_epoch=NUMBER))
+
+
+STACKED = line(Batches.stack(minibatches()))
+ADAM = lrx.adam(lrx.linear_decay(0.1, 40))
+
+
+def assert_same(one: Any, other: Any) -> None:
+    np.testing.assert_array_equal(one.loss, other.loss)
+    np.testing.assert_array_equal(one.params, other.params)
+    np.testing.assert_array_equal(one.evaluations["error"], other.evaluations["error"])
+
+
+@pytest.mark.parametrize("size", [1, 4, NUMBER, 256])
+def test_a_stream_trains_as_the_same_minibatches_stacked(size, monkeypatch):
+    monkeypatch.setattr(stream, "CHUNK_STEPS", size)
+    assert_same(train(streamed(), ADAM, epochs=3), train(STACKED, ADAM, epochs=3))
+
+
+def test_chunks_fill_the_memory_that_they_are_given(monkeypatch):
+    monkeypatch.setattr(stream, "CHUNK_BYTES", 3 * 8 * 4 * 4)
+    feed = stream.Feed(streamed().batches, 4, 11, jax.sharding.SingleDeviceSharding(jax.devices()[0]))
+    assert feed.at(4)[1] == 6  # three minibatches in a chunk, from step 3 on
+    arrays, end = feed.at(9)  # what is asked for out of turn is the next chunk
+    assert (arrays["x"].shape, end) == ((3, 8, 3), 9)
+    feed.close()
+
+
+def test_a_stream_compiles_once(monkeypatch):
+    monkeypatch.setattr(stream, "CHUNK_STEPS", 3)
+    traces = []
+
+    def counted(w: jax.Array, batch: Any, key: jax.Array) -> jax.Array:
+        traces.append(1)
+        return loss_fn(w, batch, key)
+
+    batches = Batches.stream(minibatches, steps_per_epoch=NUMBER)
+    workload = Workload.from_functions(counted, lambda key: jnp.zeros(3), batches)
+    train(workload, lrx.sgd(0.1), steps=17)
+    once = len(traces)
+    train(workload, lrx.sgd(0.1), steps=17, seed=1)
+    assert len(traces) == once == 1
+
+
+def test_a_stopped_run_goes_on_with_the_minibatch_that_comes_next(tmp_path, monkeypatch):
+    monkeypatch.setattr(stream, "CHUNK_STEPS", 4)
+    train(streamed(), ADAM, steps=10, checkpoint=tmp_path, evaluate_every=NUMBER)
+    resumed = train(streamed(), ADAM, steps=24, checkpoint=tmp_path, evaluate_every=NUMBER)
+    assert resumed.resumed_at == 10
+    assert_same(resumed, train(STACKED, ADAM, steps=24, evaluate_every=NUMBER))
+
+
+def test_no_more_is_read_than_is_trained_with():
+    read = []
+
+    def make_iterator() -> Iterator[Any]:
+        for batch in minibatches():
+            read.append(1)
+            yield batch
+
+    train(streamed(make_iterator), lrx.sgd(0.1), steps=5)
+    assert len(read) == 1 + 5  # the first one twice, for its shapes
+
+
+def test_range_test_takes_what_it_needs_of_a_stream():
+    found = lrx.range_test(streamed(), tx=lrx.sgd, num_steps=20, extend=False, progress=False)
+    stacked = line(Batches.stack(itertools.islice(itertools.cycle(minibatches()), 20)))
+    expected = lrx.range_test(stacked, tx=lrx.sgd, num_steps=20, extend=False, progress=False)
+    np.testing.assert_array_equal(found.losses, expected.losses)
+
+
+def test_batch_statistics_are_computed_anew_from_a_stream():
+    def mean(w: jax.Array, state: jax.Array, batch: Any, key: jax.Array) -> Any:
+        return jnp.mean((batch["x"] @ w - batch["y"]) ** 2), 0.9 * state + 0.1 * jnp.mean(batch["x"])
+
+    def of(batches: Batches) -> Workload:
+        return Workload.from_functions(mean, lambda key: (jnp.ones(3), jnp.zeros(())), batches, has_state=True)
+
+    one, other = (
+        lrx.training.recompute_batch_stats(of(batches), jnp.ones(3), jnp.zeros(()), num_batches=NUMBER)
+        for batches in (Batches.stream(minibatches, steps_per_epoch=NUMBER), Batches.stack(minibatches()))
+    )
+    np.testing.assert_array_equal(one, other)
+
+
+def test_tools_that_need_all_data_refuse_a_stream_and_say_what_to_do():
+    message = (
+        r"batches must be arrays here, got Batches\.stream\(minibatches, .*Batches\.stack\(make_iterator\(\), num_b"
+    )
+    with pytest.raises(ValueError, match=message):
+        lrx.halve_until_trains(streamed(), tx=lrx.sgd, start_rate=1.0, progress=False)
+
+
+@pytest.mark.parametrize(
+    ("make_iterator", "message"),
+    [
+        (lambda: iter([]), "make_iterator must return a new iterator of at least one minibatch"),
+        (
+            itertools.repeat(iter([np.zeros((8, 3))])).__next__,
+            "make_iterator must return a new iterator of at least one minibatch",
+        ),
+        (lambda: iter([np.zeros((8, 3)), np.zeros((5, 3))]), "must all have the same shapes"),
+    ],
+)
+def test_a_stream_that_cannot_be_trained_with_is_refused(make_iterator, message):
+    workload = Workload.from_functions(
+        lambda w, batch, key: jnp.sum(w) + sum(jnp.sum(x) for x in jax.tree.leaves(batch)),
+        lambda key: jnp.zeros(3),
+        Batches.stream(make_iterator, steps_per_epoch=2),
+    )
+    with pytest.raises(ValueError, match=message):
+        train(workload, lrx.sgd(0.0), steps=20)
+
+
+def test_an_error_of_the_iterator_is_that_of_the_run():
+    def make_iterator() -> Iterator[Any]:
+        yield next(minibatches())
+        raise OSError("the disk is gone")
+
+    with pytest.raises(OSError, match="the disk is gone"):
+        train(streamed(make_iterator), lrx.sgd(0.1), steps=20)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ((3, 2), TypeError, "make_iterator must be a function"),
+        ((minibatches, 0), ValueError, "steps_per_epoch must be a whole number"),
+    ],
+)
+def test_stream_arguments_are_checked(arguments, error, message):
+    with pytest.raises(error, match=message):
+        Batches.stream(arguments[0], steps_per_epoch=arguments[1])
