@@ -1,0 +1,114 @@
+"""A second call of a tool on an equal workload with an equal factory of optimizers compiles nothing and traces nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import lrx
+from lrx.training import Batches, Workload
+from lrx.tuning import Method
+
+COMPILED = "/jax/core/compile/backend_compile_duration"
+TRACED = "/jax/core/compile/jaxpr_trace_duration"
+
+
+class Counter:
+    """Counts what JAX compiles and traces."""
+
+    def __init__(self) -> None:
+        self.events: list[tuple[str, Any]] = []
+
+    def listen(self, event: str, duration: float, **about: Any) -> None:
+        del duration
+        if event in (COMPILED, TRACED):
+            self.events.append((event, about.get("fun_name")))
+
+    def names(self, event: str) -> list[Any]:
+        return [name for found, name in self.events if found == event]
+
+
+@pytest.fixture
+def counter() -> Iterator[Counter]:
+    counting = Counter()
+    jax.monitoring.register_event_duration_secs_listener(counting.listen)
+    yield counting
+    jax.monitoring.unregister_event_duration_listener(counting.listen)
+
+
+def line() -> Workload:
+    """Return a workload whose data and functions are made anew at each call."""
+    x = np.linspace(-1.0, 1.0, 64, dtype=np.float32)
+
+    def loss_fn(slope: jax.Array, batch: Any, key: jax.Array) -> jax.Array:
+        return jnp.mean((slope * batch[0] - batch[1] + 0.01 * jax.random.normal(key)) ** 2)
+
+    return Workload.from_functions(loss_fn, lambda key: jax.random.normal(key), Batches((x, 3.0 * x), 16))
+
+
+def methods() -> dict[str, Method]:
+    return {
+        "sgd": Method(lambda rate, num_steps: lrx.sgd(lrx.linear_decay(rate, num_steps)), probe=lrx.sgd),
+        "adam": Method(lambda rate, num_steps: lrx.adam(rate), probe=lambda rate: optax.adam(rate)),
+    }
+
+
+TOOLS: dict[str, Callable[[], Any]] = {
+    "train": lambda: lrx.train(line(), optax.chain(optax.clip(1.0), lrx.sgd(0.1)), steps=10),
+    "sweep": lambda: lrx.sweep(
+        line(), tx=lambda lr: optax.sgd(lr, momentum=0.9), grid={"lr": [0.01, 0.1, 0.3]}, num_steps=12, seeds=2
+    ),
+    "range_test": lambda: lrx.range_test(line(), tx=lambda rate: lrx.sgd(rate), num_steps=30),
+    "successive_halving": lambda: lrx.successive_halving(
+        line(), tx=lambda lr: lrx.sgd(lr), grid={"lr": [0.001, 0.01, 0.1]}, num_steps=9
+    ),
+    "halve_until_trains": lambda: lrx.halve_until_trains(line(), tx=lrx.sgd, start_rate=8.0, num_steps=20),
+    "select": lambda: lrx.select(line(), num_steps=100, budget=8, portfolio=methods()),
+}
+
+
+@pytest.mark.parametrize("tool", TOOLS)
+def test_a_second_equal_call_compiles_nothing(tool, counter):
+    TOOLS[tool]()
+    assert counter.names(COMPILED) or counter.names(TRACED)  # the counter counts
+    counter.events.clear()
+    TOOLS[tool]()
+    assert counter.names(COMPILED) == []
+    assert [name for name in counter.names(TRACED) if name not in ("<lambda>",)] == []
+
+
+def test_another_constant_in_the_factory_compiles_again(counter):
+    def swept(momentum: float) -> Any:
+        return lrx.sweep(
+            line(),
+            tx=lambda lr: lrx.sgd(lr, momentum=momentum),
+            grid={"lr": [0.01, 0.1]},
+            num_steps=12,
+            strategy="vmap",
+        )
+
+    found = swept(0.5)
+    counter.events.clear()
+    other = swept(0.6)
+    assert counter.names(COMPILED)
+    assert not np.array_equal(found.final_loss, other.final_loss)
+
+
+def test_other_data_of_the_same_shapes_share_the_programs(counter):
+    def swept(scale: float) -> Any:
+        workload = line()
+        x = np.linspace(-1.0, 1.0, 64, dtype=np.float32)
+        workload = Workload("line", workload.init, workload.loss_fn, Batches((x, scale * x), 16))
+        return lrx.sweep(workload, tx=lrx.sgd, grid={"learning_rate": [0.01, 0.1]}, num_steps=12, strategy="vmap")
+
+    found = swept(3.0)
+    counter.events.clear()
+    other = swept(2.0)
+    assert counter.names(COMPILED) == []
+    assert not np.array_equal(found.final_loss, other.final_loss)
