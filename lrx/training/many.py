@@ -22,7 +22,8 @@ import optax
 from lrx.extra_args import tolerant_update
 from lrx.reading import monitor
 from lrx.run_state import can_stop, stopped
-from lrx.training.equality import Same, UndecidedError, key_of, key_or_itself
+from lrx.training.checks import initial_shapes
+from lrx.training.equality import Cache, Same, UndecidedError, key_of, key_or_itself
 from lrx.training.identity import (
     Identity,
     describe,
@@ -56,6 +57,7 @@ class Watch(NamedTuple):
     update: Callable[[Any, jax.Array, jax.Array], tuple[Any, jax.Array]]  # (memory, loss, count) -> memory, go on
 
 
+_SHAPES = Cache(maxsize=64)
 FOLLOW_ALL = Watch((), lambda memory, loss, count: (memory, jnp.bool_(True)))  # noqa: ARG005
 
 
@@ -105,7 +107,7 @@ class RunFamily:
           **settings: what else makes the numbers, among it the values of the hyperparameters.
         """
         hyper = {name: jax.ShapeDtypeStruct((), jnp.float32) for name in names}
-        params, _ = jax.eval_shape(self.workload.init, jax.random.key(0))
+        params, _ = initial_shapes(self.workload)
         known = run_identity(self.workload, optax.identity(), **settings)
         known |= family_identity(self.make_tx, (hyper, jax.ShapeDtypeStruct((), jnp.int32)), params)
         return known | {
@@ -119,8 +121,9 @@ class RunFamily:
 
     def shapes(self, names: Iterable[str]) -> Runs:
         """Return the shapes and types of one run, by tracing alone."""
+        names = tuple(names)
         hyper = {name: jax.ShapeDtypeStruct((), jnp.float32) for name in names}
-        return jax.eval_shape(self.start, hyper, jax.random.key(0))
+        return _SHAPES.find(self.key(names), lambda: jax.eval_shape(self.start, hyper, jax.random.key(0)))
 
     def key(self, names: Iterable[str]) -> Hashable:
         """Return a key that is equal for families whose runs are computed by the same programs.
@@ -139,7 +142,7 @@ class RunFamily:
             pass
         # What it makes is traced then, so that a value that was changed since is never missed.
         hyper = {name: jax.ShapeDtypeStruct((), jnp.float32) for name in names}
-        params, _ = jax.eval_shape(self.workload.init, jax.random.key(0))
+        params, _ = initial_shapes(self.workload)
         traced = family_identity(self.make_tx, (hyper, jax.ShapeDtypeStruct((), jnp.int32)), params)
         if None in traced.values():
             return Same(object())  # equal to nothing

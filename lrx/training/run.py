@@ -16,13 +16,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from lrx.direction import require_descent
 from lrx.observing import observe
 from lrx.run_state import can_stop, handles_divergence, minibatches, stopped, tracks_best
 from lrx.training.batch_stats import evaluation_point, model_state_at
 from lrx.training.beginning import begin_from, checksum_of
 from lrx.training.callbacks import Callback, Moment, answer_of
 from lrx.training.checkpoints import OtherRunError, RunFolder, listed, located, open_checkpoint
+from lrx.training.checks import require_descent_once
 from lrx.training.curves import Curves, group
 from lrx.training.following import BestBy, followed, require_results
 from lrx.training.history import Best, History
@@ -125,7 +125,7 @@ class Run:
         if self.folder is not None or found is not None:
             self.identity = self._describe()  # before a call of `evaluate`, which may count its calls
         if found is None or found[1] < self.plan.total:
-            require_descent(self.tx, self.shapes.params)
+            require_descent_once(self.tx, self.shapes.params)
         if found is None:
             self._begin_anew()
             return

@@ -10,8 +10,8 @@ import numpy as np
 import optax
 
 from lrx import _checks
-from lrx.direction import require_descent
 from lrx.optimizers.accumulation import AccumulationState
+from lrx.training.checks import initial_shapes, optimizer_shapes, require_descent_once
 from lrx.training.following import BestBy, read_best
 from lrx.training.workload import Workload
 
@@ -60,12 +60,12 @@ def as_best(metric: Any, workload: Workload | None) -> BestBy:
 
 def require_descent_on(workload: Workload, tx: optax.GradientTransformation) -> None:
     """Check that the updates of an optimizer descend on a workload's parameters; nothing is trained."""
-    require_descent(tx, _parameters_of(workload))
+    require_descent_once(tx, initial_shapes(workload)[0])
 
 
 def require_no_accumulation(workload: Workload, tx: optax.GradientTransformation) -> None:
     """Check that an optimizer does not accumulate gradients, since several rates would share an update."""
-    state = jax.eval_shape(tx.init, _parameters_of(workload))
+    state = optimizer_shapes(tx, initial_shapes(workload)[0])
     kinds = (AccumulationState, optax.MultiStepsState, optax.ApplyEvery)
     for leaf in jax.tree.leaves(state, is_leaf=lambda part: isinstance(part, kinds)):
         if isinstance(leaf, kinds):
@@ -73,10 +73,6 @@ def require_no_accumulation(workload: Workload, tx: optax.GradientTransformation
                 f"tx must not accumulate gradients, got a state that holds {type(leaf).__name__}: several rates would "
                 "go by in each of its rounds. Give the optimizer without it, and accumulate=4 for rounds of four."
             )
-
-
-def _parameters_of(workload: Workload) -> Any:
-    return jax.eval_shape(lambda key: workload.init(key)[0], jax.random.key(0))
 
 
 def as_seeds(seeds: Any) -> np.ndarray:
