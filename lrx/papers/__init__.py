@@ -12,25 +12,25 @@ from lrx.records import Result, load
 
 __all__ = ["Claim", "Paper", "Result", "Scale", "available", "load", "names", "paper"]
 
-NAME = re.compile(r"[a-z]+_\d{4}")  # of a paper; the other modules are what papers are made of
+NAME = re.compile(r"[a-z]+_\d{4}")  # of a paper; the other modules hold what papers share
 
 
 def names() -> list[str]:
-    """Give the names of the papers of this folder, `<author>_<year>`, the oldest first."""
+    """Return the names of the papers in this folder, `<author>_<year>`, the oldest first."""
     found = [module.name for module in pkgutil.iter_modules(__path__) if NAME.fullmatch(module.name)]
     return sorted(found, key=lambda name: (name[-4:], name))
 
 
 def paper(name: str) -> Paper:
-    """Give a paper by its name.
+    """Return a paper by its name.
 
     Raises:
-      ValueError: if there is none of that name.
+      ValueError: if there is no paper of that name.
     """
     _checks.known("PAPER", name, names())
     return importlib.import_module(f"{__name__}.{name}").PAPER
 
 
 def available() -> dict[str, Paper]:
-    """Give every paper of this folder by its name, the oldest first."""
+    """Return every paper in this folder by its name, the oldest first."""
     return {name: paper(name) for name in names()}

@@ -1,4 +1,4 @@
-"""Several methods side by side, each with a grid of rates and several seeds: what most papers' figures are made of."""
+"""Several methods side by side, each with a grid of rates and several seeds, as most figures of papers have them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from lrx.workloads.datasets import Dataset
 class Arm(NamedTuple):
     """A method and the rates that it is tried with."""
 
-    make: Callable[[Any], optax.GradientTransformation]  # a rate, maybe a tracer, to the method
+    make: Callable[[Any], optax.GradientTransformation]  # rate, which may be traced, to method
     rates: Sequence[float] = (1.0,)
 
 
@@ -41,26 +41,29 @@ def compare(
     """Train every arm with every rate and seed, one sweep an arm, and keep the curves of its best rate.
 
     Args:
-      workload: what is trained.
+      workload: model, data and loss.
       arms: label to arm.
-      job: gives the seeds, the checkpoints and whether to show bars.
+      job: the seeds, the folder of checkpoints and whether to show progress.
       num_steps: length of a run.
       num_points: of the curve of training losses.
       evaluate_every: steps between evaluations; by default only the end is evaluated.
-      metric: an evaluation at the end by which the best rate is chosen, the lower the better, in place of the training
-        loss of the last tenth of the steps.
-      with_rates: keep the curve of the learning rate too.
-      name: of the comparison, where a paper makes several.
-      strategy: of `lrx.sweep`; "map" for a convolutional network, where trying both out takes long.
+      metric: name of an evaluation, the lower the better, whose last value chooses the best rate; by default the
+        training loss of the last tenth of the steps does.
+      with_rates: whether to keep the curve of the learning rate too.
+      name: name of the comparison, if a paper makes several.
+      strategy: strategy of `lrx.sweep`; "map" for a convolutional network, for which trying both takes long.
 
     Returns:
-      For each arm a dict: `rates`; `final_loss`, (rates, seeds), the training loss of the last tenth of the steps, or
-      the metric, not finite where a run diverged; `best`, the place of the rate with the lowest mean of it; and of that
-      rate `steps`, (points,), `loss`, (seeds, points), `evaluation_steps`, (times,), and `evaluations`, name to (seeds,
-      times); and `rate`, (seeds, points), if asked for.
+      For each arm a dict:
+        `rates`;
+        `final_loss`, (rates, seeds), the training loss of the last tenth of the steps, or the metric; not finite if
+          the run diverged;
+        `best`, the index of the rate whose mean of it is lowest;
+        of that rate `steps`, (points,), `loss`, (seeds, points), `evaluation_steps`, (times,), `evaluations`, name to
+          (seeds, times), and with `with_rates` `rate`, (seeds, points).
 
     Raises:
-      ValueError: if an arm diverges with every rate of several.
+      ValueError: if an arm has several rates and diverges with all of them.
     """
     found = {}
     for label, arm in arms.items():
@@ -83,7 +86,13 @@ def compare(
 def summarize_arm(
     swept: SweepResult, *, at: tuple[int, ...] = (), metric: str | None = None, with_rates: bool = False
 ) -> dict[str, Any]:
-    """Give what `compare` keeps of an arm, of a sweep whose last hyperparameter is the rate; `at` is the arm's place.
+    """Return what `compare` keeps of an arm, from a sweep whose last hyperparameter is the rate.
+
+    Args:
+      swept: the sweep.
+      at: the indices of the arm along the other hyperparameters.
+      metric: as in `compare`.
+      with_rates: as in `compare`.
 
     Raises:
       ValueError: if the arm diverges with every rate of several.
@@ -110,14 +119,14 @@ def summarize_arm(
 
 
 def final_values(arm: Mapping[str, Any], metric: str | None = None) -> np.ndarray:
-    """Give what an arm reached with its best rate, for each seed: the training loss, or a metric at the end."""
+    """Return what an arm reached with its best rate, for each seed: the training loss, or a metric at the end."""
     if metric is not None:
         return np.asarray(arm["evaluations"][metric], np.float64)[:, -1]
     return np.asarray(arm["final_loss"][arm["best"]], np.float64)
 
 
 def claim_best_rates_inside_grid(arms: Mapping[str, Mapping[str, Any]]) -> Claim:
-    """Claim that the best rate of every arm with several is inside of its grid: a better one may lie beyond an end."""
+    """Claim that the best rate of every grid lies inside it, since a better one may lie beyond an end."""
     grids = [arm for arm in arms.values() if len(arm["rates"]) > 1]
     known = sum(0 < arm["best"] < len(arm["rates"]) - 1 for arm in grids)
     text = "the best rate of every grid is inside of it, so that it is known"

@@ -55,7 +55,7 @@ if TYPE_CHECKING:
 
 
 class Size(NamedTuple):
-    """How many epochs each model is trained for; 0 leaves it out."""
+    """The number of epochs for each model; 0 leaves it out."""
 
     regression: int
     perceptron: int
@@ -88,7 +88,7 @@ METHODS = {
 PAIRS = {"SGD-HD": "SGD", "SGDN-HD": "SGDN", "Adam-HD": "Adam"}
 COLOURS = {"SGD": "SGD", "SGDN": "SGD-Nesterov", "Adam": "Adam"}  # method to the arm of the other figures
 
-# (model, curve, epoch) to what the authors' files say of each arm.
+# (model, curve, epoch) to the value of each arm in the authors' files.
 PUBLISHED: dict[tuple[str, str, int], dict[str, float]] = {
     (model, curve, epoch): dict(zip(METHODS, values, strict=False))
     for model, curve, epoch, values in (
@@ -118,7 +118,7 @@ def workload_of(data: str, data_dir: Any, widths: tuple[int, ...]) -> Workload:
 
 
 def method(name: str, rate: Any = RATE) -> optax.GradientTransformation:
-    """Give an arm; its weight decay is part of the gradient, as in PyTorch."""
+    """Return the method of an arm; its weight decay is part of the gradient, as in PyTorch."""
     return optax.chain(optax.add_decayed_weights(WEIGHT_DECAY), METHODS[name](rate))
 
 
@@ -153,7 +153,7 @@ def measure(size: Size, job: Job) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def by_epoch(arm: Mapping[str, Any], epochs: int, kept: np.ndarray) -> dict[str, Any]:
-    """Give (seeds, epochs) of losses and of the rate, and the rate at the points that are kept."""
+    """Return losses and the rate by epoch, (seeds, epochs), and the rate at the points that are kept."""
 
     def means(curve: Any) -> np.ndarray:
         values = np.asarray(curve, np.float64)
@@ -168,7 +168,7 @@ def by_epoch(arm: Mapping[str, Any], epochs: int, kept: np.ndarray) -> dict[str,
 
 
 def claims(result: Result) -> list[Claim]:
-    """Compare the losses with those published, each method with and without hypergradient, and look at the rate."""
+    """Compare the losses with those published, each method with and without hypergradient, and check the rate."""
     found = []
     for (model, curve, epoch), published in PUBLISHED.items():
         if result.data == "mnist" and epoch <= result.settings["epochs"][model]:
@@ -185,7 +185,7 @@ def claims(result: Result) -> list[Claim]:
 
 
 def near(text: str, published: Mapping[str, float], reached: Mapping[str, np.ndarray]) -> Claim:
-    """Claim that the mean over seeds of every arm is near the published value."""
+    """Claim that the mean over seeds of every arm is within TOLERANCE of the published value."""
     means = {name: float(values.mean()) for name, values in reached.items()}
     apart = {name: abs(means[name] / value - 1) for name, value in published.items()}
     worst = max(apart, key=lambda name: np.nan_to_num(apart[name], nan=np.inf))
@@ -201,7 +201,7 @@ def near(text: str, published: Mapping[str, float], reached: Mapping[str, np.nda
 
 
 def rate_claims(result: Result) -> list[Claim]:
-    """Claim that the rate of SGD-HD in logistic regression rises at once, and falls from then on."""
+    """Claim that the rate of SGD-HD in logistic regression rises at once and falls afterwards."""
     regression = result.curves["logistic regression"]
     arm, steps = regression["arms"]["SGD-HD"], np.asarray(regression["rate_steps"], np.float64)
     rates = np.asarray(arm["rate"], np.float64)

@@ -5,13 +5,13 @@ A. Cauchy, "Methode generale pour la resolution des systemes d'equations simulta
 "Introductory Lectures on Convex Optimization", 2004, and R. Ge et al., 2015, arXiv:1503.02101:
 
     f convex, L-smooth, alpha = 1 / L       f(x_k) - f* <= L ||x_0 - x*||^2 / (2 k); alpha > 2 / L diverges
-    E |g|^2 <= G^2, alpha = D / (G sqrt T)   mean gap over T steps <= D G / sqrt T, on |x| as good as equal
+    E |g|^2 <= G^2, alpha = D / (G sqrt T)   mean gap over T steps <= D G / sqrt T, nearly equal on |x|
     a saddle of curvature -1, noise s        the escape takes about log(1 / (alpha s)) / alpha steps, or forever
 
     lrx reproduce cauchy_1847                     half a minute on 2 CPU cores
     lrx reproduce cauchy_1847 --scale cpu         ten times as many runs
 
-Differs from the source: 1847 has no figure and no rate; functions and noise are ours.
+Differs from the source: the text of 1847 has neither figure nor rate; functions and noise are ours.
 """
 
 from __future__ import annotations
@@ -52,19 +52,19 @@ ESCAPED = 0.5  # |y|; the minima are at 1
 
 
 def quadratic(x: jax.Array, key: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Give value and gradient of a quadratic whose condition number is as good as infinite."""
+    """Return value and gradient of a quadratic whose condition number is practically infinite."""
     del key
     eigenvalues = jnp.asarray(EIGENVALUES, jnp.float32)
     return 0.5 * jnp.sum(eigenvalues * x**2), eigenvalues * x
 
 
 def absolute(x: jax.Array, key: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Give |x| and a subgradient with noise."""
+    """Return |x| and a subgradient with noise."""
     return jnp.abs(x), jnp.sign(x) + NOISE * jax.random.normal(key)
 
 
 def saddle(noise: float) -> Any:
-    """Make x^2 / 2 - y^2 / 2 + y^4 / 4, with noise on its gradient."""
+    """Return the function that gives value and noisy gradient of x^2 / 2 - y^2 / 2 + y^4 / 4."""
 
     def gradient(point: jax.Array, key: jax.Array) -> tuple[jax.Array, jax.Array]:
         x, y = point

@@ -50,11 +50,11 @@ if TYPE_CHECKING:
 
 
 class Size(NamedTuple):
-    """How many images, which rates, and for how long."""
+    """Images, rates and lengths."""
 
     images: int
     edges: tuple[float, ...]  # 2 / rate of gradient descent; times every / 2 it is a whole number of steps
-    flow: float  # 2 / rate of what stands for gradient flow
+    flow: float  # 2 / rate of the descent that stands for gradient flow
     time: float  # steps times rate
     every: float  # time between two measurements of the sharpness
     momentum_edge: float
@@ -117,7 +117,7 @@ class Run(NamedTuple):
 
 
 def runs(size: Size) -> dict[str, Run]:
-    """Give every run of a size by its label."""
+    """Return every run of a size by its label."""
 
     def descent(edge: float) -> Run:
         rate = 2 / edge
@@ -180,13 +180,13 @@ def _rising(losses: np.ndarray, every: int) -> np.ndarray:
 
 
 def at_the_edge(run: dict[str, Any]) -> np.ndarray:
-    """Give each seed's median of sharpness over the edge, over the last part of a run."""
+    """Return the median of sharpness over the edge in the last part of a run, for each seed."""
     values = np.asarray(run["sharpness"], np.float64) / run["edge"]
     return np.median(values[:, -round(LAST * values.shape[1]) :], axis=1)
 
 
 def crossings(run: dict[str, Any]) -> list[int]:
-    """Give each seed's place of the first measurement at or above the edge; their number where there is none."""
+    """Return the index of the first measurement at or above the edge, for each seed; their number if there is none."""
     above = np.asarray(run["sharpness"], np.float64) >= run["edge"]
     return [int(np.argmax(each)) if each.any() else len(each) for each in above]
 
@@ -288,7 +288,7 @@ def _draw_flow_and_momentum(curves: dict[str, Any]) -> Figure:
 
 
 def _descents(curves: dict[str, Any]) -> Iterator[tuple[int, tuple[str, dict[str, Any]]]]:
-    """Give the runs without momentum, with the places of their colours: the first two are those of momentum."""
+    """Yield the runs without momentum, with the indices of their colours; the first two belong to momentum."""
     return enumerate(((label, run) for label, run in curves.items() if label.startswith("2 / ")), start=2)
 
 

@@ -71,7 +71,7 @@ NUM_POINTS = 50  # of the curves of losses
 
 
 class Task(NamedTuple):
-    """What is trained, and how far apart test errors may be that count as equal."""
+    """Model, data and lengths, and the margin within which two test errors count as equal."""
 
     model: str
     options: dict[str, Any]
@@ -115,7 +115,7 @@ SCALES = {
 
 
 def profile(name: str) -> np.ndarray:
-    """Give the gradient norms of the synthetic figure, (GRID_STEPS,) float64."""
+    """Return the gradient norms of the synthetic figure, (GRID_STEPS,) float64."""
     from scipy.ndimage import gaussian_filter1d  # of JAX's own dependencies
 
     norms = np.interp(np.linspace(0, 1, GRID_STEPS), TIMES, PROFILES[name])
@@ -123,7 +123,7 @@ def profile(name: str) -> np.ndarray:
 
 
 def schedules(steps: int) -> dict[str, Callable[[Any], lrx.Schedule]]:
-    """Give the fixed schedules of a run, each of its peak rate."""
+    """Return the fixed schedules of a run, each as a function of its peak rate."""
     return {
         "linear": lambda rate: lrx.linear_decay(rate, steps),
         "cosine": lambda rate: lrx.cosine_decay(rate, steps),
@@ -135,9 +135,9 @@ def schedules(steps: int) -> dict[str, Callable[[Any], lrx.Schedule]]:
 
 
 def tables(steps: int) -> Callable[[Any, Any], lrx.Schedule]:
-    """Give the schedule of a number, which counts FIXED, and a peak rate: one program trains with all of them.
+    """Return a function from the index of a schedule in FIXED and a peak rate to that schedule.
 
-    Each is the table of what the schedule itself gives at every step.
+    Index and rate may be traced, so one program trains with all of them: each schedule is a table of its own rates.
     """
     made = schedules(steps)
     rates = jnp.stack([made[label](1.0)(jnp.arange(steps)) for label in FIXED])
@@ -145,7 +145,7 @@ def tables(steps: int) -> Callable[[Any, Any], lrx.Schedule]:
 
 
 def optimizer(task: Task, rate: lrx.Schedule) -> optax.GradientTransformation:
-    """Give the method of a task, behind a record of the norm that refinement takes."""
+    """Return the method of a task, behind a snapshot of the gradient norm that refinement takes."""
     sgd = task.method == "SGD"
     return optax.chain(
         optax.snapshot("gradient_norm", partial(optax.tree.norm, ord=2 if sgd else 1)),
@@ -155,14 +155,13 @@ def optimizer(task: Task, rate: lrx.Schedule) -> optax.GradientTransformation:
 
 
 def workload_of(task: Task, job: Job) -> Workload:
-    """Make the workload of a task, which evaluates the test error in % and the loss over all training images."""
+    """Build the workload of a task, which evaluates the test error in % and the loss over all training images."""
     data = load(task.data, job.data_dir)
-    augment = data.augment
-    return error_workload(data, task.model, batch_size=task.batch_size, augment=augment, **task.options)
+    return error_workload(data, task.model, batch_size=task.batch_size, augment=data.augment, **task.options)
 
 
 def measure_task(task: Task, job: Job) -> dict[str, Any]:
-    """Train with all fixed schedules, refine linear decay, and train with what comes out."""
+    """Train with all fixed schedules, refine linear decay, and train with the refined schedule."""
     workload = workload_of(task, job)
     steps = task.epochs * workload.batches.steps_per_epoch
     name = f"{task.data}, {task.name}"
@@ -202,7 +201,7 @@ def measure_task(task: Task, job: Job) -> dict[str, Any]:
         name=name,
         strategy=task.strategy,
     )
-    counts = thinned(steps)
+    counts = spread_counts(steps)
     return {
         "steps": steps,
         "norms": [float(f"{part.mean():.6g}") for part in np.array_split(norms, min(steps, POINTS))],
@@ -212,14 +211,14 @@ def measure_task(task: Task, job: Job) -> dict[str, Any]:
     }
 
 
-def thinned(steps: int) -> np.ndarray:
-    """Give counts from the first to the last step, at most POINTS of them."""
+def spread_counts(steps: int) -> np.ndarray:
+    """Return counts from the first to the last step, at most POINTS of them."""
     return np.unique(np.round(np.linspace(0, steps - 1, POINTS)).astype(int))
 
 
 def measure(tasks: tuple[Task, ...], job: Job) -> tuple[dict[str, Any], dict[str, Any]]:
     """Refine the synthetic norms, and train on each task."""
-    counts = thinned(GRID_STEPS)
+    counts = spread_counts(GRID_STEPS)
     grid = {}
     for name in PROFILES:
         norms = profile(name)
@@ -235,7 +234,7 @@ def measure(tasks: tuple[Task, ...], job: Job) -> tuple[dict[str, Any], dict[str
 
 def claims(result: Result) -> list[Claim]:
     """Check the shapes of the refined schedules, and compare what the last iterates reach."""
-    counts = np.asarray(result.curves["counts"], np.float64)
+    counts = result.array("counts")
     places = counts / (result.settings["grid_steps"] - 1)
     grid = {name: np.asarray(each["refined"]) for name, each in result.curves["grid"].items()}
 
@@ -338,7 +337,7 @@ def task_claims(name: str, arms: Mapping[str, Any], margin: float) -> list[Claim
 
 def plot(result: Result) -> dict[str, Figure]:
     """Draw the synthetic norms beside their schedules, and each task's norms, schedules, losses and errors."""
-    places = np.asarray(result.curves["counts"], np.float64) / (result.settings["grid_steps"] - 1)
+    places = result.array("counts") / (result.settings["grid_steps"] - 1)
     figure, (left, right) = panels(2)
     for place, (name, each) in enumerate(result.curves["grid"].items()):
         look = {"color": arm_style("", place)["color"], "ls": arm_style("", place)["ls"], "lw": 1.8}

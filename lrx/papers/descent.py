@@ -1,4 +1,4 @@
-"""Trajectories of an optimizer on a function of few variables, as the papers on theory have them."""
+"""Trajectories of an optimizer on a function of few variables, for papers on theory."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ def descend(
     *,
     timed: bool = False,
 ) -> Any:
-    """Make as many updates as the last of `counts` says, and record after each of them.
+    """Make updates up to the last of `counts`, and record at each of them.
 
-    It is traced, so that the caller compiles it, and maps it over keys or rates.
+    The caller compiles it, and may map it over keys or rates.
 
     Args:
       gradient: `(params, key) -> (value, gradient)`; the key is another one at each step.
@@ -36,12 +36,12 @@ def descend(
       start: the first parameters.
       counts: (n,) increasing numbers of updates, from 0 on.
       record: `params -> arrays`, at the point where the method is evaluated, `lrx.eval_params`.
-      key: of a gradient that is random.
-      timed: whether `gradient` and `record` take the number of updates so far as one more argument, as a function that
-        changes with time needs.
+      key: key of a random gradient.
+      timed: whether `gradient` and `record` take the number of updates so far as a last argument, for a function that
+        changes with time.
 
     Returns:
-      What `record` gives, with a leading axis of length n.
+      What `record` returns, with a leading axis of length n.
     """
     update = tolerant_update(tx)
     key = jax.random.key(0) if key is None else key
@@ -63,10 +63,10 @@ def descend(
 
 
 def log_spaced(last: int, number: int) -> np.ndarray:
-    """Give about `number` different counts from 1 to `last`, each about as many times as large as the one before."""
+    """Return about `number` different counts from 1 to `last`, evenly spaced in their logarithm."""
     return np.unique(np.round(np.geomspace(1, last, number)).astype(np.int64))
 
 
 def slope(x: np.ndarray, y: np.ndarray) -> float:
-    """Give the slope of log y over log x, by least squares."""
+    """Return the slope of log y over log x, by least squares."""
     return float(np.polyfit(np.log(x), np.log(y), 1)[0])

@@ -13,8 +13,8 @@ best rate of a grid.
     lrx reproduce duchi_2011                      2,000 features, 8,000 examples: half a minute on 2 CPU cores
     lrx reproduce duchi_2011 --scale cpu          20,000 features, 100,000 examples: a minute
 
-Differs from the source: its experiments are on text and images that are no longer to be had as they were; the data here
-are made up by the paper's own argument for the method (section 1.3). lrx adds eps inside of the root.
+Differs from the source: its experiments are on text and images that are no longer available in that form; the data here
+follow the paper's own argument for the method (section 1.3). lrx adds eps inside the root.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ BATCH_SIZE = 32
 
 
 class Size(NamedTuple):
-    """How much is learned from how much."""
+    """Numbers of features and of examples."""
 
     features: int
     examples: int
@@ -58,7 +58,7 @@ LARGE = Size(20_000, 100_000)
 SCALES = {
     "demo": Scale("2,000 features, 8,000 examples seen once, 3 seeds", "half a minute, 2 CPU cores", Size(2000, 8000)),
     "cpu": Scale("20,000 features, 100,000 examples seen once, 3 seeds", "a minute, 2 CPU cores", LARGE),
-    "paper": Scale("as cpu: the paper's data are not to be had", "a minute, 2 CPU cores", LARGE),
+    "paper": Scale("as cpu: the paper's data are not available", "a minute, 2 CPU cores", LARGE),
 }
 ARMS = {
     "SGD": Arm(lrx.sgd, tuple(10.0 ** np.arange(-1.0, 2.6, 0.5))),
@@ -67,10 +67,10 @@ ARMS = {
     ),
     "AdaGrad": Arm(lrx.adagrad, tuple(10.0 ** np.arange(-2.0, 1.6, 0.5))),
 }
-SCALED = 1000.0  # factor on the loss that AdaGrad does not notice
+SCALED = 1000.0  # factor on the loss, to which AdaGrad is invariant
 REGRET_RATES = (0.1, 0.3, 1.0, 3.0)
 REGRET_STEPS = 500
-BOX = 5.0  # what the best fixed point's coordinates may be, where rare features would have it at infinity
+BOX = 5.0  # bound on the coordinates of the best fixed point, which rare features would put at infinity
 
 
 def measure(size: Size, job: Job) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -87,9 +87,9 @@ def measure(size: Size, job: Job) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def regrets(job: Job) -> dict[str, list[tuple[float, float]]]:
-    """Give the regret of AdaGrad on streams of minibatches against the best fixed point of a box, and its bound.
+    """Return the regret of AdaGrad on streams of minibatches against the best fixed point of a box, and its bound.
 
-    Rate to the pair of each seed.
+    The result maps each rate to the pairs of all seeds.
     """
     from scipy.optimize import minimize  # of JAX's own dependencies
 

@@ -1,4 +1,4 @@
-"""What the papers' figures share: the colour of an arm, a curve with its band over seeds, and the axes."""
+"""Parts that the figures of papers share: the colour of an arm, a curve with its band over seeds, and the axes."""
 
 from __future__ import annotations
 
@@ -13,8 +13,7 @@ from lrx.figures import PALETTE, STROKES
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-# Okabe and Ito's colours, which all eyes tell apart, with a stroke for black and white: the same arm looks the same in
-# every figure.
+# The same arm looks the same in every figure.
 STYLES: dict[str, dict[str, Any]] = {
     "gradient descent": {"color": "#56606A", "ls": "-"},
     "heavy ball": {"color": "#0072B2", "ls": "-"},
@@ -46,7 +45,7 @@ REFERENCE: dict[str, Any] = {
 
 
 def arm_style(arm: str, place: int) -> dict[str, Any]:
-    """Give colour and stroke of an arm: its own, or those of its place among others."""
+    """Return colour and stroke of an arm: its own, or those of its place among others."""
     return STYLES.get(arm, {"color": PALETTE[place % len(STROKES)], "ls": STROKES[place % len(STROKES)]})
 
 
@@ -59,17 +58,14 @@ def band(
     middle: Callable[..., Any] = np.median,
     **options: Any,
 ) -> None:
-    """Draw the median over seeds, and the range of all of them; `by_seed` is (seeds, points) with None for no value.
-
-    Where an expectation is drawn beside it, the middle is the mean.
-    """
+    """Draw the middle over seeds of an arm, and the range of all seeds, in the arm's look; see `lrx.figures.band`."""
     figures.band(axes, x, by_seed, label, middle=middle, **arm_style(label, place) | options)
 
 
 def sensitivity(axes: Axes, arms: Mapping[str, Any], highest: float = 3.0) -> None:
-    """Draw what arms of `lrx.papers.arms.compare` reach over their rates; off the panel where a run diverged.
+    """Draw the final loss of each arm of `lrx.papers.arms.compare` over its rates.
 
-    The panel ends `highest` times the best above.
+    The panel ends at `highest` times the best loss, so a run that diverged lies above it.
     """
     lowest = min(np.nanmin(np.asarray(arm["final_loss"], np.float64).mean(axis=1)) for arm in arms.values())
     for place, (name, arm) in enumerate(arms.items()):

@@ -1,4 +1,4 @@
-"""The page of what was reproduced: pictures, verdicts, and where the numbers come from."""
+"""The gallery page: pictures, verdicts and the origin of the numbers of all reproductions in a folder."""
 
 from __future__ import annotations
 

@@ -53,7 +53,7 @@ if TYPE_CHECKING:
 
 
 class Size(NamedTuple):
-    """How long, and how often."""
+    """Steps of a run, and runs of a seed."""
 
     steps: int
     runs: int  # of each seed; their mean is its risk
@@ -74,7 +74,7 @@ RESTARTS = 6  # horizons T / 2^5, T / 2^5, T / 2^4, ..., T / 2 in a row
 
 
 def phase_length(steps: int) -> int:
-    """Give the length of each of log2 T equal phases; the last one may lack some steps."""
+    """Return the length of each of log2 T equal phases; the last one may be shorter."""
     return math.ceil(steps / round(math.log2(steps)))
 
 
@@ -102,12 +102,12 @@ POLYNOMIAL = ("1 / t", "1 / sqrt t")
 
 
 def eigenvalues(condition: float) -> np.ndarray:
-    """Give the diagonal of H."""
+    """Return the diagonal of H."""
     return np.geomspace(1 / condition, 1, DIMENSIONS)
 
 
 def points(steps: int) -> np.ndarray:
-    """Give the counts at which the risk is recorded: evenly in their logarithm, then evenly."""
+    """Return the counts at which the risk is recorded: evenly spaced in their logarithm, then evenly."""
     half = steps // 2
     return np.union1d(log_spaced(half, 50), np.linspace(half, steps, 33).astype(np.int64))
 
@@ -152,7 +152,7 @@ def risks(name: str, size: Size, seeds: tuple[int, ...]) -> tuple[np.ndarray, np
 
 @jax.jit
 def expected_risk(rates: jax.Array, diagonal: jax.Array) -> jax.Array:
-    """Give the exact expectation of the excess risk after 1, 2, ..., T steps with these rates."""
+    """Return the exact expectation of the excess risk after 1, 2, ..., T steps with these rates."""
 
     def one(m: jax.Array, rate: jax.Array) -> tuple[jax.Array, jax.Array]:
         made = 2 * diagonal**2 * m + diagonal * jnp.sum(diagonal * m) + NOISE**2 * diagonal
@@ -188,21 +188,21 @@ def measure(size: Size, job: Job) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def multiples(result: Result, condition: float, name: str) -> np.ndarray:
-    """Give the final risk of each seed in units of sigma^2 d / T."""
+    """Return the final risk of each seed in units of sigma^2 d / T."""
     settings = result.settings
     unit = settings["noise"] ** 2 * settings["dimensions"] / settings["steps"]
-    return np.asarray(result.curves["conditions"][str(condition)][name]["risk"], np.float64)[:, -1] / unit
+    return result.array("conditions", str(condition), name, "risk")[:, -1] / unit
 
 
 def ratios(result: Result, condition: float) -> np.ndarray:
-    """Give the final risk of the better polynomial over that of step decay, for each seed."""
+    """Return the final risk of the better polynomial over that of step decay, for each seed."""
     better = min((multiples(result, condition, name) for name in POLYNOMIAL), key=np.mean)
     return better / multiples(result, condition, "step")
 
 
 def claims(result: Result) -> list[Claim]:
     """Compare step decay with the minimax rate and the polynomials, all with their expectation, and along the way."""
-    conditions, steps = result.curves["conditions"], np.asarray(result.curves["steps"])
+    conditions, steps = result.curves["conditions"], result.array("steps")
     found = []
     phases = math.log2(result.settings["steps"])
     for condition in CONDITIONS:
@@ -237,7 +237,7 @@ def claims(result: Result) -> list[Claim]:
 def plot(result: Result) -> dict[str, Figure]:
     """Draw the final risk over the condition number, and the risk over steps for the largest one."""
     figure, (left, right) = panels(2)
-    settings, steps = result.settings, np.asarray(result.curves["steps"], np.float64)
+    settings, steps = result.settings, result.array("steps")
     unit = settings["noise"] ** 2 * settings["dimensions"]  # over t
     later = steps >= 100
     for place, name in enumerate(SCHEDULES):

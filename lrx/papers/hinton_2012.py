@@ -1,7 +1,8 @@
 """RMSProp: divide the gradient by a running mean of its size, which forgets, so that it follows a target that moves.
 
 T. Tieleman, G. Hinton, "Lecture 6.5 - rmsprop: divide the gradient by a running average of its recent magnitude",
-Coursera: Neural Networks for Machine Learning, 2012. It has no figure; here is what it says, and what follows from it:
+Coursera: Neural Networks for Machine Learning, 2012. It has no figure; here its statements are checked,
+and what follows from them:
 
     v_t = rho v_{t-1} + (1 - rho) g_t^2,   theta_t = theta_{t-1} - eta g_t / sqrt(v_t),   rho = 0.9
 
@@ -72,7 +73,7 @@ CYCLE = (0.1,) * 9 + (-0.9,)  # gradients of a weight that should stay, as the l
 
 
 def problem(size: int, seed: jax.Array, shrinks: ArrayLike = False) -> tuple[Any, Any]:
-    """Give the gradient of the moving target, and the mean square distance from it."""
+    """Return the gradient of the moving target, and the mean square distance from it."""
     jumps = jax.random.normal(jax.random.fold_in(jax.random.key(1), seed), (size // PERIOD + 1, DIMENSIONS))
 
     def gradient(theta: jax.Array, key: jax.Array, count: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -225,7 +226,7 @@ def claims(result: Result) -> list[Claim]:
         off = np.max(np.abs(np.asarray(first) / theory - 1))
         text = f"rho = {decay}: the first step is 1 / sqrt(1 - rho) rates for gradients of 0.1 to 1,000, off by < 0.1 %"
         found.append(Claim.of_values(text, "0", off, high=1e-3))
-        later = np.asarray(result.curves["lengths"][decay])
+        later = result.array("lengths", decay)
         off = np.max(np.abs(later * np.sqrt(1 - float(decay) ** np.arange(1, len(later) + 1)) - 1))
         text = f"rho = {decay}: step t under a constant gradient is 1 / sqrt(1 - rho^t) rates long, off by < 0.1 %"
         found.append(Claim.of_values(text, "0", off, high=1e-3))
@@ -243,7 +244,7 @@ def claims(result: Result) -> list[Claim]:
 def plot(result: Result) -> dict[str, Figure]:
     """Draw how the arms follow both targets, and the first steps."""
     figure, (left, right) = panels(2, sharey=True)
-    steps = np.asarray(result.curves["steps"])
+    steps = result.array("steps")
     for place, name in enumerate(ARMS):
         band(left, steps, result.curves["arms"][name]["early"]["parts"], name, place)
         band(right, steps, result.curves["arms"][name]["shrinking"]["parts"], name, place)

@@ -1,4 +1,4 @@
-"""The learning-rate finder: the rate is read from one short run through all rates, in place of a grid of runs.
+"""The learning-rate finder: the rate is read from one short run through all rates instead of a grid of runs.
 
 J. Howard, S. Gugger and others, "fastai", software, 2018: `Learner.lr_find`, after the range test of L. Smith,
 "Cyclical Learning Rates for Training Neural Networks", WACV 2017, arXiv:1506.01186, section 3.3. The library is
@@ -41,9 +41,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.flatten_util import ravel_pytree
 
 import lrx
+from lrx.diagnostics import sharpness
 from lrx.figures import PALETTE, STROKES, legend, panels
 from lrx.papers.arms import Arm, claim_best_rates_inside_grid, compare
 from lrx.papers.figures import REFERENCE, band
@@ -61,7 +61,7 @@ OPTIMIZERS: dict[str, Callable[[Any], Any]] = {"momentum": lambda rate: lrx.sgd(
 
 
 class Task(NamedTuple):
-    """What is trained, and with which constant rates."""
+    """Model, data and lengths, and the grid of constant rates."""
 
     label: str
     data: str
@@ -76,7 +76,7 @@ class Task(NamedTuple):
 
 
 def decades(first: float, last: float, each: int) -> tuple[float, ...]:
-    """Give rates from 10^first to 10^last, so many in each decade."""
+    """Return rates from 10^first to 10^last, `each` of them in a decade."""
     return tuple(10.0 ** np.linspace(first, last, round((last - first) * each) + 1))
 
 
@@ -108,7 +108,7 @@ SCALES = {
         "digits, mnist, cifar10",
     ),
 }
-# fastai's defaults, and lrx's but for the ladder's end, which is the same for all seeds.
+# The defaults of fastai; lrx's differ in the end of the ladder, which is the same for all seeds.
 FINDER: dict[str, Any] = {"min_rate": 1e-7, "max_rate": 10.0, "num_steps": 100, "extend": False}
 RULES = ("steepest", "valley", "minimum", "slide", "divergence")
 JUDGED = ("valley", "steepest", "minimum")
@@ -116,13 +116,13 @@ TITLES = {"minimum": "minimum / 10", "divergence": "divergence / 10"}
 NEAR = (0.1, 1.0)  # of the best rate
 LOST = 0.1  # of what training gains
 CURVATURES = np.geomspace(0.01, 10, 50)  # of the quadratic
-NOISE = 0.1  # of its lowest point, whose start is about 1 away in each direction
+NOISE = 0.1  # of its minimum, which is about 1 away from the start in each direction
 LADDERS = (100, 300)  # steps of the finder on full batches
 DILOGARITHM_ZERO = 12.595  # of the real part of Li_2
 
 
 def make(task: Task, job: Job) -> Workload:
-    """Give the workload of a task; nothing is evaluated, since the training loss is what is compared."""
+    """Build the workload of a task, without evaluation, since training losses are compared."""
     dataset = load(task.data, job.data_dir)
     few = dataset._replace(
         train_images=dataset.train_images[: task.images], train_labels=dataset.train_labels[: task.images]
@@ -130,22 +130,22 @@ def make(task: Task, job: Job) -> Workload:
     return dataset_workload(few, task.model, batch_size=task.batch_size, evaluate_on=(), **task.options)
 
 
-def find(workload: Workload, tx: Callable[[Any], Any], seed: int) -> tuple[lrx.tuning.RangeTest, int, int]:
-    """Run the finder from a caller's own arrays, and count those that it changed, and all of them."""
+def run_finder(workload: Workload, tx: Callable[[Any], Any], seed: int) -> tuple[lrx.tuning.RangeTest, int, int]:
+    """Run the finder from a caller's own arrays; return it with the number of arrays that it changed and of all."""
     given = jax.jit(workload.init)(init_key(seed))
     before = jax.tree.map(jnp.copy, given)
     found = lrx.range_test(dataclasses.replace(workload, init=lambda key: given), tx=tx, seeds=[seed], **FINDER)  # noqa: ARG005
-    same = jax.tree.leaves(jax.tree.map(unchanged, given, before))
+    same = jax.tree.leaves(jax.tree.map(is_unchanged, given, before))
     return found, same.count(False), len(same)
 
 
 def init_key(seed: int) -> jax.Array:
-    """Give the key from which `lrx.train`, with this seed, makes the parameters."""
+    """Return the key from which `lrx.train`, with this seed, makes the parameters."""
     return jax.random.split(jax.random.key(seed))[0]
 
 
-def unchanged(array: jax.Array, before: Any) -> bool:
-    """Tell whether an array still exists, and holds the same bits."""
+def is_unchanged(array: jax.Array, before: Any) -> bool:
+    """Check that an array still exists and holds the same bits."""
     return not array.is_deleted() and np.asarray(array).tobytes() == np.asarray(before).tobytes()
 
 
@@ -164,7 +164,7 @@ def measure(tasks: tuple[Task, ...], job: Job) -> tuple[dict[str, Any], dict[str
 def measure_task(task: Task, job: Job) -> tuple[dict[str, Any], int, int]:
     """Run the finder with every seed, and train with every rate."""
     workload, tx = make(task, job), OPTIMIZERS[task.optimizer]
-    each = [find(workload, tx, seed) for seed in job.seeds]
+    each = [run_finder(workload, tx, seed) for seed in job.seeds]
     tests = [test for test, _, _ in each]
     steps = task.epochs * workload.batches.steps_per_epoch
     arms = {task.label: Arm(tx, task.rates)}
@@ -181,9 +181,9 @@ def measure_task(task: Task, job: Job) -> tuple[dict[str, Any], int, int]:
 
 
 def full_batch(seeds: tuple[int, ...]) -> dict[str, dict[str, np.ndarray]]:
-    """Give for gradient descent where the finder sees the loss blow up, in units of 2 / lambda_max.
+    """Return the rate at which the finder sees the loss of gradient descent blow up, in units of 2 / lambda_max.
 
-    By the length of the ladder, the problem and the seed.
+    The result maps the length of the ladder and the problem to the values of all seeds.
     """
     softmax = make_workload("digits", "mlp", batch_size=len(load("digits").train_labels), widths=())
     sharpest = np.full(len(seeds), CURVATURES.max())
@@ -202,13 +202,13 @@ def full_batch(seeds: tuple[int, ...]) -> dict[str, dict[str, np.ndarray]]:
 
 
 def blow_ups(workload: Workload, seeds: tuple[int, ...], steps: int) -> list[float | None]:
-    """Give the rate at which gradient descent diverges, for each seed; None where it does not."""
+    """Return the rate at which gradient descent diverges, for each seed; None if it does not."""
     tests = [lrx.range_test(workload, tx=lrx.sgd, seeds=[seed], **(FINDER | {"num_steps": steps})) for seed in seeds]
     return [test.diverged_at for test in tests]
 
 
 def quadratic(noise: float) -> Workload:
-    """Give a quadratic whose lowest point moves at random from step to step, or stays."""
+    """Build the workload of a quadratic whose minimum moves at random from step to step, or stays if `noise` is 0."""
     places = noise * np.random.default_rng(0).normal(size=(max(LADDERS), len(CURVATURES)))
     curvatures = jnp.asarray(CURVATURES, jnp.float32)
     return Workload.from_functions(
@@ -220,32 +220,29 @@ def quadratic(noise: float) -> Workload:
 
 
 def sharpest_curvatures(workload: Workload, seeds: tuple[int, ...]) -> np.ndarray:
-    """Give for each seed the largest eigenvalue of the Hessian of the loss of all examples, at the start."""
+    """Return the largest eigenvalue of the Hessian of the loss of all examples at the start, for each seed."""
 
     @jax.jit
-    def hessian(key: jax.Array, arrays: Any) -> jax.Array:
+    def curvature(key: jax.Array, arrays: Any) -> jax.Array:
         params, model_state = workload.init(key)
-        flat, unravel = ravel_pytree(params)
         batch = workload.batches.transform(arrays, key)
-        return jax.hessian(lambda x: workload.loss_fn(unravel(x), model_state, batch, key)[0])(flat)
+        return sharpness(lambda params: workload.loss_fn(params, model_state, batch, key)[0], params, iterations=40)
 
-    keys = [init_key(seed) for seed in seeds]
-    matrices = [np.asarray(hessian(key, workload.batches.arrays), np.float64) for key in keys]
-    return np.array([np.linalg.eigvalsh(matrix)[-1] for matrix in matrices])
+    return np.array([float(curvature(init_key(seed), workload.batches.arrays)) for seed in seeds])
 
 
 def suggested(task: dict[str, Any], rule: str) -> np.ndarray:
-    """Give the rate that a rule suggests, for each seed; NaN where it finds none."""
+    """Return the rate that a rule suggests, for each seed; NaN if it finds none."""
     return np.asarray(task["suggestions"][rule], np.float64)
 
 
 def best_rate(task: dict[str, Any]) -> float:
-    """Give the best rate of the grid."""
+    """Return the best rate of the grid."""
     return float(task["grid"]["rates"][task["grid"]["best"]])
 
 
 def lost(task: dict[str, Any], rule: str) -> np.ndarray:
-    """Give for each seed which part of the best rate's gain over guessing is lost at the rate nearest to a rule's."""
+    """Return the part of the best rate's gain over guessing that the rate nearest to a rule's loses, for each seed."""
     grid = task["grid"]
     losses = np.asarray(grid["final_loss"], np.float64)  # (rates, seeds)
     losses = np.where(np.isfinite(losses), losses, np.inf)
@@ -302,7 +299,7 @@ def claims(result: Result) -> list[Claim]:
 
 
 def look(rule: str) -> dict[str, Any]:
-    """Give a rule's colour and stroke."""
+    """Return the colour and stroke of a rule."""
     place = RULES.index(rule)
     return {"color": PALETTE[place], "ls": STROKES[place]}
 
@@ -373,7 +370,7 @@ def plot_ratios(result: Result) -> Figure:
     right.axhline(DILOGARITHM_ZERO / 2, **REFERENCE)
     for place, ladder in enumerate(ladders):
         for row, name in enumerate(problems):
-            ratios = np.asarray(result.curves["full_batch"][ladder][name], np.float64)
+            ratios = result.array("full_batch", ladder, name)
             heights = np.full(len(ratios), row + 0.2 * (place - 0.5))
             right.plot(heights, ratios, "o", ms=5, color="black", mfc="white" if place else None)
             label: dict[str, Any] = {"xytext": (0, 7), "textcoords": "offset points", "ha": "center", "fontsize": 8}

@@ -14,15 +14,15 @@ step does not change with the scale of the gradients, and it is at most
 
     alpha (1 - b1) / sqrt(1 - b2)   where 1 - b1 > sqrt(1 - b2),   alpha otherwise.
 
-The first is what a gradient that comes after nothing but zeros makes. It is no bound for every sequence of gradients:
-by Cauchy and Schwarz that is, for long runs and b1^2 < b2,
+The first is the step of a gradient that follows nothing but zeros. It does not bound the step for every sequence of
+gradients: by Cauchy and Schwarz the bound is, for long runs and b1^2 < b2,
 
     alpha (1 - b1) / sqrt((1 - b2) (1 - b1^2 / b2)),
 
 and gradients that grow by b2 / b1 a step attain it: 7.3 alpha in place of 3.2 alpha for the usual b1 = 0.9, b2 = 0.999.
 
-Leaving the bias correction out is the same as the rate alpha (1 - b1^t) / sqrt(1 - b2^t), up to eps (section 2), which
-is how it is made here of `lrx.adam` and a table: for b2 near 1, a start with far too large a rate.
+Adam without bias correction is Adam with the rate alpha (1 - b1^t) / sqrt(1 - b2^t), up to eps (section 2): here it is
+`lrx.adam` with a table of rates. For b2 near 1 it starts with a rate that is far too large.
 
     lrx reproduce kingma_2015                     digits, small networks: 45 seconds on 2 CPU cores
     lrx reproduce kingma_2015 --scale cpu         MNIST: 25 minutes on 2 CPU cores
@@ -65,7 +65,7 @@ if TYPE_CHECKING:
 
 
 class Size(NamedTuple):
-    """How large the networks are, and how long they are trained, in epochs."""
+    """Sizes of the networks, and epochs of their training."""
 
     regression_epochs: int
     widths: tuple[int, ...]  # of the perceptron's hidden layers
@@ -102,20 +102,20 @@ DROPPED = 0.5
 
 
 def half_decades(low: float, high: float) -> tuple[float, ...]:
-    """Give rates by factors of sqrt 10, from 10^low to 10^high."""
+    """Return rates by factors of sqrt 10, from 10^low to 10^high."""
     return tuple(10.0 ** np.arange(low, high + 0.1, 0.5))
 
 
-def decayed(rate: Any) -> lrx.Schedule:
-    """Give alpha / sqrt t, t = 1, 2, ..."""
+def over_root(rate: Any) -> lrx.Schedule:
+    """Return alpha / sqrt t, t = 1, 2, ..."""
     return lrx.inverse_time_decay(rate, 1.0, power=0.5)
 
 
 REGRESSION = {
-    "AdaGrad": Arm(lambda rate: lrx.adagrad(decayed(rate)), half_decades(-1.5, 1)),
+    "AdaGrad": Arm(lambda rate: lrx.adagrad(over_root(rate)), half_decades(-1.5, 1)),
     "AdaGrad, constant rate": Arm(lrx.adagrad, half_decades(-2, 0.5)),
-    "SGD-Nesterov": Arm(lambda rate: lrx.sgd(decayed(rate), momentum=0.9, nesterov=True), half_decades(-1, 1)),
-    "Adam": Arm(lambda rate: lrx.adam(decayed(rate)), half_decades(-2, 0.5)),
+    "SGD-Nesterov": Arm(lambda rate: lrx.sgd(over_root(rate), momentum=0.9, nesterov=True), half_decades(-1, 1)),
+    "Adam": Arm(lambda rate: lrx.adam(over_root(rate)), half_decades(-2, 0.5)),
 }
 PERCEPTRON = {
     "AdaGrad": Arm(lrx.adagrad, half_decades(-2.5, -1)),
@@ -130,7 +130,7 @@ FIGURE_1 = (  # one arm, another, and by how much the loss of the first may be a
     ("Adam", "AdaGrad, constant rate", 1.0),
 )
 FIGURE_2 = ("AdaGrad", "RMSProp", "SGD-Nesterov")  # above Adam
-SCALED = 1000.0  # factor on the loss that Adam does not notice
+SCALED = 1000.0  # factor on the loss, to which Adam is invariant
 B1, B2 = (0.0, 0.9), (0.99, 0.999, 0.9999)  # of figure 4
 RATES = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
 QUIET_STEPS = 100_000  # of zeros, after which 1 - b2^t is 1 for every b2
@@ -156,20 +156,20 @@ def measure(size: Size, job: Job) -> tuple[dict[str, Any], dict[str, Any]]:
     settings = size._asdict() | {"steps_per_epoch": epoch, "b1": B1, "b2": B2, "rates": RATES}
     return settings, {
         "regression": arms,
-        "perceptron": tuned(perceptron, job, size.trial_epochs * epoch, size.epochs * epoch),
-        "autoencoder": corrections(coder, job, size.autoencoder_epochs),
+        "perceptron": train_perceptron(perceptron, job, size.trial_epochs * epoch, size.epochs * epoch),
+        "autoencoder": train_autoencoder(coder, job, size.autoencoder_epochs),
         "streams": last_steps(adam_of(1.0), B1, B2, growing_gradients, QUIET_STEPS),
         "training": training_steps(regression, job),
     }
 
 
 def strategy() -> str:
-    """Give how the networks are swept: one of them fills a CPU, not a GPU."""
+    """Return the strategy of a sweep over networks: one of them fills a CPU, but not a GPU."""
     return "map" if jax.default_backend() == "cpu" else "vmap"
 
 
-def tuned(workload: Workload, job: Job, trial: int, steps: int) -> dict[str, Any]:
-    """Train the perceptron, with the rates that were best after `trial` steps with the first seed, or with all."""
+def train_perceptron(workload: Workload, job: Job, trial: int, steps: int) -> dict[str, Any]:
+    """Train the perceptron with the rates that were best after `trial` steps with the first seed; 0 tries all rates."""
     if not trial:
         return compare(workload, PERCEPTRON, job, num_steps=steps, name="perceptron", strategy=strategy())
     alone = dataclasses.replace(job, seeds=job.seeds[:1])
@@ -183,8 +183,11 @@ def tuned(workload: Workload, job: Job, trial: int, steps: int) -> dict[str, Any
     return found
 
 
-def corrections(workload: Workload, job: Job, epochs: int) -> np.ndarray:
-    """Train with each b1, b2 and alpha, with and without correction: losses (b1, b2, 2, alpha, seeds), last tenth."""
+def train_autoencoder(workload: Workload, job: Job, epochs: int) -> np.ndarray:
+    """Train with each b1, b2 and alpha, with and without correction; return the losses of the last tenth of the steps.
+
+    Their axes are (b1, b2, 2, alpha, seeds).
+    """
     num_steps = epochs * workload.batches.steps_per_epoch
 
     def make(b1: Any, b2: Any, corrected: Any, rate: Any) -> optax.GradientTransformation:
@@ -206,18 +209,18 @@ def corrections(workload: Workload, job: Job, epochs: int) -> np.ndarray:
 
 
 def uncorrection(b1: Any, b2: Any, num_steps: int) -> jax.Array:
-    """Give (1 - b1^t) / sqrt(1 - b2^t), t = 1, 2, ...: by how much a step is longer where nothing is corrected."""
+    """Return (1 - b1^t) / sqrt(1 - b2^t), t = 1, 2, ...: the step without correction over that with it."""
     t = jnp.arange(1, num_steps + 1)
     return -jnp.expm1(t * jnp.log(b1)) / jnp.sqrt(-jnp.expm1(t * jnp.log(b2)))
 
 
 def paper_bound(b1: float, b2: float) -> float:
-    """Give the largest step of section 2.1, over alpha."""
+    """Return the bound on a step of section 2.1, over alpha."""
     return max((1 - b1) / np.sqrt(1 - b2), 1.0)
 
 
-def largest(b1: float, b2: float) -> float:
-    """Give the largest step that any gradients can make, over alpha, after long; b1^2 < b2."""
+def true_bound(b1: float, b2: float) -> float:
+    """Return the largest step of any sequence of gradients in a long run, over alpha; b1^2 < b2."""
     return (1 - b1) / np.sqrt((1 - b2) * (1 - b1**2 / b2))
 
 
@@ -240,13 +243,13 @@ def training_steps(workload: Workload, job: Job) -> dict[str, Any]:
 
 
 def ratios(arms: Mapping[str, Any], name: str, other: str) -> np.ndarray:
-    """Give what one arm reached over what another did, for each seed."""
+    """Return the final loss of one arm over that of another, for each seed."""
     return final_values(arms[name]) / final_values(arms[other])
 
 
 def losses_of(result: Result) -> np.ndarray:
-    """Give the autoencoder's losses, (b1, b2, 2, alpha, seeds), infinite where a run diverged."""
-    losses = np.array(result.curves["autoencoder"], np.float64)
+    """Return the autoencoder's losses, (b1, b2, 2, alpha, seeds); infinite if a run diverged."""
+    losses = result.array("autoencoder")
     return np.where(np.isnan(losses), np.inf, losses)
 
 
@@ -285,9 +288,9 @@ def claims_on_steps(result: Result) -> list[Claim]:
     """Compare the steps with the bound of section 2.1, and with that of Cauchy and Schwarz."""
     pairs = [(b1, b2) for b1 in result.settings["b1"] for b2 in result.settings["b2"]]
     stated = np.array([paper_bound(*pair) for pair in pairs])
-    true = np.array([largest(*pair) for pair in pairs])
-    sparse, growing = np.asarray(result.curves["streams"], np.float64).reshape(-1, 2).T
-    longest = np.asarray(result.curves["training"]["longest"], np.float64).max(axis=-1).reshape(len(pairs), -1)
+    true = np.array([true_bound(*pair) for pair in pairs])
+    sparse, growing = result.array("streams").reshape(-1, 2).T
+    longest = result.array("training", "longest").max(axis=-1).reshape(len(pairs), -1)
     rounding = 1 + 1e-4  # of a float32 that was added up
     return [
         Claim.of_values(
@@ -380,9 +383,12 @@ def plot_steps(result: Result) -> Figure:
     b1s, b2s = result.settings["b1"], result.settings["b2"]
     pairs = [(b1, b2) for b1 in b1s for b2 in b2s]
     places = np.arange(len(pairs))
-    streams = np.asarray(result.curves["streams"], np.float64).reshape(-1, 2)
-    longest = np.asarray(result.curves["training"]["longest"], np.float64)
-    for bound, label, ls in ((paper_bound, "bound of section 2.1", "-"), (largest, "Cauchy and Schwarz", (0, (2, 2)))):
+    streams = result.array("streams").reshape(-1, 2)
+    longest = result.array("training", "longest")
+    for bound, label, ls in (
+        (paper_bound, "bound of section 2.1", "-"),
+        (true_bound, "Cauchy and Schwarz", (0, (2, 2))),
+    ):
         left.hlines(
             [bound(*pair) for pair in pairs],
             places - 0.4,

@@ -11,14 +11,14 @@ has f(x_k) - f* <= 2 L ||x_0 - x*||^2 / (k + 1)^2. On the worst function, of n =
     f(x) = L/4 (x_1^2 / 2 + sum (x_i - x_{i+1})^2 / 2 + x_n^2 / 2 - x_1),
 
 no method that adds up gradients is below 3 L ||x_0 - x*||^2 / (32 (k + 1)^2) after k steps: Y. Nesterov, "Introductory
-Lectures on Convex Optimization", 2004, theorem 2.1.7. It has no figure; here are the two bounds and what three methods
-do between them, and the slopes on a quadratic whose condition number is as good as infinite.
+Lectures on Convex Optimization", 2004, theorem 2.1.7. The paper has no figure; drawn here are
+the two bounds with three methods, and the slopes on a quadratic whose condition number is practically infinite.
 
     lrx reproduce nesterov_1983                   k = 100: some seconds on 2 CPU cores
     lrx reproduce nesterov_1983 --scale cpu       k = 500
 
-Differs from the source: the heavy ball that is drawn beside has Nesterov's momentum, since the function has no mu to
-tune it by.
+Differs from the source: the heavy ball, drawn for comparison, has Nesterov's momentum, since the function has no mu
+from which to choose it.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ TRANSCRIBED = {"gradient descent": 9.32e-3, "Nesterov": 1.977e-3}
 
 
 def momenta(steps: int) -> np.ndarray:
-    """Give the momentum of each step: none for the first, then (t_k - 1) / t_{k+1} for k = 1, 2, ..."""
+    """Return the momentum of each step: 0 for the first, then (t_k - 1) / t_{k+1} for k = 1, 2, ..."""
     t = [1.0]
     for _ in range(steps - 1):
         t.append((1 + np.sqrt(1 + 4 * t[-1] ** 2)) / 2)
@@ -60,7 +60,7 @@ def momenta(steps: int) -> np.ndarray:
 
 
 def methods(steps: int) -> dict[str, Any]:
-    """Give the three methods for L = 1."""
+    """Return the three methods for L = 1."""
     betas = lrx.tabulated(momenta(steps + 1))  # of counts from 0 on, and of the one that follows the last
     return {
         "gradient descent": lrx.sgd(1.0),
@@ -70,7 +70,7 @@ def methods(steps: int) -> dict[str, Any]:
 
 
 def worst_gradient(x: jax.Array) -> jax.Array:
-    """Give the gradient of the worst function, for L = 1."""
+    """Return the gradient of the worst function, for L = 1."""
     inside = jnp.pad(x, 1)
     springs = (2 * x - inside[:-2] - inside[2:]) / 4
     return springs.at[0].add(-0.25)
@@ -120,16 +120,16 @@ def measure(steps: int, job: Job) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def bounds(result: Result) -> tuple[np.ndarray, float]:
-    """Give the upper bound for each number of steps, and the lower one for the last."""
-    steps = np.asarray(result.curves["steps"], np.float64)
+    """Return the upper bound for each number of steps, and the lower one for the last."""
+    steps = result.array("steps")
     distance = result.settings["distance"]
     return 2 * distance / (steps + 1) ** 2, 3 * distance / (32 * (steps[-1] + 1) ** 2)
 
 
 def claims(result: Result) -> list[Claim]:
     """Compare with the upper and the lower bound, and with the slopes."""
-    steps = np.asarray(result.curves["steps"])
-    gaps = {name: np.asarray(values) for name, values in result.curves["worst"].items()}
+    steps = result.array("steps")
+    gaps = {name: result.array("worst", name) for name in result.curves["worst"]}
     upper, lower = bounds(result)
     last = int(steps[-1])
     found = [
@@ -156,7 +156,7 @@ def claims(result: Result) -> list[Claim]:
         for name, value in TRANSCRIBED.items():
             text = f"the gap of {name} after {last} steps is that of a transcription, within 1 %"
             found.append(Claim.of_values(text, f"{value:.4g}", gaps[name][-1], 0.99 * value, 1.01 * value))
-    long = np.asarray(result.curves["quadratic_steps"], np.float64)
+    long = result.array("quadratic_steps")
     half = long >= 10
     slopes = {
         name: [slope(long[half], np.asarray(each)[half]) for each in by_seed]
@@ -173,14 +173,14 @@ def claims(result: Result) -> list[Claim]:
 def plot(result: Result) -> dict[str, Figure]:
     """Draw the gaps of both functions over steps, with the bounds."""
     figure, (left, right) = panels(2)
-    steps = np.asarray(result.curves["steps"])
+    steps = result.array("steps")
     for name, values in result.curves["worst"].items():
         band(left, steps, [values], name)
     upper, lower = bounds(result)
     left.plot(steps, upper, label="bounds", **REFERENCE)
     left.plot(steps[-1:], [lower], "v", color="black", ms=6, label="lower bound, any method")
     left.set_title("the worst function", loc="left", fontsize=10)
-    long = np.asarray(result.curves["quadratic_steps"], np.float64)
+    long = result.array("quadratic_steps")
     for name, by_seed in result.curves["quadratic"].items():
         band(right, long, by_seed, name)
         middle = np.median(np.asarray(by_seed), axis=0)

@@ -1,4 +1,4 @@
-"""COCOB: each coordinate bets what it has won on the next gradient, and there is no rate to choose.
+"""COCOB: each coordinate bets what it has won on the next gradient, without a rate that has to be chosen.
 
 F. Orabona, T. Tommasi, "Training Deep Networks without Learning Rates Through Coin Betting", NeurIPS 2017,
 arXiv 1705.07795, figure 2, top row: a perceptron of two hidden layers of 1,000 units with ReLU on MNIST, batch 100,
@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 
 
 class Size(NamedTuple):
-    """What is trained, and how long."""
+    """Lengths, and the rates of the methods beside COCOB."""
 
     epochs: int
     rates: Mapping[str, tuple[float, ...]]  # of the methods beside COCOB
@@ -86,7 +86,7 @@ ERROR_TOLERANCE = 0.4  # in points of percent: three standard deviations of an e
 
 
 def workload_of(data: str, data_dir: Any, widths: tuple[int, ...]) -> Workload:
-    """Give the authors' model: pixels of 0 to 1, their initial values, the cost over all training images."""
+    """Build the workload of the authors: pixels of 0 to 1, their initial values, the cost over all training images."""
     dataset = load(data, data_dir)._replace(mean=np.zeros(1), std=np.ones(1))
     return error_workload(dataset, "mlp", batch_size=BATCH_SIZE, widths=widths, initial=initial)
 

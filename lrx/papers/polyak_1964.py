@@ -13,7 +13,7 @@ Quadratic Constraints", 2016, arXiv:1408.3595, section 4.6: f' = 25 x below 1, x
     lrx reproduce polyak_1964                     kappa up to 1,000: some seconds on 2 CPU cores
     lrx reproduce polyak_1964 --scale cpu         kappa up to 10,000
 
-Differs from the source: heavy ball's iteration has a double root where the rate is optimal, so that the distance falls
+Differs from the source: heavy ball's iteration has a double root at the optimal rate, so that the distance falls
 as t rho^t, and rho is fitted with the factor t.
 """
 
@@ -49,7 +49,7 @@ CYCLE_START, CYCLE_STEPS = 3.3, 300
 
 
 def rates(kappa: float) -> dict[str, tuple[float, float, float]]:
-    """Give for each method alpha, beta and the theoretical factor per step, for mu = 1 and L = kappa."""
+    """Return alpha, beta and the theoretical factor per step of each method, for mu = 1 and L = kappa."""
     root = np.sqrt(kappa)
     return {
         "gradient descent": (2 / (kappa + 1), 0.0, (kappa - 1) / (kappa + 1)),
@@ -58,7 +58,7 @@ def rates(kappa: float) -> dict[str, tuple[float, float, float]]:
 
 
 def counter_example(x: jax.Array) -> jax.Array:
-    """Give the derivative of a function between x^2 / 2 and 25 x^2 / 2 on which heavy ball cycles."""
+    """Return the derivative of a function between x^2 / 2 and 25 x^2 / 2 on which heavy ball cycles."""
     return jnp.where(x < 1, 25 * x, jnp.where(x < 2, x + 24, 25 * x - 24))
 
 
@@ -85,7 +85,7 @@ def measure(conditions: Any, job: Job) -> tuple[dict[str, Any], dict[str, Any]]:
             distances = np.asarray(jax.jit(jax.vmap(one))(keys), np.float64)
             points = np.concatenate([[0], log_spaced(last, DRAWN)])
             arms[name] = {
-                "factor": [fitted_factor(each, double_root=beta > 0) for each in distances],
+                "factor": [fit_factor(each, double_root=beta > 0) for each in distances],
                 "steps_to_target": [int(np.argmax(each <= TARGET)) for each in distances],
                 "steps": points,
                 "distance": distances[:, points],
@@ -107,8 +107,8 @@ def measure(conditions: Any, job: Job) -> tuple[dict[str, Any], dict[str, Any]]:
     return {"conditions": list(conditions)}, curves
 
 
-def fitted_factor(distances: np.ndarray, *, double_root: bool) -> float:
-    """Give rho of distances that fall as rho^t, or as t rho^t, over the second half of the steps to the end."""
+def fit_factor(distances: np.ndarray, *, double_root: bool) -> float:
+    """Return rho of distances that fall as rho^t, or as t rho^t, fitted to the second half of the steps."""
     last = int(np.argmax(distances <= END)) or len(distances) - 1
     steps = np.arange(last // 2, last + 1)
     logs = np.log(distances[steps]) - (np.log(steps) if double_root else 0.0)
@@ -184,7 +184,7 @@ def plot(result: Result) -> dict[str, Figure]:
     left.set_xlabel("steps")
     left.set_ylabel(r"distance $\|x_t\| / \|x_0\|$; dotted: theory")
     for name in METHODS:
-        values = np.asarray(result.curves["counter_example"][name])[:40]
+        values = result.array("counter_example", name)[:40]
         right.plot(np.arange(len(values)), values, "o-", ms=3, lw=1.0, color=arm_style(name, 0)["color"])
     right.set_xlabel("steps")
     right.set_ylabel("x on the counter-example")

@@ -1,4 +1,4 @@
-"""What a paper consists of: its scales, what it is asked to measure, and the claims that are checked."""
+"""The parts of a paper: its scales, the job of measuring it, and the claims that are checked."""
 
 from __future__ import annotations
 
@@ -29,19 +29,19 @@ class Scale:
     cost: str  # roughly how long, and on what
     size: Any  # what the paper's `measure` takes
     data: str = ""  # the data set that it takes by default; "" for none
-    seeds: tuple[int, ...] = (0, 1, 2)  # where none are given
+    seeds: tuple[int, ...] = (0, 1, 2)  # by default
 
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """What a paper's `measure` is asked for beside the size.
+    """The arguments of a paper's `measure` beside the size.
 
     Attributes:
       seeds: of the runs, at least one.
       data: name of the data set, "" for none.
       data_dir: folder of its files; see `lrx.workloads.datasets.load`.
-      checkpoints: folder that keeps the runs, so that an interrupted reproduction goes on where it was; or None.
-      progress: whether to show bars.
+      checkpoints: folder that keeps the runs, so that an interrupted reproduction continues; or None.
+      progress: whether to show progress bars.
     """
 
     seeds: tuple[int, ...]
@@ -51,18 +51,18 @@ class Job:
     progress: bool = False
 
     def folder(self, name: str) -> Path | None:
-        """Give the folder of checkpoints of one of its runs."""
+        """Return the folder of checkpoints of one of its runs, or None."""
         return None if self.checkpoints is None else self.checkpoints / re.sub(r"[^\w.-]+", "-", name)
 
     def progress_title(self, name: str) -> bool | str:
-        """Return what `progress` of one of its runs is to be: its name, if bars are wanted."""
+        """Return the argument `progress` of one of its runs: its name if bars are shown, otherwise False."""
         return name if self.progress else False
 
     def select_tasks(self, tasks: Sequence[Task]) -> list[Task]:
-        """Give the tasks on the data sets that `data` names, joined by commas.
+        """Return the tasks on the data sets that `data` names, joined by commas.
 
         Raises:
-          ValueError: if there is no task on one of them.
+          ValueError: if one of them has no task.
         """
         names = [name.strip() for name in self.data.split(",") if name]
         known = dict.fromkeys(task.data for task in tasks)
@@ -71,13 +71,13 @@ class Job:
                 f"data must be of {', '.join(known)}, joined by commas, at this scale, got data={self.data!r}."
             )
         for name in names:
-            load_dataset(name, self.data_dir)  # what is missing is told before the first run
+            load_dataset(name, self.data_dir)  # missing files are reported before the first run
         return [task for task in tasks if task.data in names]
 
 
 @dataclasses.dataclass(frozen=True)
 class Claim:
-    """A statement of the paper beside what was measured."""
+    """A statement of the paper beside the measured value."""
 
     text: str
     expected: str  # the value of the paper or of theory
@@ -86,14 +86,14 @@ class Claim:
 
     @classmethod
     def of_values(cls, text: str, expected: str, values: Any, low: float = -math.inf, high: float = math.inf) -> Claim:
-        """Make a claim that holds where the mean over seeds lies from `low` to `high`; its spread is shown.
+        """Build a claim that holds if the mean over seeds lies between `low` and `high`; its spread is shown.
 
         Args:
           text: the statement, with the bounds.
           expected: the value of the paper, or of theory.
-          values: of each seed, or one alone.
-          low: the smallest mean with which it holds.
-          high: the largest.
+          values: the value of each seed, or a single one.
+          low: the smallest mean for which it holds.
+          high: the largest mean for which it holds.
         """
         each = np.atleast_1d(np.asarray(values, np.float64))
         mean = float(np.mean(each))
@@ -103,7 +103,7 @@ class Claim:
 
 @dataclasses.dataclass(frozen=True)
 class Paper:
-    """A paper that can be reproduced: who wrote it, what is shown, and the three functions that show it."""
+    """A paper that can be reproduced: its authors, its figure, and the functions that measure, check and draw it."""
 
     name: str  # <author>_<year>
     title: str
@@ -126,27 +126,27 @@ class Paper:
         checkpoints: str | os.PathLike[str] | None = None,
         progress: bool = False,
     ) -> Result:
-        """Measure what the paper shows.
+        """Measure the figure of the paper.
 
         Args:
           scale: a name in `scales`.
-          data: another data set than the scale's own.
+          data: a data set in place of that of the scale.
           data_dir: folder of the data set's files.
-          seeds: others than the scale's own.
-          checkpoints: folder that keeps the runs, so that an interrupted reproduction goes on where it was.
-          progress: show progress bars.
+          seeds: seeds in place of those of the scale.
+          checkpoints: folder that keeps the runs, so that an interrupted reproduction continues.
+          progress: whether to show progress bars.
 
         Raises:
           ValueError: if `scale` is unknown, or `data` is given and the paper has none.
         """
         if scale not in self.scales:
             raise ValueError(f"scale must be one of {', '.join(self.scales)}, got scale={scale!r}.")
-        usual = self.scales[scale]
-        if data is not None and not usual.data:
+        defaults = self.scales[scale]
+        if data is not None and not defaults.data:
             raise ValueError(f"data must be left out, since this paper trains on no data set, got data={data!r}.")
         job = Job(
-            tuple(usual.seeds if seeds is None else seeds),
-            data or usual.data,
+            tuple(defaults.seeds if seeds is None else seeds),
+            data or defaults.data,
             data_dir,
             None if checkpoints is None else Path(checkpoints),
             progress,
@@ -154,7 +154,7 @@ class Paper:
         elapsed, spent = stopwatch(), None if job.checkpoints is None else job.checkpoints / "seconds.txt"
         earlier = float(spent.read_text()) if spent and spent.exists() else 0.0  # of runs that were interrupted
         try:
-            settings, curves = self.measure(usual.size, job)
+            settings, curves = self.measure(defaults.size, job)
         finally:
             seconds = round(earlier + elapsed(), 1)
             if spent and spent.parent.is_dir():

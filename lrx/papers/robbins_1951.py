@@ -1,8 +1,8 @@
 """Gain sequences: with noisy gradients the gains must fall, neither too slowly nor too fast.
 
 H. Robbins, S. Monro, "A Stochastic Approximation Method", Annals of Mathematical Statistics 22(3), 1951, pages
-400-407. The theorem: theta_{n+1} = theta_n - a_n Y_n converges where sum a_n diverges and sum a_n^2 converges. It has
-no figure; here is what it says about f(theta) = mu theta^2 / 2 with noise of unit variance on the gradient:
+400-407. The theorem: theta_{n+1} = theta_n - a_n Y_n converges if sum a_n diverges and sum a_n^2 converges. It has
+no figure; checked here is what it says about f(theta) = mu theta^2 / 2 with noise of unit variance on the gradient:
 
     a_n = c / n      E theta_n^2 ~ c^2 / ((2 c mu - 1) n), if c mu > 1/2; ~ n^(-2 c mu) below
     a_n = a          a plateau, a / (mu (2 - a mu))
@@ -73,8 +73,8 @@ def measure(steps: int, job: Job) -> tuple[dict[str, Any], dict[str, Any]]:
 
 def claims(result: Result) -> list[Claim]:
     """Compare slopes and plateaus with the theorem."""
-    steps = np.asarray(result.curves["steps"], np.float64)
-    errors = {name: np.asarray(values) for name, values in result.curves["errors"].items()}
+    steps = result.array("steps")
+    errors = {name: result.array("errors", name) for name in result.curves["errors"]}
     late = steps >= steps[-1] / 100
     tenth = int(np.argmin(np.abs(steps - steps[-1] / 10)))
 
@@ -99,7 +99,7 @@ def claims(result: Result) -> list[Claim]:
 def plot(result: Result) -> dict[str, Figure]:
     """Draw the error over the number of steps, with the theory."""
     figure, (axes,) = panels()
-    steps = np.asarray(result.curves["steps"], np.float64)
+    steps = result.array("steps")
     for place, (name, errors) in enumerate(result.curves["errors"].items()):
         band(axes, steps, errors, f"$a_n = {name.replace('^2', '^{2}')}$", place)
     late = steps >= 30

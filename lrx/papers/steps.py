@@ -1,4 +1,4 @@
-"""How long the steps of an adaptive method are: after given gradients, and while a model is trained."""
+"""Lengths of the steps of an adaptive method: after given gradients, and while a model is trained."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def last_steps(
     Args:
       make: `(b1, b2) -> method` with a rate of 1.
       b1: values of the first decay.
-      b2: values of the second.
+      b2: values of the second decay.
       gradients: `(b1, b2) -> (steps, streams)` gradients, each stream one coordinate.
       quiet_steps: zeros before them.
 
@@ -57,11 +57,11 @@ def longest_steps(
     Minibatches are drawn with replacement, so that all runs of a seed see the same ones in one compiled program.
 
     Args:
-      workload: what is trained; it has no model state.
+      workload: model, data and loss, without a model state.
       make: `(b1, b2) -> method`.
       b1: values of the first decay.
-      b2: values of the second.
-      seeds: of initial values and minibatches.
+      b2: values of the second decay.
+      seeds: seeds of initial values and minibatches.
       num_steps: length of a run.
 
     Returns:

@@ -137,24 +137,24 @@ def test_each_seed_diverges_after_the_step_that_takes_the_loss_up_for_good() -> 
 
 def test_arrays_are_compared_bit_by_bit() -> None:
     before = np.array([0.0, 1.0, np.nan], np.float32)
-    assert howard_2018.unchanged(jnp.asarray(before), before)
-    assert not howard_2018.unchanged(jnp.array([-0.0, 1.0, np.nan]), before)
-    assert not howard_2018.unchanged(jnp.array([0.0, np.nextafter(np.float32(1), np.float32(2)), np.nan]), before)
+    assert howard_2018.is_unchanged(jnp.asarray(before), before)
+    assert not howard_2018.is_unchanged(jnp.array([-0.0, 1.0, np.nan]), before)
+    assert not howard_2018.is_unchanged(jnp.array([0.0, np.nextafter(np.float32(1), np.float32(2)), np.nan]), before)
     gone = jnp.asarray(before) + 0
     gone.delete()
-    assert not howard_2018.unchanged(gone, before)
+    assert not howard_2018.is_unchanged(gone, before)
 
 
 def test_a_finder_that_takes_an_array_of_the_caller_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     workload = howard_2018.quadratic(howard_2018.NOISE)
-    assert howard_2018.find(workload, lrx.adam, 0)[1:] == (0, 1)
+    assert howard_2018.run_finder(workload, lrx.adam, 0)[1:] == (0, 1)
 
     def taking(workload: Any, **options: Any) -> None:
         del options
         jax.tree.leaves(workload.init(None))[0].delete()
 
     monkeypatch.setattr(lrx, "range_test", taking)
-    assert howard_2018.find(workload, lrx.adam, 0)[1:] == (1, 1)
+    assert howard_2018.run_finder(workload, lrx.adam, 0)[1:] == (1, 1)
 
 
 def test_what_is_lost_is_that_of_the_nearest_rate_of_the_grid() -> None:

@@ -50,7 +50,7 @@ def made_up():
     corrected, uncorrected = [500, 200, 120, 100, 150], [450, 190, 130, 140, None]
     by_seed = [[[loss, loss] for loss in losses] for losses in (corrected, uncorrected)]
     stated = [kingma_2015.paper_bound(*pair) for pair in PAIRS]
-    true = [kingma_2015.largest(*pair) for pair in PAIRS]
+    true = [kingma_2015.true_bound(*pair) for pair in PAIRS]
     curves = {
         "regression": {name: arm(loss) for name, loss in regression.items()},
         "perceptron": {name: arm(loss) for name, loss in perceptron.items()},
@@ -136,7 +136,7 @@ def test_the_claim_on_growing_gradients_would_hold_were_the_bound_one():
 
 
 def test_rates_of_the_regression_fall_with_the_root_of_t():
-    np.testing.assert_allclose(kingma_2015.decayed(2.0)(jnp.array([0, 3, 99])), [2.0, 1.0, 0.2], rtol=1e-6)
+    np.testing.assert_allclose(kingma_2015.over_root(2.0)(jnp.array([0, 3, 99])), [2.0, 1.0, 0.2], rtol=1e-6)
     tx = kingma_2015.REGRESSION["Adam"].make(0.1)
     params, state, rates = jnp.zeros(1), tx.init(jnp.zeros(1)), []
     for _ in range(4):
@@ -172,7 +172,7 @@ def test_largest_step_is_what_cauchy_and_schwarz_give_for_the_weights_summed_up(
     age = np.arange(200_000.0)
     first, second = (1 - b1) * b1**age, (1 - b2) * b2**age
     seen = second > 1e-300
-    assert kingma_2015.largest(b1, b2) == pytest.approx(np.sqrt(np.sum(first[seen] ** 2 / second[seen])), rel=1e-4)
+    assert kingma_2015.true_bound(b1, b2) == pytest.approx(np.sqrt(np.sum(first[seen] ** 2 / second[seen])), rel=1e-4)
 
 
 def test_bound_of_the_paper_has_its_two_cases():
@@ -194,7 +194,7 @@ def test_streams_attain_both_bounds(monkeypatch):
         -1,
         0,
     )
-    for found, bound in ((sparse, kingma_2015.paper_bound), (growing, kingma_2015.largest)):
+    for found, bound in ((sparse, kingma_2015.paper_bound), (growing, kingma_2015.true_bound)):
         np.testing.assert_allclose(
             found, [[bound(b1, b2) for b2 in kingma_2015.B2] for b1 in kingma_2015.B1], rtol=0.08
         )
@@ -222,12 +222,12 @@ def test_rates_of_the_perceptron_are_chosen_in_short_runs_with_one_seed(monkeypa
         }
 
     monkeypatch.setattr(kingma_2015, "compare", compare)
-    kingma_2015.tuned(None, Job((3, 4)), 10, 50)
+    kingma_2015.train_perceptron(None, Job((3, 4)), 10, 50)
     (trial, alone, tried), (steps, seeds, chosen) = calls
     assert (trial, alone, steps, seeds) == (10, (3,), 50, (3, 4))
     assert chosen == {name: rates[-1:] for name, rates in tried.items()}
     calls.clear()
-    kingma_2015.tuned(None, Job((3, 4)), 0, 50)
+    kingma_2015.train_perceptron(None, Job((3, 4)), 0, 50)
     assert [(steps, seeds) for steps, seeds, _ in calls] == [(50, (3, 4))]
 
 
