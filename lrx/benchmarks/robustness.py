@@ -6,7 +6,7 @@
 Perceptrons on digits, MNIST and CIFAR-10 are trained with every method from eight rates between 1e-6 and 10. Measured
 are the loss on training images and the accuracy on the test set at the end. All methods start from the same parameters
 and see the same minibatches. The result counts the decades of rates from which a method comes within 2 points of its
-own best accuracy. A run that ends with something that is not finite counts as guessing, 10 %. Written are
+own best accuracy. A run whose loss is not finite, at any step or at the end, counts as guessing, 10 %. Written are
 robustness.json, robustness.png, and a README.md with the tables.
 
 For a method that finds its rate by itself, the rate is what its paper multiplies the estimate by (D-Adaptation,
@@ -22,8 +22,6 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import typer
 
@@ -32,6 +30,7 @@ from lrx._checks import known
 from lrx.figures import panels, save
 from lrx.records import Result, markdown_table, stopwatch, write_atomically
 from lrx.training import Workload
+from lrx.tuning import Execution, sweep
 from lrx.workloads import dataset_workload
 from lrx.workloads.datasets import load
 
@@ -44,11 +43,10 @@ STEM = "robustness"  # of the files that are written
 MOMENTUM = 0.9
 CHANCE = 0.1  # all three data sets have ten classes, of about the same size
 NEAR = 0.02  # of the best accuracy
-TRAIN_IMAGES = 10_000  # on which the training loss is computed, at most
 
 
 def controlled(controller: Callable[[], lrx.Controller], momentum: float | None = MOMENTUM) -> Factory:
-    """Give SGD whose rate a controller multiplies."""
+    """Return a factory of SGD whose rate a controller multiplies."""
     return lambda rate: lrx.sgd(lrx.constant(rate) * controller(), momentum=momentum)
 
 
@@ -110,87 +108,47 @@ WORKLOADS = {
 }
 
 
-@dataclasses.dataclass(frozen=True)
-class Task:
-    """A workload, and what is measured at its end."""
-
-    workload: Workload
-    steps: int
-    test: Callable[[Any, Any], dict[str, jax.Array]]  # on finished runs: (seeds, rates) parameters and model states
-    train: Callable[[Any, Any], dict[str, jax.Array]]
-
-    @classmethod
-    def of(cls, data: str, settings: Settings, data_dir: Path | None) -> Task:
-        """Load a data set; the training loss is the evaluation of a workload whose test images are training images."""
-        dataset = load(data, data_dir)
-        options: dict[str, Any] = {"batch_size": settings.batch_size, "widths": settings.widths}
-        workload = dataset_workload(dataset, "mlp", **options)
-        few = dataset._replace(
-            train_images=dataset.train_images[: settings.batch_size],
-            train_labels=dataset.train_labels[: settings.batch_size],
-            test_images=dataset.train_images[:TRAIN_IMAGES],
-            test_labels=dataset.train_labels[:TRAIN_IMAGES],
-        )
-        on_train = dataset_workload(few, "mlp", **options)
-        steps = settings.epochs * workload.batches.steps_per_epoch
-        return cls(workload, steps, _mapped(workload.evaluate), _mapped(on_train.evaluate))
+def load_workload(data: str, settings: Settings, data_dir: Path | None) -> Workload:
+    """Build the workload of a data set, which evaluates on test images and on training images."""
+    options: dict[str, Any] = {"batch_size": settings.batch_size, "widths": settings.widths}
+    return dataset_workload(load(data, data_dir), "mlp", evaluate_on=("test", "train"), **options)
 
 
-def _mapped(evaluate: Any) -> Callable[[Any, Any], dict[str, jax.Array]]:
-    return jax.vmap(jax.vmap(evaluate))
+def measure(workload: Workload, num_steps: int, method: str, rates: np.ndarray, seeds: Sequence[int]) -> dict[str, Any]:
+    """Train with one method from every rate.
 
+    Args:
+      workload: of `load_workload`.
+      num_steps: of each run.
+      method: a name in `METHODS`.
+      rates: (rates,) at the start.
+      seeds: of the runs from each rate.
 
-def trainer(task: Task, make: Factory) -> Callable[..., Any]:
-    """Compile the training of a method: (arrays, keys of seeds, rates) -> parameters, model states, finite, by both."""
-    workload = task.workload
-    batches = workload.batches
-
-    def one_run(arrays: Any, key: jax.Array, rate: jax.Array) -> Any:
-        tx = make(rate)
-        init_key, steps_key = jax.random.split(key)
-        params, model_state = workload.init(init_key)
-
-        def step(carry: Any, count: jax.Array) -> tuple[Any, None]:
-            params, model_state, state = carry
-            # The keys depend on the seed alone, so under the maps one minibatch serves all rates.
-            draw_key, transform_key, loss_key = jax.random.split(jax.random.fold_in(steps_key, count), 3)
-            chosen = jax.random.randint(draw_key, (batches.batch_size,), 0, batches.num_examples)
-            minibatch = jax.tree.map(lambda x: x.at[chosen].get(mode="promise_in_bounds"), arrays)
-            batch = batches.transform(minibatch, transform_key)
-
-            def loss_of(params: Any) -> tuple[jax.Array, Any]:
-                return workload.loss_fn(params, model_state, batch, loss_key)
-
-            (loss, new_model_state), grads = jax.value_and_grad(loss_of, has_aux=True)(params)
-            updates, state = tx.update(
-                grads, state, params, value=loss, grad=grads, value_fn=lambda params: loss_of(params)[0]
-            )
-            return (lrx.apply_updates(params, updates, state), new_model_state, state), None
-
-        carry = (params, model_state, tx.init(params))
-        (params, model_state, state), _ = jax.lax.scan(step, carry, jnp.arange(task.steps))
-        return lrx.eval_params(state, params), model_state
-
-    over_rates = jax.vmap(one_run, in_axes=(None, None, 0))
-    return jax.jit(jax.vmap(over_rates, in_axes=(None, 0, None)))
-
-
-def measure(task: Task, method: str, rates: np.ndarray, seeds: Iterable[int]) -> dict[str, Any]:
-    """Train with one method from every rate, and give what came out as arrays of (seeds, rates)."""
+    Returns:
+      "accuracy", "test_loss", "train_loss" and "finite" as (seeds, rates) lists, and "seconds".
+    """
     elapsed = stopwatch()
-    keys = jnp.stack([jax.random.key(seed) for seed in seeds])
     tried = rates[:1] if method in WITHOUT_RATE else rates
-    trained = trainer(task, METHODS[method])(task.workload.batches.arrays, keys, jnp.asarray(tried, jnp.float32))
-    test, train = jax.device_get((task.test(*trained), task.train(*trained)))
-    finite = np.isfinite(test["loss"]) & np.isfinite(train["loss"])
+    found = sweep(
+        workload,
+        METHODS[method],
+        {"rate": tried},
+        num_steps=num_steps,
+        seeds=seeds,
+        num_points=1,
+        execution=Execution(strategy="vmap"),
+        progress=False,
+    )
+    final = {name: np.asarray(values, np.float64) for name, values in found.evaluations.items()}
+    finite = np.isfinite(found.final_loss) & np.isfinite(final["loss"]) & np.isfinite(final["train_loss"])
     measured = {
-        "accuracy": np.where(finite, np.float64(test["accuracy"]), CHANCE),
-        "test_loss": test["loss"],
-        "train_loss": train["loss"],
+        "accuracy": np.where(finite, final["accuracy"], CHANCE),
+        "test_loss": np.where(finite, final["loss"], np.nan),
+        "train_loss": np.where(finite, final["train_loss"], np.nan),
         "finite": finite,
     }
-    shape = (len(keys), len(rates))
-    return {name: np.broadcast_to(values, shape).tolist() for name, values in measured.items()} | {"seconds": elapsed()}
+    shape = (len(seeds), len(rates))
+    return {name: np.broadcast_to(each.T, shape).tolist() for name, each in measured.items()} | {"seconds": elapsed()}
 
 
 def decades_near_best(accuracies: np.ndarray, rates: np.ndarray) -> float:
@@ -243,25 +201,26 @@ def run(
     fine: bool = False,
     data_dir: Path | None = None,
 ) -> Result:
-    """Train everything, and print what is done."""
+    """Train with every method on every workload, and print the progress."""
     elapsed, methods = stopwatch(), tuple(methods)
     rates = np.logspace(-6, 1, 15 if fine else 8)
     given: dict[str, Any] = {} if epochs is None else {"epochs": epochs}
     settings = {data: dataclasses.replace(WORKLOADS[data], **given) for data in workloads}
-    # All of them first, so that files that are missing are missed before, and not in the middle of, the training.
-    tasks = {data: Task.of(data, each, data_dir) for data, each in settings.items()}
+    # All of them first, so that a missing file is found before anything is trained.
+    loaded = {data: load_workload(data, each, data_dir) for data, each in settings.items()}
+    steps = {data: settings[data].epochs * each.batches.steps_per_epoch for data, each in loaded.items()}
     curves: dict[str, Any] = {}
-    for data, task in tasks.items():
+    for data, workload in loaded.items():
         curves[data] = {}
         for method in methods:
-            curves[data][method] = measured = measure(task, method, rates, range(seeds))
+            curves[data][method] = measured = measure(workload, steps[data], method, rates, range(seeds))
             accuracies = np.mean(measured["accuracy"], axis=0)
             print(
                 f"{data:8} {method:24} {measured['seconds']:6.1f} s   best {100 * accuracies.max():.1f} %, "
                 f"{decades_near_best(accuracies, rates):.3g} decades",
                 flush=True,
             )
-    used = {data: dataclasses.asdict(each) | {"steps": tasks[data].steps} for data, each in settings.items()}
+    used = {data: dataclasses.asdict(each) | {"steps": steps[data]} for data, each in settings.items()}
     written = {"rates": rates.tolist(), "momentum": MOMENTUM, "workloads": used}
     return Result("robustness", "cpu", ", ".join(curves), list(range(seeds)), written, curves, elapsed())
 
@@ -278,7 +237,7 @@ class Style:
     width: float = 1.3
 
     def line(self, index: int) -> dict[str, Any]:
-        """Give the arguments of `Axes.plot` for a method of the group."""
+        """Return the arguments of `Axes.plot` for a method of the group."""
         colour = self.colours[index % len(self.colours)]
         return {
             "color": colour,
@@ -395,7 +354,7 @@ def page(result: Result) -> str:
     lines += [
         f"{methods} methods, each started from {len(rates)} rates between {min(rates):g} and {max(rates):g}. The table "
         "shows the best test accuracy (%) over these rates and, in brackets, the decades of rates that come within 2 "
-        "points of it. A run that ends with something that is not finite (†) counts as guessing. Controllers multiply "
+        "points of it. A run that was not finite (†) counts as guessing. Controllers multiply "
         "the rate of SGD with momentum, `cumulative_path` that of plain SGD; `greedy(smoothing=0.9)` and "
         "`pid(significance=0.0)` follow every loss here. For methods that estimate a distance, the rate multiplies the "
         "estimate; `cocob` has no rate.",
