@@ -21,7 +21,7 @@ from lrx.tuning.study import Study
 
 
 class Bracket:
-    """Methods that compete on one workload; it can be run again with another seed.
+    """The methods of a portfolio on one workload. It can be run again with another seed.
 
     Args:
       workload: the model, its data and its loss.
