@@ -17,7 +17,7 @@ from lrx.training.progress import Status, require_progress
 from lrx.training.runs import advance, curves
 from lrx.training.workload import Workload
 from lrx.tuning.arguments import as_seeds, require_descent_on, require_workload
-from lrx.tuning.learnt import LEAST, InitialLoss
+from lrx.tuning.initial_loss import MIN_CHANGE, InitialLoss
 from lrx.tuning.space import FromRate, try_out_rates
 from lrx.tuning.study import Study
 
@@ -197,7 +197,7 @@ class _Trials:
         elif np.any(last > first):
             verdict = RISES
         else:
-            falls = [loss - last > max(self.min_fall, LEAST) * np.abs(loss) for loss in (first, initial)]
+            falls = [loss - last > max(self.min_fall, MIN_CHANGE) * np.abs(loss) for loss in (first, initial)]
             verdict = TRAINS if np.all(falls) else STALLS
         row = hyper["rate"][0], verdict, first.mean(), last.mean() if finite else np.inf, curve.mean(axis=0)
         for name, value in zip(self.rows, row, strict=True):

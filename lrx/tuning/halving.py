@@ -23,7 +23,7 @@ from lrx.training.workload import Workload
 from lrx.tuning.arguments import LEAST_TRAINING_LOSS, as_best, as_seeds, require_descent_on, require_workload
 from lrx.tuning.execution import AUTO, NUM_POINTS, Execution, require_execution
 from lrx.tuning.halving_result import HalvingResult
-from lrx.tuning.learnt import InitialLoss, changed, fell
+from lrx.tuning.initial_loss import InitialLoss, differs, is_below
 from lrx.tuning.rungs import Rung, plan_rungs
 from lrx.tuning.space import FromHyperparameters, Random, make_space, try_out
 from lrx.tuning.study import Study
@@ -285,7 +285,7 @@ class _Search:
         record, winner = self.record, int(self.record["winner"][0])
         steps = record["steps_made"]
         initial, final = (float(record[name][winner].mean()) for name in ("initial_loss", "final_loss"))
-        if not (fell if self._by_training_loss else changed)(initial, final):
+        if not (is_below if self._by_training_loss else differs)(initial, final):
             raise ValueError(
                 f"no member has learnt anything: the best one has a final loss of {final:.6g}, and the initial "
                 f"parameters have {initial:.6g} on the same minibatches. Search higher rates, give more num_steps, or "

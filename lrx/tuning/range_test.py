@@ -21,8 +21,8 @@ from lrx.training.runs import curves
 from lrx.training.stream import Stream
 from lrx.training.workload import Workload
 from lrx.tuning.arguments import as_seeds, require_descent_on, require_no_accumulation, require_workload
+from lrx.tuning.initial_loss import MIN_CHANGE, InitialLoss
 from lrx.tuning.ladder import extend_ladder, make_ladder
-from lrx.tuning.learnt import LEAST, InitialLoss
 from lrx.tuning.range_test_result import RangeTest
 from lrx.tuning.space import try_out_rates
 from lrx.tuning.suggestions import (
@@ -311,7 +311,7 @@ def _read_runs(
     smoothed_gains = -smooth(-gains, beta, factor)
     known = smoothed_gains[np.isfinite(smoothed_gains)]
     gain = float(known.max()) if len(known) else 0.0
-    noise = max(noise_of(gains, smoothed_gains, beta), LEAST * float(np.abs(np.nanmedian(initial))))
+    noise = max(noise_of(gains, smoothed_gains, beta), MIN_CHANGE * float(np.abs(np.nanmedian(initial))))
     suggestions: dict[str, float | None] = dict.fromkeys(RULES)
     if gain > noise:
         # Where the noise of the minibatches hides what was learnt, without that noise.

@@ -17,7 +17,7 @@ from lrx.training.runs import advance, concatenate, evaluate, outcome, tail_step
 from lrx.training.workload import Workload
 from lrx.tuning.arguments import as_seeds, require_descent_on, require_workload
 from lrx.tuning.execution import AUTO, NUM_POINTS, Execution, require_execution
-from lrx.tuning.learnt import InitialLoss
+from lrx.tuning.initial_loss import InitialLoss
 from lrx.tuning.space import FromHyperparameters, Random, Space, make_space, try_out
 from lrx.tuning.study import Study
 from lrx.tuning.sweep_result import SweepResult

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lrx.tuning.arguments import as_best
-from lrx.tuning.learnt import changed, fell
+from lrx.tuning.initial_loss import differs, is_below
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -83,7 +83,7 @@ class SweepResult:
                 )
             raise ValueError("every member of the sweep diverged with some seed: sweep lower rates.")
         initial, final = self.initial_loss.mean(axis=-1), self.final_loss.mean(axis=-1)
-        learnt = fell(initial, final) if metric is None else changed(initial, final)
+        learnt = is_below(initial, final) if metric is None else differs(initial, final)
         less_is_better = as_best(metric, None).mode == "min"
         means = np.where(learnt, means, np.inf if less_is_better else -np.inf)
         if not np.any(np.isfinite(means)):

@@ -243,7 +243,7 @@ def nothing(key: jax.Array) -> jax.Array:
 
 @pytest.mark.parametrize("offset", [-10.0, -3.0, 0.0, 5.0])
 @pytest.mark.parametrize("high", [12.0, 19.0, 19.4, 19.7, 40.0])
-@pytest.mark.parametrize("validated", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("validated", [False, True])
 def test_losses_below_zero_diverge_where_they_do(offset: float, high: float, validated: bool) -> None:
     batch = np.array([high, offset], np.float32)
     found = laddered(

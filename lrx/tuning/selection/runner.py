@@ -21,7 +21,7 @@ from lrx.training.runs import advance, evaluate, tail_loss, tail_steps
 from lrx.training.workload import Workload
 from lrx.tuning.arguments import require_descent_on
 from lrx.tuning.execution import NUM_POINTS
-from lrx.tuning.learnt import InitialLoss, fell
+from lrx.tuning.initial_loss import InitialLoss, is_below
 from lrx.tuning.selection.portfolio import Method
 from lrx.tuning.selection.state import Candidate
 
@@ -132,7 +132,7 @@ class MethodRunner:
     def _has_learnt(self, runs: Runs, seed: int) -> bool:
         """Return whether the training loss of a run is below that of the initial parameters."""
         initial = self._initial_loss.means(np.array([seed]), *tail_steps(runs))
-        return bool(fell(initial, tail_loss(runs)).any())
+        return bool(is_below(initial, tail_loss(runs)).any())
 
     def _set_compared(self, results: Mapping[str, Any]) -> None:
         """Choose what runs are compared by, from the results of an evaluation."""

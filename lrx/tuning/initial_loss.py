@@ -1,7 +1,7 @@
-"""Whether a run has learnt anything: its losses beside those that the initial parameters have on the same minibatches.
+"""The losses of the initial parameters on the minibatches of a run, which show whether the run has learnt anything.
 
-A rate that is far too low leaves a loss that is lower than the first one half of the time, by the noise of the
-minibatches. On the same minibatches, with the same keys, that noise is gone.
+At a rate that is far too low the last loss is below the first one half of the time, by the noise of the minibatches. On
+the same minibatches, with the same keys, that noise cancels.
 """
 
 from __future__ import annotations
@@ -18,30 +18,30 @@ from lrx.training.equality import compile_once
 from lrx.training.sampling import Sampling, keys_of
 from lrx.training.workload import Workload
 
-LEAST = 1e-3  # part of the loss by which it must fall
-FEWEST = 128  # losses that a program has room for
+MIN_CHANGE = 1e-3  # of the loss: a smaller one may be rounding or drift
+FEWEST = 128  # losses that a program has room for, at least
 
 
-def fell(initial: Any, final: Any) -> Any:
-    """Return whether losses are below those of the initial parameters by more than what rounding and drift explain.
+def is_below(initial: Any, final: Any) -> Any:
+    """Return whether final losses are below those of the initial parameters by more than `MIN_CHANGE`.
 
-    Where an initial loss is not finite, any finite one is lower.
+    Any finite loss is below an initial loss that is not finite.
     """
     initial, final = np.asarray(initial, np.float64), np.asarray(final, np.float64)
-    return np.isfinite(final) & ~(final >= initial - LEAST * np.abs(initial))
+    return np.isfinite(final) & ~(final >= initial - MIN_CHANGE * np.abs(initial))
 
 
-def changed(initial: Any, final: Any) -> Any:
-    """Return whether losses are below or above those of the initial parameters by more than that."""
-    return fell(initial, final) | fell(-np.asarray(initial), -np.asarray(final))
+def differs(initial: Any, final: Any) -> Any:
+    """Return whether final losses are below or above those of the initial parameters by more than `MIN_CHANGE`."""
+    return is_below(initial, final) | is_below(-np.asarray(initial), -np.asarray(final))
 
 
 class InitialLoss:
-    """The losses that a workload's initial parameters have on the minibatches of a run's steps.
+    """The losses of a workload's initial parameters on the minibatches of a run's steps.
 
     Args:
-      workload: what is trained.
-      batch: a batch that the loss is measured on after each step, in place of the minibatches.
+      workload: the model, its data and its loss.
+      batch: a batch to take the loss of at each step, in place of the minibatches.
     """
 
     def __init__(self, workload: Workload, batch: Any = None) -> None:
@@ -57,7 +57,7 @@ class InitialLoss:
         return np.asarray(self._compute(self._arrays, self._batch, *window, room))[:number]
 
     def means(self, seeds: np.ndarray, starts: np.ndarray, stops: np.ndarray) -> np.ndarray:
-        """Return (seeds, members) float32: the mean over the steps of each run; NaN where it made none."""
+        """Return (seeds, members) float32: the mean over the steps of each run; NaN if it made none."""
         found = np.full(starts.shape, np.nan, np.float32)
         for place in np.ndindex(found.shape):
             window = int(seeds[place[0]]), int(starts[place]), int(stops[place])
