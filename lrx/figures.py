@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 STYLE = Path(__file__).with_name("lrx.mplstyle")
-# Okabe and Ito's colours, which people with color blindness tell apart; three more where six are too few.
+# Okabe and Ito's colors, which people with color blindness tell apart; three more where six are too few.
 BLUE, VERMILION, GREEN, PINK, ORANGE, SKY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"
 PALETTE = (BLUE, VERMILION, GREEN, PINK, ORANGE, SKY, "#8A6D00", "#000000", "#7F7F7F")
 DARK, GREY, LIGHT = "#20262B", "#56606A", "#8A97A3"  # of what is not compared by its color

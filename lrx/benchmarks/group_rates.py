@@ -61,7 +61,7 @@ class Contestant:
         return self.run.seconds(steps) / steps
 
     def preparation_seconds(self) -> np.ndarray:
-        """Return the seconds of what Python does before the first step: of `PREPARATION`."""
+        """Return the seconds of `PREPARATION`, which Python does before the first step."""
         jax.clear_caches()
         gc.collect()
         gc.disable()

@@ -145,7 +145,7 @@ class Run:
 
 
 def compile_seconds(library: str, chain: str, shapes: Any) -> tuple[float, float]:
-    """Compile as a fresh process would: the seconds of tracing and lowering, and those of XLA."""
+    """Compile as a fresh process would, and return the seconds of tracing and lowering, and those of XLA."""
     tx = transformation(library, chain)
     state = jax.eval_shape(tx.init, shapes)
     jax.clear_caches()
@@ -161,7 +161,7 @@ def compile_seconds(library: str, chain: str, shapes: Any) -> tuple[float, float
 
 
 def beside_optax(times: dict[str, np.ndarray], unit: float) -> str:
-    """Write the median times in a unit, and the median and the quartiles over rounds of the ratio to optax's."""
+    """Return a line: the median times in a unit, and the median and the quartiles of the ratio to optax's."""
     ours, theirs = (compare(times, "optax")[library] for library in LIBRARIES)
     return f"{ours.median / unit:9.1f} {theirs.median / unit:9.1f} {ours}"
 

@@ -40,7 +40,7 @@ import json, sys, time, warnings
 import torch
 
 steps, schedulers = int(sys.argv[1]), torch.optim.lr_scheduler
-warnings.simplefilter("ignore")  # that the optimizer makes no step
+warnings.simplefilter("ignore")  # about an optimizer that takes no step
 makers = {
     "step_decay": lambda optimizer: schedulers.StepLR(optimizer, 250_000, gamma=0.1),
     "cosine_decay": lambda optimizer: schedulers.CosineAnnealingLR(optimizer, 1_000_000),
@@ -139,7 +139,7 @@ def many_pieces(library: Any) -> Any:
 
 
 def compile_program(schedule: Callable[[Any], Any], counts: jax.Array) -> tuple[Any, float]:
-    """Compile a schedule for counts of one shape, and measure the seconds."""
+    """Compile a schedule for counts of one shape; return the program and the seconds."""
     jax.clear_caches()
     began = time.perf_counter()
     program = jax.jit(lambda count: schedule(count)).lower(counts).compile()
@@ -147,7 +147,7 @@ def compile_program(schedule: Callable[[Any], Any], counts: jax.Array) -> tuple[
 
 
 def step_seconds(schedule: Callable[[Any], Any], calls: int = 200) -> tuple[float, float]:
-    """Measure the CPU seconds of the first call with a Python integer, and the least average of later ones."""
+    """Return the CPU seconds of the first call with a Python integer, and the least mean of later calls."""
     began = time.process_time()
     float(schedule(7))
     first, averages = time.process_time() - began, []

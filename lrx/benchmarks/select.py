@@ -44,14 +44,14 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 BUDGET = 3.0  # full runs
-TUNED_FACTORS = 10.0 ** (np.arange(-3, 6) / 2)  # of the default rate, where a range test is asked
-FREE_FACTORS = 10.0 ** (np.arange(-2, 3) / 2)  # of the default rate, where none is
-GRID_SEED, MORE_SEEDS, REPEATED = 0, (1, 2), 5  # of the oracle: the best five of the grid are run with more seeds
-FIRST_SEED = 200  # of those that every strategy chooses with: the rules of select were developed with seeds 0 to 16
-HELD_OUT = tuple(range(100, 110))  # seeds on which everything is judged
+TUNED_FACTORS = 10.0 ** (np.arange(-3, 6) / 2)  # of the default rate, for methods with a range test
+FREE_FACTORS = 10.0 ** (np.arange(-2, 3) / 2)  # of the default rate, for the others
+GRID_SEED, MORE_SEEDS, REPEATED = 0, (1, 2), 5  # the best five of the oracle's grid get more seeds
+FIRST_SEED = 200  # of those used for choosing; the rules of select were developed with seeds 0 to 16
+HELD_OUT = tuple(range(100, 110))  # seeds that judge every choice
 NEAR = 0.01  # regret that counts as reaching the oracle
-HYPERBAND = (1 / 27, 1 / 9, 1 / 3, 1.0)  # of a run, where Optuna's pruner is asked
-STEMS = {  # of the files that are written, and what their tasks are
+HYPERBAND = (1 / 27, 1 / 9, 1 / 3, 1.0)  # parts of a run after which Optuna's pruner is asked
+STEMS = {  # of the files that are written, with the kind of tasks
     "select": "Tasks on which the rules of `select` were developed",
     "unseen": "Related tasks that were not used to develop them",
 }
@@ -59,7 +59,7 @@ CYCLES = ("sgd, one-cycle", "adamw, one-cycle")
 
 
 class Runs:
-    """Full runs of one task, each made once and kept in a file that all tasks share."""
+    """The full runs of one task, each trained once and kept in a file that all tasks share."""
 
     def __init__(self, name: str, task: Task, data_dir: Path | None, path: Path) -> None:
         self.name, self.task, self.path = name, task, path
@@ -67,7 +67,7 @@ class Runs:
         self.kept: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
 
     def value(self, method: str, rate: float, seed: int) -> float:
-        """Give the metric at the end of a full run; not finite where it diverged."""
+        """Return the metric at the end of a full run; infinitely bad if it diverged."""
         kept = self.kept.setdefault(self.name, {})
         key = f"{method} | {rate:.9g} | {seed}"
         if key not in kept:
@@ -77,25 +77,25 @@ class Runs:
 
     @property
     def worst(self) -> float:
-        """What a run counts that diverged."""
+        """The metric of a run that diverged."""
         return math.inf if self.task.mode == "min" else -math.inf
 
     def held_out(self, method: str, rate: float) -> list[float]:
-        """Give the metric with each of the seeds on which everything is judged."""
+        """Return the metric with each of the seeds that judge every choice."""
         return [self.value(method, rate, seed) for seed in HELD_OUT]
 
     def save(self) -> None:
-        """Write what is kept, whole or not at all."""
+        """Write the kept runs, whole or not at all."""
         write_atomically(self.path, json.dumps(self.kept, indent=0) + "\n")
 
     def best_first(self, values: dict[tuple[str, float], float]) -> list[tuple[str, float]]:
-        """Order methods and rates by their metric."""
+        """Return the pairs of method and rate, ordered by their metric."""
         sign = 1 if self.task.mode == "min" else -1
         return sorted(values, key=lambda choice: sign * values[choice])
 
 
 def grid() -> list[tuple[str, float]]:
-    """Give all methods of the portfolio with all rates of the exhaustive search."""
+    """Return all pairs of method and rate of the exhaustive search."""
     pairs = []
     for name, method in PORTFOLIO.items():
         pairs += [(name, float(np.float32(method.default * factor))) for factor in rate_factors(method)]
@@ -103,13 +103,13 @@ def grid() -> list[tuple[str, float]]:
 
 
 def rate_factors(method: Method) -> np.ndarray:
-    """Give the rates of a method that a search may try, over its default."""
+    """Return the rates of a method that a search may try, as multiples of its default."""
     tuned = method.range_test_of is not None or method.variant_of is not None
     return TUNED_FACTORS if tuned else FREE_FACTORS if method.has_rate else np.ones(1)
 
 
 def oracle(runs: Runs) -> tuple[str, float]:
-    """Search exhaustively: all of the grid with one seed, the best five with three."""
+    """Search exhaustively: the whole grid with one seed, the best five pairs with three."""
     first: dict[tuple[str, float], float] = {}
     for method, pairs in itertools.groupby(grid(), key=lambda pair: pair[0]):
         first |= {pair: runs.value(*pair, GRID_SEED) for pair in pairs}
@@ -123,14 +123,14 @@ def oracle(runs: Runs) -> tuple[str, float]:
 
 
 class _Spent(Exception):  # noqa: N818
-    """The compute that a search is allowed is used up."""
+    """A search has used up its compute."""
 
 
 def with_optuna(runs: Runs, methods: list[str], seed: int) -> tuple[str, float, float]:
-    """Search with TPE and Hyperband for as many steps as select may make: method, rate, cost in full runs.
+    """Search with TPE and Hyperband, with as many steps as select: return method, rate, and cost in full runs.
 
     A trial draws one of `methods` and its rate, log-uniformly over the range of the oracle's grid. It is measured at
-    1/27, 1/9, 1/3 and all of a run, where Hyperband may stop it. Chosen is the best of those that came furthest.
+    1/27, 1/9, 1/3 and all of a run, where Hyperband may stop it. The choice is the best of the longest runs.
     """
     import optuna
 
@@ -176,7 +176,7 @@ def with_optuna(runs: Runs, methods: list[str], seed: int) -> tuple[str, float, 
 
 
 def with_range_test(runs: Runs, method: str, seed: int) -> tuple[str, float, float]:
-    """Take the rate that a range test suggests, on the default ladder, as the peak of one-cycle."""
+    """Use the rate that a range test on the default ladder suggests as the peak of one-cycle."""
     leader = PORTFOLIO[PORTFOLIO[method].variant_of or method]
     assert leader.range_test_of is not None
     test = range_test(runs.bracket.runner.workload, leader.range_test_of, seeds=[seed])
@@ -184,7 +184,7 @@ def with_range_test(runs: Runs, method: str, seed: int) -> tuple[str, float, flo
 
 
 def measure(name: str, data_dir: Path | None, seeds: Iterable[int], path: Path) -> dict[str, Any]:
-    """Judge everything on one task."""
+    """Run every strategy on one task, and judge its choices on the held-out seeds."""
     task, seeds = (TASKS | UNSEEN)[name], list(seeds)
     runs = Runs(name, task, data_dir, path)
     elapsed = stopwatch()
@@ -194,7 +194,7 @@ def measure(name: str, data_dir: Path | None, seeds: Iterable[int], path: Path) 
     print(f"  oracle {best[0]} at {best[1]:.3g}: {reference:.4f} on held-out seeds, {elapsed():.0f} s", flush=True)
     strategies: dict[str, Any] = {}
 
-    def judged(strategy: str, method: str, rate: float, cost: float, seconds: float) -> None:
+    def judge(strategy: str, method: str, rate: float, cost: float, seconds: float) -> None:
         value = float(np.mean(runs.held_out(method, rate)))
         regret = 1 - value / reference if task.mode == "max" else value / reference - 1
         entry = {"method": method, "rate": rate, "cost": cost, "value": value, "regret": regret, "seconds": seconds}
@@ -208,20 +208,20 @@ def measure(name: str, data_dir: Path | None, seeds: Iterable[int], path: Path) 
     for seed in seeds:
         watch = stopwatch()
         chosen = runs.bracket.run(BUDGET, seed)
-        judged("select", chosen.method, chosen.rate, chosen.cost, watch())
+        judge("select", chosen.method, chosen.rate, chosen.cost, watch())
     for strategy, methods in {
         "optuna, portfolio": list(PORTFOLIO),
         "optuna, adamw with linear decay": ["adamw, linear decay"],
     }.items():
         for seed in seeds:
             watch = stopwatch()
-            judged(strategy, *with_optuna(runs, methods, seed), watch())
+            judge(strategy, *with_optuna(runs, methods, seed), watch())
     for method in CYCLES:
         for seed in seeds:
             watch = stopwatch()
-            judged(f"range test, {method}", *with_range_test(runs, method, seed), watch())
+            judge(f"range test, {method}", *with_range_test(runs, method, seed), watch())
     for method, line in PORTFOLIO.items():
-        judged(f"default: {method}", method, float(np.float32(line.default)), 0.0, 0.0)
+        judge(f"default: {method}", method, float(np.float32(line.default)), 0.0, 0.0)
     return {
         "oracle": {"method": best[0], "rate": best[1], "value": reference},
         "strategies": strategies,
@@ -230,17 +230,15 @@ def measure(name: str, data_dir: Path | None, seeds: Iterable[int], path: Path) 
 
 
 def regrets(result: Result, strategy: str) -> np.ndarray:
-    """(tasks, seeds): the regrets of a strategy; infinite where what it chose diverged."""
+    """Return the regrets of a strategy, (tasks, seeds); infinite if its choice diverged."""
     rows = [measured["strategies"][strategy] for measured in result.curves.values()]
     return np.array([[math.inf if each["regret"] is None else each["regret"] for each in row] for row in rows])
 
 
 def summary(result: Result) -> str:
-    """Write for each strategy how often it comes within 1 % of the oracle, its regret and its cost, as Markdown."""
-    heads, rows = (
-        ["strategy", "tasks within 1 %", "runs within 1 %", "regret, median", "worst", "cost in full runs"],
-        [],
-    )
+    """Return a table in Markdown: how often each strategy comes within 1 % of the oracle, its regret and its cost."""
+    heads = ["strategy", "tasks within 1 %", "runs within 1 %", "regret, median", "worst", "cost in full runs"]
+    rows: list[list[str]] = []
     strategies = next(iter(result.curves.values()))["strategies"]
     for strategy in strategies:
         found = regrets(result, strategy)
@@ -258,7 +256,7 @@ def summary(result: Result) -> str:
 
 
 def task_table(result: Result) -> str:
-    """Write for each task the oracle, and what select chose and reached, as Markdown."""
+    """Return a table in Markdown: the oracle of each task, and what select chose and reached."""
     rows = []
     for name, measured in result.curves.items():
         best, chosen = measured["oracle"], measured["strategies"]["select"]
@@ -313,7 +311,7 @@ def plot(result: Result) -> Figure:
 
 
 def page(results: dict[str, Result]) -> str:
-    """Return the tables of results as a page in Markdown; `results` are by the stem of their files, as in `STEMS`."""
+    """Return the tables of results as a page in Markdown; `results` are named by `STEMS`."""
     lines = [f"# {__doc__.splitlines()[0]}", ""]
     budget = next(iter(results.values())).settings["budget"]
     lines += [

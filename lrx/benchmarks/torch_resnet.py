@@ -1,7 +1,7 @@
-"""The training step of a CIFAR ResNet in PyTorch, which `lrx.benchmarks.resnet_step` runs beside its own.
+"""The training step of a CIFAR ResNet in PyTorch, which `lrx.benchmarks.resnet_step` times.
 
-A program of its own, so that it may run in another environment: for each line of input, a number of steps, it makes
-them and answers with the seconds that they took.
+It is a program of its own, so that it can run in another environment. For each line of input, a number of steps, it
+takes these steps and prints the seconds that they took.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def residual_network(depth: int) -> Any:
 
 
 def main() -> None:
-    """Answer each number of steps with the seconds that they take."""
+    """Print the seconds of as many steps as each line of input asks for."""
     import torch
 
     depth, batch_size = map(int, sys.argv[1:])

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def reproduce(
-    paper: Annotated[str | None, typer.Argument(help="Its name, see `lrx papers`.")] = None,
+    paper: Annotated[str | None, typer.Argument(metavar="PAPER", help="Its name, see `lrx papers`.")] = None,
     everything: Annotated[bool, typer.Option("--all", help="All papers, and a page that shows them.")] = False,
     scale: Annotated[str, typer.Option(help="demo, cpu or paper.")] = "demo",
     data: Annotated[str | None, typer.Option(help="Another data set than the scale's own.")] = None,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from lrx.records import Result, stopwatch
+from lrx.records import Result, stopwatch, write_atomically
 from lrx.workloads.datasets import load as load_dataset
 
 if TYPE_CHECKING:
@@ -158,5 +158,5 @@ class Paper:
         finally:
             seconds = round(earlier + elapsed(), 1)
             if spent and spent.parent.is_dir():
-                spent.write_text(f"{seconds}\n")
+                write_atomically(spent, f"{seconds}\n")
         return Result(self.name, scale, job.data, list(job.seeds), settings, curves, seconds)

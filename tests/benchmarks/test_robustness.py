@@ -8,6 +8,7 @@ from matplotlib.legend import Legend
 
 import lrx
 from lrx.benchmarks import robustness
+from lrx.benchmarks import robustness_report as report
 from lrx.papers import load
 from lrx.records import Result
 
@@ -36,10 +37,10 @@ def test_digits_with_two_methods_leave_a_table_a_result_and_a_picture(tmp_path, 
     out = capsys.readouterr().out
     result = load(tmp_path / "robustness.json")
     page = (tmp_path / "README.md").read_text()
-    assert page == robustness.page(result)
+    assert page == report.page(result, robustness.__doc__.splitlines()[0])
     assert "| method | 1e-06 | 1e-05 | 0.0001 | 0.001 | 0.01 | 0.1 | 1 | 10 | decades within 2 points |" in page
     assert page.count("\n| `sgd` | ") == 3
-    assert robustness.summary(result) in out
+    assert report.summary(result) in out
     assert result.seeds == [0, 1]
     assert {"jax", "lrx"} <= set(result.versions)
     assert list(result.curves["digits"]) == ["sgd", "adam"]
@@ -57,14 +58,14 @@ def test_a_run_that_ends_not_finite_counts_as_guessing(monkeypatch):
     monkeypatch.setitem(robustness.METHODS, "sgd", lambda rate: lrx.sgd(rate * 1e30))
     measured = robustness.measure(tiny_workload(), 22, "sgd", np.array([1e-32, 1.0]), [0])
     assert measured["finite"] == [[True, False]]
-    assert measured["accuracy"][0][1] == robustness.CHANCE
+    assert measured["accuracy"][0][1] == report.CHANCE
 
 
 def test_decades_count_the_rates_within_two_points_of_the_best():
     rates = np.logspace(-6, 1, 8)
     accuracies = np.array([0.1, 0.97, 0.5, 0.96, 0.98, 0.95, 0.9599, 0.1])
-    assert robustness.decades_near_best(accuracies, rates) == 3
-    assert robustness.decades_near_best(np.full(15, 0.3), np.logspace(-6, 1, 15)) == 7.5
+    assert report.decades_near_best(accuracies, rates) == 3
+    assert report.decades_near_best(np.full(15, 0.3), np.logspace(-6, 1, 15)) == 7.5
 
 
 def test_table_marks_what_was_not_finite_and_averages_seeds():
@@ -75,28 +76,28 @@ def test_table_marks_what_was_not_finite_and_averages_seeds():
     }
     curves = {"digits": {"sgd": measured}}
     result = Result("robustness", "cpu", "digits", [0, 1], {"rates": [0.1, 1.0]}, curves, 1.0)
-    assert robustness.accuracy_table(result, "digits").splitlines()[-1] == "| `sgd` | 85.0 | 10.0† | 1 |"
-    assert robustness.loss_table(result, "digits").splitlines()[-1] == "| `sgd` | 0.5 | † |"
-    assert robustness.summary(result).splitlines()[-1] == "| `sgd` | 85.0 (1) |"
+    assert report.accuracy_table(result, "digits").splitlines()[-1] == "| `sgd` | 85.0 | 10.0† | 1 |"
+    assert report.loss_table(result, "digits").splitlines()[-1] == "| `sgd` | 0.5 | † |"
+    assert report.summary(result).splitlines()[-1] == "| `sgd` | 85.0 (1) |"
 
 
 def test_the_page_in_the_gallery_is_what_the_result_says():
     result = load(GALLERY / "robustness.json")
     page = (GALLERY / "README.md").read_text()
-    assert page == robustness.page(result)
+    assert page == report.page(result, robustness.__doc__.splitlines()[0])
     assert f"{len(result.curves['digits'])} methods, each started from 8 rates" in page
     assert f"Measured on {result.date[:10]} by `{result.command}`: seed 0, 11 minutes on {result.device}" in page
     for data in result.curves:
-        assert robustness.accuracy_table(result, data) in page
-        assert robustness.loss_table(result, data) in page
+        assert report.accuracy_table(result, data) in page
+        assert report.loss_table(result, data) in page
 
 
 def test_a_method_that_is_no_longer_known_is_still_drawn_and_listed():
     result = load(GALLERY / "robustness.json")
     for curves in result.curves.values():
         curves["gone"] = curves.pop("sgd")
-    assert "| `gone` | 98.3 (2) |" in robustness.page(result)
-    figure = robustness.plot(result)
+    assert "| `gone` | 98.3 (2) |" in report.page(result, robustness.__doc__.splitlines()[0])
+    figure = report.plot(result, robustness.GROUPS)
     texts = [text.get_text() for each in figure.findobj(Legend) for text in each.get_texts()]
     assert "gone (2, 1, 2)" in texts
     assert not any(text.startswith("sgd (") for text in texts)
@@ -104,7 +105,7 @@ def test_a_method_that_is_no_longer_known_is_still_drawn_and_listed():
 
 def test_every_method_has_a_style_of_its_own():
     looks = set()
-    for methods, style in zip(robustness.GROUPS.values(), robustness.STYLES, strict=False):
+    for methods, style in zip(robustness.GROUPS.values(), report.STYLES, strict=False):
         for index in range(len(methods)):
             line = style.line(index)
             looks.add((line["marker"], line["markerfacecolor"] == "white", line["linestyle"], line["linewidth"]))
