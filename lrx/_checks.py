@@ -246,7 +246,7 @@ def flag(name: str, value: Any) -> None:
 
 def not_above(name: str, value: Any, bound_name: str, bound: Any, hint: str = "") -> None:
     """Require a scalar that is not above another one, if both are known."""
-    # Compared by float: within jit, JAX would trace a comparison of arrays even where both are known.
+    # Compared by float: within jit, JAX would trace a comparison of arrays even if both are known.
     if is_concrete(value) and is_concrete(bound) and float(value) > float(bound):
         given = f"{name}={value}, {bound_name}={bound}"
         raise ValueError(f"{name} must be <= {bound_name}, got {given}{': ' + hint if hint else ''}.")

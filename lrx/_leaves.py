@@ -1,7 +1,7 @@
 """Leafwise arithmetic with one rule for types: compute wide, store as the state is, return as the gradient is.
 
-`optax.tree` has none of this: there sums overflow in narrow types, one infinite coordinate spoils all, and what is made
-within `jax.jit` loses the parameters' sharding.
+`optax.tree` does not do this: its sums overflow in narrow types, one infinite coordinate spoils them, and arrays that
+it makes within `jax.jit` lose the parameters' sharding.
 """
 
 from __future__ import annotations
@@ -128,8 +128,8 @@ def inner(x: jax.Array, y: jax.Array) -> jax.Array:
 def square_root(x: jax.Array) -> jax.Array:
     """Return the square root, whose derivative at 0 is taken as 0.
 
-    A statistic that is 0 has seen zero gradients only, and what the root divides there is 0: the product of both in a
-    derivative is 0, where infinity times 0 would be NaN.
+    A statistic that is 0 has only seen zero gradients, so the numerator over its root is 0 too. With this derivative
+    their product is 0; with an infinite one it would be NaN.
     """
     zero = x == 0
     return jnp.where(zero, 0.0, jnp.sqrt(jnp.where(zero, 1.0, x)))

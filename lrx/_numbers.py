@@ -1,4 +1,4 @@
-"""What is taken for a number, for a step, and for a function of the step."""
+"""Recognise numbers, steps and functions of the step."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 import jax
 import optax
 
-Path: TypeAlias = tuple[str, ...]  # of a leaf, as `named_leaves` gives it: ("lin", "bias")
+Path: TypeAlias = tuple[str, ...]  # of a leaf, as in `named_leaves`: ("lin", "bias")
 
 
 def named_leaves(tree: Any, *, is_leaf: Callable[[Any], bool] | None = None) -> list[tuple[Path, Any]]:

@@ -13,9 +13,9 @@ from lrx.states import shows
 
 @shows("weighted_sum", "weight")
 class RunningMean(NamedTuple):
-    """An exponential moving average and what its weights sum to so far."""
+    """An exponential moving average and the sum of its weights so far."""
 
-    weighted_sum: jax.Array  # () float32, in the units of what is averaged
+    weighted_sum: jax.Array  # () float32, in the units of the values
     weight: jax.Array  # () float32: 0 before the first value, and towards 1
 
 

@@ -1,4 +1,4 @@
-"""How to walk through a state: to the nodes below, to those on the way of a gradient, to those that say something."""
+"""Walk through a state: to the nodes below, to those on the path of a gradient, to those that have a method."""
 
 from __future__ import annotations
 
@@ -79,12 +79,12 @@ def refuse_abstract(value: Any) -> Any:
 
 
 def tellers(node: Any, method: str, *, nested: bool = True) -> list[Any]:
-    """Return what speaks for each state that has a method of the protocol, in the order of the tree.
+    """Return the states (or their adapters) that have a method of the protocol, in the order of the tree.
 
     Args:
       node: a state.
       method: the name of the method.
-      nested: whether to look within a state that has the method; without, such a state answers for what is within it.
+      nested: whether to look within a state that has the method; otherwise it answers for the states within it.
     """
     said = speaker(node)
     found = [said] if tells(said, method) else []

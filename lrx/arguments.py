@@ -1,4 +1,4 @@
-"""What a user may give for a rate, for a schedule, and for a hyperparameter that follows the step."""
+"""Convert arguments: to a rate, to a schedule, and to a hyperparameter that may follow the step."""
 
 from __future__ import annotations
 

@@ -230,7 +230,7 @@ def set_learning_rate(state: Any, value: jax.typing.ArrayLike, group: Hashable |
         scales.extend(set_by_hand(speaker(changed)))
         return changed
 
-    earlier: list[jax.Array] = []  # the scale of the group, where its rate is shared
+    earlier: list[jax.Array] = []  # the scale of the group, if its rate is shared
 
     def without_scale(said: Any, label: str) -> Any:
         earlier.append(array(said.scale_by_hand()[label]))

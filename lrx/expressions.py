@@ -51,7 +51,7 @@ _OPERATIONS: dict[type[ast.operator], tuple[str, Callable[[Any, Any], Any]]] = {
 
 
 class ExpressionError(ValueError):
-    """The text is not a chain. The message shows the text, points at the place and names what would do."""
+    """The text is not a chain. The message shows the text, points at the place and names the way out."""
 
 
 def names() -> dict[str, Callable[..., Any]]:
@@ -60,7 +60,7 @@ def names() -> dict[str, Callable[..., Any]]:
 
 
 def groups() -> dict[str, dict[str, Callable[..., Any]]]:
-    """Return the names that an expression may call, grouped by what they make."""
+    """Return the names that an expression may call, grouped by kind."""
     known: dict[str, dict[str, Callable[..., Any]]] = {
         "links": {"chain": _chain} | {name: getattr(optax, name) for name in _OPTAX_LINKS}
     }
@@ -83,7 +83,7 @@ def _chain(*links: optax.GradientTransformation) -> optax.GradientTransformation
 def parse(
     text: str, namespace: Mapping[str, Callable[..., Any]] | None = None, values: Mapping[str, Any] | None = None
 ) -> Any:
-    """Build what an expression describes.
+    """Build the object that an expression describes.
 
     Args:
       text: such as `"sgd(warmup(cosine_decay(0.1, 2000), 200), momentum=0.9)"`.
@@ -190,7 +190,7 @@ def _kind(value: Any) -> str:
 
 
 def _no_single_rate(tx: optax.GradientTransformation) -> str:
-    """Return what is wrong with the rates of a transformation, or ""."""
+    """Return the fault in the rates of a transformation, or ""."""
     try:
         state = tx.init(jnp.zeros(()))
     except Exception:  # it needs parameters of another shape, and will raise its own error if the real ones do not fit
@@ -234,7 +234,7 @@ class _Reader:
         match node:
             case ast.Constant(value=bool() | int() | float() | str() | None):
                 if isinstance(node.value, int | float) and not abs(node.value) <= _LARGEST:
-                    # As written: the largest whole numbers are no floats, and could not be formatted as such.
+                    # As written, because the largest whole numbers are beyond floats and could not be formatted.
                     written = ast.get_source_segment(self.text, node) or ""
                     shown = written if len(written) <= 20 else f"{len(written)} digits"
                     raise self.at(node, f"a number must be at most {_LARGEST:g} in size, got {shown}.")

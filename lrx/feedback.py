@@ -160,9 +160,9 @@ def controller(
         1 until then; may be traced.
 
     Returns:
-      The `Controller`. What its memory tells (a number to show, the end of a run) it tells by the methods that
-      `lrx.states` lists. With a method `judge(value)`, which returns the next memory, `lrx.stopped` knows of an
-      observation before an update has taken it.
+      The `Controller`. Its memory may have the methods that `lrx.states` lists, for example to show a number or to end
+      a run. With a method `judge(value)`, which returns the next memory, `lrx.stopped` knows of an observation before
+      an update has taken it.
 
     Example:
       >>> from typing import NamedTuple

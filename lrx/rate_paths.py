@@ -30,9 +30,9 @@ class RatePath:
 
     signed: list[jax.Array] = dataclasses.field(default_factory=list)
     factors: list[jax.Array] = dataclasses.field(default_factory=list)
-    rate_ahead: list[jax.Array] = dataclasses.field(default_factory=list)  # `signed` under the scales set by now
-    ahead: list[jax.Array] = dataclasses.field(default_factory=list)  # `factors` under the scales set by now
-    by_hand: list[jax.Array] = dataclasses.field(default_factory=list)  # what of it was set by hand
+    rate_ahead: list[jax.Array] = dataclasses.field(default_factory=list)  # `signed` under the scales set now
+    ahead: list[jax.Array] = dataclasses.field(default_factory=list)  # `factors` under the scales set now
+    by_hand: list[jax.Array] = dataclasses.field(default_factory=list)  # factors set by hand
     unread: list[str] = dataclasses.field(default_factory=list)  # optimizers with a rate that is not in their state
     groups: dict[str, RatePath] = dataclasses.field(default_factory=dict)
 
@@ -108,7 +108,7 @@ def collect(node: Any) -> RatePath:
 
 
 def _times(path: RatePath, factor: RatePath, pairs: Mapping[str, list[str]]) -> RatePath:
-    """Multiply what lies on a path by the factors around it, group by group."""
+    """Multiply the rates on a path by the factors around it, group by group."""
     if not pairs:
         path.extend(factor)
         return path
@@ -156,11 +156,11 @@ def groups_of_leaves(state: Any, starts: Sequence[tuple[jax.Array, Mapping[Any, 
     """Return the leaves of each group within a state, as far as its rates and factors have noted them.
 
     Args:
-      state: what an `init` has returned.
-      starts: what `collect_starts` has collected meanwhile.
+      state: the state returned by an `init`.
+      starts: the list that `collect_starts` has filled during that `init`.
 
     Returns:
-      Label to paths; None for a foreign rate, of which the leaves are not known. Empty if there is at most one group.
+      Label to paths; None for a foreign rate, whose leaves are not known. Empty if there is at most one group.
     """
     known = {id(count): groups for count, groups in starts}
     found: dict[str, set[Any] | None] = {}
@@ -219,7 +219,7 @@ def paths_of(state: Any) -> dict[str, RatePath]:
 
 
 def no_rate(state: Any) -> str:
-    """Return why no rate can be read from a state, and what to do."""
+    """Write why no rate can be read from a state, and the way out."""
     if is_restored(state):
         return (
             "the state holds no learning rate that could be read, but dicts and lists, got what was restored without "

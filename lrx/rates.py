@@ -35,7 +35,7 @@ TransformT = TypeVar("TransformT")
 
 
 class Feedback(NamedTuple):
-    """What a rate may look at in one update."""
+    """The inputs of a rate in one update."""
 
     count: jax.Array  # type: ignore[assignment]  # () int32: the step, 0 in the first update
     updates: Any = None  # the incoming gradients or direction
@@ -79,10 +79,10 @@ else:
 
 
 class _Factor(Built, _Base):
-    """What rates and controllers share: cores that run side by side, in an object that optax and JAX accept.
+    """The base of rates and controllers: cores that run side by side, in an object that optax and JAX accept.
 
     Optax's transformations are NamedTuples. A factor behaves like one without being one, and each trick below answers
-    something that optax, JAX or NumPy does. The tests are those of tests/test_rates.py.
+    something that optax, JAX or NumPy does. The tests are in tests/test_*.py.
 
     | trick | what breaks without it | test |
     |---|---|---|
@@ -153,7 +153,7 @@ class _Factor(Built, _Base):
         return _product(self, _as_factor(other))
 
     def __rmul__(self, other: Any) -> Any:
-        # Optax multiplies by -1 what it takes for a number.
+        # Optax multiplies a number by -1 to descend.
         if not isinstance(self, Schedule) and is_number(other) and _checks.is_concrete(other) and np.all(other == -1):
             raise TypeError(
                 f"learning_rate must be a number or a function of the step in an optax optimizer, got {self!r}, which "

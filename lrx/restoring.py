@@ -65,7 +65,7 @@ def carry_over(old_state: Any, new_state: Any) -> CarriedOver:
         state = carried.state
 
     Args:
-      old_state: an optimizer state, or what Orbax has restored of one.
+      old_state: an optimizer state, or one that Orbax has restored.
       new_state: the state returned by the new transformation's `init`.
 
     Returns:

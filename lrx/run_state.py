@@ -1,4 +1,4 @@
-"""What a training loop asks of a state: is the run over, is it better than before, which parameters go with it."""
+"""Ask a state whether the run is over, whether it has improved, and which parameters belong to it."""
 
 from __future__ import annotations
 

@@ -6,11 +6,11 @@ The protocol is a set of methods, each of them optional. lrx asks a state for th
 state of your own is read like lrx's:
 
     rate()                () float32: the learning rate of the latest update; the state applies the sign. Before the
-                          first update, what it starts with
-    factor()              () float32: what the state multiplies by, without a sign; or {group: factor}
+                          first update, the first rate
+    factor()              () float32: the factor of the state, without a sign; or {group: factor}
     pairs()               {label of a group within: the groups in factor() that share leaves with it}; empty if the
                           groups are the same
-    shown()               {name: scalar}: what `monitor` shows of it, as "method/field"
+    shown()               {name: scalar}: its entries in `monitor`, named "method/field"
     belongs_to()          the state within it after which it is named
     stops()               () bool: whether the run is over
     within()              the states within it, if these are not all the nodes below it
@@ -130,7 +130,7 @@ class RateState(NamedTuple):
 
     count: jax.Array  # type: ignore[assignment]  # () int32: completed updates; stays at 2^31 - 1 once there
     step: jax.Array  # () int32: step of the schedule in the next update; `count` until `restart_schedule` sets it
-    learning_rate: jax.Array  # () float32: the rate that the latest update used; before the first, what it starts with
+    learning_rate: jax.Array  # () float32: the rate of the latest update; before the first update, the first rate
     unscaled: jax.Array  # () float32: the same without `scale`
     scale: jax.Array  # () float32: set by hand, multiplies everything
     memories: tuple[Memory, ...]  # one for each factor: () for a schedule, a ControllerState for a controller
@@ -213,11 +213,11 @@ class FactorState(NamedTuple):
 
     count: jax.Array  # type: ignore[assignment]  # () int32: completed updates; stays at 2^31 - 1 once there
     step: jax.Array  # () int32: step of the schedule in the next update; `count` until `restart_schedule` sets it
-    latest: jax.Array  # () float32: what the latest update was multiplied by; before the first, the initial one
+    latest: jax.Array  # () float32: the factor of the latest update; before the first update, the initial one
     memories: tuple[Memory, ...]  # one for each factor
 
     def factor(self) -> jax.Array:
-        """Return what the latest update was multiplied by."""
+        """Return the factor of the latest update."""
         return self.latest
 
     def on_path(self) -> tuple[Any, ...]:
@@ -242,7 +242,7 @@ class ComputedRate(NamedTuple):
     """The rate of a method that takes none: it can be read but not scaled."""
 
     count: jax.Array  # type: ignore[assignment]  # () int32: completed updates; stays at 2^31 - 1 once there
-    learning_rate: jax.Array  # () float32: what the latest update used, 0 before the first
+    learning_rate: jax.Array  # () float32: the rate of the latest update, 0 before the first
 
     def rate(self) -> jax.Array:
         """Return the rate of the latest update."""
@@ -276,7 +276,7 @@ class Observation(NamedTuple):
     A state whose loss comes with the update has `()` in its place.
     """
 
-    value: jax.Array  # () float32: what was written last; 0 once it is taken
+    value: jax.Array  # () float32: the latest observation; 0 once it is taken
     pending: jax.Array  # () bool: whether it waits to be taken
     total: jax.Array  # () int32: observations so far; stays at 2^31 - 1 once there
     elapsed: jax.Array  # () int32: updates since one was taken, at first since the beginning
@@ -315,7 +315,7 @@ class ControllerState(NamedTuple):
         return _with_observation(*jax.tree.map(array, self[1:], is_leaf=lambda part: not isinstance(part, tuple)))
 
 
-@jax.jit  # one call where it is read outside of compiled functions
+@jax.jit  # one call if it is read outside of compiled functions
 def _with_observation(observation: Observation, memory: Memory) -> Memory:
     counts = observation.pending & observation.counts & jnp.isfinite(observation.value)
     return jax.tree.map(lambda new, old: jnp.where(counts, new, old), memory.judge(observation.value), memory)

@@ -1,8 +1,8 @@
-"""How a transformation remembers the call that made it.
+"""Transformations that remember the call that made them.
 
-`@factory` in front of a function that makes transformations gives what it makes a `repr` that rebuilds it, pickling,
-and equality: two calls with equal arguments make equal transformations. Arguments are looked at once, when the factory
-is called: lists, dictionaries and NumPy arrays are copied, so that changing one later changes nothing that was built.
+The decorator `@factory` adds a `repr` that rebuilds the transformation, pickling, and equality: two calls with equal
+arguments make equal transformations. Arguments are read once, when the factory is called. Lists, dictionaries and NumPy
+arrays are copied, so changing one later does not change a transformation.
 """
 
 from __future__ import annotations

@@ -215,6 +215,9 @@ def test_a_factor_unpacks_as_every_transformation_does() -> None:
     np.testing.assert_allclose(updates["b"], -0.2, rtol=1e-6)
     assert len(cosine()) == 2
     assert cosine()[0] is not None
+    again = cosine()._replace(init=lambda params: init(params)._replace(scale=jnp.float32(0.5)))
+    updates, _ = again.update(GRADS, again.init(PARAMS), PARAMS)
+    np.testing.assert_allclose(updates["b"], -0.1, rtol=1e-6)
 
 
 def test_optax_s_state_functions_find_their_way() -> None:

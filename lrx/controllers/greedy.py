@@ -1,6 +1,6 @@
 """Raise the rate while the loss improves, lower it while it stalls.
 
-The two-sided companion of the plateau rule: what a plateau takes, progress gives back.
+This is the plateau rule in both directions: the rate also rises again.
 """
 
 from __future__ import annotations

@@ -23,14 +23,14 @@ from lrx.rates import Controller, Rate, Schedule
 from lrx.states import array, change, shows
 from lrx.transformations import factory
 
-LABELS = (str, int, np.generic, enum.Enum)  # what tells a callable tree of labels from a function
+LABELS = (str, int, np.generic, enum.Enum)  # kinds of labels, by which a callable tree is told from a function
 
 
 @shows()
 class GroupFactor(NamedTuple):
     """The factor of one group of `group_rates`."""
 
-    latest: jax.Array  # () float32: what the latest update of the group was multiplied by
+    latest: jax.Array  # () float32: the factor of the group's latest update
     unscaled: jax.Array  # () float32: the same without `scale`
     scale: jax.Array  # () float32: set by hand, multiplies it
     meets: dict[str, tuple[()]]  # labels of the groups within (of an optax.partition) that share leaves with it
@@ -44,7 +44,7 @@ class GroupFactor(NamedTuple):
 
 @shows()
 class GroupState(NamedTuple):
-    """State of `group_rates`, which gives groups of parameters factors of their own."""
+    """State of `group_rates`."""
 
     count: jax.Array  # type: ignore[assignment]  # () int32: completed updates; stays at 2^31 - 1 once there
     step: jax.Array  # () int32: step of the factors' schedules in the next update: see `RateState`

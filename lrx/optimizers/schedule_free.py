@@ -111,8 +111,11 @@ def schedule_free_adamw(
 ) -> optax.GradientTransformationExtraArgs:
     """Average the iterates of Adam's steps, and take gradients between the average and the newest one.
 
-    This is `schedule_free_sgd` with `z_{t+1} = z_t - gamma_t (g_t / (sqrt(v_t / (1 - b2^t)) + eps) + weight_decay
-    y_t)`, t counted from 1: the average takes the place of Adam's momentum.
+    This is `schedule_free_sgd` with the step
+
+        z_{t+1} = z_t - gamma_t (g_t / (sqrt(v_t / (1 - b2^t)) + eps) + weight_decay y_t)
+
+    and t counted from 1: the average takes the place of Adam's momentum.
 
     The parameters that the caller holds are y; evaluate and keep `eval_params(state, params)`, which is x. Give a
     warm-up and no decay. If the model has batch statistics, `lrx.training.recompute_batch_stats` computes them at x.

@@ -16,8 +16,8 @@ def scale_for_batch_size(
 
     With k = batch_size / base_batch_size it is `alpha k` for "linear" (SGD: k times the examples, k times the step) and
     `alpha sqrt(k)` for "sqrt" (Adam and other methods that normalise the gradient). Large k needs a warm-up, and no
-    rule holds for any k. The result is a number and not a schedule: `one_cycle(scale_for_batch_size(0.1, 1024),
-    total_steps)`.
+    rule holds for any k. The result is a number and not a schedule:
+    `one_cycle(scale_for_batch_size(0.1, 1024), total_steps)`.
 
     Args:
       learning_rate: alpha, the rate at `base_batch_size`, >= 0; may be traced.

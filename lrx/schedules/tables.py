@@ -1,4 +1,4 @@
-"""Rates that the user gives: at some steps with a curve through them, or at every step."""
+"""Schedules from given rates: at some steps, with a curve through them, or at every step."""
 
 from __future__ import annotations
 
