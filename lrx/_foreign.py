@@ -231,9 +231,16 @@ _NAMES = {
 }
 
 
-@_adapts(contrib.COCOBState, contrib.ScheduleFreeState)
+@_adapts(contrib.COCOBState)
 class _Whole(_Signed):
     pass
+
+
+@_adapts(contrib.ScheduleFreeState)
+class _ScheduleFree(_Signed):
+    def evaluation_params(self, params: Any) -> Any:
+        """Return x, the average."""
+        return contrib.schedule_free_eval_params(self.state, params)
 
 
 @_adapts(contrib.MadgradState, contrib.MomoState, contrib.MomoAdamState)

@@ -67,12 +67,17 @@ class Patience(NamedTuple):
     best: jnp.ndarray
     waited: Array
     over: "Array"  # noqa: UP037
+    most: jax.Array
 
     def shown(self) -> dict[str, Array]:
         return {"patience/best": self.best, "patience/waited": self.waited}
 
     def stops(self) -> Array:
         return self.over
+
+    def judge(self, value: Array) -> Patience:
+        waited = jnp.where(value < self.best, 0, self.waited + 1)
+        return Patience(jnp.minimum(self.best, value), waited, self.over | (waited > self.most), self.most)
 
     def improved_since(self, before: Patience) -> Array:
         return self.best < before.best
@@ -83,11 +88,10 @@ def patience(most: int, feedback: str = "value") -> Controller:
     """Be over after more than `most` losses in a row without a new best."""
 
     def init(params: Any) -> Patience:
-        return Patience(jnp.array(jnp.inf), jnp.zeros([], jnp.int32), jnp.zeros([], bool))
+        return Patience(jnp.array(jnp.inf), jnp.zeros([], jnp.int32), jnp.zeros([], bool), jnp.array(most))
 
     def update(state: Patience, value: Array) -> tuple[Array, Patience]:
-        waited = jnp.where(value < state.best, 0, state.waited + 1)
-        after = Patience(jnp.minimum(state.best, value), waited, state.over | (waited > most))
+        after = state.judge(value)
         return jnp.where(after.over, 0.0, 1.0), after
 
     return controller(init=init, update=update, feedback=feedback)

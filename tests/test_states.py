@@ -94,6 +94,16 @@ def test_a_controller_of_ones_own_tells_the_best_parameters_of_a_run() -> None:
     np.testing.assert_array_equal(stopped_run().loss, own.loss)
 
 
+def test_an_observation_is_judged_by_a_memory_of_ones_own_before_an_update_takes_it() -> None:
+    tx = lrx.sgd(0.1 * patience(0, feedback="observed"))
+    state = lrx.observe(tx.init(PARAMS), value=1.0)
+    assert not lrx.stopped(state)
+    _, state = tx.update(GRADS, state)
+    state = lrx.observe(state, value=2.0)
+    assert lrx.stopped(state)
+    assert lrx.monitor(state, scalars=True)["patience/waited"] == 1
+
+
 def test_a_state_of_ones_own_says_where_a_run_is_evaluated() -> None:
     workload = line(lambda slope: {"slope": slope})
     history = train(workload, lagging(lrx.sgd(0.1)), epochs=2)
@@ -111,6 +121,17 @@ def test_a_transformation_of_ones_own_takes_a_diverging_run_back() -> None:
     assert float(lrx.learning_rate(history.opt_state)) == pytest.approx(0.25e38)
     with pytest.raises(DivergenceError):
         train(line(), lrx.sgd(1e38), steps=6)
+
+
+def test_optax_s_schedule_free_optimizers_are_evaluated_at_their_average() -> None:
+    tx = optax.contrib.schedule_free_sgd(0.1)
+    params, state = PARAMS, tx.init(PARAMS)
+    for _ in range(3):
+        updates, state = tx.update(GRADS, state, params)
+        params = optax.apply_updates(params, updates)
+    points = lrx.eval_params(state, params), optax.contrib.schedule_free_eval_params(state, params)
+    jax.tree.map(np.testing.assert_array_equal, *points)
+    assert not np.array_equal(points[0]["w"], params["w"])
 
 
 # --- how states print ----------------------------------------------------------------------------------------------
