@@ -136,7 +136,7 @@ all_states = parametrized(STATES, variants=False)
 
 
 def public_factories() -> dict[str, Callable[..., Any]]:
-    """Every public function of the packages that gives a transformation."""
+    """Return every public function of the packages that builds a transformation, by name."""
     found = {}
     for package in PACKAGES:
         for name in package.__all__:
@@ -146,6 +146,6 @@ def public_factories() -> dict[str, Callable[..., Any]]:
 
 
 def traceable_parameters(factory: Callable[..., Any]) -> set[str]:
-    """The hyperparameters that may be tracers: those annotated as array-like."""
+    """Return the hyperparameters that may be tracers: those annotated as array-like."""
     signature = inspect.signature(factory)
     return {name for name, parameter in signature.parameters.items() if "ArrayLike" in str(parameter.annotation)}

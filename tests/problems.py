@@ -12,7 +12,7 @@ STREAM = 6  # steps of the gradient stream: enough for a warm-up, a decay and a 
 
 
 def mixed_params() -> dict[str, Any]:
-    """A tree with both widths, a matrix, a scalar and a leaf that is not there."""
+    """Return a tree with both widths, a matrix, a scalar and a leaf that is not there."""
     return {
         "bias": jnp.asarray(0.5, jnp.float32),
         "frozen": None,
@@ -22,12 +22,12 @@ def mixed_params() -> dict[str, Any]:
 
 
 def vector_params() -> dict[str, jax.Array]:
-    """Two float32 leaves."""
+    """Return two float32 leaves."""
     return {"a": jnp.asarray([0.5, -1.0, 2.0], jnp.float32), "b": jnp.asarray([[0.25], [1.5]], jnp.float32)}
 
 
 def gradient_stream(params: Any, steps: int = STREAM, seed: int = 0) -> list[Any]:
-    """Gradients of all signs, the same for the same arguments."""
+    """Return gradients of all signs, the same for the same arguments."""
     random = np.random.default_rng(seed)
     return [
         jax.tree.map(lambda leaf: jnp.asarray(random.normal(size=jnp.shape(leaf)), jnp.result_type(leaf)), params)
@@ -36,12 +36,12 @@ def gradient_stream(params: Any, steps: int = STREAM, seed: int = 0) -> list[Any
 
 
 def value_stream(steps: int = STREAM) -> list[float]:
-    """Losses that improve once and then stay: a plateau."""
+    """Return losses that improve once and then stay: a plateau."""
     return [1.0, 0.5] + [0.5] * (steps - 2)
 
 
 def signature_of(tree: Any) -> tuple[Any, ...]:
-    """Structure, and shape, type and weakness of every leaf: what two calls must share not to be traced twice."""
+    """Return structure, and shape, type and weakness of every leaf: calls that share them are traced once."""
     avals = jax.tree.map(jax.typeof, tree)
     leaves, structure = jax.tree.flatten(avals)
     return structure, [(leaf.shape, leaf.dtype, leaf.weak_type) for leaf in leaves]

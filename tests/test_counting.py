@@ -9,39 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from state_examples import GRADS, LABELS, PARAMS, advance, linear, plateau, rate_of
 
 import lrx
 import lrx.editing
 import lrx.rate_paths
-from lrx.rates import Controller
 from lrx.reading import NoRateError
-
-PARAMS = {"w": jnp.array([1.0, -2.0]), "b": jnp.array(0.5)}
-
-
-GRADS = {"w": jnp.array([0.3, -0.7]), "b": jnp.array(2.0)}
-
-
-LABELS = {"w": "body", "b": "head"}
-
-
-def linear() -> lrx.Schedule:
-    return lrx.linear_decay(0.8, decay_steps=8)
-
-
-def plateau(**arguments: Any) -> Controller:
-    return lrx.reduce_on_plateau(**{"factor": 0.5, "patience": 0, **arguments})
-
-
-def advance(tx: Any, state: Any, steps: int = 1, **extra_args: Any) -> Any:
-    for _ in range(steps):
-        _, state = tx.update(GRADS, state, PARAMS, **extra_args)
-    return state
-
-
-def rate_of(state: Any) -> float:
-    return round(float(lrx.learning_rate(state)), 6)
-
 
 # --- the step of the schedule, and the number of updates -------------------------------------------------------------
 
@@ -63,7 +36,7 @@ METHODS: dict[str, Any] = {
 
 @pytest.mark.parametrize("name", METHODS)
 def test_a_schedule_restarts_with_moments_and_bias_corrections_kept(name: str) -> None:
-    """As if the schedule had been this shape from the start."""
+    """Check that it goes on as if the schedule had had this shape from the start."""
     make = METHODS[name]
     boundary = 3
     again = lrx.join([linear(), linear()], [boundary])
@@ -185,7 +158,7 @@ def test_what_was_set_by_hand_stays_when_a_run_is_taken_back() -> None:
 
 
 def test_reading_a_wide_state_does_not_visit_each_array() -> None:
-    """Calls of a state with 20 and with 2,000 moments take about the same number of steps of the walk."""
+    """Check that calls of a state with 20 and with 2,000 moments take about the same number of steps of the walk."""
     visits = []
     for width in (10, 1000):
         state = lrx.adamw(0.1).init({f"layer_{i}": jnp.zeros(1) for i in range(width)})

@@ -1,4 +1,4 @@
-"""Whoever would ascend is told before anything is trained, and nobody else."""
+"""A chain that would ascend is refused before anything is trained, and no other chain is."""
 
 from __future__ import annotations
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from state_examples import GRADS, LABELS, PARAMS, advance, linear, plateau, rate_of
 
 import lrx
 import lrx.editing
@@ -16,33 +17,6 @@ import lrx.rate_paths
 from lrx.feedback import controller
 from lrx.rates import Controller
 from lrx.transformations import factory
-
-PARAMS = {"w": jnp.array([1.0, -2.0]), "b": jnp.array(0.5)}
-
-
-GRADS = {"w": jnp.array([0.3, -0.7]), "b": jnp.array(2.0)}
-
-
-LABELS = {"w": "body", "b": "head"}
-
-
-def linear() -> lrx.Schedule:
-    return lrx.linear_decay(0.8, decay_steps=8)
-
-
-def plateau(**arguments: Any) -> Controller:
-    return lrx.reduce_on_plateau(**{"factor": 0.5, "patience": 0, **arguments})
-
-
-def advance(tx: Any, state: Any, steps: int = 1, **extra_args: Any) -> Any:
-    for _ in range(steps):
-        _, state = tx.update(GRADS, state, PARAMS, **extra_args)
-    return state
-
-
-def rate_of(state: Any) -> float:
-    return round(float(lrx.learning_rate(state)), 6)
-
 
 # --- scale_learning_rate ---------------------------------------------------------------------------------------------
 
@@ -184,7 +158,7 @@ def test_other_factors_on_the_path_are_divided_out() -> None:
 
 @pytest.mark.parametrize("make", [lrx.dog, lrx.dowg, lrx.prodigy, lrx.d_adaptation, lambda r: lrx.mechanic(lrx.sgd(r))])
 def test_an_estimated_rate_goes_on_from_the_value(make: Any) -> None:
-    """The estimate of the next update is another: what was set is what this one would have used."""
+    """Check the update after it: its estimate is another, and what was set is what this one would have used."""
     tx = make(1.0)
     state = advance(tx, tx.init(PARAMS), steps=3)
     before = lrx.learning_rate(state)

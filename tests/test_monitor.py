@@ -9,36 +9,16 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from state_examples import ADAM_KEYS, GRADS, LABELS, PARAMS, linear, plateau
 
 import lrx
 import lrx.editing
 import lrx.rate_paths
-from lrx.rates import Controller
-
-PARAMS = {"w": jnp.array([1.0, -2.0]), "b": jnp.array(0.5)}
-
-
-GRADS = {"w": jnp.array([0.3, -0.7]), "b": jnp.array(2.0)}
-
-
-LABELS = {"w": "body", "b": "head"}
-
-
-def linear() -> lrx.Schedule:
-    return lrx.linear_decay(0.8, decay_steps=8)
-
-
-def plateau(**arguments: Any) -> Controller:
-    return lrx.reduce_on_plateau(**{"factor": 0.5, "patience": 0, **arguments})
-
 
 # --- monitor ---------------------------------------------------------------------------------------------------------
 
 
 PLATEAU = ["factor", "scale", "best_value", "plateau_count", "cooldown_count", "value_count", "accumulation_size"]
-
-
-ADAM_KEYS = ["adam/b1", "adam/b2", "adam/first_weight", "adam/second_weight"]
 
 
 PLATEAU_KEYS = [f"reduce_on_plateau/{field}" for field in PLATEAU]

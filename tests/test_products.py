@@ -11,46 +11,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from rate_examples import COUNTS, GRADS, PARAMS, cosine, leaves_equal, plateau, run
 
 import lrx
 from lrx.feedback import controller
 from lrx.rates import Controller, Rate, Schedule
 from lrx.states import FactorState
 from lrx.transformations import factory
-
-COUNTS = np.arange(40)
-
-
-PARAMS = {"w": jnp.array([1.0, -2.0]), "b": jnp.array(0.5)}
-
-
-GRADS = {"w": jnp.array([0.3, -0.7]), "b": jnp.array(2.0)}
-
-
-def cosine() -> Schedule:
-    return lrx.cosine_decay(0.1, decay_steps=20)
-
-
-def plateau(**arguments: Any) -> Controller:
-    return lrx.reduce_on_plateau(**{"factor": 0.5, "patience": 0, **arguments})
-
-
-def leaves_equal(left: Any, right: Any, rtol: float = 0.0) -> None:
-    assert jax.tree.structure(left) == jax.tree.structure(right)
-    for a, b in zip(jax.tree.leaves(left), jax.tree.leaves(right), strict=True):
-        np.testing.assert_allclose(a, b, rtol=rtol, atol=0.0)
-
-
-def run(tx: Any, losses: list[float], params: Any = PARAMS, grads: Any = GRADS) -> tuple[list[Any], list[float]]:
-    """The updates and the rates of a run with constant gradients."""
-    state = tx.init(params)
-    updates, rates = [], []
-    for loss in losses:
-        update, state = tx.update(grads, state, params, value=jnp.float32(loss))
-        updates.append(update)
-        rates.append(float(lrx.learning_rate(state)))
-    return updates, rates
-
 
 # --- products --------------------------------------------------------------------------------------------------------
 

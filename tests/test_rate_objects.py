@@ -14,37 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from rate_examples import COUNTS, GRADS, PARAMS, cosine, halving, leaves_equal, plateau
 
 import lrx
-from lrx.rates import Controller, Schedule
-
-COUNTS = np.arange(40)
-
-
-PARAMS = {"w": jnp.array([1.0, -2.0]), "b": jnp.array(0.5)}
-
-
-GRADS = {"w": jnp.array([0.3, -0.7]), "b": jnp.array(2.0)}
-
-
-def cosine() -> Schedule:
-    return lrx.cosine_decay(0.1, decay_steps=20)
-
-
-def plateau(**arguments: Any) -> Controller:
-    return lrx.reduce_on_plateau(**{"factor": 0.5, "patience": 0, **arguments})
-
-
-def halving(count: jax.Array) -> jax.Array:
-    """A schedule as a user writes it, at the top level of a module."""
-    return 0.5 ** (count + 1.0)
-
-
-def leaves_equal(left: Any, right: Any, rtol: float = 0.0) -> None:
-    assert jax.tree.structure(left) == jax.tree.structure(right)
-    for a, b in zip(jax.tree.leaves(left), jax.tree.leaves(right), strict=True):
-        np.testing.assert_allclose(a, b, rtol=rtol, atol=0.0)
-
+from lrx.rates import Schedule
 
 # --- repr, pickle, copy ----------------------------------------------------------------------------------------------
 

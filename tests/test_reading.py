@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from state_examples import ADAM_KEYS, GRADS, LABELS, PARAMS, advance, linear, plateau, rate_of
 
 import lrx
 import lrx.editing
@@ -19,33 +20,6 @@ from lrx.feedback import controller
 from lrx.rates import Controller
 from lrx.reading import NoRateError
 from lrx.transformations import factory
-
-PARAMS = {"w": jnp.array([1.0, -2.0]), "b": jnp.array(0.5)}
-
-
-GRADS = {"w": jnp.array([0.3, -0.7]), "b": jnp.array(2.0)}
-
-
-LABELS = {"w": "body", "b": "head"}
-
-
-def linear() -> lrx.Schedule:
-    return lrx.linear_decay(0.8, decay_steps=8)
-
-
-def plateau(**arguments: Any) -> Controller:
-    return lrx.reduce_on_plateau(**{"factor": 0.5, "patience": 0, **arguments})
-
-
-def advance(tx: Any, state: Any, steps: int = 1, **extra_args: Any) -> Any:
-    for _ in range(steps):
-        _, state = tx.update(GRADS, state, PARAMS, **extra_args)
-    return state
-
-
-def rate_of(state: Any) -> float:
-    return round(float(lrx.learning_rate(state)), 6)
-
 
 # --- learning_rate ---------------------------------------------------------------------------------------------------
 
@@ -257,9 +231,6 @@ def test_observing_without_a_controller_says_how_to_add_one() -> None:
 # --- monitor ---------------------------------------------------------------------------------------------------------
 
 
-ADAM_KEYS = ["adam/b1", "adam/b2", "adam/first_weight", "adam/second_weight"]
-
-
 # --- what is given ---------------------------------------------------------------------------------------------------
 
 
@@ -319,7 +290,7 @@ def test_scalars_are_plain_numbers_for_a_logger() -> None:
 
 
 def applied(tx: Any, state: Any, **extra_args: Any) -> tuple[float, float, Any]:
-    """The rate that sgd's update shows, and the one that is read."""
+    """Return the rate that sgd's update shows, and the one that is read."""
     updates, state = tx.update(GRADS, state, PARAMS, **extra_args)
     return float(-updates["b"] / GRADS["b"]), float(lrx.learning_rate(state)), state
 

@@ -25,7 +25,7 @@ PATHS = {case["id"]: case for case in RECORDED["optimizers"]}
 
 
 def warmup_before_another(rate, schedulers, milestones):
-    """SequentialLR with LinearLR before another."""
+    """Join a LinearLR and another schedule as SequentialLR does."""
     (first, ramp), (family, arguments) = schedulers
     assert (first, ramp["end_factor"], [ramp["total_iters"]]) == ("LinearLR", 1.0, milestones)
     after = schedule_of(family, rate, arguments)
@@ -132,7 +132,7 @@ def curve(schedule, steps):
 
 
 def updates_of(tx):
-    """Give every update, and the parameters after it, of the optimizer under the recorded gradients."""
+    """Return every update, and the parameters after it, of the optimizer under the recorded gradients."""
 
     def step(carry, gradient):
         theta, state = carry
@@ -191,7 +191,7 @@ def test_optimizer_takes_pytorchs_path(name):
 
 
 def decaying(rate):
-    """One schedule as both libraries may take it."""
+    """Return one schedule as both libraries may take it."""
     return lrx.step_decay(rate, 12, factor=0.3)
 
 

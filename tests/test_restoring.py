@@ -61,7 +61,7 @@ def test_another_transformation_goes_on_as_the_old_one_would(make: Any, fresh: t
 
 
 def test_orbax_restores_across_a_change_of_controllers(tmp_path: Path) -> None:
-    """As dicts and lists: the old transformation is not needed."""
+    """Check it with dicts and lists: the old transformation is not needed."""
     old = lrx.adam(schedule())
     _, state = advance(old, old.init(PARAMS), 5)
     with ocp.StandardCheckpointer() as checkpointer:
@@ -128,7 +128,7 @@ def test_states_with_nothing_in_common_are_refused() -> None:
 
 
 def test_groups_are_made_and_dissolved() -> None:
-    """Each takes its part of the moments, and gives it back."""
+    """Check that each takes its part of the moments, and gives it back."""
     one = lrx.adam(schedule())
     two = optax.partition({"body": lrx.adam(schedule()), "head": lrx.adam(schedule())}, LABELS)
     states = [advance(tx, tx.init(PARAMS), 4)[1] for tx in (one, two)]

@@ -14,40 +14,11 @@ import numpy as np
 import optax
 import pytest
 from cases import Case, all_schedules
+from rate_examples import GRADS, PARAMS, cosine, halving, plateau, run
 
 import lrx
-from lrx.rates import Controller, Schedule
+from lrx.rates import Schedule
 from lrx.states import RateState
-
-PARAMS = {"w": jnp.array([1.0, -2.0]), "b": jnp.array(0.5)}
-
-
-GRADS = {"w": jnp.array([0.3, -0.7]), "b": jnp.array(2.0)}
-
-
-def cosine() -> Schedule:
-    return lrx.cosine_decay(0.1, decay_steps=20)
-
-
-def plateau(**arguments: Any) -> Controller:
-    return lrx.reduce_on_plateau(**{"factor": 0.5, "patience": 0, **arguments})
-
-
-def halving(count: jax.Array) -> jax.Array:
-    """A schedule as a user writes it, at the top level of a module."""
-    return 0.5 ** (count + 1.0)
-
-
-def run(tx: Any, losses: list[float], params: Any = PARAMS, grads: Any = GRADS) -> tuple[list[Any], list[float]]:
-    """The updates and the rates of a run with constant gradients."""
-    state = tx.init(params)
-    updates, rates = [], []
-    for loss in losses:
-        update, state = tx.update(grads, state, params, value=jnp.float32(loss))
-        updates.append(update)
-        rates.append(float(lrx.learning_rate(state)))
-    return updates, rates
-
 
 # --- a schedule's two faces ------------------------------------------------------------------------------------------
 

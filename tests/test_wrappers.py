@@ -36,12 +36,12 @@ def plateau(**arguments: Any) -> Controller:
 
 
 def gradients(params: Any) -> Any:
-    """Of a badly scaled quadratic."""
+    """Return the gradients of a badly scaled quadratic."""
     return {"w": jnp.array([1.0, 7.0]) * params["w"], "b": 0.3 * params["b"]}
 
 
 def trajectory(tx: Any, readable: bool = True) -> tuple[np.ndarray, np.ndarray]:
-    """The parameters after each step of a compiled run, and the rate of each."""
+    """Return the parameters after each step of a compiled run, and the rate of each."""
 
     @jax.jit
     def run(params: Any) -> Any:

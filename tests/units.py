@@ -37,7 +37,7 @@ def itself(value: Any) -> Any:
 
 
 def bowl(params: Any) -> jax.Array:
-    """A loss for what searches along a line; the gradients of the laws are not its own."""
+    """Return a loss for what searches along a line; the gradients of the laws are not its own."""
     leaves = [leaf for leaf in map(jnp.asarray, jax.tree.leaves(params)) if jnp.issubdtype(leaf.dtype, jnp.inexact)]
     return (
         0.7 + sum((jnp.mean(jnp.abs(leaf).astype(jnp.float32)) for leaf in leaves if leaf.size), jnp.float32(0.0)) / 20
@@ -66,7 +66,7 @@ class Case:
 
     @property
     def durations(self) -> list[str]:
-        """The hyperparameters that are numbers of steps and may have any length."""
+        """Return the hyperparameters that are numbers of steps and may have any length."""
         return [
             name
             for name, values in self.sweep.items()

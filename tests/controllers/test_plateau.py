@@ -25,7 +25,7 @@ import lrx
 
 @functools.cache
 def traced(mode):
-    """One program for all arguments, since each of them may be traced."""
+    """Return one program for all arguments, since each of them may be traced."""
 
     def run(values, arguments):
         controller = lrx.reduce_on_plateau(mode=mode, **arguments)
@@ -52,7 +52,7 @@ DEFAULTS = {
 
 
 def scales(values, *, mode="min", **arguments):
-    """The scale that each update used; streams are made equally long, so that they share a program."""
+    """Return the scale that each update used; streams are made equally long, so that they share a program."""
     padded = np.full(LENGTH, 0.0, np.float32)
     padded[: len(values)] = values
     numbers = {name: jnp.asarray(value) for name, value in {**DEFAULTS, **arguments}.items()}
@@ -186,7 +186,7 @@ def test_alone_in_a_chain_it_multiplies_and_applies_no_sign():
 
 
 def transcription(values, *, factor, patience, rtol, atol, cooldown, min_scale, accumulation_size, mode):
-    """The rule of the docstring, in float32 NumPy and with ordinary branches."""
+    """Apply the rule of the docstring, in float32 NumPy and with ordinary branches."""
     f32 = np.float32
     sign = 1 if mode == "min" else -1
     scale, best, bad, cooling, losses, used = f32(1), None, 0, 0, [], []

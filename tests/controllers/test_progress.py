@@ -30,12 +30,12 @@ def _follower(name: str, by_itself: bool, **arguments: Any) -> Any:
 
 
 def factors(values: Any, name: str = "reduce_on_plateau", *, by_itself: bool = False, **arguments: Any) -> np.ndarray:
-    """The factor of each update, for each row of losses, that come with the update."""
+    """Return the factor of each update, for each row of losses; each loss comes with its update."""
     return np.asarray(_follower(name, by_itself, **arguments)(jnp.asarray(values, jnp.float32))[0])
 
 
 def noisy(curve: np.ndarray, deviation: float) -> np.ndarray:
-    """A curve with relative noise, for several seeds."""
+    """Return a curve with relative noise, for several seeds."""
     return curve * (1 + deviation * np.random.default_rng(0).standard_normal((SEEDS, len(curve))))
 
 
@@ -82,7 +82,7 @@ def test_losses_without_noise_are_compared_one_by_one() -> None:
 
 
 def pytorch(values: np.ndarray, *, factor: float, patience: int, threshold: float = 1e-4) -> list[float]:
-    """`torch.optim.lr_scheduler.ReduceLROnPlateau`, as it is written there, for positive losses."""
+    """Apply `torch.optim.lr_scheduler.ReduceLROnPlateau`, as it is written there, to positive losses."""
     scale, best, bad, scales = 1.0, np.inf, 0, []
     for value in values:
         if value < best * (1 - threshold):
@@ -163,7 +163,7 @@ def test_an_older_run_is_given_a_fiftieth_of_its_length_for_a_mean() -> None:
 
 
 def transcription(values: np.ndarray, *, factor: float, patience: int, rtol: float) -> list[float]:
-    """The rule of the docstrings, in float64 and with ordinary branches."""
+    """Apply the rule of the docstrings, in float64 and with ordinary branches."""
 
     def change(before: float, after: float) -> float:
         return (after - before) / max(abs(before), abs(after))

@@ -82,7 +82,7 @@ def test_relative_adaptation_forgets_one_loss_far_out() -> None:
 
 
 def test_relative_adaptation_needs_no_rate_to_start_from() -> None:
-    """Starting rates of 1e-6 to 1 end within two points of accuracy, on the digits with plain gradient descent."""
+    """Check that starting rates of 1e-6 to 1 end within two points of accuracy, on digits with gradient descent."""
     digits = lrx.workloads.datasets.load("digits")
     x, test_x = (jnp.asarray(images.reshape(len(images), -1), jnp.float32) / 255 for images in digits[1:4:2])
     y, test_y = jnp.asarray(digits.train_labels), jnp.asarray(digits.test_labels)

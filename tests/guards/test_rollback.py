@@ -61,7 +61,7 @@ def test_rollback_takes_back_exactly_and_out_of_infinity() -> None:
 
 
 def rolled_back(values: list[float], **arguments: Any) -> tuple[list[bool], float]:
-    """Whether each loss takes back, and where the run ends, of one that moves up by 1 a step from 0."""
+    """Return whether each loss takes the run back, and where it ends; it moves up by 1 a step from 0."""
     tx = lrx.rollback_on_divergence(lrx.sgd(1.0), **arguments)
     params = jnp.zeros([])
     state, seen = tx.init(params), []

@@ -73,7 +73,7 @@ def bare_run(case: Case) -> tuple[list[Any], list[Any]]:
 
 
 def observed(state: Any, value: Any) -> Any:
-    """Give a state an observation, if it holds a controller."""
+    """Return the state with an observation, if it holds a controller."""
     try:
         return lrx.observe(state, value=value)
     except ValueError as error:

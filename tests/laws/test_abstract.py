@@ -18,12 +18,12 @@ import lrx
 
 
 def abstract(tree: Any) -> Any:
-    """The tree's shapes and types."""
+    """Return the tree's shapes and types."""
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), tree)
 
 
 def signature(tree: Any) -> tuple[Any, ...]:
-    """The structure, and shape and type of every leaf, abstract or not."""
+    """Return the structure, and shape and type of every leaf, abstract or not."""
     leaves, structure = jax.tree.flatten(tree)
     return structure, [(leaf.shape, leaf.dtype, leaf.weak_type) for leaf in leaves]
 

@@ -28,7 +28,7 @@ def names(tree):
 
 
 def shared(tree):
-    """The places of leaves that share a buffer with an earlier one."""
+    """Return the places of leaves that share a buffer with an earlier one."""
     seen, found = {}, []
     for name, buffer in zip(names(tree), buffers(tree), strict=True):
         if buffer in seen:

@@ -23,7 +23,7 @@ METHODS = {
 
 
 def _final_loss(case, point):
-    """The loss after three updates, from the two numbers of a point: a rate, where the case has one, and a start."""
+    """Return the loss after three updates, from the two numbers of a point: a rate, if there is one, and a start."""
     rate, size = point
     curvatures = jnp.asarray(CURVATURES)
     tx = case(**({"learning_rate": rate.astype(jnp.float32)} if "learning_rate" in case.sweep else {}))

@@ -75,7 +75,7 @@ def misplaced(tree: Any) -> Iterator[str]:
 
 
 def looks_at_coordinates(tx: Any) -> bool:
-    """Whether a state keeps a number for each coordinate."""
+    """Return whether a state keeps a number for each coordinate."""
     state = jax.eval_shape(tx.init, parameters())
     return any(leaf.shape in SHAPES for leaf in jax.tree.leaves(state))
 
@@ -97,7 +97,7 @@ def run(params: Any, gradients: Any, values: jax.Array) -> Any:
 
 
 def eager_run(tx: Any, params: Any, stream: list[Any]) -> Any:
-    """The first state, and what one update makes of it, without a program around it."""
+    """Return the first state, and what one update makes of it, without a program around it."""
     state = tx.init(params)
     return state, *tx.update(stream[0], state, params, value=1.0)
 

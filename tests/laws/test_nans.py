@@ -21,7 +21,7 @@ def debug_nans():
 
 
 def _streams(params):
-    """Gradients that are zero, zero in one coordinate, and without any zero."""
+    """Return gradients that are zero, zero in one coordinate, and without any zero."""
     zeros = jax.tree.map(jnp.zeros_like, params)
     first, second = gradient_stream(params, 2)
     return [zeros, {**first, "a": first["a"].at[0].set(0.0)}, second]

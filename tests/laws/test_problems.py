@@ -26,7 +26,7 @@ def parabola(x: jax.Array) -> jax.Array:
 
 
 def valley(x: jax.Array) -> jax.Array:
-    """Two of Rosenbrock's valleys, 5 times as steep as long."""
+    """Return the height in two of Rosenbrock's valleys, 5 times as steep as long."""
     along, across = x[::2], x[1::2]
     return jnp.sum(jnp.abs(1 - along) ** 2) + 5 * jnp.sum(jnp.abs(across - along**2) ** 2)
 
@@ -130,7 +130,7 @@ def loss_of(x: jax.Array, problem: jax.Array) -> jax.Array:
 
 
 def descend(methods: dict[str, Callable[[], Any]], dtype: Any) -> dict[str, np.ndarray]:
-    """Run all methods on all problems in one compiled program, and give the final loss as a share of the first."""
+    """Run all methods on all problems in one compiled program, and return the final loss as a share of the first."""
     made = {name: optax.with_extra_args_support(make()) for name, make in methods.items()}
 
     def final(problem: jax.Array) -> dict[str, jax.Array]:

@@ -133,7 +133,7 @@ class Model(nnx.Module):
 
 
 def in_nnx(tx: Any) -> Any:
-    """Step by step: the bias, and the rate that is read from the optimizer."""
+    """Yield, step by step, the bias and the rate that is read from the optimizer."""
     model = Model()
     optimizer = nnx.Optimizer(model, optax.with_extra_args_support(tx), wrt=nnx.Param)
     ones = jax.tree.map(jnp.ones_like, nnx.state(model, nnx.Param))
@@ -185,7 +185,7 @@ def test_in_a_training_loop_the_rate_that_is_read_is_the_applied_one(loop, wrapp
 
 
 def updates_of(tx: Any) -> list[Any]:
-    """The updates of four steps."""
+    """Return the updates of four steps, and the last state."""
     params = vector_params()
     tx = optax.with_extra_args_support(tx)
     with jax.disable_jit():

@@ -158,7 +158,7 @@ def test_an_evaluation_point_and_a_scaling_are_found_within():
 
 
 def calls(tx, gradients, values=None, state=None, params=None, **extra_args):
-    """Updates of one coordinate, one after the other, and the last state."""
+    """Return the updates of one coordinate, one after the other, and the last state."""
     params = jnp.zeros(1) if params is None else params
     state = tx.init(params) if state is None else state
     moved = []

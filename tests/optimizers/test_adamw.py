@@ -31,7 +31,7 @@ def stream():
 
 
 def paper(alpha_at, decay_at, b1=0.9, b2=0.999, eps=1e-8):
-    """theta - alpha_t m^ / (sqrt(v^) + eps) - decay_t theta."""
+    """Apply theta - alpha_t m^ / (sqrt(v^) + eps) - decay_t theta."""
     theta, m, v, path = np.ones(4), 0.0, 0.0, []
     for t, gradient in enumerate(stream()):
         m, v = b1 * m + (1 - b1) * gradient, b2 * v + (1 - b2) * gradient**2

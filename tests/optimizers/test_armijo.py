@@ -72,7 +72,7 @@ REFERENCE = {
 
 
 def searched(value_fn: Callable[[jax.Array], Any], **arguments: Any) -> tuple[float, Any]:
-    """The rate and the report of one search from 1 along a gradient of 1, where the loss is 1."""
+    """Return the rate and the report of one search from 1 along a gradient of 1, where the loss is 1."""
     tx = lrx.armijo(backtrack=0.5, **arguments)
     one = jnp.ones([])
     updates, state = tx.update(one, tx.init(one), one, value=1.0, value_fn=value_fn)

@@ -126,7 +126,7 @@ def test_integers_and_overflowed_iterates_are_not_averaged():
 
 
 def _centred(evaluate):
-    """A model with the running mean of its inputs' product with a weight, as a batch norm keeps it."""
+    """Build a model with the running mean of its inputs' product with a weight, as a batch norm keeps it."""
     x = jnp.linspace(0.0, 2.0, 64)
 
     def loss_fn(params, mean, batch, key):

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 from flax import nnx
+from group_examples import FACTORS, LABELS, METHODS, PARAMS, SCHEDULE, NnxNet, trees_of_parameters
 from problems import assert_trees_close, assert_trees_equal, gradient_stream
 from units import (
     RATES,
@@ -19,43 +19,6 @@ from units import (
 import lrx
 
 STEPS = 12
-
-
-PARAMS = {"body": {"w": jnp.asarray([[1.0, -2.0]]), "b": jnp.asarray([0.5])}, "head": jnp.asarray([3.0, 0.1])}
-
-
-LABELS = {"body": "slow", "head": "fast"}
-
-
-FACTORS = {"slow": 0.1, "fast": 2.0}
-
-
-SCHEDULE = lrx.warmup(lrx.step_decay(0.1, 4, factor=0.3), 2)
-
-
-METHODS = {
-    "sgd": lambda rate: lrx.sgd(rate, momentum=0.9),
-    "heavy_ball": lrx.heavy_ball,
-    "heavy_ball with correction": lambda rate: lrx.heavy_ball(rate, momentum_correction=True),
-    "nesterov": lrx.nesterov,
-    "adam": lrx.adam,
-    "adagrad": lrx.adagrad,
-    "rmsprop": lrx.rmsprop,
-    "adamw": lambda rate: lrx.adamw(rate, weight_decay=0.1),
-    # Without a base rate the decay follows the share of the rate's own peak, which no factor changes.
-    "adamw of the paper": lambda rate: lrx.adamw(rate, weight_decay=0.1, decoupling="schedule"),
-    "a chain": lambda rate: optax.chain(optax.clip(0.5), optax.scale_by_adam(), rate),
-    "accumulation": lambda rate: lrx.accumulate(lrx.heavy_ball(rate), 2),
-    "masked": lambda rate: optax.masked(lrx.heavy_ball(rate), {"body": True, "head": True}),
-    "partition": lambda rate: optax.partition(
-        {"slow": lrx.heavy_ball(rate), "fast": lrx.heavy_ball(rate)}, {"body": "slow", "head": "fast"}
-    ),
-    "multi steps": lambda rate: optax.MultiSteps(lrx.heavy_ball(rate), 2).gradient_transformation(),
-    "apply_if_finite": lambda rate: optax.apply_if_finite(lrx.heavy_ball(rate), 3),
-    "injected": lambda rate: optax.inject_hyperparams(lrx.heavy_ball, static_args=("learning_rate",))(rate),
-    "optax": lambda rate: optax.adam(rate),
-    "flattened": lambda rate: optax.flatten(lrx.sgd(rate)),
-}
 
 
 def run(tx, params, stream):
@@ -181,44 +144,6 @@ def test_factors_are_swept():
 def test_labels_and_factors_must_fit(labels, factors, message):
     with pytest.raises(ValueError, match=message):
         lrx.group_rates(lrx.sgd(0.1), labels, factors).init(PARAMS)
-
-
-class Linear(eqx.Module):
-    weight: jax.Array
-    bias: jax.Array
-
-    def __call__(self, x):
-        return self.weight @ x + self.bias
-
-
-class Net(eqx.Module):
-    lin: Linear
-    head: Linear
-    activation: object = jax.nn.relu
-
-    def __call__(self, x):
-        return self.head(self.activation(self.lin(x)))
-
-
-class NnxNet(nnx.Module):
-    def __init__(self):
-        self.lin, self.head = nnx.Linear(2, 2, rngs=nnx.Rngs(0)), nnx.Linear(2, 1, rngs=nnx.Rngs(1))
-
-
-def linear():
-    return Linear(jnp.ones((2, 2)), jnp.ones(2))
-
-
-def trees_of_parameters():
-    """One network as dicts, as an Equinox module, and as flax keeps it, with and without its variables."""
-    module = eqx.filter(Net(linear(), linear()), eqx.is_array)
-    dicts = {
-        name: {"weight": getattr(module, name).weight, "bias": getattr(module, name).bias} for name in ("lin", "head")
-    }
-    variables = nnx.State(
-        {name: {key: nnx.Param(leaf) for key, leaf in layer.items()} for name, layer in dicts.items()}
-    )
-    return {"dicts": dicts, "equinox": module, "nnx": variables, "nnx, pure": nnx.as_pure(variables)}
 
 
 def test_paths_are_the_same_whatever_the_tree_is_made_of():

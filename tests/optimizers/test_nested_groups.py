@@ -7,22 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from group_examples import FACTORS, FROZEN, LABELS, PARAMS
 from problems import assert_trees_equal
 
 import lrx
 from lrx.training import Batches, Workload, train
-
-PARAMS = {"body": {"w": jnp.asarray([[1.0, -2.0]]), "b": jnp.asarray([0.5])}, "head": jnp.asarray([3.0, 0.1])}
-
-
-LABELS = {"body": "slow", "head": "fast"}
-
-
-FACTORS = {"slow": 0.1, "fast": 2.0}
-
-
-FROZEN = {"slow": 0.0, "fast": 2.0}
-
 
 DECAYS = {"body": {"w": "decay", "b": "plain"}, "head": "decay"}
 

@@ -29,7 +29,7 @@ def gradient_at(point):
 
 
 def paper(schedule, momentum=0.9):
-    """y = theta + beta (theta - theta_before), theta = y - alpha g(y): the trajectories of theta and y."""
+    """Return the trajectories of theta and y: y = theta + beta (theta - theta_before), theta = y - alpha g(y)."""
     theta = before = np.asarray([1.0, -2.0])
     velocity, thetas, points = np.zeros(2), [], []
     for t in range(STEPS):

@@ -117,7 +117,7 @@ REFERENCE = {
 def prodigy_with_rates(
     theta: np.ndarray, rates: np.ndarray, b1: float, b2: float, d0: float, correct: bool, safeguard: bool
 ) -> np.ndarray:
-    """The authors' code, which leaves everything as it is while the rate is 0."""
+    """Apply the authors' code, which leaves everything as it is while the rate is 0."""
     start, m, v, s, numerator, d, largest, b3, k = theta, 0.0, 0.0, np.zeros(6), 0.0, d0, d0, np.sqrt(b2), 0
     for t, rate in enumerate(rates):
         g = gradient_at(theta, t)

@@ -24,7 +24,7 @@ STEPS = 25
 
 
 def descend(tx, theta, gradients):
-    """Give the parameters after each step."""
+    """Return the parameters after each step."""
     params, state, path = jnp.asarray(theta, jnp.float32), tx.init(jnp.asarray(theta, jnp.float32)), []
     update = jax.jit(tx.update)
     for gradient in gradients:

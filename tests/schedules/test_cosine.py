@@ -68,7 +68,7 @@ restarted = jax.jit(lambda period, mult, counts: lrx.cosine_restarts(1.0, period
 
 
 def restarts(period: int, mult: float, last: int = INT32_MAX) -> list[int]:
-    """The first steps of all periods, added up in whole numbers."""
+    """Return the first steps of all periods, added up in whole numbers."""
     begins, index = [0], 0
     while begins[-1] + round(period * mult**index) <= last and index < 50_000:
         begins.append(begins[-1] + round(period * mult**index))

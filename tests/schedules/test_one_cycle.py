@@ -93,7 +93,7 @@ def test_three_phases_return_to_the_start_before_they_end():
 
 
 def phases_formula(t: np.ndarray, values: list[float], total: int, share: float, anneal: str) -> np.ndarray:
-    """PyTorch's phases, which may end between two steps; an end that misses a step by rounding is that step."""
+    """Return PyTorch's phases, which may end between two steps; an end that misses a step by rounding is that step."""
     ends = [0.0, share * total - 1, *([2 * share * total - 2] if len(values) == 4 else []), total - 1.0]
     ends = [round(end) if abs(end - round(end)) < 2.0**-20 else end for end in ends]
     rate = np.full(t.shape, values[-1])

@@ -30,7 +30,7 @@ powers = st.sampled_from([0.5, 0.9, 2.0, 3.0])
 
 
 def near(length: int, others: list[int]) -> np.ndarray:
-    """Steps around the ends and anywhere."""
+    """Return steps around the ends and anywhere."""
     counts = [0, 1, length // 2, length - 1, length, length + 1, *others]
     return np.clip(counts, 0, INT32_MAX)
 

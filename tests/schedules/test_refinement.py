@@ -21,7 +21,7 @@ import lrx
 
 
 def norms_of_the_grid(points, last, steps=2000):
-    """The synthetic gradient norms of the authors' figure, without their Gaussian smoothing."""
+    """Return the synthetic gradient norms of the authors' figure, without their Gaussian smoothing."""
     return np.interp(np.linspace(0, 1, steps), [0, 0.003, 0.02, 0.03, 0.1, 1], [*points, last])
 
 
