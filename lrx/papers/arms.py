@@ -25,6 +25,11 @@ class Arm(NamedTuple):
     rates: Sequence[float] = (1.0,)
 
 
+def decades(first: float, last: float, each: int) -> tuple[float, ...]:
+    """Return rates from 10^first to 10^last, `each` of them in a decade."""
+    return tuple(10.0 ** np.linspace(first, last, round((last - first) * each) + 1))
+
+
 def compare(
     workload: Workload,
     arms: Mapping[str, Arm],

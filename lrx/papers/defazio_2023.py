@@ -46,7 +46,7 @@ import optax
 import lrx
 from lrx.figures import legend, panels
 from lrx.papers.arms import Arm, claim_best_rates_inside_grid, compare, error_workload, final_values, summarize_arm
-from lrx.papers.figures import REFERENCE, arm_style, band
+from lrx.papers.figures import REFERENCE, arm_style, band, errors_at_the_end
 from lrx.papers.reproduction import Claim, Job, Paper, Scale
 from lrx.records import Result
 from lrx.training import Workload, train
@@ -234,65 +234,38 @@ def measure(tasks: tuple[Task, ...], job: Job) -> tuple[dict[str, Any], dict[str
 
 def claims(result: Result) -> list[Claim]:
     """Check the shapes of the refined schedules, and compare what the last iterates reach."""
-    counts = result.array("counts")
-    places = counts / (result.settings["grid_steps"] - 1)
-    grid = {name: np.asarray(each["refined"]) for name, each in result.curves["grid"].items()}
-
-    def peak(refined: np.ndarray, places: np.ndarray) -> float:
-        return float(places[np.argmax(refined)])
-
-    def late(refined: np.ndarray, places: np.ndarray) -> float:
-        return float(np.interp(0.9, places, refined))
-
-    found = [
-        Claim.of_values(
-            "constant norms: the refined schedule is linear decay, within 1e-6 of the peak rate",
-            "0, and 1e-16 in float64",
-            np.max(np.abs(grid["constant"] - (1 - places))),
-            high=1e-6,
-        ),
-        Claim.of_values(
-            "norms that fall over the first tenth: the peak is where they have fallen, within 0.05",
-            "warm-up, 0.1",
-            peak(grid["falls early"], places),
-            0.05,
-            0.15,
-        ),
-        Claim.of_values(
-            "norms that rise late: at 0.9 of the run the rate is below linear decay's",
-            "< 0.1",
-            late(grid["falls early, then rises"], places),
-            high=0.1,
-        ),
-        Claim.of_values(
-            "norms that fall late: at 0.9 of the run the rate is above linear decay's",
-            "> 0.1",
-            late(grid["falls early and late"], places),
-            0.1,
-        ),
-    ]
+    places = result.array("counts") / (result.settings["grid_steps"] - 1)
+    grid = {name: result.array("grid", name, "refined") for name in result.curves["grid"]}
+    text = "constant norms: the refined schedule is linear decay, within 1e-6 of the peak rate"
+    apart = np.max(np.abs(grid["constant"] - (1 - places)))
+    found = [Claim.of_values(text, "0, and 1e-16 in float64", apart, high=1e-6)]
+    text = "norms that fall over the first tenth: the peak is where they have fallen, within 0.05"
+    found.append(Claim.of_values(text, "warm-up, 0.1", peak(grid["falls early"], places), 0.05, 0.15))
+    text = "norms that rise late: at 0.9 of the run the rate is below linear decay's"
+    found.append(Claim.of_values(text, "< 0.1", late(grid["falls early, then rises"], places), high=0.1))
+    text = "norms that fall late: at 0.9 of the run the rate is above linear decay's"
+    found.append(Claim.of_values(text, "> 0.1", late(grid["falls early and late"], places), 0.1))
     for name, task in result.curves["tasks"].items():
         found += task_claims(name, task["arms"], result.settings["tasks"][name]["margin"])
-        shape, at = np.asarray(task["refined"]), np.asarray(task["counts"]) / (task["steps"] - 1)
-        found += [
-            Claim.of_values(
-                f"{name}: the refined schedule warms up, its peak comes after 0.01 and before 0.5 of the run",
-                "warm-up",
-                peak(shape, at),
-                0.01,
-                0.5,
-            ),
-            Claim.of_values(
-                f"{name}: the refined schedule anneals fast, at 0.9 of the run it is below linear decay's 0.1",
-                "rapid annealing",
-                late(shape, at),
-                high=0.1,
-            ),
-        ]
+        shape, at = result.array("tasks", name, "refined"), result.array("tasks", name, "counts") / (task["steps"] - 1)
+        text = f"{name}: the refined schedule warms up, its peak comes after 0.01 and before 0.5 of the run"
+        found.append(Claim.of_values(text, "warm-up", peak(shape, at), 0.01, 0.5))
+        text = f"{name}: the refined schedule anneals fast, at 0.9 of the run it is below linear decay's 0.1"
+        found.append(Claim.of_values(text, "rapid annealing", late(shape, at), high=0.1))
     every = {
         f"{name} {label}": arm for name, task in result.curves["tasks"].items() for label, arm in task["arms"].items()
     }
     return [*found, claim_best_rates_inside_grid(every)]
+
+
+def peak(refined: np.ndarray, places: np.ndarray) -> float:
+    """Return the part of the run after which a schedule is highest."""
+    return float(places[np.argmax(refined)])
+
+
+def late(refined: np.ndarray, places: np.ndarray) -> float:
+    """Return a schedule after 0.9 of the run."""
+    return float(np.interp(0.9, places, refined))
 
 
 def task_claims(name: str, arms: Mapping[str, Any], margin: float) -> list[Claim]:
@@ -301,38 +274,16 @@ def task_claims(name: str, arms: Mapping[str, Any], margin: float) -> list[Claim
     loss = {label: final_values(arm, "training_loss") for label, arm in arms.items()}
     worst = max(("linear", "cosine", "refined"), key=lambda label: error[label].mean())
     rival = min((label for label in FIXED if label != "linear"), key=lambda label: loss[label].mean())
-    return [
-        Claim.of_values(
-            f"{name}: test error of linear minus that of cosine, at most {margin:g} points",
-            "<= 0",
-            error["linear"] - error["cosine"],
-            high=margin,
-        ),
-        Claim.of_values(
-            f"{name}: test error of refined minus that of linear, at most {margin:g} points",
-            "<= 0",
-            error["refined"] - error["linear"],
-            high=margin,
-        ),
-        Claim.of_values(
-            f"{name}: test error of constant over that of {worst}, worst of linear, cosine and refined, at least 1.1",
-            "> 1",
-            error["constant"] / error[worst],
-            1.1,
-        ),
-        Claim.of_values(
-            f"{name}: training loss of linear over that of {rival}, the best other fixed schedule, at most 1.1",
-            "<= 1",
-            loss["linear"] / loss[rival],
-            high=1.1,
-        ),
-        Claim.of_values(
-            f"{name}: training loss of refined over that of linear, at most 1",
-            "< 1",
-            loss["refined"] / loss["linear"],
-            high=1.0,
-        ),
-    ]
+    found = []
+    for one, other in (("linear", "cosine"), ("refined", "linear")):
+        text = f"{name}: test error of {one} minus that of {other}, at most {margin:g} points"
+        found.append(Claim.of_values(text, "<= 0", error[one] - error[other], high=margin))
+    text = f"{name}: test error of constant over that of {worst}, worst of linear, cosine and refined, at least 1.1"
+    found.append(Claim.of_values(text, "> 1", error["constant"] / error[worst], 1.1))
+    text = f"{name}: training loss of linear over that of {rival}, the best other fixed schedule, at most 1.1"
+    found.append(Claim.of_values(text, "<= 1", loss["linear"] / loss[rival], high=1.1))
+    text = f"{name}: training loss of refined over that of linear, at most 1"
+    return [*found, Claim.of_values(text, "< 1", loss["refined"] / loss["linear"], high=1.0)]
 
 
 def plot(result: Result) -> dict[str, Figure]:
@@ -379,20 +330,9 @@ def plot_task(name: str, task: Mapping[str, Any]) -> Figure:
     losses.set_ylabel("training loss, median")
     for axes in (norms, rates, losses):
         axes.set_xlabel("steps")
-    # What is far worse than the best would flatten all that is compared: it is written at the edge.
-    highest = 2.5 * min(final_values(arm, "error").mean() for arm in arms.values())
-    for place, (label, arm) in enumerate(arms.items()):
-        by_seed = final_values(arm, "error")
-        colour = arm_style(label, place)["color"]
-        if by_seed.mean() > highest:
-            errors.text(highest, place, f"{by_seed.mean():.1f} % →", color=colour, ha="right", va="center")
-            continue
-        errors.plot(by_seed, np.full(len(by_seed), place), "o", color=colour, ms=4, alpha=0.5, mew=0)
-        errors.plot([by_seed.mean()], [place], "|", color=colour, ms=18, mew=2)
+    errors_at_the_end(errors, {label: final_values(arm, "error") for label, arm in arms.items()})
     best = [arm["rates"][arm["best"]] for arm in arms.values()]
     errors.set_yticks(range(len(arms)), [f"{label}, {rate:g}" for label, rate in zip(arms, best, strict=True)])
-    errors.set_ylim(len(arms) - 0.5, -0.5)
-    errors.set_xlim(right=highest)
     errors.set_xlabel("test error of the last iterate (%)")
     errors.set_title("seeds and mean, at the best peak rate", loc="left", fontsize=10)
     legend(figure, losses, columns=7)

@@ -29,7 +29,7 @@ from jax.flatten_util import ravel_pytree
 
 import lrx
 from lrx.figures import legend, panels
-from lrx.papers.arms import Arm, claim_best_rates_inside_grid, compare, final_values
+from lrx.papers.arms import Arm, claim_best_rates_inside_grid, compare, decades, final_values
 from lrx.papers.descent import descend
 from lrx.papers.figures import band, sensitivity
 from lrx.papers.reproduction import Claim, Job, Paper, Scale
@@ -61,11 +61,9 @@ SCALES = {
     "paper": Scale("as cpu: the paper's data are not available", "a minute, 2 CPU cores", LARGE),
 }
 ARMS = {
-    "SGD": Arm(lrx.sgd, tuple(10.0 ** np.arange(-1.0, 2.6, 0.5))),
-    "SGD, 1 / sqrt t": Arm(
-        lambda rate: lrx.sgd(lrx.inverse_time_decay(rate, 1.0, power=0.5)), tuple(10.0 ** np.arange(0.0, 3.6, 0.5))
-    ),
-    "AdaGrad": Arm(lrx.adagrad, tuple(10.0 ** np.arange(-2.0, 1.6, 0.5))),
+    "SGD": Arm(lrx.sgd, decades(-1, 2.5, 2)),
+    "SGD, 1 / sqrt t": Arm(lambda rate: lrx.sgd(lrx.inverse_time_decay(rate, 1.0, power=0.5)), decades(0, 3.5, 2)),
+    "AdaGrad": Arm(lrx.adagrad, decades(-2, 1.5, 2)),
 }
 SCALED = 1000.0  # factor on the loss, to which AdaGrad is invariant
 REGRET_RATES = (0.1, 0.3, 1.0, 3.0)

@@ -74,3 +74,20 @@ def sensitivity(axes: Axes, arms: Mapping[str, Any], highest: float = 3.0) -> No
     axes.set_xscale("log")
     axes.set_ylim(0, highest * lowest)
     axes.set_xlabel("learning rate")
+
+
+def errors_at_the_end(axes: Axes, errors: Mapping[str, np.ndarray], highest: float = 2.5) -> None:
+    """Draw the errors of each arm in a row: a dot for each seed, and a stroke for their mean.
+
+    An arm whose mean is more than `highest` times the lowest is written at the edge, since it would flatten the others.
+    """
+    edge = highest * min(by_seed.mean() for by_seed in errors.values())
+    for place, (label, by_seed) in enumerate(errors.items()):
+        colour = arm_style(label, place)["color"]
+        if by_seed.mean() > edge:
+            axes.text(edge, place, f"{by_seed.mean():.1f} % →", color=colour, ha="right", va="center")
+            continue
+        axes.plot(by_seed, np.full(len(by_seed), place), "o", color=colour, ms=4, alpha=0.5, mew=0)
+        axes.plot([by_seed.mean()], [place], "|", color=colour, ms=18, mew=2)
+    axes.set_ylim(len(errors) - 0.5, -0.5)
+    axes.set_xlim(right=edge)

@@ -45,11 +45,12 @@ import numpy as np
 import lrx
 from lrx.diagnostics import sharpness
 from lrx.figures import PALETTE, STROKES, legend, panels
-from lrx.papers.arms import Arm, claim_best_rates_inside_grid, compare
+from lrx.papers.arms import Arm, claim_best_rates_inside_grid, compare, decades
 from lrx.papers.figures import REFERENCE, band
 from lrx.papers.reproduction import Claim, Job, Paper, Scale
 from lrx.records import Result, round_to_six_digits
 from lrx.training import Batches, Workload
+from lrx.training.sampling import keys_of
 from lrx.workloads import dataset_workload, make_workload
 from lrx.workloads.datasets import load
 
@@ -73,11 +74,6 @@ class Task(NamedTuple):
     images: int | None = None  # of the training set; all of them by default
     epochs: int = 2
     strategy: str = "vmap"  # of the sweep over rates
-
-
-def decades(first: float, last: float, each: int) -> tuple[float, ...]:
-    """Return rates from 10^first to 10^last, `each` of them in a decade."""
-    return tuple(10.0 ** np.linspace(first, last, round((last - first) * each) + 1))
 
 
 SMALL, WIDE = {"widths": (64, 64)}, {"widths": (128,)}
@@ -132,16 +128,11 @@ def make(task: Task, job: Job) -> Workload:
 
 def run_finder(workload: Workload, tx: Callable[[Any], Any], seed: int) -> tuple[lrx.tuning.RangeTest, int, int]:
     """Run the finder from a caller's own arrays; return it with the number of arrays that it changed and of all."""
-    given = jax.jit(workload.init)(init_key(seed))
+    given = jax.jit(workload.init)(keys_of(seed).init)
     before = jax.tree.map(jnp.copy, given)
     found = lrx.range_test(dataclasses.replace(workload, init=lambda key: given), tx=tx, seeds=[seed], **FINDER)  # noqa: ARG005
     same = jax.tree.leaves(jax.tree.map(is_unchanged, given, before))
     return found, same.count(False), len(same)
-
-
-def init_key(seed: int) -> jax.Array:
-    """Return the key from which `lrx.train`, with this seed, makes the parameters."""
-    return jax.random.split(jax.random.key(seed))[0]
 
 
 def is_unchanged(array: jax.Array, before: Any) -> bool:
@@ -228,7 +219,7 @@ def sharpest_curvatures(workload: Workload, seeds: tuple[int, ...]) -> np.ndarra
         batch = workload.batches.transform(arrays, key)
         return sharpness(lambda params: workload.loss_fn(params, model_state, batch, key)[0], params, iterations=40)
 
-    return np.array([float(curvature(init_key(seed), workload.batches.arrays)) for seed in seeds])
+    return np.array([float(curvature(keys_of(seed).init, workload.batches.arrays)) for seed in seeds])
 
 
 def suggested(task: dict[str, Any], rule: str) -> np.ndarray:

@@ -16,6 +16,7 @@ from lrx.papers import howard_2018
 from lrx.papers.reproduction import Job
 from lrx.records import Result
 from lrx.training import train
+from lrx.training.sampling import keys_of
 from lrx.workloads import make_workload
 
 TINY = Tiny(
@@ -93,13 +94,13 @@ def test_tasks_are_those_of_the_text() -> None:
 def test_the_finder_starts_where_training_with_the_seed_starts() -> None:
     workload = howard_2018.make(howard_2018.DIGITS[0], JOB)
     history = train(workload, lrx.sgd(0.0), steps=1, seed=3)
-    jax.tree.map(np.testing.assert_array_equal, history.params, workload.init(howard_2018.init_key(3))[0])
+    jax.tree.map(np.testing.assert_array_equal, history.params, workload.init(keys_of(3).init)[0])
 
 
 def test_sharpest_curvature_is_that_of_softmax_regression_by_hand() -> None:
     workload = make_workload("digits", "mlp", batch_size=32, widths=())
     (found,) = howard_2018.sharpest_curvatures(workload, (5,))
-    layer = workload.init(howard_2018.init_key(5))[0]["output"]
+    layer = workload.init(keys_of(5).init)[0]["output"]
     images, _ = workload.batches.transform(workload.batches.arrays, jax.random.key(0))
     x = np.asarray(images, np.float64).reshape(len(images), -1)
     logits = x @ np.asarray(layer["kernel"], np.float64) + np.asarray(layer["bias"], np.float64)
@@ -126,7 +127,7 @@ def test_each_seed_diverges_after_the_step_that_takes_the_loss_up_for_good() -> 
     workload = howard_2018.quadratic(0.0)
     rates = np.geomspace(howard_2018.FINDER["min_rate"], howard_2018.FINDER["max_rate"], 100)
     for seed, found in zip(SEEDS, howard_2018.blow_ups(workload, SEEDS, 100), strict=True):
-        x = np.asarray(workload.init(howard_2018.init_key(seed))[0], np.float64)
+        x = np.asarray(workload.init(keys_of(seed).init)[0], np.float64)
         losses = []
         for rate in rates:
             losses.append(0.5 * np.sum(howard_2018.CURVATURES * x**2))
