@@ -51,14 +51,14 @@ def require_picture(path: Path) -> None:
 @contextlib.contextmanager
 def options_for_other_run() -> Iterator[None]:
     """Name the options to use if a folder turns out to hold another run."""
-    from lrx.training.checkpoints import OtherRunError, listed
+    from lrx.training.checkpoints import OtherRunError, list_differences
 
     try:
         yield
     except OtherRunError as error:
         raise ValueError(
-            f"{error.path} holds another run: {listed(error.unlike)}. Set that run aside with --fresh, or give this "
-            "one a folder of its own with --out."
+            f"{error.path} holds another run: {list_differences(error.unlike)}. Set that run aside with --fresh, or "
+            "give this one a folder of its own with --out."
         ) from error
 
 

@@ -1,4 +1,4 @@
-"""The folder of a run: checkpoints from which it continues bit for bit.
+"""Folders of checkpoints from which it continues bit for bit.
 
 A checkpoint holds the whole state, the history so far, and a description of the run by which another run is told
 apart. Orbax writes it under another name and renames it when it is complete, so that a process killed at any time
@@ -46,29 +46,36 @@ class OtherRunError(ValueError):
         self.path, self.unlike = path, unlike
 
 
-class RunFolder:
-    """The checkpoints of one run.
+class CheckpointFolder:
+    """The checkpoints of one run, or of one search.
 
     Args:
-      path: the folder; made where it does not exist.
+      path: the folder; created if it does not exist.
       keep: how many of the newest checkpoints are kept; or steps whose checkpoints are kept for good, beside the newest
         three.
       read_only: whether nothing is to be written, in a folder that must exist.
+      unit: what checkpoints are counted in: "step", or "trial", "rung" and the like for a search.
 
     Raises:
-      ValueError: if it cannot be made or written, or `keep` is not such a number or numbers.
+      ValueError: if it cannot be created or written, or `keep` is not such a number or numbers.
       ImportError: if orbax is not installed.
     """
 
     def __init__(
-        self, path: str | os.PathLike[str], *, keep: int | Sequence[int] = KEPT, read_only: bool = False
+        self,
+        path: str | os.PathLike[str],
+        *,
+        keep: int | Sequence[int] = KEPT,
+        read_only: bool = False,
+        unit: str = "step",
     ) -> None:
         try:
             import orbax.checkpoint as ocp
         except ImportError as error:
             raise ImportError('checkpoints need orbax-checkpoint: pip install "lrx[papers]".') from error
         self.path = path = Path(path).expanduser().absolute()
-        self.newest, self.pinned = _kept(keep)
+        self.newest, self.pinned = _read_keep(keep)
+        self.unit = unit
         if not read_only:
             _require_writable(path)
         self._args = ocp.args
@@ -85,7 +92,7 @@ class RunFolder:
         )
 
     def latest(self) -> int | None:
-        """Give the number of steps of the newest checkpoint, None where there is none."""
+        """Return the number of steps of the newest checkpoint, None if there is none."""
         return self._manager.latest_step()
 
     def steps(self) -> list[int]:
@@ -105,12 +112,13 @@ class RunFolder:
         return dict(found)
 
     def require_same_run(self, run: Identity) -> None:
-        """Raise a ValueError where the newest checkpoint belongs to another run than `run`."""
+        """Check that the newest checkpoint belongs to the run `run`."""
         unlike = differences(self.identity(), as_json(run))
         if unlike:
             raise OtherRunError(
-                f"checkpoint={str(self.path)!r} holds another run, at step {self.latest()}: {listed(unlike)}. Give "
-                "another folder, or delete this one if that run is not wanted any more.",
+                f"checkpoint={str(self.path)!r} holds another run, at {self.unit} {self.latest()}: "
+                f"{list_differences(unlike)}. Give another folder, or delete this one if that run is not wanted any "
+                "more.",
                 self.path,
                 unlike,
             )
@@ -149,14 +157,16 @@ class RunFolder:
             if _is_key(leaf):
                 leaves.append(jax.random.wrap_key_data(found["state"][name], impl=_implementation(leaf)))
             elif name not in found["state"] and leaf.size:
-                raise ValueError(f"checkpoint={str(self.path)!r} lacks {name} at step {step}: give another folder.")
+                raise ValueError(
+                    f"checkpoint={str(self.path)!r} lacks {name} at {self.unit} {step}: give another folder."
+                )
             else:
                 leaves.append(found["state"].get(name, np.zeros(leaf.shape, leaf.dtype)))
         history = {name: np.asarray(values) for name, values in found["history"].items()}
         return step, jax.tree.unflatten(jax.tree.structure(state), leaves), history
 
     def discard(self, step: int) -> None:
-        """Delete the checkpoint of `step` where there is an older one."""
+        """Delete the checkpoint of `step` if there is an older one."""
         steps = self._manager.all_steps()
         if step in steps and len(steps) > 1:
             self._manager.delete(step)
@@ -172,7 +182,7 @@ class RunFolder:
         self._manager.close()
 
 
-def _kept(keep: Any) -> tuple[int, set[int]]:
+def _read_keep(keep: Any) -> tuple[int, set[int]]:
     """Return how many of the newest are kept, and which for good."""
     if isinstance(keep, Iterable) and not isinstance(keep, str):
         steps = list(keep)
@@ -195,22 +205,22 @@ def _require_writable(path: Path) -> None:
         ) from error
 
 
-def located(path: str | os.PathLike[str]) -> tuple[Path, int | None]:
-    """Return the folder and the step of the path of a checkpoint; no step where it is a run's folder."""
+def split_path(path: str | os.PathLike[str]) -> tuple[Path, int | None]:
+    """Return the folder and the step of the path of a checkpoint; no step if it is the folder of a run."""
     path = Path(path).expanduser().absolute()
     return (path.parent, int(path.name)) if path.name.isdigit() else (path, None)
 
 
-def open_checkpoint(path: str | os.PathLike[str]) -> tuple[RunFolder, int]:
+def open_checkpoint(path: str | os.PathLike[str]) -> tuple[CheckpointFolder, int]:
     """Open a checkpoint to read from: of a run's folder the newest, or the one of a step, "runs/stable/1000".
 
     Raises:
       ValueError: if there is none.
     """
     path = Path(path).expanduser().absolute()
-    folder, step = located(path)
+    folder, step = split_path(path)
     if folder.is_dir():
-        run = RunFolder(folder, read_only=True)
+        run = CheckpointFolder(folder, read_only=True)
         steps = run.steps()
         if steps and (step is None or step in steps):
             return run, steps[-1] if step is None else step
@@ -221,7 +231,7 @@ def open_checkpoint(path: str | os.PathLike[str]) -> tuple[RunFolder, int]:
     raise ValueError(f"resume_from must be a checkpoint, got {str(path)!r}, where there is none{there}.")
 
 
-def listed(unlike: list[str]) -> str:
+def list_differences(unlike: list[str]) -> str:
     """Join the first few of a list of differences."""
     more = len(unlike) - SHOWN_DIFFERENCES
     return "; ".join(unlike[:SHOWN_DIFFERENCES]) + (f"; and {more} more" if more > 0 else "")

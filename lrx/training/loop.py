@@ -12,7 +12,7 @@ import optax
 
 from lrx import _checks
 from lrx.training.callbacks import Moment, as_callbacks
-from lrx.training.checkpoints import KEPT, RunFolder
+from lrx.training.checkpoints import KEPT, CheckpointFolder
 from lrx.training.following import best_by
 from lrx.training.history import History
 from lrx.training.interrupt import ctrl_c
@@ -164,7 +164,7 @@ def train(
     with contextlib.ExitStack() as stack:
         folder = None
         if checkpoint is not None:
-            folder = stack.enter_context(contextlib.closing(RunFolder(checkpoint, keep=keep)))
+            folder = stack.enter_context(contextlib.closing(CheckpointFolder(checkpoint, keep=keep)))
         run = Run(workload, tx, int(seed), plan, folder, init)
         run.begin(resume, resume_from, on_mismatch)
         arrays = jax.tree.leaves(workload.batches.minibatch_shapes())

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import os
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -21,16 +19,18 @@ from lrx.run_state import can_stop, handles_divergence, minibatches, stopped, tr
 from lrx.training.batch_stats import evaluation_point, model_state_at
 from lrx.training.beginning import begin_from, checksum_of
 from lrx.training.callbacks import Callback, Moment, answer_of
-from lrx.training.checkpoints import OtherRunError, RunFolder, listed, located, open_checkpoint
+from lrx.training.checkpoints import CheckpointFolder, OtherRunError
 from lrx.training.checks import require_descent_once
 from lrx.training.curves import Curves, group
+from lrx.training.divergence import DivergenceError, diverged, given_up
 from lrx.training.following import BestBy, followed, require_results
 from lrx.training.history import Best, History
-from lrx.training.identity import Identity, as_json, differences, run_identity
+from lrx.training.identity import Identity, as_json, run_identity
 from lrx.training.interrupt import TrainingInterrupted
 from lrx.training.placement import batch_devices, placement
 from lrx.training.program import SEGMENT_STEPS, program_of
 from lrx.training.progress import Status
+from lrx.training.resuming import compare, find_source
 from lrx.training.sampling import keys_of
 from lrx.training.step import State
 from lrx.training.stream import Feed
@@ -39,21 +39,6 @@ from lrx.training.workload import Workload
 SEGMENT_SECONDS = 1.0  # how long a compiled call should take
 SEGMENT_GROWTH = 8  # at most; a short call tells little about the time that a long one will take
 CHECKPOINT_SECONDS = 30.0  # between two checkpoints where `checkpoint_every` is not given
-
-
-class DivergenceError(FloatingPointError):
-    """The loss is not finite, and training stopped at that very step, before its update.
-
-    Attributes:
-      step: completed updates, whose number is the index of the step that failed.
-      loss: NaN or infinite.
-      rate: the learning rate that the update would have had, NaN where the state holds none.
-      history: the `History` up to the step, with the state before it.
-    """
-
-    def __init__(self, message: str, step: int, loss: float, rate: float, history: History) -> None:
-        super().__init__(message)
-        self.step, self.loss, self.rate, self.history = step, loss, rate, history
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,7 +76,7 @@ class Run:
         tx: optax.GradientTransformation,
         seed: int,
         plan: Plan,
-        folder: RunFolder | None,
+        folder: CheckpointFolder | None,
         init: Any,
     ) -> None:
         self.workload, self.tx, self.seed, self.plan, self.folder, self.init = workload, tx, seed, plan, folder, init
@@ -121,7 +106,7 @@ class Run:
 
     def begin(self, resume: bool, resume_from: int | str | os.PathLike[str] | None, on_mismatch: str) -> None:
         """Make the initial state, or read a checkpoint."""
-        found = self._source(resume, resume_from)
+        found = find_source(self.folder, resume, resume_from)
         if self.folder is not None or found is not None:
             self.identity = self._describe()  # before a call of `evaluate`, which may count its calls
         if found is None or found[1] < self.plan.total:
@@ -131,7 +116,9 @@ class Run:
             return
         source, step = found
         where = f"checkpoint={str(source.path)!r} holds a run that has made {step:,} steps"
-        about = self._require_same_run(source, step, on_mismatch)
+        about, self.changes, self.mixed, note = compare(source, step, self.identity, on_mismatch)
+        if note:
+            self._say(note)
         if step > self.plan.total:
             raise OtherRunError(
                 f"{where}, got a length of {self.plan.total:,}: give at least that, or another folder.",
@@ -146,52 +133,6 @@ class Run:
             self.branch = [str(source.path.resolve()), step]
             source.close()
         self._say(f"resumed at step {step:,}" if step < self.plan.total else "complete, nothing is trained")
-
-    def _source(self, resume: bool, resume_from: int | str | os.PathLike[str] | None) -> tuple[RunFolder, int] | None:
-        """Return the folder and the step to go on from, None to begin anew."""
-        latest = None if self.folder is None else self.folder.latest()
-        if self.folder is not None and latest is not None:
-            if not resume:
-                raise ValueError(
-                    f"checkpoint={str(self.folder.path)!r} holds a run that has made {latest:,} steps, which "
-                    "resume=False would overwrite: give another folder, delete this one, or go on with resume=True."
-                )
-            if resume_from is not None and not isinstance(resume_from, int):
-                resume_from = self._own_step(self.folder, latest, resume_from)
-            if resume_from is None:
-                return self.folder, latest
-            if resume_from not in self.folder.steps():
-                raise ValueError(
-                    f"resume_from must be a step of which checkpoint={str(self.folder.path)!r} holds a checkpoint, "
-                    f"{', '.join(map(str, self.folder.steps()))}, got resume_from={resume_from}."
-                )
-            return self.folder, resume_from
-        if isinstance(resume_from, int):
-            raise ValueError(
-                f"resume_from={resume_from} needs a folder with a checkpoint of that step: give checkpoint=FOLDER, or "
-                'the checkpoint of another run, resume_from="FOLDER/STEP".'
-            )
-        return None if resume_from is None else open_checkpoint(resume_from)
-
-    def _own_step(self, folder: RunFolder, latest: int, resume_from: str | os.PathLike[str]) -> int | None:
-        """Return which of the folder's own steps a path means, None for its newest: it has begun from there, or is it.
-
-        Raises:
-          ValueError: if it is the checkpoint of a run from which this one did not begin.
-        """
-        path, step = located(resume_from)
-        if path.resolve() == folder.path.resolve():
-            return step
-        branch = folder.identity(latest).get("about", {}).get("branch")
-        if branch is not None and branch[0] == str(path.resolve()) and step in (None, branch[1]):
-            return None
-        open_checkpoint(resume_from)[0].close()
-        begun = "began at step 0" if branch is None else f"began from {str(Path(branch[0]) / str(branch[1]))!r}"
-        raise ValueError(
-            f"resume_from={str(resume_from)!r} begins a run in a folder that is empty, but "
-            f"checkpoint={str(folder.path)!r} holds one that {begun} and has made {latest:,} steps: leave resume_from "
-            "out to go on with that one, or give another folder."
-        )
 
     def _begin_anew(self) -> None:
         self.state = self.program.initialize(self.keys.init)
@@ -210,46 +151,7 @@ class Run:
         if self.feedback and self.plan.evaluate_every >= self.plan.total:
             self._say(f"{' and '.join(self.feedback)} will observe nothing before the end: lower evaluate_every")
 
-    def _require_same_run(self, source: RunFolder, step: int, on_mismatch: str) -> dict[str, Any]:
-        """Raise a ValueError if a checkpoint is of another run, or note from where on this one is another."""
-        found = source.identity(step)
-        about: dict[str, Any] = found.pop("about", {})
-        self.changes, self.mixed = about.get("changes", {}), about.get("mixed", {})
-        unlike = differences(found, self.identity)
-        if not unlike:
-            if self.mixed and on_mismatch == "error":
-                raise self._is_mixed(source)
-            return about
-        where = f"checkpoint={str(source.path)!r} holds another run, at step {step:,}: {listed(unlike)}."
-        if on_mismatch == "error":
-            raise OtherRunError(
-                f"{where} Give another folder, delete this one if that run is not wanted any more, or go on from it "
-                'with what is given, on_mismatch="continue".',
-                source.path,
-                unlike,
-            )
-        for name in ("params", "model_state", "opt_state"):
-            if found.get(name) != self.identity[name]:
-                raise ValueError(
-                    f"{where} Its state has another structure, from which this run cannot go on: begin another, with "
-                    "init=History of that one, which takes over what fits."
-                )
-        self.mixed[str(step)] = unlike
-        self.changes[str(step)] = [*self.changes.get(str(step), ()), *unlike]
-        self._say(f"goes on with something else from step {step:,}: {listed(unlike)}")
-        return about
-
-    def _is_mixed(self, source: RunFolder) -> OtherRunError:
-        unlike = [text for texts in self.mixed.values() for text in texts]
-        changes = "; ".join(f"at step {int(step):,}: {listed(texts)}" for step, texts in self.mixed.items())
-        return OtherRunError(
-            f"checkpoint={str(source.path)!r} holds a run that was changed on the way, {changes}. What is given made "
-            'only the steps after that: take the run as it is, on_mismatch="continue", or give another folder.',
-            source.path,
-            unlike,
-        )
-
-    def _restore(self, source: RunFolder, step: int, about: dict[str, Any]) -> None:
+    def _restore(self, source: CheckpointFolder, step: int, about: dict[str, Any]) -> None:
         plan = self.plan
         if plan.best_by is not None and about.get("best_by") != list(plan.best_by):
             raise ValueError(
@@ -390,7 +292,7 @@ class Run:
         self.curves.extend(recorded, self.step - start)
         if can_stop(self.state.opt_state) and bool(stopped(self.state.opt_state)):
             if handles_divergence(self.state.opt_state):
-                raise self._given_up()
+                raise given_up(self.history())
         elif self.step < stop:
             failed = {name: float(recorded[name][self.step - start]) for name in ("loss", "rate")}
             raise self._divergence(**failed)
@@ -466,7 +368,7 @@ class Run:
                 self._save(self.folder)
             self.complete_at = self.step
 
-    def _save(self, folder: RunFolder) -> None:
+    def _save(self, folder: CheckpointFolder) -> None:
         if self.step - 1 == self.complete_at:
             return
         best_by = self.plan.best_by
@@ -523,29 +425,11 @@ class Run:
             message += f"Saved in {str(self.folder.path)!r}: start it again with the same arguments to go on."
         return TrainingInterrupted(message, self.step, self.history())
 
-    def _given_up(self) -> DivergenceError:
-        history = self.history()
-        loss, rate = (float(values[-1]) for values in (history.loss, history.rate))
-        message = (
-            f"the run diverged again at step {self.step - 1:,} after the last of its rollbacks, and stopped with the "
-            "parameters from before, which are in the exception's history. Try a lower rate, or more max_rollbacks."
-        )
-        return DivergenceError(message, self.step, loss, rate, history)
-
     def _divergence(self, loss: float, rate: float) -> DivergenceError:
-        epoch = self.step / self.workload.batches.steps_per_epoch
-        at = "" if math.isnan(rate) else f", at a learning rate of {rate:.6g}"
-        message = (
-            f"the loss is {loss} at step {self.step:,} (epoch {epoch:.1f}){at}. Try a lower rate, a warm-up, "
-            "lrx.warmup(schedule, steps), or clipping, optax.clip_by_global_norm(1.0) before the optimizer; where this "
-            "is step 0, look at the data."
-        )
+        good = None
         if self.folder is not None:
             self.folder.discard(self.step)  # made just before the step that failed, it would fail again
-            good = self.folder.latest()
-            if good is not None:
-                message += (
-                    f" The checkpoint of step {good:,} in {str(self.folder.path)!r} is good: the same call with "
-                    'another rate and on_mismatch="continue" goes on from there.'
-                )
-        return DivergenceError(message, self.step, loss, rate, self.history())
+            latest = self.folder.latest()
+            good = None if latest is None else (self.folder.path, latest)
+        epoch = self.step / self.workload.batches.steps_per_epoch
+        return diverged(self.step, epoch, loss, rate, good, self.history())

@@ -141,7 +141,7 @@ def halve_until_trains(
     }
     each = num_steps * len(seed_array)
     with Study(
-        f"trials, {workload.name}", checkpoint, progress, lambda: family.identity(["rate"], **identity)
+        f"trials, {workload.name}", checkpoint, progress, lambda: family.identity(["rate"], **identity), "trial"
     ) as study:
         if study.made is not None:
             kept = study.restore()

@@ -126,7 +126,9 @@ def successive_halving(
         "rungs": [[rung.bracket, rung.stop, rung.size] for rung in rungs],
         "members": {name: values.tolist() for name, values in members.items()},
     }
-    with Study(f"search, {workload.name}", checkpoint, progress, lambda: family.identity(members, **identity)) as study:
+    with Study(
+        f"search, {workload.name}", checkpoint, progress, lambda: family.identity(members, **identity), "rung"
+    ) as study:
         search.restore(study, rungs)
         steps = [rung.size * (rung.stop - rung.start) * len(seed_array) for rung in rungs]  # of all members
         search.steps_given = sum(steps[: search.rungs_made])

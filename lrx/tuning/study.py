@@ -9,7 +9,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from lrx.training.checkpoints import RunFolder
+from lrx.training.checkpoints import CheckpointFolder
 from lrx.training.identity import Identity
 from lrx.training.progress import Status, reporter, say
 
@@ -24,6 +24,7 @@ class Study:
       checkpoint: a folder, or None to keep nothing.
       progress: as for `lrx.training.progress.reporter`.
       identity: returns what makes the numbers of the search; called only if there is a folder.
+      unit: what a part is, "rung".
 
     Attributes:
       made: how many parts are in the folder; None if it holds none yet.
@@ -38,15 +39,16 @@ class Study:
         checkpoint: str | os.PathLike[str] | None,
         progress: bool | str | None,
         identity: Callable[[], Identity],
+        unit: str,
     ) -> None:
         self.title = title
         self.made: int | None = None
         self._progress = progress
         self._stack = contextlib.ExitStack()
-        self._folder: RunFolder | None = None
+        self._folder: CheckpointFolder | None = None
         if checkpoint is None:
             return
-        self._folder = self._stack.enter_context(contextlib.closing(RunFolder(checkpoint)))
+        self._folder = self._stack.enter_context(contextlib.closing(CheckpointFolder(checkpoint, unit=unit)))
         try:
             self._identity = identity()
             self.made = self._folder.latest()

@@ -110,7 +110,7 @@ def sweep(
         "evaluated": times.tolist(),
     }
     with Study(
-        f"sweep, {workload.name}", checkpoint, progress, lambda: family.identity(members.members, **identity)
+        f"sweep, {workload.name}", checkpoint, progress, lambda: family.identity(members.members, **identity), "member"
     ) as study:
         work.restore(study)
         each = len(seed_array) * num_steps

@@ -97,7 +97,7 @@ def test_interrupted_trials_lose_at_most_one(tmp_path: Path, monkeypatch: pytest
         assert (found.rate, found.verdicts) == (at_once.rate, at_once.verdicts)
         for name in ("rates", "first_loss", "final_loss", "losses"):
             np.testing.assert_array_equal(getattr(found, name), getattr(at_once, name))
-    with pytest.raises(ValueError, match=r"holds another run, at step .*: min_fall is 0.05 there and 0.1 here"):
+    with pytest.raises(ValueError, match=r"holds another run, at trial .*: min_fall is 0.05 there and 0.1 here"):
         halve_until_trains(LINE, checkpoint=tmp_path / "trials", min_fall=0.1, **arguments)
 
 

@@ -51,7 +51,7 @@ class Bracket:
         self.runner.require_metric(seed)
         state, rounds_made = BracketState(), None  # None before the range tests
         title = f"select, {self.runner.workload.name}"
-        with Study(title, checkpoint, progress, lambda: self._identity(budget, seed)) as study:
+        with Study(title, checkpoint, progress, lambda: self._identity(budget, seed), "round") as study:
             if study.made is not None:
                 state, rounds_made = self._restore(study, seed), study.made
                 study.announce(f"resumed after {rounds_made} of {len(ROUNDS)} rounds")
