@@ -40,5 +40,6 @@ class LrxDocstrings(griffe.Extension):
         for name, place in definitions().items():
             where, _, alone = name.removeprefix("lrx.").rpartition(".")
             parent = pkg[where] if where else pkg
-            if place != name:  # else `lrx.adam` would be the file of `lrx.optimizers.adam`
+            # Else `lrx.adam` would be the file of that name; what is exported beside its file stays there.
+            if place != name and not place.startswith(f"{name}."):
                 parent.members[alone] = griffe.Alias(alone, pkg[place.removeprefix("lrx.")], parent=parent)

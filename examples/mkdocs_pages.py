@@ -152,7 +152,7 @@ def command_line() -> str:
 
     def help_of(*command: str) -> str:
         printed = CliRunner().invoke(app, [*command, "--help"], prog_name="lrx", env={"COLUMNS": "100"}).output
-        return f"```text\n{printed.strip()}\n```"
+        return "\n".join(["```text", *map(str.rstrip, printed.strip().splitlines()), "```"])
 
     commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
     return (
@@ -240,5 +240,5 @@ def on_post_build(config: Any) -> None:
 
     inventory = Path(config.site_dir, "objects.inv").read_bytes().partition(b"using zlib.\n")[2]
     listed = {line.split()[0] for line in zlib.decompress(inventory).decode().splitlines()}
-    if missing := sorted(definitions().keys() - listed):
+    if missing := sorted(name for name, place in definitions().items() if not {name, place} & listed):
         raise PluginError(f"not on the site: {', '.join(missing)}")

@@ -6,6 +6,8 @@ import importlib
 import importlib.util
 import pathlib
 import re
+import zlib
+from types import SimpleNamespace
 
 import pytest
 
@@ -74,8 +76,15 @@ def test_a_modules_examples_and_tables_are_fenced(pages):
 
 def test_every_command_has_its_help_on_the_site(pages):
     text = pages.command_line()
-    assert (
-        re.findall(r"^## lrx (\S+)$", text, re.MULTILINE) == re.findall(r"^Usage: lrx (\S+) ", text, re.MULTILINE)[1:]
-    )
-    assert "## lrx reproduce" in text
+    for command in ("train", "range-test", "plot", "reproduce", "papers", "names", "bench"):
+        assert re.search(rf"^## lrx {command}\n\n```text\n[Uu]sage: lrx {command} ", text, re.MULTILINE)
     assert "--seeds" in text
+
+
+def test_a_name_that_is_not_in_the_built_inventory_fails_the_build(pages, tmp_path):
+    exceptions = pytest.importorskip("mkdocs.exceptions")
+    lines = [f"{name} py:function 1 reference/#$ -" for name in pages.definitions() if name != "lrx.sweep"]
+    packed = zlib.compress("\n".join(lines).encode())
+    (tmp_path / "objects.inv").write_bytes(b"# The remainder of this file is compressed using zlib.\n" + packed)
+    with pytest.raises(exceptions.PluginError, match=r"^not on the site: lrx\.sweep$"):
+        pages.on_post_build(SimpleNamespace(site_dir=tmp_path))
