@@ -54,6 +54,7 @@ REFERENCE: dict[str, tuple[str, ...]] = {
     "Workloads": ("lrx.workloads",),
     "Diagnostics": ("lrx.diagnostics",),
     "Papers": ("lrx.papers",),
+    "Figures": ("lrx.figures",),
     "Extending lrx": (
         "lrx.feedback.controller",
         "lrx.arguments.as_rate",

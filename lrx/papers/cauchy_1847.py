@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import lrx
-from lrx.figures import legend, panels
+from lrx.figures import VERMILION, legend, panels
 from lrx.papers.descent import descend, log_spaced, slope
 from lrx.papers.figures import REFERENCE, arm_style, band
 from lrx.papers.reproduction import Claim, Job, Paper, Scale
@@ -187,7 +187,7 @@ def plot(result: Result) -> dict[str, Figure]:
     first.set_ylabel(r"gap over $L\,D^2$")
     horizons = np.asarray(curves["horizons"], np.float64)
     band(second, horizons, np.asarray(curves["mean_gap"]).T, "gradient descent", marker="o", ms=4)
-    second.plot(horizons, np.sqrt((1 + NOISE**2) / horizons), **REFERENCE | {"zorder": 3, "color": "#D55E00"})
+    second.plot(horizons, np.sqrt((1 + NOISE**2) / horizons), **REFERENCE | {"zorder": 3, "color": VERMILION})
     second.set_xlabel("steps T of the run")
     second.set_ylabel(r"mean gap, $\alpha = D / (G \sqrt{T})$")
     points = curves["path_steps"]

@@ -37,7 +37,7 @@ import optax
 
 import lrx
 from lrx.diagnostics import sharpness
-from lrx.figures import legend, panels
+from lrx.figures import LIGHT, legend, panels
 from lrx.papers.figures import REFERENCE, arm_style, band
 from lrx.papers.reproduction import Claim, Job, Paper, Scale
 from lrx.records import Result, round_to_six_digits
@@ -266,7 +266,7 @@ def _draw_flow_and_momentum(curves: dict[str, Any]) -> Figure:
         _time(flow),
         flow["sharpness"],
         rf"gradient flow ($\eta$ = 2 / {flow['edge']:g})",
-        color="#A0A8B0",
+        color=LIGHT,
         lw=3.5,
         zorder=1,
     )

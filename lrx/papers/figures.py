@@ -8,33 +8,33 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lrx import figures
-from lrx.figures import PALETTE, STROKES
+from lrx.figures import BLUE, GREEN, GREY, ORANGE, PALETTE, PINK, SKY, STROKES, VERMILION
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 # The same arm looks the same in every figure.
 STYLES: dict[str, dict[str, Any]] = {
-    "gradient descent": {"color": "#56606A", "ls": "-"},
-    "heavy ball": {"color": "#0072B2", "ls": "-"},
-    "Nesterov": {"color": "#D55E00", "ls": (0, (4, 1.5))},
+    "gradient descent": {"color": GREY, "ls": "-"},
+    "heavy ball": {"color": BLUE, "ls": "-"},
+    "Nesterov": {"color": VERMILION, "ls": (0, (4, 1.5))},
     # Schedules, where they are the arms.
-    "constant": {"color": "#56606A", "ls": "-"},
-    "linear": {"color": "#0072B2", "ls": "-"},
-    "cosine": {"color": "#E69F00", "ls": "--"},
-    "step": {"color": "#009E73", "ls": "-."},
-    "step, restarted": {"color": "#D55E00", "ls": "-"},
-    "1 / t": {"color": "#56B4E9", "ls": ":"},
-    "1 / sqrt t": {"color": "#CC79A7", "ls": (0, (5, 1, 1, 1, 1, 1))},
-    "refined": {"color": "#D55E00", "ls": (0, (4, 1.5))},
+    "constant": {"color": GREY, "ls": "-"},
+    "linear": {"color": BLUE, "ls": "-"},
+    "cosine": {"color": ORANGE, "ls": "--"},
+    "step": {"color": GREEN, "ls": "-."},
+    "step, restarted": {"color": VERMILION, "ls": "-"},
+    "1 / t": {"color": SKY, "ls": ":"},
+    "1 / sqrt t": {"color": PINK, "ls": (0, (5, 1, 1, 1, 1, 1))},
+    "refined": {"color": VERMILION, "ls": (0, (4, 1.5))},
     # Optimizers.
-    "SGD": {"color": "#56606A", "ls": "-"},
-    "SGD, 1 / sqrt t": {"color": "#CC79A7", "ls": "-."},
-    "SGD-Nesterov": {"color": "#D55E00", "ls": (0, (4, 1.5))},
-    "AdaGrad": {"color": "#E69F00", "ls": "--"},
-    "RMSProp": {"color": "#CC79A7", "ls": "-."},
-    "Adam": {"color": "#009E73", "ls": "-"},
-    "COCOB": {"color": "#0072B2", "ls": "-"},
+    "SGD": {"color": GREY, "ls": "-"},
+    "SGD, 1 / sqrt t": {"color": PINK, "ls": "-."},
+    "SGD-Nesterov": {"color": VERMILION, "ls": (0, (4, 1.5))},
+    "AdaGrad": {"color": ORANGE, "ls": "--"},
+    "RMSProp": {"color": PINK, "ls": "-."},
+    "Adam": {"color": GREEN, "ls": "-"},
+    "COCOB": {"color": BLUE, "ls": "-"},
 }
 REFERENCE: dict[str, Any] = {
     "color": "black",

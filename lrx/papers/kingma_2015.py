@@ -49,7 +49,7 @@ import numpy as np
 import optax
 
 import lrx
-from lrx.figures import legend, panels
+from lrx.figures import BLUE, GREEN, VERMILION, legend, panels
 from lrx.papers.arms import Arm, compare, decades, final_values
 from lrx.papers.figures import REFERENCE, arm_style, band
 from lrx.papers.reproduction import Claim, Job, Paper, Scale
@@ -372,9 +372,9 @@ def plot_steps(result: Result) -> Figure:
             zorder=1,
         )
     for shift, values, label, marker, color in (
-        (-0.2, streams[:, 0], "one gradient after zeros", "o", "#0072B2"),
-        (0.0, streams[:, 1], "growing gradients", "^", "#D55E00"),
-        (0.2, longest.max(axis=(-1, -2)).ravel(), "logistic regression, all coordinates and steps", "s", "#009E73"),
+        (-0.2, streams[:, 0], "one gradient after zeros", "o", BLUE),
+        (0.0, streams[:, 1], "growing gradients", "^", VERMILION),
+        (0.2, longest.max(axis=(-1, -2)).ravel(), "logistic regression, all coordinates and steps", "s", GREEN),
     ):
         left.plot(places + shift, values, marker, color=color, ms=6, label=label)
     left.set_xticks(places, [f"{b1:g}\n{b2:g}" for b1, b2 in pairs])
