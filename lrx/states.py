@@ -5,35 +5,42 @@ The statistics of a method are defined in the method's own file.
 The protocol is a set of methods, each of them optional. lrx asks a state for these methods and never for its type, so a
 state of your own is read like lrx's:
 
-    rate()                () float32: the learning rate of the latest update; the state applies the sign. Before the
-                          first update, the first rate
-    factor()              () float32: the factor of the state, without a sign; or {group: factor}
-    pairs()               {label of a group within: the groups in factor() that share leaves with it}; empty if the
-                          groups are the same
-    shown()               {name: scalar}: its entries in `monitor`, named "method/field"
-    belongs_to()          the state within it after which it is named
-    stops()               () bool: whether the run is over
-    within()              the states within it, if these are not all the nodes below it
-    on_path()             the states within it through which a gradient passes, if these are not all
-    groups()              {label: state}: states that are for different parameters
-    completed_updates()   () int32: how many updates it has made
-    gathering()           minibatches gathered for the next update, and the number that makes one; None if not known
-    scale_by_hand()       () float32: the factor that was set by hand; or {group: factor}
-    ahead()               rate() or factor() of the latest update under the scale that is set now
-    with_scale(scale, group)   the state with the scale of one of the groups in factor() set
-    scale_rate(factor)    the state with the rate of later updates multiplied
-    set_rate(value)       the state with the scale under which the rate of the latest update would have been `value`
-    set_scale(scale)      the state with that scale
-    fixed(setting)        why `set_rate` (or, unless `setting`, `scale_rate`) would have no effect; "" if it has one
-    kept()                states that are kept for later; they are edited with the others
-    restart(step)         the state with the step of its schedule set
-    evaluation_params(params)  the parameters to evaluate at; `params` itself if they are the same
-    judge(value)          of a controller's memory: the memory after a loss, so that an observation is judged before an
-                          update takes it
+For `learning_rate`, `monitor` and `update_count`:
+    rate()                     () float32: the rate of the latest update; before the first, the first rate. The state
+                               applies the sign
+    factor()                   () float32: the factor of the state, without a sign; or {group: factor}
+    pairs()                    {label of a group within: the groups in factor() that share leaves with it}; empty
+                               if the groups are the same
+    shown()                    {name: scalar}: its entries in `monitor`, named "method/field"
+    belongs_to()               the state within it after which it is named
+    completed_updates()        () int32: how many updates it has made
+
+For a training loop (`lrx.run_state`):
+    stops()                    () bool: whether the run is over
     improved_since(before)     () bool: whether there is a new best since the state `before`; a run then keeps its
-                          parameters
-    applied_params(params)     the parameters after the update, from those to which the updates have been added
-    handles_divergence()  True if the method goes on by itself after a loss that is not finite
+                               parameters
+    judge(value)               of a controller's memory: the memory after a loss, so that an observation is judged
+                               before an update takes it
+    evaluation_params(params)  the parameters to evaluate at; `params` itself if they are the same
+    applied_params(params)     the parameters after the update, from the sum of parameters and updates
+    handles_divergence()       True if the method goes on by itself after a loss that is not finite
+    gathering()                minibatches gathered for the next update, and the number that makes one, or None
+
+For walking through a state:
+    within()                   the states within it, if these are not all the nodes below it
+    on_path()                  the states within it through which a gradient passes, if these are not all
+    groups()                   {label: state}: states that are for different parameters
+    kept()                     states that are kept for later; they are edited with the others
+
+For `scale_learning_rate`, `set_learning_rate` and `restart_schedule`:
+    scale_by_hand()            () float32: the factor that was set by hand; or {group: factor}
+    ahead()                    rate() or factor() of the latest update under the scale that is set now
+    scale_rate(factor)         the state with the rate of later updates multiplied
+    set_rate(value)            the state with the scale under which the latest rate would have been `value`
+    set_scale(scale)           the state with that scale
+    with_scale(scale, group)   the state with the scale of one of the groups in factor() set
+    fixed(setting)             why `set_rate` (or, unless `setting`, `scale_rate`) would have no effect; else ""
+    restart(step)              the state with the step of its schedule set
 
 Example:
   >>> from typing import NamedTuple
