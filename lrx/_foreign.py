@@ -11,13 +11,13 @@ import jax.numpy as jnp
 import optax
 from optax import contrib
 
-from lrx.states import array, change, method_name, tells
+from lrx.states import array, change, has_method, method_name
 
 _ADAPTERS: dict[type, Callable[[Any], Any]] = {}
 
 
-def speaker(node: Any) -> Any:
-    """Return the object with a node's methods: the node, or the adapter of an optax state."""
+def adapt(node: Any) -> Any:
+    """Return the view of a node that has its methods: the node itself, or the adapter of an optax state."""
     adapter = _ADAPTERS.get(type(node))
     return node if adapter is None else adapter(node)
 
@@ -68,12 +68,12 @@ class _Injected(Adapter):
 
     def scale_by_hand(self) -> jax.Array | None:
         memory = self._memory()
-        return memory.scale_by_hand() if tells(memory, "scale_by_hand") else None
+        return memory.scale_by_hand() if has_method(memory, "scale_by_hand") else None
 
     def fixed(self, setting: bool) -> str:
         memory = self._memory()
-        if memory is None or tells(memory, "scale_rate"):
-            return memory.fixed(setting) if tells(memory, "fixed") else ""
+        if memory is None or has_method(memory, "scale_rate"):
+            return memory.fixed(setting) if has_method(memory, "fixed") else ""
         return (
             "learning_rate must be a number or an lrx schedule in optax.inject_hyperparams to be changed, got a "
             f"{type(memory).__name__}, which counts steps and keeps no factor: give lrx.Schedule(function)."
@@ -100,7 +100,7 @@ class _Injected(Adapter):
 
     def restart(self, step: jax.Array) -> Any:
         memory = self._memory()
-        if tells(memory, "restart"):
+        if has_method(memory, "restart"):
             memory = memory.restart(step)
         elif getattr(memory, "_fields", ()) == ("count",):  # optax's, of a function of the step
             memory = memory._replace(count=_with_step(memory.count, step))

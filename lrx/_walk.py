@@ -9,8 +9,8 @@ import jax
 import numpy as np
 import optax
 
-from lrx._foreign import speaker
-from lrx.states import tells
+from lrx._foreign import adapt
+from lrx.states import has_method
 
 
 def state_of(function: str, state: Any) -> Any:
@@ -53,14 +53,14 @@ def nodes_below(node: Any) -> tuple[Any, ...]:
     return () if flat is None else tuple(child for child in flat[0] if not isinstance(child, jax.Array | np.ndarray))
 
 
-def nodes_within(said: Any, node: Any) -> tuple[Any, ...]:
+def nodes_within(view: Any, node: Any) -> tuple[Any, ...]:
     """Return the states within a state, or else all nodes one level below."""
-    return said.within() if tells(said, "within") else nodes_below(node)
+    return view.within() if has_method(view, "within") else nodes_below(node)
 
 
-def nodes_on_path(said: Any, node: Any) -> tuple[Any, ...]:
+def nodes_on_path(view: Any, node: Any) -> tuple[Any, ...]:
     """Return the states below through which a gradient goes on its way to the update."""
-    return said.on_path() if tells(said, "on_path") else nodes_within(said, node)
+    return view.on_path() if has_method(view, "on_path") else nodes_within(view, node)
 
 
 def join_labels(label: str, name: str) -> str:
@@ -78,7 +78,7 @@ def refuse_abstract(value: Any) -> Any:
     return value
 
 
-def tellers(node: Any, method: str, *, nested: bool = True) -> list[Any]:
+def nodes_with(node: Any, method: str, *, nested: bool = True) -> list[Any]:
     """Return the states (or their adapters) that have a method of the protocol, in the order of the tree.
 
     Args:
@@ -86,8 +86,8 @@ def tellers(node: Any, method: str, *, nested: bool = True) -> list[Any]:
       method: the name of the method.
       nested: whether to look within a state that has the method; otherwise it answers for the states within it.
     """
-    said = speaker(node)
-    found = [said] if tells(said, method) else []
+    view = adapt(node)
+    found = [view] if has_method(view, method) else []
     if found and not nested:
         return found
-    return found + [each for child in nodes_within(said, node) for each in tellers(child, method, nested=nested)]
+    return found + [each for child in nodes_within(view, node) for each in nodes_with(child, method, nested=nested)]

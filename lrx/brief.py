@@ -17,7 +17,7 @@ def brief(value: Any) -> str:
 
     Example:
       >>> import jax.numpy as jnp
-      >>> from lrx.states import brief
+      >>> from lrx.brief import brief
       >>> brief((jnp.array(3), {"w": jnp.zeros((2, 3))}, {f"layer_{i}": jnp.zeros(10) for i in range(200)}))
       "(3, {'w': float32[2,3]}, <200 arrays, 2,000 numbers>)"
     """

@@ -15,12 +15,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from lrx import _checks
-from lrx._foreign import Adapter, speaker
+from lrx._foreign import Adapter, adapt
 from lrx._walk import join_labels, nodes_below, nodes_on_path, refuse_objects, state_of
-from lrx.rate_paths import UnknownPairsError, collect, pair_name, paths_of, product_of, set_by_hand
+from lrx.rate_paths import UnknownPairsError, collect_path, pair_name, paths_of, product_of, set_by_hand
 from lrx.reading import group_of
 from lrx.run_state import stop_flags
-from lrx.states import array, tells
+from lrx.states import array, has_method
 
 
 def _rebuild(node: Any, chosen: tuple[Any, ...], function: Callable[[Any], Any]) -> Any:
@@ -28,7 +28,7 @@ def _rebuild(node: Any, chosen: tuple[Any, ...], function: Callable[[Any], Any])
     if not chosen:
         return node
     # Kept states come last, because they follow the edits of the states that act.
-    changed = {id(inner): function(inner) for inner in sorted(chosen, key=lambda inner: tells(inner, "kept"))}
+    changed = {id(inner): function(inner) for inner in sorted(chosen, key=lambda inner: has_method(inner, "kept"))}
     below, structure = jax.tree.flatten(node, is_leaf=lambda inner: inner is not node)
     return jax.tree.unflatten(structure, [changed.get(id(inner), inner) for inner in below])
 
@@ -39,25 +39,27 @@ def _edit_rates(node: Any, edit: Callable[[Any, str], Any], label: str = "") -> 
     `edit` is called with each rate, and with each state that holds the factors of groups around rates, together with
     the label of its group. It returns the new state, or None to go on with the states within.
     """
-    said = speaker(node)
-    injected = tells(said, "injected_rate") and said.injected_rate() is not None
-    is_rate = tells(said, "rate") or (injected and not any(collect(inner).holds_rate() for inner in said.within()))
-    if (is_rate or tells(said, "with_scale")) and (edited := edit(said, label)) is not None:
+    view = adapt(node)
+    injected = has_method(view, "injected_rate") and view.injected_rate() is not None
+    is_rate = has_method(view, "rate") or (
+        injected and not any(collect_path(inner).holds_rate() for inner in view.within())
+    )
+    if (is_rate or has_method(view, "with_scale")) and (edited := edit(view, label)) is not None:
         return edited
-    if tells(said, "rate"):
+    if has_method(view, "rate"):
         return node
-    if tells(said, "groups"):
-        return said.with_groups(
-            {name: _edit_rates(inner, edit, join_labels(label, name)) for name, inner in said.groups().items()}
+    if has_method(view, "groups"):
+        return view.with_groups(
+            {name: _edit_rates(inner, edit, join_labels(label, name)) for name, inner in view.groups().items()}
         )
-    kept = said.kept() if tells(said, "kept") else ()
-    return _rebuild(node, (*nodes_on_path(said, node), *kept), lambda inner: _edit_rates(inner, edit, label))
+    kept = view.kept() if has_method(view, "kept") else ()
+    return _rebuild(node, (*nodes_on_path(view, node), *kept), lambda inner: _edit_rates(inner, edit, label))
 
 
 def scale_rates(state: Any, factor: jax.typing.ArrayLike) -> Any:
     """Multiply every rate of a state without any check, as a wrapper does within an update."""
     number = jnp.asarray(factor, jnp.float32)
-    return _edit_rates(state, lambda said, _: said.scale_rate(number) if tells(said, "scale_rate") else None)
+    return _edit_rates(state, lambda view, _: view.scale_rate(number) if has_method(view, "scale_rate") else None)
 
 
 def _edit_group(
@@ -72,15 +74,19 @@ def _edit_group(
     def is_own(label: str) -> bool:
         return {name for name in labels if not label or name == label or name.startswith(f"{label}/")} == {group}
 
-    def on_rate(said: Any, label: str) -> Any:
-        return None if tells(said, "with_scale") or not is_own(label) else found(change_rate(said))
+    def on_rate(view: Any, label: str) -> Any:
+        return None if has_method(view, "with_scale") or not is_own(label) else found(change_rate(view))
 
-    def on_factor(said: Any, label: str) -> Any:
-        own = [name for name in said.factor() if serves_alone(said, label, name)] if tells(said, "with_scale") else []
-        return found(change_factor(said, own[0])) if own else None
+    def on_factor(view: Any, label: str) -> Any:
+        own = (
+            [name for name in view.factor() if serves_alone(view, label, name)]
+            if has_method(view, "with_scale")
+            else []
+        )
+        return found(change_factor(view, own[0])) if own else None
 
-    def serves_alone(said: Any, label: str, name: str) -> bool:
-        pairs = said.pairs() if tells(said, "pairs") else {}
+    def serves_alone(view: Any, label: str, name: str) -> bool:
+        pairs = view.pairs() if has_method(view, "pairs") else {}
         if not pairs:
             return is_own(join_labels(label, name))
         return {join_labels(label, pair_name(inner, name)) for inner, owns in pairs.items() if name in owns} == {group}
@@ -139,21 +145,21 @@ def scale_learning_rate(state: Any, factor: jax.typing.ArrayLike, group: Hashabl
     number = jnp.asarray(factor, jnp.float32)
     _refuse_after_stop(state)
 
-    def scale(said: Any) -> Any:
-        _refuse_fixed(said, setting=False)
-        return said.scale_rate(number)
+    def scale(view: Any) -> Any:
+        _refuse_fixed(view, setting=False)
+        return view.scale_rate(number)
 
     if group is None:
         with contextlib.suppress(UnknownPairsError):  # all are scaled, whichever meet
             paths_of(state)
-        return _edit_rates(state, lambda said, _: None if tells(said, "with_scale") else scale(said))
+        return _edit_rates(state, lambda view, _: None if has_method(view, "with_scale") else scale(view))
     paths = paths_of(state)
 
-    def scale_factor(said: Any, label: str) -> Any:
-        scale = array(said.scale_by_hand()[label])
+    def scale_factor(view: Any, label: str) -> Any:
+        scale = array(view.scale_by_hand()[label])
         if _is_known_to_be_0(scale):
             raise ValueError(_NO_EFFECT)
-        return said.with_scale(scale * number, label)
+        return view.with_scale(scale * number, label)
 
     return _edit_group(state, group_of(paths, group, "scale_learning_rate"), paths, scale, scale_factor)
 
@@ -221,20 +227,20 @@ def set_learning_rate(state: Any, value: jax.typing.ArrayLike, group: Hashable |
 
     scales: list[jax.Array] = []
 
-    def set_rate(said: Any) -> Any:
-        if scales and tells(said, "set_scale"):  # kept for later, from another step of the schedule
-            return said.set_scale(scales[0])
-        _refuse_fixed(said, setting=True)
-        changed = said.set_rate(number / jnp.where(beside == 0, 1.0, beside))
-        changed = jax.tree.map(lambda new, old: jnp.where(beside == 0, old, new), changed, _state(said))
-        scales.extend(set_by_hand(speaker(changed)))
+    def set_rate(view: Any) -> Any:
+        if scales and has_method(view, "set_scale"):  # kept for later, from another step of the schedule
+            return view.set_scale(scales[0])
+        _refuse_fixed(view, setting=True)
+        changed = view.set_rate(number / jnp.where(beside == 0, 1.0, beside))
+        changed = jax.tree.map(lambda new, old: jnp.where(beside == 0, old, new), changed, _state(view))
+        scales.extend(set_by_hand(adapt(changed)))
         return changed
 
     earlier: list[jax.Array] = []  # the scale of the group, if its rate is shared
 
-    def without_scale(said: Any, label: str) -> Any:
-        earlier.append(array(said.scale_by_hand()[label]))
-        return said.with_scale(jnp.ones([], jnp.float32), label)
+    def without_scale(view: Any, label: str) -> Any:
+        earlier.append(array(view.scale_by_hand()[label]))
+        return view.with_scale(jnp.ones([], jnp.float32), label)
 
     changed = _edit_group(state, chosen, paths, set_rate, without_scale)
     if not earlier:
@@ -243,7 +249,7 @@ def set_learning_rate(state: Any, value: jax.typing.ArrayLike, group: Hashable |
     base = product_of(path.rate_ahead + path.ahead)
     _refuse_zero_beside(base)
     scale = jnp.where(base == 0, earlier[-1], number / jnp.where(base == 0, 1.0, base))
-    return _edit_group(changed, chosen, paths, set_rate, lambda said, label: said.with_scale(scale, label))
+    return _edit_group(changed, chosen, paths, set_rate, lambda view, label: view.with_scale(scale, label))
 
 
 def _refuse_zero_beside(factor: jax.Array) -> None:
@@ -253,8 +259,8 @@ def _refuse_zero_beside(factor: jax.Array) -> None:
         )
 
 
-def _state(said: Any) -> Any:
-    return said.state if isinstance(said, Adapter) else said
+def _state(view: Any) -> Any:
+    return view.state if isinstance(view, Adapter) else view
 
 
 def _refuse_after_stop(state: Any) -> None:
@@ -267,13 +273,13 @@ def _refuse_after_stop(state: Any) -> None:
         )
 
 
-def _refuse_fixed(said: Any, *, setting: bool) -> None:
-    if not tells(said, "set_rate" if setting else "scale_rate"):
+def _refuse_fixed(view: Any, *, setting: bool) -> None:
+    if not has_method(view, "set_rate" if setting else "scale_rate"):
         raise ValueError(
             "the state holds no learning rate that could be scaled: its method, as cocob, takes none and computes its "
             "own. Use a method that takes a rate."
         )
-    if tells(said, "fixed") and (reason := said.fixed(setting)):
+    if has_method(view, "fixed") and (reason := view.fixed(setting)):
         raise ValueError(reason)
 
 
@@ -314,13 +320,13 @@ def restart_schedule(state: Any, step: jax.typing.ArrayLike = 0) -> Any:
 
     def restart(node: Any) -> Any:
         nonlocal found
-        said = speaker(node)
-        node = _rebuild(node, nodes_on_path(said, node) if isinstance(said, Adapter) else nodes_below(node), restart)
-        said = speaker(node)
-        if not tells(said, "restart"):
+        view = adapt(node)
+        node = _rebuild(node, nodes_on_path(view, node) if isinstance(view, Adapter) else nodes_below(node), restart)
+        view = adapt(node)
+        if not has_method(view, "restart"):
             return node
         found += 1
-        return said.restart(number)
+        return view.restart(number)
 
     restarted = restart(state)
     if not found:

@@ -11,9 +11,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lrx._foreign import speaker
+from lrx._foreign import adapt
 from lrx._walk import join_labels, nodes_on_path, refuse_abstract
-from lrx.states import RateState, array, tells
+from lrx.states import RateState, array, has_method
 
 
 class NoRateError(ValueError):
@@ -83,27 +83,27 @@ def product_of(factors: list[jax.Array]) -> jax.Array:
     )
 
 
-def collect(node: Any) -> RatePath:
+def collect_path(node: Any) -> RatePath:
     """Return the rates and factors of a state, in the order in which a gradient meets them."""
-    said = speaker(node)
-    if tells(said, "rate"):
-        rate = refuse_abstract(array(said.rate()))
-        return RatePath(signed=[rate], rate_ahead=[_ahead(said, rate)], by_hand=set_by_hand(said))
-    if tells(said, "groups"):
-        groups = {label: collect(inner) for label, inner in said.groups().items()}
+    view = adapt(node)
+    if has_method(view, "rate"):
+        rate = refuse_abstract(array(view.rate()))
+        return RatePath(signed=[rate], rate_ahead=[_ahead(view, rate)], by_hand=set_by_hand(view))
+    if has_method(view, "groups"):
+        groups = {label: collect_path(inner) for label, inner in view.groups().items()}
         # Groups that hold nothing, as those of a weight decay, do not divide the rate.
         return RatePath(groups=groups if any(groups.values()) else {})
     path = RatePath()
-    for child in nodes_on_path(said, node):
-        path.extend(collect(child))
-    if tells(said, "factor"):
-        path = _times(path, _of_factor(said), said.pairs() if tells(said, "pairs") else {})
-    if tells(said, "applies_sign") and not path.holds_rate():
-        path.unread.append(said.applies_sign())
-    if tells(said, "injected_rate") and not path.holds_rate() and (rate := said.injected_rate()) is not None:
+    for child in nodes_on_path(view, node):
+        path.extend(collect_path(child))
+    if has_method(view, "factor"):
+        path = _times(path, _of_factor(view), view.pairs() if has_method(view, "pairs") else {})
+    if has_method(view, "applies_sign") and not path.holds_rate():
+        path.unread.append(view.applies_sign())
+    if has_method(view, "injected_rate") and not path.holds_rate() and (rate := view.injected_rate()) is not None:
         path.unread.clear()
         rate = array(rate)
-        path.extend(RatePath(signed=[rate], rate_ahead=[_ahead(said, rate)], by_hand=set_by_hand(said)))
+        path.extend(RatePath(signed=[rate], rate_ahead=[_ahead(view, rate)], by_hand=set_by_hand(view)))
     return path
 
 
@@ -126,14 +126,14 @@ def pair_name(label: str, own: str) -> str:
     return own if label in ("", own) else join_labels(label, own)
 
 
-def _of_factor(said: Any) -> RatePath:
-    factor = said.factor()
+def _of_factor(view: Any) -> RatePath:
+    factor = view.factor()
     if not isinstance(factor, Mapping):
         number = refuse_abstract(array(factor))
-        return RatePath(factors=[number], ahead=[_ahead(said, number)], by_hand=set_by_hand(said))
+        return RatePath(factors=[number], ahead=[_ahead(view, number)], by_hand=set_by_hand(view))
     factors = {label: refuse_abstract(array(number)) for label, number in factor.items()}
-    ahead = said.ahead() if tells(said, "ahead") else factors
-    scales = said.scale_by_hand() if tells(said, "scale_by_hand") else {}
+    ahead = view.ahead() if has_method(view, "ahead") else factors
+    scales = view.scale_by_hand() if has_method(view, "scale_by_hand") else {}
     by_hand = {label: [array(scale)] for label, scale in scales.items()}
     groups = {
         str(label): RatePath(factors=[number], ahead=[ahead[label]], by_hand=by_hand.get(label, []))
@@ -142,13 +142,13 @@ def _of_factor(said: Any) -> RatePath:
     return RatePath(groups=groups)
 
 
-def _ahead(said: Any, latest: jax.Array) -> jax.Array:
-    return said.ahead() if tells(said, "ahead") else latest
+def _ahead(view: Any, latest: jax.Array) -> jax.Array:
+    return view.ahead() if has_method(view, "ahead") else latest
 
 
-def set_by_hand(said: Any) -> list[jax.Array]:
+def set_by_hand(view: Any) -> list[jax.Array]:
     """Return the factor that was set by hand, in a list that is empty if none can be."""
-    scale = said.scale_by_hand() if tells(said, "scale_by_hand") else None
+    scale = view.scale_by_hand() if has_method(view, "scale_by_hand") else None
     return [] if scale is None else [array(scale)]
 
 
@@ -166,7 +166,7 @@ def groups_of_leaves(state: Any, starts: Sequence[tuple[jax.Array, Mapping[Any, 
     found: dict[str, set[Any] | None] = {}
 
     def look(node: Any, label: str) -> None:
-        said = speaker(node)
+        view = adapt(node)
         noted = known.get(id(getattr(node, "count", None)))
         if noted is not None:
             for own in set(noted.values()) or {""}:
@@ -174,12 +174,12 @@ def groups_of_leaves(state: Any, starts: Sequence[tuple[jax.Array, Mapping[Any, 
                 if paths is not None:
                     paths.update(path for path, name in noted.items() if name == own)
             return
-        names = said.groups() if tells(said, "groups") else {}
-        below = names.items() if names else (("", child) for child in nodes_on_path(said, node))
+        names = view.groups() if has_method(view, "groups") else {}
+        below = names.items() if names else (("", child) for child in nodes_on_path(view, node))
         before = set(found)
         for name, inner in below:
             look(inner, join_labels(label, name) if name else label)
-        if tells(said, "injected_rate") and label not in found:
+        if has_method(view, "injected_rate") and label not in found:
             found[label] = None
         if found.keys() - before:
             found.update(
@@ -197,7 +197,7 @@ def _is_in(found: Mapping[str, Any], label: str) -> bool:
 def paths_of(state: Any) -> dict[str, RatePath]:
     """Return the path of each group that has a rate."""
     paths = {}
-    for label, path in collect(state).by_group():
+    for label, path in collect_path(state).by_group():
         where = f" of group {label!r}" if label else ""
         if path.signed and path.unread:
             raise ValueError(
@@ -271,14 +271,14 @@ def holds_only_arrays(tree: Any) -> bool:
 
 def counts_on_path(node: Any) -> tuple[list[jax.Array], ...]:
     """Return the counts of the states on the path: of rates, of factors, of other states, and of mere schedules."""
-    said = speaker(node)
+    view = adapt(node)
     found: tuple[list[jax.Array], ...] = ([], [], [], [])
-    if not tells(said, "rate"):
-        below = said.groups().values() if tells(said, "groups") else nodes_on_path(said, node)
+    if not has_method(view, "rate"):
+        below = view.groups().values() if has_method(view, "groups") else nodes_on_path(view, node)
         for counts, more in zip(found, zip(*map(counts_on_path, below), strict=True), strict=False):
             counts.extend(count for part in more for count in part)
-    if tells(said, "completed_updates"):
-        is_rate = tells(said, "rate") or (tells(said, "injected_rate") and not found[0])
-        kind = 0 if is_rate else 1 if tells(said, "factor") else 3 if tells(said, "restart") else 2
-        found[kind].append(array(said.completed_updates()))
+    if has_method(view, "completed_updates"):
+        is_rate = has_method(view, "rate") or (has_method(view, "injected_rate") and not found[0])
+        kind = 0 if is_rate else 1 if has_method(view, "factor") else 3 if has_method(view, "restart") else 2
+        found[kind].append(array(view.completed_updates()))
     return found

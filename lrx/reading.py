@@ -14,10 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from lrx import _checks
-from lrx._foreign import speaker
+from lrx._foreign import adapt
 from lrx._walk import join_labels, nodes_within, refuse_abstract, state_of
 from lrx.rate_paths import NoRateError, counts_on_path, holds_only_arrays, is_restored, no_rate, paths_of, product_of
-from lrx.states import Observation, array, method_name, tells
+from lrx.states import Observation, array, has_method, method_name
 
 
 def learning_rates(state: Any) -> dict[str, jax.Array]:
@@ -124,17 +124,17 @@ class _Entry(NamedTuple):
 
 def _entries(node: Any, group: str = "", owner: Any = None) -> Iterator[_Entry]:
     """Return what the states show, under the label of their group and the name of their owner."""
-    said = speaker(node)
-    named = tells(said, "belongs_to")
-    owner = said.belongs_to() if named else node if owner is None else owner
-    for name, value in said.shown().items() if tells(said, "shown") else ():
+    view = adapt(node)
+    named = has_method(view, "belongs_to")
+    owner = view.belongs_to() if named else node if owner is None else owner
+    for name, value in view.shown().items() if has_method(view, "shown") else ():
         method, _, field = name.rpartition("/")
         yield _Entry(join_labels(group, method) if method else group, owner, field, array(value))
-    if tells(said, "groups"):
-        for label, inner in said.groups().items():
+    if has_method(view, "groups"):
+        for label, inner in view.groups().items():
             yield from _entries(inner, join_labels(group, label))
         return
-    for child in nodes_within(said, node):
+    for child in nodes_within(view, node):
         if isinstance(child, Observation):
             yield _Entry(join_labels(group, method_name(owner)), owner, "observations", child)
         else:

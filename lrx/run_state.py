@@ -9,10 +9,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from lrx._foreign import speaker
-from lrx._walk import nodes_on_path, refuse_abstract, state_of, tellers
+from lrx._foreign import adapt
+from lrx._walk import nodes_on_path, nodes_with, refuse_abstract, state_of
 from lrx.reading import named_entries
-from lrx.states import Observation, array, tells
+from lrx.states import Observation, array, has_method
 
 
 def stopped(state: Any) -> jax.Array:
@@ -48,7 +48,7 @@ def can_stop(state: Any) -> bool:
 
 def stop_flags(state: Any) -> list[jax.Array]:
     """Return the flag of each state that can end a run."""
-    return [array(said.stops()) for said in tellers(state, "stops")]
+    return [array(view.stops()) for view in nodes_with(state, "stops")]
 
 
 def tracks_best(state: Any) -> bool:
@@ -56,7 +56,7 @@ def tracks_best(state: Any) -> bool:
 
     A state with a method `improved_since` does.
     """
-    return bool(tellers(state_of("tracks_best", state), "improved_since"))
+    return bool(nodes_with(state_of("tracks_best", state), "improved_since"))
 
 
 def improved(before: Any, after: Any) -> jax.Array:
@@ -64,7 +64,7 @@ def improved(before: Any, after: Any) -> jax.Array:
 
     That happens in the update that is given the loss, or with the observation.
     """
-    earlier, later = (tellers(state_of("improved", state), "improved_since") for state in (before, after))
+    earlier, later = (nodes_with(state_of("improved", state), "improved_since") for state in (before, after))
     flags = [jnp.asarray(now.improved_since(then), bool) for then, now in zip(earlier, later, strict=True)]
     return functools.reduce(jnp.logical_or, flags, jnp.zeros([], bool))
 
@@ -72,7 +72,7 @@ def improved(before: Any, after: Any) -> jax.Array:
 def handles_divergence(state: Any) -> bool:
     """Return whether a state belongs to a transformation that handles a diverging run by itself."""
     return any(
-        said.handles_divergence() for said in tellers(state_of("handles_divergence", state), "handles_divergence")
+        view.handles_divergence() for view in nodes_with(state_of("handles_divergence", state), "handles_divergence")
     )
 
 
@@ -100,12 +100,12 @@ def minibatches(state: Any) -> list[tuple[jax.Array, jax.Array | None]]:
 
 
 def _gathering(node: Any) -> list[tuple[jax.Array, jax.Array | None]]:
-    said = speaker(node)
-    below = said.groups().values() if tells(said, "groups") else nodes_on_path(said, node)
+    view = adapt(node)
+    below = view.groups().values() if has_method(view, "groups") else nodes_on_path(view, node)
     found = [pair for inner in below for pair in _gathering(inner)]
-    if not tells(said, "gathering"):
+    if not has_method(view, "gathering"):
         return found
-    gathered, every = said.gathering()
+    gathered, every = view.gathering()
     gathered, every = array(gathered), None if every is None else array(every)
     if every is None or not found:
         return [(gathered, every)]
@@ -157,7 +157,7 @@ def eval_params(state: Any, params: Any) -> Any:
       >>> print(lrx.eval_params(tx.init(jnp.ones(2)), jnp.ones(2)))
       [1. 1.]
     """
-    nodes = tellers(state_of("eval_params", state), "evaluation_params", nested=False)
+    nodes = nodes_with(state_of("eval_params", state), "evaluation_params", nested=False)
     points = [node.evaluation_params(params) for node in nodes]
     moved = [point for point in points if point is not params]
     if len(moved) > 1:
@@ -213,6 +213,6 @@ def apply_updates(params: Any, updates: Any, state: Any) -> Any:
 
 def settle_params(state: Any, params: Any) -> Any:
     """Return the parameters after an update, given the sum of parameters and updates."""
-    for said in tellers(state, "applied_params", nested=False):
-        params = said.applied_params(params)
+    for view in nodes_with(state, "applied_params", nested=False):
+        params = view.applied_params(params)
     return params

@@ -78,7 +78,7 @@ Memory: TypeAlias = Any
 StateT = TypeVar("StateT", bound=type)
 
 
-def tells(state: Any, method: str) -> bool:
+def has_method(state: Any, method: str) -> bool:
     """Return whether a state has a method of the protocol; a field of that name does not count."""
     return callable(getattr(type(state), method, None))
 
@@ -315,7 +315,7 @@ class ControllerState(NamedTuple):
 
         The next update takes an observation, but whether it is the best or ends the run can be read at once.
         """
-        if not isinstance(self.observation, Observation) or not tells(self.memory, "judge"):
+        if not isinstance(self.observation, Observation) or not has_method(self.memory, "judge"):
             return self.memory
         if any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(self)):
             return self.memory

@@ -164,14 +164,14 @@ def test_reading_a_wide_state_does_not_visit_each_array() -> None:
         state = lrx.adamw(0.1).init({f"layer_{i}": jnp.zeros(1) for i in range(width)})
         seen = 0
 
-        def count(node: Any, original: Any = lrx.rate_paths.speaker) -> Any:
+        def count(node: Any, original: Any = lrx.rate_paths.adapt) -> Any:
             nonlocal seen
             seen += 1
             return original(node)
 
         with pytest.MonkeyPatch.context() as patch:
             for module in (lrx.rate_paths, lrx.editing):
-                patch.setattr(module, "speaker", count)
+                patch.setattr(module, "adapt", count)
             lrx.learning_rate(state)
             lrx.scale_learning_rate(state, 0.5)
         visits.append(seen)

@@ -32,14 +32,14 @@ class EarlyStoppingState(NamedTuple):
 
     def judge(self, value: jax.Array) -> EarlyStoppingState:
         """Return the next state, given one more loss."""
-        progress, said = judge(self.progress, value)
-        improved = ~self.stopped & (said.better | said.renewed)
+        progress, judgement = judge(self.progress, value)
+        improved = ~self.stopped & (judgement.better | judgement.renewed)
         waited = jnp.where(improved, 0, optax.safe_increment(self.wait_count))
-        wait = jnp.where(said.complete, waited, self.wait_count)
+        wait = jnp.where(judgement.complete, waited, self.wait_count)
         kept = jnp.where(self.stopped, self.progress.best_value, progress.best_value)
         return EarlyStoppingState(
             # This is final, because nothing counts as an improvement once stopped.
-            stopped=self.stopped | (said.complete & (wait > self.patience)),
+            stopped=self.stopped | (judgement.complete & (wait > self.patience)),
             improvement_count=jnp.where(improved, optax.safe_increment(self.improvement_count), self.improvement_count),
             wait_count=wait,
             patience=self.patience,

@@ -133,11 +133,11 @@ def greedy(
         mean = state.mean
         if smoothing is not None and isinstance(mean, RunningMean):
             value, mean = add(mean, value, smoothing)
-        progress, said = judge(state.progress, value, forget_swings=True)
-        improving = jnp.where(said.better, optax.safe_increment(state.improving_count), 0)
-        stalled = jnp.where(said.better | said.renewed, 0, optax.safe_increment(state.stalled_count))
-        rise = said.complete & (improving > jnp.asarray(patience, jnp.int32))
-        fall = said.complete & (stalled > jnp.asarray(patience, jnp.int32))
+        progress, judgement = judge(state.progress, value, forget_swings=True)
+        improving = jnp.where(judgement.better, optax.safe_increment(state.improving_count), 0)
+        stalled = jnp.where(judgement.better | judgement.renewed, 0, optax.safe_increment(state.stalled_count))
+        rise = judgement.complete & (improving > jnp.asarray(patience, jnp.int32))
+        fall = judgement.complete & (stalled > jnp.asarray(patience, jnp.int32))
         step = jnp.asarray(factor, jnp.float32)
         # If the scale is beyond a bound by rounding, the bound must not move it back.
         raised = jnp.maximum(jnp.minimum(state.scale / step, jnp.asarray(max_factor, jnp.float32)), state.scale)
@@ -145,8 +145,8 @@ def greedy(
         scale = jnp.where(rise, raised, jnp.where(fall, lowered, state.scale))
         after = GreedyState(
             scale=scale,
-            improving_count=jnp.where(said.complete, jnp.where(rise, 0, improving), state.improving_count),
-            stalled_count=jnp.where(said.complete, jnp.where(fall, 0, stalled), state.stalled_count),
+            improving_count=jnp.where(judgement.complete, jnp.where(rise, 0, improving), state.improving_count),
+            stalled_count=jnp.where(judgement.complete, jnp.where(fall, 0, stalled), state.stalled_count),
             mean=mean,
             progress=progress,
         )

@@ -34,15 +34,15 @@ class ReduceOnPlateauState(NamedTuple):
 
     def judge(self, value: jax.Array) -> ReduceOnPlateauState:
         """Return the next state, given one more loss."""
-        progress, said = judge(self.progress, value)
+        progress, judgement = judge(self.progress, value)
         cooling = self.cooldown_count > 0
-        plateau = jnp.where(said.better | said.renewed | cooling, 0, optax.safe_increment(self.plateau_count))
-        reduce = said.complete & (plateau > self.patience)
+        plateau = jnp.where(judgement.better | judgement.renewed | cooling, 0, optax.safe_increment(self.plateau_count))
+        reduce = judgement.complete & (plateau > self.patience)
         rest = jnp.where(reduce, self.rest_count, jnp.maximum(self.cooldown_count - 1, 0))
         return self._replace(
             scale=jnp.where(reduce, self.lowered_scale, self.scale),
-            plateau_count=jnp.where(said.complete, jnp.where(reduce, 0, plateau), self.plateau_count),
-            cooldown_count=jnp.where(said.complete, rest, self.cooldown_count),
+            plateau_count=jnp.where(judgement.complete, jnp.where(reduce, 0, plateau), self.plateau_count),
+            cooldown_count=jnp.where(judgement.complete, rest, self.cooldown_count),
             progress=progress,
         )
 
