@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import copy
+import difflib
 import random
 from collections.abc import Iterator
 from pathlib import Path
@@ -71,6 +72,7 @@ OPPOSITE = {
 }
 OPPOSITE |= {other: name for name, other in OPPOSITE.items()}
 BODIES = ("body", "orelse", "finalbody", "handlers", "cases")
+SIMILAR = 0.75  # of two statements, as difflib measures it
 TEXT_ONLY = ("__repr__", "__str__", "_repr_html_", "__rich__")
 
 
@@ -316,7 +318,22 @@ def find(fault: Fault, sources: dict[str, str]) -> tuple[str, str] | None:
         found = search(files, named)
         if found and (named or len(found) == 1):
             return found[0]
-    return None
+    return _find_similar(fault, sources)
+
+
+def _find_similar(fault: Fault, sources: dict[str, str]) -> tuple[str, str] | None:
+    """Find the same kind of change in the most similar statement of a function of this name: names may have changed."""
+    best, least = None, SIMILAR
+    for file, source in sources.items():
+        for function, statement, earlier in statements(ast.parse(source)):
+            if function.split(".")[-2:] != fault.function.split(".")[-2:]:
+                continue
+            before = difflib.SequenceMatcher(None, text(statement), fault.before).ratio()
+            for edit in edits(statement, earlier) if before > least else ():
+                after = difflib.SequenceMatcher(None, edit.after, fault.after).ratio()
+                if edit.kind == fault.kind and min(before, after) > least:
+                    best, least = (file, _apply(source, edit)), min(before, after)
+    return best
 
 
 def _apply(source: str, edit: Edit) -> str:

@@ -94,7 +94,7 @@ class NearestFirst:
             file = item.nodeid.split("::")[0]
             runs, room, mentioned, seconds = order.get(item.nodeid) or order.get(file) or (1, 1, 1, 5.0)
             named = any(word in item.nodeid.lower() for word in PLAN["words"])
-            return runs, room, mentioned, not named, seconds
+            return runs, room, not named, mentioned, seconds
 
         items[:] = sorted((item for item in items if item.nodeid not in skipped), key=rank)
 

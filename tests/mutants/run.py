@@ -11,8 +11,8 @@ changes its files and restores them, so nothing else may use it meanwhile.
 `record` writes one JSON file for each test file, `catch` one line for each fault; both continue where they were
 stopped. `catch --markers "not slow"` measures the first tier alone. `catch --again RESULTS.jsonl` measures only the
 faults that those results did not catch. A fault is kept as (function, statement before, statement after), so it is
-found again after the function has moved to another file. If the statement is gone, `catch` draws another fault in the
-same room and records that.
+found again after the function has moved to another file. If names in the statement have changed, the most similar
+statement is taken; if there is none, `catch` draws another fault in the same room and records that.
 
 For each fault, `catch` runs the test files that run the fault's file, up to the first failure: first those of its
 room, then the others; within them, tests that run its function come first, and quick tests come before slow ones.
@@ -43,15 +43,21 @@ import faults  # noqa: E402
 # The files of lrx in which faults are drawn, and the tests that stand nearest to them.
 ROOMS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "rates": (
-        ("rates.py", "states.py", "feedback.py"),
-        ("tests/test_rates.py", "tests/test_states.py", "tests/controllers/test_feedback.py"),
+        ("rates.py", "states.py", "feedback.py", "observing.py"),
+        (
+            *(f"tests/test_{name}" for name in ("rate", "states", "schedule", "products")),
+            *(f"tests/controllers/test_{name}.py" for name in ("feedback", "observations")),
+        ),
     ),
     "schedules": (("schedules/*.py",), ("tests/schedules/",)),
     "optimizers": (("optimizers/*.py",), ("tests/optimizers/",)),
     "controllers": (("controllers/*.py", "guards/*.py"), ("tests/controllers/", "tests/guards/")),
     "reading": (
-        ("reading.py", "editing.py", "restoring.py", "_foreign.py", "reading/*.py"),
-        ("tests/test_reading.py", "tests/test_wrappers.py", "tests/test_restoring.py", "tests/test_states.py"),
+        ("reading.py", "editing.py", "restoring.py", "_foreign.py", "rate_paths.py"),
+        tuple(
+            f"tests/test_{name}"
+            for name in ("reading", "editing", "monitor", "counting", "wrappers", "restoring", "states", "rate_paths")
+        ),
     ),
     "training": (("training/*.py", "training/*/*.py"), ("tests/training/",)),
     "tuning": (("tuning/*.py", "tuning/*/*.py"), ("tests/tuning/",)),
@@ -193,7 +199,7 @@ def catch_one(tree: Path, fault: faults.Fault, known: dict[str, Any], arguments:
             [file for file in files if file.startswith(near)],
             [file for file in files if not file.startswith(near)],
         ]
-        for files in stages[: 1 if arguments.near else 2]:
+        for files in stages[arguments.beyond : 1 if arguments.near else 2]:
             left = arguments.budget - line["seconds"]
             if not files or line["caught_by"] or left < 5.0:
                 continue

@@ -56,14 +56,22 @@ def test_a_seed_draws_the_same_faults_of_several_files_and_kinds():
     assert len({fault.kind for fault in first}) >= 6
 
 
-@pytest.mark.parametrize("moved", [{"room/new.py": SOURCE}, {"a.py": SOURCE.replace("halve", "half"), "b.py": ""}])
+@pytest.mark.parametrize(
+    "moved",
+    [
+        {"room/new.py": SOURCE},
+        {"a.py": SOURCE.replace("halve", "half"), "b.py": ""},
+        {"a.py": SOURCE.replace("max(x / 2, least)", "max(x / 2, least_value)")},
+    ],
+    ids=["moved", "renamed", "with other names"],
+)
 def test_a_fault_is_found_after_its_function_was_moved_or_renamed(moved):
     (fault,) = [fault for fault in faults_of("room", "a.py", SOURCE) if fault.after == "x = min(x / 2, least)"]
     file, mutated = find(fault, {"x.py": "y = 1\n"} | moved)
     assert file in moved
-    assert "x = (min(x / 2, least))" in mutated
+    assert "x = (min(x / 2, least" in mutated
 
 
 def test_a_fault_whose_statement_is_gone_is_not_found():
     (fault,) = [fault for fault in faults_of("room", "a.py", SOURCE) if fault.after == "x = min(x / 2, least)"]
-    assert find(fault, {"a.py": SOURCE.replace("x / 2", "0.5 * x")}) is None
+    assert find(fault, {"a.py": SOURCE.replace("max(x / 2, least)", "jnp.where(x > least, 0.5 * x, least)")}) is None
