@@ -15,6 +15,7 @@ from flax import nnx
 from foreign_states import cooling, fixed_rate, lagging, patience, retreating
 
 import lrx
+from lrx.run_state import can_stop, tracks_best
 from lrx.states import Snapshot
 from lrx.training import Batches, DivergenceError, History, Workload, train
 
@@ -102,6 +103,14 @@ def test_an_observation_is_judged_by_a_memory_of_ones_own_before_an_update_takes
     state = lrx.observe(state, value=2.0)
     assert lrx.stopped(state)
     assert lrx.monitor(state, scalars=True)["patience/waited"] == 1
+
+
+def test_whether_a_run_can_stop_is_known_of_a_planned_state() -> None:
+    rate = 0.1 * lrx.early_stopping(feedback="observed")
+    planned = jax.eval_shape(lrx.sgd(rate).init, PARAMS)
+    assert can_stop(planned)
+    assert tracks_best(planned)
+    assert not can_stop(jax.eval_shape(lrx.sgd(0.1).init, PARAMS))
 
 
 def test_a_state_of_ones_own_says_where_a_run_is_evaluated() -> None:
