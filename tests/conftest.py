@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import collections
 import hashlib
+import importlib
 import os
 import platform
 import resource
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -57,6 +59,12 @@ class ByProgram(LoadScopeScheduling):
         path, _, name = nodeid.partition("::")
         _, parametrized, parameters = name.partition("[")
         return f"case {parameters.rstrip(']').split('-')[-1]}" if "/laws/" in path and parametrized else path
+
+
+def pytest_collection_finish() -> None:
+    # `cases` collects the units; within a test that hypothesis draws, it would define other such tests.
+    if "units" in sys.modules:
+        importlib.import_module("cases")
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
