@@ -144,6 +144,16 @@ def test_every_benchmark_is_called_with_the_values_of_its_options(here, name, mo
     assert called == usual | {whole: 17}
 
 
+def test_an_interrupted_benchmark_ends_with_the_message_of_the_interrupt(here, monkeypatch):
+    def main() -> None:
+        raise KeyboardInterrupt("kept in runs.json")
+
+    monkeypatch.setattr("lrx.benchmarks.select.main", main)
+    done = here("bench", "select")
+    assert done.returncode == 130
+    assert done.stderr == "kept in runs.json\n"
+
+
 @pytest.mark.slow
 def test_listing_the_benchmarks_loads_none_of_them():
     code = (
