@@ -1,4 +1,4 @@
-"""Hypergradient descent: the rate descends along its own gradient, and a rate that is too small finds its size.
+"""Hypergradient descent: the rate descends along its own gradient, so a rate that is too small grows.
 
 A. G. Baydin, R. Cornish, D. Martínez Rubio, M. Schmidt, F. Wood, "Online Learning Rate Adaptation with Hypergradient
 Descent", ICLR 2018, arXiv 1703.04782, figure 2: logistic regression and a perceptron of two hidden layers of 1,000
@@ -172,13 +172,11 @@ def claims(result: Result) -> list[Claim]:
     found = []
     for (model, curve, epoch), published in PUBLISHED.items():
         if result.data == "mnist" and epoch <= result.settings["epochs"][model]:
-            arms = result.curves[model]["arms"]
-            reached = {name: np.asarray(arms[name][curve], np.float64)[:, epoch - 1] for name in published}
+            reached = {name: result.array(model, "arms", name, curve)[:, epoch - 1] for name in published}
             found.append(near(f"{model}: {curve} loss of epoch {epoch}", published, reached))
     for model in result.curves:
-        arms = result.curves[model]["arms"]
         for adaptive, plain in PAIRS.items():
-            losses = [np.asarray(arms[name]["training"], np.float64) for name in (adaptive, plain)]
+            losses = [result.array(model, "arms", name, "training") for name in (adaptive, plain)]
             text = f"{model}: training loss of {adaptive} over that of {plain}, the largest of all epochs"
             found.append(Claim.of_values(text, "<= 1", (losses[0] / losses[1]).max(axis=1), high=1.0))
     return found + (rate_claims(result) if result.data == "mnist" else [])
@@ -202,13 +200,13 @@ def near(text: str, published: Mapping[str, float], reached: Mapping[str, np.nda
 
 def rate_claims(result: Result) -> list[Claim]:
     """Claim that the rate of SGD-HD in logistic regression rises at once and falls afterwards."""
-    regression = result.curves["logistic regression"]
-    arm, steps = regression["arms"]["SGD-HD"], np.asarray(regression["rate_steps"], np.float64)
-    rates = np.asarray(arm["rate"], np.float64)
+    model = "logistic regression"
+    steps, rates = result.array(model, "rate_steps"), result.array(model, "arms", "SGD-HD", "rate")
+    epoch = result.curves[model]["steps_per_epoch"]
     peaks = rates.max(axis=1)
-    end = rates[:, np.searchsorted(steps, regression["steps_per_epoch"], side="right") - 1]
-    mean = np.asarray(arm["epoch_rate"], np.float64)[:, 0]
-    what = "logistic regression, rate of SGD-HD"
+    end = rates[:, np.searchsorted(steps, epoch, side="right") - 1]
+    mean = result.array(model, "arms", "SGD-HD", "epoch_rate")[:, 0]
+    what = f"{model}, rate of SGD-HD"
     return [
         Claim.of_values(
             f"{what} at its highest: within 25 % of the published one",

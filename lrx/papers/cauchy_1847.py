@@ -1,8 +1,8 @@
-"""Fixed steps: 1 / L converges, beyond 2 / L diverges, noise asks for 1 / sqrt T, and frees from saddles.
+"""Fixed steps: 1 / L converges, more than 2 / L diverges, noise asks for 1 / sqrt T and frees from saddles.
 
 A. Cauchy, "Methode generale pour la resolution des systemes d'equations simultanees", Comptes rendus 25, 1847, pages
-536-538, is where gradient descent comes from. What is checked are the theorems that came later, as in Y. Nesterov,
-"Introductory Lectures on Convex Optimization", 2004, and R. Ge et al., 2015, arXiv:1503.02101:
+536-538, is the origin of gradient descent. The theorems that are checked came later: Y. Nesterov, "Introductory
+Lectures on Convex Optimization", 2004, and R. Ge et al., 2015, arXiv:1503.02101:
 
     f convex, L-smooth, alpha = 1 / L       f(x_k) - f* <= L ||x_0 - x*||^2 / (2 k); alpha > 2 / L diverges
     E |g|^2 <= G^2, alpha = D / (G sqrt T)   mean gap over T steps <= D G / sqrt T, nearly equal on |x|
@@ -127,15 +127,15 @@ def measure(runs: int, job: Job) -> tuple[dict[str, Any], dict[str, Any]]:
 def claims(result: Result) -> list[Claim]:
     """Compare with the bounds, the slopes and the order of the escapes."""
     curves = result.curves
-    steps = np.asarray(curves["steps"], np.float64)
-    gaps = {name: np.asarray(values, np.float64) for name, values in curves["gaps"].items()}
+    steps = result.array("steps")
+    gaps = {name: result.array("gaps", name) for name in curves["gaps"]}
     later = steps >= 10
     ratio = np.max(gaps["1 / L"] * 2 * steps[None], axis=1)
     slopes = [slope(steps[later], each[later]) for each in gaps["1 / L"]]
-    horizons = np.asarray(curves["horizons"], np.float64)
-    by_seed = np.asarray(curves["mean_gap"], np.float64).T
+    horizons = result.array("horizons")
+    by_seed = result.array("mean_gap").T
     to_bound = by_seed / np.sqrt((1 + NOISE**2) / horizons)[None]
-    escape = {rate: np.asarray(times, np.float64) for rate, times in curves["escape"].items()}
+    escape = {rate: result.array("escape", rate) for rate in curves["escape"]}
     slow, middle, fast = (escape[f"{rate:g}"] for rate in SADDLE_RATES)
     return [
         Claim.of_values(
@@ -177,16 +177,16 @@ def plot(result: Result) -> dict[str, Figure]:
     """Draw the gaps over steps and over T, and the way out of the saddle."""
     figure, (first, second, third) = panels(3)
     curves = result.curves
-    steps = np.asarray(curves["steps"], np.float64)
-    for place, (name, gaps) in enumerate(curves["gaps"].items()):
-        shown = np.minimum(np.asarray(gaps, np.float64), 1e3)
+    steps = result.array("steps")
+    for place, name in enumerate(curves["gaps"]):
+        shown = np.minimum(result.array("gaps", name), 1e3)
         band(first, steps, shown, rf"$\alpha = {name}$", place)
     first.plot(steps, 1 / (2 * steps), label="bound", **REFERENCE)
     first.set_ylim(3e-5, 30)
     first.set_xlabel("steps k")
     first.set_ylabel(r"gap over $L\,D^2$")
-    horizons = np.asarray(curves["horizons"], np.float64)
-    band(second, horizons, np.asarray(curves["mean_gap"]).T, "gradient descent", marker="o", ms=4)
+    horizons = result.array("horizons")
+    band(second, horizons, result.array("mean_gap").T, "gradient descent", marker="o", ms=4)
     second.plot(horizons, np.sqrt((1 + NOISE**2) / horizons), **REFERENCE | {"zorder": 3, "color": VERMILION})
     second.set_xlabel("steps T of the run")
     second.set_ylabel(r"mean gap, $\alpha = D / (G \sqrt{T})$")

@@ -1,4 +1,4 @@
-"""The edge of stability: gradient descent drives the sharpness up to 2 / rate, and goes on training right there.
+"""The edge of stability: gradient descent drives the sharpness up to 2 / rate, and continues to train at that edge.
 
 J. Cohen, S. Kaur, Y. Li, J. Z. Kolter, A. Talwalkar, "Gradient Descent on Neural Networks Typically Occurs at the Edge
 of Stability", ICLR 2021, arXiv:2103.00065. The sharpness lambda is the largest eigenvalue of the Hessian of the
@@ -6,21 +6,21 @@ training loss. On a quadratic, gradient descent with rate eta is stable up to
 
     lambda = 2 / eta,   with Polyak's momentum (2 + 2 beta) / eta,   with Nesterov's (2 + 2 beta) / (eta (1 + 2 beta)).
 
-Below that the sharpness of a network rises (progressive sharpening), along the path of gradient flow; at 2 / eta it
-stays, at or just above, while the loss goes up and down from step to step and falls over longer times. Here are the
-loss and the sharpness over iterations, as in figure 1, of the authors' `fc-tanh`: 3072-200-200-10, tanh, PyTorch's
-initial values; the squared loss, half the sum over classes, of the first images of CIFAR-10, each pixel with zero mean
-and unit variance over all training images; all images in every step. A second figure has the sharpness beside that of
-gradient flow, which does not stop, and with momentum.
+Below that limit the sharpness of a network rises (progressive sharpening) along the path of gradient flow. It then
+stays at or just above 2 / eta, while the loss oscillates from step to step and falls over longer times. Drawn are the
+loss and the sharpness over iterations, as in figure 1, of the authors' `fc-tanh`: 3072-200-200-10, tanh, the initial
+values of PyTorch; the squared loss, half the sum over classes, of the first images of CIFAR-10, each pixel with zero
+mean and unit variance over all training images; all images in every step. A second figure compares the sharpness with
+that of gradient flow, which does not stop rising, and shows momentum.
 
     lrx reproduce cohen_2021                      500 images, two rates, one seed: half a minute on 2 CPU cores
     lrx reproduce cohen_2021 --scale cpu          1,000 images, three rates, 3 seeds: six minutes
     lrx reproduce cohen_2021 --scale paper        5,000 images, as the authors
 
 Differs from the source: the authors stop at an accuracy of 99 %, which few images reach soon after the edge; here
-every rate goes on for the same time, steps times rate. Gradient flow is gradient descent with a rate so small that it
-stays below its edge, where the authors have a Runge-Kutta method. Where there are fewer images than pixels, the first
-layer's weights are those along the images alone: the rest of them never moves, and the Hessian is 0 along it.
+every rate trains for the same time, steps times rate. Gradient flow is gradient descent with a rate so small that it
+stays below its edge; the authors have a Runge-Kutta method. With fewer images than pixels the first layer holds its
+weights along the images alone: the rest of them never moves, and the Hessian is 0 along it.
 """
 
 from __future__ import annotations
@@ -86,10 +86,10 @@ SCALES = {
 WIDTHS = (200, 200)
 BETA = 0.9
 ITERATIONS = 16  # of Lanczos' method: within 0.1 % of what 40 give, at the edge too
-ACCURACY = 0.99  # where the authors stop
-LAST = 0.3  # part of a run that is at the edge for sure
+ACCURACY = 0.99  # at which the authors stop
+LAST = 0.3  # part of a run that is certainly at the edge
 HOVERS = (1.9, 2.3)  # of sharpness times rate: at or just above 2
-POINTS = 250  # of a curve of losses, about
+POINTS = 250  # of a curve of losses, approximately
 
 
 def make_workload(x: np.ndarray, labels: np.ndarray, num_classes: int = 10) -> Workload:
@@ -195,7 +195,7 @@ def claims(result: Result) -> list[Claim]:
     """Compare sharpness with 2 / rate, the loss before with that after the crossing, and the path with the flow's."""
     curves = result.curves
     descents = dict(each for _, each in _descents(curves))
-    flow = np.asarray(curves["gradient flow"]["sharpness"], np.float64)
+    flow = result.array("gradient flow", "sharpness")
     low, high = HOVERS
     found = []
     for label, run in descents.items():

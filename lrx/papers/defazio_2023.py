@@ -1,36 +1,37 @@
-"""Linear decay, and the schedule that a run's own gradient norms ask for.
+"""Linear decay, and the schedule that is optimal for the gradient norms of a run.
 
 A. Defazio, A. Cutkosky, H. Mehta, K. Mishchenko, "Optimal Linear Decay Learning Rate Schedules and Further
 Refinements", 2023, arXiv:2310.07831 (version 1: "When, Why and How Much? Adaptive Learning Rate Scheduling by
-Refinement"). What a schedule eta_t of T steps can promise for the last iterate in the worst case is best for linear
-decay, eta_t ~ 1 - t/T. Where the gradient norms G_t of an earlier run are known it is best for the refined schedule
+Refinement"). The worst-case bound on the last iterate of a schedule eta_t of T steps is best for linear decay,
+eta_t ~ 1 - t/T. If the gradient norms G_t of an earlier run are known, it is best for the refined schedule
 
     eta_t ~ w_t sum_{s > t} w_s,   w_t = 1 / G_t^2 for SGD, 1 / ||g_t||_1 for Adam,
 
-which is linear decay where G is constant, warms up where G falls early and anneals faster where it rises late. The
-figure of synthetic norms is drawn here exactly: 2,000 steps, four profiles smoothed by a Gaussian of 40 steps. The
-paper then says that over ten deep learning problems and a suite of logistic regressions linear decay matches or
-outperforms all common schedules, cosine included, and that refinement gives further gains. Here this is tried on
-smaller tasks, with each schedule at its own best peak rate of a grid, by the training loss over all images. Only the
-last iterate is scored. The refined schedule is made once, from the norms of the first seed's run with linear decay at
-its best rate, smoothed by a running median over a tenth of the run.
+which is linear decay if G is constant, warms up if G falls early and anneals faster if it rises late. The figure of
+synthetic norms is drawn here exactly: 2,000 steps, four profiles smoothed by a Gaussian of 40 steps. The paper reports
+that over ten deep learning problems and a suite of logistic regressions linear decay matches or outperforms all common
+schedules, cosine included, and that refinement gains more. Here this is tested on smaller tasks, with each schedule at
+the peak rate of a grid that has the lowest training loss over all images. Only the last iterate counts. The refined
+schedule is computed once, from the norms of the first seed's run with linear decay at its best rate, smoothed by a
+running median over a tenth of the run.
 
     lrx reproduce defazio_2023                    the synthetic norms, and digits: half a minute on 2 CPU cores
     lrx reproduce defazio_2023 --scale cpu        the same and MNIST with two models: 6 minutes
     lrx reproduce defazio_2023 --scale paper      the same and CIFAR-10, ResNet-20 for 30 epochs: hours on a GPU
 
-Thresholds were set before the runs. Linear may have 0.2 points of test error more than cosine, and refined than linear:
-20 of MNIST's 10,000 test images; on digits 0.56 points, which are 2 of its 360. A constant rate should have a tenth
-more errors than any of the three: on CIFAR-10, where small networks have errors of about 10 %, this is a point; MNIST
-has not enough errors for a whole one. A training loss that is within a tenth of another matches it.
+Thresholds were set before the runs. The test error of linear may exceed that of cosine, and that of refined that of
+linear, by 0.2 points: 20 of MNIST's 10,000 test images; on digits by 0.56 points, which are 2 of its 360. A constant
+rate should have a tenth more errors than any of the three: about a point on CIFAR-10, for which small networks have
+errors of about 10 %; MNIST has too few errors for a whole point. Training losses within a tenth of each other match.
 
-A warm-up is what comes before half of the run. On these tasks the norms go on falling, so that the refined schedules
-rise for longer and fall later than the line, which is the theory's, and not what the paper saw on larger tasks. Digits
-are learned by heart, and the noise falls with the norms: there a constant rate reaches the lowest training loss.
+A rise counts as a warm-up if it ends before half of the run. On these tasks the norms keep falling, so the refined
+schedules rise for longer and fall later than linear decay: the theory predicts that, but the paper saw otherwise on
+larger tasks. The digits are memorized, and the noise falls with the norms, so a constant rate reaches the lowest
+training loss there.
 
 Differs from the source: other tasks and fewer epochs (its own network for CIFAR-10 is a wide residual one), no warm-up
-before any schedule, and no weight decay but for ResNet-20. Step decay divides by ten after 30, 60 and 90 % of the run,
-and 1 / t and 1 / sqrt t begin to fall after a hundredth of it.
+before any schedule, and no weight decay except for ResNet-20. Step decay divides by ten after 30, 60 and 90 % of the
+run, and 1 / t and 1 / sqrt t begin to fall after a hundredth of it.
 """
 
 from __future__ import annotations
@@ -58,7 +59,7 @@ if TYPE_CHECKING:
 
 GRID_STEPS = 2000
 GRID_SIGMA = 40.0  # steps, of the Gaussian that smooths the profiles
-TIMES = (0, 0.003, 0.02, 0.03, 0.1, 1)  # of the run, where the norms below are; straight lines between them
+TIMES = (0, 0.003, 0.02, 0.03, 0.1, 1)  # parts of the run at which the norms are given; straight lines between them
 PROFILES = {
     "constant": (1, 1, 1, 1, 1, 1),
     "falls early": (15, 6, 4, 2, 1, 1),

@@ -1,4 +1,4 @@
-"""RMSProp: divide the gradient by a running mean of its size, which forgets, so that it follows a target that moves.
+"""RMSProp: divide the gradient by a running mean of its size, which forgets, so it follows a target that moves.
 
 T. Tieleman, G. Hinton, "Lecture 6.5 - rmsprop: divide the gradient by a running average of its recent magnitude",
 Coursera: Neural Networks for Machine Learning, 2012. It has no figure; here its statements are checked,
@@ -6,22 +6,22 @@ and what follows from them:
 
     v_t = rho v_{t-1} + (1 - rho) g_t^2,   theta_t = theta_{t-1} - eta g_t / sqrt(v_t),   rho = 0.9
 
-- Rprop's sign of the gradient is the case rho = 0. Nine gradients and a tenth that is nine times as large against them
-  should leave a weight about where it is, but their signs move it by 8 eta.
-- v starts at 0, so that under a constant gradient step t is eta / sqrt(1 - rho^t) long, the first one 3.2 or 10 times
-  eta for rho = 0.9 or 0.99, whatever the gradient's scale.
+- The sign of the gradient, as in Rprop, is the case rho = 0. Nine gradients and a tenth, nine times as large and of the
+  opposite sign, should hardly move a weight, but their signs move it by 8 eta.
+- v starts at 0, so under a constant gradient the length of step t is eta / sqrt(1 - rho^t): for the first step 3.2 or
+  10 times eta if rho is 0.9 or 0.99, whatever the scale of the gradient.
 - Adam without a first moment divides v_t by 1 - rho^t. So RMSProp is Adam with b1 = 0 and the rates
-  eta / sqrt(1 - rho^t), which take that correction back.
+  eta / sqrt(1 - rho^t), which undo that correction.
 - AdaGrad's sum of squares forgets nothing, and its rate falls as 1 / sqrt t. On f_t(theta) = s_t |theta - c_t|^2 / 2,
-  where c_t jumps every 100 steps and the gradients are noisy, a rate that suits the first 1,000 steps becomes
-  sqrt(T / 1000) times too small (one that is tuned to T hides it, and follows about as well as RMSProp's); and where
-  s_t falls from 1 to 1 / 100, so do the steps of AdaGrad and of SGD.
+  with noisy gradients and a c_t that jumps every 100 steps, a rate that suits the first 1,000 steps becomes
+  sqrt(T / 1000) times too small (a rate tuned to T hides this, and follows about as well as that of RMSProp). If s_t
+  falls from 1 to 1 / 100, so do the steps of AdaGrad and of SGD.
 
     lrx reproduce hinton_2012                     20,000 steps, 5 seeds: 12 s on 2 CPU cores
     lrx reproduce hinton_2012 --scale cpu         100,000 steps, 5 seeds: 14 s
 
 At rates that are best for the whole run AdaGrad is a few percent worse than RMSProp on the target that jumps, and plain
-SGD is better than both: nothing there asks for a rate that adapts.
+SGD is better than both: an adaptive rate has no advantage there.
 
 Differs from the source: the moving target and its numbers are ours. lrx adds eps = 1e-8 inside the root.
 """
@@ -69,7 +69,7 @@ DECAYS = (0.9, 0.99)
 FIRST_RATE = 0.01
 FIRST_STEPS = 300
 GRADIENT_SCALES = np.geomspace(0.1, 1000, 9)
-CYCLE = (0.1,) * 9 + (-0.9,)  # gradients of a weight that should stay, as the lecture has them
+CYCLE = (0.1,) * 9 + (-0.9,)  # gradients of a weight that should stay, from the lecture
 
 
 def problem(size: int, seed: jax.Array, shrinks: ArrayLike = False) -> tuple[Any, Any]:
@@ -88,7 +88,7 @@ def problem(size: int, seed: jax.Array, shrinks: ArrayLike = False) -> tuple[Any
 
 
 def follow(size: int, name: str, seeds: tuple[int, ...]) -> dict[str, Any]:
-    """Measure how an arm follows both targets with each rate, and keep what it does at its best ones."""
+    """Measure how an arm follows both targets with each rate, and keep the errors at its best rates."""
     make, rates = ARMS[name]
 
     def one(rate: jax.Array, seed: jax.Array, shrinks: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -134,21 +134,21 @@ def step_lengths() -> np.ndarray:
     return np.asarray(jax.jit(each)(jnp.asarray(DECAYS), jnp.asarray(GRADIENT_SCALES, jnp.float32)))
 
 
-def apart(seeds: tuple[int, ...]) -> np.ndarray:
-    """Measure how far RMSProp, and Adam whose rates take its correction back, are apart at most: (decays, seeds).
+def distance_from_adam(seeds: tuple[int, ...]) -> np.ndarray:
+    """Measure the largest distance between RMSProp and Adam whose rates undo its correction: (decays, seeds).
 
-    In units of the length of RMSProp's path to the moving target.
+    It is in units of the length of RMSProp's path to the moving target.
     """
     counts, start = np.arange(FIRST_STEPS + 1), jnp.zeros(DIMENSIONS)
 
-    def one(decay: jax.Array, taken_back: jax.Array, seed: jax.Array) -> jax.Array:
+    def one(decay: jax.Array, undone: jax.Array, seed: jax.Array) -> jax.Array:
         gradient, _ = problem(FIRST_STEPS, seed)
 
         def path(tx: optax.GradientTransformation) -> jax.Array:
             return descend(gradient, tx, start, counts, lambda theta, _: theta, jax.random.key(seed), timed=True)
 
         rmsprop = path(lrx.rmsprop(FIRST_RATE, decay=decay, eps=0.0))
-        adam = path(lrx.adam(lrx.tabulated(FIRST_RATE * taken_back), b1=0.0, b2=decay, eps=0.0))
+        adam = path(lrx.adam(lrx.tabulated(FIRST_RATE * undone), b1=0.0, b2=decay, eps=0.0))
         length = jnp.sum(jnp.abs(jnp.diff(rmsprop, axis=0)), axis=0)
         return jnp.max(jnp.max(jnp.abs(rmsprop - adam), axis=0) / length)
 
@@ -158,7 +158,7 @@ def apart(seeds: tuple[int, ...]) -> np.ndarray:
 
 
 def drifts() -> np.ndarray:
-    """Measure how far the lecture's ten gradients move a weight, in units of the rate: for rho = 0 and the decays."""
+    """Measure how far the ten gradients of the lecture move a weight, in rates, for rho = 0 and the decays."""
     cycle = jnp.array(CYCLE)
     settled = len(CYCLE) * np.array([200, 201])
 
@@ -176,7 +176,7 @@ def drifts() -> np.ndarray:
 
 
 def measure(size: int, job: Job) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Follow both targets with every arm, and measure first steps, the likeness of Adam, and the lecture's drift."""
+    """Follow both targets with every arm, and measure first steps, distance from Adam and the drift of the lecture."""
     settings = {"steps": size, "short": SHORT, "period": PERIOD, "noise": NOISE, "shrunk": SHRUNK}
     names = [f"{decay:g}" for decay in DECAYS]
     lengths = dict(zip(names, step_lengths(), strict=True))
@@ -185,23 +185,23 @@ def measure(size: int, job: Job) -> tuple[dict[str, Any], dict[str, Any]]:
         "arms": {name: follow(size, name, job.seeds) for name in ARMS},
         "lengths": {decay: round_to_six_digits(each[len(each) // 2]) for decay, each in lengths.items()},
         "first": {decay: round_to_six_digits(each[:, 0]) for decay, each in lengths.items()},
-        "adam": dict(zip(names, apart(job.seeds), strict=True)),
+        "adam": dict(zip(names, distance_from_adam(job.seeds), strict=True)),
         "drift": dict(zip(["0", *names], drifts(), strict=True)),
     }
 
 
 def claims(result: Result) -> list[Claim]:
-    """Compare how the arms follow, and the first steps, Adam and the drift with what follows from the rule."""
+    """Compare the errors of the arms, the first steps, Adam and the drift with what follows from the rule."""
     arms = result.curves["arms"]
     steps, first_steps = result.settings["steps"], result.settings["short"]
 
     def error(name: str, choice: str) -> np.ndarray:
-        return np.mean(np.asarray(arms[name][choice]["parts"], np.float64), axis=1)
+        return result.array("arms", name, choice, "parts").mean(axis=1)
 
     found = []
-    for name, arm in arms.items():
-        late = np.mean(np.asarray(arm["early"]["parts"], np.float64)[:, -(POINTS // 10) :], axis=1)
-        grown = late / np.asarray(arm["early"]["chosen_by"])
+    for name in arms:
+        late = result.array("arms", name, "early", "parts")[:, -(POINTS // 10) :].mean(axis=1)
+        grown = late / result.array("arms", name, "early", "chosen_by")
         text = (
             f"{name} at the rate that is best for the first {first_steps:,} steps: error of the last tenth over theirs"
         )
@@ -221,9 +221,9 @@ def claims(result: Result) -> list[Claim]:
         text = f"gradients that shrink to {SHRUNK:g}, each at its best rate: {name}'s error over RMSProp's, at least 2"
         ratio = error(name, "shrinking") / error("RMSProp", "shrinking")
         found.append(Claim.of_values(text, "> 2", ratio, 2.0))
-    for decay, first in result.curves["first"].items():
+    for decay in result.curves["first"]:
         theory = 1 / np.sqrt(1 - float(decay))
-        off = np.max(np.abs(np.asarray(first) / theory - 1))
+        off = np.max(np.abs(result.array("first", decay) / theory - 1))
         text = f"rho = {decay}: the first step is 1 / sqrt(1 - rho) rates for gradients of 0.1 to 1,000, off by < 0.1 %"
         found.append(Claim.of_values(text, "0", off, high=1e-3))
         later = result.array("lengths", decay)

@@ -7,27 +7,27 @@ arXiv:2002.04688. With n = 100 minibatches, minibatch i has the rate
 
     lr_i = 1e-7 (10 / 1e-7)^(i / n)
 
-and the test stops where the smoothed loss is above 4 times its lowest. What it suggests: at first the rate in the
-middle of the sharpest descent (`steepest`), later also a tenth of the rate of the lowest loss (`minimum`), and since
-2021, now by default, one from the longest descent of the losses (`valley`), or `slide`. A rule of thumb beside them is
-a tenth of the rate at which the loss blows up (`divergence`). No number is published for how good these rates are. Here
-they are put beside the best of a grid of constant rates, by the training loss of the last tenth of two epochs: they
-should be within [1/10, 1] of it. For gradient descent on all examples, the rate of the blow-up should be near
-2 / lambda_max, lambda_max being the largest eigenvalue of the Hessian at the start.
+and the test stops when the smoothed loss exceeds 4 times its lowest value. Its suggestions were at first the rate in
+the middle of the sharpest descent (`steepest`), later also a tenth of the rate of the lowest loss (`minimum`), and
+since 2021, now by default, a rate from the longest descent of the losses (`valley`), or `slide`. A rule of thumb beside
+them is a tenth of the rate at which the loss blows up (`divergence`). No number is published for the quality of these
+rates. Here they are compared with the best of a grid of constant rates, by the training loss of the last tenth of two
+epochs: they should be within [1/10, 1] of it. For gradient descent on all examples, the rate of the blow-up should be
+near 2 / lambda_max, lambda_max being the largest eigenvalue of the Hessian at the start.
 
     lrx reproduce howard_2018                     digits, a perceptron: 30 s on 2 CPU cores
     lrx reproduce howard_2018 --scale cpu         with MNIST, and ResNet-8 on 5,000 images of CIFAR-10: 11 minutes
     lrx reproduce howard_2018 --scale cpu --data mnist        the tasks on one data set alone
     lrx reproduce howard_2018 --scale paper       ResNet-8 on all of CIFAR-10: 2 hours
 
-Why the blow-up may come late: on a quadratic without noise a direction of curvature c is multiplied by 1 - lr c at each
-step, so it all but dies out while lr passes 1 / c, and has to grow again. On a long ladder it is back where it was once
-the integral of log |1 - s| / s from 0 to lr c is zero again, that is where the real part of the dilogarithm Li_2 is:
-lr c = 12.6, which is 6.3 times 2 / c. Noise in the gradients keeps the direction alive. Softmax regression, moreover,
-becomes flatter while it learns.
+The blow-up may come late: on a quadratic without noise the component along a direction of curvature c is multiplied by
+1 - lr c at each step, so it almost vanishes while lr passes 1 / c, and has to grow again. On a long ladder it has its
+initial size again when the integral of log |1 - s| / s from 0 to lr c returns to zero, which is a zero of the real part
+of the dilogarithm Li_2: lr c = 12.6, 6.3 times 2 / c. Noise in the gradients keeps the component from vanishing.
+Softmax regression, moreover, becomes flatter while it learns.
 
-Differs from the source: it is lrx's range test, whose ladder ends at 10, whose smoothing does not lag, and which cuts
-nothing off the ends of the curve; its `valley` is the middle of the longest descent, between a tenth and nine tenths of
+Differs from the source: it is the range test of lrx, whose ladder ends at 10, whose smoothing does not lag, and which
+keeps both ends of the curve; its `valley` is the middle of the longest descent, between a tenth and nine tenths of
 the fall, where fastai counts minibatches; the thresholds of `slide` are relative. No image is augmented.
 """
 
@@ -119,10 +119,7 @@ DILOGARITHM_ZERO = 12.595  # of the real part of Li_2
 
 def make(task: Task, job: Job) -> Workload:
     """Build the workload of a task, without evaluation, since training losses are compared."""
-    dataset = load(task.data, job.data_dir)
-    few = dataset._replace(
-        train_images=dataset.train_images[: task.images], train_labels=dataset.train_labels[: task.images]
-    )
+    few = load(task.data, job.data_dir).first(task.images)
     return dataset_workload(few, task.model, batch_size=task.batch_size, evaluate_on=(), **task.options)
 
 
@@ -265,16 +262,16 @@ def claims(result: Result) -> list[Claim]:
         )
         found.append(dataclasses.replace(claim, measured=f"{claim.measured} at worst, {worst}"))
     ladders = list(curves["full_batch"])  # from the shortest to the longest
-    for name, ratios in curves["full_batch"][ladders[0]].items():
+    for name in curves["full_batch"][ladders[0]]:
         text = f"{name}, gradient descent: the finder's divergence over 2 / lambda_max is within a factor 3"
-        found.append(Claim.of_values(text, "1/3 to 3", np.asarray(ratios, np.float64), 1 / 3, 3))
+        found.append(Claim.of_values(text, "1/3 to 3", result.array("full_batch", ladders[0], name), 1 / 3, 3))
     theory, finder = DILOGARITHM_ZERO / 2, result.settings["finder"]
     step = (finder["max_rate"] / finder["min_rate"]) ** (1 / (int(ladders[-1]) - 1))
     text = (
         f"quadratic, a ladder of {ladders[-1]} steps: the divergence over 2 / lambda_max is that of theory, "
         f"{theory:.2f}, to a step of the ladder"
     )
-    ratios = np.asarray(curves["full_batch"][ladders[-1]]["quadratic"], np.float64)
+    ratios = result.array("full_batch", ladders[-1], "quadratic")
     found.append(
         Claim.of_values(text, f"{theory / step:.2f} to {theory * step:.2f}", ratios, theory / step, theory * step)
     )

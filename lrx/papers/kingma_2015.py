@@ -12,7 +12,7 @@ Adam as fast as SGD with Nesterov momentum, both faster than AdaGrad), figure 2a
 autoencoder with and without the bias correction, over b1, b2 and alpha), and the two statements of section 2.1: the
 step does not change with the scale of the gradients, and it is at most
 
-    alpha (1 - b1) / sqrt(1 - b2)   where 1 - b1 > sqrt(1 - b2),   alpha otherwise.
+    alpha (1 - b1) / sqrt(1 - b2)   if 1 - b1 > sqrt(1 - b2),   alpha otherwise.
 
 The first is the step of a gradient that follows nothing but zeros. It does not bound the step for every sequence of
 gradients: by Cauchy and Schwarz the bound is, for long runs and b1^2 < b2,
@@ -30,11 +30,11 @@ Adam without bias correction is Adam with the rate alpha (1 - b1^t) / sqrt(1 - b
 
 Differs from the source: it names no rates, weight decay, dropout probabilities or initial weights, and searched the
 momentum too. Here the L2 term is 1e-4 / 2 ||W||^2, dropout of one half is on both hidden layers, the momentum is 0.9,
-RMSProp's decay is 0.9, weights begin He-normal (those of the regression at 0), and rates are of a grid by factors of
-sqrt 10, for the perceptron chosen in short runs with one seed. AdaGrad runs with alpha / sqrt t, as the text has it,
-and with a constant rate, as its authors have it. At cpu the perceptron is trained for fewer epochs, and so is a smaller
-autoencoder.
-Figure 1, right (film reviews), figure 2b and figure 3 are left out, and AdaDelta, which lrx does not have.
+the decay of RMSProp is 0.9, weights start He-normal (those of the regression at 0), and rates come from a grid by
+factors of sqrt 10; those of the perceptron are chosen in short runs with one seed. AdaGrad runs with alpha / sqrt t, as
+in the text, and with a constant rate, as its authors define it. At cpu the perceptron is trained for fewer epochs, and
+so is a smaller autoencoder. Figure 1, right (film reviews), figure 2b and figure 3 are left out, and AdaDelta, which
+lrx does not have.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class Size(NamedTuple):
 
     regression_epochs: int
     widths: tuple[int, ...]  # of the perceptron's hidden layers
-    trial_epochs: int  # of the perceptron with each rate and one seed, to choose its rates; 0: in the runs themselves
+    trial_epochs: int  # of the perceptron with each rate and one seed, to choose its rates; 0: in the full runs
     epochs: int  # of the perceptron with the best rates and all seeds
     hidden: int  # units of the autoencoder's two hidden layers
     latent: int
@@ -258,7 +258,9 @@ def claims(result: Result) -> list[Claim]:
     for other in FIGURE_2:
         text = f"figure 2a: the training loss of Adam over that of {other} at the end is below 1"
         found.append(Claim.of_values(text, "< 1", ratios(networks, "Adam", other), high=1.0))
-    apart = np.abs(np.asarray(arms["Adam, scaled"]["loss"]) / np.asarray(arms["Adam"]["loss"]) - 1).max(axis=1)
+    apart = np.abs(
+        result.array("regression", "Adam, scaled", "loss") / result.array("regression", "Adam", "loss") - 1
+    ).max(axis=1)
     text = f"figure 1's curve of Adam differs by less than 1 % where the loss is {SCALED:,.0f} times as large"
     found.append(Claim.of_values(text, "0", apart, high=0.01))
     return found + claims_on_correction(result) + claims_on_steps(result)

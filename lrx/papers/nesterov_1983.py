@@ -1,4 +1,4 @@
-"""Nesterov's method: O(1 / k^2), which no method that sees gradients alone can beat by more than a constant.
+"""Nesterov's method: O(1 / k^2), which no method that sees only gradients can beat by more than a constant.
 
 Y. E. Nesterov, "A method for solving the convex programming problem with convergence rate O(1/k^2)", Soviet Mathematics
 Doklady 27, 1983, pages 372-376. With y_1 = x_0, t_1 = 1 and an L-smooth convex f,
@@ -159,8 +159,8 @@ def claims(result: Result) -> list[Claim]:
     long = result.array("quadratic_steps")
     half = long >= 10
     slopes = {
-        name: [slope(long[half], np.asarray(each)[half]) for each in by_seed]
-        for name, by_seed in result.curves["quadratic"].items()
+        name: [slope(long[half], each[half]) for each in result.array("quadratic", name)]
+        for name in result.curves["quadratic"]
     }
     text = "eigenvalues 1e-8 to 1: slope of the gap from 10 steps on"
     found.append(Claim.of_values(f"{text}, Nesterov, at most -1.8", "-2", slopes["Nesterov"], high=-1.8))

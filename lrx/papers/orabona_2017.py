@@ -18,11 +18,12 @@ The log of one run in the authors' repository:
     lrx reproduce orabona_2017 --scale cpu     6 epochs, COCOB with 3 seeds, Adam, RMSProp: 10 minutes on 2 CPU cores
     lrx reproduce orabona_2017 --scale paper   40 epochs, AdaGrad too: not run here, some hours on 2 CPU cores
 
-Here COCOB begins with the cost of the log, is ahead of it after epoch 1 with every seed, and with it after epoch 2.
+In this reproduction COCOB starts with the cost of the log, has a lower cost after epoch 1 with every seed, and about
+the same after epoch 2.
 
-Differs from the source: the rates of the other methods are not the paper's, but the best of a coarse grid, by the
-training cost at the end, with one seed; Adadelta, which lrx does not have, is left out. AdaGrad's accumulator starts at
-0.1 and RMSProp keeps 0.9 of its own at each step, as in TensorFlow, with which the authors worked.
+Differs from the source: the rates of the other methods are the best of a coarse grid, by the training cost at the end,
+with one seed; Adadelta, which lrx does not have, is left out. The accumulator of AdaGrad starts at 0.1 and RMSProp has
+a decay of 0.9, as in TensorFlow, which the authors used.
 """
 
 from __future__ import annotations
@@ -123,8 +124,7 @@ def measure(size: Size, job: Job) -> tuple[dict[str, Any], dict[str, Any]]:
 
 def claims(result: Result) -> list[Claim]:
     """Compare COCOB with its published log, and with the methods whose rate was tuned, one run each."""
-    cocob = result.curves["arms"]["COCOB"]
-    cost, error = (np.asarray(cocob[key], np.float64) for key in ("cost", "error"))
+    cost, error = (result.array("arms", "COCOB", key) for key in ("cost", "error"))
     found = []
     for epoch in CHECKED:
         if result.data != "mnist" or epoch > result.settings["epochs"]:
@@ -139,8 +139,7 @@ def claims(result: Result) -> list[Claim]:
     if not others:
         return found
     least_cost, least_error = (
-        min(float(np.mean(np.asarray(arm[key], np.float64)[:, -1])) for arm in others.values())
-        for key in ("cost", "error")
+        min(float(np.mean(result.array("arms", name, key)[:, -1])) for name in others) for key in ("cost", "error")
     )
     names = ", ".join(f"{name} at {arm['rate']:g}" for name, arm in others.items())
     last = f"after epoch {result.settings['epochs']}"

@@ -1,4 +1,4 @@
-"""Heavy ball: momentum turns the condition number into its square root, on quadratics, and may cycle elsewhere.
+"""Heavy ball: on quadratics momentum replaces the condition number by its square root; on other functions it may cycle.
 
 B. T. Polyak, "Some methods of speeding up the convergence of iteration methods", USSR Computational Mathematics and
 Mathematical Physics 4(5), 1964, pages 1-17. On a quadratic with eigenvalues from mu to L, kappa = L / mu, gradient
@@ -6,9 +6,10 @@ descent with alpha = 2 / (L + mu) and heavy ball with
 
     alpha = 4 / (sqrt L + sqrt mu)^2,   beta = ((sqrt kappa - 1) / (sqrt kappa + 1))^2
 
-reduce the distance per step by (kappa - 1) / (kappa + 1) and (sqrt kappa - 1) / (sqrt kappa + 1). It has no figure. The
-counter-example is from L. Lessard, B. Recht, A. Packard, "Analysis and Design of Optimization Algorithms via Integral
-Quadratic Constraints", 2016, arXiv:1408.3595, section 4.6: f' = 25 x below 1, x + 24 up to 2, 25 x - 24 above.
+reduce the distance per step by (kappa - 1) / (kappa + 1) and (sqrt kappa - 1) / (sqrt kappa + 1). The paper has no
+figure. The counter-example is from L. Lessard, B. Recht, A. Packard, "Analysis and Design of Optimization Algorithms
+via Integral Quadratic Constraints", 2016, arXiv:1408.3595, section 4.6: f' = 25 x below 1, x + 24 up to 2, 25 x - 24
+above.
 
     lrx reproduce polyak_1964                     kappa up to 1,000: some seconds on 2 CPU cores
     lrx reproduce polyak_1964 --scale cpu         kappa up to 10,000
@@ -123,7 +124,7 @@ def claims(result: Result) -> list[Claim]:
             theory = rates(float(kappa))[name][2]
             text = f"kappa = {int(kappa):,}: {name} reduces the distance per step by the factor of theory, within 1 %"
             found.append(Claim.of_values(text, f"{theory:.4f}", arms[name]["factor"], 0.99 * theory, 1.01 * theory))
-        needed = {name: np.asarray(arms[name]["steps_to_target"], np.float64) for name in METHODS}
+        needed = {name: result.array("conditions", kappa, name, "steps_to_target") for name in METHODS}
         most = 3 / np.sqrt(float(kappa))
         text = f"kappa = {int(kappa):,}: steps to 1e-6, heavy ball over gradient descent, at most 3 / sqrt kappa"
         found.append(

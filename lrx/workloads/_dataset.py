@@ -23,6 +23,15 @@ class Dataset(NamedTuple):
     std: np.ndarray  # (channels,) float64: of the training pixels, scaled to 0..1
     augment: bool = False  # whether a label stays right when its image is shifted by a few pixels or mirrored
 
+    def first(self, num_train: int | None = None, num_test: int | None = None) -> Dataset:
+        """Return the data set with its first images alone, all of them by default; the statistics stay."""
+        return self._replace(
+            train_images=self.train_images[:num_train],
+            train_labels=self.train_labels[:num_train],
+            test_images=self.test_images[:num_test],
+            test_labels=self.test_labels[:num_test],
+        )
+
 
 def make_dataset(name: str, train: Part, test: Part, *, augment: bool = False) -> Dataset:
     """Build a data set of ten classes and compute the statistics of its training pixels.

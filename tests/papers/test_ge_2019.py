@@ -39,7 +39,7 @@ def test_polynomial_rates_are_those_of_the_text() -> None:
 
 
 def test_restarts_come_at_horizons_that_double() -> None:
-    rates = np.asarray(jax.jit(lambda count: ge_2019.restarted(0.3, 3200)(count))(jnp.arange(3200)))
+    rates = np.asarray(jax.jit(lambda count: ge_2019.restarted_step_decay(0.3, 3200)(count))(jnp.arange(3200)))
     starts = [0, *(np.flatnonzero(np.diff(rates) > 0) + 1)]
     assert starts == [0, 100, 200, 400, 800, 1600]
     np.testing.assert_allclose(rates[starts], 0.3, rtol=1e-6)

@@ -72,6 +72,15 @@ def test_digits_are_uint8_and_balanced_in_both_parts():
     np.testing.assert_allclose(digits.std, digits.train_images.std() / 255, rtol=1e-9)
 
 
+def test_the_first_images_of_a_data_set_keep_its_statistics():
+    digits = load("digits")
+    few = digits.first(10, 5)
+    assert (len(few.train_images), len(few.train_labels), len(few.test_images), len(few.test_labels)) == (10, 10, 5, 5)
+    np.testing.assert_array_equal(few.test_labels, digits.test_labels[:5])
+    assert few.mean is digits.mean
+    assert len(digits.first(10).test_images) == len(digits.test_images)
+
+
 @pytest.mark.slow
 def test_cifar10_files_are_read_channels_last_in_order(cifar10_folder):
     root, kept = cifar10_folder
