@@ -3,6 +3,8 @@
 `tests/<package>/test_<unit>.py` holds
 - `CASES`: label -> `Case`, of which the first of a factory is the usual one;
 - `REFUSED`: rows of a factory, the arguments beside those of its first case, the error, and what its message says;
+- `DESCENDS`: label -> a method at the rate that a user would begin with, the same on all problems of
+  `laws/test_problems.py`, and tuned to a factor of 3 at most;
 - `REFERENCE`: for a schedule, family -> its formula in NumPy and float64; for a method, label -> (transformation,
   its transcription on the noisy quadratic of `quadratic.py`), or factory -> the test of the file that has one.
 
@@ -54,6 +56,7 @@ class Case:
     build: Mapping[str, Callable[[Any], Any]] = dataclasses.field(default_factory=dict)  # number -> argument
     tolerance: float = 1e-6  # law 5
     end: int | None = None  # the step from which on a schedule holds its end
+    endless: bool = False  # a schedule that never ends
     within: tuple[str, ...] = ()  # durations that are parts of another one
     needs_params: bool = False
     needs_value: bool = False  # unless built with observed feedback

@@ -52,6 +52,11 @@ REFUSED = [
 ]
 
 
+DESCENDS = {
+    "cumulative_path": lambda: lrx.sgd(0.01 * lrx.cumulative_path(max_factor=3.0)),
+}
+
+
 REFERENCE = {
     "cumulative_path": (lrx.sgd(0.1 * lrx.cumulative_path()), lambda x: cumulative_path(x, 0.1, 0.2)),
 }

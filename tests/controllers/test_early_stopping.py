@@ -46,6 +46,11 @@ REFUSED = [
 ]
 
 
+DESCENDS = {
+    "early_stopping": lambda: lrx.sgd(0.03 * lrx.early_stopping(patience=10)),
+}
+
+
 REFERENCE = {
     "early_stopping": "test_early_stopping_sets_the_rate_to_zero_and_says_so",
 }

@@ -42,6 +42,11 @@ REFUSED = [
 ]
 
 
+DESCENDS = {
+    "greedy": lambda: lrx.sgd(0.01 * lrx.greedy()),
+}
+
+
 REFERENCE = {
     "greedy": "test_greedy_raises_the_rate_while_the_loss_improves_and_lowers_it_while_it_stalls",
 }

@@ -67,7 +67,16 @@ def buffers(tree: Any) -> list[int]:
     return [leaf.unsafe_buffer_pointer() for leaf in jax.tree.leaves(tree) if leaf.size]
 
 
-@pytest.mark.parametrize("make", PRODUCTS.values(), ids=PRODUCTS)
+# Each is two programs; the first tier has those whose states hold a state within.
+@pytest.mark.parametrize(
+    "make",
+    [
+        pytest.param(
+            make, id=label, marks=[] if label.startswith(("rollback around", "groups")) else [pytest.mark.slow]
+        )
+        for label, make in PRODUCTS.items()
+    ],
+)
 def test_any_product_of_controllers_can_be_observed_and_donated(make: Callable[[], Any]) -> None:
     tx = make()
 

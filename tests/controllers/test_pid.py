@@ -53,6 +53,11 @@ REFUSED = [
 ]
 
 
+DESCENDS = {
+    "pid": lambda: lrx.sgd(0.03 * lrx.pid()),
+}
+
+
 REFERENCE = {
     "pid": "test_pid_follows_an_error_of_the_users_own",
 }

@@ -285,6 +285,11 @@ REFUSED = [
 ]
 
 
+DESCENDS = {
+    "reduce_on_plateau": lambda: lrx.sgd(0.03 * lrx.reduce_on_plateau(patience=50)),
+}
+
+
 REFERENCE = {
     "reduce_on_plateau": "test_plateau_follows_its_rule_on_any_stream",
 }

@@ -56,6 +56,11 @@ REFUSED = [
 ]
 
 
+DESCENDS = {
+    "relative_adaptation": lambda: lrx.sgd(0.03 * lrx.relative_adaptation()),
+}
+
+
 REFERENCE = {
     "relative_adaptation": "test_relative_adaptation_searches_creeps_cuts_and_rests",
 }

@@ -47,6 +47,11 @@ REFUSED = [
 ]
 
 
+DESCENDS = {
+    "warmup_until": lambda: lrx.sgd(lrx.warmup_until(0.03, warmup_value=0.003, threshold=1.0)),
+}
+
+
 REFERENCE = {
     "warmup_until": "test_warmup_until_starts_the_clock_of_its_schedule_at_the_trigger",
 }

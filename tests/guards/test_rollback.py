@@ -131,6 +131,11 @@ REFUSED = [
 ]
 
 
+DESCENDS = {
+    "rollback_on_divergence": lambda: lrx.rollback_on_divergence(lrx.sgd(0.03)),
+}
+
+
 REFERENCE = {
     "rollback_on_divergence": "test_rollback_takes_back_exactly_and_out_of_infinity",
 }

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from cases import public_factories
+from cases import METHODS_OF_UNITS, public_factories
 
 import lrx
 import lrx.schedules
@@ -37,47 +37,8 @@ def least_squares(x: jax.Array) -> jax.Array:
 
 PROBLEMS = (parabola, valley, least_squares)
 
-# A method at the rate that a user would begin with: the same on all problems. None are tuned beyond a factor of 3.
 METHODS: dict[str, Callable[[], Any]] = {
-    "sgd": lambda: lrx.sgd(0.03),
-    "sgd with momentum": lambda: lrx.sgd(0.01, momentum=0.9),
-    "sgd with nesterov": lambda: lrx.sgd(0.01, momentum=0.9, nesterov=True),
-    "heavy_ball": lambda: lrx.heavy_ball(0.01),
-    "nesterov": lambda: lrx.nesterov(0.01),
-    "adagrad": lambda: lrx.adagrad(0.3),
-    "rmsprop": lambda: lrx.rmsprop(lrx.cosine_decay(0.03, STEPS)),
-    "adam": lambda: lrx.adam(0.1),
-    "adamw": lambda: lrx.adamw(0.1, weight_decay=0.0),
-    "scale_by_momentum": lambda: optax.chain(lrx.scale_by_momentum(0.9), lrx.constant(0.01)),
-    "scale_by_adagrad": lambda: optax.chain(lrx.scale_by_adagrad(), lrx.constant(0.3)),
-    "scale_by_rmsprop": lambda: optax.chain(lrx.scale_by_rmsprop(), lrx.cosine_decay(0.03, STEPS)),
-    "scale_by_adam": lambda: optax.chain(lrx.scale_by_adam(), lrx.constant(0.1)),
-    "accumulate": lambda: lrx.accumulate(lrx.adam(0.1), 2),
-    "group_rates": lambda: lrx.group_rates(lrx.adam(0.1), lambda path, leaf: "all", {"all": 0.5}),
-    "master_weights": lambda: lrx.master_weights(lrx.adam(0.1)),
-    "averaged": lambda: lrx.averaged(lrx.adam(0.1), decay=0.9),
-    "d_adaptation": lambda: lrx.d_adaptation(),
-    "prodigy": lambda: lrx.prodigy(),
-    "dog": lambda: lrx.dog(),
-    "dowg": lambda: lrx.dowg(0.3),
-    "cocob": lambda: lrx.cocob(),
-    "mechanic": lambda: lrx.mechanic(lrx.sgd(0.1)),
-    "momo": lambda: lrx.momo(),
-    "momo_adam": lambda: lrx.momo_adam(0.1),
-    "schedule_free_sgd": lambda: lrx.schedule_free_sgd(0.1),
-    "schedule_free_adamw": lambda: lrx.schedule_free_adamw(0.1, weight_decay=0.0),
-    "hypergradient_sgd": lambda: lrx.hypergradient_sgd(0.01, hyper_rate=1e-4),
-    "hypergradient_adam": lambda: lrx.hypergradient_adam(0.03, hyper_rate=1e-5),
-    "polyak": lambda: lrx.polyak(),
-    "armijo": lambda: lrx.armijo(),
-    "rollback_on_divergence": lambda: lrx.rollback_on_divergence(lrx.sgd(0.03)),
-    "reduce_on_plateau": lambda: lrx.sgd(0.03 * lrx.reduce_on_plateau(patience=50)),
-    "greedy": lambda: lrx.sgd(0.01 * lrx.greedy()),
-    "pid": lambda: lrx.sgd(0.03 * lrx.pid()),
-    "relative_adaptation": lambda: lrx.sgd(0.03 * lrx.relative_adaptation()),
-    "early_stopping": lambda: lrx.sgd(0.03 * lrx.early_stopping(patience=10)),
-    "cumulative_path": lambda: lrx.sgd(0.01 * lrx.cumulative_path(max_factor=3.0)),
-    "warmup_until": lambda: lrx.sgd(lrx.warmup_until(0.03, warmup_value=0.003, threshold=1.0)),
+    label: make for unit in METHODS_OF_UNITS for label, make in unit.DESCENDS.items()
 }
 
 # optax's directions, with an lrx rate at the end of the chain.

@@ -325,6 +325,11 @@ REFUSED = [
 ]
 
 
+DESCENDS = {
+    "accumulate": lambda: lrx.accumulate(lrx.adam(0.1), 2),
+}
+
+
 REFERENCE = {
     "accumulate": "test_it_equals_the_large_batch",
 }

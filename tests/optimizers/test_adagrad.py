@@ -121,6 +121,12 @@ REFUSED = [
 ]
 
 
+DESCENDS = {
+    "adagrad": lambda: lrx.adagrad(0.3),
+    "scale_by_adagrad": lambda: optax.chain(lrx.scale_by_adagrad(), lrx.constant(0.3)),
+}
+
+
 REFERENCE = {
     "adagrad": "test_adagrad_follows_the_rule",
     "scale_by_adagrad": "test_adagrad_follows_the_rule",

@@ -270,6 +270,12 @@ REFUSED = [
 ]
 
 
+DESCENDS = {
+    "adam": lambda: lrx.adam(0.1),
+    "scale_by_adam": lambda: optax.chain(lrx.scale_by_adam(), lrx.constant(0.1)),
+}
+
+
 REFERENCE = {
     "adam": "test_adam_follows_algorithm_1",
     "scale_by_adam": "test_adam_follows_algorithm_1",

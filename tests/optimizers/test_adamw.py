@@ -265,6 +265,11 @@ REFUSED = [
 ]
 
 
+DESCENDS = {
+    "adamw": lambda: lrx.adamw(0.1, weight_decay=0.0),
+}
+
+
 REFERENCE = {
     "adamw": "test_decoupled_as_in_the_paper_the_decay_follows_the_shape_of_the_schedule_only",
 }

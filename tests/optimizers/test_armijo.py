@@ -66,6 +66,11 @@ REFUSED = [
 ]
 
 
+DESCENDS = {
+    "armijo": lambda: lrx.armijo(),
+}
+
+
 REFERENCE = {
     "armijo": (lrx.armijo(), lambda x: armijo(x, 0.1, 0.9, 1.0)),
 }

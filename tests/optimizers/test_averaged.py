@@ -177,6 +177,11 @@ REFUSED = [
 ]
 
 
+DESCENDS = {
+    "averaged": lambda: lrx.averaged(lrx.adam(0.1), decay=0.9),
+}
+
+
 REFERENCE = {
     "averaged": "test_the_moving_average_is_corrected_from_the_first_iterate_on",
 }

@@ -36,6 +36,11 @@ REFUSED = [
 ]
 
 
+DESCENDS = {
+    "cocob": lambda: lrx.cocob(),
+}
+
+
 REFERENCE = {
     "cocob": (lrx.cocob(), lambda x: cocob(x, 100.0, 1e-8)),
     "cocob, other": (lrx.cocob(alpha=5.0, eps=0.1), lambda x: cocob(x, 5.0, 0.1)),

@@ -82,6 +82,11 @@ REFUSED = [
 ]
 
 
+DESCENDS = {
+    "d_adaptation": lambda: lrx.d_adaptation(),
+}
+
+
 REFERENCE = {
     "d_adaptation": (lrx.d_adaptation(), lambda x: d_adaptation(x, 0.9, 0.999, 1e-8, 1e-6, 0.0)),
     "d_adaptation, other": (

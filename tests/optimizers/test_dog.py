@@ -56,6 +56,11 @@ REFUSED = [
 ]
 
 
+DESCENDS = {
+    "dog": lambda: lrx.dog(),
+}
+
+
 REFERENCE = {
     "dog": (lrx.dog(reps_rel=1e-4), lambda x: dog(x, 1e-4, 1e-8, 8.0)),
     "dog, other": (lrx.dog(reps_rel=1e-2, eps=0.1, averaging=1.0), lambda x: dog(x, 1e-2, 0.1, 1.0)),

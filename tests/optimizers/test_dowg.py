@@ -45,6 +45,11 @@ REFUSED = [
 ]
 
 
+DESCENDS = {
+    "dowg": lambda: lrx.dowg(0.3),
+}
+
+
 REFERENCE = {
     "dowg": (lrx.dowg(), lambda x: dowg(x, 1e-2, 1e-4)),
 }

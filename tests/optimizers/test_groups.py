@@ -323,6 +323,11 @@ REFUSED = [
 ]
 
 
+DESCENDS = {
+    "group_rates": lambda: lrx.group_rates(lrx.adam(0.1), lambda path, leaf: "all", {"all": 0.5}),
+}
+
+
 REFERENCE = {
     "group_rates": "test_each_group_has_a_rate_of_its_own_wherever_the_method_has_it",
 }

@@ -156,6 +156,11 @@ REFUSED = [
 ]
 
 
+DESCENDS = {
+    "heavy_ball": lambda: lrx.heavy_ball(0.01),
+}
+
+
 REFERENCE = {
     "heavy_ball": "test_heavy_ball_follows_polyaks_rule_with_the_rate_inside",
 }

@@ -107,6 +107,12 @@ REFUSED = [
 ]
 
 
+DESCENDS = {
+    "hypergradient_sgd": lambda: lrx.hypergradient_sgd(0.01, hyper_rate=1e-4),
+    "hypergradient_adam": lambda: lrx.hypergradient_adam(0.03, hyper_rate=1e-5),
+}
+
+
 REFERENCE = {
     "hypergradient_sgd": (lrx.hypergradient_sgd(), lambda x: hypergradient_sgd(x, 1e-3, 1e-3, 0.0, False)),
     "hypergradient_sgd, momentum": (

@@ -176,6 +176,11 @@ REFUSED = [
 ]
 
 
+DESCENDS = {
+    "master_weights": lambda: lrx.master_weights(lrx.adam(0.1)),
+}
+
+
 REFERENCE = {
     "master_weights": "test_the_copies_go_the_way_of_wide_parameters",
 }

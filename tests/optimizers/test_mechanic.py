@@ -53,6 +53,11 @@ REFUSED = [
 ]
 
 
+DESCENDS = {
+    "mechanic": lambda: lrx.mechanic(lrx.sgd(0.1)),
+}
+
+
 REFERENCE = {
     "mechanic": (
         lrx.mechanic(lrx.sgd(0.1)),

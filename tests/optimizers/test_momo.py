@@ -132,6 +132,12 @@ REFUSED = [
 ]
 
 
+DESCENDS = {
+    "momo": lambda: lrx.momo(),
+    "momo_adam": lambda: lrx.momo_adam(0.1),
+}
+
+
 REFERENCE = {
     "momo": (lrx.momo(), lambda x: momo(x, 1.0, 0.9, 0.0)),
     "momo, other": (lrx.momo(0.2, momentum=0.5, weight_decay=0.1), lambda x: momo(x, 0.2, 0.5, 0.1)),

@@ -173,6 +173,11 @@ REFUSED = [
 ]
 
 
+DESCENDS = {
+    "nesterov": lambda: lrx.nesterov(0.01),
+}
+
+
 REFERENCE = {
     "nesterov": "test_nesterov_follows_the_look_ahead_rule",
 }

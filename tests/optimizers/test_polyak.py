@@ -50,6 +50,11 @@ REFUSED = [
 ]
 
 
+DESCENDS = {
+    "polyak": lambda: lrx.polyak(),
+}
+
+
 REFERENCE = {
     "polyak": (lrx.polyak(f_min=0.9), lambda x: polyak(x, 0.5, 1.0, 0.9)),
 }

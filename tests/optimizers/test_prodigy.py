@@ -101,6 +101,11 @@ REFUSED = [
 ]
 
 
+DESCENDS = {
+    "prodigy": lambda: lrx.prodigy(),
+}
+
+
 REFERENCE = {
     "prodigy": (lrx.prodigy(d0=1e-3), lambda x: prodigy(x, 0.9, 0.999, 1e-8, 1e-3, 0.0)),
     "prodigy, other": (

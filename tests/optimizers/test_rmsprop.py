@@ -111,6 +111,12 @@ REFUSED = [
 ]
 
 
+DESCENDS = {
+    "rmsprop": lambda: lrx.rmsprop(lrx.cosine_decay(0.03, 600)),
+    "scale_by_rmsprop": lambda: optax.chain(lrx.scale_by_rmsprop(), lrx.cosine_decay(0.03, 600)),
+}
+
+
 REFERENCE = {
     "rmsprop": "test_rmsprop_follows_the_rule",
     "scale_by_rmsprop": "test_rmsprop_follows_the_rule",

@@ -89,6 +89,12 @@ REFUSED = [
 ]
 
 
+DESCENDS = {
+    "schedule_free_sgd": lambda: lrx.schedule_free_sgd(0.1),
+    "schedule_free_adamw": lambda: lrx.schedule_free_adamw(0.1, weight_decay=0.0),
+}
+
+
 REFERENCE = {
     "schedule_free_sgd": (lrx.schedule_free_sgd(0.1), lambda x: schedule_free(x, 0.1, 0.9, 0.0, 0.0, ())),
     "schedule_free_sgd, other": (

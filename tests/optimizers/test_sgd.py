@@ -168,6 +168,14 @@ REFUSED = [
 ]
 
 
+DESCENDS = {
+    "sgd": lambda: lrx.sgd(0.03),
+    "sgd with momentum": lambda: lrx.sgd(0.01, momentum=0.9),
+    "sgd with nesterov": lambda: lrx.sgd(0.01, momentum=0.9, nesterov=True),
+    "scale_by_momentum": lambda: optax.chain(lrx.scale_by_momentum(0.9), lrx.constant(0.01)),
+}
+
+
 REFERENCE = {
     "sgd": "test_momentum_follows_the_rule_with_the_rate_outside",
     "scale_by_momentum": "test_scale_by_momentum_gives_the_direction_without_sign_or_rate",

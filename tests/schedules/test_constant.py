@@ -34,7 +34,7 @@ def constant_formula(t: np.ndarray, *, value: Any) -> np.ndarray:
 
 
 CASES = {
-    "constant": Case(lrx.constant, {"value": 0.3}, {"value": (0.0, 0.1, 2.0)}),
+    "constant": Case(lrx.constant, {"value": 0.3}, {"value": (0.0, 0.1, 2.0)}, endless=True),
 }
 
 

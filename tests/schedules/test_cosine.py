@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from units import (
     INF,
@@ -97,7 +97,6 @@ def test_restarts_fall_on_the_exact_step(period, mult, step):
     np.testing.assert_allclose(by_argument, [before, at, after], rtol=1e-6)
 
 
-@settings(max_examples=60)
 @given(st.integers(1, 10**6), mults, st.lists(st.integers(0, 10**6), min_size=3, max_size=3))
 def test_cosine_restarts_is_exact_at_any_restart(period, mult, places):
     counts = near_restarts(period, mult, places)
@@ -105,7 +104,6 @@ def test_cosine_restarts_is_exact_at_any_restart(period, mult, places):
     np.testing.assert_allclose(schedule(counts), reference(schedule, counts), rtol=5e-6)
 
 
-@settings(max_examples=40)
 @given(
     st.integers(1, 10**6), st.floats(1.0625, 50.0, width=32), st.lists(st.integers(0, 10**6), min_size=3, max_size=3)
 )
@@ -189,6 +187,7 @@ CASES = {
             "restart_mult": (0.5, 0.9, 1.0),
         },
         tolerance=5e-6,
+        endless=True,
     ),
 }
 

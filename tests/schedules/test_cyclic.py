@@ -112,18 +112,21 @@ CASES = {
             "half_period_steps": (1, 3, 10_000),
             "down_steps": (1, 3, 10_000),
         },
+        endless=True,
     ),
     "triangular2": Case(
         lrx.cyclical,
         {"min_value": 0.1, "max_value": 0.7, "half_period_steps": 2, "mode": "triangular2"},
         {"half_period_steps": (1, 3, 10_000)},
         tolerance=5e-6,
+        endless=True,
     ),
     "exp_range": Case(
         lrx.cyclical,
         {"min_value": 0.1, "max_value": 0.7, "half_period_steps": 2, "mode": "exp_range", "decay_rate": 0.999},
         {"decay_rate": (0.5, 0.9999, 1.0)},
         tolerance=5e-6,
+        endless=True,
     ),
 }
 

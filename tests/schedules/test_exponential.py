@@ -72,6 +72,7 @@ CASES = {
         {"init_value": 0.3, "decay_rate": 0.9, "transition_steps": 2},
         {"init_value": (0.0, 0.1, 2.0), "decay_rate": (0.5, 0.9999, 1.0), "transition_steps": (1, 3, 10_000)},
         tolerance=5e-6,
+        endless=True,
     ),
     "exponential_decay in steps to a floor": Case(
         lrx.exponential_decay,

@@ -68,11 +68,13 @@ CASES = {
         {"init_value": 0.3, "decay_rate": 0.1},
         {"init_value": (0.0, 0.1, 2.0), "decay_rate": (0.0, 1e-3, 1.0), "power": (0.5, 0.75, 1.0)},
         tolerance=5e-6,
+        endless=True,
     ),
     "inverse_sqrt_decay": Case(
         lrx.inverse_sqrt_decay,
         {"peak_value": 0.3, "warmup_steps": 3},
         {"peak_value": (0.0, 0.1, 2.0), "warmup_steps": (1, 3, 10_000)},
+        endless=True,
     ),
 }
 

@@ -103,6 +103,7 @@ CASES = {
         {"init_value": 0.3, "step_size": 2, "factor": 0.3},
         {"init_value": (0.0, 0.1, 2.0), "step_size": (1, 3, 10_000), "factor": (0.1, 0.5, 1.0)},
         tolerance=5e-6,
+        endless=True,
     ),
     "piecewise_constant": Case(
         lrx.piecewise_constant,
