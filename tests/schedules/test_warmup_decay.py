@@ -95,13 +95,13 @@ def test_a_warmup_that_leaves_nothing_is_refused(make: Any, warmup_steps: Any, t
 # ---------------------------------------------------------------------- what the laws hold it to
 
 
-def warmup_decay_formula(falls: Callable[..., np.ndarray]) -> Callable[..., np.ndarray]:
+def warmup_decay_formula(falls: Callable[..., lrx.Schedule]) -> Callable[..., np.ndarray]:
     def rates(
         t: np.ndarray, *, peak_value: Any, warmup_steps: Any, total_steps: Any, init_value: Any, end_value: Any
     ) -> np.ndarray:
         climb = int(warmup_steps) if float(warmup_steps) >= 1 else round(float(warmup_steps) * int(total_steps))
         start, peak, length = float(init_value), float(peak_value), int(total_steps) - climb
-        after = falls(np.maximum(t - climb, 0), init_value=peak, decay_steps=length, end_value=end_value)
+        after = reference(falls(peak, length, end_value=end_value), np.maximum(t - climb, 0))
         return np.where(t < climb, start + (peak - start) * np.minimum(t, climb) / max(climb, 1), after)
 
     return rates
