@@ -14,6 +14,7 @@ from units import (
     INF,
     NAN,
     Case,
+    reference,
     refuse,
     refuse_rates,
     refuse_steps,
