@@ -117,9 +117,10 @@ def reduce_on_plateau(
     Raises:
       ValueError: if an argument is out of its range, or `update` gets no `value`.
 
-    Differs from the source: Optax compares with `(1 - rtol) v*`, which is easier to reach for negative losses, and with
-      patience 0 also reduces after an improvement; here patience counts as in PyTorch. The means by noise are ours; for
-      losses that are observed once an epoch, and with `accumulation_size=1`, the decisions are those of PyTorch.
+    Differs from the source:
+      Optax compares with `(1 - rtol) v*`, which is easier to reach for negative losses, and with patience 0 also
+      reduces after an improvement; here patience counts as in PyTorch. The means by noise are ours; for losses that are
+      observed once an epoch, and with `accumulation_size=1`, the decisions are those of PyTorch.
 
     Source:
       No paper; the rule of `ReduceLROnPlateau` in Keras and PyTorch with the argument names of optax.contrib.

@@ -67,8 +67,9 @@ def cocob(*, alpha: ArrayLike = 100.0, eps: ArrayLike = 1e-8) -> optax.GradientT
     Raises:
       ValueError: if an argument is out of its range, or `update` gets no `params`.
 
-    Differs from the source: Gradients are divided by L first, so that no product overflows. optax.contrib also has a
-      `learning_rate`, which has no effect if it is constant.
+    Differs from the source:
+      Gradients are divided by L first, so that no product overflows. optax.contrib also has a `learning_rate`, which
+      has no effect if it is constant.
 
     Source:
       F. Orabona, T. Tommasi, NeurIPS 2017, arXiv:1705.07795, algorithm 2.

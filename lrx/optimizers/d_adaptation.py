@@ -92,7 +92,7 @@ def d_adaptation(
     Raises:
       ValueError: if an argument is out of its range, or `moment_dtype` is not a floating-point type.
       TypeError: if `learning_rate` is not a number, a `Rate` or a function of the step, or `bias_correction` is not a
-      bool.
+        bool.
 
     Differs from the source:
       A step in which s is still 0 (zero gradients, a rate of 0) leaves the estimate alone. In optax.contrib it makes

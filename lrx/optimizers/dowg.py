@@ -52,8 +52,9 @@ def dowg(
       ValueError: if an argument is out of its range, or `update` gets no `params`.
       TypeError: if `learning_rate` is not a number, a `Rate` or a function of the step.
 
-    Differs from the source: For parameters narrower than float32, x is kept in float32, in which no step is rounded
-      away. `optax.tree.map_params` does not take this tree for parameters, and passes it to `transform_non_params` as a
+    Differs from the source:
+      For parameters narrower than float32, x is kept in float32, in which no step is rounded away.
+      `optax.tree.map_params` does not take this tree for parameters, and passes it to `transform_non_params` as a
       whole.
 
     Source:

@@ -59,7 +59,7 @@ def heavy_ball(
       ValueError: if `learning_rate` is negative, `momentum` is not in [0, 1), or `moment_dtype` is not a
         floating-point type.
       TypeError: if `learning_rate` is not a number, a `Rate` or a function of the step, or `momentum_correction` is not
-      a bool.
+        a bool.
 
     Source:
       B. Polyak, USSR Comput. Math. Math. Phys. 4(5), 1964; P. Goyal et al., arXiv:1706.02677, equation 10.

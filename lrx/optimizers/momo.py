@@ -86,7 +86,7 @@ def momo(
       ValueError: if an argument is out of its range, `moment_dtype` is not a floating-point type, or `update` gets no
         `params` or `value`.
       TypeError: if `learning_rate` is not a number, a `Rate` or a function of the step, or `adapt_lower_bound` is not a
-      bool.
+        bool.
 
     Source:
       F. Schaipp et al., "MoMo", ICML 2024, arXiv:2305.07583, algorithms 1 and 3.
@@ -150,7 +150,7 @@ def momo_adam(
       ValueError: if an argument is out of its range, `moment_dtype` is not a floating-point type, or `update` gets no
         `params` or `value`.
       TypeError: if `learning_rate` is not a number, a `Rate` or a function of the step, or `adapt_lower_bound` is not a
-      bool.
+        bool.
 
     Source:
       F. Schaipp et al., "MoMo", ICML 2024, arXiv:2305.07583, algorithm 2.

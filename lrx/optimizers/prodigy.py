@@ -102,11 +102,12 @@ def prodigy(
         `params`.
       TypeError: if `learning_rate` is not a number, a `Rate` or a function of the step, or a switch is not a bool.
 
-    Differs from the source: A step in which s is still 0 (zero gradients) leaves the estimate alone. A step at a rate
-      of 0, such as the first of a warm-up, leaves everything alone, as in the authors' code. In optax.contrib the
-      former makes everything NaN. For parameters narrower than float32, x is kept in float32, because first steps of
-      1e-6 would be rounded away and the estimate could never grow. `optax.tree.map_params` does not take this tree for
-      parameters, and passes it to `transform_non_params` as a whole.
+    Differs from the source:
+      A step in which s is still 0 (zero gradients) leaves the estimate alone. A step at a rate of 0, such as the first
+      of a warm-up, leaves everything alone, as in the authors' code. In optax.contrib the former makes everything NaN.
+      For parameters narrower than float32, x is kept in float32, because first steps of 1e-6 would be rounded away and
+      the estimate could never grow. `optax.tree.map_params` does not take this tree for parameters, and passes it to
+      `transform_non_params` as a whole.
 
     Source:
       K. Mishchenko, A. Defazio, ICML 2024, arXiv:2306.06101, algorithm 4, in the form of the authors' code.
