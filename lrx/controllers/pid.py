@@ -67,8 +67,8 @@ def pid(
     leads away from it (anti-windup). With all gains 0 the factor stays 1. The loss falls slowly both at a rate that is
     too small and close to the largest stable one, so the rate may stay at a value that just makes the loss rise.
 
-    Time is counted in losses: updates with `value=loss`, observations otherwise. Single minibatches are noisy: if
-    r_t is within `significance` standard deviations of the noise that it has, e_t is 0. The noise is measured at turns
+    Time is counted in losses: updates with `value=loss`, observations otherwise. The losses of single minibatches are
+    noisy: if |r_t| is within `significance` standard deviations of its noise, e_t is 0. The noise is measured at turns
     of the loss, as in `reduce_on_plateau`; without noise every r_t counts.
 
     Args:

@@ -71,10 +71,10 @@ def relative_adaptation(
     """Adapt the rate to the relative change of the loss, so that no rate has to be tuned.
 
     `constant(1.0) * relative_adaptation()` is a rate without a hyperparameter. From starting rates between 1e-6 and 1,
-    the accuracies that plain gradient descent reaches lie within two points. Let l_t be the running mean of the loss,
-    and l* the lowest such mean, which follows a higher mean by a twentieth a step. The relative change is `rho_t = (l_t
-    - l*) / |l*|`, and sigma_t is its standard deviation due to the noise of single losses. After the first twenty
-    losses:
+    plain gradient descent reaches accuracies within two points of one another. Let l_t be the running mean of the loss,
+    and l* the lowest such mean, which follows a higher mean by a twentieth a step. The relative change is
+    `rho_t = (l_t - l*) / |l*|`, and sigma_t is its standard deviation due to the noise of single losses. After the
+    first twenty losses:
 
     - search, until `l_t < v_1 - target |v_1|` with v_1 the first loss: `scale <- growth scale`
     - then: `scale <- growth^creep scale`

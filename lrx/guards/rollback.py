@@ -64,12 +64,12 @@ def rollback_on_divergence(
 ) -> optax.GradientTransformationExtraArgs:
     """Take parameters and state back when a run diverges, and lower the rate.
 
-    As long as the loss is not above its running mean, the parameters and the state of `tx` are kept. They are restored
+    Whenever the loss is not above its running mean, the parameters and the state of `tx` are saved. They are restored
     when the loss, a gradient or the update of `tx` is not finite, or when the loss has exploded:
     `v > v_1` and `v > l* + explode |l*|` with v_1 the first loss and l* the lowest running mean so far. The rate is
     then multiplied by `factor`, for good, wherever `tx` has it. A run started at 1,000 times the largest stable rate is
-    trained after ten rollbacks. If a run diverges again after `max_rollbacks`, it stops: the parameters are the
-    kept ones, the rate is 0, and `lrx.stopped(state)` is True.
+    trained after ten rollbacks. If a run diverges again after `max_rollbacks`, it stops: the parameters are
+    the saved ones, the rate is 0, and `lrx.stopped(state)` is True.
 
     Pass the loss of each minibatch as `value=loss` at every update: the running mean is over about ten.
 
