@@ -78,6 +78,13 @@ def test_a_plot_has_a_panel_for_losses_each_other_result_and_the_rate(steps, eva
     figure.savefig(io.BytesIO(), format="png")
 
 
+def test_a_plot_wraps_a_long_title_so_that_it_fits():
+    assert history().plot().axes[0].get_title(loc="left") == ""
+    title = history().plot(title="digits, mlp: chain(" + "clip(1.0), " * 20 + "sgd(0.1))").axes[0].get_title(loc="left")
+    assert title.startswith("digits, mlp: chain(clip(1.0), ")
+    assert max(map(len, title.splitlines())) <= 90 < len(title)
+
+
 def test_without_matplotlib_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(ImportError, match=r'pip install "lrx\[papers\]"'):
