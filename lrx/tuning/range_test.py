@@ -36,7 +36,7 @@ from lrx.tuning.suggestions import (
 )
 
 WINDOW = 1 / 20  # of the ladder: the reach of the smoothing to either side
-SEEN = 0.5  # of the highest gain: the gain of the lowest loss, at least, unless that is low by chance
+SEEN = 0.5  # of the highest gain: if the lowest loss has a smaller gain, it is low by chance
 MEMBER = {"member": np.zeros(1)}  # a single member, whose rates are those of the ladder
 
 
@@ -73,7 +73,7 @@ def range_test(
     none makes the loss fall, no rate is suggested. Nothing of the caller's is changed.
 
     Args:
-      workload: what is trained.
+      workload: the model, its data and its loss.
       tx: `rate -> transformation`, as `lrx.adam` or `lambda rate: lrx.sgd(rate, momentum=0.9)`; the rate is traced.
       min_rate: the first rate, > 0.
       max_rate: the last rate, > min_rate.
@@ -132,7 +132,7 @@ def range_test(
     require_no_accumulation(workload, tx(float(rates[0])))
     require_descent_on(workload, tx(float(rates[0])))
     longer = np.concatenate([rates, extend_ladder(rates, ladder)]) if extend else rates
-    climb = _Climb(workload, tx, longer, beta, float(divergence_factor), accumulate, validation_batch, seed_array)
+    runs = _LadderRuns(workload, tx, longer, beta, float(divergence_factor), accumulate, validation_batch, seed_array)
     status = reporter(
         progress,
         f"range test, {workload.name}",
@@ -142,11 +142,11 @@ def range_test(
         unit="examples",
     )
     with status:
-        climb.start(status)
-        test = climb.advance(len(rates), status)
+        runs.start(status)
+        test = runs.advance(len(rates), status)
         if len(longer) > len(rates) and test.is_flat():
             status.total = len(longer) * accumulate
-            test = climb.advance(len(longer), status)
+            test = runs.advance(len(longer), status)
     return test
 
 
@@ -174,7 +174,7 @@ class _LossOn:
         return self.loss_fn(params, model_state, batch, key)[0]
 
 
-class _Climb:
+class _LadderRuns:
     """The runs on a ladder."""
 
     def __init__(
@@ -256,7 +256,7 @@ def _divergence_watch(beta: float, factor: float, accumulate: int) -> Watch:
         complete = (count + 1) % accumulate == 0
         older, old = memory["before"]
         place = count // accumulate
-        known = place >= 2  # three losses, of which the median is taken
+        known = place >= 2  # three losses, to take the median of
         middle = jnp.maximum(jnp.minimum(older, old), jnp.minimum(jnp.maximum(older, old), total))
         first = jnp.where(place == 2, middle, memory["first"])
         mean = jnp.where(known, beta * memory["mean"] + (1 - beta) * middle, 0.0)

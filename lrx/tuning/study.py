@@ -1,4 +1,4 @@
-"""What every long search does beside searching: it shows how far it is, and keeps its results in a folder."""
+"""The progress and the folder of a long search."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from lrx.training.progress import Status, reporter, say
 
 
 class Study:
-    """A search that can be interrupted and watched.
+    """A search that shows progress and continues after an interruption.
 
     Use it as a context. Results are kept after each part of the search: a chunk of members, a rung, a round or a trial.
 
     Args:
-      title: what is searched, "sweep, digits".
+      title: of the search, "sweep, digits".
       checkpoint: a folder, or None to keep nothing.
       progress: as for `lrx.training.progress.reporter`.
-      identity: returns what makes the numbers of the search; called only if there is a folder.
-      unit: what a part is, "rung".
+      identity: returns what determines the numbers of the search; called only if there is a folder.
+      unit: of a part, "rung".
 
     Attributes:
       made: how many parts are in the folder; None if it holds none yet.
