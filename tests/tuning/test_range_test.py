@@ -314,10 +314,10 @@ def test_any_chain_can_be_tested(tx: Any) -> None:
 
 
 def test_seeds_run_side_by_side() -> None:
-    found = lrx.range_test(NOISY_LINE, lrx.sgd, num_steps=30, seeds=3)
+    found = lrx.range_test(NOISY_LINE, lrx.sgd, num_steps=30, seeds=3, extend=False)
     assert found.losses_by_seed.shape == (3, 30)
     for seed in range(3):
-        alone = lrx.range_test(NOISY_LINE, lrx.sgd, num_steps=30, seeds=[seed])
+        alone = lrx.range_test(NOISY_LINE, lrx.sgd, num_steps=30, seeds=[seed], extend=False)
         known = np.isfinite(alone.losses)
         np.testing.assert_allclose(found.losses_by_seed[seed][known], alone.losses[known], rtol=1e-3)
     middle = np.median(found.losses_by_seed[:, :10], axis=0)

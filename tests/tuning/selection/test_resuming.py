@@ -69,30 +69,30 @@ def test_the_numbers_of_numpy_are_kept_as_those_of_python(tmp_path: Path) -> Non
 
 def test_another_selection_in_the_folder_is_refused(tmp_path: Path) -> None:
     few = {"constant": SMALL["constant"]}
-    chosen(portfolio=few, checkpoint=tmp_path / "kept", num_steps=40)
+    chosen(portfolio=few, checkpoint=tmp_path / "kept")
     with pytest.raises(ValueError, match="holds another run"):
-        chosen(portfolio=few, checkpoint=tmp_path / "kept", num_steps=40, seed=1)
+        chosen(portfolio=few, checkpoint=tmp_path / "kept", seed=1)
     both = {name: SMALL[name] for name in ("constant", "slow")}
-    chosen(portfolio=both, checkpoint=tmp_path / "both", num_steps=60)
+    chosen(portfolio=both, checkpoint=tmp_path / "both")
     with pytest.raises(ValueError, match=r"methods is \['constant', 'slow'\] there and \['slow', 'constant'\] here"):
-        chosen(portfolio=dict(reversed(both.items())), checkpoint=tmp_path / "both", num_steps=60)
+        chosen(portfolio=dict(reversed(both.items())), checkpoint=tmp_path / "both")
     batches = dataclasses.replace(NOISY_LINE.batches, arrays=jax.tree.map(lambda x: 2 * x, NOISY_LINE.batches.arrays))
     with pytest.raises(ValueError, match=r"data\[0\] is \S+, checksum \w{8} there and \S+, checksum \w{8} here"):
         select(
             dataclasses.replace(NOISY_LINE, batches=batches),
             portfolio=few,
             checkpoint=tmp_path / "kept",
-            num_steps=40,
+            num_steps=400,
             metric="error",
         )
     other = {"constant": Method(lambda rate, num_steps: lrx.sgd(rate, momentum=0.9), default=0.03)}
     with pytest.raises(ValueError, match=r"portfolio\['constant'\].state\S* is \S+ there and absent here"):
-        chosen(portfolio=other, checkpoint=tmp_path / "kept", num_steps=40)
+        chosen(portfolio=other, checkpoint=tmp_path / "kept")
     other = {"constant": dataclasses.replace(SMALL["constant"], reusable_fraction=0.5)}
     with pytest.raises(ValueError, match=r"portfolio\['constant'\].reusable_fraction is 1.0 there and 0.5 here"):
-        chosen(portfolio=other, checkpoint=tmp_path / "kept", num_steps=40)
+        chosen(portfolio=other, checkpoint=tmp_path / "kept")
     one = dataclasses.replace(
         NOISY_LINE, init=lambda key: (jnp.ones(1), ()), evaluate=lambda slope, state: {"error": 1.0}
     )
     with pytest.raises(ValueError, match=r"params is float32\[\] there and float32\[1\] here"):
-        select(one, portfolio=few, checkpoint=tmp_path / "kept", num_steps=40, metric="error")
+        select(one, portfolio=few, checkpoint=tmp_path / "kept", metric="error")

@@ -10,7 +10,7 @@ import pytest
 from tuning.selection.methods import SMALL
 
 from lrx.tuning import RunRecord
-from lrx.tuning.selection.rounds import Rules
+from lrx.tuning.selection.rounds import Rules, plan_costs
 from lrx.tuning.selection.state import Candidate
 
 RULES = Rules(SMALL, "min")
@@ -140,3 +140,22 @@ def test_the_length_of_a_round_is_the_greatest_that_can_be_paid_for() -> None:
     assert [RULES.steps_to_make(each, 39) for each in continued] == [19, 39]
     assert [RULES.steps_to_make(each, 40) for each in continued] == [20, 20]
     assert [RULES.steps_to_make(each, 20) for each in continued] == [0, 0]
+
+
+@pytest.mark.parametrize("steps", [100, 237, 400, 12_345])
+def test_the_budget_that_is_said_to_be_enough_is(steps: int) -> None:
+    with pytest.raises(ValueError, match="budget must be at least") as refused:
+        plan_costs(RULES, 0.01, steps)
+    least = float(str(refused.value).split("at least ")[1].split()[0])
+    assert plan_costs(RULES, least, steps).allowed <= least * steps + 1e-6
+    with pytest.raises(ValueError, match="budget must be at least"):
+        plan_costs(RULES, least - 0.02, steps)
+
+
+def test_the_length_that_is_said_to_be_enough_is() -> None:
+    with pytest.raises(ValueError, match=r"or num_steps=\d+, the shortest run that this budget is") as refused:
+        plan_costs(RULES, 3.0, 20)
+    shortest = int(str(refused.value).split("num_steps=")[1].split(",")[0])
+    with pytest.raises(ValueError, match="budget must be at least"):
+        plan_costs(RULES, 3.0, shortest - 1)
+    assert plan_costs(RULES, 3.0, shortest).allowed == 3 * shortest
