@@ -11,6 +11,7 @@ import numpy as np
 from lrx.training.batch_stats import evaluation_point
 from lrx.training.many import Runs
 from lrx.training.plan import Plan
+from lrx.training.program import State
 from lrx.training.progress import Status
 from lrx.training.workload import Workload
 
@@ -119,8 +120,26 @@ def evaluate(workload: Workload, runs: Runs, seeds: np.ndarray, number: int) -> 
     results: dict[str, np.ndarray] = {}
     for place in np.ndindex(diverged.shape[0], number):
         if not diverged[place]:
-            state = jax.tree.map(lambda x, place=place: jax.device_put(x[place], jax.local_devices()[0]), runs.state)
+            state = jax.device_put(_run_at(runs.state, *place), jax.local_devices()[0])
             point = evaluation_point(workload, state, int(seeds[place[0]]))
             for name, value in jax.device_get(workload.evaluate(*point)).items():
                 results.setdefault(name, np.full(diverged.shape, np.nan, np.float32))[place] = value
     return results
+
+
+@jax.jit
+def _run_at(state: State, seed: jax.Array, member: jax.Array) -> State:
+    """Return the state of one run; one program for all places."""
+    return jax.tree.map(lambda x: x[seed, member], state)
+
+
+def to_host(runs: Runs, number: int | None = None) -> Runs:
+    """Return the first `number` members of runs, by default all, on the host, where there is room for many."""
+    return jax.tree.map(lambda x: _on_host(x)[:, :number], runs)
+
+
+def _on_host(x: jax.Array) -> np.ndarray | jax.Array:
+    """An array of NumPy, whose parts are taken without compiling anything; a key stays an array of JAX."""
+    if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key):
+        return jax.device_put(x, jax.devices("cpu")[0])
+    return np.asarray(x)

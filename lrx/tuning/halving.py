@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 
@@ -18,7 +18,7 @@ from lrx.training.following import BestBy
 from lrx.training.many import RunFamily, Runs
 from lrx.training.plan import choose_plan
 from lrx.training.progress import Status, require_progress
-from lrx.training.runs import advance, curves, evaluate, tail_loss, tail_steps
+from lrx.training.runs import advance, curves, evaluate, tail_loss, tail_steps, to_host
 from lrx.training.workload import Workload
 from lrx.tuning.arguments import LEAST_TRAINING_LOSS, as_best, as_seeds, require_descent_on, require_workload
 from lrx.tuning.execution import AUTO, NUM_POINTS, Execution, require_execution
@@ -139,9 +139,9 @@ def successive_halving(
     return search.result()
 
 
-def _on_host(x: jax.Array, number: int) -> jax.Array:
-    """The first `number` members on the host, where there is room for all of them."""
-    return jax.device_put(x[:, :number], jax.devices("cpu")[0])
+def _concatenate(*parts: Any) -> Any:
+    """Concatenate the members of chunks, which are on the host."""
+    return (np if isinstance(parts[0], np.ndarray) else jnp).concatenate(parts, axis=1)
 
 
 class _Search:
@@ -231,8 +231,8 @@ class _Search:
             record["initial_loss"][members] = self.initial_loss.means(self.seeds, *tail_steps(runs)).T[:number]
             record["losses"][members] = np.moveaxis(curves(runs), 0, 1)[:number]
             record["metric"][members] = self._compare(runs, number)
-            pieces.append(jax.tree.map(functools.partial(_on_host, number=number), runs))
-        self.runs = jax.tree.map(lambda *parts: jax.numpy.concatenate(parts, axis=1), *pieces)
+            pieces.append(to_host(runs, number))
+        self.runs = jax.tree.map(_concatenate, *pieces)
         values, order = self._order(running)
         if not np.isfinite(values).any() and rung.bracket == rungs[-1].bracket and record["winner"][0] < 0:
             self._refuse_failure(running, rung)

@@ -17,7 +17,7 @@ from lrx.training.identity import Identity, family_identity, run_identity
 from lrx.training.many import RunFamily, Runs
 from lrx.training.plan import Plan, choose_plan
 from lrx.training.progress import Status
-from lrx.training.runs import advance, evaluate, tail_loss, tail_steps
+from lrx.training.runs import advance, evaluate, tail_loss, tail_steps, to_host
 from lrx.training.workload import Workload
 from lrx.tuning.arguments import require_descent_on
 from lrx.tuning.execution import NUM_POINTS
@@ -95,8 +95,7 @@ class MethodRunner:
         if reusable < length:
             copy = jax.tree.map(jnp.copy, runs)
             ended = advance(plan, copy, hyper, seeds, reusable, length, status, before + reusable - candidate.done)
-        # On the host, where there is room for all of them.
-        kept = jax.device_put(runs, jax.devices("cpu")[0]) if reusable else ()
+        kept = to_host(runs) if reusable else ()
         candidate.runs, candidate.done = kept, reusable if reusable else 0
         candidate.length = length
         candidate.value, candidate.loss = self.score(ended, seed)
