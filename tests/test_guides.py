@@ -172,3 +172,10 @@ def test_the_readme_is_a_page():
     text = (ROOT / "README.md").read_text()
     assert len(text.splitlines()) <= 130
     assert not re.search(r"^\|", text, re.MULTILINE)  # tables of numbers lie beside their results
+
+
+def test_the_files_that_contributors_are_sent_to_exist():
+    text = (ROOT / "examples/guides/contributing.md").read_text()
+    places = set(re.findall(r"`((?:lrx|tests|examples)/[^` ]*)`", text))
+    assert len(places) > 20
+    assert [place for place in places if not list(ROOT.glob(re.sub(r"<\w+>", "*", place)))] == []
