@@ -96,7 +96,7 @@ def _largest_eigenvalue(
     """Return the largest eigenvalue of a symmetric matrix, given its product with a vector (n,), n >= iterations."""
 
     def draw(i: Any) -> jax.Array:
-        return jax.random.normal(jax.random.fold_in(key, i), first.shape)
+        return jax.random.normal(jax.random.fold_in(key, i), first.shape, jnp.float32)
 
     def step(i: jax.Array, carry: Any) -> Any:
         basis, direction, diagonal, beside, largest = carry
@@ -115,10 +115,10 @@ def _largest_eigenvalue(
             direction = direction - basis.T @ (basis @ direction)
         return basis, _unit(direction), diagonal, beside, largest
 
-    zeros = jnp.zeros(iterations)
+    zeros = jnp.zeros(iterations, jnp.float32)
     start = _unit(_unit(first) + _unit(draw(0)))
-    carry = jnp.zeros((iterations, first.size)), start, zeros, zeros, jnp.float32(0)
-    _, _, diagonal, beside, _ = jax.lax.fori_loop(0, iterations, step, carry)
+    carry = jnp.zeros((iterations, first.size), jnp.float32), start, zeros, zeros, jnp.float32(0)
+    _, _, diagonal, beside, _ = jax.lax.fori_loop(jnp.int32(0), jnp.int32(iterations), step, carry)
     tridiagonal = jnp.diag(diagonal) + jnp.diag(beside[:-1], 1) + jnp.diag(beside[:-1], -1)
     # Some eigenvalue routines do not return from a matrix with NaN.
     known = jnp.all(jnp.isfinite(tridiagonal))

@@ -26,7 +26,7 @@ def descend(
     *,
     timed: bool = False,
 ) -> Any:
-    """Make updates up to the last of `counts`, and record at each of them.
+    """Advance a method up to the last of `counts` updates, and record at each of them.
 
     The caller compiles it, and may map it over keys or rates.
 

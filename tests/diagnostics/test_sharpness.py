@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
+
 import jax
+import jax.export
 import jax.flatten_util
 import jax.numpy as jnp
 import numpy as np
@@ -87,6 +90,17 @@ def test_sharpness_takes_leaves_of_several_types_and_is_mapped_over_points_and_k
     keys = jax.random.split(jax.random.key(7), 3)
     found = jax.jit(jax.vmap(lambda params, key: sharpness(loss_fn, params, key=key)))(points, keys)
     np.testing.assert_allclose(found, [4, 12, 48], rtol=1e-4)
+
+
+@pytest.mark.parametrize("x64", [False, True])
+def test_sharpness_lowers_for_accelerators_and_is_float32_with_64_bit_types_too(x64):
+    with jax.enable_x64(x64):
+        function = jax.jit(lambda x: sharpness(lambda x: jnp.sum(jnp.tanh(x) ** 2), x, iterations=3))
+        point = jax.ShapeDtypeStruct((4,), jnp.float32)
+        assert jax.eval_shape(function, point).dtype == jnp.float32
+        text = jax.export.export(function, platforms=("cuda", "tpu"))(point).mlir_module()
+    assert "callback" not in text
+    assert not re.search(r"tensor<\d+x[^>]*f64>", text) if x64 else "f64" not in text
 
 
 def test_a_loss_that_is_not_finite_has_no_sharpness():
