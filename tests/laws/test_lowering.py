@@ -15,7 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import pytest
-from cases import all_cases
+from cases import all_states
 from problems import mixed_params
 
 import lrx
@@ -54,8 +54,8 @@ def types(x64: bool) -> Any:
     return jax.enable_x64(True) if x64 else contextlib.nullcontext()
 
 
-@pytest.mark.parametrize("x64", [False, True], ids=["", "x64"])
-@all_cases
+@pytest.mark.parametrize("x64", [pytest.param(False, id="32"), pytest.param(True, id="x64", marks=pytest.mark.slow)])
+@all_states
 def test_init_update_and_monitor_lower_for_accelerators(case, x64):
     with types(x64):
         tx, params = case(), abstract(mixed_params())
@@ -141,6 +141,7 @@ def lowers_programs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(jax, "jit", jit_and_lower)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("lowers_programs")
 @pytest.mark.parametrize("make", CHOSEN.values(), ids=CHOSEN)
 @pytest.mark.parametrize("tool", TOOLS.values(), ids=TOOLS)

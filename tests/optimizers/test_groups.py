@@ -10,6 +10,7 @@ import pytest
 from flax import nnx
 from group_examples import FACTORS, LABELS, METHODS, PARAMS, SCHEDULE, NnxNet, trees_of_parameters
 from problems import assert_trees_close, assert_trees_equal, gradient_stream
+from tiers import first_tier_has
 from units import (
     RATES,
     Case,
@@ -31,7 +32,7 @@ def run(tx, params, stream):
     return rows, state, params
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", first_tier_has(["nesterov", "masked", "injected"], METHODS))
 def test_each_group_has_a_rate_of_its_own_wherever_the_method_has_it(name):
     stream = gradient_stream(PARAMS, STEPS)
     rows, _, _ = run(lrx.group_rates(METHODS[name](SCHEDULE), LABELS, FACTORS), PARAMS, stream)
@@ -262,7 +263,7 @@ def test_what_is_made_within_a_compiled_function_is_used_outside():
 ELEMENTWISE = sorted(set(METHODS) - {"masked", "partition"})  # whose masks name other leaves
 
 
-@pytest.mark.parametrize("name", ELEMENTWISE)
+@pytest.mark.parametrize("name", first_tier_has(["adam", "multi steps"], ELEMENTWISE))
 def test_a_factor_for_each_layer_of_a_stack_is_that_of_the_layer_alone(name):
     factors = {"first": 0.0, "second": 0.5, "third": 2.0}
     params = dict(zip(factors, gradient_stream({"w": jnp.zeros((2, 2))}, 3), strict=True))

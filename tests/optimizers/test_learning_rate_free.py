@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tiers import first_tier_has
 
 import lrx
 
@@ -37,7 +38,7 @@ MEMORIES = {
 }
 
 
-@pytest.mark.parametrize("name", MEMORIES)
+@pytest.mark.parametrize("name", first_tier_has(["prodigy"], MEMORIES))
 def test_a_first_moment_in_bfloat16_gives_nearly_the_same_run_and_half_the_bytes(name: str) -> None:
     params = {"real": jnp.linspace(1.0, 2.0, 8), "plane": jnp.ones(2, jnp.complex64)}
 

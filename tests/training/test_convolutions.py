@@ -30,6 +30,7 @@ def convolution_layouts(jaxpr: Any) -> list[Any]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("wrapper", [lambda f: f, jax.checkpoint, jax.jit], ids=["plain", "checkpoint", "jit"])
 @pytest.mark.parametrize(
     "options",

@@ -120,6 +120,7 @@ def test_running_statistics_move_a_tenth_of_the_way_to_the_batch():
     np.testing.assert_allclose(new_state["norm"]["var"], 0.9 + 0.1 * jnp.var(first, axis=(0, 1, 2)), rtol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("model", "num_test"), [("mlp", 23), ("resnet8", 10), ("mlp", 10), ("mlp", 3)])
 def test_evaluation_equals_a_loop_over_the_test_images(model, num_test, monkeypatch):
     monkeypatch.setattr("lrx.workloads.images.EVALUATION_CHUNK", 5)

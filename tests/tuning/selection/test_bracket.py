@@ -110,6 +110,7 @@ def in_round(records: list[Any], number: int) -> set[tuple[str, float]]:
     return {(each.method, each.rate) for each in records if each.round == number}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("always", ["late decay", "restarted", "blown up", None])
 def test_a_method_that_always_advances_keeps_all_its_rates_and_the_best_others_advance(
     found: Selection, always: str | None
