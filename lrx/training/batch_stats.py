@@ -1,4 +1,4 @@
-"""Batch statistics of parameters that were not trained at, such as an average of those that were."""
+"""Batch statistics at parameters other than those of the training steps, for example at their average."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def recompute_batch_stats(
 
     Args:
       workload: model, training data and loss.
-      params: where the statistics are wanted, `lrx.eval_params(history.opt_state, history.params)`.
+      params: parameters to compute the statistics at, `lrx.eval_params(history.opt_state, history.params)`.
       model_state: the statistics to start from.
       num_batches: minibatches to go over, in the order of a new permutation, epoch by epoch; a forward pass each.
       seed: of the permutation, the transforms and the loss.
@@ -38,8 +38,8 @@ def recompute_batch_stats(
       The new model state, of the same structure, shapes and types; one without arrays comes back as it is.
 
     Raises:
-      ValueError: if `num_batches` is no whole number above 0.
-      TypeError: if `workload` is no `Workload`.
+      ValueError: if `num_batches` is not a whole number above 0.
+      TypeError: if `workload` is not a `Workload`.
 
     Source:
       The rule of `torch.optim.swa_utils.update_bn`; P. Izmailov et al., "Averaging Weights Leads to Wider Optima and

@@ -1,4 +1,4 @@
-"""Where the minibatches of a run come from."""
+"""The data of a run: arrays, stacked minibatches or a stream of them."""
 
 from __future__ import annotations
 
@@ -62,12 +62,12 @@ class Batches:
 
     Args:
       arrays: pytree of arrays with the same leading axis of length n, as `(images uint8 (n, h, w, c), labels int32
-        (n,))`. NumPy arrays are copied here, and put on the device once, when they are first used: so no backend
+        (n,))`. NumPy arrays are copied here, and put on the device when they are first used, so that no backend
         starts before `jax.distributed.initialize`.
       batch_size: examples in a minibatch, 1 to n.
       transform: `(minibatch of arrays, key) -> batch`, a pure function: normalisation and augmentation. It runs inside
         the compiled step, so the data can stay in their small type; the key is another one at each step.
-      shuffle: whether to permute; without, the minibatches come in the order of the arrays.
+      shuffle: whether to permute; otherwise minibatches come in the order of the arrays.
 
     Raises:
       ValueError: if there is no array, if leading axes differ, or `batch_size` is not a whole number from 1 to n.
@@ -258,7 +258,7 @@ def _stacked(minibatches: Any, number: int | None) -> Any:
 
 
 def _stack(*leaves: Any) -> Any:
-    # On the host where all are there, so that no backend starts.
+    # On the host if all are there, so that no backend starts.
     return (jnp if any(isinstance(leaf, jax.Array) for leaf in leaves) else np).stack(leaves)
 
 

@@ -1,4 +1,4 @@
-"""Where a run begins: at what an earlier one has left, as far as that fits."""
+"""Initial states from earlier runs: leaves that fit are taken over."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a callback of `train` is given, and what it may answer."""
+"""Callbacks of `train`: their argument and their answers."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ STOP = Stop.STOP
 
 
 class Moment:
-    """Where a run is between two steps: what a callback is given.
+    """The state of a run between two steps, the argument of a callback.
 
     Attributes:
       step: completed steps.
       total: steps of the whole run.
       loss: the mean training loss of the steps since the last call.
-      rate: the learning rate of the latest update; NaN where the state holds none, or several.
+      rate: the learning rate of the latest update; NaN if the state holds none, or several.
       metrics: name to number, what `lrx.monitor` found after the latest update.
-      evaluations: name to number, what was evaluated at this very step; empty where nothing was.
+      evaluations: name to number, the results of an evaluation at this very step; empty if there was none.
       losses: (n,) float32, the training loss of each step since the last call.
       rates: (n,) float32, likewise the learning rates.
 
@@ -87,17 +87,17 @@ class Moment:
 
     @property
     def params(self) -> Any:
-        """A copy of the parameters, on the first device."""
+        """Return a copy of the parameters, on the first device."""
         return self._copy("params")
 
     @property
     def model_state(self) -> Any:
-        """A copy of the model state, on the first device."""
+        """Return a copy of the model state, on the first device."""
         return self._copy("model_state")
 
     @property
     def opt_state(self) -> Any:
-        """A copy of the optimizer's state, on the first device."""
+        """Return a copy of the optimizer state, on the first device."""
         return self._copy("opt_state")
 
     def _copy(self, name: str) -> Any:

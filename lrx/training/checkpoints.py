@@ -28,7 +28,7 @@ def _is_key(leaf: Any) -> bool:
 
 
 def _implementation(leaf: Any) -> str:
-    """Name the generator of keys of which only the type is known."""
+    """Return the name of the generator of keys, given only their type."""
     known = ("threefry2x32", "rbg", "unsafe_rbg")
     return next(name for name in known if jax.random.key(0, impl=name).dtype == leaf.dtype)
 

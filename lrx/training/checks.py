@@ -1,4 +1,4 @@
-"""What is found out about a workload and an optimizer without training: traced or probed once for equal ones."""
+"""Checks and shapes of workloads and optimizers that need no training, computed once for equal ones."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a function that cannot be traced computes: a hash of its code, and of the data that it holds.
+"""Hashes of functions that cannot be traced: of their code and of the data that they hold.
 
 The code is that of the function, of what it calls in files of the same author, and of the methods of objects that it
 holds: operations, names and constants. Packages that are installed are left out.
@@ -41,8 +41,8 @@ def function_digest(function: Any) -> str:
     """Return a hash of what a function does and of the data that it holds.
 
     Data are the values of its closure, its defaults, the globals that it names, and the attributes of objects among
-    them. What the code itself changes from call to call, such as a counter, is left out: variables and attributes that
-    it assigns, and lists, dicts and sets that it changes.
+    them. What the code itself changes from call to call, for example a counter, is left out: variables and attributes
+    that it assigns, and lists, dicts and sets that it changes.
     """
     gathering = _Gathering()
     gathering.add(function)

@@ -1,4 +1,4 @@
-"""What is recorded of a run on the host: a number for each step, and the evaluations."""
+"""Curves of a run on the host: a number for each step, and the evaluations."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Curves:
                 self._pieces[name] = [values]
 
     def extend(self, recorded: dict[str, np.ndarray], number: int) -> None:
-        """Take the first `number` of what a segment has recorded."""
+        """Append the first `number` values that a segment has recorded."""
         for name, values in recorded.items():
             piece = values[:number].copy()
             self._pieces.setdefault(name, []).append(piece)
@@ -53,7 +53,7 @@ class Curves:
         return {name: values[-1] for name, values in self.evaluations.items()}
 
     def evaluate(self, step: int, results: dict[str, Any]) -> None:
-        """Take the results of an evaluation.
+        """Append the results of an evaluation.
 
         Raises:
           ValueError: if the names are others than before, or a result is not a scalar.

@@ -57,10 +57,10 @@ def read_best(name: str, given: Any) -> BestBy:
 
 
 def best_by(keep_best: Any, workload: Workload) -> BestBy | None:
-    """Read `train(keep_best=...)`.
+    """Return how `train(keep_best=...)` compares evaluations.
 
     Raises:
-      ValueError: if it is not the name of a result, alone where the name says which is best or with "min" or "max", or
+      ValueError: if it is not the name of a result, alone if the name says which is best or with "min" or "max", or
         the workload does not evaluate.
       TypeError: if it is of another type.
     """
@@ -72,7 +72,7 @@ def best_by(keep_best: Any, workload: Workload) -> BestBy | None:
 
 
 def followed(feedback_metric: Any, workload: Workload, opt_state: Any, *, by_hand: bool) -> dict[str, str]:
-    """Read `train(feedback_metric=...)`: which result each controller observes.
+    """Return which result each controller observes, given `train(feedback_metric=...)`.
 
     Args:
       feedback_metric: the name of a result, for all controllers that take observations; or controller to name, None
@@ -144,7 +144,7 @@ def _listeners(opt_state: Any) -> tuple[str, ...]:
 
 
 def require_results(metrics: dict[str, str], results: Any) -> None:
-    """Raise a ValueError if an argument names a result that `evaluate` does not return.
+    """Check that `evaluate` returns the results that arguments name.
 
     Args:
       metrics: result to the argument that names it.

@@ -1,4 +1,4 @@
-"""What a run leaves: its curves and its final state, to be read, drawn, saved and gone on from."""
+"""The history of a run: its curves and its final state, which can be read, drawn, saved and continued."""
 
 from __future__ import annotations
 
@@ -36,23 +36,23 @@ class Best(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class History:
-    """What a run leaves: curves as NumPy arrays, and the final state on the device.
+    """The history of a run: curves as NumPy arrays, and the final state on the device.
 
     Attributes:
       loss: (steps,) float32, of each step's minibatch, before its update.
-      rate: (steps,) float32, the learning rate of each update; NaN where the optimizer's state holds no rate, or one
+      rate: (steps,) float32, the learning rate of each update; NaN if the optimizer's state holds no rate, or one
         for each of several groups (then they are in `metrics`).
       metrics: name to (steps,) array, what `lrx.monitor` finds in the optimizer's state after each update.
       evaluations: name to (k,) float32, what the workload's `evaluate` gave, at `lrx.eval_params(opt_state, params)`.
       evaluation_steps: (k,) int32, the number of completed steps at each evaluation.
       params: the final parameters.
-      model_state: the final model state, () where the model has none.
+      model_state: the final model state, () if the model has none.
       opt_state: the final optimizer state.
-      best: with `step`, `params` and `model_state`: where the result that `train(keep_best=...)` names was best;
-        without it where the loss that an `early_stopping` follows was, None where the optimizer holds none.
-      resumed_at: the step at which the call that gave this took up an earlier run; None where it began anew.
-      changes: step to notes in words: what was different from then on, by `on_mismatch="continue"` or a callback, and
-        at 0 what `init` could not take over.
+      best: a `Best` with `step`, `params` and `model_state` of the best result that `train(keep_best=...)` names, or
+        without it of the lowest loss that an `early_stopping` has seen; None if there is neither.
+      resumed_at: the step at which the call that returned this resumed an earlier run; None if the run began anew.
+      changes: step to notes in words: what differed from then on, by `on_mismatch="continue"` or a callback, and at 0
+        what `init` could not take over.
     """
 
     loss: np.ndarray
@@ -169,7 +169,7 @@ class History:
         """Write everything to one file, whole or not at all: NumPy's `.npz`, without pickles.
 
         Args:
-          path: of the file; its folder is made where it does not exist. A file that is there is replaced.
+          path: the file; its folder is created if it does not exist. An existing file is replaced.
         """
         arrays, notes = self._as_arrays()
         contents: dict[str, Any] = {"notes": np.frombuffer(json.dumps(notes).encode(), np.uint8), **arrays}
@@ -195,11 +195,11 @@ class History:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], like: Any = None) -> History:
-        """Read what `save` has written.
+        """Return the history that `save` has written.
 
         Args:
           path: of the file.
-          like: where the trees are wanted as they were, something of their structure: a `History`, or `(params,
+          like: to restore the trees as they were, something of their structure: a `History`, or `(params,
             model_state, opt_state)` of arrays or `jax.ShapeDtypeStruct`. Without it they are dicts and lists by the
             names of their fields, which `lrx.carry_over` and `train(init=...)` take.
 
@@ -286,7 +286,7 @@ def _written_key(key: Any) -> str | int:
 
 
 def _tree(leaves: list[tuple[list[Any], Any]]) -> Any:
-    """Return dicts and lists; () where there is no leaf."""
+    """Return dicts and lists; () if there is no leaf."""
     if not leaves:
         return ()
     if not leaves[0][0]:

@@ -1,4 +1,4 @@
-"""What makes the numbers of a run: by it a run that is resumed is told from another one.
+"""The identity of a run: everything that makes its numbers, by which a resumed run is told from another one.
 
 Functions are compared by what they compute. Each is traced at the shapes of the workload, and its program is hashed
 with all the constants in it: a schedule's later values, the threshold of a clip, the patience of a controller, arrays
@@ -51,8 +51,8 @@ def run_identity(workload: Workload, tx: optax.GradientTransformation, **setting
           constants, and the `numbers` that stand in it, to name a difference by. The loss is traced with its gradient.
         `evaluate`: the same of the evaluation, whose results are kept. If it cannot be traced, or does more than
           compute, a hash of its code and of the data that it holds, with the version of Python that compiled it; None
-          where there is no evaluation;
-        `tx`: its `repr` where that can be read, otherwise None;
+          if there is no evaluation;
+        `tx`: its `repr` if that can be read, otherwise None;
         `versions` of lrx, jax and optax.
 
     Example:
@@ -153,7 +153,7 @@ def family_identity(
 
 
 def _any_loss(params: Any) -> jax.Array:
-    """A loss for what searches along a line; the real one is hashed for itself."""
+    """Return a loss for line searches; the real loss is hashed by itself."""
     leaves = [x for x in jax.tree.leaves(params) if jnp.issubdtype(x.dtype, jnp.inexact)]
     return functools.reduce(jnp.add, [jnp.sum(jnp.real(x), dtype=jnp.float32) for x in leaves], jnp.float32(0.0))
 

@@ -1,4 +1,4 @@
-"""The one training loop: compiled segments of about a second, and between them what a run needs."""
+"""`train`: its arguments, and the run that it makes of them."""
 
 from __future__ import annotations
 
@@ -46,77 +46,75 @@ def train(
     """Train a workload with an optimizer, every step inside of compiled loops.
 
     The data stay on the device; a minibatch is drawn, transformed and used in the compiled step. The keys of step t
-    and the permutation of epoch e are functions of the seed and t or e alone. Where there are several local devices
-    and their number divides the batch size, the batch is split over them and the parameters are on all of them
-    (results are the same up to rounding); `jax.config.jax_default_device`, if set, is used alone.
+    and the permutation of epoch e are functions of the seed and t or e alone. If there are several local devices and
+    their number divides the batch size, the batch is split over them and the parameters are on all of them (results
+    are the same up to rounding); `jax.config.jax_default_device`, if set, is used alone.
 
-    `tx.update` gets `params`, and of `value=loss`, `grad=`, `value_fn=` (as optax's line searches take them) and
-    `grad_fn=` (as `optax.contrib.sam` takes it) those that it takes. If the run ends within a round of
-    `lrx.accumulate`, its last step applies what has been gathered; the newest checkpoint is then that of the step
-    before.
+    `tx.update` is passed `params`, and those of `value=loss`, `grad=`, `value_fn=` (for optax's line searches) and
+    `grad_fn=` (for `optax.contrib.sam`) that it takes. If the run ends within a round of `lrx.accumulate`, its last
+    step applies the gradients gathered so far; the newest checkpoint is then that of the step before.
 
-    Evaluations are at `lrx.eval_params(opt_state, params)`; where those are others than the parameters that are trained
-    and the model has batch statistics, they are computed anew with `recompute_batch_stats`.
+    Evaluations use `lrx.eval_params(opt_state, params)`. If those differ from the trained parameters and the model has
+    batch statistics, `recompute_batch_stats` computes the statistics anew.
 
     Args:
       workload: model, data and loss.
-      tx: any optax transformation; with a rate of lrx in it the history holds the rate.
+      tx: any optax transformation; if it contains a rate of lrx, the history holds the rate.
       epochs: length of the run; give this or `steps`.
       steps: length of the run.
-      seed: of initial parameters, permutations, transforms and loss, 0 to 2^31 - 1.
-      evaluate_every: between two evaluations, in epochs where `epochs` is given, in steps where `steps` is; by default
-        an epoch. The end of a run is always evaluated. Another number holds for the steps still to come, and stderr
-        says so.
-      checkpoint: folder of this run, made where it does not exist.
-      checkpoint_every: between two checkpoints, in the unit of `evaluate_every`; by default half a minute. The end of
-        a run is always kept.
-      keep: how many of the newest checkpoints are kept; or a list of steps, at each of which one is made and kept for
-        good, beside the newest three, so that several runs can branch from there.
-      resume: go on where the folder's newest checkpoint is, bit for bit as if the run had not stopped; a run that is
-        complete gives its history without training, and a longer `epochs` or `steps` extends it. With False the folder
-        must hold no run. What is resumed is said on stderr, and in `history.resumed_at`.
-      resume_from: where to go on, in place of the newest checkpoint: a step of which `checkpoint` holds one (those of
-        later steps are deleted), or the checkpoint of another run, "runs/stable/1000", from which this one branches
-        into a folder of its own. A branch that has begun goes on from its own newest checkpoint; a folder that holds
-        any other run is refused.
-      on_mismatch: what happens where the folder holds a run that was made with something else: another rate or constant
-        of `tx`, another loss, other data, another seed or version (`lrx.training.identity`). "error" refuses it and
-        names the differences. "continue" goes on from there with what is given, as far as the state has the same
-        structure; `history.changes` says from which step on, and what changed. What the folder holds then is no run
-        that one call names, so later calls need "continue" too.
-      init: what to begin from, in place of initial values that are drawn: a `History` of an earlier run, its `best`,
-        `(params, model_state, opt_state)`, or parameters. What agrees in name, shape and type is taken over, as by
-        `lrx.carry_over`, with the moments and the step of the schedule; what is not is said on stderr and in
-        `history.changes[0]`. Steps are counted from 0. A folder that holds a run already goes on with that.
+      seed: seed of initial parameters, permutations, transforms and loss, 0 to 2^31 - 1.
+      evaluate_every: interval of evaluations, in epochs if `epochs` is given, in steps if `steps` is; by default an
+        epoch. The end of a run is always evaluated. If a resumed run is given another interval, it holds for the
+        remaining steps, and stderr says so.
+      checkpoint: folder of this run, created if it does not exist.
+      checkpoint_every: interval of checkpoints, in the unit of `evaluate_every`; by default half a minute. The end of a
+        run is always kept.
+      keep: number of newest checkpoints to keep; or a list of steps whose checkpoints are made and kept for good,
+        beside the newest three, so that several runs can branch from there.
+      resume: continue from the newest checkpoint of the folder, bit for bit as if the run had not stopped. A complete
+        run returns its history without training, and a longer `epochs` or `steps` extends it. With False the folder
+        must hold no run. A line on stderr and `history.resumed_at` say where the run was resumed.
+      resume_from: the checkpoint to continue from, in place of the newest: a step whose checkpoint is in `checkpoint`
+        (those of later steps are deleted), or the checkpoint of another run, "runs/stable/1000", from which this one
+        branches into its own folder. A branch that has begun continues from its own newest checkpoint; a folder that
+        holds any other run is refused.
+      on_mismatch: what to do if the folder holds a run that was made with another rate or constant of `tx`, another
+        loss, other data, another seed or version (`lrx.training.identity`). "error" refuses it and names the
+        differences. "continue" goes on with the arguments given, if the state has the same structure;
+        `history.changes` holds the step and the differences. No single call describes such a folder, so later calls
+        need "continue" too.
+      init: initial values in place of drawn ones: a `History` of an earlier run, its `best`, `(params, model_state,
+        opt_state)`, or parameters. Leaves that agree in name, shape and type are taken over, as by `lrx.carry_over`,
+        with the moments and the step of the schedule; stderr and `history.changes[0]` name those that are not. Steps
+        are counted from 0. If the folder holds a run already, that run continues instead.
       callback: called between two segments with a `lrx.training.Moment`: `step`, `loss`, `rate`, `metrics` and
         `evaluations` as numbers, and on demand `params`, `model_state` and `opt_state`. It returns None; or an
-        `opt_state` to go on with, as `lrx.set_learning_rate(moment.opt_state, 1e-4)`, of the same structure; or
-        `lrx.STOP`, which ends the run as its last step would. Several may be given. `lrx.training` has
-        `csv_writer`, `tensorboard_writer` and `wandb_writer`. What callbacks do not change, they do not change: a run
-        with them has the same numbers.
-      callback_every: steps between two calls, in the unit of `evaluate_every`; by default they come about once in a
-        second, at steps that depend on the machine. Each evaluation, and the end, is a call too.
-      keep_best: the name of a result of the workload's `evaluate`: `history.best` then holds the evaluated parameters
-        at which it was best. "loss" and names that end in loss or error are best where least, names that end in
-        accuracy where greatest; for others give the pair, `("bleu", "max")`.
-      feedback_metric: the name of a result of the workload's `evaluate` that controllers with `feedback="observed"`
-        are given after every evaluation; or one for each, `{"reduce_on_plateau": "loss", "early_stopping":
-        "accuracy"}`, by the names of `lrx.monitor`, with None for one that is to observe nothing. An `early_stopping`
-        among them ends the run.
+        `opt_state` of the same structure to go on with, as `lrx.set_learning_rate(moment.opt_state, 1e-4)`; or
+        `lrx.STOP`, which ends the run as its last step would. A sequence of callbacks is allowed. `lrx.training` has
+        `csv_writer`, `tensorboard_writer` and `wandb_writer`. Calling callbacks does not change the numbers of a run.
+      callback_every: interval of calls, in the unit of `evaluate_every`; by default about a second, at steps that
+        depend on the machine. Callbacks are also called at each evaluation and at the end.
+      keep_best: name of a result of the workload's `evaluate`: `history.best` then holds the evaluated parameters with
+        the best result. Lower is better for "loss" and names that end in loss or error, higher for names that end in
+        accuracy; for others pass the pair, `("bleu", "max")`.
+      feedback_metric: name of a result of the workload's `evaluate` that controllers with `feedback="observed"` observe
+        after every evaluation; or one for each, `{"reduce_on_plateau": "loss", "early_stopping": "accuracy"}`, by the
+        names of `lrx.monitor`, with None for a controller that observes nothing. An `early_stopping` among them ends
+        the run.
       progress: True shows loss, rate, speed and time left: a bar on a terminal, otherwise a line every ten seconds and
         for each evaluation. None shows the bar on a terminal, and nothing elsewhere. A string is the title.
-      stop_on_nonfinite: stop at a loss that is NaN or infinite. With False the update is made, for transformations
-        that recover by themselves (`optax.apply_if_finite`) and runs that may well diverge (range tests). What
-        `rollback_on_divergence` wraps is never stopped by it.
+      stop_on_nonfinite: whether to stop at a loss that is NaN or infinite. With False the update is made, for
+        transformations that recover by themselves (`optax.apply_if_finite`). A transformation wrapped in
+        `rollback_on_divergence` is never stopped by it.
 
     Returns:
       The `History` from step 0 on, also of a resumed run.
 
     Raises:
-      ValueError: if not exactly one of `epochs` and `steps` is given, a number is not whole or out of range, the folder
-        cannot be written, holds another run, a longer one, or any with `resume=False`, if the updates of `tx` ascend
-        (`lrx.direction.require_descent`), a controller with `feedback="observed"` would observe nothing, or a result
-        is named that `evaluate` does not return; before the run is compiled.
+      ValueError: before the run is compiled, if not exactly one of `epochs` and `steps` is given, a number is not whole
+        or out of range, the folder cannot be written, holds another run, a longer one, or any run with `resume=False`,
+        the updates of `tx` ascend (`lrx.direction.require_descent`), a controller with `feedback="observed"` would
+        observe nothing, or a named result is not one that `evaluate` returns.
       TypeError: if an argument is of another type, `loss_fn` or `tx` change the type of the state, or a callback
         returns something else.
       DivergenceError: if the loss is not finite: a `FloatingPointError` with the step, the rate and the history. The

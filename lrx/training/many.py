@@ -47,11 +47,11 @@ class Runs(NamedTuple):
     diverged: jax.Array  # bool: whether a loss was not finite, or the family's `watch` has ended it
     loss_sums: jax.Array  # (points,) float32: losses, added up over the steps of each point
     loss_counts: jax.Array  # (points,) int32: how many they are
-    rate_sums: jax.Array  # (points,) float32: learning rates likewise, NaN where the state holds none; or (0,)
+    rate_sums: jax.Array  # (points,) float32: learning rates likewise, NaN if the state holds none; or (0,)
 
 
 class Watch(NamedTuple):
-    """What follows the losses of a run, and may end it."""
+    """A rule that follows the losses of a run and may end it."""
 
     memory: Any  # pytree of arrays, before the first loss
     update: Callable[[Any, jax.Array, jax.Array], tuple[Any, jax.Array]]  # (memory, loss, count) -> memory, go on
@@ -128,7 +128,7 @@ class RunFamily:
     def key(self, names: Iterable[str]) -> Hashable:
         """Return a key that is equal for families whose runs are computed by the same programs.
 
-        The data are no part of it, for they are arguments of the programs.
+        The data are not part of it, since they are arguments of the programs.
         """
         workload = self.workload
         parts = (workload.init, workload.loss_fn, workload.batches.sampling, self.watch, self.measure)

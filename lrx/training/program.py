@@ -116,7 +116,7 @@ def _program(
 
 
 def _recorded(value: Any) -> jax.Array:
-    """Make curves float32, whatever the model's type is; counts and flags stay what they are."""
+    """Return a recorded value: floats as float32 whatever the model's type is, counts and flags as they are."""
     value = jnp.asarray(value)
     return value.astype(jnp.float32) if jnp.issubdtype(value.dtype, jnp.floating) else value
 

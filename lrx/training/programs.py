@@ -1,4 +1,4 @@
-"""What a function computes: a hash of its traced program with all the constants in it."""
+"""Hashes of traced programs, with all the constants in them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run shows while it goes: a bar on a terminal, a line every few seconds elsewhere."""
+"""Progress of a run: a bar on a terminal, a line every few seconds elsewhere."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ import sys
 import time
 from typing import Any, Self
 
-LINE_EVERY = 10.0  # seconds between two lines where there is no terminal
+LINE_EVERY = 10.0  # seconds between two lines if there is no terminal
 EVALUATION_EVERY = 1.0  # seconds between the lines of evaluations in one of many runs, whose log would have hundreds
 BAR_WIDTH = 20  # columns that a bar with a title has at least; in a narrower terminal it has none
 
 
-class Status:
-    """Where a run is, for one who does not look: it shows nothing.
+class ProgressMeter:
+    """Progress of a run that shows nothing.
 
     Args:
       title: what is trained.
       step: completed steps at the start.
       total: steps of the whole run.
       batch_size: examples in a step.
-      unit: what an example is called, "images".
-      loss_name: what the loss is called that `update` is given.
+      unit: name of the examples, "images".
+      loss_name: name of the loss that `update` takes.
     """
 
     def __init__(
@@ -34,9 +34,9 @@ class Status:
         self._first, self._started = step, time.monotonic()
 
     @property
-    def is_seen(self) -> bool:
-        """Whether anybody looks, so that it is worth while to stop for numbers."""
-        return type(self) is not Status
+    def enabled(self) -> bool:
+        """Whether anything is shown, so that it is worth stopping for numbers."""
+        return type(self) is not ProgressMeter
 
     def __enter__(self) -> Self:
         return self
@@ -45,15 +45,15 @@ class Status:
         pass
 
     def start(self) -> None:
-        """Start the clock: compilation is over."""
+        """Start the clock, after compilation."""
         self._first, self._started = self.step, time.monotonic()
 
     def update(self, step: int, loss: float, rate: float) -> None:
-        """Take the numbers after `step` steps."""
+        """Show the numbers after `step` steps."""
         self.step, self.loss, self.rate = step, loss, rate
 
-    def evaluated(self, step: int, results: dict[str, float]) -> None:
-        """Take what was evaluated after `step` steps."""
+    def show_evaluation(self, step: int, results: dict[str, float]) -> None:
+        """Show the results of an evaluation after `step` steps."""
         self.step, self.evaluations = step, results
 
     def parts(self) -> list[str]:
@@ -71,12 +71,12 @@ class Status:
         return [*shown, f"| evaluation {results}"] if results else shown
 
 
-class Lines(Status):
+class Lines(ProgressMeter):
     """A line every few seconds, for each evaluation and at the end, for logs."""
 
     evaluation_every = 0.0  # seconds; evaluations that come faster share a line
     _printed = -math.inf
-    _last: Any = None  # what the latest line says, so that none is printed twice
+    _last: Any = None  # content of the latest line, so that none is printed twice
 
     def update(self, step: int, loss: float, rate: float) -> None:
         super().update(step, loss, rate)
@@ -85,8 +85,8 @@ class Lines(Status):
             self._printed = now
             self._print()
 
-    def evaluated(self, step: int, results: dict[str, float]) -> None:
-        super().evaluated(step, results)
+    def show_evaluation(self, step: int, results: dict[str, float]) -> None:
+        super().show_evaluation(step, results)
         now = time.monotonic()
         if step > self._first and now - self._printed >= self.evaluation_every:
             self._printed = now
@@ -103,7 +103,7 @@ class Lines(Status):
         print(f"{self.title}: step {self.step:,} of {self.total:,}  {'  '.join(self.parts())}", flush=True)
 
 
-class Bar(Status):
+class Bar(ProgressMeter):
     """A bar on a terminal of any width, the numbers below it."""
 
     def __init__(self, console: Any, title: str, **arguments: Any) -> None:
@@ -149,12 +149,12 @@ def _clock(seconds: float) -> str:
 
 
 def say(title: str, what: str) -> None:
-    """Say on stderr what must not be missed, whether or not progress is shown."""
+    """Print on stderr what must not be missed, whether or not progress is shown."""
     print(f"{title}: {what}", file=sys.stderr)
 
 
 def require_progress(progress: Any) -> None:
-    """Require what `reporter` takes.
+    """Check an argument for `reporter`.
 
     Raises:
       TypeError: if it is something else.
@@ -163,19 +163,19 @@ def require_progress(progress: Any) -> None:
         raise TypeError(f"progress must be True, False, None or a title, got progress={progress!r}.")
 
 
-def reporter(progress: bool | str | None, title: str, **arguments: Any) -> Status:
-    """Choose how a run is shown.
+def reporter(progress: bool | str | None, title: str, **arguments: Any) -> ProgressMeter:
+    """Return what shows the progress of a run.
 
     Args:
-      progress: False shows nothing. True shows a bar if stdout is a terminal and rich is installed, otherwise lines;
-        a string does so under another title, as of one among many runs, where evaluations within a second share a
-        line. None shows a bar on a terminal and nothing anywhere else.
+      progress: False shows nothing. True shows a bar if stdout is a terminal and rich is installed, otherwise lines.
+        A string is another title, for one of many runs: evaluations within a second then share a line.
+        None shows a bar on a terminal and nothing anywhere else.
       title: what is trained.
-      **arguments: those of `Status`.
+      **arguments: those of `ProgressMeter`.
     """
     terminal = sys.stdout.isatty()
     if progress is False or (progress is None and not terminal):
-        return Status(title, **arguments)
+        return ProgressMeter(title, **arguments)
     if isinstance(progress, str):
         title = progress
     if terminal:

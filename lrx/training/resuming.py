@@ -1,4 +1,4 @@
-"""Where a run goes on: the checkpoint, and whether it belongs to the same run."""
+"""How a run is resumed: the checkpoint to continue from, and the check that it belongs to the same run."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def _own_step(folder: CheckpointFolder, latest: int, resume_from: str | os.PathL
 
 
 class Resumed(NamedTuple):
-    """What a checkpoint says of the run that goes on from it."""
+    """What a checkpoint notes for the run that continues from it."""
 
     about: dict[str, Any]  # what the run noted beside its identity
     changes: dict[str, list[str]]  # step to what was different from then on

@@ -1,4 +1,4 @@
-"""A run on the host: between two compiled segments, what a run needs."""
+"""A run on the host: evaluations, checkpoints, callbacks and progress between compiled segments."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from lrx.training.identity import Identity, as_json, run_identity
 from lrx.training.interrupt import TrainingInterrupted
 from lrx.training.placement import batch_devices, placement
 from lrx.training.program import SEGMENT_STEPS, program_of
-from lrx.training.progress import Status
+from lrx.training.progress import ProgressMeter
 from lrx.training.resuming import compare, find_source
 from lrx.training.sampling import keys_of
 from lrx.training.step import State
@@ -38,12 +38,12 @@ from lrx.training.workload import Workload
 
 SEGMENT_SECONDS = 1.0  # how long a compiled call should take
 SEGMENT_GROWTH = 8  # at most; a short call tells little about the time that a long one will take
-CHECKPOINT_SECONDS = 30.0  # between two checkpoints where `checkpoint_every` is not given
+CHECKPOINT_SECONDS = 30.0  # between two checkpoints if `checkpoint_every` is not given
 
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What is done when, in steps, and what for."""
+    """What is done at which steps."""
 
     total: int
     evaluate_every: int
@@ -56,17 +56,17 @@ class Plan:
 
 
 class _Saved(NamedTuple):
-    """What a checkpoint holds: a `State`, and what the host keeps beside it."""
+    """Content of a checkpoint: a `State`, and the best parameters that the host keeps."""
 
     params: Any
     model_state: Any
     opt_state: Any
     best: Any
-    kept: Any  # the `Best` by an evaluation; () where none is kept
+    kept: Any  # the `Best` by an evaluation; () if none is kept
 
 
 class Run:
-    """A run: its state on the device, and what is recorded of it."""
+    """A run: its state on the device, and its curves on the host."""
 
     state: State
 
@@ -105,7 +105,7 @@ class Run:
     # --- where it begins
 
     def begin(self, resume: bool, resume_from: int | str | os.PathLike[str] | None, on_mismatch: str) -> None:
-        """Make the initial state, or read a checkpoint."""
+        """Build the initial state, or restore a checkpoint."""
         found = find_source(self.folder, resume, resume_from)
         if self.folder is not None or found is not None:
             self.identity = self._describe()  # before a call of `evaluate`, which may count its calls
@@ -179,7 +179,7 @@ class Run:
             self.curves.drop_last_evaluation()
 
     def _say_what_comes_too_late(self, about: dict[str, Any]) -> None:
-        """Say which arguments would have had to be given earlier."""
+        """Print which arguments come too late to take effect."""
         step, every, before = self.step, self.plan.evaluate_every, about.get("evaluate_every")
         if self.workload.evaluate is not None and not self.feedback and before not in (None, every):
             if step < self.plan.total:
@@ -206,7 +206,7 @@ class Run:
 
     # --- the loop
 
-    def go(self, status: Status, interrupted: Callable[[], bool]) -> None:
+    def go(self, status: ProgressMeter, interrupted: Callable[[], bool]) -> None:
         """Train to the end."""
         feed = Feed(self.workload.batches, self.step, self.plan.total, self.placement)
         try:
@@ -214,7 +214,7 @@ class Run:
         finally:
             feed.close()
 
-    def _go(self, feed: Feed, status: Status, interrupted: Callable[[], bool]) -> None:
+    def _go(self, feed: Feed, status: ProgressMeter, interrupted: Callable[[], bool]) -> None:
         plan = self.plan
         length = 1
         compiling = True
@@ -222,7 +222,7 @@ class Run:
             is_evaluated = self.curves.is_evaluated(self.step)
             if self._due(plan.evaluate_every) and not is_evaluated and not interrupted():
                 self._evaluate()
-                status.evaluated(self.step, self.curves.latest_evaluation())
+                status.show_evaluation(self.step, self.curves.latest_evaluation())
             if self._call() and self.ended:
                 continue  # the end is evaluated
             if self.folder is not None and self.step > self.saved_step:
@@ -251,7 +251,7 @@ class Run:
             length = max(1, min(wanted, SEGMENT_GROWTH * done, SEGMENT_STEPS))
 
     def _say_what_is_left(self) -> None:
-        """Say how many gradients have been gathered for an update that has not been made."""
+        """Print how many gradients have been gathered for an update that has not been made."""
         for gathered, every in minibatches(self.state.opt_state):
             if left := int(gathered):
                 whole = "" if every is None else f" for whole updates give steps={self.step - left + int(every)}, or"
@@ -317,7 +317,7 @@ class Run:
         return evaluation_point(self.workload, self._state_on_first_device(), self.seed)
 
     def _observe(self, results: dict[str, float]) -> None:
-        """Give the controllers what has just been evaluated."""
+        """Pass the results of an evaluation to the controllers."""
         told = self.state.opt_state
         for controller, metric in self.feedback.items():
             value = jax.device_put(jnp.float32(results[metric]), self.placement)

@@ -1,4 +1,4 @@
-"""What is done with many runs: go on, read their curves, evaluate them, and keep what they leave."""
+"""Functions of many runs: advance and evaluate them, read their curves, and collect their results."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import numpy as np
 from lrx.training.batch_stats import evaluation_point
 from lrx.training.many import Runs
 from lrx.training.plan import Plan
-from lrx.training.program import State
-from lrx.training.progress import Status
+from lrx.training.progress import ProgressMeter
+from lrx.training.step import State
 from lrx.training.workload import Workload
 
 TAIL = 0.1  # of the steps, over which the final loss is a mean
@@ -26,14 +26,14 @@ def advance(
     seeds: np.ndarray,
     start: int,
     stop: int,
-    status: Status | None = None,
+    status: ProgressMeter | None = None,
     before: int = 0,
 ) -> Runs:
     """Make all steps from `start` to `stop`, in segments of about a second if progress is shown.
 
     `before` is the number of steps of all runs that `status` has counted until now.
     """
-    watched = status is not None and status.is_seen
+    watched = status is not None and status.enabled
     step, length = start, 1 if watched else stop
     runs_at_once = len(seeds) * len(next(iter(hyper.values())))
     while step < stop:

@@ -15,7 +15,7 @@ from lrx.training.identity import describe
 
 
 class State(NamedTuple):
-    """What a step changes."""
+    """The state that a step changes."""
 
     params: Any
     model_state: Any

@@ -50,7 +50,7 @@ def _require_order(loss_fn: Any, init_fn: Any, arguments: int) -> None:
 class Workload:
     """A model, its data and its loss: everything that training needs but the optimizer.
 
-    All functions are pure. Where there is no model state, `Workload.from_functions` takes the plainer ones.
+    All functions are pure. For models without a state, `Workload.from_functions` takes plainer ones.
 
     Args:
       name: shown in progress bars and kept in checkpoints.

@@ -17,11 +17,11 @@ def csv_writer(path: str | os.PathLike[str]) -> Callable[[Moment], None]:
     """Build a callback that writes a row for each call to a CSV file.
 
     The columns are the step, the mean training loss since the row before, the rate, what `lrx.monitor` shows, and
-    "evaluation/name" where something was evaluated at that step. A run that is resumed goes on below its own rows; rows
+    "evaluation/name" if there was an evaluation at that step. A run that is resumed goes on below its own rows; rows
     of later steps than its first are replaced. The file is whole at any time.
 
     Args:
-      path: of the file; its folder is made where it does not exist.
+      path: the file; its folder is created if it does not exist.
 
     Returns:
       A callback for `train`.
@@ -85,7 +85,7 @@ def tensorboard_writer(to: Any) -> Callable[[Moment], None]:
 
     Args:
       to: the folder of the run, for which tensorboardX is needed; or a writer with `add_scalar(name, value, step)`,
-        such as `torch.utils.tensorboard.SummaryWriter`.
+        for example `torch.utils.tensorboard.SummaryWriter`.
 
     Returns:
       A callback for `train`.
@@ -117,7 +117,7 @@ def wandb_writer(run: Any = None, **settings: Any) -> Callable[[Moment], None]:
 
     Args:
       run: what `wandb.init` has returned; without it one is begun.
-      **settings: what `wandb.init` is given, as `project="digits"`, where there is no run.
+      **settings: what `wandb.init` is given, as `project="digits"`, if there is no run.
 
     Returns:
       A callback for `train`. The run is not finished by it: call `run.finish()`, or end the process.

@@ -13,7 +13,7 @@ import optax
 from lrx import _checks
 from lrx.training.many import RunFamily
 from lrx.training.plan import Plan, choose_plan
-from lrx.training.progress import Status, require_progress
+from lrx.training.progress import ProgressMeter, require_progress
 from lrx.training.runs import advance, curves
 from lrx.training.workload import Workload
 from lrx.tuning.arguments import as_seeds, require_descent_on, require_workload
@@ -177,7 +177,7 @@ class _Trials:
         """Whether the last trial trained."""
         return bool(self.made) and self.rows["verdicts"][-1] == TRAINS
 
-    def try_rate(self, rate: float, status: Status, before: int) -> None:
+    def try_rate(self, rate: float, status: ProgressMeter, before: int) -> None:
         """Train at a rate, and add a row to the table; `status` has counted `before` steps."""
         num_steps, tenth = self.family.num_steps, max(1, round(PART * self.family.num_steps))
         if self.plan is None:

@@ -17,7 +17,7 @@ from lrx.training.batch_stats import evaluation_point
 from lrx.training.following import BestBy
 from lrx.training.many import RunFamily, Runs
 from lrx.training.plan import choose_plan
-from lrx.training.progress import Status, require_progress
+from lrx.training.progress import ProgressMeter, require_progress
 from lrx.training.runs import advance, curves, evaluate, tail_loss, tail_steps, to_host
 from lrx.training.workload import Workload
 from lrx.tuning.arguments import LEAST_TRAINING_LOSS, as_best, as_seeds, require_descent_on, require_workload
@@ -199,7 +199,7 @@ class _Search:
         self.rungs_made = made
         study.announce(f"resumed after {made} of {len(rungs)} rungs")
 
-    def train_rung(self, rungs: list[Rung], index: int, status: Status) -> None:
+    def train_rung(self, rungs: list[Rung], index: int, status: ProgressMeter) -> None:
         """Train the members of a rung to its end, and keep the best of them for the next."""
         rung, record = rungs[index], self.record
         if rung.is_first:

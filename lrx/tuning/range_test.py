@@ -16,7 +16,7 @@ from lrx import _checks
 from lrx.optimizers.accumulation import accumulate as accumulated
 from lrx.training.many import RunFamily, Runs, Watch
 from lrx.training.plan import Plan, choose_plan
-from lrx.training.progress import Status, reporter, require_progress
+from lrx.training.progress import ProgressMeter, reporter, require_progress
 from lrx.training.runs import curves
 from lrx.training.stream import Stream
 from lrx.training.workload import Workload
@@ -203,7 +203,7 @@ class _LadderRuns:
             () if batch is None else batch,
         )
 
-    def start(self, status: Status) -> None:
+    def start(self, status: ProgressMeter) -> None:
         """Compile, and build the runs before their first step."""
         strategy = "map" if len(self.seeds) == 1 else "vmap"
         self.plan: Plan = choose_plan(self.family, MEMBER, self.seeds, strategy=strategy)
@@ -211,13 +211,13 @@ class _LadderRuns:
         self.done = 0  # minibatches
         status.start()
 
-    def advance(self, number: int, status: Status) -> RangeTest:
+    def advance(self, number: int, status: ProgressMeter) -> RangeTest:
         """Train up to the end of the first `number` rates, and return what the runs show."""
         total = number * self.accumulate
-        for stop in np.linspace(self.done, total, 11).astype(int)[1:].tolist() if status.is_seen else [total]:
+        for stop in np.linspace(self.done, total, 11).astype(int)[1:].tolist() if status.enabled else [total]:
             self.runs = self.plan.advance(self.runs, MEMBER, self.seeds, self.done, stop)
             self.done = stop
-            if status.is_seen:
+            if status.enabled:
                 made = -(-stop // self.accumulate)
                 known = curves(self.runs)[0, 0, :made]
                 known = known[np.isfinite(known)]

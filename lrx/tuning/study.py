@@ -11,7 +11,7 @@ import numpy as np
 
 from lrx.training.checkpoints import CheckpointFolder
 from lrx.training.identity import Identity
-from lrx.training.progress import Status, reporter, say
+from lrx.training.progress import ProgressMeter, reporter, say
 
 
 class Study:
@@ -85,7 +85,7 @@ class Study:
         """Print a line that must not be missed, whether or not progress is shown."""
         say(self.title, what)
 
-    def show(self, step: int, total: int) -> Status:
+    def show(self, step: int, total: int) -> ProgressMeter:
         """Begin to show progress.
 
         Args:

@@ -12,7 +12,7 @@ import optax
 from lrx import _checks
 from lrx.training.many import RunFamily
 from lrx.training.plan import Plan, choose_plan
-from lrx.training.progress import Status, require_progress
+from lrx.training.progress import ProgressMeter, require_progress
 from lrx.training.runs import advance, concatenate, evaluate, outcome, tail_steps
 from lrx.training.workload import Workload
 from lrx.tuning.arguments import as_seeds, require_descent_on, require_workload
@@ -139,7 +139,7 @@ class _Sweep:
             self.record, self.made = study.restore(), study.made
             study.announce(f"resumed after {self.made} of {self.space.size} members")
 
-    def train_chunk(self, status: Status) -> None:
+    def train_chunk(self, status: ProgressMeter) -> None:
         """Train and evaluate as many of the next members as are trained at a time."""
         rest = {name: values[self.made :] for name, values in self.space.members.items()}
         if self.plan is None:

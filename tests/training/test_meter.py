@@ -27,10 +27,10 @@ def test_progress_under_another_title_and_only_on_a_terminal(capsys, monkeypatch
     train(linear(), SGD, steps=2, progress="arm 3, seed 1")
     assert "arm 3, seed 1: step 2 of 2" in capsys.readouterr().out
     arguments = {"step": 0, "total": 1, "batch_size": 1, "unit": "steps"}
-    assert type(progress.reporter(None, "w", **arguments)) is progress.Status
+    assert type(progress.reporter(None, "w", **arguments)) is progress.ProgressMeter
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
     assert type(progress.reporter(None, "w", **arguments)) is progress.Bar
-    assert type(progress.reporter(False, "w", **arguments)) is progress.Status
+    assert type(progress.reporter(False, "w", **arguments)) is progress.ProgressMeter
 
 
 def test_evaluations_of_one_among_many_runs_share_a_line_in_quick_succession(capsys, monkeypatch):
@@ -74,7 +74,7 @@ def test_images_are_called_images_and_a_bar_is_for_terminals(monkeypatch):
 def test_speed_and_time_left_are_of_the_steps_made_since_compilation(monkeypatch):
     now = 100.0
     monkeypatch.setattr(progress.time, "monotonic", lambda: now)
-    status = progress.Status("resumed", step=1_000, total=4_000, batch_size=10, unit="images")
+    status = progress.ProgressMeter("resumed", step=1_000, total=4_000, batch_size=10, unit="images")
     assert status.parts() == ["compiling"]
     now = 200.0
     status.start()

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from lrx.training.following import BestBy
-from lrx.training.progress import Status
+from lrx.training.progress import ProgressMeter
 from lrx.training.workload import Workload
 from lrx.tuning.range_test import range_test
 from lrx.tuning.selection.portfolio import MIN_RATE, Method
@@ -87,7 +87,7 @@ class Bracket:
             self.rules.mode,
         )
 
-    def _run_range_tests(self, state: BracketState, costs: Costs, seed: int, status: Status) -> None:
+    def _run_range_tests(self, state: BracketState, costs: Costs, seed: int, status: ProgressMeter) -> None:
         tests = self.rules.range_tests
         for number, (tx, name) in enumerate(tests.items(), 1):
             status.title = f"range test of {name}"
@@ -106,7 +106,7 @@ class Bracket:
             state.spent += len(test.rates)
             status.update(state.spent, float(np.nanmin(test.losses)), float(test.rates[-1]))
 
-    def _run_round(self, number: int, state: BracketState, costs: Costs, seed: int, status: Status) -> None:
+    def _run_round(self, number: int, state: BracketState, costs: Costs, seed: int, status: ProgressMeter) -> None:
         later = sum(costs.rounds[number:]) / ROUNDS[number - 1].length
         left = costs.allowed - state.spent
         length = self.rules.longest_affordable(state.candidates, self.num_steps, left, later)
@@ -128,7 +128,7 @@ class Bracket:
             )
             status.update(state.spent, candidate.value, candidate.rate)
 
-    def _advance(self, candidate: Candidate, length: int, seed: int, status: Status, before: int) -> int:
+    def _advance(self, candidate: Candidate, length: int, seed: int, status: ProgressMeter, before: int) -> int:
         """Train a run of `length` steps and return the steps made: 0 if an earlier round made a run of that length."""
         made = self.rules.steps_to_make(candidate, length)
         if candidate.length != length:

@@ -16,7 +16,7 @@ from lrx.training.following import BestBy
 from lrx.training.identity import Identity, family_identity, run_identity
 from lrx.training.many import RunFamily, Runs
 from lrx.training.plan import Plan, choose_plan
-from lrx.training.progress import Status
+from lrx.training.progress import ProgressMeter
 from lrx.training.runs import advance, evaluate, tail_loss, tail_steps, to_host
 from lrx.training.workload import Workload
 from lrx.tuning.arguments import require_descent_on
@@ -73,7 +73,9 @@ class MethodRunner:
             runs, done = plan.advance(runs, hyper, seeds, done, stop), stop
             yield self.score(runs, seed)[0]
 
-    def advance(self, candidate: Candidate, length: int, reusable: int, seed: int, status: Status, before: int) -> None:
+    def advance(
+        self, candidate: Candidate, length: int, reusable: int, seed: int, status: ProgressMeter, before: int
+    ) -> None:
         """Train a run of `length` steps, score it, and keep the state that a longer run can continue from.
 
         Args:
