@@ -126,6 +126,7 @@ def test_another_number_is_refused_and_the_same_call_goes_on(
         assert again.strategy == "restored"
 
 
+@pytest.mark.slow
 def test_the_optimizer_of_a_range_test_is_part_of_a_selection(tmp_path: Path) -> None:
     def chosen(momentum: float) -> Any:
         method = Method(
@@ -138,6 +139,7 @@ def test_the_optimizer_of_a_range_test_is_part_of_a_selection(tmp_path: Path) ->
         chosen(0.75)
 
 
+@pytest.mark.slow
 def test_the_difference_is_said_by_its_numbers(tmp_path: Path) -> None:
     TOOLS["sweep"](tmp_path / "kept", seed=0)
     message = "tx.update has another number: -1 there, -2 here"

@@ -313,6 +313,7 @@ def test_any_chain_can_be_tested(tx: Any) -> None:
     assert found.suggestions["steepest"] is not None
 
 
+@pytest.mark.slow
 def test_seeds_run_side_by_side() -> None:
     found = lrx.range_test(NOISY_LINE, lrx.sgd, num_steps=30, seeds=3, extend=False)
     assert found.losses_by_seed.shape == (3, 30)

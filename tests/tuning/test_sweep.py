@@ -83,6 +83,7 @@ def test_rates_betas_decays_and_durations_can_be_swept() -> None:
     np.testing.assert_allclose(found.losses[1, 0, 1, 2, 0], history.loss, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_chunks_change_nothing_and_are_bounded_by_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     grid = {"lr": np.linspace(0.01, 0.1, 5)}
     whole, chunked = swept(space=grid), swept(space=grid, execution=Execution("vmap", 2))

@@ -9,11 +9,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
-from tuning.line import LINE, RATES, VMAP, momentum_sgd, sgd, swept
+from tuning.line import LINE, RATES, VMAP, momentum_sgd, swept
 
 import lrx
-from lrx.tuning import sweep
+from lrx.tuning import HalvingResult, Method, RangeTest, RunRecord, Selection, SweepResult, TrialTable, sweep
+from lrx.tuning.suggestions import RULES
 
 
 def test_the_best_of_nothing_is_refused() -> None:
@@ -123,19 +125,65 @@ def test_results_are_printed_in_a_few_lines_that_fit() -> None:
     assert "and 20 more" in lines
 
 
-def ignoring_b(lr: Any, b: Any) -> Any:
-    return lrx.sgd(lr)
+def curves(*shape: int) -> np.ndarray:
+    return np.linspace(1.0, 0.5, int(np.prod(shape)), dtype=np.float32).reshape(shape)
 
 
-def test_a_plot_without_matplotlib_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def made_up_sweep(**axes: Any) -> SweepResult:
+    """The result of a sweep of a grid with one seed, of which nothing was trained."""
+    shape = tuple(len(values) for values in axes.values())
+    arrays = {name: np.array(values) for name, values in axes.items()}
+    final, initial, losses = curves(*shape, 1), 2 * curves(*shape, 1), curves(*shape, 1, 4)
+    points, ends = np.arange(4), np.array([4])
+    return SweepResult(arrays, np.arange(1), final, initial, losses, losses, points, {}, {}, ends, True, "vmap", 3, {})
+
+
+NONE: dict[str, Any] = dict.fromkeys(RULES)
+RESULTS: dict[str, Any] = {
+    "line": made_up_sweep(lr=RATES),
+    "map": made_up_sweep(lr=RATES, b=[0.1, 0.2]),
+    "range test": RangeTest(
+        curves(4), curves(4), curves(4), curves(1, 4), curves(4), 0.4, 0.1, None, NONE | {"minimum": 0.1}
+    ),
+    "trials": TrialTable(0.1, curves(1), ["trains"], curves(1), curves(1), curves(1, 4)),
+    "halving": HalvingResult(
+        {"lr": np.array(RATES)},
+        np.zeros(3, int),
+        np.full(3, 9),
+        curves(3, 1),
+        curves(3, 1),
+        curves(3),
+        curves(3, 1, 4),
+        np.arange(4),
+        1.0,
+        {"lr": 0.1},
+        (),
+        (),
+        "min",
+    ),
+    "selection": Selection(
+        "a",
+        0.1,
+        optax.sgd(0.1),
+        9,
+        {"a": Method(lambda rate, num_steps: lrx.sgd(rate))},
+        [RunRecord("a", 0.1, 1, 9, 0.5, 0.5, 9, True)],
+        {},
+        1.0,
+        3.0,
+        1.0,
+        "loss",
+        "min",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", RESULTS)
+def test_a_plot_without_matplotlib_says_what_to_install(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    RESULTS[kind].plot()  # with it, it can be drawn
     for name in [name for name in sys.modules if name.split(".")[0] == "matplotlib"]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    found = swept(num_steps=4, seeds=1)
-    square = swept(tx=ignoring_b, space={"lr": RATES, "b": [0.1, 0.2]}, num_steps=4, seeds=1)
-    halved = lrx.successive_halving(LINE, sgd, {"lr": [0.05, 0.1, 0.2]}, num_steps=9, execution=VMAP)
-    tried = lrx.halve_until_trains(LINE, lrx.sgd, start_rate=0.2, num_steps=20)
-    for result in (found, square, halved, tried, lrx.range_test(LINE, lrx.sgd)):
-        with pytest.raises(ImportError, match=r'^plots need matplotlib: pip install "lrx\[papers\]"\.$'):
-            result.plot()
-        assert len(repr(result)) < 200
+    with pytest.raises(ImportError, match=r'^plots need matplotlib: pip install "lrx\[papers\]"\.$'):
+        RESULTS[kind].plot()
+    assert len(repr(RESULTS[kind])) < 200

@@ -223,6 +223,7 @@ def test_a_run_of_full_length_is_not_made_again(bracket: Any) -> None:
     assert again > 1, "the budget is enough for two rounds of full length"
 
 
+@pytest.mark.slow
 def test_a_run_that_its_controller_stops_has_not_diverged() -> None:
     stops = Method(
         lambda rate, num_steps: lrx.sgd(lrx.constant(rate) * lrx.early_stopping(patience=5, accumulation_size=1)),
