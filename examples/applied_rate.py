@@ -18,7 +18,7 @@ from lrx.workloads import make_workload
 EPOCH = 44  # steps
 
 
-def train(epochs=24, peak=0.4, seed=0):
+def train(epochs=22, peak=0.4, seed=0):
     workload = make_workload("digits", "mlp", batch_size=32)
     rate = lrx.warmup(peak, 200) * lrx.reduce_on_plateau(factor=0.5, patience=2, feedback="observed", start_after=200)
     tx = lrx.rollback_on_divergence(lrx.sgd(rate, momentum=0.9), factor=0.5)
@@ -54,7 +54,7 @@ def plot(history):
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--epochs", type=int, default=24)
+    parser.add_argument("--epochs", type=int, default=22)
     parser.add_argument("--out", default="applied_rate.png")
     arguments = parser.parse_args()
     save(plot(train(arguments.epochs)), arguments.out)

@@ -49,7 +49,7 @@ REFERENCE: dict[str, tuple[str, ...]] = {
     "Guards": ("lrx.guards",),
     "Training": ("lrx.training",),
     "Tuning": ("lrx.tuning",),
-    "Reading and editing": ("lrx",),
+    "Reading and editing": ("lrx", "lrx.run_state.minibatches"),
     "Expressions": ("lrx.expressions",),
     "Workloads": ("lrx.workloads",),
     "Diagnostics": ("lrx.diagnostics",),
@@ -58,6 +58,7 @@ REFERENCE: dict[str, tuple[str, ...]] = {
     "Extending lrx": (
         "lrx.feedback.controller",
         "lrx.arguments.as_rate",
+        "lrx.direction.require_descent",
         "lrx.states.shows",
         "lrx.transformations.factory",
         "lrx.transformations.Transformation",
