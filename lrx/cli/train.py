@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -60,6 +59,7 @@ def train(
         os.environ["XLA_FLAGS"] = f"{flags} --xla_force_host_platform_device_count={host_devices}".strip()
     folder = folder or folder_of_run(data, model, tx, batch=(batch_size, 128), seed=(seed, 0))
     from lrx import expressions, training, workloads
+    from lrx.records import stopwatch
 
     optimizer = expressions.parse_optimizer(tx)  # before anything that takes time
     require_folder(folder)
@@ -69,7 +69,7 @@ def train(
     if not resume:
         set_aside(folder / "checkpoints")
     about = {"data": data, "model": model, "tx": _expression(optimizer, tx), "batch_size": batch_size, "seed": seed}
-    started = time.perf_counter()
+    elapsed = stopwatch()
     with interruptible(), options_for_other_run():
         try:
             history = training.train(
@@ -83,10 +83,10 @@ def train(
                 progress=True,
             )
         except training.DivergenceError as error:
-            about |= {"session_seconds": time.perf_counter() - started, "diverged_at_step": error.step}
+            about |= {"session_seconds": elapsed(), "diverged_at_step": error.step}
             write_run(folder, error.history, workload.batches.steps_per_epoch, about)
             raise
-    about["session_seconds"] = time.perf_counter() - started  # without those of an earlier command that it resumed
+    about["session_seconds"] = elapsed()  # without those of an earlier command that it resumed
     final = {name: float(values[-1]) for name, values in history.evaluations.items()}
     shown = ", ".join(f"test {name} {value:.4f}" for name, value in final.items())
     out.print(f"{workload.name}: {len(history.loss)} steps, {shown}", markup=False)
