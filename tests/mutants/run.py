@@ -274,6 +274,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--number", type=int, default=10, help="faults in each room")
     parser.add_argument("--near", action="store_true", help="run only the tests of the fault's room")
+    parser.add_argument("--beyond", action="store_true", help="run only the other tests")
     parser.add_argument(
         "--far", action="store_true", help="run the tests of papers, benchmarks, workloads and guides too"
     )
