@@ -219,8 +219,8 @@ def catch(arguments: argparse.Namespace) -> None:
     known, tree = touching(arguments.touched), arguments.tree
     drawn = [faults.Fault(**row) for row in json.loads(arguments.faults.read_text())]
     if arguments.again:
-        caught = {row["fault"] for row in read(arguments.again) if row.get("caught_by")}
-        drawn = [fault for fault in drawn if fault.name not in caught]
+        known_caught = {row["fault"] for row in read(arguments.again) if caught(row)}
+        drawn = [fault for fault in drawn if fault.name not in known_caught]
     done = {row["fault"] for row in read(arguments.results)}
     # One room after the other, so that a stopped run has some of each.
     by_room = [[fault for fault in drawn if fault.room == room] for room in ROOMS]
@@ -243,21 +243,27 @@ def read(path: Path | None) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()] if path and path.exists() else []
 
 
+def caught(row: dict[str, Any]) -> bool:
+    """Return whether a test failed."""
+    return bool(row.get("caught_by"))
+
+
 def report(arguments: argparse.Namespace) -> None:
     drawn = [faults.Fault(**row) for row in json.loads(arguments.faults.read_text())]
-    results = [{row["fault"]: row for row in read(path)} for path in arguments.results]
+    # A fault may have several lines, of its room's tests and of those beyond: one that caught it counts.
+    results = [{row["fault"]: row for row in sorted(read(path), key=caught)} for path in arguments.results]
     print("| room | faults |" + "".join(f" caught ({path.stem}) |" for path in arguments.results))
     print("|---|---|" + "---|" * len(results))
     for room in ROOMS:
         names = [fault.name for fault in drawn if fault.room == room]
-        counts = [sum(bool(rows[name].get("caught_by")) for name in names if name in rows) for rows in results]
+        counts = [sum(caught(rows[name]) for name in names if name in rows) for rows in results]
         totals = [sum(name in rows for name in names) for rows in results]
         cells = "".join(f" {count} of {total} |" for count, total in zip(counts, totals, strict=True))
         print(f"| {room} | {len(names)} |{cells}")
     for path, rows in zip(arguments.results, results, strict=True):
         print(f"\nNot caught ({path.stem}):")
         for row in rows.values():
-            if not row.get("caught_by"):
+            if not caught(row):
                 print(
                     f"- {row['room']}, {row['kind']}: `{row['fault']}` ({row['tests']} tests, {row['seconds']} CPU-s)"
                 )
