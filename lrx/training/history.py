@@ -53,6 +53,8 @@ class History:
       resumed_at: the step at which the call that returned this resumed an earlier run; None if the run began anew.
       changes: step to notes in words: what differed from then on, by `on_mismatch="continue"` or a callback, and at 0
         what `init` could not take over.
+      ended: "complete" if all steps were made; "stopped" if a controller or a callback ended the run; "diverged" and
+        "interrupted" in the histories that `DivergenceError` and `TrainingInterrupted` carry.
     """
 
     loss: np.ndarray
@@ -66,6 +68,7 @@ class History:
     best: Best | None = None
     resumed_at: int | None = None
     changes: dict[int, list[str]] = dataclasses.field(default_factory=dict)
+    ended: str = "complete"
 
     def __repr__(self) -> str:
         parts = [f"{len(self.loss):,} steps"]
@@ -89,6 +92,8 @@ class History:
         least and greatest are named, with their steps.
         """
         lines = [f"steps       {len(self.loss):,}"]
+        if self.ended != "complete":
+            lines[0] += f", {self.ended}"
         if self.resumed_at is not None:
             lines[0] += f", resumed at {self.resumed_at:,}"
         if len(self.loss):
@@ -190,7 +195,7 @@ class History:
                 if not _is_empty(leaf):
                     arrays[f"leaf {len(leaves)}"], kind = _plain(leaf)
                 leaves.append([part, [_written_key(key) for key in path], kind])
-        notes = {"format": FORMAT, "leaves": leaves, "resumed_at": self.resumed_at}
+        notes = {"format": FORMAT, "leaves": leaves, "resumed_at": self.resumed_at, "ended": self.ended}
         return arrays, {**notes, "changes": {str(step): texts for step, texts in self.changes.items()}}
 
     @classmethod
@@ -250,6 +255,7 @@ class History:
             best=_best(found["best"], trees if like is not None else None),
             resumed_at=notes["resumed_at"],
             changes={int(step): texts for step, texts in notes["changes"].items()},
+            ended=notes.get("ended", "complete"),
         )
 
 

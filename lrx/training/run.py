@@ -27,6 +27,7 @@ from lrx.training.following import BestBy, followed, require_results
 from lrx.training.history import Best, History
 from lrx.training.identity import Identity, as_json, run_identity
 from lrx.training.interrupt import TrainingInterrupted
+from lrx.training.pace import Pace
 from lrx.training.placement import batch_devices, placement
 from lrx.training.program import SEGMENT_STEPS, program_of
 from lrx.training.progress import ProgressMeter
@@ -36,8 +37,6 @@ from lrx.training.step import State
 from lrx.training.stream import Feed
 from lrx.training.workload import Workload
 
-SEGMENT_SECONDS = 1.0  # how long a compiled call should take
-SEGMENT_GROWTH = 8  # at most; a short call tells little about the time that a long one will take
 CHECKPOINT_SECONDS = 30.0  # between two checkpoints if `checkpoint_every` is not given
 
 
@@ -216,7 +215,7 @@ class Run:
 
     def _go(self, feed: Feed, status: ProgressMeter, interrupted: Callable[[], bool]) -> None:
         plan = self.plan
-        length = 1
+        pace = Pace(SEGMENT_STEPS)
         compiling = True
         while True:
             is_evaluated = self.curves.is_evaluated(self.step)
@@ -242,13 +241,12 @@ class Run:
                 self._segment(arrays, self.step)
                 status.start()
                 compiling = False
-            stop = min(self.step + length, self._next_stop(), end)
-            first, began = self.step, time.monotonic()
+            stop = min(self.step + pace.length, self._next_stop(), end)
+            first = self.step
+            pace.begin()
             self._segment(arrays, stop)
-            done, elapsed = self.step - first, time.monotonic() - began
+            pace.end(self.step - first)
             status.update(self.step, float(np.mean(self.curves.latest("loss"))), float(self.curves.latest("rate")[-1]))
-            wanted = int(SEGMENT_SECONDS / max(elapsed, 1e-9) * done)
-            length = max(1, min(wanted, SEGMENT_GROWTH * done, SEGMENT_STEPS))
 
     def _say_what_is_left(self) -> None:
         """Print how many gradients have been gathered for an update that has not been made."""
@@ -292,7 +290,7 @@ class Run:
         self.curves.extend(recorded, self.step - start)
         if can_stop(self.state.opt_state) and bool(stopped(self.state.opt_state)):
             if handles_divergence(self.state.opt_state):
-                raise given_up(self.history())
+                raise given_up(self.history("diverged"))
         elif self.step < stop:
             failed = {name: float(recorded[name][self.step - start]) for name in ("loss", "rate")}
             raise self._divergence(**failed)
@@ -391,8 +389,15 @@ class Run:
 
     # --- what it leaves
 
-    def history(self) -> History:
-        """Return what the run has left until now."""
+    def history(self, ended: str = "") -> History:
+        """Return the history until now.
+
+        Args:
+          ended: as in `History`; by default whether the run is complete or was stopped.
+        """
+        if not ended:
+            is_stopped = can_stop(self.state.opt_state) and bool(stopped(self.state.opt_state))
+            ended = "complete" if self.step == self.plan.total and not is_stopped else "stopped"
         recorded = self.curves.arrays()
         nothing = np.zeros(0, np.float32)
         return History(
@@ -405,6 +410,7 @@ class Run:
             self._judged() if self.plan.best_by is None else self.kept,
             self.resumed_at,
             {int(step): notes for step, notes in self.changes.items()},
+            ended,
         )
 
     def _judged(self) -> Best | None:
@@ -423,7 +429,7 @@ class Run:
             message += "Nothing is saved, for want of checkpoint=FOLDER; the state is in the exception's history."
         else:
             message += f"Saved in {str(self.folder.path)!r}: start it again with the same arguments to go on."
-        return TrainingInterrupted(message, self.step, self.history())
+        return TrainingInterrupted(message, self.step, self.history("interrupted"))
 
     def _divergence(self, loss: float, rate: float) -> DivergenceError:
         good = None
@@ -432,4 +438,4 @@ class Run:
             latest = self.folder.latest()
             good = None if latest is None else (self.folder.path, latest)
         epoch = self.step / self.workload.batches.steps_per_epoch
-        return diverged(self.step, epoch, loss, rate, good, self.history())
+        return diverged(self.step, epoch, loss, rate, good, self.history("diverged"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 
 import jax
@@ -10,13 +9,13 @@ import numpy as np
 
 from lrx.training.batch_stats import evaluation_point
 from lrx.training.many import Runs
+from lrx.training.pace import Pace
 from lrx.training.plan import Plan
 from lrx.training.progress import ProgressMeter
 from lrx.training.step import State
 from lrx.training.workload import Workload
 
 TAIL = 0.1  # of the steps, over which the final loss is a mean
-SEGMENT_SECONDS = 1.0  # how long a compiled call should take if progress is shown
 
 
 def advance(
@@ -34,16 +33,15 @@ def advance(
     `before` is the number of steps of all runs that `status` has counted until now.
     """
     watched = status is not None and status.enabled
-    step, length = start, 1 if watched else stop
+    step, pace = start, Pace(stop)
     runs_at_once = len(seeds) * len(next(iter(hyper.values())))
     while step < stop:
-        until = min(stop, step + length)
-        began = time.monotonic()
+        until = min(stop, step + pace.length) if watched else stop
+        pace.begin()
         runs = plan.advance(runs, hyper, seeds, step, until)
         if watched and status is not None:
             left = ~np.asarray(runs.diverged)
-            elapsed = time.monotonic() - began
-            length = max(1, min(8 * length, int(length * SEGMENT_SECONDS / max(elapsed, 1e-9))))
+            pace.end(until - step)
             status.update(
                 before + runs_at_once * (until - start),
                 float(np.min(tail_loss(runs)[left], initial=np.inf)),

@@ -47,6 +47,23 @@ def workload():
     )
 
 
+def test_a_history_says_how_the_run_ended(tmp_path):
+    def steep(w, x, key):
+        return jnp.mean(x) * w**2
+
+    workload = Workload.from_functions(steep, lambda key: jnp.ones(()), Batches(jnp.ones(4), 2))
+    assert lrx.train(workload, lrx.sgd(0.1), steps=3).ended == "complete"
+    stopped = lrx.train(workload, lrx.sgd(0.1), steps=9, callback=lambda moment: lrx.STOP, callback_every=2)
+    assert (stopped.ended, len(stopped.loss)) == ("stopped", 2)
+    assert lrx.train(workload, lrx.sgd(0.0 * lrx.early_stopping(patience=0)), steps=9).ended == "stopped"
+    with pytest.raises(lrx.DivergenceError) as raised:
+        lrx.train(workload, lrx.sgd(1e30), steps=9)
+    assert raised.value.history.ended == "diverged"
+    stopped.save(tmp_path / "run.npz")
+    assert lrx.History.load(tmp_path / "run.npz").ended == "stopped"
+    assert stopped.summary().startswith("steps       2, stopped")
+
+
 def test_reprs_are_a_line():
     for value in (history(), history(0, 0, best=False), history().best, workload(), workload().batches):
         text = repr(value)

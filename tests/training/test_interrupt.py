@@ -43,6 +43,7 @@ def test_ctrl_c_saves_and_the_run_goes_on_bit_for_bit(tmp_path, capsys):
     assert signal.getsignal(signal.SIGINT) is before
     assert e.value.step == 14
     assert e.value.history.loss.shape == (14,)
+    assert e.value.history.ended == "interrupted"
     assert [path.name for path in tmp_path.iterdir()] == ["14"]
     whole = train(linear(), lrx.adam(0.1), epochs=4)
     assert_identical(train(interrupting(at=99), lrx.adam(0.1), epochs=4, checkpoint=tmp_path), whole)
