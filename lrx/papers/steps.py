@@ -11,7 +11,6 @@ import numpy as np
 import optax
 
 from lrx.training import Workload
-from lrx.training.sampling import keys_of
 
 Make = Callable[[jax.Array, jax.Array], optax.GradientTransformation]  # (b1, b2) -> the method with a rate of 1
 
@@ -72,8 +71,8 @@ def longest_steps(
 
     def longest(b1: jax.Array, b2: jax.Array, seed: jax.Array, arrays: Any) -> jax.Array:
         tx = make(b1, b2)
-        keys = keys_of(seed)
-        params, _ = workload.init(keys.init)
+        init_key, stream = jax.random.split(jax.random.key(seed))  # the first is that of `lrx.train`
+        params, _ = workload.init(init_key)
 
         def one(carry: Any, key: jax.Array) -> tuple[Any, jax.Array]:
             params, state = carry
@@ -84,7 +83,7 @@ def longest_steps(
             steps = jnp.stack([jnp.max(jnp.abs(leaf)) for leaf in jax.tree.leaves(updates)])
             return (optax.apply_updates(params, updates), state), jnp.max(steps)
 
-        return jax.lax.scan(one, (params, tx.init(params)), jax.random.split(keys.step, num_steps))[1]
+        return jax.lax.scan(one, (params, tx.init(params)), jax.random.split(stream, num_steps))[1]
 
     grid = [array.ravel() for array in np.meshgrid(b1, b2, seeds, indexing="ij")]
     each = jax.jit(lambda each, arrays: jax.lax.map(lambda one: longest(one[0], one[1], one[2], arrays), each))

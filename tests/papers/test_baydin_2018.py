@@ -112,6 +112,7 @@ def test_shorter_runs_are_not_compared_with_later_epochs() -> None:
     assert len(baydin_2018.claims(result)) == 2 + 3 + 4
 
 
+@pytest.mark.slow
 def test_initial_values_are_those_of_pytorch_and_pixels_are_normalized() -> None:
     workload = baydin_2018.workload_of("digits", None, (100,))
     params, _ = workload.init(jax.random.key(0))

@@ -17,6 +17,7 @@ SEEDS = (0, 1, 2)
 TIMES = np.arange(1, 61)
 
 
+@pytest.mark.slow
 def test_sharpness_is_the_largest_eigenvalue_of_the_whole_hessian(monkeypatch):
     monkeypatch.setattr(cohen_2021, "WIDTHS", (5, 4))
     rows = np.random.default_rng(0).normal(size=(30, 6)) * np.geomspace(3, 0.3, 6)

@@ -47,6 +47,7 @@ def test_steps_under_a_constant_gradient_begin_long() -> None:
         np.testing.assert_allclose(of_scales, expected, rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_the_target_jumps_every_100_steps_and_gradients_shrink_half_way() -> None:
     size, theta, seed = 1000, jnp.full(10, 2.0), jnp.int32(3)
 
@@ -81,6 +82,7 @@ def test_a_timed_gradient_and_record_see_the_number_of_updates() -> None:
     assert found[1].tolist() == [0, 1, 4]
 
 
+@pytest.mark.slow
 def test_the_early_error_is_that_of_the_first_steps_at_the_best_rate(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hinton_2012, "SHORT", 200)
     arm = hinton_2012.follow(1000, "SGD", (0, 1))

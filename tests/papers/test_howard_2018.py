@@ -91,12 +91,14 @@ def test_tasks_are_those_of_the_text() -> None:
         assert float(update) == pytest.approx(expected)
 
 
+@pytest.mark.slow
 def test_the_finder_starts_where_training_with_the_seed_starts() -> None:
     workload = howard_2018.make(howard_2018.DIGITS[0], JOB)
     history = train(workload, lrx.sgd(0.0), steps=1, seed=3)
     jax.tree.map(np.testing.assert_array_equal, history.params, workload.init(keys_of(3).init)[0])
 
 
+@pytest.mark.slow
 def test_sharpest_curvature_is_that_of_softmax_regression_by_hand() -> None:
     workload = make_workload("digits", "mlp", batch_size=32, widths=())
     (found,) = howard_2018.sharpest_curvatures(workload, (5,))
@@ -146,6 +148,7 @@ def test_arrays_are_compared_bit_by_bit() -> None:
     assert not howard_2018.is_unchanged(gone, before)
 
 
+@pytest.mark.slow
 def test_a_finder_that_takes_an_array_of_the_caller_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     workload = howard_2018.quadratic(howard_2018.NOISE)
     assert howard_2018.run_finder(workload, lrx.adam, 0)[1:] == (0, 1)

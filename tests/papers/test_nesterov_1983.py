@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from reproductions import Tiny, failing
 
 from lrx import papers
@@ -16,6 +17,7 @@ from lrx.papers import nesterov_1983
 TINY = Tiny(nesterov_1983.SCALES["demo"].size, holds=True)
 
 
+@pytest.mark.slow
 def test_every_verdict_on_the_bounds_can_fail(tmp_path: Path) -> None:
     run = nesterov_1983.PAPER.run("demo", seeds=(0, 1))  # the only scale at which a transcription is compared
     result = papers.load(run.save(tmp_path / "result.json"))

@@ -103,6 +103,7 @@ def test_the_other_methods_have_every_rate_and_the_first_seed(monkeypatch: pytes
     assert {name: arm["rate"] for name, arm in curves["arms"].items()} == {"COCOB": None, "Adam": 0.2}
 
 
+@pytest.mark.slow
 def test_the_model_is_that_of_the_authors() -> None:
     workload = orabona_2017.workload_of("digits", None, (100,))
     params, model_state = workload.init(jax.random.key(0))

@@ -25,6 +25,7 @@ def test_caffe_net_refuses_other_numbers_of_widths_and_images_too_small_to_be_po
         CaffeNet((4, 4, 1), 10, rngs=nnx.Rngs(0))
 
 
+@pytest.mark.slow
 def test_caffe_net_equals_its_layers_in_the_published_order():
     model = CaffeNet((8, 8, 3), 10, widths=(4, 4, 4), rngs=nnx.Rngs(0))
     x = 100 * random_array(2, 8, 8, 3)

@@ -47,6 +47,7 @@ def test_loss_is_half_the_squared_distance_from_the_labels():
     assert squared_loss(params, batch) == pytest.approx(0.5 * (13 + 9) / 2)
 
 
+@pytest.mark.slow
 def test_descent_in_the_span_of_the_images_is_descent_on_all_pixels(monkeypatch):
     workload = small()
     x = jnp.asarray(rows(), jnp.float32)

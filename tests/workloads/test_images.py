@@ -110,9 +110,9 @@ def test_parameters_are_nested_dicts_and_loss_is_the_mean_cross_entropy(model):
 
 def test_running_statistics_move_a_tenth_of_the_way_to_the_batch():
     workload = dataset_workload(small_dataset(), "resnet8", batch_size=40)
-    params, model_state = workload.init(jax.random.key(0))
+    params, model_state = jax.jit(workload.init)(jax.random.key(0))
     images, labels = workload.batches.transform(workload.batches.arrays, jax.random.key(1))
-    _, new_state = workload.loss_fn(params, model_state, (images, labels), jax.random.key(2))
+    _, new_state = jax.jit(workload.loss_fn)(params, model_state, (images, labels), jax.random.key(2))
     first = jax.lax.conv_general_dilated(
         images, params["conv"]["kernel"], (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
     )

@@ -13,7 +13,7 @@ from lrx.workloads.resnet import ResidualBlock, ResNet, shortcut
 
 @pytest.mark.parametrize(
     ("depth", "published_millions", "digits"),
-    [(20, 0.27, 2), (32, 0.46, 2), (44, 0.66, 2), (56, 0.85, 2), (110, 1.7, 1)],
+    [(20, 0.27, 2), (32, 0.46, 2), (44, 0.66, 2), (56, 0.85, 2), pytest.param(110, 1.7, 1, marks=pytest.mark.slow)],
 )
 def test_resnet_has_the_published_number_of_parameters(depth, published_millions, digits):
     number = number_of_parameters(lambda: ResNet((32, 32, 3), 10, depth=depth, rngs=nnx.Rngs(0)))
