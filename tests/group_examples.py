@@ -5,12 +5,17 @@ from __future__ import annotations
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import nnx
 
 import lrx
 
-PARAMS = {"body": {"w": jnp.asarray([[1.0, -2.0]]), "b": jnp.asarray([0.5])}, "head": jnp.asarray([3.0, 0.1])}
+# Of NumPy: the laws import the tests of groups, and what they build must leave the devices to be chosen.
+PARAMS = {
+    "body": {"w": np.asarray([[1.0, -2.0]], np.float32), "b": np.asarray([0.5], np.float32)},
+    "head": np.asarray([3.0, 0.1], np.float32),
+}
 
 
 LABELS = {"body": "slow", "head": "fast"}
@@ -73,6 +78,9 @@ def linear():
     return Linear(jnp.ones((2, 2)), jnp.ones(2))
 
 
+KINDS_OF_TREES = ("dicts", "equinox", "nnx", "nnx, pure")
+
+
 def trees_of_parameters():
     """Return one network as dicts, as an Equinox module, and as flax keeps it, with and without its variables."""
     module = eqx.filter(Net(linear(), linear()), eqx.is_array)
@@ -82,7 +90,7 @@ def trees_of_parameters():
     variables = nnx.State(
         {name: {key: nnx.Param(leaf) for key, leaf in layer.items()} for name, layer in dicts.items()}
     )
-    return {"dicts": dicts, "equinox": module, "nnx": variables, "nnx, pure": nnx.as_pure(variables)}
+    return dict(zip(KINDS_OF_TREES, (dicts, module, variables, nnx.as_pure(variables)), strict=True))
 
 
 FROZEN = {"slow": 0.0, "fast": 2.0}

@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
-from group_examples import FROZEN, LABELS, METHODS, PARAMS, SCHEDULE, NnxNet, trees_of_parameters
+from group_examples import FROZEN, KINDS_OF_TREES, LABELS, METHODS, PARAMS, SCHEDULE, NnxNet, trees_of_parameters
 from problems import assert_trees_equal
 
 import lrx
@@ -32,7 +32,7 @@ def test_a_factor_of_0_keeps_nothing_for_what_it_freezes_and_moves_nothing(name)
         assert set(lrx.learning_rates(state)) == {"fast"}
 
 
-@pytest.mark.parametrize("kind", trees_of_parameters())
+@pytest.mark.parametrize("kind", KINDS_OF_TREES)
 def test_frozen_leaves_are_hidden_in_every_kind_of_tree(kind):
     params = trees_of_parameters()[kind]
     tx = lrx.group_rates(lrx.adamw(0.1), lambda path, leaf: path.split("/")[0], {"lin": 0.0, "head": 1.0})

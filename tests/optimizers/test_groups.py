@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
-from group_examples import FACTORS, LABELS, METHODS, PARAMS, SCHEDULE, NnxNet, trees_of_parameters
+from group_examples import FACTORS, KINDS_OF_TREES, LABELS, METHODS, PARAMS, SCHEDULE, NnxNet, trees_of_parameters
 from problems import assert_trees_close, assert_trees_equal, gradient_stream
 from tiers import first_tier_has
 from units import (
@@ -157,8 +157,8 @@ def test_paths_are_the_same_whatever_the_tree_is_made_of():
     assert {kind: sorted(paths) for kind, paths in seen.items()} == dict.fromkeys(seen, everything)
 
 
-@pytest.mark.parametrize("of_labels", trees_of_parameters())
-@pytest.mark.parametrize("of_params", trees_of_parameters())
+@pytest.mark.parametrize("of_labels", KINDS_OF_TREES)
+@pytest.mark.parametrize("of_params", KINDS_OF_TREES)
 def test_a_tree_of_labels_fits_parameters_in_other_containers(of_params, of_labels):
     params = trees_of_parameters()[of_params]
     labels = jax.tree.map(lambda leaf: "matrix" if leaf.ndim == 2 else "vector", trees_of_parameters()[of_labels])
