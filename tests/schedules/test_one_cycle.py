@@ -72,6 +72,14 @@ def test_a_share_that_ends_the_climb_at_step_0_starts_at_the_peak():
     np.testing.assert_allclose(lrx.one_cycle(1.0, 10, pct_start=0.1)(0), 1.0, rtol=1e-6)
 
 
+@pytest.mark.parametrize(("total", "share"), [(2, 0.5), (4, 0.25)])
+def test_a_climb_of_no_steps_divides_nothing_by_0(total, share):
+    with jax.debug_nans(True):
+        rates = lrx.one_cycle(1.0, total, pct_start=share)(jnp.arange(total + 1))
+    assert rates[0] == 1.0
+    np.testing.assert_allclose(rates[-2:], 4e-6, rtol=1e-6)
+
+
 def test_the_momentum_is_low_while_the_rate_is_high():
     counts = jnp.arange(100)
     rate, momentum = np.asarray(lrx.one_cycle(1.0, 100)(counts)), np.asarray(lrx.one_cycle_momentum(100)(counts))
