@@ -36,8 +36,9 @@ from lrx.figures import PALETTE, legend, panels, save
 from lrx.records import Result, load, markdown_table, stopwatch, write_atomically
 from lrx.training.following import BestBy
 from lrx.tuning.range_test import range_test
-from lrx.tuning.selection.bracket import Bracket
 from lrx.tuning.selection.portfolio import PORTFOLIO, Method
+from lrx.tuning.selection.runner import MethodRunner
+from lrx.tuning.selection.select import select
 from lrx.workloads.suite import TASKS, UNSEEN, Task
 
 if TYPE_CHECKING:
@@ -63,7 +64,8 @@ class Runs:
 
     def __init__(self, name: str, task: Task, data_dir: Path | None, path: Path) -> None:
         self.name, self.task, self.path = name, task, path
-        self.bracket = Bracket(task.make(data_dir), task.steps, PORTFOLIO, BestBy(task.metric, task.mode))
+        self.workload = task.make(data_dir)
+        self.runner = MethodRunner(self.workload, task.steps, PORTFOLIO, BestBy(task.metric, task.mode))
         self.kept: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
 
     def value(self, method: str, rate: float, seed: int) -> float:
@@ -71,7 +73,7 @@ class Runs:
         kept = self.kept.setdefault(self.name, {})
         key = f"{method} | {rate:.9g} | {seed}"
         if key not in kept:
-            value = self.bracket.runner.run_once(method, rate, seed)
+            value = self.runner.run_once(method, rate, seed)
             kept[key] = value if math.isfinite(value) else None
         return self.worst if kept[key] is None else kept[key]
 
@@ -146,7 +148,7 @@ def with_optuna(runs: Runs, methods: list[str], seed: int) -> tuple[str, float, 
         rate = float(np.float32(PORTFOLIO[method].default * low * (high / low) ** trial.suggest_float("place", 0, 1)))
         done, value = 0, runs.worst
         stops = [round(part * steps) for part in HYPERBAND]
-        values = runs.bracket.runner.run_in_parts(method, rate, seed, stops)
+        values = runs.runner.run_in_parts(method, rate, seed, stops)
         for until in stops:
             if spent + until - done > allowed:
                 raise _Spent
@@ -179,7 +181,7 @@ def with_range_test(runs: Runs, method: str, seed: int) -> tuple[str, float, flo
     """Use the rate that a range test on the default ladder suggests as the peak of one-cycle."""
     leader = PORTFOLIO[PORTFOLIO[method].variant_of or method]
     assert leader.range_test_of is not None
-    test = range_test(runs.bracket.runner.workload, leader.range_test_of, seeds=[seed])
+    test = range_test(runs.workload, leader.range_test_of, seeds=[seed])
     return method, float(np.float32(test.suggestion)), len(test.rates) / runs.task.steps
 
 
@@ -207,7 +209,15 @@ def measure(name: str, data_dir: Path | None, seeds: Iterable[int], path: Path) 
 
     for seed in seeds:
         watch = stopwatch()
-        chosen = runs.bracket.run(BUDGET, seed)
+        chosen = select(
+            runs.workload,
+            num_steps=task.steps,
+            budget=BUDGET,
+            portfolio=PORTFOLIO,
+            metric=(task.metric, task.mode),
+            seed=seed,
+            progress=False,
+        )
         judge("select", chosen.method, chosen.rate, chosen.cost, watch())
     for strategy, methods in {
         "optuna, portfolio": list(PORTFOLIO),

@@ -68,12 +68,12 @@ def test_runs_are_made_once_and_kept(small: Task, tmp_path: pathlib.Path) -> Non
     path = tmp_path / "folder" / "runs.json"
     runs = select.Runs("line", small, None, path)
     value = runs.value(LEADER, 0.1, 3)
-    history = lrx.train(runs.bracket.runner.workload, lrx.sgd(0.1), steps=200, seed=3)
+    history = lrx.train(runs.workload, lrx.sgd(0.1), steps=200, seed=3)
     assert value == pytest.approx(float(history.evaluations["error"][-1]), rel=1e-3, abs=1e-6)
     assert runs.value(LEADER, 1e9, 3) == math.inf
     runs.save()
     again = select.Runs("line", small, None, path)
-    again.bracket.runner.run_once = None  # type: ignore[assignment]
+    again.runner.run_once = None  # type: ignore[assignment]
     assert again.value(LEADER, 0.1, 3) == value
     assert again.value(LEADER, 1e9, 3) == math.inf
 
@@ -84,7 +84,7 @@ def test_optuna_spends_no_more_than_it_may(small: Task, tmp_path: pathlib.Path) 
     runs = select.Runs("line", small, None, tmp_path / "runs.json")
     made: list[tuple[int, int]] = []
     for name in PORTFOLIO:
-        plan = runs.bracket.runner.plan(name)
+        plan = runs.runner.plan(name)
         original = plan.advance
 
         def advance(run: Any, hyper: Any, seeds: Any, start: int, stop: int, original: Any = original) -> Any:
