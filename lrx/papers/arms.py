@@ -30,6 +30,11 @@ def decades(first: float, last: float, each: int) -> tuple[float, ...]:
     return tuple(10.0 ** np.linspace(first, last, round((last - first) * each) + 1))
 
 
+def strategy_of_networks() -> str:
+    """Return the strategy of a sweep over large networks: one of them fills a CPU, but not a GPU."""
+    return "map" if jax.default_backend() == "cpu" else "vmap"
+
+
 def compare(
     workload: Workload,
     arms: Mapping[str, Arm],
@@ -85,6 +90,41 @@ def compare(
             progress=job.progress_title(f"{name or workload.name}, {label}"),
         )
         found[label] = summarize_arm(swept, metric=metric, with_rates=with_rates)
+    return found
+
+
+def compare_after_trials(
+    workload: Workload,
+    arms: Mapping[str, Arm],
+    job: Job,
+    *,
+    trial_steps: int,
+    num_steps: int,
+    name: str,
+    strategy: str = "auto",
+) -> dict[str, Any]:
+    """Train every arm with every seed at the rate that was best in a shorter run with the first seed.
+
+    Args:
+      workload: as in `compare`.
+      arms: as in `compare`.
+      job: as in `compare`.
+      trial_steps: length of the shorter runs; 0 trains with every rate and every seed, as `compare` does.
+      num_steps: length of a run.
+      name: as in `compare`.
+      strategy: as in `compare`.
+
+    Returns:
+      What `compare` returns, and for each arm under `tried` the `rates` and `final_loss` of the shorter runs.
+    """
+    if not trial_steps:
+        return compare(workload, arms, job, num_steps=num_steps, name=name, strategy=strategy)
+    alone = dataclasses.replace(job, seeds=job.seeds[:1])
+    tried = compare(workload, arms, alone, num_steps=trial_steps, num_points=10, name="trial", strategy=strategy)
+    best = {label: arm._replace(rates=(tried[label]["rates"][tried[label]["best"]],)) for label, arm in arms.items()}
+    found = compare(workload, best, job, num_steps=num_steps, name=name, strategy=strategy)
+    for label, arm in found.items():
+        arm["tried"] = {key: tried[label][key] for key in ("rates", "final_loss")}
     return found
 
 

@@ -39,7 +39,6 @@ lrx does not have.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -50,7 +49,7 @@ import optax
 
 import lrx
 from lrx.figures import BLUE, GREEN, VERMILION, legend, panels
-from lrx.papers.arms import Arm, compare, decades, final_values
+from lrx.papers.arms import Arm, compare, compare_after_trials, decades, final_values, strategy_of_networks
 from lrx.papers.figures import REFERENCE, arm_style, band
 from lrx.papers.reproduction import Claim, Job, Paper, Scale
 from lrx.papers.steps import largest_of_parts, last_steps, longest_steps
@@ -151,31 +150,19 @@ def measure(size: Size, job: Job) -> tuple[dict[str, Any], dict[str, Any]]:
     settings = size._asdict() | {"steps_per_epoch": epoch, "b1": B1, "b2": B2, "rates": RATES}
     return settings, {
         "regression": arms,
-        "perceptron": train_perceptron(perceptron, job, size.trial_epochs * epoch, size.epochs * epoch),
+        "perceptron": compare_after_trials(
+            perceptron,
+            PERCEPTRON,
+            job,
+            trial_steps=size.trial_epochs * epoch,
+            num_steps=size.epochs * epoch,
+            name="perceptron",
+            strategy=strategy_of_networks(),
+        ),
         "autoencoder": train_autoencoder(coder, job, size.autoencoder_epochs),
         "streams": last_steps(adam_of(1.0), B1, B2, growing_gradients, QUIET_STEPS),
         "training": training_steps(regression, job),
     }
-
-
-def strategy() -> str:
-    """Return the strategy of a sweep over networks: one of them fills a CPU, but not a GPU."""
-    return "map" if jax.default_backend() == "cpu" else "vmap"
-
-
-def train_perceptron(workload: Workload, job: Job, trial: int, steps: int) -> dict[str, Any]:
-    """Train the perceptron with the rates that were best after `trial` steps with the first seed; 0 tries all rates."""
-    if not trial:
-        return compare(workload, PERCEPTRON, job, num_steps=steps, name="perceptron", strategy=strategy())
-    alone = dataclasses.replace(job, seeds=job.seeds[:1])
-    tried = compare(workload, PERCEPTRON, alone, num_steps=trial, num_points=10, name="trial", strategy=strategy())
-    best = {
-        label: arm._replace(rates=(tried[label]["rates"][tried[label]["best"]],)) for label, arm in PERCEPTRON.items()
-    }
-    found = compare(workload, best, job, num_steps=steps, name="perceptron", strategy=strategy())
-    for label, arm in found.items():
-        arm["tried"] = {key: tried[label][key] for key in ("rates", "final_loss")}
-    return found
 
 
 def train_autoencoder(workload: Workload, job: Job, epochs: int) -> np.ndarray:
@@ -196,7 +183,7 @@ def train_autoencoder(workload: Workload, job: Job, epochs: int) -> np.ndarray:
         {name: list(values) for name, values in grid.items()},
         num_steps=num_steps,
         seeds=job.seeds,
-        execution=lrx.tuning.Execution(strategy()),
+        execution=lrx.tuning.Execution(strategy_of_networks()),
         checkpoint=job.folder("autoencoder"),
         progress=job.progress_title("autoencoder"),
     )

@@ -10,7 +10,6 @@ from small_images import grey_dataset
 import lrx
 from lrx import papers
 from lrx.papers import kingma_2015
-from lrx.papers.reproduction import Job
 from lrx.papers.steps import last_steps
 from lrx.records import Result
 from lrx.workloads.perceptron import make_perceptron_workload
@@ -208,27 +207,6 @@ def test_perceptron_of_figure_2_has_two_hidden_layers_of_a_thousand():
         sizes = 784 * 1000 + 1000 + 1000 * 1000 + 1000 + 1000 * 10 + 10
         assert sum(leaf.size for leaf in jax.tree.leaves(params)) == sizes
         assert workload.batches.batch_size == 128
-
-
-def test_rates_of_the_perceptron_are_chosen_in_short_runs_with_one_seed(monkeypatch):
-    calls = []
-
-    def compare(workload, arms, job, *, num_steps, **options):
-        calls.append((num_steps, job.seeds, {name: tuple(arm.rates) for name, arm in arms.items()}))
-        rates = {name: list(arm.rates) for name, arm in arms.items()}
-        return {
-            name: {"rates": each, "final_loss": [[1.0]] * len(each), "best": len(each) - 1}
-            for name, each in rates.items()
-        }
-
-    monkeypatch.setattr(kingma_2015, "compare", compare)
-    kingma_2015.train_perceptron(None, Job((3, 4)), 10, 50)
-    (trial, alone, tried), (steps, seeds, chosen) = calls
-    assert (trial, alone, steps, seeds) == (10, (3,), 50, (3, 4))
-    assert chosen == {name: rates[-1:] for name, rates in tried.items()}
-    calls.clear()
-    kingma_2015.train_perceptron(None, Job((3, 4)), 0, 50)
-    assert [(steps, seeds) for steps, seeds, _ in calls] == [(50, (3, 4))]
 
 
 def test_paper_scale_is_the_papers():
