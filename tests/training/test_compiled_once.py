@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -99,6 +101,36 @@ def test_another_constant_in_the_factory_compiles_again(counter):
     other = swept(0.6)
     assert counter.names(COMPILED)
     assert not np.array_equal(found.final_loss, other.final_loss)
+
+
+class Settings:
+    """A mutable object of the user's own, of which nothing can be known without looking."""
+
+    momentum = 0.5
+
+
+def test_a_factory_that_cannot_be_compared_is_traced_and_a_change_is_never_missed(counter):
+    settings = Settings()
+
+    def swept() -> Any:
+        return lrx.sweep(line(), lambda lr: lrx.sgd(lr, momentum=settings.momentum), {"lr": [0.01, 0.1]}, num_steps=12)
+
+    found = swept()
+    counter.events.clear()
+    swept()
+    assert counter.names(COMPILED) == []
+    settings.momentum = 0.6
+    assert not np.array_equal(found.final_loss, swept().final_loss)
+
+
+def test_programs_keep_no_data_alive():
+    workload = line()
+    data = weakref.ref(workload.batches.arrays[0])
+    lrx.sweep(workload, lambda lr: lrx.sgd(lr), {"lr": [0.01, 0.1]}, num_steps=12)
+    lrx.train(workload, lrx.sgd(0.1), steps=3)
+    del workload
+    gc.collect()
+    assert data() is None
 
 
 def test_other_data_of_the_same_shapes_share_the_programs(counter):
