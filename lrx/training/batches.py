@@ -210,6 +210,18 @@ class Batches:
         return jax.tree.map(lambda x: jax.ShapeDtypeStruct((self.batch_size, *x.shape[1:]), x.dtype), self.arrays)
 
     @property
+    def examples_per_step(self) -> int:
+        """Examples in a step: the batch size, or the length of minibatches that were whole already."""
+        first = jax.tree.leaves(self.minibatch_shapes())[0].shape
+        return first[1] if self.transform is first_of and len(first) > 1 else self.batch_size
+
+    @property
+    def holds_images(self) -> bool:
+        """Whether examples have two dimensions or more, which is only used to name them."""
+        own = 2 if self.transform is first_of else 1
+        return any(len(leaf.shape) - own >= 2 for leaf in jax.tree.leaves(self.minibatch_shapes()))
+
+    @property
     def num_examples(self) -> int:
         """n, the length of the leading axis."""
         return int(jax.tree.leaves(self._on_host)[0].shape[0])

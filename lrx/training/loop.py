@@ -7,7 +7,6 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import jax
 import optax
 
 from lrx import _checks
@@ -165,14 +164,14 @@ def train(
             folder = stack.enter_context(contextlib.closing(CheckpointFolder(checkpoint, keep=keep)))
         run = Run(workload, tx, int(seed), plan, folder, init)
         run.begin(resume, resume_from, on_mismatch)
-        arrays = jax.tree.leaves(workload.batches.minibatch_shapes())
+        batches = workload.batches
         status = reporter(
             progress,
             workload.name,
             step=run.step,
             total=total,
-            batch_size=workload.batches.batch_size,
-            unit="images" if any(array.ndim >= 3 for array in arrays) else "examples",
+            batch_size=batches.examples_per_step,
+            unit="images" if batches.holds_images else "examples",
             loss_name="train loss",
         )
         interrupted = stack.enter_context(ctrl_c())

@@ -72,3 +72,12 @@ def test_arrays_are_stacked_already():
 def test_what_cannot_be_stacked_is_refused(arguments, error, message):
     with pytest.raises(error, match=message):
         Batches.stack(*arguments)
+
+
+def test_examples_of_whole_minibatches_are_counted():
+    assert Batches.stack(minibatches()).examples_per_step == 8
+    assert Batches.stream(lambda: iter(minibatches()), steps_per_epoch=4).examples_per_step == 8
+    assert Batches(np.zeros((10, 3)), 2).examples_per_step == 2
+    assert Batches(np.zeros((10, 3, 3)), 2).holds_images
+    assert not Batches.stack(minibatches()).holds_images
+    assert Batches.stack(np.zeros((4, 8, 3, 3))).holds_images
