@@ -129,7 +129,19 @@ def parametrized(cases: Mapping[str, Case], *, variants: bool) -> pytest.MarkDec
     return pytest.mark.parametrize("case", rows)
 
 
+def parametrized_sweeps(cases: Mapping[str, Case]) -> pytest.MarkDecorator:
+    """Hand each case to a test; the first tier has those that sweep a hyperparameter which no earlier case sweeps."""
+    swept: set[tuple[Any, str]] = set()
+    rows = []
+    for label, case in cases.items():
+        pairs = {(case.make, name) for name in case.sweep}
+        rows.append(pytest.param(case, id=label, marks=[] if pairs - swept else [pytest.mark.slow]))
+        swept |= pairs
+    return pytest.mark.parametrize("case", rows)
+
+
 all_cases = parametrized(CASES, variants=True)
+all_sweeps = parametrized_sweeps(CASES)
 all_schedules = parametrized(SCHEDULES, variants=True)
 all_optimizers = parametrized(OPTIMIZERS, variants=False)
 all_states = parametrized(STATES, variants=False)

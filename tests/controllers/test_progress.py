@@ -60,7 +60,7 @@ def test_a_healthy_run_of_noisy_minibatches_is_left_alone(kind: str, name: str) 
     assert np.all(factors(values, name, by_itself=True)[:, -1] < 1e-20)
 
 
-@pytest.mark.parametrize("begins", [0, 400])
+@pytest.mark.parametrize("begins", first_tier_has([400], [0, 400]))
 @pytest.mark.parametrize("deviation", [0.01, 0.3])
 def test_a_plateau_under_noise_is_found(begins: int, deviation: float) -> None:
     seen = factors(noisy(1 + np.maximum(1 - STEPS / max(begins, 1), 0), deviation))

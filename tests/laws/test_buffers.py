@@ -11,6 +11,7 @@ import pytest
 from cases import CASES, all_states
 from laws.programs import observed, sweep_values
 from problems import gradient_stream, vector_params
+from tiers import first_tier_has
 
 import lrx
 
@@ -45,7 +46,7 @@ TREES = {
 
 
 @all_states
-@pytest.mark.parametrize("kind", TREES)
+@pytest.mark.parametrize("kind", first_tier_has(["wide"], TREES))
 def test_nothing_is_shared_at_the_start_and_after_an_update_that_is_not_compiled(case, kind):
     params = TREES[kind]()
     gradients = gradient_stream(params, 1)[0]

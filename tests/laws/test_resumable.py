@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cases import OPTIMIZERS, all_schedules, all_states
+from cases import OPTIMIZERS, all_schedules, all_states, parametrized
 from laws.programs import observed, program
 from laws.test_exact_in_time import COUNTS
 from problems import STREAM, assert_trees_equal, gradient_stream, mixed_params, signature_of, value_stream
@@ -57,7 +57,7 @@ def test_a_run_stopped_at_any_step_continues_bit_by_bit_from_a_checkpoint(case, 
     assert p.traces == 1
 
 
-@pytest.mark.parametrize("case", [case for case in OPTIMIZERS.values() if "learning_rate" in case.arguments])
+@parametrized({label: case for label, case in OPTIMIZERS.items() if "learning_rate" in case.arguments}, variants=False)
 def test_checkpoints_of_constant_and_scheduled_rates_swap(case):
     params = mixed_params()
     gradients = gradient_stream(params, 1)[0]

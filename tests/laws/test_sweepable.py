@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from cases import all_cases, all_schedules
+from cases import all_cases, all_schedules, all_sweeps
 from laws.programs import INT32_MAX, eager_run, observed, sweep_values
 from problems import assert_trees_close, gradient_stream, value_stream, vector_params
 from units import Case
@@ -87,7 +87,7 @@ def sweep(case: Case) -> Sweep:
     return Sweep(case)
 
 
-@all_cases
+@all_sweeps
 def test_hyperparameters_are_swept_by_vmap_in_one_scanned_program(case):
     swept, steps = sweep(case), 3
     for index, row in enumerate(swept.rows):
@@ -99,7 +99,7 @@ def test_hyperparameters_are_swept_by_vmap_in_one_scanned_program(case):
     assert all(np.all((factor >= 0) & np.isfinite(factor)) for factor in swept.shown)
 
 
-@all_cases
+@all_sweeps
 def test_each_hyperparameter_changes_what_comes_out(case):
     # A hyperparameter that does nothing would pass every sweep: two of its values must differ in some update,
     # or in where to evaluate.
