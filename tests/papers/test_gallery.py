@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 from pathlib import Path
 from typing import Any
@@ -146,3 +147,28 @@ def test_the_gallery_shows_what_its_results_say() -> None:
         pictures = list(entry.folder.glob("*.png"))
         assert pictures
         assert all(picture.stat().st_size < 150_000 for picture in pictures)
+
+
+class NotAsked(dict):
+    """Sizes that a verdict or a picture must not ask for."""
+
+    def __missing__(self, key: object) -> None:
+        raise AssertionError(f"the code's sizes were asked for {key!r}")
+
+
+def without_sizes(paper: Paper, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.import_module(f"lrx.papers.{paper.name}"), "SCALES", NotAsked())
+
+
+def test_verdicts_depend_on_the_result_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    for entry in gallery.entries(GALLERY):
+        before = entry.paper.claims(entry.result)
+        without_sizes(entry.paper, monkeypatch)
+        assert entry.paper.claims(entry.result) == before
+
+
+@pytest.mark.slow
+def test_pictures_depend_on_the_result_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    for entry in gallery.entries(GALLERY):
+        without_sizes(entry.paper, monkeypatch)
+        assert entry.paper.plot(entry.result)
