@@ -40,7 +40,7 @@ def name_of(function: Any) -> str:
     return getattr(function, "__qualname__", type(function).__name__).rpartition("<locals>.")[2]
 
 
-def _kept(path: Any, x: Any) -> jax.Array | np.ndarray:
+def _own_copy(path: Any, x: Any) -> jax.Array | np.ndarray:
     """Return an array that later changes of `x` do not reach, of the type that it will have on the device."""
     if isinstance(x, jax.Array):
         return x
@@ -119,7 +119,7 @@ class Batches:
         """
         if num_batches is not None:
             _checks.steps("num_batches", num_batches, unit="minibatches")
-        return cls(_stacked(minibatches, num_batches), 1, transform=first_of, shuffle=False)
+        return cls(_stack_minibatches(minibatches, num_batches), 1, transform=first_of, shuffle=False)
 
     @classmethod
     def stream(cls, make_iterator: Callable[[], Iterator[Any]], *, steps_per_epoch: int) -> Batches:
@@ -181,7 +181,7 @@ class Batches:
         require_callable("transform", self.transform, "(minibatch, key) -> batch")
         _checks.flag("shuffle", self.shuffle)
         object.__setattr__(self, "batch_size", int(self.batch_size))
-        object.__setattr__(self, "_on_host", jax.tree_util.tree_map_with_path(_kept, self.arrays))
+        object.__setattr__(self, "_on_host", jax.tree_util.tree_map_with_path(_own_copy, self.arrays))
         object.__delattr__(self, "arrays")  # so that `__getattr__` is asked for it
 
     def __getattr__(self, name: str) -> Any:
@@ -232,7 +232,7 @@ class Batches:
         return self.num_examples // self.batch_size
 
 
-def _stacked(minibatches: Any, number: int | None) -> Any:
+def _stack_minibatches(minibatches: Any, number: int | None) -> Any:
     """Return arrays whose leading axis counts minibatches."""
     if minibatches is None:
         raise TypeError(

@@ -23,7 +23,7 @@ class DivergenceError(FloatingPointError):
         self.step, self.loss, self.rate, self.history = step, loss, rate, history
 
 
-def diverged(
+def divergence_error(
     step: int, epoch: float, loss: float, rate: float, good: tuple[Path, int] | None, history: History
 ) -> DivergenceError:
     """Return the error of a run that diverged.
@@ -50,7 +50,7 @@ def diverged(
     return DivergenceError(message, step, loss, rate, history)
 
 
-def given_up(history: History) -> DivergenceError:
+def final_divergence_error(history: History) -> DivergenceError:
     """Return the error of a run that diverged again after the last of its rollbacks."""
     step = len(history.loss)
     loss, rate = (float(values[-1]) for values in (history.loss, history.rate))

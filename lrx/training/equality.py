@@ -211,7 +211,7 @@ class _Keys:
                 contents = cell.cell_contents
             except ValueError:  # empty still
                 raise UndecidedError from None
-            held.append(self._unless_changed(name in changed, contents))
+            held.append(self._key_unless_changed(name in changed, contents))
         held += [self.key(function.__defaults__), self.key(function.__kwdefaults__)]
         if is_own(function):
             for name in names:
@@ -223,10 +223,10 @@ class _Keys:
         if isinstance(value, types.ModuleType) and is_own(value):
             # What is named after a module, as `settings.rate`.
             members = [(x, vars(value)[x]) for x in names if x in vars(value)]
-            return tuple((x, self._unless_changed(x in changed, member)) for x, member in members)
-        return self._unless_changed(name in changed, value)
+            return tuple((x, self._key_unless_changed(x in changed, member)) for x, member in members)
+        return self._key_unless_changed(name in changed, value)
 
-    def _unless_changed(self, changed: bool, value: Any) -> Hashable:
+    def _key_unless_changed(self, changed: bool, value: Any) -> Hashable:
         if changed and isinstance(value, (*PLAIN, *CONTAINERS)):
             raise UndecidedError  # the code itself changes it from call to call
         return self.key(value)

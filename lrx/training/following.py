@@ -71,7 +71,7 @@ def best_by(keep_best: Any, workload: Workload) -> BestBy | None:
     return found
 
 
-def followed(feedback_metric: Any, workload: Workload, opt_state: Any, *, by_hand: bool) -> dict[str, str]:
+def read_feedback(feedback_metric: Any, workload: Workload, opt_state: Any, *, by_hand: bool) -> dict[str, str]:
     """Return which result each controller observes, given `train(feedback_metric=...)`.
 
     Args:

@@ -194,7 +194,7 @@ class History:
                 kind = EMPTY
                 if not _is_empty(leaf):
                     arrays[f"leaf {len(leaves)}"], kind = _plain(leaf)
-                leaves.append([part, [_written_key(key) for key in path], kind])
+                leaves.append([part, [_write_key(key) for key in path], kind])
         notes = {"format": FORMAT, "leaves": leaves, "resumed_at": self.resumed_at, "ended": self.ended}
         return arrays, {**notes, "changes": {str(step): texts for step, texts in self.changes.items()}}
 
@@ -236,7 +236,7 @@ class History:
             raise ValueError(f"path must be a file that History.save has written, got {str(path)!r}.") from error
         found: dict[str, list[tuple[list[Any], Any]]] = {part: [] for part in (*_PARTS, "best")}
         for number, (part, keys, kind) in enumerate(notes["leaves"]):
-            found[part].append((keys, () if kind == EMPTY else _typed(arrays.pop(f"leaf {number}"), kind)))
+            found[part].append((keys, () if kind == EMPTY else _restore_type(arrays.pop(f"leaf {number}"), kind)))
         trees = {part: _tree(leaves) for part, leaves in found.items()}
         if like is not None:
             trees |= _in_structure(found, like)
@@ -278,13 +278,13 @@ def _plain(leaf: Any) -> tuple[np.ndarray, str]:
     return array, ""
 
 
-def _typed(array: np.ndarray, kind: str) -> jax.Array:
+def _restore_type(array: np.ndarray, kind: str) -> jax.Array:
     if kind.startswith("key "):
         return jax.random.wrap_key_data(jnp.asarray(array), impl=kind.removeprefix("key "))
     return jnp.asarray(array.view(jnp.dtype(kind)) if kind else array)
 
 
-def _written_key(key: Any) -> str | int:
+def _write_key(key: Any) -> str | int:
     if isinstance(key, jax.tree_util.SequenceKey):
         return key.idx
     value = getattr(key, "name", getattr(key, "key", None))
@@ -313,7 +313,7 @@ def _in_structure(found: dict[str, list[tuple[list[Any], Any]]], like: Any) -> d
     trees = {}
     for part, tree in zip(_PARTS, wanted, strict=True):
         paths = jax.tree_util.tree_leaves_with_path(tree)
-        here = [([_written_key(key) for key in path], jnp.shape(leaf)) for path, leaf in paths]
+        here = [([_write_key(key) for key in path], jnp.shape(leaf)) for path, leaf in paths]
         saved = [(keys, leaf) for keys, leaf in found[part] if not _is_empty(leaf)]
         there = [(keys, jnp.shape(leaf)) for keys, leaf in saved]
         if here != there:

@@ -174,7 +174,7 @@ class Plan:
         self._advance = programs.compile_advance(devices, self.members, strategy)
         self._data = jax.device_put(programs.data, self._places.everywhere)
 
-    def _placed(self, hyper: Mapping[str, np.ndarray], seeds: np.ndarray) -> tuple[dict[str, jax.Array], Keys]:
+    def _place(self, hyper: Mapping[str, np.ndarray], seeds: np.ndarray) -> tuple[dict[str, jax.Array], Keys]:
         """Put hyperparameters, filled up to the number of members, and the keys of the seeds on their devices."""
         padded = {
             name: jax.device_put(
@@ -187,13 +187,13 @@ class Plan:
 
     def start(self, hyper: Mapping[str, np.ndarray], seeds: np.ndarray) -> Runs:
         """Build the runs before their first step."""
-        placed, keys = self._placed(hyper, seeds)
+        placed, keys = self._place(hyper, seeds)
         return self._start(placed, keys.init)
 
     def advance(self, runs: Runs, hyper: Mapping[str, np.ndarray], seeds: np.ndarray, start: int, stop: int) -> Runs:
         """Make the steps from `start` to `stop`; the runs that are given are used up."""
         counts = [jax.device_put(np.int32(count), self._places.everywhere) for count in (start, stop)]
-        return self._advance(runs, *self._placed(hyper, seeds), self._data, *counts)
+        return self._advance(runs, *self._place(hyper, seeds), self._data, *counts)
 
     def put(self, runs: Runs) -> Runs:
         """Put runs that were kept on the host on their devices, filled up to the number of members."""

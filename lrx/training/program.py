@@ -1,7 +1,7 @@
 """The compiled half of a run: the initial state, and a segment of any number of steps.
 
 A segment goes through a *dynamic* number of steps, so one compilation serves segments of every length. That keeps a
-run resumable bit for bit (the same machine code makes every step, wherever the segments begin), ends the loop at the
+run resumable bit for bit (the same machine code makes every step, however the segments are cut), ends the loop at the
 very step whose loss is not finite, and lets the host choose segments of about a second for progress and Ctrl-C.
 """
 
@@ -73,7 +73,7 @@ def _program(
         report = dict(monitor(new.opt_state))
         record = {"loss": loss, "rate": report.pop("learning_rate", jnp.nan)}
         record |= {f"metrics/{name}": value for name, value in report.items()}
-        return new, {name: _recorded(value) for name, value in record.items()}, jnp.isfinite(loss)
+        return new, {name: _to_record(value) for name, value in record.items()}, jnp.isfinite(loss)
 
     def segment(
         state: State, arrays: Any, keys: Keys, start: jax.Array, stop: jax.Array, complete_at: jax.Array
@@ -115,7 +115,7 @@ def _program(
     )
 
 
-def _recorded(value: Any) -> jax.Array:
+def _to_record(value: Any) -> jax.Array:
     """Return a recorded value: floats as float32 whatever the model's type is, counts and flags as they are."""
     value = jnp.asarray(value)
     return value.astype(jnp.float32) if jnp.issubdtype(value.dtype, jnp.floating) else value

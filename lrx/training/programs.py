@@ -33,7 +33,7 @@ def program_identity(function: Callable[..., Any], *arguments: Any) -> dict[str,
 
 
 class Hashing:
-    """Hashes programs and whatever stands in them; collects the numbers."""
+    """Hashes programs and everything in them, and collects the numbers."""
 
     def __init__(self) -> None:
         self.numbers: set[str] = set()

@@ -75,7 +75,7 @@ class Resumed(NamedTuple):
     about: dict[str, Any]  # what the run noted beside its identity
     changes: dict[str, list[str]]  # step to what was different from then on
     mixed: dict[str, list[str]]  # of these, what makes it another run
-    note: str  # what is to be said; empty for the same run
+    note: str  # a line for stderr; empty for the same run
 
 
 def compare(source: CheckpointFolder, step: int, identity: Identity, on_mismatch: str) -> Resumed:

@@ -22,8 +22,8 @@ from lrx.training.callbacks import Callback, Moment, answer_of
 from lrx.training.checkpoints import CheckpointFolder, OtherRunError
 from lrx.training.checks import require_descent_once
 from lrx.training.curves import Curves, group
-from lrx.training.divergence import DivergenceError, diverged, given_up
-from lrx.training.following import BestBy, followed, require_results
+from lrx.training.divergence import DivergenceError, divergence_error, final_divergence_error
+from lrx.training.following import BestBy, read_feedback, require_results
 from lrx.training.history import Best, History
 from lrx.training.identity import Identity, as_json, run_identity
 from lrx.training.interrupt import TrainingInterrupted
@@ -84,7 +84,9 @@ class Run:
         self.program = program_of(workload, tx, stop_on_nonfinite=plan.stop_on_nonfinite)
         self.keys = jax.device_put(jax.jit(keys_of)(seed), self.placement)
         self.shapes = jax.eval_shape(self.program.initialize, self.keys.init)
-        self.feedback = followed(plan.feedback_metric, workload, self.shapes.opt_state, by_hand=bool(plan.callbacks))
+        self.feedback = read_feedback(
+            plan.feedback_metric, workload, self.shapes.opt_state, by_hand=bool(plan.callbacks)
+        )
         self.identity: Identity = {}
         self.step = 0
         self.resumed_at: int | None = None
@@ -259,7 +261,7 @@ class Run:
                 )
 
     def _next_stop(self) -> int:
-        """Return the next step after which something is to be done."""
+        """Return the next step after which the host has something to do."""
         plan = self.plan
         intervals = (plan.evaluate_every, plan.checkpoint_every, plan.callback_every if plan.callbacks else None)
         pinned = () if self.folder is None else self.folder.pinned
@@ -271,7 +273,7 @@ class Run:
         )
 
     def _due(self, every: int | None) -> bool:
-        """Return whether what is done every so many steps, and at the end, is to be done now."""
+        """Return whether an action with this interval, which is also taken at the end, is due."""
         return self.step > 0 and (self._finished() or (every is not None and self.step % every == 0))
 
     def _finished(self) -> bool:
@@ -290,7 +292,7 @@ class Run:
         self.curves.extend(recorded, self.step - start)
         if can_stop(self.state.opt_state) and bool(stopped(self.state.opt_state)):
             if handles_divergence(self.state.opt_state):
-                raise given_up(self.history("diverged"))
+                raise final_divergence_error(self.history("diverged"))
         elif self.step < stop:
             failed = {name: float(recorded[name][self.step - start]) for name in ("loss", "rate")}
             raise self._divergence(**failed)
@@ -407,13 +409,13 @@ class Run:
             group(recorded, "evaluations/"),
             recorded["evaluation_steps"],
             *self._state_on_first_device()[:3],
-            self._judged() if self.plan.best_by is None else self.kept,
+            self._best_seen() if self.plan.best_by is None else self.kept,
             self.resumed_at,
             {int(step): notes for step, notes in self.changes.items()},
             ended,
         )
 
-    def _judged(self) -> Best | None:
+    def _best_seen(self) -> Best | None:
         """Return the best that an `early_stopping` saw."""
         state = self._state_on_first_device()
         if not tracks_best(state.opt_state):
@@ -438,4 +440,4 @@ class Run:
             latest = self.folder.latest()
             good = None if latest is None else (self.folder.path, latest)
         epoch = self.step / self.workload.batches.steps_per_epoch
-        return diverged(self.step, epoch, loss, rate, good, self.history("diverged"))
+        return divergence_error(self.step, epoch, loss, rate, good, self.history("diverged"))

@@ -102,7 +102,7 @@ class Sampling:
           start: () int32, steps made.
           stop: () int32, steps to have made.
           carry: what the steps change.
-          goes_on: whether there are to be more steps.
+          goes_on: whether to make more steps, given `carry`.
           held: a permutation that is known already, and is not computed again for its epoch.
 
         Returns:

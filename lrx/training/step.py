@@ -28,7 +28,7 @@ def initial(init: Callable[..., Any], tx: optax.GradientTransformation, key: jax
     params, model_state = _pair(init(key), "init", "(params, model_state)")
     opt_state = tx.init(params)
     best = Best(jnp.int32(0), eval_params(opt_state, params), model_state) if tracks_best(opt_state) else ()
-    return jax.tree.map(_strongly_typed, State(params, model_state, opt_state, best))
+    return jax.tree.map(_strengthen_type, State(params, model_state, opt_state, best))
 
 
 def step(
@@ -87,7 +87,7 @@ def _pair(value: Any, name: str, wanted: str) -> tuple[Any, Any]:
     return value
 
 
-def _strongly_typed(x: Any) -> jax.Array:
+def _strengthen_type(x: Any) -> jax.Array:
     """Return an array without a weak type: the state of a loop must keep its type."""
     if isinstance(x, jax.Array) and jax.dtypes.issubdtype(x.dtype, jax.dtypes.extended):
         return x
