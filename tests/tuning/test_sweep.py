@@ -239,6 +239,7 @@ def test_a_frozen_run_keeps_the_state_from_before(strategy: str) -> None:
     assert np.isfinite(after.state.params[0, 1])
 
 
+@pytest.mark.slow
 def test_a_run_that_a_controller_ends_makes_no_more_steps() -> None:
     def tx(lr: Any) -> Any:
         return lrx.sgd(lrx.constant(lr) * lrx.early_stopping(patience=2, accumulation_size=1))
