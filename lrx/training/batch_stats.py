@@ -10,7 +10,8 @@ import numpy as np
 
 from lrx import _checks
 from lrx.run_state import eval_params, moves_evaluation
-from lrx.training.equality import compile_once
+from lrx.training.checks import workload_key
+from lrx.training.equality import Cache
 from lrx.training.sampling import Sampling, pass_keys
 from lrx.training.step import State
 from lrx.training.stream import Stream
@@ -66,11 +67,13 @@ def recompute_batch_stats(
     batches = workload.batches
     if isinstance(batches, Stream):
         batches = batches.take(min(num_batches, batches.steps_per_epoch))
-    forward = _forward_pass(workload.loss_fn, batches.sampling)
+    forward = _PASSES.find(workload_key(workload), lambda: _forward_pass(workload.loss_fn, batches.sampling))
     return forward(params, model_state, batches.arrays, np.int32(seed), np.int32(num_batches))
 
 
-@compile_once(maxsize=16)
+_PASSES = Cache(maxsize=16)
+
+
 def _forward_pass(loss_fn: Callable[..., Any], sampling: Sampling) -> Callable[..., Any]:
     @jax.jit
     def run(params: Params, model_state: ModelState, arrays: Any, seed: jax.Array, number: jax.Array) -> ModelState:

@@ -1,8 +1,8 @@
-"""Checks and shapes of workloads and optimizers that need no training, computed once for equal ones."""
+"""Keys, shapes and checks of workloads and optimizers, for which nothing is trained."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Any
 
 import jax
@@ -10,8 +10,60 @@ import jax.numpy as jnp
 import optax
 
 from lrx.direction import require_descent
-from lrx.training.equality import compile_once
+from lrx.training.equality import Same, UndecidedError, compile_once, key_of
+from lrx.training.identity import family_identity
+from lrx.training.programs import program_identity
 from lrx.training.workload import Workload
+
+
+def workload_key(workload: Workload) -> Hashable:
+    """Return a key that is equal for workloads whose initial values, minibatches, losses and gradients are the same.
+
+    The data are not part of it, nor is the evaluation. If the functions cannot be compared by their code and by what
+    they hold, they are traced, and what they compute is compared.
+    """
+    try:
+        return key_of((workload.init, workload.loss_fn, workload.batches.sampling))
+    except UndecidedError:
+        pass
+    batches = workload.batches
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    minibatch = batches.minibatch_shapes()
+    # Functions made anew, since JAX keeps the traces of a function, and what it holds may have changed.
+    batch = jax.eval_shape(lambda *x: batches.transform(*x), minibatch, key)
+    gradient = jax.value_and_grad(lambda *x: workload.loss_fn(*x), has_aux=True)
+    return (
+        *(batches.batch_size, batches.shuffle),
+        *(
+            _traced_key(lambda key: workload.init(key), key),
+            _traced_key(lambda *x: batches.transform(*x), minibatch, key),
+        ),
+        _traced_key(gradient, *initial_shapes(workload), batch, key),
+    )
+
+
+def optimizer_key(
+    make: Callable[..., optax.GradientTransformation], arguments: tuple[Any, ...], params: Any
+) -> Hashable:
+    """Return a key that is equal for functions that make equal optimizers of their arguments, as `workload_key` does.
+
+    Args:
+      make: takes the arguments, which may be traced, to a transformation.
+      arguments: shapes of the arguments.
+      params: shapes of the parameters.
+    """
+    try:
+        return key_of(make)
+    except UndecidedError:
+        traced = family_identity(make, arguments, params)
+    if None in traced.values():
+        return Same(object())  # equal to nothing
+    return tuple(program["digest"] for program in traced.values())
+
+
+def _traced_key(function: Callable[..., Any], *arguments: Any) -> Hashable:
+    traced = program_identity(function, *arguments)
+    return Same(object()) if traced is None else traced["digest"]  # what cannot be traced is equal to nothing
 
 
 def initial_shapes(workload: Workload) -> tuple[Any, Any]:
@@ -21,7 +73,7 @@ def initial_shapes(workload: Workload) -> tuple[Any, Any]:
 
 @compile_once(maxsize=64)
 def _initial_shapes(init: Callable[[jax.Array], tuple[Any, Any]]) -> tuple[Any, Any]:
-    shapes: tuple[Any, Any] = jax.eval_shape(init, jax.random.key(0))
+    shapes: tuple[Any, Any] = jax.eval_shape(lambda key: init(key), jax.random.key(0))  # traced anew
     return shapes
 
 

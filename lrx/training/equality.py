@@ -3,14 +3,18 @@
 A program depends on the functions that it was traced from and on the values that they hold. A lambda that is written in
 a cell of a notebook is another object each time the cell runs, so functions are compared by their code and by what they
 hold: closures, defaults, the globals that they name, and so on. Wherever a value might change unseen, as an attribute
-of an object might, nothing is decided, and the function equals itself only.
+of an object might, or be found in a way that the code does not show, nothing is decided: the caller then traces the
+function and compares what it computes, or compiles it again.
 """
 
 from __future__ import annotations
 
 import collections
 import dataclasses
+import dis
 import functools
+import inspect
+import sys
 import threading
 import types
 from collections.abc import Callable, Hashable
@@ -32,6 +36,12 @@ SETTINGS = (
 _CONSTANT: tuple[type, ...] = (types.ModuleType, types.BuiltinFunctionType, np.ufunc)
 _CONSTANT += (types.MemberDescriptorType, types.GetSetDescriptorType, types.WrapperDescriptorType)
 _CONSTANT += (type(vars(collections.namedtuple("_", "x"))["x"]),)
+
+# Names by which code finds values that its closure and its globals do not show.
+_UNSEEN = {"__import__", "compile", "eval", "exec", "getattr", "globals", "input", "locals", "open", "vars"}
+_UNSEEN |= {"__dict__", "environ", "getenv", "import_module"}
+_CHANGING_MODULES = {"datetime", "os", "random", "secrets", "time"}  # their functions return other values each time
+_JITTED = type(jax.jit(lambda: None))
 
 Result = TypeVar("Result")
 
@@ -65,26 +75,15 @@ def key_of(value: Any) -> Hashable:
     return _Keys().key(value)
 
 
-def key_or_itself(value: Any) -> Hashable:
-    """Return `key_of(value)`; what is undecided equals what it says it equals, or else itself only."""
-    try:
-        return key_of(value)
-    except UndecidedError:
-        pass
-    try:
-        hash(value)
-    except TypeError:
-        return Same(value)
-    return value
-
-
 def settings_key() -> Hashable:
     """Return a key of the settings of JAX that a trace depends on."""
     return tuple(str(getattr(jax.config, name, None)) for name in SETTINGS)
 
 
 def compile_once(maxsize: int) -> Callable[[Callable[..., Result]], Callable[..., Result]]:
-    """Keep what a function returned for its latest arguments, which are compared by `key_or_itself`.
+    """Keep what a function returned for its latest arguments, which are compared by `key_of`.
+
+    Nothing is kept if that is undecided.
 
     Args:
       maxsize: results that are kept, those that were used last.
@@ -95,7 +94,11 @@ def compile_once(maxsize: int) -> Callable[[Callable[..., Result]], Callable[...
 
         @functools.wraps(build)
         def find(*parts: Any) -> Result:
-            return cache.find(tuple(map(key_or_itself, parts)), lambda: build(*parts))
+            try:
+                key = tuple(map(key_of, parts))
+            except UndecidedError:
+                return build(*parts)
+            return cache.find(key, lambda: build(*parts))
 
         return find
 
@@ -134,6 +137,7 @@ class _Keys:
 
     def __init__(self) -> None:
         self._begun: dict[int, tuple[int, Any]] = {}  # holds what was begun, so that identities stay unique
+        self._modules: set[tuple[Any, ...]] = set()  # with the names that were looked up in them
 
     def key(self, value: Any) -> Hashable:
         if isinstance(value, np.generic):
@@ -170,14 +174,16 @@ class _Keys:
             return types.MethodType, self.key(value.__func__), self.key(value.__self__)
         if isinstance(value, type):
             return self._class_key(value)
+        if isinstance(value, types.ModuleType) and is_own(value):
+            raise UndecidedError  # its values are looked at where code names them
         if isinstance(value, _CONSTANT):
             return Same(value)
         if isinstance(value, staticmethod | classmethod):
             return type(value), self.key(value.__func__)
         if isinstance(value, property):
             return property, self.key(value.fget)
-        if hasattr(value, "__wrapped__") and callable(value):  # jax.jit
-            return type(value), self.key(value.__wrapped__)
+        if isinstance(value, _JITTED):  # other wrappers may hold more, for example the rule of a gradient
+            return "jit", self.key(inspect.unwrap(value, stop=lambda inner: not isinstance(inner, _JITTED)))
         if dataclasses.is_dataclass(value):
             fields = [field.name for field in dataclasses.fields(value)]
             held = dict.fromkeys([*fields, *getattr(value, "__dict__", ())])
@@ -194,7 +200,8 @@ class _Keys:
     def _value_key(self, value: Any) -> Hashable:
         """Return the value itself if its class says by which values it is equal to another."""
         kind = type(value)
-        if is_own(kind) or kind.__eq__ is object.__eq__ or kind.__hash__ is object.__hash__:
+        is_structure = isinstance(value, jax.tree_util.PyTreeDef)  # a class of no module
+        if not is_structure and (is_own(kind) or kind.__eq__ is object.__eq__ or kind.__hash__ is object.__hash__):
             raise UndecidedError
         try:
             hash(value)
@@ -205,6 +212,8 @@ class _Keys:
     def _function_key(self, function: types.FunctionType) -> Hashable:
         code = function.__code__
         names, changed = names_used(code)
+        if vars(function).keys() - {"__wrapped__"} or (is_own(function) and _finds_unseen(code)):
+            raise UndecidedError
         held: list[Hashable] = []
         for name, cell in zip(code.co_freevars, function.__closure__ or (), strict=True):
             try:
@@ -220,11 +229,18 @@ class _Keys:
         return "function", code, function.__module__, *held
 
     def _global_key(self, value: Any, names: list[str], changed: set[str], name: str) -> Hashable:
-        if isinstance(value, types.ModuleType) and is_own(value):
-            # What is named after a module, as `settings.rate`.
-            members = [(x, vars(value)[x]) for x in names if x in vars(value)]
-            return tuple((x, self._key_unless_changed(x in changed, member)) for x, member in members)
-        return self._key_unless_changed(name in changed, value)
+        if not isinstance(value, types.ModuleType):
+            return self._key_unless_changed(name in changed, value)
+        if value.__name__ in _CHANGING_MODULES or (value is np and "random" in names):
+            raise UndecidedError
+        if not is_own(value):
+            return Same(value)
+        if (value, *names) in self._modules:  # modules may name each other
+            return "module", value.__name__
+        self._modules.add((value, *names))
+        # What is named after a module, as `settings.rate` or `package.settings.rate`.
+        members = [(x, vars(value)[x]) for x in names if x in vars(value)]
+        return tuple((x, self._global_key(member, names, changed, x)) for x, member in members)
 
     def _key_unless_changed(self, changed: bool, value: Any) -> Hashable:
         if changed and isinstance(value, (*PLAIN, *CONTAINERS)):
@@ -241,6 +257,19 @@ class _Keys:
                     (name, self.key(member)) for name, member in vars(base).items() if _is_written(name, member)
                 ]
         return "class", kind.__qualname__, *members
+
+
+@functools.lru_cache(maxsize=4096)
+def _finds_unseen(code: types.CodeType) -> bool:
+    """Return whether code looks for values where its closure and its globals do not show them."""
+    if not _UNSEEN.isdisjoint(code.co_names):
+        return True
+    for operation in dis.get_instructions(code):
+        if operation.opname == "IMPORT_NAME":
+            imported = sys.modules.get(operation.argval)
+            if imported is None or is_own(imported) or imported.__name__ in _CHANGING_MODULES:
+                return True
+    return any(_finds_unseen(inner) for inner in code.co_consts if isinstance(inner, types.CodeType))
 
 
 def _is_written(name: str, member: Any) -> bool:

@@ -22,8 +22,8 @@ import optax
 from lrx.extra_args import tolerant_update
 from lrx.reading import monitor
 from lrx.run_state import can_stop, stopped
-from lrx.training.checks import initial_shapes
-from lrx.training.equality import Cache, Same, UndecidedError, key_of, key_or_itself
+from lrx.training.checks import initial_shapes, optimizer_key, workload_key
+from lrx.training.equality import Cache, Same, UndecidedError, key_of
 from lrx.training.identity import (
     Identity,
     describe,
@@ -61,6 +61,13 @@ _SHAPES = Cache(maxsize=64)
 FOLLOW_ALL = Watch((), lambda memory, loss, count: (memory, jnp.bool_(True)))  # noqa: ARG005
 
 
+def _watch_key(watching: Any) -> Hashable:
+    try:
+        return key_of(watching)
+    except UndecidedError:
+        return Same(object())  # equal to nothing
+
+
 @dataclasses.dataclass
 class RunFamily:
     """The runs of a workload that differ by hyperparameters and seed.
@@ -89,6 +96,7 @@ class RunFamily:
 
     def __post_init__(self) -> None:
         _ = self.workload.batches.arrays  # which a stream refuses
+        self._keys: dict[tuple[str, ...], Hashable] = {}
         self.steps_per_point = -(-self.num_steps // self.num_points)
         self.num_points = -(-self.num_steps // self.steps_per_point)
 
@@ -130,23 +138,16 @@ class RunFamily:
 
         The data are not part of it, since they are arguments of the programs.
         """
-        workload = self.workload
-        parts = (workload.init, workload.loss_fn, workload.batches.sampling, self.watch, self.measure)
-        lengths = (self.num_steps, self.num_points, self.keep_rates)
-        return (*map(key_or_itself, parts), *lengths, *names, self._tx_key(names))
-
-    def _tx_key(self, names: Iterable[str]) -> Hashable:
-        try:
-            return key_of(self.make_tx)
-        except UndecidedError:
-            pass
-        # What it makes is traced then, so that a value that was changed since is never missed.
+        names = tuple(names)
         hyper = {name: jax.ShapeDtypeStruct((), jnp.float32) for name in names}
-        params, _ = initial_shapes(self.workload)
-        traced = family_identity(self.make_tx, (hyper, jax.ShapeDtypeStruct((), jnp.int32)), params)
-        if None in traced.values():
-            return Same(object())  # equal to nothing
-        return tuple(program["digest"] for program in traced.values())
+        if names not in self._keys:
+            params, _ = initial_shapes(self.workload)
+            arguments = (hyper, jax.ShapeDtypeStruct((), jnp.int32))
+            lengths = (self.num_steps, self.num_points, self.keep_rates)
+            watched = _watch_key((self.watch, self.measure))
+            made = optimizer_key(self.make_tx, arguments, params)
+            self._keys[names] = (workload_key(self.workload), watched, *lengths, *names, made)
+        return self._keys[names]
 
     def start(self, hyper: Hyperparameters, init_key: jax.Array) -> Runs:
         """Build one run before its first step."""

@@ -18,7 +18,8 @@ import optax
 from lrx.extra_args import tolerant_update
 from lrx.reading import monitor
 from lrx.run_state import can_stop, handles_divergence, minibatches, stopped
-from lrx.training.equality import compile_once
+from lrx.training.checks import initial_shapes, optimizer_key, workload_key
+from lrx.training.equality import Cache
 from lrx.training.placement import batch_devices, placement
 from lrx.training.sampling import Keys, Sampling
 from lrx.training.step import State, better, initial, step
@@ -43,11 +44,16 @@ def program_of(workload: Workload, tx: optax.GradientTransformation, *, stop_on_
 
     Several seeds of one run, a run and its extension, and equal runs of equal optimizers share a program.
     """
-    batches = workload.batches
-    return _program(*(workload.init, workload.loss_fn, batches.sampling, tx, stop_on_nonfinite, batch_devices(batches)))
+    devices = batch_devices(workload.batches)
+    params, _ = initial_shapes(workload)
+    key = (workload_key(workload), optimizer_key(lambda: tx, (), params), stop_on_nonfinite, devices)
+    parts = (workload.init, workload.loss_fn, workload.batches.sampling, tx, stop_on_nonfinite, devices)
+    return _PROGRAMS.find(key, lambda: _program(*parts))
 
 
-@compile_once(maxsize=16)  # the data are no part of the key, so what is kept alive are functions
+_PROGRAMS = Cache(maxsize=16)  # the data are not part of the key, so what is kept alive are functions
+
+
 def _program(
     init: Callable[..., Any],
     loss_fn: Callable[..., Any],

@@ -14,7 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lrx.training.equality import compile_once
+from lrx.training.checks import workload_key
+from lrx.training.equality import Cache
 from lrx.training.sampling import Sampling, keys_of
 from lrx.training.workload import Workload
 
@@ -45,7 +46,8 @@ class InitialLoss:
     """
 
     def __init__(self, workload: Workload, batch: Any = None) -> None:
-        self._compute = _losses(workload.init, workload.loss_fn, workload.batches.sampling)
+        parts = (workload.init, workload.loss_fn, workload.batches.sampling)
+        self._compute = _PROGRAMS.find(workload_key(workload), lambda: _losses(*parts))
         self._arrays, self._batch = workload.batches.arrays, batch
         self._means: dict[tuple[int, int, int], float] = {}
 
@@ -68,7 +70,9 @@ class InitialLoss:
         return found
 
 
-@compile_once(maxsize=16)
+_PROGRAMS = Cache(maxsize=16)
+
+
 def _losses(init: Callable[..., Any], loss_fn: Callable[..., Any], sampling: Sampling) -> Callable[..., jax.Array]:
     @functools.partial(jax.jit, static_argnums=5)
     def losses(arrays: Any, batch: Any, seed: jax.Array, start: jax.Array, stop: jax.Array, room: int) -> jax.Array:
