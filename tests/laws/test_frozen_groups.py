@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from cases import CASES, parametrized
+import pytest
+from cases import CASES
 from problems import assert_trees_close, assert_trees_equal, gradient_stream
 from units import bowl
 
@@ -42,7 +43,14 @@ def rate_of(state):
     return lrx.learning_rates(state)["head"]
 
 
-@parametrized(COUPLED, variants=False)
+# Each is three programs.
+@pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(case, id=label, marks=[] if label in ("dog", "mechanic", "momo") else [pytest.mark.slow])
+        for label, case in COUPLED.items()
+    ],
+)
 def test_a_factor_of_0_is_as_if_the_group_were_not_there(case):
     value_fn = None
     if case.searches:  # of the whole, and the same without what is frozen
