@@ -118,12 +118,21 @@ def test_batch_statistics_are_computed_anew_from_a_stream():
     np.testing.assert_array_equal(one, other)
 
 
-def test_tools_that_need_all_data_refuse_a_stream_and_say_what_to_do():
-    message = (
-        r"batches must be arrays here, got Batches\.stream\(minibatches, .*Batches\.stack\(make_iterator\(\), num_b"
-    )
+TOOLS: dict[str, Callable[[Workload], Any]] = {
+    "sweep": lambda workload: lrx.sweep(workload, lrx.sgd, {"learning_rate": [0.1, 0.2]}, num_steps=9),
+    "successive_halving": lambda workload: lrx.successive_halving(
+        workload, lrx.sgd, {"learning_rate": [0.1, 0.2, 0.3]}, num_steps=9
+    ),
+    "halve_until_trains": lambda workload: lrx.halve_until_trains(workload, lrx.sgd, start_rate=1.0),
+    "select": lambda workload: lrx.select(workload, num_steps=100),
+}
+
+
+@pytest.mark.parametrize("tool", TOOLS)
+def test_tools_that_need_all_data_refuse_a_stream_and_say_what_to_do(tool):
+    message = r"arrays here, got Batches\.stream\(minibatches, .*Batches\.stack\(make_iterator\(\), num_b"
     with pytest.raises(ValueError, match=message):
-        lrx.halve_until_trains(streamed(), tx=lrx.sgd, start_rate=1.0, progress=False)
+        TOOLS[tool](streamed())
 
 
 @pytest.mark.parametrize(
