@@ -11,6 +11,7 @@ other. `plan.py` compiles them.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from typing import Any, NamedTuple
 
@@ -30,7 +31,7 @@ from lrx.training.identity import (
     family_identity,
     run_identity,
 )
-from lrx.training.sampling import Held, Keys
+from lrx.training.sampling import Keys
 from lrx.training.step import State, initial, step
 from lrx.training.workload import Workload
 
@@ -57,6 +58,7 @@ class Watch(NamedTuple):
     update: Callable[[Any, jax.Array, jax.Array], tuple[Any, jax.Array]]  # (memory, loss, count) -> memory, go on
 
 
+BLOCK_STEPS = 64  # at least, that "map" makes of a run before it goes on to the next one
 _SHAPES = Cache(maxsize=64)
 FOLLOW_ALL = Watch((), lambda memory, loss, count: (memory, jnp.bool_(True)))  # noqa: ARG005
 
@@ -251,35 +253,47 @@ class RunFamily:
             return sampling.draw(arrays, permutation, key, count)
 
         def loop(
-            runs: Runs, hyper: Any, keys: Keys, held: Held | None, permute: Any, draw: Any, one_step: Any
-        ) -> tuple[Runs, Held | None]:
+            runs: Runs, hyper: Any, keys: Keys, permutation_of: Any, draw: Any, one_step: Any, start: Any, stop: Any
+        ) -> Runs:
             def steps(count: jax.Array, permutation: jax.Array, runs: Runs) -> tuple[jax.Array, Runs]:
                 batch, loss_keys = draw(permutation, keys.step, count)
                 return count + 1, one_step(runs, hyper, batch, measured_on, loss_keys, count)
 
-            _, runs, held = sampling.loop(
-                *(steps, lambda epoch: permute(keys.shuffle, epoch), len(in_order), start, stop, runs),
-                goes_on=lambda runs: jnp.any(runs.alive),
-                held=held,
-            )
-            return runs, held
+            arguments = (steps, permutation_of, len(in_order), start, stop, runs)
+            return sampling.loop(*arguments, goes_on=lambda runs: jnp.any(runs.alive))[1]
 
         if strategy == "vmap":
             by_member = jax.vmap(one_step, in_axes=(0, 0, None, None, None, None))
             by_seed = jax.vmap(by_member, in_axes=(0, None, 0, None, 0, None))
             permute_by_seed = jax.vmap(permute, in_axes=(0, None))
             draw_by_seed = jax.vmap(draw, in_axes=(0, 0, None))
-            return loop(runs, hyper, keys, None, permute_by_seed, draw_by_seed, by_seed)[0]
+            permutation_of = functools.partial(permute_by_seed, keys.shuffle)
+            return loop(runs, hyper, keys, permutation_of, draw_by_seed, by_seed, start, stop)
+
+        # A permutation takes as long as many a step: those of a block of epochs serve all members of a seed.
+        per_epoch = len(in_order) // sampling.batch_size
+        epochs = jnp.arange(-(-BLOCK_STEPS // per_epoch), dtype=jnp.int32)
 
         def advance_seed(of_seed: tuple[Runs, Keys]) -> Runs:
             runs, keys = of_seed
-            # A permutation takes as long as many a step, so that of one member serves the next one in the same epoch.
-            held = Held(jnp.int32(-1), in_order) if sampling.shuffle else None
 
-            def advance_member(held: Held | None, of_member: tuple[Runs, Any]) -> tuple[Held | None, Runs]:
-                run, held = loop(*of_member, keys, held, permute, draw, one_step)
-                return held, run
+            def block(carry: tuple[jax.Array, Runs]) -> tuple[jax.Array, Runs]:
+                count, runs = carry
+                first = count // per_epoch
+                end = jnp.minimum(stop, (first + len(epochs)) * per_epoch)
+                permutations = jax.lax.map(lambda index: permute(keys.shuffle, first + index), epochs)
 
-            return jax.lax.scan(advance_member, held, (runs, hyper))[1]
+                def permutation_of(epoch: jax.Array) -> jax.Array:
+                    return jax.lax.dynamic_index_in_dim(permutations, epoch - first, keepdims=False)
+
+                def advance_member(of_member: tuple[Runs, Any]) -> Runs:
+                    return loop(*of_member, keys, permutation_of, draw, one_step, count, end)
+
+                return end, jax.lax.map(advance_member, (runs, hyper))
+
+            def unfinished(carry: tuple[jax.Array, Runs]) -> jax.Array:
+                return (carry[0] < stop) & jnp.any(carry[1].alive)
+
+            return jax.lax.while_loop(unfinished, block, (start, runs))[1]
 
         return jax.lax.map(advance_seed, (runs, keys))

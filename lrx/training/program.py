@@ -103,7 +103,7 @@ def _program(
             goes_on = made & ~stopped(new.opt_state) if can_stop(state.opt_state) else made
             return count + made.astype(jnp.int32), (goes_on, new, curves)
 
-        count, (_, state, curves), _ = sampling.loop(
+        count, (_, state, curves) = sampling.loop(
             counted_step,
             lambda epoch: sampling.permutation(arrays, keys.shuffle, epoch),
             len(in_order),

@@ -91,8 +91,7 @@ class Sampling:
         stop: jax.Array,
         carry: Any,
         goes_on: Callable[[Any], jax.Array] = lambda carry: jnp.bool_(True),  # noqa: ARG005
-        held: Held | None = None,
-    ) -> tuple[jax.Array, Any, Held | None]:
+    ) -> tuple[jax.Array, Any]:
         """Make the steps from `start` to `stop`, epoch by epoch.
 
         Args:
@@ -103,40 +102,27 @@ class Sampling:
           stop: () int32, steps to have made.
           carry: what the steps change.
           goes_on: whether to make more steps, given `carry`.
-          held: a permutation that is known already, and is not computed again for its epoch.
 
         Returns:
-          The number of steps made, `carry`, and the last permutation if `held` is given.
+          The number of steps made, and `carry`.
         """
         steps_per_epoch = num_examples // self.batch_size
 
         def rest_of_epoch(outer: Any) -> Any:
-            count, carry, held = outer
+            count, _ = outer
             epoch = count // steps_per_epoch
             end = jnp.minimum(stop, (epoch + 1) * steps_per_epoch)
-            if held is None:
-                permutation = permutation_of(epoch)
-            else:
-                known = held.permutation
-                permutation = jax.lax.cond(epoch == held.epoch, lambda: known, lambda: permutation_of(epoch))
-                held = Held(epoch, permutation)
+            permutation = permutation_of(epoch)
 
             def unfinished(inner: Any) -> jax.Array:
                 return (inner[0] < end) & goes_on(inner[1])
 
-            count, carry = jax.lax.while_loop(
-                unfinished, lambda inner: step(inner[0], permutation, inner[1]), (count, carry)
-            )
-            return count, carry, held
+            def body(inner: Any) -> Any:
+                return step(inner[0], permutation, inner[1])
+
+            return jax.lax.while_loop(unfinished, body, outer)
 
         def unfinished(outer: Any) -> jax.Array:
             return (outer[0] < stop) & goes_on(outer[1])
 
-        return jax.lax.while_loop(unfinished, rest_of_epoch, (start, carry, held))
-
-
-class Held(NamedTuple):
-    """The permutation of an epoch."""
-
-    epoch: jax.Array  # () int32, -1 for none
-    permutation: jax.Array
+        return jax.lax.while_loop(unfinished, rest_of_epoch, (start, carry))

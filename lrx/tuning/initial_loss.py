@@ -84,7 +84,7 @@ def _losses(init: Callable[..., Any], loss_fn: Callable[..., Any], sampling: Sam
             loss, _ = loss_fn(params, model_state, drawn if batch is None else batch, loss_key)
             return count + 1, found.at[count - start].set(loss.astype(jnp.float32))
 
-        _, found, _ = sampling.loop(
+        _, found = sampling.loop(
             measure,
             lambda epoch: sampling.permutation(arrays, keys.shuffle, epoch),
             jax.tree.leaves(arrays)[0].shape[0],
