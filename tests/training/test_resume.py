@@ -61,7 +61,7 @@ def test_a_complete_run_gives_its_history_without_training(tmp_path):
     watched = traced_workload(traces)
     watched = Workload("linear", plain.init, watched.loss_fn, plain.batches, plain.evaluate)
     assert_identical(train(watched, SGD, epochs=2, checkpoint=tmp_path), whole)
-    assert len(traces) == 1  # to see that it is the same run
+    assert len(traces) == 2  # to see that it is the same run, and for the key of its program
 
 
 def test_the_newest_three_checkpoints_are_kept(tmp_path):
