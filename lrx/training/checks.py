@@ -13,6 +13,7 @@ from lrx.direction import require_descent
 from lrx.training.equality import Same, UndecidedError, compile_once, key_of
 from lrx.training.identity import family_identity
 from lrx.training.programs import program_identity
+from lrx.training.step import require_pair
 from lrx.training.workload import Workload
 
 
@@ -73,8 +74,8 @@ def initial_shapes(workload: Workload) -> tuple[Any, Any]:
 
 @compile_once(maxsize=64)
 def _initial_shapes(init: Callable[[jax.Array], tuple[Any, Any]]) -> tuple[Any, Any]:
-    shapes: tuple[Any, Any] = jax.eval_shape(lambda key: init(key), jax.random.key(0))  # traced anew
-    return shapes
+    shapes = jax.eval_shape(lambda key: init(key), jax.random.key(0))  # traced anew
+    return require_pair(shapes, "init", "(params, model_state)")
 
 
 def optimizer_shapes(tx: optax.GradientTransformation, params: Any) -> Any:

@@ -25,7 +25,7 @@ class State(NamedTuple):
 
 def initial(init: Callable[..., Any], tx: optax.GradientTransformation, key: jax.Array) -> State:
     """Build the state before the first step."""
-    params, model_state = _pair(init(key), "init", "(params, model_state)")
+    params, model_state = require_pair(init(key), "init", "(params, model_state)")
     opt_state = tx.init(params)
     best = Best(jnp.int32(0), eval_params(opt_state, params), model_state) if tracks_best(opt_state) else ()
     return jax.tree.map(_strengthen_type, State(params, model_state, opt_state, best))
@@ -43,7 +43,7 @@ def step(
 
     def loss_of(params: Any) -> tuple[jax.Array, Any]:
         result = loss_fn(params, state.model_state, batch, key)
-        loss, model_state = _pair(result, "loss_fn", "(loss, model_state)")
+        loss, model_state = require_pair(result, "loss_fn", "(loss, model_state)")
         if jnp.ndim(loss) != 0:
             raise ValueError(
                 f"loss_fn must return a scalar loss, got one of shape {jnp.shape(loss)}: return its mean, "
@@ -78,7 +78,8 @@ def better(state: State, opt_state: Any, count: jax.Array) -> Any:
     )
 
 
-def _pair(value: Any, name: str, wanted: str) -> tuple[Any, Any]:
+def require_pair(value: Any, name: str, wanted: str) -> tuple[Any, Any]:
+    """Return what a function of a workload has returned, after a check that it is a pair."""
     if not (isinstance(value, tuple) and len(value) == 2):
         raise TypeError(
             f"{name} must return {wanted}, got a {type(value).__name__}: Workload.from_functions takes functions "
