@@ -15,7 +15,7 @@ from lrx.training.equality import Cache
 from lrx.training.sampling import Sampling, pass_keys
 from lrx.training.step import State
 from lrx.training.stream import Stream
-from lrx.training.workload import ModelState, Params, Workload
+from lrx.training.workload import ModelState, Params, Workload, require_workload
 
 
 def recompute_batch_stats(
@@ -59,8 +59,7 @@ def recompute_batch_stats(
       >>> bool(jnp.isclose(mean, weight)), bool(jnp.isclose(history.model_state, weight))
       (True, False)
     """
-    if not isinstance(workload, Workload):
-        raise TypeError(f"workload must be an lrx.training.Workload, got a {type(workload).__name__}.")
+    require_workload(workload)
     _checks.steps("num_batches", num_batches)
     if not jax.tree.leaves(model_state):
         return model_state

@@ -251,7 +251,8 @@ def _stack_minibatches(minibatches: Any, number: int | None) -> Any:
         return minibatches
     if not isinstance(minibatches, Iterable) or isinstance(minibatches, str):
         raise TypeError(f"batches must be a Batches, arrays or an iterable of batches, got batches={minibatches!r}.")
-    taken = list(itertools.islice(minibatches, number))
+    # Copies, since a loader may use its arrays again.
+    taken = [jax.tree.map(_copy, minibatch) for minibatch in itertools.islice(minibatches, number)]
     if len(taken) < (number or 1):
         raise ValueError(
             f"batches must last for {number or 1} steps, but the iterable ended after {len(taken)}: give more of them, "
@@ -267,6 +268,10 @@ def _stack_minibatches(minibatches: Any, number: int | None) -> Any:
             "batch."
         )
     return jax.tree.map(_stack, *taken)
+
+
+def _copy(leaf: Any) -> Any:
+    return leaf if isinstance(leaf, jax.Array) else np.array(leaf)
 
 
 def _stack(*leaves: Any) -> Any:

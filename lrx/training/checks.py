@@ -32,31 +32,34 @@ def workload_key(workload: Workload) -> Hashable:
     minibatch = batches.minibatch_shapes()
     # Functions made anew, since JAX keeps the traces of a function, and what it holds may have changed.
     batch = jax.eval_shape(lambda *x: batches.transform(*x), minibatch, key)
-    gradient = jax.value_and_grad(lambda *x: workload.loss_fn(*x), has_aux=True)
+    gradient = jax.value_and_grad(lambda params, *x: workload.loss_fn(params, *x), has_aux=True)
+    shapes = initial_shapes(workload)
+    if not isinstance(shapes, tuple | list) or len(shapes) != 2:
+        return Same(object())  # equal to nothing: training refuses it
     return (
         *(batches.batch_size, batches.shuffle),
         *(
             _traced_key(lambda key: workload.init(key), key),
             _traced_key(lambda *x: batches.transform(*x), minibatch, key),
         ),
-        _traced_key(gradient, *initial_shapes(workload), batch, key),
+        _traced_key(gradient, *shapes, batch, key),
     )
 
 
 def optimizer_key(
-    make: Callable[..., optax.GradientTransformation], arguments: tuple[Any, ...], params: Any
+    make: Callable[..., optax.GradientTransformation], arguments: tuple[Any, ...], workload: Workload
 ) -> Hashable:
     """Return a key that is equal for functions that make equal optimizers of their arguments, as `workload_key` does.
 
     Args:
       make: takes the arguments, which may be traced, to a transformation.
       arguments: shapes of the arguments.
-      params: shapes of the parameters.
+      workload: what the optimizers are for.
     """
     try:
         return key_of(make)
     except UndecidedError:
-        traced = family_identity(make, arguments, params)
+        traced = family_identity(make, arguments, initial_shapes(workload)[0])
     if None in traced.values():
         return Same(object())  # equal to nothing
     return tuple(program["digest"] for program in traced.values())

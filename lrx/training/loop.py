@@ -17,7 +17,7 @@ from lrx.training.history import History
 from lrx.training.interrupt import ctrl_c
 from lrx.training.progress import reporter, require_progress
 from lrx.training.run import Plan, Run
-from lrx.training.workload import Workload
+from lrx.training.workload import Workload, require_workload
 
 
 def train(
@@ -138,7 +138,8 @@ def train(
       >>> print(history.rate[[0, 40]].round(3))
       [0.8 0.4]
     """
-    _require_workload(workload, tx)
+    require_workload(workload)
+    _require_transformation(tx)
     total, unit = _length(epochs, steps, workload.batches.steps_per_epoch)
     plan = Plan(
         total,
@@ -180,9 +181,7 @@ def train(
     return run.history()
 
 
-def _require_workload(workload: Any, tx: Any) -> None:
-    if not isinstance(workload, Workload):
-        raise TypeError(f"workload must be an lrx.training.Workload, got a {type(workload).__name__}.")
+def _require_transformation(tx: Any) -> None:
     if not (callable(getattr(tx, "init", None)) and callable(getattr(tx, "update", None))):
         raise TypeError(f"tx must be an optax transformation, with init and update, got a {type(tx).__name__}.")
 

@@ -143,11 +143,10 @@ class RunFamily:
         names = tuple(names)
         hyper = {name: jax.ShapeDtypeStruct((), jnp.float32) for name in names}
         if names not in self._keys:
-            params, _ = initial_shapes(self.workload)
             arguments = (hyper, jax.ShapeDtypeStruct((), jnp.int32))
             lengths = (self.num_steps, self.num_points, self.keep_rates)
             watched = _watch_key((self.watch, self.measure))
-            made = optimizer_key(self.make_tx, arguments, params)
+            made = optimizer_key(self.make_tx, arguments, self.workload)
             self._keys[names] = (workload_key(self.workload), watched, *lengths, *names, made)
         return self._keys[names]
 

@@ -18,7 +18,7 @@ import optax
 from lrx.extra_args import tolerant_update
 from lrx.reading import monitor
 from lrx.run_state import can_stop, handles_divergence, minibatches, stopped
-from lrx.training.checks import initial_shapes, optimizer_key, workload_key
+from lrx.training.checks import optimizer_key, workload_key
 from lrx.training.equality import Cache
 from lrx.training.placement import batch_devices, placement
 from lrx.training.sampling import Keys, Sampling
@@ -45,8 +45,7 @@ def program_of(workload: Workload, tx: optax.GradientTransformation, *, stop_on_
     Several seeds of one run, a run and its extension, and equal runs of equal optimizers share a program.
     """
     devices = batch_devices(workload.batches)
-    params, _ = initial_shapes(workload)
-    key = (workload_key(workload), optimizer_key(lambda: tx, (), params), stop_on_nonfinite, devices)
+    key = (workload_key(workload), optimizer_key(lambda: tx, (), workload), stop_on_nonfinite, devices)
     parts = (workload.init, workload.loss_fn, workload.batches.sampling, tx, stop_on_nonfinite, devices)
     return _PROGRAMS.find(key, lambda: _program(*parts))
 

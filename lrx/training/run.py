@@ -238,7 +238,10 @@ class Run:
             if self._finished():
                 self._say_what_is_left()
                 return
-            arrays, end = feed.at(self.step)
+            found = feed.at(self.step, interrupted)
+            if found is None:
+                continue  # interrupted
+            arrays, end = found
             if compiling:  # A call that makes no step compiles, and so the clock shows how long steps take.
                 self._segment(arrays, self.step)
                 status.start()

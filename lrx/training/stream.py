@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-import concurrent.futures
+import contextlib
 import itertools
+import queue
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -16,6 +18,7 @@ from lrx.training.batches import Batches, first_of, name_of, require_callable
 
 CHUNK_BYTES = 2**26  # of a chunk, of which there are two
 CHUNK_STEPS = 256  # at most
+WAIT_SECONDS = 0.1  # between two looks at whether the run has been interrupted
 
 
 class Stream(Batches):
@@ -74,11 +77,18 @@ class Stream(Batches):
         """Return an endless iterator of minibatches: the iterator is made anew whenever it ends.
 
         Raises:
-          ValueError: if an iterator is empty.
+          ValueError: if an iterator is empty, or is one that was given before.
         """
         while True:
+            made = self.make_iterator()
+            if made is self.__dict__.get("_latest") and iter(made) is made:
+                raise ValueError(
+                    f"make_iterator must return a new iterator at each call, got the same {type(made).__name__} again: "
+                    "make it anew, lambda: iter(loader)."
+                )
+            object.__setattr__(self, "_latest", made)
             empty = True
-            for minibatch in self.make_iterator():
+            for minibatch in made:
                 empty = False
                 yield minibatch
             if empty:
@@ -90,23 +100,31 @@ class Stream(Batches):
     def _host(self, minibatch: Any) -> Any:
         return jax.tree.map(np.asarray, minibatch)
 
-    def chunk(self, minibatches: Iterator[Any], number: int, size: int) -> Any:
+    def chunk(self, minibatches: Iterator[Any], number: int, size: int, is_closed: Callable[[], bool]) -> Any:
         """Return the next `number` minibatches, stacked and filled up to `size` with the last one.
+
+        Each is copied before the next is asked for, since a loader may use its arrays again.
 
         Raises:
           ValueError: if a minibatch differs in structure, shape or type from the first.
         """
-        taken = [self._host(next(minibatches)) for _ in range(number)]
         expected = self.minibatch_shapes()
-        for minibatch in taken:
+        stacked = jax.tree.map(lambda x: np.empty((size, *x.shape[1:]), x.dtype), expected)
+        for place in range(number):
+            if is_closed():
+                return None
+            minibatch = self._host(next(minibatches))
             shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct((1, *x.shape), jax.typeof(x).dtype), minibatch)
             if shapes != expected:
                 raise ValueError(
                     f"the minibatches of a stream must all have the same shapes, got {shapes} after {expected}: drop "
                     "the incomplete last one."
                 )
-        taken += [taken[-1]] * (size - number)
-        return jax.tree.map(lambda *leaves: np.stack(leaves), *taken)
+            for into, x in zip(jax.tree.leaves(stacked), jax.tree.leaves(minibatch), strict=True):
+                into[place] = x
+        for into in jax.tree.leaves(stacked):
+            into[number:] = into[number - 1]
+        return stacked
 
 
 class Feed:
@@ -120,41 +138,66 @@ class Feed:
     """
 
     def __init__(self, batches: Batches, first: int, total: int, placement: Sharding) -> None:
-        self._batches, self._total, self._placement = batches, total, placement
-        self._worker: concurrent.futures.ThreadPoolExecutor | None = None
+        self._total, self._placement = total, placement
+        self._closed = threading.Event()
+        self._loader: threading.Thread | None = None
         if not isinstance(batches, Stream):
             self._arrays, self._end = jax.device_put(batches.arrays, placement), total
             return
         leaves = jax.tree.leaves(batches.minibatch_shapes())
         size = CHUNK_BYTES // max(1, sum(leaf.size * leaf.dtype.itemsize for leaf in leaves))
         self._size = max(1, min(size, CHUNK_STEPS, total))
-        # One thread makes and asks all iterators; while it stacks a chunk, the one before trains.
-        self._worker = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="lrx-stream")
         self._end = first // self._size * self._size  # chunks begin at multiples of their size
-        self._minibatches = batches.minibatches()
-        self._next = self._worker.submit(self._skip_and_load, batches, self._end)
+        self._loaded: queue.Queue[Any] = queue.Queue(1)
+        # One thread asks all iterators; while it stacks a chunk, the one before trains. The process does not wait for
+        # it, because an iterator may hang.
+        self._loader = threading.Thread(target=self._load, args=(batches, self._end), name="lrx-stream", daemon=True)
+        self._loader.start()
 
-    def _skip_and_load(self, batches: Stream, start: int) -> Any:
-        for _ in range(start):
-            next(self._minibatches)
-        return self._load(batches, start)
+    def _load(self, batches: Stream, start: int) -> None:
+        try:
+            minibatches = batches.minibatches()
+            for _ in range(start):
+                if self._closed.is_set():
+                    return
+                next(minibatches)
+            for first in range(start, self._total, self._size):
+                number = min(self._size, self._total - first)
+                chunk = batches.chunk(minibatches, number, self._size, self._closed.is_set)
+                if chunk is None:
+                    return
+                self._hand_over(jax.device_put(chunk, self._placement))
+        except BaseException as error:  # which is then the error of the run
+            self._hand_over(error)
 
-    def _load(self, batches: Stream, start: int) -> Any:
-        number = min(self._size, self._total - start)
-        if number <= 0:
-            return None
-        return jax.device_put(batches.chunk(self._minibatches, number, self._size), self._placement)
+    def _hand_over(self, loaded: Any) -> None:
+        while not self._closed.is_set():
+            with contextlib.suppress(queue.Full):
+                self._loaded.put(loaded, timeout=WAIT_SECONDS)
+                break
 
-    def at(self, step: int) -> tuple[Any, int]:
-        """Return the arrays that hold the minibatch of a step, and the step that they end before."""
-        if self._worker is not None and step >= self._end and step < self._total:
-            assert isinstance(self._batches, Stream)
-            self._arrays = self._next.result()
+    def at(self, step: int, interrupted: Callable[[], bool] = lambda: False) -> tuple[Any, int] | None:
+        """Return the arrays that hold the minibatch of a step, and the step that they end before.
+
+        Returns:
+          None if the run was interrupted while it waited for minibatches.
+        """
+        if self._loader is not None and self._end <= step < self._total:
+            loaded = self._wait(interrupted)
+            if loaded is None:
+                return None
+            if isinstance(loaded, BaseException):
+                raise loaded
+            self._arrays = loaded
             self._end = min(self._end + self._size, self._total)
-            self._next = self._worker.submit(self._load, self._batches, self._end)
         return self._arrays, self._end
 
+    def _wait(self, interrupted: Callable[[], bool]) -> Any:
+        while not interrupted():
+            with contextlib.suppress(queue.Empty):
+                return self._loaded.get(timeout=WAIT_SECONDS)
+        return None
+
     def close(self) -> None:
-        """Stop loading."""
-        if self._worker is not None:
-            self._worker.shutdown(wait=False, cancel_futures=True)
+        """Stop loading, after the minibatch that is being read."""
+        self._closed.set()

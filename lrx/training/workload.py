@@ -46,6 +46,26 @@ def _require_order(loss_fn: Any, init_fn: Any, arguments: int) -> None:
         )
 
 
+def require_workload(workload: Any) -> None:
+    """Check that the first argument of a tool is a `Workload`.
+
+    Raises:
+      TypeError: if it is something else; for a function, the message says how to wrap it.
+    """
+    if isinstance(workload, Workload):
+        return
+    if callable(workload):
+        name = getattr(workload, "__name__", type(workload).__name__)
+        raise TypeError(
+            f"workload must be an lrx.Workload, got the function {name!r}: wrap it, "
+            "lrx.Workload.from_functions(loss_fn, init_fn, batches)."
+        )
+    raise TypeError(
+        f"workload must be an lrx.Workload, got workload={workload!r}: give "
+        "lrx.Workload.from_functions(loss_fn, init_fn, batches)."
+    )
+
+
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Workload:
     """A model, its data and its loss: everything that training needs but the optimizer.
@@ -80,7 +100,7 @@ class Workload:
         if not isinstance(self.batches, Batches):
             raise TypeError(
                 f"batches must be an lrx.training.Batches, got a {type(self.batches).__name__}: wrap the arrays, "
-                "Batches(arrays, batch_size=128)."
+                "Batches(arrays, batch_size=128), or minibatches that exist already, Batches.stack(minibatches)."
             )
         if self.evaluate is not None:
             require_callable("evaluate", self.evaluate, "(params, model_state) -> {name: scalar}")

@@ -18,26 +18,6 @@ from lrx.training.workload import Workload
 LEAST_TRAINING_LOSS = BestBy("training loss", "min")
 
 
-def require_workload(workload: Any) -> None:
-    """Check that the first argument of a tool is a `Workload`.
-
-    Raises:
-      TypeError: if it is something else; for a function, the message says how to wrap it.
-    """
-    if isinstance(workload, Workload):
-        return
-    if callable(workload):
-        name = getattr(workload, "__name__", type(workload).__name__)
-        raise TypeError(
-            f"workload must be an lrx.Workload, got the function {name!r}: wrap it, "
-            "lrx.Workload.from_functions(loss_fn, init_fn, batches)."
-        )
-    raise TypeError(
-        f"workload must be an lrx.Workload, got workload={workload!r}: give "
-        "lrx.Workload.from_functions(loss_fn, init_fn, batches)."
-    )
-
-
 def as_best(metric: Any, workload: Workload | None) -> BestBy:
     """Return by which result runs are compared, and whether less of it or more is better.
 

@@ -15,8 +15,8 @@ from lrx.training.many import RunFamily
 from lrx.training.plan import Plan, choose_plan
 from lrx.training.progress import ProgressMeter, require_progress
 from lrx.training.runs import advance, curves
-from lrx.training.workload import Workload
-from lrx.tuning.arguments import as_seeds, require_descent_on, require_workload
+from lrx.training.workload import Workload, require_workload
+from lrx.tuning.arguments import as_seeds, require_descent_on
 from lrx.tuning.initial_loss import MIN_CHANGE, InitialLoss
 from lrx.tuning.space import FromRate, try_out_rates
 from lrx.tuning.study import Study

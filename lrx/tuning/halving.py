@@ -19,8 +19,8 @@ from lrx.training.many import RunFamily, Runs
 from lrx.training.plan import choose_plan
 from lrx.training.progress import ProgressMeter, require_progress
 from lrx.training.runs import advance, curves, evaluate, tail_loss, tail_steps, to_host
-from lrx.training.workload import Workload
-from lrx.tuning.arguments import LEAST_TRAINING_LOSS, as_best, as_seeds, require_descent_on, require_workload
+from lrx.training.workload import Workload, require_workload
+from lrx.tuning.arguments import LEAST_TRAINING_LOSS, as_best, as_seeds, require_descent_on
 from lrx.tuning.execution import AUTO, NUM_POINTS, Execution, require_execution
 from lrx.tuning.halving_result import HalvingResult
 from lrx.tuning.initial_loss import InitialLoss, differs, is_below

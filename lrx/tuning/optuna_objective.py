@@ -13,8 +13,8 @@ from lrx import _checks
 from lrx.training.many import RunFamily
 from lrx.training.plan import Plan, choose_plan
 from lrx.training.runs import advance, evaluate, tail_loss
-from lrx.training.workload import Workload
-from lrx.tuning.arguments import as_seeds, require_descent_on, require_workload
+from lrx.training.workload import Workload, require_workload
+from lrx.tuning.arguments import as_seeds, require_descent_on
 from lrx.tuning.space import FromHyperparameters, Range, Space, try_out
 
 NUM_REPORTS = 10

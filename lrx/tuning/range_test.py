@@ -19,8 +19,8 @@ from lrx.training.plan import Plan, choose_plan
 from lrx.training.progress import ProgressMeter, reporter, require_progress
 from lrx.training.runs import curves
 from lrx.training.stream import Stream
-from lrx.training.workload import Workload
-from lrx.tuning.arguments import as_seeds, require_descent_on, require_no_accumulation, require_workload
+from lrx.training.workload import Workload, require_workload
+from lrx.tuning.arguments import as_seeds, require_descent_on, require_no_accumulation
 from lrx.tuning.initial_loss import MIN_CHANGE, InitialLoss
 from lrx.tuning.ladder import extend_ladder, make_ladder
 from lrx.tuning.range_test_result import RangeTest

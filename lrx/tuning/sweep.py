@@ -14,8 +14,8 @@ from lrx.training.many import RunFamily
 from lrx.training.plan import Plan, choose_plan
 from lrx.training.progress import ProgressMeter, require_progress
 from lrx.training.runs import advance, concatenate, evaluate, outcome, tail_steps
-from lrx.training.workload import Workload
-from lrx.tuning.arguments import as_seeds, require_descent_on, require_workload
+from lrx.training.workload import Workload, require_workload
+from lrx.tuning.arguments import as_seeds, require_descent_on
 from lrx.tuning.execution import AUTO, NUM_POINTS, Execution, require_execution
 from lrx.tuning.initial_loss import InitialLoss
 from lrx.tuning.space import FromHyperparameters, Random, Space, make_space, try_out

@@ -155,7 +155,7 @@ def test_an_evaluation_elsewhere_sees_its_own_batch_statistics():
 
 
 def test_recomputing_batch_statistics_takes_a_workload():
-    with pytest.raises(TypeError, match=r"^workload must be an lrx.training.Workload, got a int"):
+    with pytest.raises(TypeError, match=r"^workload must be an lrx.Workload, got workload=1"):
         recompute_batch_stats(1, {}, jnp.zeros(1))
     with pytest.raises(ValueError, match="num_batches must be a whole number"):
         recompute_batch_stats(_centred(), jnp.zeros([]), jnp.zeros([]), num_batches=0)

@@ -193,7 +193,9 @@ def test_bad_arguments_raise(arguments, error, message):
 
 
 def test_other_types_raise():
-    with pytest.raises(TypeError, match=r"workload must be an lrx\.training\.Workload, got a dict"):
+    with pytest.raises(
+        TypeError, match=r"workload must be an lrx\.Workload, got workload=\{\}: give lrx\.Workload\.from_functions"
+    ):
         train({}, SGD, steps=1)
     with pytest.raises(TypeError, match="tx must be an optax transformation, with init and update, got a float"):
         train(linear(), 0.1, steps=1)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import signal
+import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -13,7 +16,7 @@ import pytest
 from tiers import first_tier_has
 
 import lrx
-from lrx.training import Batches, Workload, stream, train
+from lrx.training import Batches, TrainingInterrupted, Workload, stream, train
 
 NUMBER = 7  # minibatches of an iterator
 
@@ -139,10 +142,7 @@ def test_tools_that_need_all_data_refuse_a_stream_and_say_what_to_do(tool):
     ("make_iterator", "message"),
     [
         (lambda: iter([]), "make_iterator must return a new iterator of at least one minibatch"),
-        (
-            itertools.repeat(iter([np.zeros((8, 3))])).__next__,
-            "make_iterator must return a new iterator of at least one minibatch",
-        ),
+        (itertools.repeat(iter([np.zeros((8, 3))] * 9)).__next__, "make_iterator must return a new iterator at each"),
         (lambda: iter([np.zeros((8, 3)), np.zeros((5, 3))]), "must all have the same shapes"),
     ],
 )
@@ -175,3 +175,45 @@ def test_an_error_of_the_iterator_is_that_of_the_run():
 def test_stream_arguments_are_checked(arguments, error, message):
     with pytest.raises(error, match=message):
         Batches.stream(arguments[0], steps_per_epoch=arguments[1])
+
+
+def one_buffer() -> Iterator[Any]:
+    """Yield minibatches in the same arrays, as a loader does that saves memory."""
+    buffer = {"x": np.zeros((8, 3), np.float32), "y": np.zeros(8, np.float32)}
+    for batch in minibatches():
+        for name, array in buffer.items():
+            array[:] = batch[name]
+        yield buffer
+
+
+def test_a_loader_may_use_its_arrays_again():
+    expected = train(STACKED, ADAM, epochs=2)
+    assert_same(train(streamed(one_buffer), ADAM, epochs=2), expected)
+    assert_same(train(line(Batches.stack(one_buffer())), ADAM, epochs=2), expected)
+
+
+def test_ctrl_c_does_not_wait_for_minibatches(tmp_path, monkeypatch):
+    monkeypatch.setattr(stream, "CHUNK_STEPS", 4)
+    waiting, trained = threading.Event(), threading.Event()
+
+    def hanging() -> Iterator[Any]:
+        yield from itertools.islice(minibatches(), 6)
+        waiting.set()
+        threading.Event().wait(60)
+        yield from ()
+
+    def interrupt() -> None:
+        assert waiting.wait(30)
+        assert trained.wait(30)
+        signal.raise_signal(signal.SIGINT)
+
+    began = time.monotonic()
+    workload = streamed(hanging)
+    workload.batches.minibatch_shapes()
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    with pytest.raises(TrainingInterrupted) as stopped:
+        train(workload, ADAM, steps=20, checkpoint=tmp_path, callback=lambda _: trained.set(), callback_every=4)
+    thread.join()
+    assert time.monotonic() - began < 50
+    assert stopped.value.history.loss.shape == (4,)

@@ -12,8 +12,8 @@ import jax.numpy as jnp
 
 from lrx import _checks
 from lrx.training.progress import require_progress
-from lrx.training.workload import Workload
-from lrx.tuning.arguments import as_best, require_workload
+from lrx.training.workload import Workload, require_workload
+from lrx.tuning.arguments import as_best
 from lrx.tuning.selection.bracket import Bracket
 from lrx.tuning.selection.portfolio import PORTFOLIO, Method
 from lrx.tuning.selection.result import Selection
