@@ -190,10 +190,13 @@ def slug(title: str) -> str:
 
 
 def on_files(files: Any, config: Any) -> Any:
-    """Replace what mkdocs has found by the pages of the repository, and what they link to."""
+    """Replace what mkdocs has found among the guides by the pages of the repository, and what they link to.
+
+    The files of the theme, its styles and scripts, stay.
+    """
     from mkdocs.structure.files import File
 
-    for file in list(files):
+    for file in [file for file in files if file.src_dir == config.docs_dir]:
         files.remove(file)
     pages = [ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / f"examples/guides/{name}.md" for name in GUIDES)]
     pages += [ROOT / "examples/gallery/README.md", *(ROOT / path for path in other_results())]

@@ -6,6 +6,8 @@ import importlib
 import importlib.util
 import pathlib
 import re
+import subprocess
+import sys
 import zlib
 from types import SimpleNamespace
 
@@ -88,3 +90,41 @@ def test_a_name_that_is_not_in_the_built_inventory_fails_the_build(pages, tmp_pa
     (tmp_path / "objects.inv").write_bytes(b"# The remainder of this file is compressed using zlib.\n" + packed)
     with pytest.raises(exceptions.PluginError, match=r"^not on the site: lrx\.sweep$"):
         pages.on_post_build(SimpleNamespace(site_dir=tmp_path))
+
+
+def test_the_files_of_the_theme_stay_on_the_site():
+    config = pytest.importorskip("mkdocs.config").load_config(str(ROOT / "examples/mkdocs.yml"))
+    from mkdocs.structure.files import get_files
+
+    files = get_files(config)
+    files.add_files_from_theme(config.theme.get_env(), config)
+    places = {file.src_uri for file in config.plugins.on_files(files, config=config)}  # the hook is a plugin
+    assert {"assets/images/favicon.png", "README.md", "examples/guides/groups.md", "reference/rates.md"} <= places
+    assert any(place.startswith("assets/stylesheets/main.") for place in places)
+    assert "groups.md" not in places
+
+
+@pytest.mark.slow
+def test_every_file_that_the_front_page_loads_is_on_the_site(tmp_path):
+    pytest.importorskip("mkdocs")
+    command = [
+        sys.executable,
+        "-m",
+        "mkdocs",
+        "build",
+        "--strict",
+        "-q",
+        "-f",
+        "examples/mkdocs.yml",
+        "-d",
+        str(tmp_path),
+    ]
+    subprocess.run(command, cwd=ROOT, check=True)
+    page = (tmp_path / "index.html").read_text()
+    loaded = re.findall(r'<(?:link|script|img)\b[^>]*?(?:href|src)="?(?!https?:|//)([^"\s>#?]+)', page)
+    assert sum(place.endswith(".css") for place in loaded) >= 2
+    assert sum(place.endswith(".js") for place in loaded) >= 1
+    worker = re.search(r'"search":\s*"([^"]+)"', page)
+    assert worker is not None
+    files = [*loaded, worker[1], "search/search_index.json"]
+    assert [place for place in files if not (tmp_path / place).exists()] == []
