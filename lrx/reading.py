@@ -127,7 +127,10 @@ def _entries(node: Any, group: str = "", owner: Any = None) -> Iterator[_Entry]:
     view = adapt(node)
     named = has_method(view, "belongs_to")
     owner = view.belongs_to() if named else node if owner is None else owner
-    for name, value in view.shown().items() if has_method(view, "shown") else ():
+    shown = view.shown() if has_method(view, "shown") else {}
+    if not isinstance(shown, Mapping):
+        raise TypeError(f"{type(view).__name__}.shown() must return a dict of name to scalar, got {shown!r}.")
+    for name, value in shown.items():
         method, _, field = name.rpartition("/")
         yield _Entry(join_labels(group, method) if method else group, owner, field, array(value))
     if has_method(view, "groups"):

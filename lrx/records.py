@@ -11,6 +11,7 @@ import os
 import platform
 import secrets
 import shlex
+import shutil
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -27,7 +28,8 @@ def write_atomically(path: str | os.PathLike[str], content: str | bytes | Callab
     """Write a file whole or not at all.
 
     The content goes to a temporary file in the same folder, which then replaces `path`. An interrupted write leaves
-    the earlier file, if there was one, and no temporary file.
+    the earlier file, if there was one, and no temporary file. Permissions of an earlier file are kept, and of a
+    symbolic link the file that it points to is replaced.
 
     Args:
       path: of the file; its folder is created if it does not exist.
@@ -44,7 +46,8 @@ def write_atomically(path: str | os.PathLike[str], content: str | bytes | Callab
     """
     path = Path(path).expanduser()
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.{secrets.token_hex(4)}.part")
+    target = path.resolve()
+    part = target.with_name(f"{target.name}.{secrets.token_hex(4)}.part")
     try:
         with part.open("xb") as file:
             if callable(content):
@@ -53,7 +56,9 @@ def write_atomically(path: str | os.PathLike[str], content: str | bytes | Callab
                 file.write(content.encode() if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
-        part.replace(path)
+        if target.exists():
+            shutil.copymode(target, part)
+        part.replace(target)
     except BaseException:
         part.unlink(missing_ok=True)
         raise

@@ -93,6 +93,14 @@ class Built:
         return not self == other
 
 
+def _refuse_arithmetic(self: Any, other: Any) -> Any:
+    del other
+    raise TypeError(
+        f"a transformation has no arithmetic, got {self!r}: multiply the rate that it is given, "
+        "lrx.sgd(0.5 * lrx.cosine_decay(0.1, 100)), or chain transformations with optax.chain."
+    )
+
+
 @jax.tree_util.register_static
 class Transformation(Built, optax.GradientTransformationExtraArgs):
     """A gradient transformation that was made by one of lrx's factories.
@@ -116,6 +124,9 @@ class Transformation(Built, optax.GradientTransformationExtraArgs):
     def _replace(self, **functions: Any) -> optax.GradientTransformationExtraArgs:
         # With another function it is not the transformation that the factory makes.
         return optax.GradientTransformationExtraArgs(*self)._replace(**functions)
+
+    # A tuple would be repeated or concatenated.
+    __mul__ = __rmul__ = __add__ = __radd__ = _refuse_arithmetic
 
 
 def factory(function: Callable[P, T]) -> Callable[P, T]:

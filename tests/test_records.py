@@ -139,3 +139,14 @@ def test_a_killed_write_leaves_the_earlier_file(tmp_path: Path) -> None:
     )
     assert subprocess.run([sys.executable, "-c", code, str(path)], timeout=120).returncode == 9
     assert path.read_text() == "before"
+
+
+def test_permissions_and_symbolic_links_are_kept(tmp_path):
+    file, link = tmp_path / "file.txt", tmp_path / "link.txt"
+    file.write_text("before")
+    file.chmod(0o640)
+    link.symlink_to(file)
+    write_atomically(link, "after")
+    assert link.is_symlink()
+    assert file.read_text() == "after"
+    assert file.stat().st_mode & 0o777 == 0o640

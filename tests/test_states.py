@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -194,3 +194,14 @@ def test_states_within_an_nnx_optimizer_print_their_numbers() -> None:
     text = repr(optimizer.opt_state)
     assert "AdamState(count=0, b1=0.9" in text
     assert "first_moment={'bias': float32[3], 'kernel': float32[2,3]}" in text
+
+
+def test_a_state_that_shows_something_else_than_names_is_named():
+    class ListState(NamedTuple):
+        norm: jax.Array
+
+        def shown(self) -> Any:
+            return [self.norm]
+
+    with pytest.raises(TypeError, match=r"ListState.shown\(\) must return a dict of name to scalar"):
+        lrx.monitor((lrx.sgd(0.1).init(jnp.ones(2)), ListState(jnp.zeros(()))))

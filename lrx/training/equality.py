@@ -41,6 +41,7 @@ _CONSTANT += (type(vars(collections.namedtuple("_", "x"))["x"]),)
 _UNSEEN = {"__import__", "compile", "eval", "exec", "getattr", "globals", "input", "locals", "open", "vars"}
 _UNSEEN |= {"__dict__", "environ", "getenv", "import_module"}
 _CHANGING_MODULES = {"datetime", "os", "random", "secrets", "time"}  # their functions return other values each time
+_CONTAINERS = (tuple, list, dict, set, frozenset, collections.deque)
 _JITTED = type(jax.jit(lambda: None))
 
 Result = TypeVar("Result")
@@ -162,6 +163,10 @@ class _Keys:
             return Same(value.factory), self.key(dict(value.arguments))
         if isinstance(value, functools.partial):
             return functools.partial, self.key(value.func), self.key(value.args), self.key(value.keywords)
+        if isinstance(value, tuple | list | dict | set | frozenset | collections.deque) and getattr(
+            value, "__dict__", None
+        ):
+            raise UndecidedError  # a container that holds more than its items
         if isinstance(value, tuple | list | collections.deque):
             return self._class_key(type(value)), *map(self.key, value)
         if isinstance(value, set | frozenset):

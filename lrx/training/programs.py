@@ -101,10 +101,6 @@ class Hashing:
         return f"{kind}{list(array.shape)} {digest_of(np.ravel(array).view(np.uint8).data if array.size else b'')}"
 
 
-def _digest(content: Any) -> str:
-    return hashlib.blake2b(content, digest_size=12).hexdigest()
-
-
 def digest_of(content: Any) -> str:
     """Return a hash of bytes."""
     return hashlib.blake2b(content, digest_size=12).hexdigest()

@@ -109,7 +109,18 @@ def test_what_might_change_unseen_is_not_decided():
         calls.append(1)
         return lrx.sgd(rate)
 
-    for function in (by_closure(Holder(0.1)), by_closure(np.zeros(10_000)), counting):
+    class Table(dict):  # type: ignore[type-arg]
+        pass
+
+    class Wrapper:
+        def __init__(self, function: Any, scale: float) -> None:
+            functools.update_wrapper(self, function)
+            self.scale = scale
+
+    table = Table(decay=0.1)
+    table.scale = 2.0  # type: ignore[attr-defined]
+    held = (Holder(0.1), np.zeros(10_000), table, Wrapper(len, 2.0), settings)
+    for function in (*map(by_closure, held), counting):
         with pytest.raises(UndecidedError):
             key_of(function)
 
