@@ -288,12 +288,12 @@ def restart_schedule(state: Any, step: jax.typing.ArrayLike = 0) -> Any:
 
     This is for another period of training that keeps the moments. The next update uses `schedule(step)`. The moments,
     their bias corrections, the states of controllers, the scale set by hand and `update_count` stay as they are.
-    Schedules of other hyperparameters, such as a momentum, go on.
+    Schedules of other hyperparameters, such as a momentum, continue.
 
     Args:
-      state: an optimizer state with an lrx rate, or of an optax optimizer with a schedule. (If the only count is that
-        of the schedule, as in `optax.sgd(schedule)`, it sets `update_count` too.)
-      step: of the schedule in the next update, >= 0, () integer; may be traced.
+      state: an optimizer state with an lrx rate, or the state of an optax optimizer with a schedule. (If the only count
+        is that of the schedule, as in `optax.sgd(schedule)`, it sets `update_count` too.)
+      step: the schedule's step at the next update, >= 0, () integer; may be traced.
 
     Returns:
       The new state, of the same structure. `learning_rate` shows the change from the next update on.

@@ -27,13 +27,13 @@ def learning_rates(state: Any) -> dict[str, jax.Array]:
       state: an optimizer state, or an object that carries one as `opt_state` (`nnx.Optimizer`, `TrainState`).
 
     Returns:
-      Group label to rate, () float32, multiplied by the factors outside of the groups. Groups nested in groups are
+      Group label to rate, () float32, including the factors outside of the groups. Groups nested in groups are
       named `outer/inner`, groups without a rate (frozen ones) are left out, and a state without groups has the one
       label `""`. See `learning_rate` for the factors that are included.
 
     Raises:
       NoRateError: a ValueError, if the state holds no rate, or holds two sets of groups (`group_rates` around an
-        `optax.partition` by other labels) and does not tell which of them share parameters.
+        `optax.partition` by other labels) and does not record which of them share parameters.
       ValueError: if there are two rates on one path.
       TypeError: if `state` is a transformation or None.
 
@@ -63,17 +63,17 @@ def learning_rate(state: Any, group: Hashable | None = None) -> jax.Array:
     with its own rate before an lrx rate makes the chain ascend, because both apply the sign. The states of
     `inject_hyperparams` and of most of `optax.contrib` show that, and raise an error here; the state of `optax.adam`
     does not, so `lrx.train` tests the direction of an update. A direction that is added outside of the rate, such as a
-    weight decay, is not seen either.
+    weight decay, is not detected either.
 
     Args:
       state: an optimizer state, or an object that carries one as `opt_state` (`nnx.Optimizer`, `TrainState`).
-      group: the group whose rate to read, if the state has several: its label, or its label as text.
+      group: the group whose rate to read, if the state has several: its label, or the label as a string.
 
     Returns:
       () float32.
 
     Raises:
-      NoRateError: a ValueError, if the state holds no rate, as that of `optax.adamw(schedule)`.
+      NoRateError: a ValueError, if the state holds no rate, such as the state of `optax.adamw(schedule)`.
       ValueError: if there are two rates on one path, or several groups and `group` is not given.
       TypeError: if `state` is a transformation or None.
 
@@ -239,10 +239,10 @@ def update_count(state: Any) -> jax.Array:
 
     Args:
       state: an optimizer state, or an object that carries one as `opt_state` (`nnx.Optimizer`, `TrainState`). The state
-        of an optax optimizer that counts will do.
+        of an optax optimizer that counts its steps works too.
 
     Returns:
-      () int32, which stays at 2^31 - 1 once there.
+      () int32; it saturates at 2^31 - 1.
 
     Raises:
       ValueError: if nothing in the state counts updates, or groups of parameters have had different numbers of them.

@@ -175,10 +175,10 @@ def moves_evaluation(state: Any, params: Any) -> bool:
 
 
 def apply_updates(params: Any, updates: Any, state: Any) -> Any:
-    """Return the parameters after an update: the sum, or the parameters that the state keeps.
+    """Return the parameters after an update: the sum, or the parameters kept in the state.
 
     When `rollback_on_divergence` takes a run back, the kept parameters are selected: adding a difference would round
-    them, and could not lead back from infinity. For `master_weights` the result is its rounded copies. For every other
+    them, and cannot recover from infinity. For `master_weights` the result is its rounded copies. For every other
     transformation this is `optax.apply_updates`.
 
     Args:

@@ -44,26 +44,27 @@ def cumulative_path(
     With g^ the incoming direction over its norm (over all parameters together), `p_t = (1 - c) p_{t-1} + c g^_t`. For
     unit steps in random directions, |p|^2 has the mean `mu = c / (2 - c)` and, in n dimensions, the standard deviation
     `sigma = 2 mu (1 - c) / sqrt(((1 - c)^2 + 1) n)`. The rate follows `scale <- scale exp(d (|p_t|^2 / mu - 1))` with
-    the damping `d = 2 sigma`. A step uses the scale from before it. No loss is needed.
+    the damping `d = 2 sigma`. A step does not affect its own scale. No loss is needed.
 
     Args:
       c: share of the newest step in the path, in (0, 1), dimensionless; may be traced.
       damping: d, > 0, dimensionless; by default 2 sigma, which is slow in many dimensions; may be traced.
       min_factor: lower bound of the scale, in (0, 1], dimensionless; may be traced.
       max_factor: upper bound of the scale, >= 1, dimensionless; may be traced.
-      start_after: updates before the first whose direction counts, >= 0: give the length of a warm-up, whose small
-        steps agree and would raise the scale too far for the large ones; may be traced.
+      start_after: updates before the first whose direction counts, >= 0: set it to the length of a warm-up. The small
+        steps of a warm-up agree, and would raise the scale too far for the larger steps that follow. May be traced.
 
     Returns:
-      A `Controller`. `update` needs neither `params` nor `value`. In an optimizer it sees the finished direction: with
-      momentum that is the velocity, whose successive values point the same way by themselves. A direction that is 0 or
+      A `Controller`. `update` needs neither `params` nor `value`. Within an optimizer it sees the finished direction.
+      With momentum that is the velocity, whose successive values point the same way anyway. A direction that is 0 or
       not finite is ignored.
 
     Raises:
       ValueError: if an argument is out of its range.
 
     Differs from the source:
-      The authors' sigma is smaller by the root of 2; ours is the measured standard deviation. The bounds are ours.
+      The authors' sigma is smaller by a factor of sqrt(2); ours agrees with the measured standard deviation. The bounds
+      are ours.
 
     Source:
       CLARA, 2025, arXiv:2508.05408; after the cumulative step-size adaptation of N. Hansen, A. Ostermeier, 2001.

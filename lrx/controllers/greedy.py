@@ -59,7 +59,7 @@ def greedy(
 
     With l the mean of some losses and l* the lowest so far, a mean improves if `l < l*`, and l becomes l*. After more
     than `patience` improvements in a row `scale <- min(scale / factor, max_factor)`, after more than `patience` means
-    in a row without one `scale <- max(scale * factor, min_factor)`; the count then begins anew. It suits runs whose
+    in a row without one `scale <- max(scale * factor, min_factor)`; the count then restarts. It suits runs whose
     starting rate is within a factor of ten of a good one. At the noise floor of a loss nothing improves, so the rate
     falls, in the end to `min_factor`: this anneals.
 

@@ -83,7 +83,7 @@ def reduce_on_plateau(
 
     With v the loss, or the mean of several, and v* the best so far, v is an improvement when
     `v < v* - (rtol |v*| + atol)`. An improvement becomes the best; otherwise the plateau grows by one. When it is
-    longer than `patience`, `scale <- max(factor * scale, min_scale)`, the plateau begins anew, and `cooldown` means are
+    longer than `patience`, `scale <- max(factor * scale, min_scale)`, the plateau restarts, and `cooldown` means are
     not counted. All statistics are float32 whatever the type of the parameters or the loss.
 
     The lowest loss of many minibatches is a matter of luck, and the next ones do not beat it even in a healthy run. By

@@ -70,16 +70,16 @@ def relative_adaptation(
 ) -> Controller:
     """Adapt the rate to the relative change of the loss, so that no rate has to be tuned.
 
-    `constant(1.0) * relative_adaptation()` is a rate without a hyperparameter. From starting rates between 1e-6 and 1,
+    `constant(1.0) * relative_adaptation()` is a rate that needs no tuning. From starting rates between 1e-6 and 1,
     plain gradient descent reaches accuracies within two points of one another. Let l_t be the running mean of the loss,
-    and l* the lowest such mean, which follows a higher mean by a twentieth a step. The relative change is
-    `rho_t = (l_t - l*) / |l*|`, and sigma_t is its standard deviation due to the noise of single losses. After the
-    first twenty losses:
+    and l* the lowest such mean, which moves toward a higher mean by a twentieth of the difference at each step. The
+    relative change is `rho_t = (l_t - l*) / |l*|`, and sigma_t is its standard deviation due to the noise of single
+    losses. After the first twenty losses:
 
     - search, until `l_t < v_1 - target |v_1|` with v_1 the first loss: `scale <- growth scale`
     - then: `scale <- growth^creep scale`
     - whenever `rho_t > tolerance + 4 sigma_t`, the loss rises: `scale <- backoff scale`, the logarithm of the growth is
-      halved, the search is over, l* begins anew, and the rate stays for three losses
+      halved, the search ends, l* restarts at l_t, and the rate is held for three losses
 
     Time is counted in losses. They should be those of single minibatches, passed as `value=loss` at every update;
     sigma_t accounts for their noise. With one observation an epoch, twenty epochs would pass before the search.
@@ -94,8 +94,8 @@ def relative_adaptation(
       min_factor: lower bound of the scale, in (0, 1], dimensionless; may be traced.
       max_factor: upper bound of the scale, >= 1, dimensionless; may be traced.
       feedback: "value" if `update` is given `value=loss`, "observed" if the loss comes through `observe`.
-      start_after: updates before the first whose loss is used, >= 0; may be traced. The search is itself a
-        warm-up and needs no other: a scale that is found at the low rates of a warm-up is too large at its peak.
+      start_after: updates before the first whose loss is used, >= 0; may be traced. The search is itself a warm-up and
+        needs no other: a scale found at the low rates of a warm-up is too large at the peak.
 
     Returns:
       A `Controller`. `update` needs `value=`, a scalar, unless `feedback="observed"`. A `value` that is not finite is
@@ -106,8 +106,8 @@ def relative_adaptation(
 
     Source:
       The rule is ours. The idea, to set the rate from the relative change of the global loss curve without an initial
-      rate, is that of S. Biswas et al., "LRT-RA", AppliedMath 5(1), 2025, whose formula was not at hand: this is not
-      LRT-RA.
+      rate, is that of S. Biswas et al., "LRT-RA", AppliedMath 5(1), 2025, whose formula was not available to us: this
+      is not LRT-RA.
 
     Example:
       >>> import jax, lrx, jax.numpy as jnp

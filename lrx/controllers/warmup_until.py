@@ -41,8 +41,8 @@ def warmup_until(
     """Keep a small rate until a metric falls below a threshold, then begin the actual rate at its step 0.
 
     The rate is `warmup_value` as long as the metric has been >= `threshold`. From the first update with a smaller
-    metric on, it is `learning_rate`, which counts its own steps and sees feedback from that update on. The paper on
-    deep ResNets trains in this way, at 0.01 until the training error is below 80 %:
+    metric on, it is `learning_rate`, which counts its own steps and sees feedback from that update on. The ResNet paper
+    trains its 110-layer network this way, at 0.01 until the training error is below 80 %:
 
         rate = lrx.warmup_until(
             lrx.piecewise_constant(0.1, {32_000: 0.1, 48_000: 0.1}), warmup_value=0.01, threshold=0.8, metric="error"

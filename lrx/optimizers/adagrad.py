@@ -30,11 +30,11 @@ def scale_by_adagrad(
 ) -> optax.GradientTransformationExtraArgs:
     """Divide the gradient by the root of the sum of its squares.
 
-    The direction is `g_t / sqrt(G_t + eps)`, with `eps_root=False` `g_t / (sqrt(G_t) + eps)`, where
-    `G_t = G_{t-1} + g_t^2`. Close a chain with a rate behind it: this is the core of `adagrad`.
+    The direction is `g_t / sqrt(G_t + eps)`, or `g_t / (sqrt(G_t) + eps)` with `eps_root=False`, where
+    `G_t = G_{t-1} + g_t^2`. In a chain, a rate comes after it: this is the core of `adagrad`.
 
     Args:
-      eps: >= 0, in the gradients' units squared, with `eps_root=False` in their units; may be traced.
+      eps: >= 0, in the gradients' units squared, or in the gradients' units with `eps_root=False`; may be traced.
       eps_root: whether eps is added within the root.
       initial_accumulator: G_0, >= 0, in the gradients' units squared; may be traced.
 
@@ -47,7 +47,7 @@ def scale_by_adagrad(
 
     Differs from the source:
       The source adds eps outside of the root, as PyTorch does; optax adds it within, and starts from G_0 = 0.1. The sum
-      is kept in float32 for narrower parameters too; in their type it would soon stop growing.
+      is kept in float32 for narrower parameters too; in the parameters' own dtype it would soon stop growing.
 
     Source:
       J. Duchi, E. Hazan, Y. Singer, JMLR 12, 2011, figure 1, the diagonal case.
@@ -99,7 +99,7 @@ def adagrad(
 
     Args:
       learning_rate: alpha, >= 0: a float, a `Schedule` or another `Rate`; may be traced. 1e-2 is usual.
-      eps: >= 0, in the gradients' units squared, with `eps_root=False` in their units; may be traced.
+      eps: >= 0, in the gradients' units squared, or in the gradients' units with `eps_root=False`; may be traced.
       eps_root: whether eps is added within the root; `False` is PyTorch's form, with `eps=1e-10`.
       initial_accumulator: G_0, >= 0, in the gradients' units squared; may be traced. optax starts from 0.1.
 
@@ -111,7 +111,7 @@ def adagrad(
       TypeError: if `learning_rate` is not a number, a `Rate` or a function of the step, or `eps_root` is not a bool.
 
     Differs from the source:
-      eps stands within the root; the source's own form is `eps_root=False`.
+      eps is inside the root; the source's form is `eps_root=False`.
 
     Source:
       J. Duchi, E. Hazan, Y. Singer, JMLR 12, 2011, figure 1, the diagonal case.

@@ -114,8 +114,8 @@ def scale_by_adam(
     """Normalise the gradient's mean by its root mean square.
 
     The direction is `m^ / (sqrt(v^ + eps_root) + eps)`, where `m_t = b1 m_{t-1} + (1 - b1) g_t`,
-    `v_t = b2 v_{t-1} + (1 - b2) g_t^2`, `m^ = m_t / (1 - b1^t)` and `v^ = v_t / (1 - b2^t)`, t counted from 1. Close a
-    chain with a rate behind it: this is the core of `adam`.
+    `v_t = b2 v_{t-1} + (1 - b2) g_t^2`, `m^ = m_t / (1 - b1^t)` and `v^ = v_t / (1 - b2^t)`, t counted from 1. In a
+    chain, a rate comes after it: this is the core of `adam`.
 
     Args:
       b1: decay of the first moment, in [0, 1): a float or a `Schedule`; may be traced.
@@ -123,7 +123,7 @@ def scale_by_adam(
       eps: added to the root, after the bias correction, >= 0, in the gradients' units; may be traced.
       eps_root: added within the root, after the bias correction, >= 0, in the gradients' units squared; may be traced.
         It bounds derivatives through the update when gradients are small.
-      moment_dtype: type in which the first moment is kept, such as `jnp.bfloat16`; by default the parameters' own. The
+      moment_dtype: dtype of the first moment, such as `jnp.bfloat16`; by default the parameters' own. The
         second is float32 or wider in any case, and the first of complex parameters stays complex.
 
     Returns:
@@ -187,7 +187,7 @@ def adam(
       eps: added to the root, after the bias correction, >= 0, in the gradients' units; may be traced.
       eps_root: added within the root, after the bias correction, >= 0, in the gradients' units squared; may be traced.
         It bounds derivatives through the update when gradients are small.
-      moment_dtype: type in which the first moment is kept, such as `jnp.bfloat16`; by default the parameters' own. The
+      moment_dtype: dtype of the first moment, such as `jnp.bfloat16`; by default the parameters' own. The
         second is float32 or wider in any case, and the first of complex parameters stays complex.
 
     Returns:

@@ -72,7 +72,7 @@ def adamw(
       eps: added to the root, after the bias correction, >= 0, in the gradients' units; may be traced.
       eps_root: added within the root, after the bias correction, >= 0, in the gradients' units squared; may be traced.
         It bounds derivatives through the update when gradients are small.
-      moment_dtype: type in which the first moment is kept, such as `jnp.bfloat16`; by default the parameters' own. The
+      moment_dtype: dtype of the first moment, such as `jnp.bfloat16`; by default the parameters' own. The
         second is float32 or wider in any case, and the first of complex parameters stays complex.
       weight_decay: lambda, >= 0: a float or a `Schedule`; may be traced.
       decoupling: "rate" or "schedule".

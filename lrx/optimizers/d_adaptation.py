@@ -82,11 +82,11 @@ def d_adaptation(
       d0: the first estimate, > 0, in the parameters' units; may be traced.
       growth_rate: largest factor by which d may grow in a step, > 1; unlimited by default; may be traced.
       bias_correction: multiply a_t by `sqrt(1 - b2^t) / (1 - b1^t)`.
-      moment_dtype: type in which the first moment is kept, such as `jnp.bfloat16`; float32 or wider by default. That of
-        complex parameters stays complex. In float16 it would vanish, because at first it is of the size of d0 g.
+      moment_dtype: dtype of the first moment, such as `jnp.bfloat16`; float32 or wider by default. For complex
+        parameters it stays complex. In float16 it would underflow, because at first it is of the order of d0 g.
 
     Returns:
-      A transformation whose updates are added to the parameters. `update` needs `params` with weight decay only, and
+      A transformation whose updates are added to the parameters. `update` needs `params` only with weight decay, and
       `value=` only if the rate does.
 
     Raises:
@@ -95,8 +95,8 @@ def d_adaptation(
         bool.
 
     Differs from the source:
-      A step in which s is still 0 (zero gradients, a rate of 0) leaves the estimate alone. In optax.contrib it makes
-      everything NaN.
+      A step in which s is still 0 (zero gradients, a rate of 0) leaves the estimate unchanged. In optax.contrib it
+      makes everything NaN.
 
     Source:
       A. Defazio, K. Mishchenko, ICML 2023, arXiv:2301.07733, algorithm 5, in the third version of the authors' code.

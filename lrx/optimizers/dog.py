@@ -92,8 +92,8 @@ def dog(
 
     Differs from the source:
       For parameters narrower than float32, x is kept in float32, because first steps of 1e-6 would be rounded away and
-      the distance could never grow. `optax.tree.map_params` does not take this tree for parameters, and passes it to
-      `transform_non_params` as a whole.
+      the distance could never grow. `optax.tree.map_params` does not recognize this tree as parameters, and passes it
+      to `transform_non_params` as a whole.
 
     Source:
       M. Ivgi, O. Hinder, Y. Carmon, ICML 2023, arXiv:2302.12022, equations 1 and 2; the average in appendix E.

@@ -54,7 +54,7 @@ def dowg(
 
     Differs from the source:
       For parameters narrower than float32, x is kept in float32, in which no step is rounded away.
-      `optax.tree.map_params` does not take this tree for parameters, and passes it to `transform_non_params` as a
+      `optax.tree.map_params` does not recognize this tree as parameters, and passes it to `transform_non_params` as a
       whole.
 
     Source:

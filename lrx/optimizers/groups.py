@@ -92,9 +92,9 @@ def group_rates(
 
     In group i the rate is `alpha_t m_i`, wherever the method uses it: within the velocity of `heavy_ball` and
     `nesterov`, with `adamw` on the weight decay too, unless that follows the schedule alone (`decoupling="schedule"`).
-    If `tx` holds no lrx rate, its finished updates are multiplied. All leaves go through `tx` once, as without
-    groups; `optax.partition`, which is for different *methods*, goes through once for each. Layer-wise decay in one
-    line, for layers named "layer_0" to "layer_11":
+    If `tx` holds no lrx rate, its finished updates are multiplied. All leaves go through `tx` in one call, as without
+    groups; `optax.partition`, which is for different *methods*, makes one call for each. Layer-wise decay in one line,
+    for layers named "layer_0" to "layer_11":
 
         group_rates(tx, lambda path, leaf: int(path.split("/")[0][6:]), lambda depth: 0.8 ** (11 - depth))
 
@@ -103,22 +103,21 @@ def group_rates(
 
     A factor of 0 freezes a group and takes it out of every statistic over all parameters, such as the distance in
     `dog`. If the factor is the number 0, `tx` does not see the group at all: it keeps no moments for it, as with
-    `optax.set_to_zero`, and shows no rate. A traced number or a schedule may be 0 at times: then the moments go on, and
-    the statistics of lrx's methods leave the group out, while optax's, such as that of `clip_by_global_norm`, include
-    it. Other factors do not affect statistics.
+    `optax.set_to_zero`, and shows no rate. A traced number or a schedule may be 0 at times: then the moments are still
+    updated, and the statistics of lrx's methods leave the group out, while optax's, such as the norm in
+    `clip_by_global_norm`, include it. Other factors do not affect statistics.
 
     Put `accumulate`, `averaged` and `master_weights` inside, `group_rates(accumulate(tx, 4), ...)`: outside, they keep
-    an array for each frozen parameter too. Only if a factor is a schedule, put `group_rates` inside `accumulate`, so
-    that it counts applied updates. `optax.tree.map_params` needs
+    an array for each frozen parameter too. The exception is a factor that is a schedule: then put `group_rates` inside
+    `accumulate`, so that it counts applied updates. `optax.tree.map_params` needs
     `is_leaf=lambda node: isinstance(node, optax.MaskedNode)` if a group is frozen, as with `optax.partition` and
     `optax.set_to_zero`.
 
     Args:
       tx: the transformation whose rate is multiplied.
-      labels: a tree of labels (the parameters' tree, or a prefix of it), or a function of a leaf's path and of the
-        leaf, to its label. The path is "layer_0/kernel" for dicts, Equinox modules and flax's states alike, in `init`
-        and in `update`; trees are compared by these paths. A module of labels is taken for a tree, although it can be
-        called.
+      labels: a tree of labels (the parameters' tree, or a prefix of it), or a function `(path, leaf) -> label`. The
+        path is "layer_0/kernel" for dicts, Equinox modules and flax's states alike, in `init` and in `update`; trees
+        are compared by these paths. A module of labels counts as a tree, even if it is callable.
       factors: `{label: m}` or a function from a label to m; m >= 0, dimensionless: a float, a `Schedule`, or an array
         that broadcasts against each leaf of the group; may be traced.
 

@@ -40,10 +40,10 @@ def hypergradient_sgd(
 ) -> optax.GradientTransformationExtraArgs:
     """Descend, after moving the rate along its own gradient.
 
-    The loss at x_t = x_{t-1} - alpha_{t-1} u_{t-1} has the derivative `-h_t` by alpha_{t-1}, with
+    The loss at x_t = x_{t-1} - alpha_{t-1} u_{t-1} has the derivative `-h_t` with respect to alpha_{t-1}, where
     `h_t = <g_t, u_{t-1}>`; so `alpha_t = alpha_{t-1} + hyper_rate h_t`, and then `x_{t+1} = x_t - alpha_t u_t`. The
-    direction u is the gradient, with `momentum` mu the velocity `u_t = mu u_{t-1} + g_t`, with `nesterov`
-    `g_t + mu v_t` of that velocity v. With a schedule as `learning_rate`, the learned shift is added to it:
+    direction u is the gradient; with `momentum` mu it is the velocity `u_t = mu u_{t-1} + g_t`, and with `nesterov` it
+    is `g_t + mu v_t`, where v is that velocity. With a schedule as `learning_rate`, the learned shift is added to it:
     `alpha_t = learning_rate_t + shift_t`. If the schedule or the scale set by hand is 0, the rate is 0.
     `learning_rate(state)` shows alpha_t.
 
@@ -120,8 +120,7 @@ def hypergradient_adam(
       b2: decay of the second moment, in [0, 1); may be traced.
       eps: added to the root, >= 0, in the gradients' units; may be traced.
       eps_root: added within the root, >= 0, in the gradients' units squared; may be traced.
-      moment_dtype: type in which the first moment is kept; by default the parameters' own. That of complex parameters
-        stays complex.
+      moment_dtype: dtype of the first moment; by default the parameters' own. For complex parameters it stays complex.
       min_value: the rate is never below this, >= 0; may be traced.
 
     Returns:

@@ -70,12 +70,12 @@ def momo(
       learning_rate: alpha, >= 0, the largest rate: a float, a `Schedule` or another `Rate`; may be traced.
       momentum: beta, in [0, 1), dimensionless; may be traced.
       lower_bound: f*, in the loss's units: 0 for a mean loss that can be fitted; may be traced.
-      adapt_lower_bound: raise the bound by the model, starting at `lower_bound`.
+      adapt_lower_bound: raise the bound using the model, starting at `lower_bound`.
       weight_decay: lambda, >= 0, in 1 over the rate's units; may be traced.
       feedback: "value" if `update` is given `value=loss`, "observed" if the loss comes through `observe`; a step
         without a loss moves nothing.
-      moment_dtype: type in which d is kept, such as `jnp.bfloat16`; float32 or wider by default. That of complex
-        parameters stays complex.
+      moment_dtype: dtype of d, such as `jnp.bfloat16`; float32 or wider by default. For complex parameters it stays
+        complex.
 
     Returns:
       A transformation whose updates are added to the parameters. `update` needs `params` and, unless
@@ -134,12 +134,12 @@ def momo_adam(
       b2: decay of the second moment, in [0, 1); may be traced.
       eps: added to the root, > 0, in the gradients' units; may be traced.
       lower_bound: f*, in the loss's units: 0 for a mean loss that can be fitted; may be traced.
-      adapt_lower_bound: raise the bound by the model, starting at `lower_bound`.
+      adapt_lower_bound: raise the bound using the model, starting at `lower_bound`.
       weight_decay: lambda, >= 0, in 1 over the rate's units; may be traced.
       feedback: "value" if `update` is given `value=loss`, "observed" if the loss comes through `observe`; a step
         without a loss moves nothing.
-      moment_dtype: type in which d is kept, such as `jnp.bfloat16`; float32 or wider by default. That of complex
-        parameters stays complex.
+      moment_dtype: dtype of d, such as `jnp.bfloat16`; float32 or wider by default. For complex parameters it stays
+        complex.
 
     Returns:
       A transformation whose updates are added to the parameters. `update` needs `params` and, unless

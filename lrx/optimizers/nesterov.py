@@ -50,8 +50,8 @@ def nesterov(
     Args:
       learning_rate: alpha, >= 0: a float, a `Schedule` or another `Rate`; may be traced.
       momentum: beta, in [0, 1), dimensionless: a float or a `Schedule`; may be traced.
-      moment_dtype: type in which the velocity is kept, such as `jnp.float32`; by default the parameters' own. That of
-        complex parameters stays complex.
+      moment_dtype: dtype of the velocity, such as `jnp.float32`; by default the parameters' own. For complex parameters
+        it stays complex.
 
     Returns:
       A transformation whose updates are added to the parameters. `update` needs `value=` only if the rate does.

@@ -82,16 +82,16 @@ def prodigy(
       learning_rate: gamma, >= 0, a multiple of the estimate: a float, a `Schedule` or another `Rate`; may be traced.
       b1: decay of the first moment, in [0, 1); may be traced.
       b2: decay of the second moment, in (0, 1); may be traced.
-      b3: decay of numerator and s, in (0, 1); by default sqrt(b2); may be traced.
+      b3: decay of the numerator and of s, in (0, 1); by default sqrt(b2); may be traced.
       eps: added to the root, times d, >= 0; may be traced.
       weight_decay: decoupled, >= 0; may be traced.
       d0: the first estimate, > 0, in the parameters' units; may be traced.
-      d_coef: multiplies the estimate, > 0, dimensionless; tune this if anything; may be traced.
+      d_coef: multiplies the estimate, > 0, dimensionless; if you tune anything, tune this; may be traced.
       growth_rate: largest factor by which d may grow in a step, > 1; unlimited by default; may be traced.
       bias_correction: multiply a_t by `sqrt(1 - b2^t) / (1 - b1^t)`.
       safeguard_warmup: leave gamma out of s, so that a warm-up does not inflate the estimate.
-      moment_dtype: type in which the first moment is kept, such as `jnp.bfloat16`; float32 or wider by default. That of
-        complex parameters stays complex. In float16 it would vanish, because at first it is of the size of d0 g.
+      moment_dtype: dtype of the first moment, such as `jnp.bfloat16`; float32 or wider by default. For complex
+        parameters it stays complex. In float16 it would underflow, because at first it is of the order of d0 g.
 
     Returns:
       A transformation whose updates are added to the parameters. `update` needs `params`, and `value=` only if the rate
@@ -100,14 +100,14 @@ def prodigy(
     Raises:
       ValueError: if an argument is out of its range, `moment_dtype` is not a floating-point type, or `update` gets no
         `params`.
-      TypeError: if `learning_rate` is not a number, a `Rate` or a function of the step, or a switch is not a bool.
+      TypeError: if `learning_rate` is not a number, a `Rate` or a function of the step, or a flag is not a bool.
 
     Differs from the source:
-      A step in which s is still 0 (zero gradients) leaves the estimate alone. A step at a rate of 0, such as the first
-      of a warm-up, leaves everything alone, as in the authors' code. In optax.contrib the former makes everything NaN.
-      For parameters narrower than float32, x is kept in float32, because first steps of 1e-6 would be rounded away and
-      the estimate could never grow. `optax.tree.map_params` does not take this tree for parameters, and passes it to
-      `transform_non_params` as a whole.
+      A step in which s is still 0 (zero gradients) leaves the estimate unchanged. A step at a rate of 0, such as the
+      first of a warm-up, leaves everything unchanged, as in the authors' code. In optax.contrib the former makes
+      everything NaN. For parameters narrower than float32, x is kept in float32, because first steps of 1e-6 would be
+      rounded away and the estimate could never grow. `optax.tree.map_params` does not recognize this tree as
+      parameters, and passes it to `transform_non_params` as a whole.
 
     Source:
       K. Mishchenko, A. Defazio, ICML 2024, arXiv:2306.06101, algorithm 4, in the form of the authors' code.

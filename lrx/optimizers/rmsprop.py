@@ -34,11 +34,11 @@ def scale_by_rmsprop(
 
     The direction is `g_t / sqrt(v_t + eps)`, with `eps_root=False` `g_t / (sqrt(v_t) + eps)`, where
     `v_t = rho v_{t-1} + (1 - rho) g_t^2` and v_0 = 0, so that the first step is 1 / sqrt(1 - rho) times as long as
-    later ones: a warm-up keeps it small. Close a chain with a rate behind it: this is the core of `rmsprop`.
+    later ones: a warm-up keeps it small. In a chain, a rate comes after it: this is the core of `rmsprop`.
 
     Args:
       decay: rho, in [0, 1), dimensionless: a float or a `Schedule`; may be traced.
-      eps: >= 0, in the gradients' units squared, with `eps_root=False` in their units; may be traced.
+      eps: >= 0, in the gradients' units squared, or in the gradients' units with `eps_root=False`; may be traced.
       eps_root: whether eps is added within the root.
 
     Returns:
@@ -100,7 +100,7 @@ def rmsprop(
     Args:
       learning_rate: alpha, >= 0: a float, a `Schedule` or another `Rate`; may be traced. 1e-3 is usual.
       decay: rho, in [0, 1), dimensionless: a float or a `Schedule`; may be traced.
-      eps: >= 0, in the gradients' units squared, with `eps_root=False` in their units; may be traced.
+      eps: >= 0, in the gradients' units squared, or in the gradients' units with `eps_root=False`; may be traced.
       eps_root: whether eps is added within the root; `False` is PyTorch's form.
 
     Returns:

@@ -79,8 +79,8 @@ def schedule_free_sgd(
 
     Differs from the source:
       For parameters narrower than float32, x is kept in float32 too. Recovered from y it would drift away, because the
-      rounded y stands still while z moves. `optax.tree.map_params` does not take this tree for parameters, and passes
-      it to `transform_non_params` as a whole. For other parameters only z is kept.
+      rounded y stands still while z moves. `optax.tree.map_params` does not recognize this tree as parameters, and
+      passes it to `transform_non_params` as a whole. For other parameters only z is kept.
 
     Source:
       A. Defazio et al., "The Road Less Scheduled", NeurIPS 2024, arXiv:2405.15682, equations 3 to 5 and section 4.

@@ -32,14 +32,14 @@ def scale_by_momentum(
 ) -> optax.GradientTransformationExtraArgs:
     """Replace the gradient by a decaying sum of gradients.
 
-    The direction is `u_t = beta u_{t-1} + g_t`, with `nesterov=True` `g_t + beta u_t`. Close a chain with a rate
-    behind it: this is the core of `sgd(momentum=...)`.
+    The direction is `u_t = beta u_{t-1} + g_t`, with `nesterov=True` `g_t + beta u_t`. In a chain, a rate comes after
+    it: this is the core of `sgd(momentum=...)`.
 
     Args:
       momentum: beta, in [0, 1), dimensionless: a float or a `Schedule`; may be traced.
       nesterov: take the direction at the look-ahead point.
-      moment_dtype: type in which the velocity is kept, such as `jnp.float32`; by default the parameters' own. That of
-        complex parameters stays complex.
+      moment_dtype: dtype of the velocity, such as `jnp.float32`; by default the parameters' own. For complex parameters
+        it stays complex.
 
     Returns:
       A transformation without sign. `update` needs neither `params` nor `value`.
@@ -101,8 +101,8 @@ def sgd(
       momentum: beta, in [0, 1), dimensionless, usually 0.9: a float or a `Schedule`, such as `one_cycle_momentum`; may
         be traced. None keeps no velocity.
       nesterov: take the gradient's step from the look-ahead point, to which the velocity leads.
-      moment_dtype: type in which the velocity is kept, such as `jnp.float32`; by default the parameters' own. That of
-        complex parameters stays complex.
+      moment_dtype: dtype of the velocity, such as `jnp.float32`; by default the parameters' own. For complex parameters
+        it stays complex.
 
     Returns:
       A transformation whose updates are added to the parameters. `update` needs `value=` only if the rate does.

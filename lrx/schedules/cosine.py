@@ -23,7 +23,7 @@ def half_cosine(start: ArrayLike, end: ArrayLike, passed: jax.Array, left: jax.A
 
 @factory
 def cosine_decay(init_value: ArrayLike, decay_steps: ArrayLike, *, end_value: ArrayLike = 0.0) -> Schedule:
-    """Anneal the rate along half a cosine, then hold its end.
+    """Anneal the rate along half a cosine, then hold the end value.
 
     The rate is `alpha_t = alpha_min + (alpha_max - alpha_min) (1 + cos(pi t / T)) / 2` for `t < T`, and stays at
     `alpha_min` from there on (other libraries' cosine rises again).

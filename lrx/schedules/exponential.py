@@ -23,7 +23,7 @@ def exponential_decay(
 ) -> Schedule:
     """Shrink the rate by a factor over regular intervals, smoothly or in steps.
 
-    The rate is `alpha_t = max(alpha_0 r^(t / s), alpha_end)`, with `staircase=True` `max(alpha_0 r^floor(t / s),
+    The rate is `alpha_t = max(alpha_0 r^(t / s), alpha_end)`, or, with `staircase=True`, `max(alpha_0 r^floor(t / s),
     alpha_end)`. With r = e^-k and s = 1 this is `alpha_0 e^(-k t)`.
 
     Args:

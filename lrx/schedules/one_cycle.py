@@ -97,7 +97,7 @@ def one_cycle(
     Args:
       peak_value: the highest rate, >= 0; may be traced. Take it from a range test.
       total_steps: T, the length of the run in optimizer steps, >= 1; may be traced.
-      pct_start: p, the share of the run that climbs, in (0, 1), with three phases in (0, 0.5]; may be traced.
+      pct_start: p, the share of the run that climbs, in (0, 1), or in (0, 0.5] with three phases; may be traced.
       div_factor: peak / start, >= 1; may be traced.
       final_div_factor: start / end, >= 1; may be traced.
       anneal: "cosine" or "linear".
@@ -112,8 +112,8 @@ def one_cycle(
       TypeError: if `three_phase` is not a bool.
 
     Differs from the source:
-      The source draws lines; cosines and the two-phase form are fastai's. Phases end where PyTorch's do, but a run may
-      have any length, and the rate stays at its end value, while PyTorch's jumps up again.
+      The source uses straight lines; cosines and the two-phase form are fastai's. Phases end where PyTorch's do, but a
+      run may have any length, and the rate stays at its end value, while PyTorch's jumps up again.
 
     Source:
       L. Smith, N. Topin, "Super-Convergence", 2017, arXiv:1708.07120; L. Smith, 2018, arXiv:1803.09820.

@@ -14,7 +14,7 @@ from lrx.transformations import factory
 
 @factory
 def linear_decay(init_value: ArrayLike, decay_steps: ArrayLike, *, end_value: ArrayLike = 0.0) -> Schedule:
-    """Decay the rate along a straight line, then hold its end.
+    """Decay the rate along a straight line, then hold the end value.
 
     After a short warm-up this is the best of the fixed schedules on most problems, and worst-case optimal for the last
     iterate. The rate is `alpha_t = alpha_end + (alpha_0 - alpha_end) (1 - t/T)` for `t < T`, `alpha_end` from
@@ -57,7 +57,7 @@ def linear_decay(init_value: ArrayLike, decay_steps: ArrayLike, *, end_value: Ar
 def polynomial_decay(
     init_value: ArrayLike, decay_steps: ArrayLike, *, power: ArrayLike = 1.0, end_value: ArrayLike = 0.0
 ) -> Schedule:
-    """Decay the rate as a power of the remaining time, then hold its end.
+    """Decay the rate as a power of the remaining time, then hold the end value.
 
     The rate is `alpha_t = alpha_end + (alpha_0 - alpha_end) (1 - t/T)^p` for `t < T`, `alpha_end` from there on. With
     p = 1 it is `linear_decay`; above 1 it falls early, below 1 late.

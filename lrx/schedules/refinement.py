@@ -22,14 +22,14 @@ def refined(
     norm: str = "l2",
     smoothing: float = 0.1,
 ) -> Schedule:
-    """Build the schedule that the theory finds best for a run with the given gradient norms.
+    """Build the schedule that is optimal in theory for a run with the given gradient norms.
 
     With G_1..G_T the smoothed norms of a previous run and w_t = G_t^-2 (for `norm="l2"`, SGD) or w_t = G_t^-1 (for
     `norm="l1"`, the l1 norms of Adam's case), the rate of the t-th step is `alpha_t = w_t sum_{s > t} w_s`, scaled so
     that its largest value is `peak_value`. The last rate is 0 and holds. If the norms are constant, this is the linear
-    decay `(T - t) / (T - 1)`; if they fall early, it warms up; if they rise late, it anneals faster. Norms are
-    those of a run with a similar schedule: train with `optax.chain(optax.snapshot("gradient_norm", optax.tree.norm),
-    tx)`, and the history's `metrics["gradient_norm"]` has them.
+    decay `(T - t) / (T - 1)`; if they fall early, it warms up; if they rise late, it anneals faster. Record the norms
+    in a run with a similar schedule: train with `optax.chain(optax.snapshot("gradient_norm", optax.tree.norm), tx)`,
+    then read the history's `metrics["gradient_norm"]`.
 
     Args:
       grad_norms: one norm for each step of the previous run, (T,) float, > 0, T >= 2; not traced. Resample them

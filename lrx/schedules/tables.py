@@ -20,7 +20,7 @@ from lrx.transformations import factory
 def interpolate(
     points: Mapping[int, ArrayLike] | Sequence[tuple[ArrayLike, ArrayLike]], *, kind: str = "linear"
 ) -> Schedule:
-    """Draw a curve through rates at given steps.
+    """Interpolate between the rates at given steps.
 
     Between two points (a, alpha_a) and (b, alpha_b) the rate is `alpha_a + (alpha_b - alpha_a) f(u)` with
     `u = (t - a) / (b - a)`, where f is u for "linear" and `(1 - cos(pi u)) / 2` for "cosine". The first rate
@@ -40,7 +40,7 @@ def interpolate(
       TypeError: if `points` is neither a dict nor a list of pairs.
 
     Source:
-      No paper: the piecewise linear schedules of fast CIFAR-10 training are its usual form.
+      No paper; its usual form is the piecewise linear schedule of fast CIFAR-10 training.
 
     Example:
       >>> import lrx, jax.numpy as jnp

@@ -107,7 +107,7 @@ class Batches:
         Raises:
           ValueError: if the iterable ends before `num_batches` or is empty, its minibatches differ in shape, or arrays
             hold no minibatch.
-          TypeError: if something is of another kind.
+          TypeError: if an argument is of the wrong type.
 
         Example:
           >>> import numpy as np

@@ -37,7 +37,7 @@ def read_best(name: str, given: Any) -> BestBy:
 
     Raises:
       ValueError: if the name alone does not say which is better, or the pair has another mode.
-      TypeError: if it is of another type.
+      TypeError: if it is of the wrong type.
     """
     if isinstance(given, str):
         metric = given.lower()
@@ -62,7 +62,7 @@ def best_by(keep_best: Any, workload: Workload) -> BestBy | None:
     Raises:
       ValueError: if it is not the name of a result, alone if the name says which is best or with "min" or "max", or
         the workload does not evaluate.
-      TypeError: if it is of another type.
+      TypeError: if it is of the wrong type.
     """
     if keep_best is None:
         return None
@@ -87,7 +87,7 @@ def read_feedback(feedback_metric: Any, workload: Workload, opt_state: Any, *, b
     Raises:
       ValueError: if nothing evaluates, no controller takes observations, one that is named does not, or one that does
         is not named.
-      TypeError: if `feedback_metric` is of another type.
+      TypeError: if `feedback_metric` is of the wrong type.
     """
     found = _listeners(opt_state)
     if feedback_metric is None:

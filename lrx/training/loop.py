@@ -42,19 +42,19 @@ def train(
     progress: bool | str | None = None,
     stop_on_nonfinite: bool = True,
 ) -> History:
-    """Train a workload with an optimizer, every step inside of compiled loops.
+    """Train a workload with an optimizer, with every step inside a compiled loop.
 
     The data stay on the device; a minibatch is drawn, transformed and used in the compiled step. The keys of step t
     and the permutation of epoch e are functions of the seed and t or e alone. If there are several local devices and
     their number divides the batch size, the batch is split over them and the parameters are on all of them (results
     are the same up to rounding); `jax.config.jax_default_device`, if set, is used alone.
 
-    `tx.update` is passed `params`, and those of `value=loss`, `grad=`, `value_fn=` (for optax's line searches) and
-    `grad_fn=` (for `optax.contrib.sam`) that it takes. If the run ends within a round of `lrx.accumulate`, its last
-    step applies the gradients gathered so far; the newest checkpoint is then that of the step before.
+    `tx.update` is passed `params` and, if it takes them, `value=loss`, `grad=`, `value_fn=` (for optax's line searches)
+    and `grad_fn=` (for `optax.contrib.sam`). If the run ends within a round of `lrx.accumulate`, its last step applies
+    the gradients gathered so far; the newest checkpoint is then that of the step before.
 
     Evaluations use `lrx.eval_params(opt_state, params)`. If those differ from the trained parameters and the model has
-    batch statistics, `recompute_batch_stats` computes the statistics anew.
+    batch statistics, `recompute_batch_stats` recomputes the statistics.
 
     Args:
       workload: model, data and loss.
@@ -79,7 +79,7 @@ def train(
         holds any other run is refused.
       on_mismatch: what to do if the folder holds a run that was made with another rate or constant of `tx`, another
         loss, other data, another seed or version (`lrx.training.identity`). "error" refuses it and names the
-        differences. "continue" goes on with the arguments given, if the state has the same structure;
+        differences. "continue" uses the arguments given, if the state has the same structure;
         `history.changes` holds the step and the differences. No single call describes such a folder, so later calls
         need "continue" too.
       init: initial values in place of drawn ones: a `History` of an earlier run, its `best`, `(params, model_state,
@@ -88,7 +88,7 @@ def train(
         are counted from 0. If the folder holds a run already, that run continues instead.
       callback: called between two segments with a `lrx.training.Moment`: `step`, `loss`, `rate`, `metrics` and
         `evaluations` as numbers, and on demand `params`, `model_state` and `opt_state`. It returns None; or an
-        `opt_state` of the same structure to go on with, as `lrx.set_learning_rate(moment.opt_state, 1e-4)`; or
+        `opt_state` of the same structure to continue with, as `lrx.set_learning_rate(moment.opt_state, 1e-4)`; or
         `lrx.STOP`, which ends the run as its last step would. A sequence of callbacks is allowed. `lrx.training` has
         `csv_writer`, `tensorboard_writer` and `wandb_writer`. Calling callbacks does not change the numbers of a run.
       callback_every: interval of calls, in the unit of `evaluate_every`; by default about a second, at steps that
@@ -114,7 +114,7 @@ def train(
         or out of range, the folder cannot be written, holds another run, a longer one, or any run with `resume=False`,
         the updates of `tx` ascend (`lrx.direction.require_descent`), a controller with `feedback="observed"` would
         observe nothing, or a named result is not one that `evaluate` returns.
-      TypeError: if an argument is of another type, `loss_fn` or `tx` change the type of the state, or a callback
+      TypeError: if an argument is of the wrong type, `loss_fn` or `tx` change the type of the state, or a callback
         returns something else.
       DivergenceError: if the loss is not finite: a `FloatingPointError` with the step, the rate and the history. The
         checkpoints before that step stay.

@@ -28,7 +28,7 @@ def as_best(metric: Any, workload: Workload | None) -> BestBy:
 
     Raises:
       ValueError: if the name alone does not say which is better, or the workload does not evaluate.
-      TypeError: if it is of another type.
+      TypeError: if it is of the wrong type.
     """
     if metric is None:
         return LEAST_TRAINING_LOSS

@@ -81,30 +81,31 @@ def halve_until_trains(
 ) -> TrialTable:
     """Try `start_rate`, then half of it, and so on, until the loss falls.
 
-    Each trial begins at the same parameters and sees the same minibatches. It trains if no loss was infinite or NaN and
-    the mean loss of its last tenth is below that of its first, and below that of the initial parameters on the same
-    minibatches, by more than `min_fall` times the size of each, and by a thousandth of it at least.
+    Each trial begins at the same parameters and sees the same minibatches. A trial trains if every loss is finite and
+    the mean loss of its last tenth is clearly below two others: that of its first tenth, and that of the initial
+    parameters on the minibatches of the last tenth. Clearly means by more than the fraction `min_fall` of each, and by
+    a thousandth at least.
 
     Args:
       workload: the model, its data and its loss.
       tx: `rate -> transformation`, as `lrx.adam`; the rate is traced.
       start_rate: the first rate, > 0.
-      factor: what the rate is multiplied by after a trial that fails, in (0, 1).
-      trials: how many at most.
+      factor: multiplies the rate after a trial that fails, in (0, 1).
+      trials: maximum number of trials.
       num_steps: length of a trial, at least 2.
-      min_fall: share of the loss that it has to fall by, >= 0.
-      seeds: how many runs of each trial, with seeds 0, 1, ..., or the seeds; all have to train.
+      min_fall: required fall of the loss, relative to its magnitude, >= 0.
+      seeds: number of runs of each trial (with seeds 0, 1, ...), or the list of seeds; all have to train.
       checkpoint: a folder. The table is kept there after each trial, and the same call, or one with more `trials`,
         continues with the next one.
-      progress: True shows a bar, or lines if there is no terminal; by default a bar, on a terminal alone; a string is
-        its title; False shows nothing.
+      progress: True shows a bar, or lines without a terminal; None shows a bar on a terminal and nothing elsewhere; a
+        string is its title; False shows nothing.
 
     Returns:
       A `TrialTable`; print it for the outcome of each trial.
 
     Raises:
       ValueError: if an argument is out of its range, `tx` ascends (`lrx.direction`), or the folder holds other trials.
-      TypeError: if an argument is of another kind.
+      TypeError: if an argument is of the wrong type.
       ImportError: if `checkpoint` is given and orbax is not installed.
 
     Example:

@@ -61,11 +61,11 @@ def successive_halving(
       brackets: how many; at most the number of rungs.
       metric: a result of the workload's `evaluate` to compare by, as "accuracy"; ("score", "max") if the name does not
         say which is better; by default the training loss of the last tenth of the steps.
-      seeds: how many runs of each member, or their seeds; members are compared by the mean.
+      seeds: number of runs of each member, or their seeds; members are compared by the mean over them.
       execution: how the runs are compiled, and how many at a time.
       checkpoint: a folder. The survivors are kept there after each rung, and the same call continues with the next one.
-      progress: True shows a bar, or lines if there is no terminal; by default a bar, on a terminal alone; a string is
-        its title; False shows nothing.
+      progress: True shows a bar, or lines without a terminal; None shows a bar on a terminal and nothing elsewhere; a
+        string is its title; False shows nothing.
 
     Returns:
       A `HalvingResult`.
@@ -75,7 +75,7 @@ def successive_halving(
         rung, every member diverged or has a metric that is not finite, the best one has learnt nothing (its loss is
         not below that of the initial parameters; with a metric: is not another one), or the folder holds another
         search.
-      TypeError: if an argument is of another kind.
+      TypeError: if an argument is of the wrong type.
       ImportError: if `checkpoint` is given and orbax is not installed.
 
     Source:

@@ -56,14 +56,14 @@ def optuna_objective(
         default.
       metric: the name of a result of the workload's `evaluate`, which the study minimizes or maximizes; by default the
         training loss, the mean of the last tenth of the steps.
-      seeds: how many runs of each trial, or their seeds; their mean is reported.
+      seeds: number of runs of each trial, or their seeds; the mean over them is reported.
 
     Returns:
       A function of an `optuna.Trial` that returns the metric after `num_steps`.
 
     Raises:
       ValueError: if an argument is out of its range, or `tx` refuses an end of a range or ascends (`lrx.direction`).
-      TypeError: if an argument is of another kind.
+      TypeError: if an argument is of the wrong type.
       ImportError: if optuna is not installed.
 
     Source:

@@ -85,8 +85,8 @@ def range_test(
       validation_batch: a batch whose loss after each step is recorded, in place of the training loss before it.
       seeds: how many runs, with seeds 0, 1, ..., or the seeds; they run side by side.
       extend: whether the ladder may continue beyond `max_rate`, as above.
-      progress: True shows a bar, or lines if there is no terminal; by default a bar, on a terminal alone; a string
-        is its title; False shows nothing.
+      progress: True shows a bar, or lines without a terminal; None shows a bar on a terminal and nothing elsewhere; a
+        string is its title; False shows nothing.
 
     Returns:
       A `RangeTest`. Its `suggestion` raises an error if nothing was learnt at any rate.
@@ -94,7 +94,7 @@ def range_test(
     Raises:
       ValueError: if an argument is out of its range, `tx` ascends (`lrx.direction`) or accumulates gradients, or
         the loss is not finite at the first rate.
-      TypeError: if an argument is of another kind.
+      TypeError: if an argument is of the wrong type.
 
     Differs from the source:
       The smoothing does not lag, so no suggestion has to be moved back by a factor; the ladder ends at `max_rate`.

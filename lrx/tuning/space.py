@@ -133,7 +133,7 @@ def make_space(space: Any, seed: int) -> Space:
 
     Raises:
       ValueError: if a list of values is empty or not of finite numbers.
-      TypeError: if `space` is of another kind.
+      TypeError: if `space` is of the wrong type.
     """
     if isinstance(space, Random):
         places = np.random.default_rng(seed).random((len(space.ranges), space.num_samples))

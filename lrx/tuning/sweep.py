@@ -49,14 +49,14 @@ def sweep(
       space: a grid, `{"lr": [0.01, 0.1]}`, in which each hyperparameter has its axis in the result; or a random sample,
         `lrx.tuning.Random({"lr": lrx.tuning.log_uniform(1e-4, 1.0)}, num_samples=27)`, the same one each time.
       num_steps: length of each run.
-      seeds: how many runs of each member, with seeds 0, 1, ..., or the seeds.
-      num_points: of each curve of training losses; each is the mean over equally many steps.
+      seeds: number of runs of each member (with seeds 0, 1, ...), or the list of seeds.
+      num_points: number of points of each training-loss curve; each is a mean over equally many steps.
       evaluate_every: steps between evaluations; by default only the end is evaluated.
       execution: how the runs are compiled, and how many at a time.
       checkpoint: a folder. The results are kept there after each chunk of members, and the same call continues with the
         next chunk. A call that differs in anything that determines its numbers is refused (`lrx.training.identity`).
-      progress: True shows a bar, or lines if there is no terminal; by default a bar, on a terminal alone; a string is
-        its title; False shows nothing.
+      progress: True shows a bar, or lines without a terminal; None shows a bar on a terminal and nothing elsewhere; a
+        string is its title; False shows nothing.
 
     Returns:
       A `SweepResult`.
@@ -64,7 +64,7 @@ def sweep(
     Raises:
       ValueError: if an argument is out of its range, `tx` refuses a value or ascends (`lrx.direction`), or the folder
         holds another sweep; before anything is trained.
-      TypeError: if an argument is of another kind, or `tx` does not take the names.
+      TypeError: if an argument is of the wrong type, or `tx` does not take these names.
       ImportError: if `checkpoint` is given and orbax is not installed.
 
     Example:

@@ -52,7 +52,7 @@ class Method:
 
     Raises:
       ValueError: if a number is out of its range.
-      TypeError: if a field is of another kind.
+      TypeError: if a field is of the wrong type.
     """
 
     make: Callable[[Any, Any], optax.GradientTransformation]

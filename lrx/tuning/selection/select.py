@@ -57,8 +57,8 @@ def select(
       checkpoint: a folder. The results are kept there after the range tests and after each round, and the same call
         continues with the next round. A call that differs in anything that determines its numbers is refused
         (`lrx.training.identity`).
-      progress: True shows a bar, or lines if there is no terminal; by default a bar, on a terminal alone; a string is
-        its title; False shows nothing.
+      progress: True shows a bar, or lines without a terminal; None shows a bar on a terminal and nothing elsewhere; a
+        string is its title; False shows nothing.
 
     Returns:
       A `Selection`. Train with `lrx.train(workload, selection.tx, steps=selection.num_steps)`; `print(selection)` shows
@@ -68,7 +68,7 @@ def select(
       ValueError: if an argument is out of its range, the portfolio is empty, a method of it ascends, the budget is too
         small for the range tests and four rounds with runs of two steps in the first, every run diverged, none of the
         longest runs has a training loss below that of the initial parameters, or the folder holds another selection.
-      TypeError: if an argument is of another kind.
+      TypeError: if an argument is of the wrong type.
       ImportError: if `checkpoint` is given and orbax is not installed.
 
     Source:
