@@ -1,5 +1,6 @@
 """The package's front door: public names that load when they are used."""
 
+import inspect
 import subprocess
 import sys
 import types
@@ -40,6 +41,15 @@ def test_every_public_name_is_listed_once_and_there() -> None:
     assert len(lrx.__all__) == len(set(lrx.__all__))  # in the order of the linter, constants first
     for name in lrx.__all__:
         assert not isinstance(getattr(lrx, name), types.ModuleType), name
+
+
+def test_the_default_of_every_argument_is_short_to_read() -> None:
+    long = []
+    for name in lrx.__all__:
+        value = getattr(lrx, name)
+        parameters = inspect.signature(value).parameters if inspect.isfunction(value) else {}
+        long += [f"{name}({each})" for each, par in parameters.items() if len(repr(par.default)) > 80]
+    assert long == []
 
 
 def test_a_name_that_is_not_there_is_an_attribute_error() -> None:

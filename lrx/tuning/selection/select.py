@@ -26,7 +26,7 @@ def select(
     *,
     num_steps: int | None = None,
     budget: float = 3.0,
-    portfolio: Mapping[str, Method] = PORTFOLIO,
+    portfolio: Mapping[str, Method] | None = None,
     metric: str | tuple[str, str] | None = None,
     seed: int = 0,
     checkpoint: str | os.PathLike[str] | None = None,
@@ -49,7 +49,8 @@ def select(
       workload: the model, its data and its loss.
       num_steps: length of the run that the method is chosen for; 10 epochs by default.
       budget: upper bound of all steps, in full runs.
-      portfolio: name to `lrx.tuning.Method`, `lrx.tuning.PORTFOLIO | {"mine": Method(...)}`.
+      portfolio: name to `lrx.tuning.Method`, by default `lrx.tuning.PORTFOLIO`; to add a method,
+        `lrx.tuning.PORTFOLIO | {"mine": Method(...)}`.
       metric: a result of the workload's `evaluate` to compare by, as "accuracy"; ("score", "max") if the name does not
         say which is better; by default its "loss", or, if it has none, the training loss of the last tenth of the
         steps.
@@ -94,6 +95,7 @@ def select(
     _checks.positive("budget", budget)
     require_progress(progress)
     _checks.seed(seed)
+    portfolio = PORTFOLIO if portfolio is None else portfolio
     _require_portfolio(portfolio)
     if num_steps is None:
         num_steps = DEFAULT_EPOCHS * workload.batches.steps_per_epoch
