@@ -96,6 +96,11 @@ REFERENCE = {
 }
 
 
+def test_before_the_first_update_the_rate_is_that_of_the_initial_estimate():
+    state = lrx.d_adaptation(0.5, d0=1e-3).init(jnp.ones(2))
+    np.testing.assert_allclose(lrx.learning_rate(state), 0.5 * 1e-3, rtol=1e-6)
+
+
 def test_the_bias_correction_of_d_adaptation_counts_from_the_first_rate_above_zero():
     tx = lrx.d_adaptation(lrx.tabulated([0.0, 0.0, 1.0]), d0=0.1, bias_correction=True)
     later, at_once = tx.init(jnp.zeros(2)), lrx.d_adaptation(1.0, d0=0.1, bias_correction=True).init(jnp.zeros(2))

@@ -199,7 +199,7 @@ def test_csv_has_a_row_for_each_call(tmp_path):
 
 def test_a_csv_goes_on_where_a_resumed_run_does(tmp_path):
     path = tmp_path / "run.csv"
-    for steps in (6, 12):
+    for steps in (3, 6, 12):  # after one row, after two
         train(LINE, ADAM, steps=steps, callback=csv_writer(path), callback_every=3, checkpoint=tmp_path / "run")
     assert [int(row["step"]) for row in rows(path)] == [3, 6, 8, 9, 12]
     train(LINE, ADAM, steps=3, callback=csv_writer(path), callback_every=3)  # a new run replaces the rows
