@@ -18,119 +18,37 @@ Example:
 """
 
 from importlib import import_module
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from lrx._public import *
 
 __version__ = "0.1.0"
 
-__all__ = [
-    "STOP",
-    "Batches",
-    "CarriedOver",
-    "Controller",
-    "DivergenceError",
-    "History",
-    "NoRateError",
-    "Rate",
-    "Schedule",
-    "TrainingInterrupted",
-    "Workload",
-    "accumulate",
-    "adagrad",
-    "adam",
-    "adamw",
-    "apply_updates",
-    "armijo",
-    "averaged",
-    "carry_over",
-    "cocob",
-    "constant",
-    "cosine_decay",
-    "cosine_restarts",
-    "cumulative_path",
-    "cyclical",
-    "d_adaptation",
-    "dog",
-    "dowg",
-    "early_stopping",
-    "eval_params",
-    "exponential_decay",
-    "greedy",
-    "group_rates",
-    "halve_until_trains",
-    "heavy_ball",
-    "hypergradient_adam",
-    "hypergradient_sgd",
-    "interpolate",
-    "inverse_sqrt_decay",
-    "inverse_time_decay",
-    "join",
-    "learning_rate",
-    "learning_rates",
-    "linear_decay",
-    "master_weights",
-    "mechanic",
-    "momo",
-    "momo_adam",
-    "monitor",
-    "nesterov",
-    "observe",
-    "one_cycle",
-    "one_cycle_momentum",
-    "optuna_objective",
-    "pid",
-    "piecewise_constant",
-    "polyak",
-    "polynomial_decay",
-    "prodigy",
-    "range_test",
-    "reduce_on_plateau",
-    "refined",
-    "relative_adaptation",
-    "restart_schedule",
-    "rmsprop",
-    "rollback_on_divergence",
-    "scale_by_adagrad",
-    "scale_by_adam",
-    "scale_by_momentum",
-    "scale_by_rmsprop",
-    "scale_for_batch_size",
-    "scale_learning_rate",
-    "schedule_free_adamw",
-    "schedule_free_sgd",
-    "select",
-    "set_learning_rate",
-    "sgd",
-    "step_decay",
-    "stopped",
-    "successive_halving",
-    "sweep",
-    "tabulated",
-    "train",
-    "update_count",
-    "warmup",
-    "warmup_cosine_decay",
-    "warmup_linear_decay",
-    "warmup_stable_decay",
-    "warmup_until",
-]
+if TYPE_CHECKING:
+    from lrx import controllers as controllers
+    from lrx import guards as guards
+    from lrx import optimizers as optimizers
+    from lrx import rates as rates
+    from lrx import reading as reading
+    from lrx import schedules as schedules
+    from lrx import training as training
+    from lrx import tuning as tuning
+    from lrx._public import *
+else:  # to a type checker, a module with `__getattr__` has every name
 
-# The packages that were there after `import lrx` alone.
-_PACKAGES = ("controllers", "guards", "optimizers", "rates", "reading", "schedules", "training", "tuning")
+    def __getattr__(name: str) -> Any:
+        """Load all public names when the first is used: JAX takes a second, and `lrx --help` needs none of them."""
+        if name == "__all__" or not name.startswith("__"):
+            if find_spec(f"lrx.{name}") is not None:
+                return import_module(f"lrx.{name}")
+            globals().update(_public_names())
+            if name in globals():
+                return globals()[name]
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *_public_names()})
 
-def __getattr__(name: str) -> Any:
-    """Load the public names when the first of them is used: JAX takes a second, and `lrx --help` needs none of them."""
-    if name in __all__:
-        public = vars(import_module("lrx._public"))
-        globals().update({each: public[each] for each in __all__})
-        return public[name]
-    if name in _PACKAGES:
-        return import_module(f"lrx.{name}")
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__, *_PACKAGES})
+    def _public_names() -> dict[str, Any]:
+        """Return what `lrx._public` imports by name, and `__all__`, which lists it."""
+        names = {name: value for name, value in vars(import_module("lrx._public")).items() if not name.startswith("_")}
+        return names | {"__all__": sorted(names)}

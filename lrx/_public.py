@@ -1,75 +1,39 @@
-"""The public names of lrx, each imported from where it lives; `lrx` itself loads them at their first use."""
+"""The public names of lrx: what is imported here, each name `as` itself for type checkers, is `lrx.<name>`.
 
-from lrx.controllers import (
-    cumulative_path,
-    early_stopping,
-    greedy,
-    pid,
-    reduce_on_plateau,
-    relative_adaptation,
-    warmup_until,
-)
-from lrx.editing import restart_schedule, scale_learning_rate, set_learning_rate
-from lrx.guards import rollback_on_divergence
-from lrx.observing import observe
-from lrx.optimizers import (
-    accumulate,
-    adagrad,
-    adam,
-    adamw,
-    armijo,
-    averaged,
-    cocob,
-    d_adaptation,
-    dog,
-    dowg,
-    group_rates,
-    heavy_ball,
-    hypergradient_adam,
-    hypergradient_sgd,
-    master_weights,
-    mechanic,
-    momo,
-    momo_adam,
-    nesterov,
-    polyak,
-    prodigy,
-    rmsprop,
-    scale_by_adagrad,
-    scale_by_adam,
-    scale_by_momentum,
-    scale_by_rmsprop,
-    schedule_free_adamw,
-    schedule_free_sgd,
-    sgd,
-)
-from lrx.rates import Controller, Rate, Schedule
-from lrx.reading import NoRateError, learning_rate, learning_rates, monitor, update_count
-from lrx.restoring import CarriedOver, carry_over
-from lrx.run_state import apply_updates, eval_params, stopped
-from lrx.schedules import (
-    constant,
-    cosine_decay,
-    cosine_restarts,
-    cyclical,
-    exponential_decay,
-    interpolate,
-    inverse_sqrt_decay,
-    inverse_time_decay,
-    join,
-    linear_decay,
-    one_cycle,
-    one_cycle_momentum,
-    piecewise_constant,
-    polynomial_decay,
-    refined,
-    scale_for_batch_size,
-    step_decay,
-    tabulated,
-    warmup,
-    warmup_cosine_decay,
-    warmup_linear_decay,
-    warmup_stable_decay,
-)
-from lrx.training import STOP, Batches, DivergenceError, History, TrainingInterrupted, Workload, train
-from lrx.tuning import halve_until_trains, optuna_objective, range_test, select, successive_halving, sweep
+The packages of transformations are taken whole. `lrx` loads this file when the first of the names is used.
+"""
+
+from lrx.controllers import *
+from lrx.editing import restart_schedule as restart_schedule
+from lrx.editing import scale_learning_rate as scale_learning_rate
+from lrx.editing import set_learning_rate as set_learning_rate
+from lrx.guards import *
+from lrx.observing import observe as observe
+from lrx.optimizers import *
+from lrx.rates import Controller as Controller
+from lrx.rates import Rate as Rate
+from lrx.rates import Schedule as Schedule
+from lrx.reading import NoRateError as NoRateError
+from lrx.reading import learning_rate as learning_rate
+from lrx.reading import learning_rates as learning_rates
+from lrx.reading import monitor as monitor
+from lrx.reading import update_count as update_count
+from lrx.restoring import CarriedOver as CarriedOver
+from lrx.restoring import carry_over as carry_over
+from lrx.run_state import apply_updates as apply_updates
+from lrx.run_state import eval_params as eval_params
+from lrx.run_state import stopped as stopped
+from lrx.schedules import *
+from lrx.training import STOP as STOP
+from lrx.training import Batches as Batches
+from lrx.training import DivergenceError as DivergenceError
+from lrx.training import History as History
+from lrx.training import TrainingInterrupted as TrainingInterrupted
+from lrx.training import Workload as Workload
+from lrx.training import train as train
+from lrx.tuning import halve_until_trains as halve_until_trains
+from lrx.tuning import optuna_objective as optuna_objective
+from lrx.tuning import range_test as range_test
+from lrx.tuning import select as select
+from lrx.tuning import successive_halving as successive_halving
+from lrx.tuning import sweep as sweep

@@ -13,57 +13,37 @@ the way that they go keeps them in float32 in its state. For all others, and for
 `master_weights`. Types below 16 bits are refused.
 """
 
-from lrx.optimizers.accumulation import accumulate
-from lrx.optimizers.adagrad import adagrad, scale_by_adagrad
-from lrx.optimizers.adam import adam, scale_by_adam
-from lrx.optimizers.adamw import adamw
-from lrx.optimizers.armijo import armijo
-from lrx.optimizers.averaged import averaged
-from lrx.optimizers.cocob import cocob
-from lrx.optimizers.d_adaptation import d_adaptation
-from lrx.optimizers.dog import dog
-from lrx.optimizers.dowg import dowg
-from lrx.optimizers.groups import group_rates
-from lrx.optimizers.heavy_ball import heavy_ball
-from lrx.optimizers.hypergradient import hypergradient_adam, hypergradient_sgd
-from lrx.optimizers.master_weights import master_weights
-from lrx.optimizers.mechanic import mechanic
-from lrx.optimizers.momo import momo, momo_adam
-from lrx.optimizers.nesterov import nesterov
-from lrx.optimizers.polyak import polyak
-from lrx.optimizers.prodigy import prodigy
-from lrx.optimizers.rmsprop import rmsprop, scale_by_rmsprop
-from lrx.optimizers.schedule_free import schedule_free_adamw, schedule_free_sgd
-from lrx.optimizers.sgd import scale_by_momentum, sgd
+from typing import TYPE_CHECKING
 
-__all__ = [
-    "accumulate",
-    "adagrad",
-    "adam",
-    "adamw",
-    "armijo",
-    "averaged",
-    "cocob",
-    "d_adaptation",
-    "dog",
-    "dowg",
-    "group_rates",
-    "heavy_ball",
-    "hypergradient_adam",
-    "hypergradient_sgd",
-    "master_weights",
-    "mechanic",
-    "momo",
-    "momo_adam",
-    "nesterov",
-    "polyak",
-    "prodigy",
-    "rmsprop",
-    "scale_by_adagrad",
-    "scale_by_adam",
-    "scale_by_momentum",
-    "scale_by_rmsprop",
-    "schedule_free_adamw",
-    "schedule_free_sgd",
-    "sgd",
-]
+from lrx.optimizers.accumulation import accumulate as accumulate
+from lrx.optimizers.adagrad import adagrad as adagrad
+from lrx.optimizers.adagrad import scale_by_adagrad as scale_by_adagrad
+from lrx.optimizers.adam import adam as adam
+from lrx.optimizers.adam import scale_by_adam as scale_by_adam
+from lrx.optimizers.adamw import adamw as adamw
+from lrx.optimizers.armijo import armijo as armijo
+from lrx.optimizers.averaged import averaged as averaged
+from lrx.optimizers.cocob import cocob as cocob
+from lrx.optimizers.d_adaptation import d_adaptation as d_adaptation
+from lrx.optimizers.dog import dog as dog
+from lrx.optimizers.dowg import dowg as dowg
+from lrx.optimizers.groups import group_rates as group_rates
+from lrx.optimizers.heavy_ball import heavy_ball as heavy_ball
+from lrx.optimizers.hypergradient import hypergradient_adam as hypergradient_adam
+from lrx.optimizers.hypergradient import hypergradient_sgd as hypergradient_sgd
+from lrx.optimizers.master_weights import master_weights as master_weights
+from lrx.optimizers.mechanic import mechanic as mechanic
+from lrx.optimizers.momo import momo as momo
+from lrx.optimizers.momo import momo_adam as momo_adam
+from lrx.optimizers.nesterov import nesterov as nesterov
+from lrx.optimizers.polyak import polyak as polyak
+from lrx.optimizers.prodigy import prodigy as prodigy
+from lrx.optimizers.rmsprop import rmsprop as rmsprop
+from lrx.optimizers.rmsprop import scale_by_rmsprop as scale_by_rmsprop
+from lrx.optimizers.schedule_free import schedule_free_adamw as schedule_free_adamw
+from lrx.optimizers.schedule_free import schedule_free_sgd as schedule_free_sgd
+from lrx.optimizers.sgd import scale_by_momentum as scale_by_momentum
+from lrx.optimizers.sgd import sgd as sgd
+
+if not TYPE_CHECKING:  # type checkers take the names from the imports, each `as` itself
+    __all__ = sorted(name for name, value in globals().items() if callable(value) and not name.startswith("_"))
