@@ -37,7 +37,7 @@ def type_of(leaf: Any) -> Any:
 
 
 def as_type(leaf: jax.Array, dtype: Any) -> jax.Array:
-    """Convert a leaf, unless it has the type already, as most of thousands do."""
+    """Convert a leaf, unless it already has the type, as most leaves do."""
     return leaf if leaf.dtype == dtype and not leaf.weak_type else leaf.astype(dtype)
 
 
@@ -119,7 +119,7 @@ def abs_square(x: jax.Array) -> jax.Array:
 
 
 def inner(x: jax.Array, y: jax.Array) -> jax.Array:
-    """Return the inner product of each coordinate: x y, for complex ones Re(conj(x) y), that of R^2."""
+    """Return the product of each coordinate: x y, or Re(conj(x) y) for complex numbers, the inner product in R^2."""
     if jnp.iscomplexobj(x) or jnp.iscomplexobj(y):
         return x.real * y.real + x.imag * y.imag
     return x * y
@@ -220,7 +220,7 @@ def finite_or(new: jax.Array, old: jax.Array) -> jax.Array:
 
 
 def scale_leaf(leaf: jax.Array, factor: jax.Array) -> jax.Array:
-    """Multiply a leaf by a scalar, computed in at least float32, in the leaf's own type."""
+    """Multiply a leaf by a scalar in at least float32, and return it in the leaf's own type."""
     if has_no_gradient(leaf):
         return leaf
     of_leaf = upcast(leaf)
@@ -233,7 +233,7 @@ def scale_tree(tree: Any, factor: jax.Array) -> Any:
 
 
 def descend(updates: Any, rate: jax.Array, extra_args: Mapping[str, Any]) -> Any:
-    """Multiply a direction by minus the rate, as every rate does that closes a chain."""
+    """Multiply a direction by minus the rate, as every rate at the end of a chain does."""
     leaves, structure = jax.tree.flatten(updates, is_leaf=lambda leaf: leaf is None)
     rates = rates_by_leaf(-rate, updates, extra_args)
     scaled = [scale_leaf(leaf, of_leaf) for leaf, of_leaf in zip(leaves, rates, strict=True)]

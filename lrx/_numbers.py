@@ -16,7 +16,7 @@ ArrayLike: TypeAlias = float | jax.Array | np.ndarray | np.number
 
 
 def is_number(value: Any) -> bool:
-    """Return whether a value is a number or an array of numbers; a bool is neither."""
+    """Return whether a value is a number or an array of numbers; bools do not count."""
     if isinstance(value, bool | np.bool_):
         return False
     return isinstance(value, int | float | np.number | np.ndarray | jax.Array)

@@ -47,7 +47,8 @@ def round_like(positions: Any, params: Any) -> Any:
 
 
 def move_mean(mean: jax.Array, x: jax.Array, share: jax.Array) -> jax.Array:
-    """Move a mean towards an iterate by its share. Integers and coordinates that are not finite are left alone."""
+    """Move a mean towards an iterate by the iterate's weight. Integers and coordinates that are not finite stay as they
+    are."""
     if not jnp.issubdtype(jnp.result_type(x), jnp.inexact):
         return mean
     x = upcast(x)
@@ -88,7 +89,7 @@ def updates_to(positions: Any, params: Any, gradients: Any) -> Any:
 
 
 def _clip_to_type(x: jax.Array, gradient: jax.Array, dtype: Any) -> jax.Array:
-    """Clip to the range of a type, unless the gradient has overflowed: that stays visible."""
+    """Clip to the range of a type, unless the gradient has overflowed: then the overflow stays visible."""
     if jnp.iscomplexobj(x):
         return jax.lax.complex(_clip_to_type(x.real, gradient, dtype), _clip_to_type(x.imag, gradient, dtype))
     largest = float(jnp.finfo(dtype).max)
@@ -96,7 +97,7 @@ def _clip_to_type(x: jax.Array, gradient: jax.Array, dtype: Any) -> jax.Array:
 
 
 def combine(function: Callable[..., jax.Array], params: Any, tree: Any) -> Any:
-    """Return `function(parameter, leaf of the state)`, computed in at least float32, in the parameters' types.
+    """Return `function(parameter, leaf of the state)`, computed in at least float32, cast to the parameters' types.
 
     Leaves that are not floating-point numbers and leaves that a mask hides from the method stay as they are.
     """

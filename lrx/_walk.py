@@ -48,7 +48,7 @@ def refuse_objects(function: str, state: Any) -> None:
 
 
 def nodes_below(node: Any) -> tuple[Any, ...]:
-    """Return the nodes one level below, without arrays, of which there may be thousands."""
+    """Return the nodes one level below; arrays are left out, since there may be thousands."""
     flat = jax.tree_util.default_registry.flatten_one_level(node)
     return () if flat is None else tuple(child for child in flat[0] if not isinstance(child, jax.Array | np.ndarray))
 
@@ -59,7 +59,7 @@ def nodes_within(view: Any, node: Any) -> tuple[Any, ...]:
 
 
 def nodes_on_path(view: Any, node: Any) -> tuple[Any, ...]:
-    """Return the states below through which a gradient goes on its way to the update."""
+    """Return the states below that lie on a gradient's path to the update."""
     return view.on_path() if has_method(view, "on_path") else nodes_within(view, node)
 
 
@@ -84,7 +84,7 @@ def nodes_with(node: Any, method: str, *, nested: bool = True) -> list[Any]:
     Args:
       node: a state.
       method: the name of the method.
-      nested: whether to look within a state that has the method; otherwise it answers for the states within it.
+      nested: whether to look within a state that has the method; otherwise the walk stops there.
     """
     view = adapt(node)
     found = [view] if has_method(view, method) else []

@@ -39,9 +39,9 @@ def require_descent(tx: optax.GradientTransformation, params: Any) -> None:
     convex, and all components of its gradient are equal and positive. A method that descends moves every parameter
     that it moves at all below zero, whatever its rate is; weight decay, which pulls towards zero, cannot change the
     sign. A leaf whose components are above zero after each of the first updates in which it is moved ascends. If
-    nothing has moved after 8 updates (a rate that is 0 at first, a round of accumulation), the probe goes on, up to 256
-    updates. An optimizer that never moves anything is accepted, and so is one that needs more than `params`, `value`,
-    `grad`, `value_fn` and `grad_fn`.
+    nothing has moved after 8 updates (a rate that is 0 at first, a round of accumulation), the probe continues, up to
+    256 updates. An optimizer that never moves anything is accepted, and so is one that needs more than `params`,
+    `value`, `grad`, `value_fn` and `grad_fn`.
 
     Args:
       tx: any optax transformation.

@@ -37,7 +37,7 @@ def _edit_rates(node: Any, edit: Callable[[Any, str], Any], label: str = "") -> 
     """Rebuild a state with its rates edited.
 
     `edit` is called with each rate, and with each state that holds the factors of groups around rates, together with
-    the label of its group. It returns the new state, or None to go on with the states within.
+    the label of its group. It returns the new state, or None to continue with the states within.
     """
     view = adapt(node)
     injected = has_method(view, "injected_rate") and view.injected_rate() is not None
@@ -69,7 +69,7 @@ def _edit_group(
     change_rate: Callable[[Any], Any],
     change_factor: Callable[[Any, str], Any],
 ) -> Any:
-    """Rebuild a state with one group changed: its rate, or else its factor on a rate that it shares."""
+    """Rebuild a state with one group changed: its own rate or, if it shares a rate, its factor on that rate."""
 
     def is_own(label: str) -> bool:
         return {name for name in labels if not label or name == label or name.startswith(f"{label}/")} == {group}
@@ -175,11 +175,12 @@ def set_learning_rate(state: Any, value: jax.typing.ArrayLike, group: Hashable |
     """Set the learning rate by hand, in the middle of a run.
 
     The state keeps a factor under which the latest update would have used `value`; it replaces a factor that was set
-    before. A constant rate is `value` from now on, and so is the first rate before the first update. A schedule goes on
-    in proportion: with r_t the schedule, the next update uses `value r_{t+1} / r_t`, because a state does not hold the
-    schedule and so does not know its next rate. To make the next rate `value`, set `value * r_t / r_{t+1}`, with
-    `r_t = schedule(n - 1)`, `r_{t+1} = schedule(n)` and `n = lrx.update_count(state)`. To change to another schedule,
-    pass this state to the transformation with that schedule: constant and scheduled rates have the same state.
+    before. A constant rate is `value` from now on, and so is the first rate before the first update. A schedule
+    continues in proportion: with r_t the schedule, the next update uses `value r_{t+1} / r_t`, because a state does not
+    hold the schedule and so does not know its next rate. To make the next rate `value`, set `value * r_t / r_{t+1}`,
+    with `r_t = schedule(n - 1)`, `r_{t+1} = schedule(n)` and `n = lrx.update_count(state)`. To change to another
+    schedule, pass this state to the transformation with that schedule: constant and scheduled rates have the same
+    state.
 
     Args:
       state: an optimizer state.
@@ -189,7 +190,7 @@ def set_learning_rate(state: Any, value: jax.typing.ArrayLike, group: Hashable |
     Returns:
       The new state, of the same structure. `learning_rate` shows the change from the next update on; a number in
       `optax.inject_hyperparams` changes at once. In methods whose rate includes an estimate, such as `dog` and
-      `prodigy`, the estimate goes on from `value`. If the rate is 0 and traced, nothing is changed.
+      `prodigy`, the estimate continues from `value`. If the rate is 0 and traced, nothing is changed.
 
     Raises:
       ValueError: if `value` is negative, not finite or not a scalar; if the state holds no rate that can be set, or two

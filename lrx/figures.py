@@ -1,4 +1,4 @@
-"""Figures: the look that all of them share, and the parts that several of them need.
+"""Figures: the style that all of them share, and the parts that several of them need.
 
 Matplotlib is imported when the first figure is drawn. The look is in `lrx.mplstyle`.
 """
@@ -30,7 +30,7 @@ WIDE = 20  # positive values that span at least this ratio are drawn on a logari
 
 @contextlib.contextmanager
 def style() -> Iterator[None]:
-    """Use the look of lrx for figures that are created in this context.
+    """Use lrx's style for figures that are created in this context.
 
     Raises:
       ImportError: if matplotlib is not installed.
@@ -134,7 +134,7 @@ def is_wide(values: Any) -> bool:
 
 
 def scale_axis(axes: Axes, which: Literal["x", "y"], values: Any) -> None:
-    """Make an axis logarithmic if the values that it shows are `is_wide`."""
+    """Set a logarithmic scale on an axis if the values that it shows are `is_wide`."""
     if is_wide(values):
         (axes.set_xscale if which == "x" else axes.set_yscale)("log")
 

@@ -1,4 +1,4 @@
-"""Losses that do not pass through `update`: how they are written into a state."""
+"""Write losses into a state that do not come with `update`."""
 
 from __future__ import annotations
 

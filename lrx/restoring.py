@@ -22,7 +22,7 @@ class CarriedOver:
 
     state: Any  # the state of the new transformation, to go on with
     taken: tuple[str, ...]  # states taken from the old state
-    fresh: tuple[str, ...]  # states that begin anew
+    fresh: tuple[str, ...]  # states that keep their initial values
     dropped: tuple[str, ...]  # states of the old state without a place in the new one
 
     def __str__(self) -> str:

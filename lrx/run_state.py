@@ -1,4 +1,4 @@
-"""Ask a state whether the run is over, whether it has improved, and which parameters belong to it."""
+"""Read from a state whether the run is over, whether it has improved, and which parameters belong to it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def stopped(state: Any) -> jax.Array:
     """Return whether a controller has ended the run.
 
     `early_stopping` ends it when the loss has not improved for a while, `rollback_on_divergence` when it has taken the
-    run back as often as it may. The rate is 0 from then on, so a run that goes on moves nothing; `lrx.train` ends.
+    run back as often as it may. The rate is 0 from then on, so a run that continues moves nothing; `lrx.train` ends.
 
     Args:
       state: an optimizer state, or an object that carries one as `opt_state` (`nnx.Optimizer`, `TrainState`).

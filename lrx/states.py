@@ -23,7 +23,7 @@ For a training loop (`lrx.run_state`):
                                before an update takes it
     evaluation_params(params)  the parameters to evaluate at; `params` itself if they are the same
     applied_params(params)     the parameters after the update, from the sum of parameters and updates
-    handles_divergence()       True if the method goes on by itself after a loss that is not finite
+    handles_divergence()       True if the method recovers by itself from a loss that is not finite
     gathering()                minibatches gathered for the next update, and the number that makes one, or None
 
 For walking through a state:

@@ -327,7 +327,7 @@ def page(results: dict[str, Result]) -> str:
     lines += [
         "On each task the oracle is the best of all methods of the portfolio over a grid of rates. `select` and Optuna "
         f"each spend {budget:g} full runs. The rules of `select` were developed with the seeds 0 to 16. Every choice "
-        "is trained anew with seeds that were not used for choosing; regret is how much worse it is there than the "
+        "is trained again with seeds that were not used for choosing; regret is how much worse it is there than the "
         "oracle: 1 - accuracy / the oracle's, or loss / the oracle's - 1."
     ]
     for stem, result in results.items():

@@ -45,7 +45,7 @@ def options(
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version.")
     ] = False,
 ) -> None:
-    """Hold the options of `lrx` itself."""
+    """Define the options of `lrx` itself."""
     del version
 
 

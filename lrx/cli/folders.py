@@ -1,4 +1,4 @@
-"""Where the commands write: folders named by what is run, checked before anything that takes time."""
+"""Where the commands write: folders named after what is run, checked before anything that takes time."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ MOST_NAMED = 60  # characters of an expression in the name of a folder
 
 
 def folder_of_run(data: str, model: str, tx: str, **numbers: tuple[int, int]) -> Path:
-    """Return a folder named by what is run in it, so that two runs do not meet.
+    """Return a folder named after what is run in it, so that two runs never share one.
 
     Args:
       data: name of the data set.
       model: name of the model.
-      tx: the expression; a long one is cut, and told from others by a digest.
+      tx: the expression; a long one is cut, and a digest distinguishes it from others.
       **numbers: name to (value, default); only those that differ from their default are part of the name.
     """
     expression = re.sub(r"[^\w.=*+-]+", "-", tx.replace(" ", "")).strip("-")

@@ -38,7 +38,7 @@ def train(
         int | None, typer.Option(min=1, help="In epochs, or in steps with --steps; by default half a minute.")
     ] = None,
     resume: Annotated[
-        bool, typer.Option("--resume/--fresh", help="Resume an earlier run, or set it aside and begin anew.")
+        bool, typer.Option("--resume/--fresh", help="Resume an earlier run, or move it aside and start from scratch.")
     ] = True,
     host_devices: Annotated[int, typer.Option(min=1, help="Split each batch over so many CPU devices.")] = 1,
 ) -> None:

@@ -1,6 +1,6 @@
 """Stop when the loss has not improved for a while.
 
-As a factor it is 1 before and 0 afterwards, so that a run that goes on no longer moves the parameters.
+As a factor it is 1 before and 0 afterwards, so a run that continues no longer moves the parameters.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Take a diverging run back to earlier parameters, and go on with a smaller rate.
+"""Take a diverging run back to earlier parameters, and continue with a smaller rate.
 
 This does inside the compiled loop what one does by hand: restart from a checkpoint with half the rate.
 """

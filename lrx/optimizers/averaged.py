@@ -60,8 +60,8 @@ def averaged(
 ) -> optax.GradientTransformationExtraArgs:
     """Keep a moving average of the parameters, and evaluate there.
 
-    Training goes on as with `tx` alone; `eval_params(state, params)` is the average of the iterates x_1, x_2, ... With
-    `decay` = d or `half_life` = h, `d = 2^(-1 / h)`, it is the exponential moving average with its bias corrected,
+    Training is the same as with `tx` alone; `eval_params(state, params)` is the average of the iterates x_1, x_2, ...
+    With `decay` = d or `half_life` = h, `d = 2^(-1 / h)`, it is the exponential moving average with its bias corrected,
 
         x~_t = sum_i d^(t-i) x_i / sum_i d^(t-i)
 
@@ -137,7 +137,7 @@ def averaged(
 
 
 def _forgetting_rate(decay: ArrayLike | None, half_life: ArrayLike | None) -> jax.Array:
-    """Return 1 - decay in float32, without its cancellation."""
+    """Return 1 - decay in float32, without cancellation error."""
     if half_life is not None:
         if _checks.is_concrete(half_life):
             return jnp.array(-math.expm1(-math.log(2) / float(half_life)), jnp.float32)

@@ -40,7 +40,7 @@ class DAdaptationState(NamedTuple):
 
     distance: jax.Array  # () float32: d, in the parameters' units
     numerator: jax.Array  # () float32: the weighted sum of <g, s / (sqrt(v) + eps)>
-    first_moment: Any  # like the parameters, at least float32 unless told otherwise: m, weighted with each step's rate
+    first_moment: Any  # like the parameters, at least float32 by default: m, weighted with each step's rate
     second_moment: Any  # like the parameters, real, at least float32: v, in the gradients' units squared
     weighted_sum: Any  # like the parameters, at least float32: s, the decaying sum of rate times gradient
     moved_count: jax.Array  # () int32: updates without those in which s = 0

@@ -23,7 +23,7 @@ from lrx.rates import Controller, Rate, Schedule
 from lrx.states import array, change, shows
 from lrx.transformations import factory
 
-LABELS = (str, int, np.generic, enum.Enum)  # kinds of labels, by which a callable tree is told from a function
+LABELS = (str, int, np.generic, enum.Enum)  # kinds of labels, which distinguish a callable tree from a function
 
 
 @shows()
@@ -282,7 +282,7 @@ def _group_factor(factor: jax.Array, scale: jax.Array, meets: Iterable[str]) -> 
 
 
 def _shared_groups(own: Mapping[Path, str], within: Mapping[str, set[Path] | None]) -> dict[str, list[str]]:
-    """Return the groups within that each group shares leaves with; nothing if there are none, or the same groups.
+    """Return, for each group, the groups within that it shares leaves with; nothing if there are none or they agree.
 
     Args:
       own: the label of each leaf.

@@ -23,7 +23,7 @@ class HypergradientState(NamedTuple):
     """State of `hypergradient_sgd` and `hypergradient_adam`."""
 
     shift: jax.Array  # () float32: the learned part of the rate, added to the given one
-    hypergradient: jax.Array  # () float32: h, minus the derivative of the loss by the latest rate
+    hypergradient: jax.Array  # () float32: h, minus the derivative of the loss with respect to the latest rate
     direction: Any  # like the parameters, at least float32: u of the latest update, without the rate
     memory: Any  # the velocity with nesterov, the moments with Adam, else ()
     rate: RateState

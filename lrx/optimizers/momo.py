@@ -39,7 +39,7 @@ class MomoState(NamedTuple):
     mean_product: jax.Array  # () float32: gamma, the running mean of <g, x>, in the loss's units
     lower_bound: jax.Array  # () float32: f*, in the loss's units
     observation: Observation | tuple[()]
-    mean_gradient: Any  # like the parameters, at least float32 unless told otherwise: d
+    mean_gradient: Any  # like the parameters, at least float32 by default: d
     second_moment: Any  # like the parameters, real, at least float32: v; () in momo
     rate: RateState
 

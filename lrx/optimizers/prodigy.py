@@ -41,7 +41,7 @@ class ProdigyState(NamedTuple):
     largest_distance: jax.Array  # () float32: the largest estimate so far; d may be smaller under a growth_rate
     numerator: jax.Array  # () float32: the weighted sum of <g, x_0 - x>
     initial_params: Any  # x_0
-    first_moment: Any  # like the parameters, at least float32 unless told otherwise: m, of d g
+    first_moment: Any  # like the parameters, at least float32 by default: m, of d g
     second_moment: Any  # like the parameters, real, at least float32: v, of (d g)^2
     weighted_sum: Any  # like the parameters, at least float32: s
     moved_count: jax.Array  # () int32: updates without those at a rate of 0

@@ -1,4 +1,4 @@
-"""Several methods side by side, each with a grid of rates and several seeds, as most figures of papers have them."""
+"""Several methods side by side, each with a grid of rates and several seeds, as in most papers' figures."""
 
 from __future__ import annotations
 

@@ -2,13 +2,14 @@
 
 A. G. Baydin, R. Cornish, D. Martínez Rubio, M. Schmidt, F. Wood, "Online Learning Rate Adaptation with Hypergradient
 Descent", ICLR 2018, arXiv 1703.04782, figure 2: logistic regression and a perceptron of two hidden layers of 1,000
-units on MNIST. With u the direction of a step, the gradient of the loss by the rate is -<g_t, u_{t-1}>, and so
+units on MNIST. With u the direction of a step, the gradient of the loss with respect to the rate is -<g_t, u_{t-1}>,
+and so
 
     alpha_t = alpha_{t-1} + beta <g_t, u_{t-1}>,    theta_t = theta_{t-1} - alpha_t u_t
 
 for SGD, SGD with Nesterov's momentum of 0.9 (SGDN) and Adam, each with it (-HD) and without. alpha_0 = 0.001; beta =
 0.001, and 1e-7 with Adam; batch 128, weight decay 1e-4. The published numbers are those of the result files in the
-authors' repository, one run each; there is none of the perceptron with Adam-HD:
+authors' repository, one run each; there is none for the perceptron with Adam-HD:
 
     logistic regression         SGD    SGD-HD  SGDN   SGDN-HD  Adam   Adam-HD
     training loss, epoch 1      1.204  0.417   0.568  0.361    0.431  0.421    mean over its steps
@@ -19,16 +20,16 @@ authors' repository, one run each; there is none of the perceptron with Adam-HD:
     training loss, epoch 1      2.158  0.634   1.016  0.341    0.197
     validation loss, epoch 100  0.149  0.097   0.0614 0.0599   0.0628
 
-The rate of SGD-HD in logistic regression is 0.0135 at step 2, at most 0.0471, at step 14, 0.0185 at the end of epoch 1,
-whose mean is 0.0292, and 0.0021 at the end of epoch 10.
+In logistic regression the rate of SGD-HD is 0.0135 at step 2, reaches its maximum of 0.0471 at step 14, is 0.0185 at
+the end of epoch 1 (mean over the epoch: 0.0292), and 0.0021 at the end of epoch 10.
 
     lrx reproduce baydin_2018                 logistic regression for 2 epochs: 40 s on 2 CPU cores
     lrx reproduce baydin_2018 --scale cpu     for 10 epochs, the perceptron for 3: 8 minutes on 2 CPU cores
     lrx reproduce baydin_2018 --scale paper   for 10 epochs, the perceptron for 100: hours, not run here
 
-Differs from the source: the last, smaller batch of an epoch is left out; lrx's rate does not go below 0, the published
-one of SGDN-HD ends epoch 10 at -0.0002; three seeds in place of one; VGG on CIFAR-10, the figure's last column, is left
-out.
+Differs from the source: the last, smaller batch of an epoch is left out; lrx's rate does not go below 0, while the
+published rate of SGDN-HD ends epoch 10 at -0.0002; three seeds instead of one; VGG on CIFAR-10, the figure's last
+column, is left out.
 """
 
 from __future__ import annotations

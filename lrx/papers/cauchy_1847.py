@@ -1,4 +1,4 @@
-"""Fixed steps: 1 / L converges, more than 2 / L diverges, noise asks for 1 / sqrt T and frees from saddles.
+"""Fixed steps: 1 / L converges, more than 2 / L diverges, noise requires 1 / sqrt T and helps to escape from saddles.
 
 A. Cauchy, "Methode generale pour la resolution des systemes d'equations simultanees", Comptes rendus 25, 1847, pages
 536-538, is the origin of gradient descent. The theorems that are checked came later: Y. Nesterov, "Introductory

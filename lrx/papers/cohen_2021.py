@@ -7,10 +7,10 @@ training loss. On a quadratic, gradient descent with rate eta is stable up to
     lambda = 2 / eta,   with Polyak's momentum (2 + 2 beta) / eta,   with Nesterov's (2 + 2 beta) / (eta (1 + 2 beta)).
 
 Below that limit the sharpness of a network rises (progressive sharpening) along the path of gradient flow. It then
-stays at or just above 2 / eta, while the loss oscillates from step to step and falls over longer times. Drawn are the
-loss and the sharpness over iterations, as in figure 1, of the authors' `fc-tanh`: 3072-200-200-10, tanh, the initial
-values of PyTorch; the squared loss, half the sum over classes, of the first images of CIFAR-10, each pixel with zero
-mean and unit variance over all training images; all images in every step. A second figure compares the sharpness with
+stays at or just above 2 / eta, while the loss oscillates from step to step and falls over longer times. The figure
+shows loss and sharpness over iterations, as figure 1 does, of the authors' `fc-tanh`: 3072-200-200-10, tanh, PyTorch's
+initial values, and the squared loss (half the sum over classes) on the first images of CIFAR-10, each pixel with zero
+mean and unit variance over all training images. Every step uses all images. A second figure compares the sharpness with
 that of gradient flow, which does not stop rising, and shows momentum.
 
     lrx reproduce cohen_2021                      500 images, two rates, one seed: half a minute on 2 CPU cores
@@ -19,8 +19,8 @@ that of gradient flow, which does not stop rising, and shows momentum.
 
 Differs from the source: the authors stop at an accuracy of 99 %, which few images reach soon after the edge; here
 every rate trains for the same time, steps times rate. Gradient flow is gradient descent with a rate so small that it
-stays below its edge; the authors have a Runge-Kutta method. With fewer images than pixels the first layer holds its
-weights along the images alone: the rest of them never moves, and the Hessian is 0 along it.
+stays below its edge; the authors use a Runge-Kutta method. With fewer images than pixels, only the span of the images
+is kept of the first layer's weights: the other directions never move, and the Hessian is 0 along them.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The gallery page: pictures, verdicts and the origin of the numbers of all reproductions in a folder."""
+"""The gallery page: pictures and verdicts of all reproductions in a folder, and where their numbers come from."""
 
 from __future__ import annotations
 

@@ -6,9 +6,9 @@ D. P. Kingma, J. Ba, "Adam: A Method for Stochastic Optimization", ICLR 2015, ar
     v_t = b2 v_{t-1} + (1 - b2) g_t^2           v^ = v_t / (1 - b2^t)
     theta_t = theta_{t-1} - alpha m^ / (sqrt(v^) + eps)
 
-Shown are figure 1, left (L2-regularized logistic regression on MNIST, minibatches of 128, alpha_t = alpha / sqrt t:
-Adam as fast as SGD with Nesterov momentum, both faster than AdaGrad), figure 2a (a perceptron with two hidden layers of
-1,000 ReLU and dropout, minibatches of 128: Adam below AdaGrad, RMSProp and SGD-Nesterov), figure 4 (a variational
+The figures are figure 1, left (L2-regularized logistic regression on MNIST, minibatches of 128, alpha_t = alpha / sqrt
+t: Adam as fast as SGD with Nesterov momentum, both faster than AdaGrad), figure 2a (a perceptron with two hidden layers
+of 1,000 ReLU and dropout, minibatches of 128: Adam below AdaGrad, RMSProp and SGD-Nesterov), figure 4 (a variational
 autoencoder with and without the bias correction, over b1, b2 and alpha), and the two statements of section 2.1: the
 step does not change with the scale of the gradients, and it is at most
 

@@ -1,4 +1,4 @@
-"""Exact arithmetic on integer step counts, which every schedule is computed with.
+"""Exact arithmetic on integer step counts, used by every schedule.
 
 In float32, schedules are right to 1e-6 relative at every step up to 2^31 - 1. Four habits make that possible. Time is
 counted in int32 and converted to a fraction once. The remaining steps are counted as well as the completed ones, so
@@ -85,7 +85,8 @@ _BASE = 2**16
 
 
 def digits_of(value: ArrayLike) -> Digits:
-    """Return the digits of a number >= 0, down to 2^-64. A number above 2^47, longer than time, is cut to that."""
+    """Return the digits of a number >= 0, down to 2^-64. A number above 2^47, beyond the largest count, is cut to
+    that."""
     places = range(-FRACTION, 3)
     if _checks.is_concrete(value):
         scaled = int(min(float(value), 2.0**47) * 2.0 ** (16 * FRACTION))  # a float64 times a power of two is exact
@@ -102,7 +103,7 @@ def digits_of(value: ArrayLike) -> Digits:
 
 
 def multiply(left: Digits, right: Digits) -> Digits:
-    """Return the product, cut off after the last digit behind the point. Its whole part must be below 2^96."""
+    """Return the product, cut off after the last digit behind the radix point. Its whole part must be below 2^96."""
     columns = [jnp.uint32(0)] * (len(left) + len(right))
     for i, a in enumerate(left):
         for j, b in enumerate(right):
@@ -205,7 +206,7 @@ def period_at(
 def _period_by_search(
     count: jax.Array, period_steps: ArrayLike, period_mult: ArrayLike
 ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
-    """Walk from period to period up to the latest count; every count keeps the last period that it has reached."""
+    """Step through the periods up to the latest count, and keep for every count the last period that it has reached."""
     growth, last = digits_of(period_mult), jnp.max(count, initial=0)
     grows = jnp.asarray(period_mult, jnp.float32) > 1
     first = jnp.maximum(as_steps(period_steps), 1)

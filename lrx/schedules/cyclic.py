@@ -22,7 +22,7 @@ def cyclical(
     mode: str = "triangular",
     decay_rate: ArrayLike = 1.0,
 ) -> Schedule:
-    """Let the rate climb from one bound to the other and fall back, cycle after cycle.
+    """Raise the rate from one bound to the other and lower it again, cycle after cycle.
 
     With s the half period, c = floor(t / 2s) the number of finished cycles and w_t the triangle wave, 0 at the ends
     of a cycle and 1 in its middle, the rate is `alpha_t = min + (max - min) w_t k_t`, where k_t is 1 for

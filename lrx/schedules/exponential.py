@@ -1,4 +1,4 @@
-"""Exponential decay: the rate shrinks by the same share in every step."""
+"""Exponential decay: the rate shrinks by the same factor in every step."""
 
 from __future__ import annotations
 

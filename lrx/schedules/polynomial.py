@@ -1,4 +1,4 @@
-"""Polynomial decay: the rate falls as a power of the remaining time, the first power in `linear_decay`."""
+"""Polynomial decay: the rate falls as a power of the remaining time (in `linear_decay`, the first power)."""
 
 from __future__ import annotations
 

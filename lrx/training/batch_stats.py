@@ -21,7 +21,7 @@ from lrx.training.workload import ModelState, Params, Workload, require_workload
 def recompute_batch_stats(
     workload: Workload, params: Params, model_state: ModelState, *, num_batches: int = 200, seed: int = 0
 ) -> ModelState:
-    """Compute a model's batch statistics anew, at other parameters than those of the training steps.
+    """Recompute a model's batch statistics at parameters other than those of the training steps.
 
     The training loss goes over minibatches at `params`, without a gradient and without an update, and the model's own
     running averages forget the old statistics: with the decay d of batch normalization, d^num_batches of them are left
@@ -95,7 +95,7 @@ def evaluation_point(workload: Workload, state: State, seed: int = 0) -> tuple[P
 
 
 def model_state_at(workload: Workload, params: Params, state: State, seed: int = 0) -> ModelState:
-    """Return the model state at `params`, the evaluation point of a run; computed anew if the run trained others."""
+    """Return the model state at `params`, the evaluation point of a run; recomputed if the run trained at others."""
     if not moves_evaluation(state.opt_state, state.params):
         return state.model_state
     return recompute_batch_stats(workload, params, state.model_state, seed=seed)

@@ -57,12 +57,12 @@ def _own_copy(path: Any, x: Any) -> jax.Array | np.ndarray:
 class Batches:
     """Training examples held on the device, and how a minibatch is made of them inside the compiled step.
 
-    Each epoch goes once through a fresh permutation of the examples. The incomplete last batch is dropped; since each
-    epoch is permuted anew, no example is left out for good.
+    Each epoch goes once through a fresh permutation of the examples. The incomplete last batch is dropped; each epoch
+    has a new permutation, so no example is left out for good.
 
     Args:
-      arrays: pytree of arrays with the same leading axis of length n, as `(images uint8 (n, h, w, c), labels int32
-        (n,))`. NumPy arrays are copied here, and put on the device when they are first used, so that no backend
+      arrays: pytree of arrays with the same leading axis of length n, for example `(images uint8 (n, h, w, c), labels
+        int32 (n,))`. NumPy arrays are copied here, and put on the device when they are first used, so that no backend
         starts before `jax.distributed.initialize`.
       batch_size: examples in a minibatch, 1 to n.
       transform: `(minibatch of arrays, key) -> batch`, a pure function: normalisation and augmentation. It runs inside
@@ -130,8 +130,8 @@ class Batches:
         has the same numbers as with the same minibatches in `Batches.stack`. `train` and `range_test` take a stream;
         other tools go over the same minibatches many times and refuse it. A run trains on one device.
 
-        A resumed run makes the iterator anew and skips the minibatches of the steps made. A checkpoint knows the data
-        of a stream by the workload's name and the minibatches' shapes only.
+        A resumed run creates a new iterator and skips the minibatches of the completed steps. A checkpoint identifies
+        the data of a stream by the workload's name and the minibatches' shapes only.
 
         Args:
           make_iterator: `() -> iterator` of pytrees of arrays that have the same structure, shapes and types. It is
@@ -217,7 +217,7 @@ class Batches:
 
     @property
     def holds_images(self) -> bool:
-        """Whether examples have two dimensions or more, which is only used to name them."""
+        """True if examples have two dimensions or more; it only decides how they are named."""
         own = 2 if self.transform is first_of else 1
         return any(len(leaf.shape) - own >= 2 for leaf in jax.tree.leaves(self.minibatch_shapes()))
 

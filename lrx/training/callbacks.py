@@ -109,7 +109,7 @@ class Moment:
         return jax.device_put(jax.tree.map(jnp.copy, getattr(self._state, name)), self._device)
 
     def close(self) -> None:
-        """Forget the state, whose memory the next step takes."""
+        """Drop the state, whose buffers the next step takes over."""
         self._state = None
 
 
@@ -132,7 +132,7 @@ def as_callbacks(callback: Any) -> tuple[Callback, ...]:
 
 
 def answer_of(callback: Callback, moment: Moment, opt_state: Any) -> tuple[Any, bool]:
-    """Call a callback; return the optimizer's state to go on with, and whether to stop.
+    """Call a callback; return the optimizer's state to continue with, and whether to stop.
 
     Raises:
       TypeError: if the answer is not None, `lrx.STOP` or an optimizer state of the same structure, shapes and types.

@@ -1,8 +1,8 @@
-"""Folders of checkpoints from which it continues bit for bit.
+"""Folders of checkpoints from which a run continues bit for bit.
 
-A checkpoint holds the whole state, the history so far, and a description of the run by which another run is told
-apart. Orbax writes it under another name and renames it when it is complete, so that a process killed at any time
-leaves whole checkpoints only.
+A checkpoint holds the whole state, the history so far, and a description of the run, which distinguishes it from other
+runs. Orbax writes it under a temporary name and renames it when it is complete, so a process killed at any time leaves
+only whole checkpoints.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def _implementation(leaf: Any) -> str:
 
 
 class OtherRunError(ValueError):
-    """A folder holds another run than the one that is wanted.
+    """A folder holds a different run.
 
     Attributes:
       path: the folder.
@@ -183,7 +183,7 @@ class CheckpointFolder:
 
 
 def _read_keep(keep: Any) -> tuple[int, set[int]]:
-    """Return how many of the newest are kept, and which for good."""
+    """Return how many of the newest checkpoints to keep, and the steps whose checkpoints are kept for good."""
     if isinstance(keep, Iterable) and not isinstance(keep, str):
         steps = list(keep)
         for step in steps:

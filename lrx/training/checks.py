@@ -30,7 +30,7 @@ def workload_key(workload: Workload) -> Hashable:
     batches = workload.batches
     key = jax.eval_shape(lambda: jax.random.key(0))
     minibatch = batches.minibatch_shapes()
-    # Functions made anew, since JAX keeps the traces of a function, and what it holds may have changed.
+    # New functions, since JAX keeps the traces of a function, and what it holds may have changed.
     batch = jax.eval_shape(lambda *x: batches.transform(*x), minibatch, key)
     gradient = jax.value_and_grad(lambda params, *x: workload.loss_fn(params, *x), has_aux=True)
     shapes = initial_shapes(workload)
@@ -77,7 +77,7 @@ def initial_shapes(workload: Workload) -> tuple[Any, Any]:
 
 @compile_once(maxsize=64)
 def _initial_shapes(init: Callable[[jax.Array], tuple[Any, Any]]) -> tuple[Any, Any]:
-    shapes = jax.eval_shape(lambda key: init(key), jax.random.key(0))  # traced anew
+    shapes = jax.eval_shape(lambda key: init(key), jax.random.key(0))  # a new function, so that it is traced again
     return require_pair(shapes, "init", "(params, model_state)")
 
 

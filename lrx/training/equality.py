@@ -48,7 +48,7 @@ Result = TypeVar("Result")
 
 
 class UndecidedError(Exception):
-    """A value holds something that might change unseen."""
+    """A value holds something that may change without a trace in its key."""
 
 
 class Same:
@@ -107,7 +107,7 @@ def compile_once(maxsize: int) -> Callable[[Callable[..., Result]], Callable[...
 
 
 class Cache:
-    """Results by key, those that were used last.
+    """Results by key; only the most recently used are kept.
 
     Args:
       maxsize: how many are kept.
@@ -278,7 +278,7 @@ def _finds_unseen(code: types.CodeType) -> bool:
 
 
 def _is_written(name: str, member: Any) -> bool:
-    """Return whether a member of a class makes numbers: somebody wrote it, rather than Python, and it is not a text."""
+    """Return whether a member of a class may affect numbers: Python did not add it, and it is not a repr."""
     if isinstance(member, types.FunctionType):
         return name not in ("__repr__", "__str__")
     return not (name.startswith("__") or name == "_abc_impl")

@@ -1,4 +1,4 @@
-"""Which results of an evaluation a run follows: what controllers observe, and what tells the best parameters."""
+"""Which results of an evaluation a run follows: those that controllers observe, and the one that ranks parameters."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import jax
 from lrx.run_state import listeners
 from lrx.training.workload import Workload
 
-GREATEST = ("accuracy",)  # ends of names of results of which the greatest is best ...
-LEAST = ("loss", "error")  # ... and the least
+GREATEST = ("accuracy",)  # a result whose name ends so is best if greatest ...
+LEAST = ("loss", "error")  # ... and one whose name ends so, if least
 
 
 class BestBy(NamedTuple):
-    """The result that tells the best parameters."""
+    """The result by which the best parameters are chosen."""
 
     metric: str
     mode: str  # "min" or "max"

@@ -50,7 +50,7 @@ class History:
       opt_state: the final optimizer state.
       best: a `Best` with `step`, `params` and `model_state` of the best result that `train(keep_best=...)` names, or
         without it of the lowest loss that an `early_stopping` has seen; None if there is neither.
-      resumed_at: the step at which the call that returned this resumed an earlier run; None if the run began anew.
+      resumed_at: the step at which the call that returned this resumed an earlier run; None if it began at step 0.
       changes: step to notes in words: what differed from then on, by `on_mismatch="continue"` or a callback, and at 0
         what `init` could not take over.
       ended: "complete" if all steps were made; "stopped" if a controller or a callback ended the run; "diverged" and

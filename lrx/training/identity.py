@@ -1,8 +1,8 @@
-"""The identity of a run: everything that makes its numbers, by which a resumed run is told from another one.
+"""The identity of a run: everything that determines its numbers. It distinguishes a resumed run from a different one.
 
 Functions are compared by what they compute. Each is traced at the shapes of the workload, and its program is hashed
 with all the constants in it: a schedule's later values, the threshold of a clip, the patience of a controller, arrays
-that a loss closes over. The same function made anew, or in another process, has the same hash.
+that a loss closes over. The same function built again, or in another process, has the same hash.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ from lrx.training.workload import Workload
 
 Identity = dict[str, Any]  # of JSON values
 
-PACKAGES = ("lrx", "jax", "optax")  # whose versions make numbers
+PACKAGES = ("lrx", "jax", "optax")  # whose versions affect the numbers
 SHOWN_NUMBERS = 4
 
 
 def run_identity(workload: Workload, tx: optax.GradientTransformation, **settings: Any) -> Identity:
-    """Return what makes the numbers of a run, as JSON values.
+    """Return everything that determines the numbers of a run, as JSON values.
 
     Args:
       workload: model, data and loss.
@@ -159,7 +159,7 @@ def _any_loss(params: Any) -> jax.Array:
 
 
 def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
-    """Return in words what two identities do not share; none for the same run.
+    """Return the differences between two identities in words; none for the same run.
 
     Args:
       there: the identity of the run that is found.
@@ -192,7 +192,7 @@ _FOLLOWS_FROM_TX = ("opt_state", "tx.init", "tx.update")
 
 
 def _told_by_repr(there: Mapping[str, Any], here: Mapping[str, Any]) -> bool:
-    """Return whether two transformations differ, and their reprs say how: the programs have the last word."""
+    """Return whether two transformations differ and their reprs show how; the programs decide whether they differ."""
     names = ("tx.init", "tx.update")
     if all(there.get(name) == here.get(name) is not None for name in names):
         return False
@@ -236,7 +236,7 @@ def describe(state: Any) -> dict[str, str]:
 
 
 def checksums(state: Any) -> dict[str, str]:
-    """Return path to a checksum of the contents of every leaf, which tells other data of the same shapes apart."""
+    """Return path to a checksum of the contents of every leaf, which distinguishes data of the same shapes."""
     return {name: f"{zlib.crc32(np.ravel(leaf).view(np.uint8).data):08x}" for name, leaf in named_leaves(state)}
 
 

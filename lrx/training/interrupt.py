@@ -27,10 +27,10 @@ class TrainingInterrupted(KeyboardInterrupt):
 
 @contextlib.contextmanager
 def ctrl_c() -> Iterator[Callable[[], bool]]:
-    """Let the first Ctrl-C wait for the end of a segment; the function given returns whether there was one.
+    """Defer the first Ctrl-C to the end of a segment; the function that is yielded returns whether there was one.
 
-    An exception in the middle of a compiled call would lose the state, whose buffers the call has taken over. Another
-    handler than Python's own is left in its place; other threads get no signals.
+    An exception in the middle of a compiled call would lose the state, whose buffers the call has taken over. A handler
+    other than Python's own stays in place; other threads get no signals.
     """
     pressed = False
 

@@ -2,7 +2,7 @@
 
 Runs differ by hyperparameters and by seed. Runs of the same seed see the same minibatches in the same order, which are
 those of `lrx.train` with that seed. A run whose loss is not finite is frozen at the state before, a run that a
-controller stops is frozen at its last state, and the others go on.
+controller stops is frozen at its last state, and the others continue.
 
 Two programs compute the same: "vmap" makes a step of all runs at once, "map" makes all steps of one run after the
 other. `plan.py` compiles them.
@@ -44,10 +44,10 @@ class Runs(NamedTuple):
     state: State
     memory: Any  # of the family's `watch`
     steps: jax.Array  # int32: steps made
-    alive: jax.Array  # bool: whether the run goes on; it may also have been ended by a controller of its own
+    alive: jax.Array  # bool: whether the run continues; a controller of its own may have ended it too
     diverged: jax.Array  # bool: whether a loss was not finite, or the family's `watch` has ended it
-    loss_sums: jax.Array  # (points,) float32: losses, added up over the steps of each point
-    loss_counts: jax.Array  # (points,) int32: how many they are
+    loss_sums: jax.Array  # (points,) float32: sums of the losses over the steps of each point
+    loss_counts: jax.Array  # (points,) int32: number of losses in each sum
     rate_sums: jax.Array  # (points,) float32: learning rates likewise, NaN if the state holds none; or (0,)
 
 
@@ -110,7 +110,8 @@ class RunFamily:
         return (first + last) / 2
 
     def identity(self, names: Iterable[str], **settings: Any) -> Identity:
-        """Return what makes the numbers of all runs: `run_identity`, with the hyperparameters as arguments.
+        """Return everything that determines the numbers of all runs: `run_identity`, with the hyperparameters as
+        arguments.
 
         Args:
           names: names of the hyperparameters.
@@ -126,11 +127,11 @@ class RunFamily:
         }
 
     def describe_state(self, names: Iterable[str]) -> dict[str, Any]:
-        """Return part of the state to path to type and shape, by tracing alone."""
+        """Return {part of the state: {path: type and shape}}, by tracing only."""
         return {name: describe(part) for name, part in self.shapes(names).state._asdict().items()}
 
     def shapes(self, names: Iterable[str]) -> Runs:
-        """Return the shapes and types of one run, by tracing alone."""
+        """Return the shapes and types of one run, by tracing only."""
         names = tuple(names)
         hyper = {name: jax.ShapeDtypeStruct((), jnp.float32) for name in names}
         return _SHAPES.find(self.key(names), lambda: jax.eval_shape(self.start, hyper, jax.random.key(0)))
@@ -167,7 +168,7 @@ class RunFamily:
     def step(
         self, run: Runs, hyper: Hyperparameters, batch: Any, measured_on: Any, key: jax.Array, count: jax.Array
     ) -> Runs:
-        """Make the step of one run after `count` steps."""
+        """Run one step of one run, after `count` completed ones."""
         update = tolerant_update(self.make_tx(hyper, count))
         state, loss = step(self.workload.loss_fn, update, run.state, batch, key, count)
         value = loss.astype(jnp.float32)
@@ -229,7 +230,7 @@ class RunFamily:
         start: jax.Array,
         stop: jax.Array,
     ) -> Runs:
-        """Make the steps from `start` to `stop` of all runs.
+        """Run the steps from `start` to `stop` of all runs.
 
         Args:
           strategy: "vmap" or "map".

@@ -1,11 +1,11 @@
-"""How many steps a compiled call makes, so that the host has a turn about once in a second."""
+"""How many steps a compiled call runs, so that the host gets control about once a second."""
 
 from __future__ import annotations
 
 import time
 
 SEGMENT_SECONDS = 1.0  # how long a compiled call should take
-SEGMENT_GROWTH = 8  # at most; a short call tells little about the time that a long one will take
+SEGMENT_GROWTH = 8  # at most; a short call says little about how long a long one will take
 
 
 class Pace:

@@ -13,7 +13,7 @@ from lrx.training.batches import Batches
 
 
 def local_devices() -> tuple[jax.Device, ...]:
-    """Return the devices of this process, or `jax_default_device` alone if it is set."""
+    """Return the devices of this process, or only `jax_default_device` if it is set."""
     chosen = jax.config.jax_default_device  # type: ignore[attr-defined]
     return (chosen,) if isinstance(chosen, jax.Device) else tuple(jax.local_devices(backend=chosen))
 

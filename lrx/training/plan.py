@@ -105,11 +105,11 @@ class _Programs:
         return self._traced[1]
 
     def compile_start(self, devices: tuple[jax.Device, ...], members: int) -> Any:
-        """Compile what builds the runs."""
+        """Compile the function that builds the runs."""
         return _COMPILED.find((self.key, devices, members), lambda: self._compile_start(devices, members))
 
     def compile_advance(self, devices: tuple[jax.Device, ...], members: int, strategy: str) -> Any:
-        """Compile what makes the steps."""
+        """Compile the function that runs the steps."""
         key = (self.key, devices, members, strategy)
         return _COMPILED.find(key, lambda: self._compile_advance(devices, members, strategy))
 
@@ -191,7 +191,7 @@ class Plan:
         return self._start(placed, keys.init)
 
     def advance(self, runs: Runs, hyper: Mapping[str, np.ndarray], seeds: np.ndarray, start: int, stop: int) -> Runs:
-        """Make the steps from `start` to `stop`; the runs that are given are used up."""
+        """Run the steps from `start` to `stop`; the runs passed in are donated."""
         counts = [jax.device_put(np.int32(count), self._places.everywhere) for count in (start, stop)]
         return self._advance(runs, *self._place(hyper, seeds), self._data, *counts)
 

@@ -71,7 +71,7 @@ def _program(
     def recorded_step(
         state: State, arrays: Any, permutation: jax.Array, key: jax.Array, count: jax.Array, complete_at: jax.Array
     ) -> Any:
-        """Make one step, and return the new state, what is recorded, and whether the loss is finite."""
+        """Run one step; return the new state, what is recorded, and whether the loss is finite."""
         batch, loss_key = sampling.draw(arrays, permutation, key, count, split)
         complete = {"complete": count == complete_at} if minibatches(state.opt_state) else {}
         new, loss = step(loss_fn, functools.partial(update, **complete), state, batch, loss_key, count)

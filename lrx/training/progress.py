@@ -35,7 +35,7 @@ class ProgressMeter:
 
     @property
     def enabled(self) -> bool:
-        """Whether anything is shown, so that it is worth stopping for numbers."""
+        """True if anything is shown; then it is worth stopping for numbers."""
         return type(self) is not ProgressMeter
 
     def __enter__(self) -> Self:

@@ -13,7 +13,7 @@ from lrx.training.identity import Identity, differences
 def find_source(
     folder: CheckpointFolder | None, resume: bool, resume_from: int | str | os.PathLike[str] | None
 ) -> tuple[CheckpointFolder, int] | None:
-    """Return the folder and the step to go on from, None to begin anew.
+    """Return the folder and the step to continue from; None to start from scratch.
 
     Args:
       folder: the folder of the run, if it has one.

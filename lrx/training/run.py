@@ -42,7 +42,7 @@ CHECKPOINT_SECONDS = 30.0  # between two checkpoints if `checkpoint_every` is no
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What is done at which steps."""
+    """The steps at which the host acts."""
 
     total: int
     evaluate_every: int
@@ -180,7 +180,7 @@ class Run:
             self.curves.drop_last_evaluation()
 
     def _say_what_comes_too_late(self, about: dict[str, Any]) -> None:
-        """Print which arguments come too late to take effect."""
+        """Print which arguments are given too late to take effect."""
         step, every, before = self.step, self.plan.evaluate_every, about.get("evaluate_every")
         if self.workload.evaluate is not None and not self.feedback and before not in (None, every):
             if step < self.plan.total:
@@ -329,7 +329,7 @@ class Run:
             self._tell(told)
 
     def _tell(self, opt_state: Any) -> None:
-        """Go on with an optimizer state that an observation or a callback has changed."""
+        """Continue with an optimizer state that an observation or a callback has changed."""
         told = jax.device_put(opt_state, self.placement)
         self.state = self.program.judge(self.state, told, jnp.int32(self.step))
 
@@ -363,7 +363,7 @@ class Run:
         """Before the last step: have it apply what its round has gathered, if the round would not be full.
 
         The step after it would be another one in a longer run. So the newest checkpoint is that of this step, from
-        which a longer run goes on bit for bit.
+        which a longer run continues bit for bit.
         """
         rounds = minibatches(self.state.opt_state)
         if any(every is not None and int(gathered) + 1 < int(every) for gathered, every in rounds):

@@ -28,7 +28,7 @@ def advance(
     status: ProgressMeter | None = None,
     before: int = 0,
 ) -> Runs:
-    """Make all steps from `start` to `stop`, in segments of about a second if progress is shown.
+    """Run all steps from `start` to `stop`, in segments of about a second if progress is shown.
 
     `before` is the number of steps of all runs that `status` has counted until now.
     """

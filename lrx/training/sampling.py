@@ -92,7 +92,7 @@ class Sampling:
         carry: Any,
         goes_on: Callable[[Any], jax.Array] = lambda carry: jnp.bool_(True),  # noqa: ARG005
     ) -> tuple[jax.Array, Any]:
-        """Make the steps from `start` to `stop`, epoch by epoch.
+        """Run the steps from `start` to `stop`, epoch by epoch.
 
         Args:
           step: `(count, permutation, carry) -> (count, carry)`, a step.

@@ -39,7 +39,7 @@ def step(
     key: jax.Array,
     count: jax.Array,
 ) -> tuple[State, jax.Array]:
-    """Make the step after `count` steps, and return the new state and the loss before it."""
+    """Run one step after `count` completed ones; return the new state, and the loss before the update."""
 
     def loss_of(params: Any) -> tuple[jax.Array, Any]:
         result = loss_fn(params, state.model_state, batch, key)

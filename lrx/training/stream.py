@@ -52,7 +52,7 @@ class Stream(Batches):
 
     @property
     def num_examples(self) -> int:
-        """The minibatches of an epoch, each of which counts as an example."""
+        """The minibatches of an epoch; each counts as one example."""
         return self.steps_per_epoch
 
     @property
@@ -74,7 +74,7 @@ class Stream(Batches):
         return Batches.stack(itertools.islice(self.minibatches(), number))
 
     def minibatches(self) -> Iterator[Any]:
-        """Return an endless iterator of minibatches: the iterator is made anew whenever it ends.
+        """Return an endless iterator of minibatches: a new iterator is made whenever one ends.
 
         Raises:
           ValueError: if an iterator is empty, or is one that was given before.

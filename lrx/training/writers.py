@@ -17,8 +17,8 @@ def csv_writer(path: str | os.PathLike[str]) -> Callable[[Moment], None]:
     """Build a callback that writes a row for each call to a CSV file.
 
     The columns are the step, the mean training loss since the row before, the rate, what `lrx.monitor` shows, and
-    "evaluation/name" if there was an evaluation at that step. A run that is resumed goes on below its own rows; rows
-    of later steps than its first are replaced. The file is whole at any time.
+    "evaluation/name" if there was an evaluation at that step. A resumed run appends to its own rows; rows of steps that
+    it repeats are replaced. The file is whole at any time.
 
     Args:
       path: the file; its folder is created if it does not exist.

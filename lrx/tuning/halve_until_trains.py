@@ -175,7 +175,7 @@ class _Trials:
 
     @property
     def trained(self) -> bool:
-        """Whether the last trial trained."""
+        """True if the last trial trained."""
         return bool(self.made) and self.rows["verdicts"][-1] == TRAINS
 
     def try_rate(self, rate: float, status: ProgressMeter, before: int) -> None:

@@ -270,7 +270,7 @@ class _Search:
             self.winner = jax.tree.map(lambda x: x[0, place], self.runs.state)  # type: ignore[union-attr]
 
     def _compare(self, runs: Runs, number: int) -> np.ndarray:
-        """(number,): what members are compared by, the mean over seeds."""
+        """(number,): the values that members are compared by, means over seeds."""
         if self._by_training_loss:
             return tail_loss(runs).mean(axis=0)[:number]
         results, metric = evaluate(self.family.workload, runs, self.seeds, number), self.best_by.metric

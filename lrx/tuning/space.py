@@ -52,7 +52,7 @@ def uniform(low: float, high: float) -> Range:
 
 
 def log_uniform(low: float, high: float) -> Range:
-    """Build a range whose logarithms are uniform between two bounds, as suits a learning rate.
+    """Build a range whose logarithms are uniform between two bounds, as is usual for a learning rate.
 
     Raises:
       ValueError: if a bound is not finite, `low` is not positive, or `high` is not above `low`.
@@ -195,7 +195,7 @@ def try_out_rates(tx: Callable[[Any], Any], rates: Iterable[float]) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class FromHyperparameters:
-    """What runs are made of: a function of hyperparameters by name. Equal for equal functions: it compiles once."""
+    """The factory of runs from hyperparameters by name; equal for equal functions, so that it compiles once."""
 
     tx: Callable[..., optax.GradientTransformation]
 
@@ -206,7 +206,7 @@ class FromHyperparameters:
 
 @dataclasses.dataclass(frozen=True)
 class FromRate:
-    """What runs are made of: a function of the hyperparameter "rate". Equal for equal functions: it compiles once."""
+    """The factory of runs from the hyperparameter "rate"; equal for equal functions, so that it compiles once."""
 
     tx: Callable[[Any], optax.GradientTransformation]
 

@@ -80,7 +80,7 @@ def blow_up_place(losses: np.ndarray, limit: float) -> int:
 
 
 def noise_of(gains: np.ndarray, smoothed: np.ndarray, beta: float) -> float:
-    """Return by how much the maximum of smoothed gains may lie above zero by chance.
+    """Return how far above zero the maximum of smoothed gains may lie by chance.
 
     The deviation of a gain is estimated from the median deviation of the differences between neighbours, up to the
     maximum; smoothing leaves sqrt((1 - beta) / (1 + beta)) of it.

@@ -98,7 +98,7 @@ class SweepResult:
         return {name: float(values[place[0]]) for name, values in self.axes.items()}
 
     def _means(self, metric: str | tuple[str, str] | None) -> np.ndarray:
-        """(members...): means over seeds; the worst value possible if a run diverged."""
+        """(members...): means over seeds; the worst possible value if a run diverged."""
         values = self._values(metric)
         worst = np.inf if as_best(metric, None).mode == "min" else -np.inf
         means = np.where(np.isfinite(self.final_loss), values, worst).mean(axis=-1)

@@ -46,7 +46,7 @@ def _kernel_gradient(stride: int, x: jax.Array, kernel: jax.Array, dy: jax.Array
 
 def _kernel_gradient_on_cpu(stride: int, x: jax.Array, kernel: jax.Array, dy: jax.Array) -> jax.Array:
     # A convolution too: of the images, with their channels as the batch and the batch as the channels, by dy as a
-    # kernel. The transpositions are quicker chunk by chunk, and the loop keeps the compiler from computing x anew
+    # kernel. The transpositions are quicker chunk by chunk, and the loop keeps the compiler from recomputing x
     # inside of them, pixel by pixel in a bad order.
     n, chunks = x.shape[0], math.gcd(x.shape[0], _CHUNKS)
     margin = kernel.shape[0] // 2

@@ -1,4 +1,4 @@
-"""Images and labels in memory, as every data set of images here provides them."""
+"""Images and labels in memory: what every image data set here provides."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Dataset(NamedTuple):
     augment: bool = False  # whether a label stays right when its image is shifted by a few pixels or mirrored
 
     def first(self, num_train: int | None = None, num_test: int | None = None) -> Dataset:
-        """Return the data set with its first images alone, all of them by default; the statistics stay."""
+        """Return the data set with only its first images (by default, all); the statistics are still those of all."""
         return self._replace(
             train_images=self.train_images[:num_train],
             train_labels=self.train_labels[:num_train],

@@ -1,4 +1,4 @@
-"""The handwritten digits that scikit-learn brings: 1,797 images of 8x8 pixels, real data without a download."""
+"""The handwritten digits that come with scikit-learn: 1,797 images of 8x8 pixels, real data without a download."""
 
 from __future__ import annotations
 

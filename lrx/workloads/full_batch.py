@@ -1,4 +1,5 @@
-"""A tanh perceptron with the squared loss that sees all its examples in every step, as work on curvature has it."""
+"""A tanh perceptron with the squared loss that sees all its examples in every step, as is usual in work on
+curvature."""
 
 from __future__ import annotations
 
@@ -20,8 +21,8 @@ def make_full_batch_workload(
 ) -> Workload:
     """Build the workload of fitting all rows of `x` in every step; nothing is evaluated.
 
-    Initial values are those of PyTorch. If there are fewer rows than features, the first layer holds its weights along
-    the rows alone: the rest of them never moves, and the Hessian is 0 along it.
+    Initial values are those of PyTorch. If there are fewer rows than features, only the span of the rows is kept of the
+    first layer's weights: the other directions never move, and the Hessian is 0 along them.
 
     Args:
       x: (n, features).

@@ -90,7 +90,7 @@ class Selection:
         return sorted({each.steps for each in self.records})
 
     def _by_run(self) -> dict[tuple[str, float], dict[int, float]]:
-        """(method, rate) to {steps: value}: the longest runs first, the best of them first, and diverged ones last."""
+        """(method, rate) to {steps: value}: sorted by length, then from best to worst, diverged runs last."""
         runs: dict[tuple[str, float], dict[int, float]] = {}
         for each in self.records:
             runs.setdefault((each.method, each.rate), {})[each.steps] = each.value

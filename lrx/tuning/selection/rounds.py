@@ -130,7 +130,7 @@ class Rules:
         return [Candidate(name, leader.rate) for name in variants]
 
     def rank(self, runs: Sequence[_Run]) -> list[_Run]:
-        """Return the runs that did not diverge, by increasing loss; of equal losses, the one with the better metric."""
+        """Return the runs that did not diverge, by increasing loss; ties are broken by the metric."""
 
         def order(run: _Run) -> tuple[float, float]:
             return run.loss if math.isfinite(run.loss) else math.inf, self.sign * run.value
@@ -174,7 +174,7 @@ class Rules:
         return next(record for record in ranked if record.method == method)
 
     def reusable_steps(self, candidate: Candidate, length: int) -> int:
-        """Return the steps of a run of `length` after which its state serves a longer run."""
+        """Return how many steps of a run of `length` a longer run can reuse."""
         return math.floor(self.portfolio[candidate.method].reusable_fraction * length + 1e-9)
 
     def steps_to_make(self, candidate: Candidate, length: int) -> int:
@@ -184,7 +184,7 @@ class Rules:
         return length - (candidate.done if candidate.done <= self.reusable_steps(candidate, length) else 0)
 
     def longest_affordable(self, candidates: Sequence[Candidate], num_steps: int, left: int, later: float) -> int:
-        """Return the greatest length, at most `num_steps`, that can be paid for.
+        """Return the greatest length, at most `num_steps`, that the budget allows.
 
         Args:
           candidates: the runs of the round.

@@ -1,4 +1,4 @@
-"""The runs of `select`: one compiled program for each method, with the rate and the length as arguments."""
+"""The runs of `select`: one compiled program for each method, which takes the rate and the length as arguments."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ class MethodRunner:
         return bool(is_below(initial, tail_loss(runs)).any())
 
     def _set_compared(self, results: Mapping[str, Any]) -> None:
-        """Choose what runs are compared by, from the results of an evaluation."""
+        """Choose the result by which runs are compared, from those of an evaluation."""
         if self.best_by is None:
             self.compared = "loss" if "loss" in results else "training loss"
         elif self.compared not in results:
@@ -168,7 +168,7 @@ class MethodRunner:
                     raise ValueError(f"portfolio[{name!r}].{field}: {error}") from error
 
     def identity(self, **settings: Any) -> Identity:
-        """Return what makes the numbers of all runs.
+        """Return everything that determines the numbers of all runs.
 
         Args:
           **settings: what else makes them.
