@@ -19,8 +19,8 @@ that of gradient flow, which does not stop rising, and shows momentum.
 
 Differs from the source: the authors stop at an accuracy of 99 %, which few images reach soon after the edge; here
 every rate trains for the same time, steps times rate. Gradient flow is gradient descent with a rate so small that it
-stays below its edge; the authors use a Runge-Kutta method. With fewer images than pixels, only the span of the images
-is kept of the first layer's weights: the other directions never move, and the Hessian is 0 along them.
+stays below its edge; the authors use a Runge-Kutta method. With fewer images than pixels, the first layer holds only
+the part of its weights in the span of the images: the rest never moves, and the Hessian is 0 along it.
 """
 
 from __future__ import annotations

@@ -85,7 +85,7 @@ def step_decay(rate: Any, steps: int) -> lrx.Schedule:
 
 
 def restarted_step_decay(rate: Any, steps: int) -> lrx.Schedule:
-    """Restart step decay for horizons that double, as one would if the horizon is unknown."""
+    """Restart step decay for horizons that double, as one does if the horizon is unknown."""
     begins = [steps // 2**power for power in range(RESTARTS - 1, 0, -1)]
     ends = [*begins[1:], steps]
     later = [step_decay(rate, end - begin) for begin, end in zip(begins, ends, strict=True)]

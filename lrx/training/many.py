@@ -110,8 +110,7 @@ class RunFamily:
         return (first + last) / 2
 
     def identity(self, names: Iterable[str], **settings: Any) -> Identity:
-        """Return everything that determines the numbers of all runs: `run_identity`, with the hyperparameters as
-        arguments.
+        """Return what determines the numbers of all runs: `run_identity`, with the hyperparameters as arguments.
 
         Args:
           names: names of the hyperparameters.

@@ -21,8 +21,8 @@ def make_full_batch_workload(
 ) -> Workload:
     """Build the workload of fitting all rows of `x` in every step; nothing is evaluated.
 
-    Initial values are those of PyTorch. If there are fewer rows than features, only the span of the rows is kept of the
-    first layer's weights: the other directions never move, and the Hessian is 0 along them.
+    Initial values are those of PyTorch. If there are fewer rows than features, the first layer holds only the part of
+    its weights in the span of the rows: the rest never moves, and the Hessian is 0 along it.
 
     Args:
       x: (n, features).
