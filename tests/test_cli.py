@@ -18,6 +18,8 @@ from lrx import cli, papers
 from lrx.benchmarks import available
 from lrx.papers import smith_2017
 from lrx.training import History
+from lrx.workloads.datasets import DATASETS
+from lrx.workloads.models import MODELS
 
 
 def lrx(*arguments, cwd, columns=100):
@@ -107,6 +109,20 @@ def test_names_lists_what_expressions_may_call(here):
     done = here("names")
     for name in ("chain", "scale_by_lion", "cosine_decay", "adamw", "reduce_on_plateau"):
         assert re.search(rf"^ +{name}\b", done.stdout, re.MULTILINE), name
+
+
+def test_names_lists_each_data_set_and_model(here):
+    done = here("names")
+    for name in (*DATASETS, *MODELS):
+        assert re.search(rf"^ +{name} +\w", done.stdout, re.MULTILINE), name
+
+
+@pytest.mark.parametrize("command", ["train", "range-test"])
+def test_help_refers_to_the_list_of_data_sets_and_models(here, command):
+    text = re.sub(r"\s+", " ", here(command, "--help").stdout)
+    for option in ("data", "model"):
+        assert re.search(rf"--{option} \S+ [^-]*`lrx names`", text), text
+    assert "resnet44" not in text  # no list to keep by hand
 
 
 @pytest.mark.parametrize("arguments", [["bench"], ["bench", "--help"]])

@@ -54,7 +54,7 @@ app.command("range-test", short_help="Find the rate to start with.")(range_test)
 app.command(short_help="Draw schedules.")(plot)
 app.command(short_help="Reproduce a paper's figures and claims.")(reproduce)
 app.command(short_help="List the papers, and what they cost.")(papers)
-app.command(short_help="List what expressions may call.")(names)
+app.command(short_help="List what expressions may call, data sets, models.")(names)
 app.add_typer(bench, name="bench", short_help="List the benchmarks, or run one.")
 
 

@@ -6,15 +6,19 @@ from lrx.cli.console import print_entry, wrapped
 
 
 def names() -> None:
-    """List the names that an expression, as of --tx, may call; no other name is accepted there.
+    """List the names that an expression, as of --tx, may call, the data sets and the models; no others are accepted.
 
     \b
     lrx train --tx "chain(clip(1.0), adamw(1e-3))"
     lrx train --tx "chain(scale_by_lion(), constant(1e-4))"
     """
     from lrx import expressions
+    from lrx.workloads.datasets import DATASETS
+    from lrx.workloads.models import MODELS
 
-    for group, members in expressions.groups().items():
+    models = {name: getattr(model.build, "func", model.build) for name, model in MODELS.items()}  # func of a partial
+    groups = expressions.groups() | {"data sets, for --data": DATASETS, "models, for --model": models}
+    for group, members in groups.items():
         wrapped.print(f"{group}:", markup=False)
         width = max(map(len, members))
         for name, function in members.items():

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 DataDir = Annotated[Path | None, typer.Option(help="Folder of the data files; also LRX_DATA_DIR.")]
-Data = Annotated[str, typer.Option(help="digits (bundled), mnist or cifar10.")]
-Model = Annotated[str, typer.Option(help="mlp, resnet8, resnet20, ... resnet110, or caffe.")]
+Data = Annotated[str, typer.Option(help="A data set that `lrx names` lists; digits needs no files.")]
+Model = Annotated[str, typer.Option(help="A model that `lrx names` lists.")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Examples in a minibatch.")]
 Picture = Annotated[Path | None, typer.Option("--out", help="The picture to write: .png, .pdf or .svg.")]

@@ -27,12 +27,13 @@ def load(name: str, data_dir: str | os.PathLike[str] | None = None) -> Dataset:
     """Load a data set.
 
     Args:
-      name: "digits" (1,797 images of 8x8, bundled with scikit-learn: no files), "mnist" or "cifar10".
-      data_dir: folder with the official files, `cifar-10-batches-bin/*.bin` or `mnist/*.gz`, or that folder itself.
-        Without, LRX_DATA_DIR, else the user's cache, which is filled by download.
+      name: a name in `DATASETS`, such as "digits", which is bundled with scikit-learn and needs no files; `lrx names`
+        lists them.
+      data_dir: folder that holds the data set's folder of official files, such as `mnist/*.gz`, or that folder itself.
+        By default LRX_DATA_DIR, else the user's cache, which is filled by download.
 
     Returns:
-      The `Dataset`. Every fifth image of the digits is a test image.
+      The `Dataset`.
 
     Raises:
       ValueError: if the name is unknown, or if a file is truncated or corrupted; names the file.

@@ -10,7 +10,9 @@ from lrx.workloads._dataset import Dataset, make_dataset
 
 
 def load_digits(data_dir: str | os.PathLike[str] | None = None) -> Dataset:
-    """Load the digits; every fifth image is a test image. `data_dir` is ignored, since the images are bundled.
+    """Load the 1,797 digits of scikit-learn, 8x8 pixels; every fifth image is a test image.
+
+    `data_dir` is ignored, since the images are bundled.
 
     Raises:
       ImportError: if scikit-learn is not installed.

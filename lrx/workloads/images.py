@@ -37,8 +37,8 @@ def make_workload(
     The images stay on the device as uint8; normalisation and augmentation run inside the compiled step.
 
     Args:
-      data: a name in `lrx.workloads.datasets.DATASETS`: "digits", "mnist" or "cifar10".
-      model: a name in `lrx.workloads.models.MODELS`.
+      data: a name in `lrx.workloads.datasets.DATASETS`, such as "digits"; `lrx names` lists them.
+      model: a name in `lrx.workloads.models.MODELS`, such as "mlp"; `lrx names` lists them.
       batch_size: examples in a minibatch.
       data_dir: folder of the data set's files; see `lrx.workloads.datasets.load`.
       augment: whether to shift the training images by up to 4 pixels and mirror half of them, at random; by default

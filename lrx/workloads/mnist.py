@@ -22,7 +22,10 @@ MD5 = {
 
 
 def load_mnist(data_dir: str | os.PathLike[str] | None = None) -> Dataset:
-    """Load MNIST; see `lrx.workloads.datasets.load`."""
+    """Load MNIST, 70,000 digits of 28x28 pixels.
+
+    `lrx.workloads.datasets.load` says where the files are looked for.
+    """
     folder = find(FILES, data_dir)
     halves = []
     for part, number in (("train", 60_000), ("t10k", 10_000)):
