@@ -16,7 +16,7 @@ from lrx._paths import is_placeholder
 def exact_positions(params: Any) -> Any:
     """Return the parameters in at least float32 if one of them is narrower, and () otherwise.
 
-    A narrow parameter stands still under steps below its resolution, while the statistics of its path would go on.
+    A narrow parameter does not move under steps below its resolution, while the statistics of its path would.
     """
     if is_placeholder(params):
         # One leaf stands for all: whether there are positions depends on the parameters' types, which a placeholder

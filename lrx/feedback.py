@@ -154,7 +154,7 @@ def controller(
     Args:
       init: takes the parameters to the method's memory: a NamedTuple `<Method>State`, after which errors and `monitor`
         name the method.
-      update: takes the memory and a loss, () float32, to the factor and the next memory.
+      update: maps the memory and a loss, () float32, to the factor and the next memory.
       feedback: "value" or "observed".
       start_after: updates before the first whose loss the method sees, >= 0, the length of a warm-up: the factor stays
         1 until then; may be traced.

@@ -28,7 +28,7 @@ def observe(state: Any, *, value: jax.typing.ArrayLike, to: str | Sequence[str] 
       value: the loss or metric, () float of any type; may be traced.
       to: the name of the controller to pass it to, or several names; by default all that take observations. Names are
         those of `monitor`: "early_stopping", "body/reduce_on_plateau" within a group, "reduce_on_plateau_2" for the
-        second of one name.
+        second with that name.
 
     Returns:
       The new state, of the same structure.

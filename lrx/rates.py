@@ -237,7 +237,7 @@ class Rate(_Factor):
 class Schedule(Rate):
     """A rate from the step alone: a gradient transformation and a function of the step at once.
 
-    As a link it closes a chain: it applies the minus sign. `multiplier()` is the link without a sign. The same object
+    As the last link of a chain it applies the minus sign. `multiplier()` is the link without a sign. The same object
     goes into `lrx.adam(schedule)`, `optax.chain(..., schedule)`, `optax.adamw(schedule)` and
     `optax.inject_hyperparams(optax.adamw)(learning_rate=schedule)`. The factories of `lrx.schedules` make schedules,
     and `Schedule(function)` makes one from any function of the step. Its `repr` rebuilds it, and it pickles. Its `peak`
@@ -248,10 +248,10 @@ class Schedule(Rate):
     `jax.lax.switch(i, schedules, step)`, and as an argument of compiled functions.
 
     Args:
-      function: takes a step, () int32, to the rate of that step, with JAX operations only.
+      function: maps a step, () int32, to the rate of that step, with JAX operations only.
 
     Raises:
-      TypeError: if `function` does not take a traced step to one real number.
+      TypeError: if `function` does not map a traced step to one real number.
 
     Example:
       >>> import lrx, jax.numpy as jnp

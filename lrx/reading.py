@@ -167,7 +167,7 @@ def monitor(state: Any, *, scalars: bool = False) -> dict[str, Any]:
       Name to scalar. The rate is `learning_rate`, or `learning_rate/<group>` if there are groups. The factor set by
       `scale_learning_rate` or `set_learning_rate` is `scale`, or `scale/<group>`. The scalars of a controller or
       optimizer, except counts, are `<method>/<field>`, within a group `<group>/<method>/<field>`; the second of two
-      methods of one name is `<method>_2/<field>`. The factor of an unsigned link is `factor`. A controller that takes
+      methods with one name is `<method>_2/<field>`. The factor of an unsigned link is `factor`. A controller that takes
       its loss from `observe` shows the number of observations as `<method>/observations`. A measurement of
       `optax.snapshot` keeps its own name, so `optax.chain(optax.snapshot("gradient_norm", optax.tree.norm),
       lrx.sgd(0.1))` records norms. A state of your own adds what its method `shown()` returns.

@@ -52,7 +52,7 @@ def carry_over(old_state: Any, new_state: Any) -> CarriedOver:
     Use it to continue a run with another transformation: with clipping before it, with a controller multiplied into the
     rate, or with `adamw` in place of `adam`. States are found by their type, wherever they stand in the chain. Fields
     that agree in name, shape and type are taken over, including moments, counts and the step of the schedule; all
-    others begin as `tx.init` has made them. Nothing is converted.
+    others keep the values from `tx.init`. Nothing is converted.
 
     If both states hold several of one type, these are matched in their order; if their numbers differ, by their place.
     Groups are matched by their labels. When groups are added or removed, each takes or gives its part. The old state

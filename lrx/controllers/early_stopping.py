@@ -94,8 +94,8 @@ def early_stopping(
         traced. By default as many as their noise requires, as in `reduce_on_plateau`.
       mode: "min" for a loss, "max" for an accuracy.
       feedback: "value" if `update` is given `value=loss`, "observed" if the loss comes through `observe`.
-      start_after: updates before the first whose loss is judged, >= 0: give the length of a warm-up, in which a
-        loss that does not fall yet would count; may be traced.
+      start_after: updates before the first whose loss is judged, >= 0: set it to the length of a warm-up, during which
+        a loss that does not yet fall would count; may be traced.
 
     Returns:
       A `Controller`. `update` needs `value=`, a scalar, unless `feedback="observed"`. A `value` that is not finite is

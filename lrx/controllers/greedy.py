@@ -63,10 +63,11 @@ def greedy(
     starting rate is within a factor of ten of a good one. At the noise floor of a loss nothing improves, so the rate
     falls, in the end to `min_factor`: this anneals.
 
-    Losses that come with every update are averaged by their noise as in `reduce_on_plateau`, at most 20 to a mean, or a
-    fiftieth of the losses so far, so that a healthy run of noisy minibatches does not look stalled. Without noise, and
-    if a loss is observed after several updates, each is a mean by itself. So is each loss from the 24th turn in a row
-    on: such an oscillation, at a rate that was raised too far, is not noise.
+    Losses that come with every update are averaged, as many as their noise requires (see `reduce_on_plateau`), at most
+    20 to a mean, or a fiftieth of the losses so far, so that a healthy run of noisy minibatches does not look stalled.
+    Without noise, and if a loss is observed after several updates, each is a mean by itself. From the 24th turn in a
+    row on, so is each
+    loss: such an oscillation, at a rate that was raised too far, is not noise.
 
     Args:
       factor: F, the ratio of a change of the rate, in (0, 1), dimensionless; may be traced.
@@ -76,8 +77,8 @@ def greedy(
       smoothing: s of a running mean, in [0, 1), that is compared at every loss in place of the means by noise: about
         1 / (1 - s) losses count; 0 compares each loss by itself, whatever its noise; may be traced.
       feedback: "value" if `update` is given `value=loss`, "observed" if the loss comes through `observe`.
-      start_after: updates before the first whose loss is used, >= 0: give the length of a warm-up, in which a
-        loss that does not fall yet would lower the rate, and a falling one raise it beyond the schedule's; may be
+      start_after: updates before the first whose loss is used, >= 0: set it to the length of a warm-up, during which a
+        loss that does not yet fall would lower the rate, and a falling one would raise it beyond the schedule's; may be
         traced.
 
     Returns:

@@ -65,7 +65,7 @@ def pid(
 
     within [log(min_factor), log(max_factor)], with s = `smoothing`. At a bound the integral stays unless the error
     leads away from it (anti-windup). With all gains 0 the factor stays 1. The loss falls slowly both at a rate that is
-    too small and close to the largest stable one, so the rate may stay at a value that just makes the loss rise.
+    too small and close to the largest stable one, so the rate may settle at a value at which the loss just rises.
 
     Time is counted in losses: updates with `value=loss`, observations otherwise. The losses of single minibatches are
     noisy: if |r_t| is within `significance` standard deviations of its noise, e_t is 0. The noise is measured at turns
@@ -80,9 +80,9 @@ def pid(
       significance: standard deviations that r_t must be away from 0, >= 0: with 0 every r_t counts; may be traced.
       min_factor: lower bound of the scale, in (0, 1], dimensionless; may be traced.
       max_factor: upper bound of the scale, >= 1, dimensionless; may be traced.
-      error: takes the loss, () float32, to e_t, in place of set point and decrease.
+      error: maps the loss, () float32, to e_t, in place of set point and decrease.
       feedback: "value" if `update` is given `value=loss`, "observed" if the loss comes through `observe`.
-      start_after: updates before the first whose loss is used, >= 0: give the length of a warm-up, whose slow
+      start_after: updates before the first whose loss is used, >= 0: set it to the length of a warm-up, whose slow
         decrease would raise the rate, up to `max_factor` times its peak; may be traced.
 
     Returns:

@@ -107,8 +107,8 @@ def reduce_on_plateau(
         its noise; may be traced. By default as many as their noise requires.
       mode: "min" for a loss, "max" for an accuracy.
       feedback: "value" if `update` is given `value=loss`, "observed" if the loss comes through `observe`.
-      start_after: updates before the first whose loss is used, >= 0; may be traced. Give the length of a warm-up, in
-        which a loss that does not fall yet would count as a plateau and lower the rate.
+      start_after: updates before the first whose loss is used, >= 0; may be traced. Set it to the length of a warm-up,
+        during which a loss that does not yet fall would count as a plateau and lower the rate.
 
     Returns:
       A `Controller`. `update` needs `value=`, a scalar, unless `feedback="observed"`. A `value` that is not finite is

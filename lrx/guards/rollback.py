@@ -67,9 +67,9 @@ def rollback_on_divergence(
     Whenever the loss is not above its running mean, the parameters and the state of `tx` are saved. They are restored
     when the loss, a gradient or the update of `tx` is not finite, or when the loss has exploded:
     `v > v_1` and `v > l* + explode |l*|` with v_1 the first loss and l* the lowest running mean so far. The rate is
-    then multiplied by `factor`, for good, wherever `tx` has it. A run started at 1,000 times the largest stable rate is
-    trained after ten rollbacks. If a run diverges again after `max_rollbacks`, it stops: the parameters are
-    the saved ones, the rate is 0, and `lrx.stopped(state)` is True.
+    then multiplied by `factor` permanently, wherever `tx` applies it. A run started at 1,000 times the largest stable
+    rate trains successfully after ten rollbacks. If a run diverges again after `max_rollbacks`, it stops: the
+    parameters are the saved ones, the rate is 0, and `lrx.stopped(state)` is True.
 
     Pass the loss of each minibatch as `value=loss` at every update: the running mean is over about ten.
 
@@ -89,8 +89,8 @@ def rollback_on_divergence(
         without an observation only gradients and updates are checked.
 
     Returns:
-      A transformation. `update` needs `params`, `value=` unless `feedback="observed"`, and what `tx` needs. The memory
-      is that of `tx` twice, and of the parameters once.
+      A transformation. `update` needs `params`, `value=` unless `feedback="observed"`, and what `tx` needs. It needs
+      twice the memory of `tx`'s state, and one more copy of the parameters.
 
     Raises:
       ValueError: if an argument is out of its range, `tx` has no rate that can be scaled, or `update` gets no `params`

@@ -57,8 +57,8 @@ def accumulate(
     the mean over all tokens of the round, if each g_i is the gradient of the mean over its own tokens.
 
     `update(..., complete=True)` ends a round early and applies the mean of the gradients so far. Use it in the last
-    step of a run whose length is not a multiple of k. A state from the middle of a round may go on with another k: the
-    mean is over all that were gathered.
+    step of a run whose length is not a multiple of k. A state from the middle of a round may continue with another k:
+    the mean is over all gradients gathered.
 
     Put `group_rates` with a frozen group around this, `group_rates(accumulate(tx, 4), ...)`: inside of it, sums are
     kept for the frozen parameters too.
@@ -72,7 +72,7 @@ def accumulate(
     Returns:
       A transformation whose updates are added to the parameters. `update` needs what `tx` needs; `params` and other
       extra arguments are those of the last call of a round. It takes `weight=`, >= 0, () float, 1 by default, and
-      `complete=`, () bool; both may be traced. A round in which all weights are 0 goes on until one is not.
+      `complete=`, () bool; both may be traced. A round in which all weights are 0 continues until one is not.
 
     Raises:
       ValueError: if `every` is not a whole number >= 1; in `update`, if `value` is not a scalar, or `weight` is

@@ -177,7 +177,7 @@ def adam(
 
     State: a first moment in the parameters' type, or in `moment_dtype`, and a second in float32. In bfloat16 the first
     takes half the memory of float32. Measured over 20,000 steps it is then off by 0.4 % of its size under noise, and by
-    at most 3 % under a gradient that stands still, with b1 = 0.9; with 0.99 by 1.2 % and 17 %: keep a longer memory in
+    at most 3 % under a constant gradient, with b1 = 0.9; with 0.99 by 1.2 % and 17 %: keep a longer memory in
     float32. For updates that a bfloat16 parameter rounds away, see `master_weights`.
 
     Args:

@@ -62,7 +62,7 @@ def adamw(
 
     State: a first moment in the parameters' type, or in `moment_dtype`, and a second in float32. In bfloat16 the first
     takes half the memory of float32. Measured over 20,000 steps it is then off by 0.4 % of its size under noise, and by
-    at most 3 % under a gradient that stands still, with b1 = 0.9; with 0.99 by 1.2 % and 17 %: keep a longer memory in
+    at most 3 % under a constant gradient, with b1 = 0.9; with 0.99 by 1.2 % and 17 %: keep a longer memory in
     float32. For updates that a bfloat16 parameter rounds away, see `master_weights`.
 
     Args:
@@ -79,7 +79,7 @@ def adamw(
       base_rate: alpha, > 0, for "schedule" only; may be traced. By default the largest rate of the schedule, which is
         known unless it is your own function or a product of two schedules that vary.
       mask: the leaves that decay: a tree of bools, a prefix of the parameters' tree, or a function from the parameters
-        to one. A module of bools is taken for a tree, although it can be called. By default all; biases and the scales
+        to one. A module of bools counts as a tree, even if it is callable. By default all; biases and the scales
         of normalisation are often left out.
 
     Returns:

@@ -38,8 +38,8 @@ def armijo(
 
     From `gamma = max_rate`, or with `growth` from `min(max_rate, growth gamma_{t-1})`, the rate is multiplied by
     `backtrack` until `f(x - gamma u) <= f(x) - c gamma <g, u>`, with u the incoming direction (alone, the gradient). A
-    loss that is not finite does not satisfy this. If no rate does, no step is made: the rate is 0. The authors
-    grow by 2 in an epoch of n minibatches, `growth=2 ** (1 / n)`, which takes few evaluations.
+    loss that is not finite does not satisfy this. If no rate does, no step is made: the rate is 0. The authors let it
+    grow by a factor of 2 in an epoch of n minibatches, `growth=2 ** (1 / n)`, which takes few evaluations.
 
     Each trial is an evaluation of the loss, made by `value_fn` as in optax's line searches:
 

@@ -76,7 +76,7 @@ def averaged(
     frozen group around this; otherwise an average of the frozen parameters is kept too.
 
     Args:
-      tx: the transformation whose iterates are averaged, or its evaluation points, if it has such.
+      tx: the transformation whose iterates, or evaluation points if it has its own, are averaged.
       decay: d, in [0, 1), of the average per update, dimensionless; may be traced.
       half_life: h, > 0, updates in which the weight of an iterate halves; may be traced. Give one of the two or none.
       start_after: updates before the first iterate that is averaged, >= 0; may be traced.

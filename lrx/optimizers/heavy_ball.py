@@ -36,11 +36,11 @@ def heavy_ball(
 ) -> optax.GradientTransformationExtraArgs:
     """Descend with a momentum whose velocity contains the rate (the heavy-ball method).
 
-    The update is `v_t = beta v_{t-1} + alpha_t g_t`, `theta_t = theta_{t-1} - v_t`. The rate stands inside the
-    velocity: at a change of the rate, steps already in the velocity keep the size that they had. With a constant rate
-    it equals `sgd(momentum=beta)`, whose rate stands outside. `momentum_correction=True` rescales the velocity with the
-    rate, `v_t = beta (alpha_t / alpha_{t-1}) v_{t-1} + alpha_t g_t`, which is `sgd(momentum=beta)` for every schedule;
-    it is computed as `u_t = beta u_{t-1} + g_t`, `v_t = alpha_t u_t`, so that nothing is divided by a rate of 0.
+    The update is `v_t = beta v_{t-1} + alpha_t g_t`, `theta_t = theta_{t-1} - v_t`. The rate is inside the velocity:
+    when the rate changes, steps already in the velocity keep their size. With a constant rate it equals
+    `sgd(momentum=beta)`, whose rate stands outside. `momentum_correction=True` rescales the velocity with the rate,
+    `v_t = beta (alpha_t / alpha_{t-1}) v_{t-1} + alpha_t g_t`, which is `sgd(momentum=beta)` for every schedule; it is
+    computed as `u_t = beta u_{t-1} + g_t`, `v_t = alpha_t u_t`, so that nothing is divided by a rate of 0.
 
     Nothing may scale the updates afterwards, because the velocity would not follow. Multiply the rate instead,
     `heavy_ball(schedule * controller)`; `group_rates` puts the factor of each group into the velocity.

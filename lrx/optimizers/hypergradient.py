@@ -115,7 +115,8 @@ def hypergradient_adam(
 
     Args:
       learning_rate: the first rate, >= 0: a float, a `Schedule` or another `Rate`; may be traced.
-      hyper_rate: beta, >= 0, the rate of the rate, in the rate's units over the loss's by rate; may be traced.
+      hyper_rate: beta, >= 0, the rate of the rate, in the rate's units over those of the loss's derivative with respect
+      to the rate; may be traced.
       b1: decay of the first moment, in [0, 1); may be traced.
       b2: decay of the second moment, in [0, 1); may be traced.
       eps: added to the root, >= 0, in the gradients' units; may be traced.
@@ -131,7 +132,7 @@ def hypergradient_adam(
       TypeError: if `learning_rate` is not a number, a `Rate` or a function of the step.
 
     Differs from the source:
-      The bound `min_value`; and eps stands outside the bias correction, as in Adam's own algorithm.
+      The bound `min_value`; and eps is outside the bias correction, as in Adam's own algorithm.
 
     Source:
       A. Baydin et al., ICLR 2018, arXiv:1703.04782, algorithms 5 and 6.

@@ -39,7 +39,7 @@ class MasterWeightsState(NamedTuple):
 def master_weights(tx: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
     """Update float32 copies of the parameters, and round them to the parameters.
 
-    A bfloat16 number has 8 significant bits: 1 + 0.001 is 1, so parameters of size 1 stand still under steps of 1e-3.
+    A bfloat16 number has 8 significant bits: 1 + 0.001 is 1, so parameters of size 1 do not move under steps of 1e-3.
     Here `tx` sees gradients and parameters in float32 and updates `m_t = m_{t-1} + u_t`; the parameters are
     `bfloat16(m_t)`. All of its statistics that have the parameters' type become float32 too. This costs 4 bytes for
     each parameter, float32 ones included, and doubles the first moment (`adam(moment_dtype=jnp.bfloat16)` halves that
@@ -49,7 +49,7 @@ def master_weights(tx: optax.GradientTransformation) -> optax.GradientTransforma
     copies exactly; `lrx.train` uses it. `optax.apply_updates` adds `bfloat16(m_t) - params`, which is the same unless a
     parameter more than halves, doubles or changes its sign in one step; then it may be off by one rounding, until the
     next step. With float32 gradients the sum is exact too. Parameters that are changed by hand need a new `init`;
-    otherwise the copies lead them back.
+    otherwise the copies overwrite the change.
 
     Args:
       tx: the transformation of float32 parameters, with its rate.

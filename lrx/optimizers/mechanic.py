@@ -70,7 +70,7 @@ def mechanic(
         r <- beta r + clip(h, -m, m) s,   m <- max(beta m, |h| + eps),   v <- beta^2 v + h^2
         s <- (s_init / n m + max(r, 0)) / (sqrt(v) + eps)
 
-    The base rate matters by its shape only: `mechanic(lrx.adam(lrx.cosine_decay(1.0, 10_000)))`.
+    Only the shape of the base rate matters: `mechanic(lrx.adam(lrx.cosine_decay(1.0, 10_000)))`.
     `learning_rate(state)` shows S times the base rate. Nothing may scale the updates afterwards.
 
     Args:

@@ -36,9 +36,10 @@ def polyak(
     """Set the rate by the loss and the length of the direction (the stochastic Polyak step size).
 
     The rate is `gamma_t = min(gamma_max, (f_t - f_min) / (c |g_t|^2))`, 0 if the gradient is 0 or the loss is below
-    `f_min`. With `growth` the cap follows the rate, `gamma_max = min(max_rate, growth gamma_{t-1})`: the authors grow
-    by 2 in an epoch of n minibatches, `growth=2 ** (1 / n)`. The result is a `Rate`: alone it is gradient
-    descent. It can be multiplied, or passed to an optimizer, whose finished direction then takes the place of g.
+    `f_min`. With `growth` the cap follows the rate, `gamma_max = min(max_rate, growth gamma_{t-1})`: the authors let it
+    grow by a factor of 2 in an epoch of n minibatches, `growth=2 ** (1 / n)`. The result is a `Rate`: used alone it is
+    gradient descent. It can be multiplied, or passed to an optimizer, whose finished direction then takes the place of
+    g.
 
     Args:
       c: > 0, dimensionless; Polyak's is 0.5, and smaller values take larger steps; may be traced.

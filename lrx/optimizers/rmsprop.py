@@ -32,7 +32,7 @@ def scale_by_rmsprop(
 ) -> optax.GradientTransformationExtraArgs:
     """Divide the gradient by the root of the running mean of its square.
 
-    The direction is `g_t / sqrt(v_t + eps)`, with `eps_root=False` `g_t / (sqrt(v_t) + eps)`, where
+    The direction is `g_t / sqrt(v_t + eps)`, or `g_t / (sqrt(v_t) + eps)` with `eps_root=False`, where
     `v_t = rho v_{t-1} + (1 - rho) g_t^2` and v_0 = 0, so that the first step is 1 / sqrt(1 - rho) times as long as
     later ones: a warm-up keeps it small. In a chain, a rate comes after it: this is the core of `rmsprop`.
 

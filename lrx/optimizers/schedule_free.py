@@ -79,7 +79,7 @@ def schedule_free_sgd(
 
     Differs from the source:
       For parameters narrower than float32, x is kept in float32 too. Recovered from y it would drift away, because the
-      rounded y stands still while z moves. `optax.tree.map_params` does not recognize this tree as parameters, and
+      rounded y does not move while z does. `optax.tree.map_params` does not recognize this tree as parameters, and
       passes it to `transform_non_params` as a whole. For other parameters only z is kept.
 
     Source:

@@ -32,7 +32,8 @@ def scale_by_momentum(
 ) -> optax.GradientTransformationExtraArgs:
     """Replace the gradient by a decaying sum of gradients.
 
-    The direction is `u_t = beta u_{t-1} + g_t`, with `nesterov=True` `g_t + beta u_t`. In a chain, a rate comes after
+    The direction is `u_t = beta u_{t-1} + g_t`, or `g_t + beta u_t` with `nesterov=True`. In a chain, a rate comes
+    after
     it: this is the core of `sgd(momentum=...)`.
 
     Args:

@@ -31,7 +31,7 @@ def descend(
     The caller compiles it, and may map it over keys or rates.
 
     Args:
-      gradient: `(params, key) -> (value, gradient)`; the key is another one at each step.
+      gradient: `(params, key) -> (value, gradient)`; the key differs at each step.
       tx: the transformation.
       start: the first parameters.
       counts: (n,) increasing numbers of updates, from 0 on.

@@ -31,8 +31,8 @@ def cyclical(
     Args:
       min_value: the lower bound, the rate at step 0, >= 0; may be traced.
       max_value: the upper bound, >= `min_value`; may be traced.
-      half_period_steps: s, the paper's stepsize, in optimizer steps, >= 1; may be traced. The paper takes 2 to 10
-        epochs, and runs that end with a cycle.
+      half_period_steps: s, the paper's stepsize, in optimizer steps, >= 1; may be traced. The paper uses 2 to 10
+        epochs, and lets runs end with a cycle.
       down_steps: the length of the way down if it differs from the way up, >= 1; may be traced.
       mode: "triangular", "triangular2" (the amplitude halves with each cycle) or "exp_range" (it shrinks by gamma
         with each step).

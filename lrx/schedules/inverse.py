@@ -14,7 +14,7 @@ from lrx.transformations import factory
 
 @factory
 def inverse_time_decay(init_value: ArrayLike, decay_rate: ArrayLike, *, power: ArrayLike = 1.0) -> Schedule:
-    """Decay the rate as Robbins and Monro's gains: so slowly that their sum is infinite.
+    """Decay the rate like Robbins and Monro's gains: so slowly that their sum is infinite.
 
     The rate is `alpha_t = alpha_0 / (1 + k t)^p`. For p in (1/2, 1] the rates add up to infinity and their squares do
     not, which makes stochastic approximation converge; for p = 1 the gain sequence is `a_n = c / n` in the

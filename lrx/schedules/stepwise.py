@@ -62,8 +62,8 @@ def piecewise_constant(
 ) -> Schedule:
     """Multiply the rate by a factor at each of several steps.
 
-    The rate is `alpha_t = alpha_0 prod_{b_i <= t} gamma_i`: a factor acts from its own step on, and on everything
-    after. He et al. train with `piecewise_constant(0.1, {32_000: 0.1, 48_000: 0.1})`.
+    The rate is `alpha_t = alpha_0 prod_{b_i <= t} gamma_i`: each factor applies from its own step on. He et al. train
+    with `piecewise_constant(0.1, {32_000: 0.1, 48_000: 0.1})`.
 
     Args:
       init_value: alpha_0, the rate at step 0, >= 0; may be traced.

@@ -66,7 +66,7 @@ class Batches:
         starts before `jax.distributed.initialize`.
       batch_size: examples in a minibatch, 1 to n.
       transform: `(minibatch of arrays, key) -> batch`, a pure function: normalisation and augmentation. It runs inside
-        the compiled step, so the data can stay in their small type; the key is another one at each step.
+        the compiled step, so the data can stay in their small type; the key differs at each step.
       shuffle: whether to permute; otherwise minibatches come in the order of the arrays.
 
     Raises:

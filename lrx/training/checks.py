@@ -52,7 +52,7 @@ def optimizer_key(
     """Return a key that is equal for functions that make equal optimizers of their arguments, as `workload_key` does.
 
     Args:
-      make: takes the arguments, which may be traced, to a transformation.
+      make: maps the arguments, which may be traced, to a transformation.
       arguments: shapes of the arguments.
       workload: what the optimizers are for.
     """

@@ -124,7 +124,7 @@ def family_identity(
     """Return `tx.init` and `tx.update` of what a function makes of its arguments, for all values of these at once.
 
     Args:
-      make: takes the arguments, which are traced, to a transformation.
+      make: maps the arguments, which are traced, to a transformation.
       arguments: pytrees of arrays or of their shapes.
       params: the same of the parameters.
     """

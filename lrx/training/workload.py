@@ -76,9 +76,9 @@ class Workload:
       name: shown in progress bars and kept in checkpoints.
       init: `key -> (params, model_state)`.
       loss_fn: `(params, model_state, batch, key) -> (loss, model_state)`: the mean loss of the batch, a scalar of any
-        float type, and the new model state. The key is another one at each step (dropout).
+        float type, and the new model state. The key differs at each step (dropout).
       batches: the training examples.
-      evaluate: `(params, model_state) -> {name: scalar}`, as loss and accuracy on held-out data; None for no
+      evaluate: `(params, model_state) -> {name: scalar}`, for example loss and accuracy on held-out data; None for no
         evaluation. It is called outside of the compiled steps: `lrx.training.Evaluation(function, arrays)` compiles
         it, with the data as an argument.
 

@@ -53,14 +53,14 @@ def successive_halving(
 
     Args:
       workload: the model, its data and its loss.
-      tx: as for `sweep`. Its schedules see the step of a member, and not at which step the member will be stopped.
+      tx: as for `sweep`. Its schedules see a member's step, but not the step at which the member will be stopped.
       space: as for `sweep`; a grid allows one bracket only. The number of samples is that of the first bracket.
       num_steps: length of the members that are trained to the end.
       min_steps: length of the first rung; by default so that one member is left for the last.
       eta: the factor, at least 2.
-      brackets: how many; at most the number of rungs.
-      metric: a result of the workload's `evaluate` to compare by, as "accuracy"; ("score", "max") if the name does not
-        say which is better; by default the training loss of the last tenth of the steps.
+      brackets: number of brackets, at most the number of rungs.
+      metric: a result of the workload's `evaluate` to compare by, such as "accuracy"; ("score", "max") if the name does
+        not say which is better; by default the training loss of the last tenth of the steps.
       seeds: number of runs of each member, or their seeds; members are compared by the mean over them.
       execution: how the runs are compiled, and how many at a time.
       checkpoint: a folder. The survivors are kept there after each rung, and the same call continues with the next one.
@@ -72,8 +72,8 @@ def successive_halving(
 
     Raises:
       ValueError: if an argument is out of its range, `tx` ascends (`lrx.direction`), there are too few steps for one
-        rung, every member diverged or has a metric that is not finite, the best one has learnt nothing (its loss is
-        not below that of the initial parameters; with a metric: is not another one), or the folder holds another
+        rung, every member diverged or has a metric that is not finite, the best one has learnt nothing (its loss is not
+        below that of the initial parameters; with a metric: its metric equals theirs), or the folder holds another
         search.
       TypeError: if an argument is of the wrong type.
       ImportError: if `checkpoint` is given and orbax is not installed.

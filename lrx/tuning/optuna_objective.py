@@ -52,8 +52,7 @@ def optuna_objective(
       tx: takes the hyperparameters by name and returns a transformation; their values are traced.
       space: hyperparameter to a range, `lrx.tuning.log_uniform(1e-5, 1.0)` for a rate.
       num_steps: length of a trial.
-      report_every: steps between two reports, after each of which the trial may be pruned; a tenth of `num_steps` by
-        default.
+      report_every: steps between two reports; the trial may be pruned after each. A tenth of `num_steps` by default.
       metric: the name of a result of the workload's `evaluate`, which the study minimizes or maximizes; by default the
         training loss, the mean of the last tenth of the steps.
       seeds: number of runs of each trial, or their seeds; the mean over them is reported.

@@ -62,15 +62,15 @@ def range_test(
     that doubles: `min_rate 2^floor(i m / n)` for the m powers up to `max_rate`), which hits both ends. The test is one
     compiled loop and stops where it diverges: at a loss that is not finite, or that is above the best running mean b
     by more than `(divergence_factor - 1) max(|b|, (l_0 - b) / 10)`, l_0 the median of the first three losses. Single
-    outliers are not a divergence: losses go through a median of three first. `diverged_at` is found afterwards: the
-    losses at the end that are all too high begin after the step with that rate. The curve that the suggestions follow
-    has no lag: with the losses l, cut off at that bound,
+    outliers are not a divergence: losses go through a median of three first. `diverged_at` is determined afterwards: it
+    is the rate of the step after which all losses are too high. The curve that the suggestions follow has no lag: with
+    the losses l, cut off at that bound,
 
         s_i = sum_j beta^|i - j| l_j / sum_j beta^|i - j|
 
     so the ends are not biased. Each loss is compared with that of the initial parameters on the same minibatch. If no
     rate makes a difference, the ladder continues in its own steps, for as many again or up to 10,000 `max_rate`; if
-    none makes the loss fall, no rate is suggested. Nothing of the caller's is changed.
+    none makes the loss fall, no rate is suggested. None of the caller's objects is changed.
 
     Args:
       workload: the model, its data and its loss.
@@ -83,7 +83,7 @@ def range_test(
       divergence_factor: > 1, as above.
       accumulate: minibatches whose mean gradient makes one step.
       validation_batch: a batch whose loss after each step is recorded, in place of the training loss before it.
-      seeds: how many runs, with seeds 0, 1, ..., or the seeds; they run side by side.
+      seeds: number of runs (with seeds 0, 1, ...), or the list of seeds; they run side by side.
       extend: whether the ladder may continue beyond `max_rate`, as above.
       progress: True shows a bar, or lines without a terminal; None shows a bar on a terminal and nothing elsewhere; a
         string is its title; False shows nothing.

@@ -51,8 +51,8 @@ def select(
       budget: upper bound of all steps, in full runs.
       portfolio: name to `lrx.tuning.Method`, by default `lrx.tuning.PORTFOLIO`; to add a method,
         `lrx.tuning.PORTFOLIO | {"mine": Method(...)}`.
-      metric: a result of the workload's `evaluate` to compare by, as "accuracy"; ("score", "max") if the name does not
-        say which is better; by default its "loss", or, if it has none, the training loss of the last tenth of the
+      metric: a result of the workload's `evaluate` to compare by, such as "accuracy"; ("score", "max") if the name does
+        not say which is better; by default its "loss", or, if it has none, the training loss of the last tenth of the
         steps.
       seed: of all runs.
       checkpoint: a folder. The results are kept there after the range tests and after each round, and the same call
