@@ -1,5 +1,6 @@
 """The package's front door: public names that load when they are used."""
 
+import ast
 import inspect
 import os
 import pathlib
@@ -54,6 +55,17 @@ def test_the_default_of_every_argument_is_short_to_read() -> None:
         parameters = inspect.signature(value).parameters if inspect.isfunction(value) else {}
         long += [f"{name}({each})" for each, par in parameters.items() if len(repr(par.default)) > 80]
     assert long == []
+
+
+def test_packages_define_nothing_of_their_own() -> None:
+    """What a package has is in its files; its `__init__` imports it. `lrx` itself also loads on demand."""
+    root = pathlib.Path(lrx.__file__).parent
+    defining = []
+    for path in root.glob("*/**/__init__.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef | ast.Lambda):
+                defining.append(f"{path.relative_to(root)}:{node.lineno}")
+    assert defining == []
 
 
 def test_a_name_that_is_not_there_is_an_attribute_error() -> None:

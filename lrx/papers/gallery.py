@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
-from lrx.papers import available, load
+from lrx.papers.registry import available
 from lrx.papers.reproduction import Paper
-from lrx.records import Result, markdown_table
+from lrx.records import Result, load, markdown_table
 
 PAGE = "README.md"
 
