@@ -1,8 +1,8 @@
 """Learning-rate control for JAX: every rate a composable gradient transformation whose value can be read.
 
 An update is a direction times a rate, and the last link of a chain applies the minus sign. A schedule is that link, and
-so is a product with one. Behind an optimizer that has a sign and a rate of its own a schedule would ascend: there the
-unsigned link belongs, `schedule.multiplier()`, or a controller.
+so is a product with one. After an optimizer that has a sign and a rate of its own, a schedule would ascend: use the
+unsigned link there, `schedule.multiplier()`, or a controller.
 
 Example:
   >>> import jax.numpy as jnp, lrx, optax

@@ -47,8 +47,7 @@ def round_like(positions: Any, params: Any) -> Any:
 
 
 def move_mean(mean: jax.Array, x: jax.Array, share: jax.Array) -> jax.Array:
-    """Move a mean towards an iterate by the iterate's weight. Integers and coordinates that are not finite stay as they
-    are."""
+    """Move a mean towards an iterate by the iterate's weight. Integers and non-finite coordinates stay as they are."""
     if not jnp.issubdtype(jnp.result_type(x), jnp.inexact):
         return mean
     x = upcast(x)

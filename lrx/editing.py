@@ -287,7 +287,7 @@ def _refuse_fixed(view: Any, *, setting: bool) -> None:
 def restart_schedule(state: Any, step: jax.typing.ArrayLike = 0) -> Any:
     """Restart the schedule of the learning rate at a step of your choice, and keep everything else.
 
-    This is for another period of training that keeps the moments. The next update uses `schedule(step)`. The moments,
+    Use it for another period of training that keeps the moments. The next update uses `schedule(step)`. The moments,
     their bias corrections, the states of controllers, the scale set by hand and `update_count` stay as they are.
     Schedules of other hyperparameters, such as a momentum, continue.
 

@@ -1,4 +1,4 @@
-"""Pass any optax transformation the extra arguments that it takes, and no others."""
+"""Pass any optax transformation the extra arguments that it accepts, and no others."""
 
 from __future__ import annotations
 

@@ -145,7 +145,7 @@ def controller(
     """Build a controller that follows a loss from the two functions of its method.
 
     The method does not see where the loss comes from: with `feedback="value"` each update asks for it as `value=`; with
-    "observed" it comes through `observe` alone, an update takes it once, and `value=` is ignored. The method never sees
+    "observed" it comes only through `observe`, an update takes it once, and `value=` is ignored. The method never sees
     a loss that is not finite.
 
     Put `@factory` before the function that calls this: the controller then has a `repr` that rebuilds it, pickles, and

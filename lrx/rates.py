@@ -1,12 +1,12 @@
 """Rates and their algebra: an update is a direction times a rate.
 
 A rate is a gradient transformation whose core is two pure functions. One returns the factor before any feedback and
-the initial memory. The other takes the memory and the feedback of a step to the factor of this step and the next
-memory. Rates multiply: a product runs the cores of its factors side by side.
+the initial memory. The other maps the memory and the feedback of a step to the factor of this step and the next memory.
+Rates multiply: a product runs the cores of its factors side by side.
 
     Schedule     a rate from the step alone; also callable, `schedule(count)`
     Controller   a factor >= 0 from feedback, which starts at 1 and never applies a sign
-    Rate         anything that closes a chain: a schedule, or a product that holds one
+    Rate         anything that can end a chain: a schedule, or a product with one
 
 The state of each shows the rate that the latest update used, so that it can be read, logged and checkpointed.
 """
@@ -188,8 +188,8 @@ class Rate(_Factor):
     """A learning rate as a gradient transformation.
 
     As the last link of a chain it multiplies the incoming direction by `-rate`. As the `learning_rate` of an lrx
-    optimizer it acts where the paper has it, for example inside a velocity. Schedules are rates, and so are products of
-    a schedule and a controller. An optimizer asks for the rate of a step with `init_rate` and `next_rate`.
+    optimizer it acts where the paper puts it, for example inside a velocity. Schedules are rates, and so are products
+    of a schedule and a controller. An optimizer asks for the rate of a step with `init_rate` and `next_rate`.
 
     Example:
       >>> import lrx, jax.numpy as jnp
@@ -340,7 +340,7 @@ class Schedule(Rate):
         """Draw the rate over the first steps.
 
         Args:
-          num_steps: how many steps, from step 0 on, >= 1.
+          num_steps: number of steps, from step 0 on, >= 1.
           axes: where to draw, to compare several schedules; by default in a new figure.
 
         Returns:

@@ -106,7 +106,7 @@ class Result:
       data: the data sets, or "".
       seeds: of the runs.
       settings: what was run: model, lengths, rates.
-      curves: what came out, as nested dicts of lists; null where a number is not finite.
+      curves: the measured numbers, as nested dicts of lists; null where a number is not finite.
       seconds: of the whole measurement, including those before an interruption.
       date: of its end, in UTC.
       command: the command line that was running.
@@ -210,7 +210,7 @@ def describe_versions() -> dict[str, str]:
 
 
 def stopwatch() -> Callable[[], float]:
-    """Start a clock; calling what is returned gives the seconds since then."""
+    """Start a clock; the returned function gives the seconds since then."""
     start = time.perf_counter()
     return lambda: round(time.perf_counter() - start, 1)
 

@@ -130,8 +130,7 @@ class Run:
         self.loop = jax.jit(loop, donate_argnums=(0, 1))
 
     def seconds(self, steps: int, *, looped: bool = False) -> float:
-        """Time steps on arrays that are moved in memory first: where they lie is chance, and changes times by several
-        per cent."""
+        """Time steps on arrays that are first moved in memory: their addresses are random, and change times by per cents."""
         arrays = jax.tree.map(jnp.copy, (self.params, self.state, self.grads))
         (self.params, self.state), self.grads = self.step(*arrays), arrays[2]
         jax.block_until_ready((self.params, self.state))

@@ -4,7 +4,7 @@ A single minibatch's loss says little about a run: the lowest of many is a matte
 it. So losses are compared as means of so many that their noise is smaller than the required improvement. The noise is
 measured in reversals. With d_t the relative change from one loss to the next, `E max(-d_t d_{t-1}, 0)` is
 `1.219 sigma^2` for white noise of variance sigma^2, and 0 for losses that only fall, or stay. Without noise each loss
-is compared by itself. A loss that turns at each of 24 values in a row oscillates, as it does at a rate that is too
+is compared by itself. A loss that turns at each of 24 values in a row oscillates, as losses do at a rate that is too
 large; noise does so with a probability of 2e-5. A method that takes back small steps may then discard the measured
 noise.
 """

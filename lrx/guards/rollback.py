@@ -1,6 +1,6 @@
 """Take a diverging run back to earlier parameters, and continue with a smaller rate.
 
-This does inside the compiled loop what one does by hand: restart from a checkpoint with half the rate.
+This does inside the compiled loop what one would do by hand: restart from a checkpoint with half the rate.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Rates by group: a factor for each group of parameters, brought to where the rate acts."""
+"""Rates by group: a factor for each group of parameters, applied where the rate acts."""
 
 from __future__ import annotations
 

@@ -55,7 +55,7 @@ def momo(
     feedback: str = "value",
     moment_dtype: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
-    """Take a momentum step, at most to where a model of the loss reaches its lower bound.
+    """Take a momentum step, but no farther than to where a model of the loss reaches its lower bound.
 
     With beta = `momentum` (0 in the first step), lambda = `weight_decay`, f* = `lower_bound` and
     `d_t = beta d_{t-1} + (1 - beta) g_t`, and f_bar and gamma the means of f_t and <g_t, x_t> in the same weights,
@@ -119,7 +119,7 @@ def momo_adam(
     feedback: str = "value",
     moment_dtype: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
-    """Take Adam's step, at most to where a model of the loss reaches its lower bound.
+    """Take Adam's step, but no farther than to where a model of the loss reaches its lower bound.
 
     With the preconditioner `D = eps + sqrt(v_t / (1 - b2^t))` and d, f_bar and gamma as running means that start at 0,
 

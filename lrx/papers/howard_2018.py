@@ -124,8 +124,7 @@ def make(task: Task, job: Job) -> Workload:
 
 
 def run_finder(workload: Workload, tx: Callable[[Any], Any], seed: int) -> tuple[lrx.tuning.RangeTest, int, int]:
-    """Run the finder from a caller's own arrays; return it, how many of the arrays it changed, and how many there
-    are."""
+    """Run the finder from a caller's own arrays; return it, the number of arrays that it changed, and of all arrays."""
     given = jax.jit(workload.init)(keys_of(seed).init)
     before = jax.tree.map(jnp.copy, given)
     found = lrx.range_test(dataclasses.replace(workload, init=lambda key: given), tx=tx, seeds=[seed], **FINDER)  # noqa: ARG005

@@ -23,9 +23,9 @@ def recompute_batch_stats(
 ) -> ModelState:
     """Recompute a model's batch statistics at parameters other than those of the training steps.
 
-    The training loss goes over minibatches at `params`, without a gradient and without an update, and the model's own
-    running averages forget the old statistics: with the decay d of batch normalization, d^num_batches of them are left
-    (at 200 batches 7e-10 for d = 0.9, and 13 % for d = 0.99). `train` does so before it evaluates a method whose
+    The training loss is evaluated on minibatches at `params`, without a gradient and without an update, and the model's
+    own running averages forget the old statistics: with the decay d of batch normalization, d^num_batches of them are
+    left (at 200 batches 7e-10 for d = 0.9, and 13 % for d = 0.99). `train` does so before it evaluates a method whose
     `eval_params` are not the parameters it trains.
 
     Args:

@@ -54,7 +54,7 @@ def optimizer_key(
     Args:
       make: maps the arguments, which may be traced, to a transformation.
       arguments: shapes of the arguments.
-      workload: what the optimizers are for.
+      workload: the workload that the optimizers train.
     """
     try:
         return key_of(make)

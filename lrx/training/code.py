@@ -52,7 +52,7 @@ def function_digest(function: Any) -> str:
 def may_act(function: Any) -> bool:
     """Return whether a call may do something beside computing, as to count, to print or to write a file.
 
-    Then it should not be traced for its program, which is a call.
+    Such a function should not be traced for its program, because tracing calls it.
     """
     gathering = _Gathering()
     gathering.add(function)
@@ -120,7 +120,7 @@ class _Gathering:
         for name in names:
             held = function.__globals__.get(name)
             if isinstance(held, types.ModuleType) and is_own(held):
-                # What is named after a module, as `metrics.mae`.
+                # What is named after a module, such as `metrics.mae`.
                 held = {x: vars(held)[x] for x in names if x in vars(held)}
                 for x, member in held.items():
                     if _is_followed(member, function):
@@ -175,7 +175,7 @@ def _codes(code: types.CodeType) -> Iterable[types.CodeType]:
 def names_used(code: types.CodeType) -> tuple[list[str], set[str]]:
     """Return the names in some code; and which outer variables and attributes it assigns, or calls to change them.
 
-    What is written on a line in which an item is assigned counts as changed.
+    Every name on a line that assigns an item counts as changed.
     """
     names: dict[str, None] = {}
     changed: set[str] = set()
@@ -201,7 +201,7 @@ def names_used(code: types.CodeType) -> tuple[list[str], set[str]]:
 
 
 def _is_followed(value: Any, user: types.FunctionType) -> bool:
-    """Return whether what a function names is part of what it computes; what is in packages has their versions."""
+    """Return whether a value that a function names must be hashed; for installed packages the version suffices."""
     if isinstance(value, types.FunctionType | type) or hasattr(value, "__wrapped__"):
         return getattr(value, "__module__", None) == user.__module__ or is_own(value)
     return not isinstance(value, types.BuiltinFunctionType | types.ModuleType | np.ufunc)

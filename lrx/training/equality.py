@@ -82,9 +82,9 @@ def settings_key() -> Hashable:
 
 
 def compile_once(maxsize: int) -> Callable[[Callable[..., Result]], Callable[..., Result]]:
-    """Keep what a function returned for its latest arguments, which are compared by `key_of`.
+    """Cache a function's results for its latest arguments, which are compared by `key_of`.
 
-    Nothing is kept if that is undecided.
+    Nothing is cached if no key can be decided on.
 
     Args:
       maxsize: results that are kept, those that were used last.
@@ -243,7 +243,7 @@ class _Keys:
         if (value, *names) in self._modules:  # modules may name each other
             return "module", value.__name__
         self._modules.add((value, *names))
-        # What is named after a module, as `settings.rate` or `package.settings.rate`.
+        # What is named after a module, such as `settings.rate` or `package.settings.rate`.
         members = [(x, vars(value)[x]) for x in names if x in vars(value)]
         return tuple((x, self._global_key(member, names, changed, x)) for x, member in members)
 

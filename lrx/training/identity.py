@@ -40,7 +40,7 @@ def run_identity(workload: Workload, tx: optax.GradientTransformation, **setting
     Args:
       workload: model, data and loss.
       tx: the transformation.
-      **settings: what else makes them, as `seed=0`: JSON values.
+      **settings: everything else that determines them, such as `seed=0`: JSON values.
 
     Returns:
       A dict with:
@@ -98,7 +98,7 @@ def run_identity(workload: Workload, tx: optax.GradientTransformation, **setting
 def evaluation_identity(workload: Workload) -> Identity | None:
     """Return what a workload's evaluation computes: a hash of its traced program, or of its code.
 
-    Its code is taken if it cannot be traced, or a call may do more than compute.
+    Its code is hashed if it cannot be traced, or if a call may do more than compute.
     """
     if workload.evaluate is None:
         return None
@@ -257,7 +257,7 @@ _known_data: weakref.WeakKeyDictionary[Batches, dict[str, str]] = weakref.WeakKe
 def data_identity(batches: Batches) -> dict[str, str]:
     """Return path to type, shape and checksum of every array: `{"[0]": "float32[64, 8], checksum 3ac5ec2c"}`.
 
-    The data of a stream are not read: they are known by the shapes of a minibatch and the name of the workload.
+    The data of a stream are not read: they are identified by the shapes of a minibatch and the name of the workload.
     """
     if isinstance(batches, Stream):
         return {name: f"{text}, a stream" for name, text in describe(batches.minibatch_shapes()).items()}

@@ -88,7 +88,7 @@ def train(
         are counted from 0. If the folder holds a run already, that run continues instead.
       callback: called between two segments with a `lrx.training.Moment`: `step`, `loss`, `rate`, `metrics` and
         `evaluations` as numbers, and on demand `params`, `model_state` and `opt_state`. It returns None; or an
-        `opt_state` of the same structure to continue with, as `lrx.set_learning_rate(moment.opt_state, 1e-4)`; or
+        `opt_state` of the same structure to continue with, such as `lrx.set_learning_rate(moment.opt_state, 1e-4)`; or
         `lrx.STOP`, which ends the run as its last step would. A sequence of callbacks is allowed. `lrx.training` has
         `csv_writer`, `tensorboard_writer` and `wandb_writer`. Calling callbacks does not change the numbers of a run.
       callback_every: interval of calls, in the unit of `evaluate_every`; by default about a second, at steps that

@@ -4,8 +4,8 @@ Runs differ by hyperparameters and by seed. Runs of the same seed see the same m
 those of `lrx.train` with that seed. A run whose loss is not finite is frozen at the state before, a run that a
 controller stops is frozen at its last state, and the others continue.
 
-Two programs compute the same: "vmap" makes a step of all runs at once, "map" makes all steps of one run after the
-other. `plan.py` compiles them.
+Two programs compute the same: "vmap" runs one step of all runs at once, "map" runs all steps of one run, then those of
+the next. `plan.py` compiles them.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Programs for many runs: where they are placed, which strategy they use, and how many fit into memory.
 
 "vmap" is faster if a single run leaves the device idle, "map" if the runs have little to share, such as convolutions
-with kernels of their own on a CPU. Which is faster is measured, unless a step is so small that it is "vmap".
+with kernels of their own on a CPU. Which is faster is measured, unless a step is so small that "vmap" always is.
 
 Programs are kept: equal families of runs, with data of the same shapes, compile once (`equality.py`).
 """

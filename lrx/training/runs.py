@@ -80,7 +80,7 @@ def _in_tail(runs: Runs) -> np.ndarray:
 def outcome(
     runs: Runs, number: int, evaluations: Sequence[dict[str, np.ndarray]], initial_loss: np.ndarray
 ) -> dict[str, np.ndarray]:
-    """Return what is kept of the first `number` members of a chunk: arrays with the leading axes (members, seeds).
+    """Return the results of the first `number` members of a chunk: arrays with the leading axes (members, seeds).
 
     `evaluations` holds the results of `evaluate`, one after the other, each empty if no run was left to evaluate.
     """

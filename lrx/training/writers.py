@@ -117,7 +117,7 @@ def wandb_writer(run: Any = None, **settings: Any) -> Callable[[Moment], None]:
 
     Args:
       run: what `wandb.init` has returned; without it one is begun.
-      **settings: what `wandb.init` is given, as `project="digits"`, if there is no run.
+      **settings: arguments of `wandb.init`, such as `project="digits"`, used if there is no run.
 
     Returns:
       A callback for `train`. The run is not finished by it: call `run.finish()`, or end the process.

@@ -22,7 +22,7 @@ def as_best(metric: Any, workload: Workload | None) -> BestBy:
     """Return by which result runs are compared, and whether less of it or more is better.
 
     Args:
-      metric: the name of a result of `evaluate`, as "accuracy"; ("score", "max") if the name does not say which is
+      metric: the name of a result of `evaluate`, such as "accuracy"; ("score", "max") if the name does not say which is
         better; or None for the training loss.
       workload: what is trained; None skips the check that it evaluates.
 

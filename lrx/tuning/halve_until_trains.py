@@ -88,7 +88,7 @@ def halve_until_trains(
 
     Args:
       workload: the model, its data and its loss.
-      tx: `rate -> transformation`, as `lrx.adam`; the rate is traced.
+      tx: `rate -> transformation`, such as `lrx.adam`; the rate is traced.
       start_rate: the first rate, > 0.
       factor: multiplies the rate after a trial that fails, in (0, 1).
       trials: maximum number of trials.

@@ -1,6 +1,6 @@
 """The losses of the initial parameters on the minibatches of a run, which show whether the run has learnt anything.
 
-At a rate that is far too low the last loss is below the first one half of the time, by the noise of the minibatches. On
+At a rate that is far too low, the noise of the minibatches puts the last loss below the first one half of the time. On
 the same minibatches, with the same keys, that noise cancels.
 """
 

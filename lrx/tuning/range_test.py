@@ -74,7 +74,8 @@ def range_test(
 
     Args:
       workload: the model, its data and its loss.
-      tx: `rate -> transformation`, as `lrx.adam` or `lambda rate: lrx.sgd(rate, momentum=0.9)`; the rate is traced.
+      tx: `rate -> transformation`, such as `lrx.adam` or `lambda rate: lrx.sgd(rate, momentum=0.9)`; the rate is
+      traced.
       min_rate: the first rate, > 0.
       max_rate: the last rate, > min_rate.
       num_steps: rates on the ladder, at least 6.
@@ -314,7 +315,7 @@ def _read_runs(
     noise = max(noise_of(gains, smoothed_gains, beta), MIN_CHANGE * float(np.abs(np.nanmedian(initial))))
     suggestions: dict[str, float | None] = dict.fromkeys(RULES)
     if gain > noise:
-        # Where the noise of the minibatches hides what was learnt, without that noise.
+        # If the noise of the minibatches hides what was learnt, follow the gains, which are free of that noise.
         is_seen = smoothed_gains[np.nanargmin(followed)] >= SEEN * gain
         suggestions = suggest(rates, followed if is_seen else -smoothed_gains, diverged_at)
     return RangeTest(rates, losses, smoothed, losses_by_seed, gains, gain, noise, diverged_at, suggestions)

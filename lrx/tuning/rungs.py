@@ -27,7 +27,7 @@ def plan_rungs(members: int, num_steps: int, min_steps: Any, eta: int, brackets:
       num_steps: where the last rung of each bracket ends.
       min_steps: length of the first rung; None for the one that leaves one member for the last rung.
       eta: factor between the rungs.
-      brackets: how many.
+      brackets: number of brackets.
 
     Raises:
       ValueError: if there are too few steps for one rung, or too few rungs for the brackets.

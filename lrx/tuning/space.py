@@ -74,7 +74,7 @@ class Random:
 
     Attributes:
       ranges: hyperparameter to a range, `lrx.tuning.log_uniform(1e-4, 1.0)` or `lrx.tuning.uniform(0.0, 1.0)`.
-      num_samples: how many members are drawn; equal seeds draw the same ones.
+      num_samples: number of members drawn; equal seeds draw the same ones.
 
     Raises:
       ValueError: if `num_samples` is not a whole number of members >= 1.

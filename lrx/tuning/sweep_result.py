@@ -67,8 +67,8 @@ class SweepResult:
         of it; with a metric, also those whose loss is above it by more than that.
 
         Args:
-          metric: one of `evaluations`, as "accuracy"; ("score", "max") if the name does not say which is better; the
-            final training loss by default.
+          metric: one of `evaluations`, such as "accuracy"; ("score", "max") if the name does not say which is better;
+            the final training loss by default.
 
         Raises:
           ValueError: if every member diverged with some seed, none has learnt anything, or the metric is unknown, not

@@ -35,7 +35,7 @@ def find(files: Files, data_dir: str | os.PathLike[str] | None) -> Path:
     """Return the folder that holds all of `files`: in the folder that the user names, else in the cache.
 
     Args:
-      files: what is looked for.
+      files: the names of the files.
       data_dir: the folder with the files, or the folder that holds it. None stands for LRX_DATA_DIR; without that
         the cache is taken, which a download fills.
 

@@ -23,7 +23,7 @@ RECORD = 1 + 3 * 32 * 32  # bytes: a label, then the red, the green and the blue
 def load_cifar10(data_dir: str | os.PathLike[str] | None = None) -> Dataset:
     """Load CIFAR-10, 60,000 photographs of 32x32 pixels.
 
-    `lrx.workloads.datasets.load` says where the files are looked for.
+    `lrx.workloads.datasets.load` says where the files are searched for.
     """
     folder = find(FILES, data_dir)
     parts = [read(folder / file) for file in TRAIN]

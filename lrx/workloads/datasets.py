@@ -1,6 +1,6 @@
 """Image data sets as uint8 arrays: bundled, from files, or downloaded once.
 
-Only binary formats are read, nothing is unpickled, and every file is checked before it is used. Files are looked for
+Only binary formats are read, nothing is unpickled, and every file is checked before it is used. Files are searched for
 in the folder that the user names (`data_dir`, or the environment variable LRX_DATA_DIR), else in the user's cache,
 which the first use fills by download.
 """

@@ -1,5 +1,4 @@
-"""A tanh perceptron with the squared loss that sees all its examples in every step, as is usual in work on
-curvature."""
+"""A tanh perceptron with the squared loss, trained on all its examples in every step, as in work on curvature."""
 
 from __future__ import annotations
 

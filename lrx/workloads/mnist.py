@@ -24,7 +24,7 @@ MD5 = {
 def load_mnist(data_dir: str | os.PathLike[str] | None = None) -> Dataset:
     """Load MNIST, 70,000 digits of 28x28 pixels.
 
-    `lrx.workloads.datasets.load` says where the files are looked for.
+    `lrx.workloads.datasets.load` says where the files are searched for.
     """
     folder = find(FILES, data_dir)
     halves = []

@@ -15,7 +15,7 @@ from lrx.tuning.selection.result import RunRecord
 
 @dataclasses.dataclass(eq=False)
 class Candidate:
-    """A method at a rate, and how far it has come."""
+    """A method at a rate, and how far it has been trained."""
 
     method: str
     rate: float
