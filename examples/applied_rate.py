@@ -1,8 +1,8 @@
 """What does the applied rate do over a run with a warm-up, a divergence and plateaus?
 
 A perceptron on scikit-learn's digits, with SGD at a peak that is too high. The rate is a product: a warm-up, and a
-controller that halves it if the validation loss stops falling; a rollback takes the run back where the loss explodes
-and halves it too. What was applied is read from the state at every step. Ends in the figure of the README.
+controller that halves it if the validation loss stops falling; a rollback takes the run back if the loss explodes, and
+halves the rate too. The applied rate is read from the state at every step. Ends in the figure of the README.
 
     python examples/applied_rate.py --out rate.png
 """

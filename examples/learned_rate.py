@@ -1,8 +1,8 @@
 """Which learning rate should Adam have? Let `jax.grad` answer: differentiate through 20 of its steps.
 
-The rate is a number like any other, so the mean loss over 20 steps has a derivative by it, and the rate descends along
-that derivative: an outer optimizer trains the rate of the inner one. Run it to see the rate on its way, and how it
-compares with a grid of rates.
+The rate is a number like any other, so the mean loss over 20 steps has a derivative with respect to it, and the rate
+descends along that derivative: an outer optimizer trains the rate of the inner one. Run it to see how the rate changes,
+and how it compares with a grid of rates.
 """
 
 from __future__ import annotations

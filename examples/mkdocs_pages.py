@@ -4,7 +4,7 @@
     mkdocs build --strict -f examples/mkdocs.yml    # into build/site
 
 The reference is generated from the packages: `__all__` of each decides what is on its page, so a new public name is on
-the site without a line here. Pages lie on the site where they lie in the repository, so one link serves in both.
+the site without a line here. Pages have the same paths on the site as in the repository, so a link works in both.
 """
 
 from __future__ import annotations
@@ -169,7 +169,7 @@ def linked_files(page: Path) -> set[Path]:
 
 
 def on_config(config: Any) -> Any:
-    """Say what is in the navigation."""
+    """List the pages of the navigation."""
     config.nav = [
         {"lrx": "README.md"},
         {"Guides": [f"examples/guides/{name}.md" for name in GUIDES]},

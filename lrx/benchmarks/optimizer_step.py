@@ -3,11 +3,12 @@
     lrx bench optimizer_step
     lrx bench optimizer_step --tree resnet110 --chain adam --chain adam-scheduled --program
 
-The step consists of `tx.update` and `optax.apply_updates` alone, compiled with parameters and state donated, on given
+The step consists of only `tx.update` and `optax.apply_updates`, compiled with parameters and state donated, on given
 gradients. It is timed within a compiled loop, as training runs it, and called from Python, where each array that is
 passed takes time; a rate that can be read adds a few arrays. The libraries are timed in turn. The output shows the
 median times, and the median and the quartiles, over rounds, of the ratio of the time of lrx to that of optax.
-Compilation means to trace, lower and compile with empty caches. --program counts what the compiled programs consist of.
+Compilation means tracing, lowering and compiling with empty caches. --program counts the operations of the compiled
+programs.
 """
 
 from __future__ import annotations
@@ -130,7 +131,7 @@ class Run:
         self.loop = jax.jit(loop, donate_argnums=(0, 1))
 
     def seconds(self, steps: int, *, looped: bool = False) -> float:
-        """Time steps on arrays that are first moved in memory: their addresses are random, and change times by per cents."""
+        """Time steps on arrays that are first moved in memory, since addresses change times by several per cent."""
         arrays = jax.tree.map(jnp.copy, (self.params, self.state, self.grads))
         (self.params, self.state), self.grads = self.step(*arrays), arrays[2]
         jax.block_until_ready((self.params, self.state))

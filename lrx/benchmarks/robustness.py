@@ -3,16 +3,16 @@
     lrx bench robustness
     lrx bench robustness --workload digits --method sgd --method adam --method greedy --fine
 
-Perceptrons on digits, MNIST and CIFAR-10 are trained with every method from eight rates between 1e-6 and 10. Measured
-are the loss on training images and the accuracy on the test set at the end. All methods start from the same parameters
+Perceptrons on digits, MNIST and CIFAR-10 are trained with every method from eight rates between 1e-6 and 10. The loss
+on training images and the accuracy on the test set are measured at the end. All methods start from the same parameters
 and see the same minibatches. The result counts the decades of rates from which a method comes within 2 points of its
-own best accuracy. A run whose loss is not finite, at any step or at the end, counts as guessing, 10 %. Written are
+own best accuracy. A run whose loss is not finite, at any step or at the end, counts as guessing, 10 %. The output is
 robustness.json, robustness.png, and a README.md with the tables.
 
-For a method that finds its rate by itself, the rate is what its paper multiplies the estimate by (D-Adaptation,
-Prodigy, DoG, DoWG), the rate of the optimizer that it tunes (Mechanic), or an upper bound (MoMo, Polyak's and Armijo's
-rules). COCOB has no rate, and is run once. Controllers multiply the rate of SGD with momentum 0.9, except for the
-cumulative path, which needs the steps of plain gradients.
+For a method that finds its rate by itself, the rate is the factor by which its paper multiplies the estimate
+(D-Adaptation, Prodigy, DoG, DoWG), the rate of the optimizer that it tunes (Mechanic), or an upper bound (MoMo,
+Polyak's and Armijo's rules). COCOB has no rate, and is run once. Controllers multiply the rate of SGD with momentum
+0.9, except for the cumulative path, which needs the steps of plain gradients.
 """
 
 from __future__ import annotations

@@ -3,12 +3,12 @@
     lrx bench schedules
     lrx bench schedules --torch-python PATH
 
-The first table is of `jax.jit(lambda c: schedule(c))` on `jnp.arange(1_000_000)`, already compiled, beside optax's
+The first table times `jax.jit(lambda c: schedule(c))` on `jnp.arange(1_000_000)`, already compiled, beside optax's
 schedule of the same kind if there is one, under `jax.vmap`, since not all of them take arrays. PyTorch's schedulers (if
 it is installed, or in the environment of --torch-python) are stepped; the time of a million steps is extrapolated. The
-second table is of a single step, `float(schedule(step))`, as a Python loop asks for it, in CPU time: the first call,
-which compiles, and a later one, beside optax's schedule as it is and compiled. The third table is of the time in which
-a schedule of 1,000 pieces and one of 100 joined cosines are traced, lowered and compiled.
+second table times a single step, `float(schedule(step))`, as a Python loop calls it, in CPU time: the first call, which
+compiles, and a later one, beside optax's schedule as it is and compiled. The third table times tracing, lowering and
+compiling of a schedule of 1,000 pieces and one of 100 joined cosines.
 """
 
 from __future__ import annotations
@@ -202,7 +202,7 @@ def print_array_times(rounds: int, stepped: dict[str, float], torch_steps: int) 
 
 
 def print_step_times() -> None:
-    """Print the CPU times of a step that a Python loop asks for."""
+    """Print the CPU times of a step, as called from a Python loop."""
     print("one step, float(schedule(step)), CPU time:")
     for name, (ours, theirs) in schedules().items():
         columns = {"lrx": ours}

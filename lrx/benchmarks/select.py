@@ -8,13 +8,13 @@ By default the tasks are the nine of `lrx.workloads.suite.TASKS`; --unseen measu
 to develop the rules of `select`.
 
 On each task, all methods of the portfolio are trained from a grid of rates, half a decade apart, and the best five
-again with two more seeds. The best of them by the mean is the oracle. Then follow, with three seeds each: `select` with
-a budget of 3 full runs; Optuna (TPE, Hyperband) with the same compute, over the whole portfolio and over AdamW's rate
-alone; a range test followed by one-cycle; and every method at its default rate. Each choice is trained again with ten
-seeds that were not used for choosing. Regret is how much worse it is than the oracle on the same seeds: 1 - accuracy /
-the oracle's accuracy, or loss / the oracle's loss - 1.
+again with two more seeds. The best of them by the mean is the oracle. The strategies, with three seeds each, are:
+`select` with a budget of 3 full runs; Optuna (TPE, Hyperband) with the same compute, over the whole portfolio and over
+only AdamW's rate; a range test followed by one-cycle; and every method at its default rate. Each choice is trained
+again with ten seeds that were not used for choosing. Regret is how much worse it is than the oracle on the same seeds:
+1 - accuracy / the oracle's accuracy, or loss / the oracle's loss - 1.
 
-All full runs are kept in runs.json, so that an interrupted benchmark resumes. Written are select.json and select.png
+All full runs are kept in runs.json, so that an interrupted benchmark resumes. The output is select.json and select.png
 (unseen.json and unseen.png if only related tasks are measured), and a README.md with the tables of both.
 """
 

@@ -14,7 +14,7 @@ from lrx.cli.options import Picture
 
 def plot(
     schedules: Annotated[list[str], typer.Argument(metavar="SCHEDULE", help="Schedules, as expressions.")],
-    steps: Annotated[int, typer.Option(min=1, max=100_000_000, help="How many steps to draw.")] = 1000,
+    steps: Annotated[int, typer.Option(min=1, max=100_000_000, help="Number of steps to draw.")] = 1000,
     path: Picture = Path("schedule.png"),
 ) -> None:
     """Draw schedules.

@@ -18,10 +18,10 @@ def range_test(
     tx: Annotated[str, typer.Option(help="The optimizer, with the word rate in it.")] = "sgd(rate, momentum=0.9)",
     min_rate: Annotated[float, typer.Option(help="The first rate.")] = 1e-7,
     max_rate: Annotated[float, typer.Option(help="The last rate.")] = 10.0,
-    steps: Annotated[int, typer.Option(min=6, help="How many rates.")] = 100,
+    steps: Annotated[int, typer.Option(min=6, help="Number of rates.")] = 100,
     ladder: Annotated[str, typer.Option(help="exponential, linear or doubling.")] = "exponential",
     batch_size: BatchSize = 128,
-    seeds: Annotated[int, typer.Option(min=1, help="Runs, side by side.")] = 1,
+    seeds: Annotated[int, typer.Option(min=1, help="Number of runs, side by side.")] = 1,
     data_dir: DataDir = None,
     path: Picture = None,
 ) -> None:

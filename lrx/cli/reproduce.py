@@ -21,11 +21,11 @@ def reproduce(
     paper: Annotated[str | None, typer.Argument(metavar="PAPER", help="Its name, see `lrx papers`.")] = None,
     everything: Annotated[bool, typer.Option("--all", help="All papers, and a page that shows them.")] = False,
     scale: Annotated[str, typer.Option(help="demo, cpu or paper.")] = "demo",
-    data: Annotated[str | None, typer.Option(help="Another data set than the scale's own.")] = None,
+    data: Annotated[str | None, typer.Option(help="A data set other than the scale's own.")] = None,
     data_dir: DataDir = None,
     folder: Annotated[Path | None, typer.Option("--out", help="Where results and figures go.")] = None,
-    seeds: Annotated[int | None, typer.Option(min=1, help="How many seeds, instead of the scale's.")] = None,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Set runs of an earlier command aside.")] = False,
+    seeds: Annotated[int | None, typer.Option(min=1, help="Number of seeds, instead of the scale's.")] = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Move runs of an earlier command aside.")] = False,
     from_results: Annotated[
         Path | None, typer.Option(help="Draw again from this result.json, or with --all this folder; trains nothing.")
     ] = None,

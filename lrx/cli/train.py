@@ -23,16 +23,16 @@ USUAL_EPOCHS = 10  # if no length is given
 def train(
     data: Data = "digits",
     model: Model = "mlp",
-    tx: Annotated[str, typer.Option(help="The optimizer, as an expression of `lrx names`.")] = "adam(1e-3)",
+    tx: Annotated[str, typer.Option(help="The optimizer: an expression with the names of `lrx names`.")] = "adam(1e-3)",
     epochs: Annotated[int | None, typer.Option(min=1, help="Length of the run; 10 if no length is given.")] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Length of the run, in optimizer steps.")] = None,
     batch_size: BatchSize = 128,
     seed: Annotated[
-        int, typer.Option(min=0, max=2**31 - 1, help="Of initial parameters and the order of the data.")
+        int, typer.Option(min=0, max=2**31 - 1, help="Seed of the initial parameters and the order of the data.")
     ] = 0,
     data_dir: DataDir = None,
     folder: Annotated[
-        Path | None, typer.Option("--out", help="Where the run is kept; by default a folder named by what is run.")
+        Path | None, typer.Option("--out", help="Where the run is kept; by default a folder named after what is run.")
     ] = None,
     checkpoint_every: Annotated[
         int | None, typer.Option(min=1, help="In epochs, or in steps with --steps; by default half a minute.")
@@ -40,7 +40,7 @@ def train(
     resume: Annotated[
         bool, typer.Option("--resume/--fresh", help="Resume an earlier run, or move it aside and start from scratch.")
     ] = True,
-    host_devices: Annotated[int, typer.Option(min=1, help="Split each batch over so many CPU devices.")] = 1,
+    host_devices: Annotated[int, typer.Option(min=1, help="Number of CPU devices to split each batch over.")] = 1,
 ) -> None:
     """Train a model; the same command resumes an interrupted run.
 

@@ -18,9 +18,9 @@ that of gradient flow, which does not stop rising, and shows momentum.
     lrx reproduce cohen_2021 --scale paper        5,000 images, as the authors
 
 Differs from the source: the authors stop at an accuracy of 99 %, which few images reach soon after the edge; here
-every rate trains for the same time, steps times rate. Gradient flow is gradient descent with a rate so small that it
-stays below its edge; the authors use a Runge-Kutta method. With fewer images than pixels, the first layer holds only
-the part of its weights in the span of the images: the rest never moves, and the Hessian is 0 along it.
+every rate trains for the same time, steps times rate. Gradient flow is gradient descent with a rate small enough to
+stay below its edge; the authors use a Runge-Kutta method. With fewer images than pixels, the first layer holds only the
+part of its weights in the span of the images: the rest never moves, and the Hessian is 0 along it.
 """
 
 from __future__ import annotations

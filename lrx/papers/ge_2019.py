@@ -10,7 +10,7 @@ condition number of H. The statistical minimax rate of the excess risk f(x_T) - 
 - step decay, log2 T equal phases with the rate halved from each to the next, exceeds it by log factors only;
 - if T is not known beforehand, the iterate is far from it infinitely often (lim sup) with any schedule.
 
-Compared are three schedules, each with the best constants of a grid (one for step decay, two for the others),
+Three schedules are compared, each with the best constants of a grid (one for step decay, two for the others),
 
     eta_0 2^-floor(t / L), L = T / log2 T        eta_0 / (1 + k t)        eta_0 / sqrt(1 + k t)
 
@@ -21,15 +21,15 @@ exactly, from
 
     m_i <- m_i - 2 eta lambda_i m_i + eta^2 (2 lambda_i^2 m_i + lambda_i sum_j lambda_j m_j + sigma^2 lambda_i)
 
-for m_i = E (x_i - x*_i)^2; it is drawn and compared too. The start is forgotten after some tr H / mu steps,
-some 7,000 for kappa = 1000, so a much smaller T says nothing about that condition number.
+for m_i = E (x_i - x*_i)^2; it is drawn and compared too. The initial point is forgotten after about tr H / mu steps,
+about 7,000 for kappa = 1000, so a much smaller T says nothing about that condition number.
 
     lrx reproduce ge_2019                         T = 3 x 10^4, 5 seeds of 1 run: 40 s on 2 CPU cores
     lrx reproduce ge_2019 --scale cpu             T = 10^5, 5 seeds of 4 runs: 2 minutes
 
-Differs from the source: the problem's numbers are ours, and so is the grid from which the initial rate of step decay is
-taken too. That an iterate is bad along the way is shown for one schedule, step decay restarted. The best constants are
-those of the lowest mean over all runs, which favours the schedules that have more.
+Differs from the source: the problem's numbers are ours, and so is the grid, from which the initial rate of step decay
+is taken too. That iterates are bad along the way is shown for one schedule only, restarted step decay. The best
+constants are those of the lowest mean over all runs, which favours the schedules that have more.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """RMSProp: divide the gradient by a running mean of its size, which forgets, so it follows a target that moves.
 
 T. Tieleman, G. Hinton, "Lecture 6.5 - rmsprop: divide the gradient by a running average of its recent magnitude",
-Coursera: Neural Networks for Machine Learning, 2012. It has no figure; here its statements are checked,
-and what follows from them:
+Coursera: Neural Networks for Machine Learning, 2012. It has no figure; its statements are checked here, and their
+consequences:
 
     v_t = rho v_{t-1} + (1 - rho) g_t^2,   theta_t = theta_{t-1} - eta g_t / sqrt(v_t),   rho = 0.9
 

@@ -9,11 +9,11 @@ arXiv:2002.04688. With n = 100 minibatches, minibatch i has the rate
 
 and the test stops when the smoothed loss exceeds 4 times its lowest value. Its suggestions were at first the rate in
 the middle of the sharpest descent (`steepest`), later also a tenth of the rate of the lowest loss (`minimum`), and
-since 2021, now by default, a rate from the longest descent of the losses (`valley`), or `slide`. A rule of thumb beside
-them is a tenth of the rate at which the loss blows up (`divergence`). No number is published for the quality of these
+since 2021, now by default, a rate from the longest descent of the losses (`valley`), or `slide`. A further rule of
+thumb is a tenth of the rate at which the loss blows up (`divergence`). No number is published for the quality of these
 rates. Here they are compared with the best of a grid of constant rates, by the training loss of the last tenth of two
 epochs: they should be within [1/10, 1] of it. For gradient descent on all examples, the rate of the blow-up should be
-near 2 / lambda_max, lambda_max being the largest eigenvalue of the Hessian at the start.
+near 2 / lambda_max, where lambda_max is the largest eigenvalue of the Hessian at the start.
 
     lrx reproduce howard_2018                     digits, a perceptron: 30 s on 2 CPU cores
     lrx reproduce howard_2018 --scale cpu         with MNIST, and ResNet-8 on 5,000 images of CIFAR-10: 11 minutes
@@ -26,7 +26,7 @@ initial size again when the integral of log |1 - s| / s from 0 to lr c returns t
 of the dilogarithm Li_2: lr c = 12.6, 6.3 times 2 / c. Noise in the gradients keeps the component from vanishing.
 Softmax regression, moreover, becomes flatter while it learns.
 
-Differs from the source: it is the range test of lrx, whose ladder ends at 10, whose smoothing does not lag, and which
+Differs from the source: this is the range test of lrx, whose ladder ends at 10, whose smoothing does not lag, and which
 keeps both ends of the curve; its `valley` is the middle of the longest descent, between a tenth and nine tenths of
 the fall, where fastai counts minibatches; the thresholds of `slide` are relative. No image is augmented.
 """

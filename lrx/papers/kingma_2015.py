@@ -14,7 +14,7 @@ step does not change with the scale of the gradients, and it is at most
 
     alpha (1 - b1) / sqrt(1 - b2)   if 1 - b1 > sqrt(1 - b2),   alpha otherwise.
 
-The first is the step of a gradient that follows nothing but zeros. It does not bound the step for every sequence of
+The first is the step for a gradient that comes after only zeros. It does not bound the step for every sequence of
 gradients: by Cauchy and Schwarz the bound is, for long runs and b1^2 < b2,
 
     alpha (1 - b1) / sqrt((1 - b2) (1 - b1^2 / b2)),

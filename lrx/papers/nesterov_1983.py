@@ -11,8 +11,8 @@ has f(x_k) - f* <= 2 L ||x_0 - x*||^2 / (k + 1)^2. On the worst function, of n =
     f(x) = L/4 (x_1^2 / 2 + sum (x_i - x_{i+1})^2 / 2 + x_n^2 / 2 - x_1),
 
 no method that adds up gradients is below 3 L ||x_0 - x*||^2 / (32 (k + 1)^2) after k steps: Y. Nesterov, "Introductory
-Lectures on Convex Optimization", 2004, theorem 2.1.7. The paper has no figure; drawn here are
-the two bounds with three methods, and the slopes on a quadratic whose condition number is practically infinite.
+Lectures on Convex Optimization", 2004, theorem 2.1.7. The paper has no figure; the figures here show the two bounds
+with three methods, and the slopes on a quadratic whose condition number is practically infinite.
 
     lrx reproduce nesterov_1983                   k = 100: some seconds on 2 CPU cores
     lrx reproduce nesterov_1983 --scale cpu       k = 500

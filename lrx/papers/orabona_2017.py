@@ -1,4 +1,4 @@
-"""COCOB: each coordinate bets what it has won on the next gradient, without a rate that has to be chosen.
+"""COCOB: each coordinate bets what it has won on the next gradient, without a learning rate.
 
 F. Orabona, T. Tommasi, "Training Deep Networks without Learning Rates Through Coin Betting", NeurIPS 2017,
 arXiv 1705.07795, figure 2, top row: a perceptron of two hidden layers of 1,000 units with ReLU on MNIST, batch 100,

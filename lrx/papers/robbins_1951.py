@@ -1,8 +1,8 @@
 """Gain sequences: with noisy gradients the gains must fall, neither too slowly nor too fast.
 
 H. Robbins, S. Monro, "A Stochastic Approximation Method", Annals of Mathematical Statistics 22(3), 1951, pages
-400-407. The theorem: theta_{n+1} = theta_n - a_n Y_n converges if sum a_n diverges and sum a_n^2 converges. It has
-no figure; checked here is what it says about f(theta) = mu theta^2 / 2 with noise of unit variance on the gradient:
+400-407. The theorem: theta_{n+1} = theta_n - a_n Y_n converges if sum a_n diverges and sum a_n^2 converges. It has no
+figure; its statement is checked here for f(theta) = mu theta^2 / 2 with noise of unit variance on the gradient:
 
     a_n = c / n      E theta_n^2 ~ c^2 / ((2 c mu - 1) n), if c mu > 1/2; ~ n^(-2 c mu) below
     a_n = a          a plateau, a / (mu (2 - a mu))

@@ -9,7 +9,7 @@ triangular2 81.4 % after 25,000, the control `decay`, which falls from the upper
     lrx reproduce smith_2017 --scale cpu          CIFAR-10, the paper's network at half width, lengths / 5
     lrx reproduce smith_2017 --scale paper        CIFAR-10, the paper's network and lengths
 
-Differs from the paper: the data are shuffled in each epoch (Caffe reads them in a fixed order), and the bounds at the
+Differs from the source: the data are shuffled in each epoch (Caffe reads them in a fixed order), and the bounds at the
 demo scale are read from a range test by the rule of section 3.3, since the paper gives none for these data.
 """
 

@@ -85,7 +85,7 @@ _BASE = 2**16
 
 
 def digits_of(value: ArrayLike) -> Digits:
-    """Return the digits of a number >= 0, down to 2^-64. A number above 2^47, which no count reaches, is cut to that."""
+    """Return the digits of a number >= 0, down to 2^-64. Numbers above 2^47, which no count reaches, are cut to it."""
     places = range(-FRACTION, 3)
     if _checks.is_concrete(value):
         scaled = int(min(float(value), 2.0**47) * 2.0 ** (16 * FRACTION))  # a float64 times a power of two is exact
