@@ -39,7 +39,7 @@ def state_of(function: str, state: Any) -> Any:
 
 def refuse_objects(function: str, state: Any) -> None:
     """Refuse an object that carries a state: an edited state has to be put back into it by the caller."""
-    # Some of optax's own states have a field of that name; they are tuples.
+    # Some of optax's own states have a field of that name; those are tuples.
     if hasattr(state, "opt_state") and not isinstance(state, tuple):
         raise TypeError(
             f"{function} takes an optimizer state and gives back a new one, got a {type(state).__name__}: give it "

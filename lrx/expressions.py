@@ -26,7 +26,7 @@ from lrx.reading import NoRateError, learning_rates
 _MOST_CHARACTERS = 2_000
 _MOST_DEPTH = 30
 _MOST_LISTED = 20  # names in a message
-_LARGEST = 1e15  # of a number in between: no schedule is longer, and huge powers take forever
+_LARGEST = 1e15  # bound on intermediate numbers: no schedule is longer, and huge powers take forever
 
 _OPTAX_LINKS = (
     "add_decayed_weights",

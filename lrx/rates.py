@@ -115,7 +115,7 @@ class _Factor(Built, _Base):
         self.init, self.update, self.cores, self.peak = init, update, cores, peak
         return self
 
-    if not TYPE_CHECKING:  # which knows it by the base
+    if not TYPE_CHECKING:  # type checkers know it from the base class
 
         @property
         def __class__(self) -> type:

@@ -20,7 +20,7 @@ FEW = 4  # leaves of one state that are listed one by one
 class CarriedOver:
     """The result of `carry_over`."""
 
-    state: Any  # the state of the new transformation, to go on with
+    state: Any  # the state of the new transformation, to continue with
     taken: tuple[str, ...]  # states taken from the old state
     fresh: tuple[str, ...]  # states that keep their initial values
     dropped: tuple[str, ...]  # states of the old state without a place in the new one

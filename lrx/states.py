@@ -135,7 +135,7 @@ def shows(*shown: str) -> Callable[[StateT], StateT]:
 class RateState(NamedTuple):
     """State of every `Rate`, whether constant, scheduled or controlled: checkpoints swap between the first two."""
 
-    count: jax.Array  # type: ignore[assignment]  # () int32: completed updates; stays at 2^31 - 1 once there
+    count: jax.Array  # type: ignore[assignment]  # () int32: completed updates; saturates at 2^31 - 1
     step: jax.Array  # () int32: step of the schedule in the next update; `count` until `restart_schedule` sets it
     learning_rate: jax.Array  # () float32: the rate of the latest update; before the first update, the first rate
     unscaled: jax.Array  # () float32: the same without `scale`
@@ -218,7 +218,7 @@ class RateState(NamedTuple):
 class FactorState(NamedTuple):
     """State of an unsigned link: a `Controller` alone in a chain, or `schedule.multiplier()`."""
 
-    count: jax.Array  # type: ignore[assignment]  # () int32: completed updates; stays at 2^31 - 1 once there
+    count: jax.Array  # type: ignore[assignment]  # () int32: completed updates; saturates at 2^31 - 1
     step: jax.Array  # () int32: step of the schedule in the next update; `count` until `restart_schedule` sets it
     latest: jax.Array  # () float32: the factor of the latest update; before the first update, the initial one
     memories: tuple[Memory, ...]  # one for each factor
@@ -248,7 +248,7 @@ class FactorState(NamedTuple):
 class ComputedRate(NamedTuple):
     """The rate of a method that takes none: it can be read but not scaled."""
 
-    count: jax.Array  # type: ignore[assignment]  # () int32: completed updates; stays at 2^31 - 1 once there
+    count: jax.Array  # type: ignore[assignment]  # () int32: completed updates; saturates at 2^31 - 1
     learning_rate: jax.Array  # () float32: the rate of the latest update, 0 before the first
 
     def rate(self) -> jax.Array:
@@ -285,7 +285,7 @@ class Observation(NamedTuple):
 
     value: jax.Array  # () float32: the latest observation; 0 once it is taken
     pending: jax.Array  # () bool: whether it waits to be taken
-    total: jax.Array  # () int32: observations so far; stays at 2^31 - 1 once there
+    total: jax.Array  # () int32: observations so far; saturates at 2^31 - 1
     elapsed: jax.Array  # () int32: updates since one was taken, at first since the beginning
     counts: jax.Array  # () bool: whether the next update judges it, as from `start_after` on
 

@@ -56,7 +56,7 @@ GROUPS: dict[str, dict[str, Factory]] = {
         "greedy": controlled(lambda: lrx.greedy(smoothing=0.9)),
         "relative_adaptation": controlled(lambda: lrx.relative_adaptation()),
         "pid": controlled(lambda: lrx.pid(significance=0.0)),
-        # Without momentum: consecutive velocities point the same way by themselves.
+        # Without momentum, since consecutive velocities point the same way anyway.
         "cumulative_path": controlled(lambda: lrx.cumulative_path(), momentum=None),
         # It compares means, since losses of single minibatches are too noisy.
         "reduce_on_plateau": controlled(lambda: lrx.reduce_on_plateau(accumulation_size=100, patience=3)),

@@ -51,7 +51,7 @@ GRID_SEED, MORE_SEEDS, REPEATED = 0, (1, 2), 5  # the best five of the oracle's 
 FIRST_SEED = 200  # of those used for choosing; the rules of select were developed with seeds 0 to 16
 HELD_OUT = tuple(range(100, 110))  # seeds that judge every choice
 NEAR = 0.01  # regret that counts as reaching the oracle
-HYPERBAND = (1 / 27, 1 / 9, 1 / 3, 1.0)  # parts of a run after which Optuna's pruner is asked
+HYPERBAND = (1 / 27, 1 / 9, 1 / 3, 1.0)  # fractions of a run after which Optuna's pruner decides
 STEMS = {  # of the files that are written, with the kind of tasks
     "select": "Tasks on which the rules of `select` were developed",
     "unseen": "Related tasks that were not used to develop them",

@@ -99,7 +99,7 @@ def judge(progress: Progress, value: jax.Array, *, forget_swings: bool = False) 
     complete = number >= progress.needed_count
     mean = total / number.astype(jnp.float32)
     better = complete & (progress.sign * mean < progress.sign * progress.bar)
-    # By luck, the best mean of few losses may be below every mean of many: it is replaced if it is within its noise.
+    # The best mean of few losses may by chance be below every mean of many: it is replaced if it is within its noise.
     best_size = jnp.maximum(progress.best_size, 1)
     behind = _relative_change(progress.best_value, mean)
     by_luck = jnp.square(behind) * best_size.astype(jnp.float32) <= LUCK * variance(progress.noise)

@@ -90,7 +90,7 @@ def cumulative_path(
 
     def update(state: CumulativePathState, seen: Feedback) -> tuple[jax.Array, CumulativePathState]:
         size = _size(seen)
-        # Everything is divided by the largest entry first, so that no square overflows or vanishes.
+        # Everything is divided by the largest entry first, so that no square overflows or underflows.
         largest = _largest(seen)
         norm = square_root(total(lambda g: abs_square(_over(g, largest)), seen.updates, extra_args=seen.extra_args))
         usable = jnp.isfinite(norm) & (norm > 0) & (seen.count >= jnp.asarray(start_after, jnp.int32))

@@ -27,7 +27,7 @@ class EarlyStoppingState(NamedTuple):
     stopped: jax.Array  # () bool: whether the run is over
     improvement_count: jax.Array  # () int32: means that were the best so far
     wait_count: jax.Array  # () int32: means since the last improvement
-    patience: jax.Array  # () int32: of the next judgement
+    patience: jax.Array  # () int32: for the next judgement
     progress: Progress  # of the loss
 
     def judge(self, value: jax.Array) -> EarlyStoppingState:

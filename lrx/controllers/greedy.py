@@ -20,7 +20,7 @@ from lrx.rates import Controller, Feedback
 from lrx.states import shows
 from lrx.transformations import factory
 
-MOST_LOSSES = 20  # in a mean, early in a run: a wrong step is small, and is taken back
+MOST_LOSSES = 20  # losses in a mean, early in a run: a wrong step is small, and is reversed later
 
 
 @shows()

@@ -27,7 +27,7 @@ class ReduceOnPlateauState(NamedTuple):
     scale: jax.Array  # () float32: multiplies the rate, dimensionless
     plateau_count: jax.Array  # () int32: consecutive means without improvement
     cooldown_count: jax.Array  # () int32: means that are still not counted
-    patience: jax.Array  # () int32: of the next judgement
+    patience: jax.Array  # () int32: for the next judgement
     lowered_scale: jax.Array  # () float32: the scale after the next reduction
     rest_count: jax.Array  # () int32: means that are not counted after the next reduction
     progress: Progress  # of the loss

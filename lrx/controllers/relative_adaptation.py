@@ -21,7 +21,7 @@ from lrx.transformations import factory
 
 FIRST_LOSSES = 20  # during which only the level and the noise of the loss are measured
 REST = 3  # losses after a cut during which the rate stays, so that the mean can follow
-DEVIATIONS = 4.0  # of the mean's noise by which a rise must exceed the tolerance
+DEVIATIONS = 4.0  # standard deviations of the mean by which a rise must exceed the tolerance
 LEAK = 0.05  # share by which the lowest mean follows a higher one: a slow drift of the loss is not a rise
 MEMORY = 0.98  # decay of the noise's estimate: about fifty losses
 WEAKENING = 0.5  # factor on the growth at each cut, so that the search settles
@@ -43,13 +43,13 @@ class RelativeAdaptationState(NamedTuple):
 
     scale: jax.Array  # () float32: multiplies the rate, dimensionless
     log_growth: jax.Array  # () float32: growth of log(scale) in a step of the search
-    relative_change: jax.Array  # () float32: of the mean loss over its lowest, dimensionless
+    relative_change: jax.Array  # () float32: rho, of the mean loss relative to its lowest, dimensionless
     noise: jax.Array  # () float32: standard deviation of that change under noise alone
     fallen: jax.Array  # () bool: whether the search is over
     first_value: jax.Array  # () float32: the first loss, in its units; infinite before it
     lowest_mean: jax.Array  # () float32: the lowest mean, slowly following a higher one; infinite before the first
     seen_count: jax.Array  # () int32: losses so far
-    rest_count: jax.Array  # () int32: losses for which the rate will stay
+    rest_count: jax.Array  # () int32: losses for which the rate is still held
     mean: RunningMean  # of the loss
     variance: RunningMean  # relative, of a loss around the mean
 

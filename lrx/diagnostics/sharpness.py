@@ -106,7 +106,7 @@ def _largest_eigenvalue(
         diagonal = diagonal.at[i].set(image @ direction)
         rest = image - basis.T @ (basis @ image)
         length = jnp.linalg.norm(rest)
-        # The directions so far then span a space that the matrix does not leave.
+        # The directions so far then span an invariant subspace of the matrix.
         closed = length <= NEGLIGIBLE * largest
         beside = beside.at[i].set(jnp.where(closed, 0.0, length))
         direction = jax.lax.cond(closed, lambda: draw(i + 1), lambda: rest)

@@ -28,7 +28,7 @@ class AccumulationState(NamedTuple):
     value: jax.Array  # () float32: the weighted sum of their losses
     weight: jax.Array  # () float32: the sum of their weights
     every: jax.Array  # () int32: k, gradients in this round
-    applied: jax.Array  # () int32: completed rounds; stays at 2^31 - 1 once there
+    applied: jax.Array  # () int32: completed rounds; saturates at 2^31 - 1
     inner: Any
 
     def within(self) -> tuple[Any, ...]:

@@ -22,11 +22,11 @@ from lrx.transformations import factory
 class AveragedState(NamedTuple):
     """State of `averaged`."""
 
-    count: jax.Array  # type: ignore[assignment]  # () int32: completed updates; stays at 2^31 - 1 once there
+    count: jax.Array  # type: ignore[assignment]  # () int32: completed updates; saturates at 2^31 - 1
     averaged_count: jax.Array  # () int32: iterates in the average
     forgetting: jax.Array  # () float32: 1 - decay, the weight of the newest iterate in the long run; 0 for a plain mean
     start_after: jax.Array  # () int32: updates before the first iterate that is averaged
-    average: Any  # like the parameters, at least float32: of the iterates without the newest
+    average: Any  # like the parameters, at least float32: average of the iterates, without the newest
     inner: Any
 
     def within(self) -> tuple[Any, ...]:

@@ -40,7 +40,7 @@ class DogState(NamedTuple):
     sum_squares: Any  # G, in the gradients' units squared: () float32; if layerwise, one for each leaf
     exponent: jax.Array  # () float32: gamma of the average
     initial_params: Any  # x_0
-    average: Any  # like the parameters, at least float32: of x_1 to x_{t-1}; () without averaging
+    average: Any  # like the parameters, at least float32: mean of x_1 to x_{t-1}; () without averaging
     position: Any  # x in float32 if a parameter is narrower, else ()
     rate: RateState
 

@@ -46,7 +46,7 @@ class GroupFactor(NamedTuple):
 class GroupState(NamedTuple):
     """State of `group_rates`."""
 
-    count: jax.Array  # type: ignore[assignment]  # () int32: completed updates; stays at 2^31 - 1 once there
+    count: jax.Array  # type: ignore[assignment]  # () int32: completed updates; saturates at 2^31 - 1
     step: jax.Array  # () int32: step of the factors' schedules in the next update: see `RateState`
     factors: dict[str, GroupFactor]
     inner: Any  # of the transformation whose rate is multiplied

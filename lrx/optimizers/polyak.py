@@ -20,7 +20,7 @@ from lrx.transformations import factory
 class PolyakState(NamedTuple):
     """State of `polyak`."""
 
-    rate: jax.Array  # () float32: of the latest update, before a scale set by hand
+    rate: jax.Array  # () float32: gamma of the latest update, before a scale set by hand
     squared_norm: jax.Array  # () float32: |g|^2, in the gradients' units squared
 
 

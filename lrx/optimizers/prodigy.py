@@ -168,7 +168,7 @@ def prodigy(
         def measure(
             g: jax.Array, m: jax.Array, v: jax.Array, s: jax.Array, *, alpha: jax.Array, x: Any, x0: Any
         ) -> tuple[jax.Array, ...]:
-            moves = alpha != 0  # at a rate of 0 no measurement belongs to a step
+            moves = alpha != 0  # a step at a rate of 0 measures nothing
             products.append(sum_of_finite(d / start * alpha * inner(g, upcast(x0) - upcast(x))))
             m = jnp.where(moves, b1 * m + (1 - b1) * d * g, m)
             v = jnp.where(moves, b2 * v + (1 - b2) * abs_square(d * g), v)

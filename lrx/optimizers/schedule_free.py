@@ -25,7 +25,7 @@ class ScheduleFreeState(NamedTuple):
 
     interpolation: jax.Array  # () float32: beta, dimensionless
     largest_rate: jax.Array  # () float32: the largest rate so far
-    weight_sum: jax.Array  # () float32: of the weights of the average
+    weight_sum: jax.Array  # () float32: sum of the weights of the average
     iterate: Any  # like the parameters, at least float32: z
     average: Any  # x in float32 if a parameter is narrower, else ()
     second_moment: Any  # like the parameters, real, at least float32: v; () without a preconditioner

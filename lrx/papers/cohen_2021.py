@@ -128,7 +128,7 @@ def runs(size: Size) -> dict[str, Run]:
     found["gradient flow"] = descent(size.flow)
     edge = size.momentum_edge
     for name, rate in (("heavy ball", (2 + 2 * BETA) / edge), ("Nesterov", (2 + 2 * BETA) / (1 + 2 * BETA) / edge)):
-        # As the authors have it, who measure Nesterov's sharpness at the point that is looked ahead to.
+        # As in the authors' code, which measures Nesterov's sharpness at the look-ahead point.
         tx = lrx.sgd(rate, momentum=BETA, nesterov=name == "Nesterov")
         found[name] = Run(tx, rate, edge, size.momentum_steps, size.momentum_every)
     return found

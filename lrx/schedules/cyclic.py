@@ -71,7 +71,7 @@ def cyclical(
     def rate_at(count: jax.Array) -> jax.Array:
         up = jnp.maximum(as_steps(half_period_steps), 1)
         down = up if down_steps is None else jnp.maximum(as_steps(down_steps), 1)
-        # up + down could pass 2^31 for one very long cycle, so time is counted within unsigned integers.
+        # up + down could exceed 2^31 for one very long cycle, so time is counted in unsigned integers.
         period = up.astype(jnp.uint32) + down.astype(jnp.uint32)
         cycle = count.astype(jnp.uint32) // period
         position = count.astype(jnp.uint32) - cycle * period

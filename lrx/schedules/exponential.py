@@ -64,7 +64,7 @@ def exponential_decay(
         elif _checks.is_concrete(decay_rate) and _checks.is_concrete(transition_steps):
             shrunk = power(float(decay_rate) ** (1 / int(transition_steps)), count)
         else:
-            # The whole part and the rest of the exponent apart, so that only a number below 1 is rounded.
+            # The whole and fractional parts of the exponent are kept apart, so that only a number below 1 is rounded.
             whole, rest = count // length, (count % length).astype(jnp.float32) / length.astype(jnp.float32)
             shrunk = power(decay_rate, whole) * jnp.power(jnp.float32(decay_rate), rest)
         return jnp.maximum(jnp.float32(init_value) * shrunk, jnp.float32(end_value))

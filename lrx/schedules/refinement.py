@@ -88,7 +88,7 @@ def _running_median(values: np.ndarray, width: int) -> np.ndarray:
     """Return the median over a window; the first value is repeated before the beginning, and the end is mirrored."""
     if width == 1:
         return values
-    from scipy.ndimage import median_filter  # a dependency of JAX; imported here, because that takes a while
+    from scipy.ndimage import median_filter  # a dependency of JAX; imported here, because importing it takes a while
 
     half = width // 2
     behind = values[-2 : -half - 2 : -1]

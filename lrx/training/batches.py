@@ -182,7 +182,7 @@ class Batches:
         _checks.flag("shuffle", self.shuffle)
         object.__setattr__(self, "batch_size", int(self.batch_size))
         object.__setattr__(self, "_on_host", jax.tree_util.tree_map_with_path(_own_copy, self.arrays))
-        object.__delattr__(self, "arrays")  # so that `__getattr__` is asked for it
+        object.__delattr__(self, "arrays")  # so that `__getattr__` is called for it
 
     def __getattr__(self, name: str) -> Any:
         # Only for what is not there yet. To put an array on a device starts the backend, after which

@@ -20,7 +20,7 @@ class Curves:
         self.evaluation_steps = [int(step) for step in recorded.pop("evaluation_steps", ())]
         self.evaluations: dict[str, list[float]] = {}
         self._pieces: dict[str, list[np.ndarray]] = {}
-        self._recent: dict[str, list[np.ndarray]] = {}  # since `recent` was asked
+        self._recent: dict[str, list[np.ndarray]] = {}  # since the last call of `recent`
         for name, values in recorded.items():
             if name.startswith("evaluations/"):
                 self.evaluations[name.removeprefix("evaluations/")] = values.tolist()

@@ -27,17 +27,17 @@ from lrx.training.code import CONTAINERS, PLAIN, is_own, names_used
 from lrx.transformations import Built
 
 SMALL = 2**14  # bytes: smaller arrays are compared by their contents, larger ones by identity
-# What a trace depends on beside its functions and arguments.
+# What a trace depends on besides its functions and arguments.
 SETTINGS = (
     *("jax_enable_x64", "jax_default_matmul_precision", "jax_default_prng_impl", "jax_threefry_partitionable"),
     *("jax_numpy_dtype_promotion", "jax_numpy_rank_promotion", "jax_debug_nans", "jax_debug_infs", "jax_disable_jit"),
 )
-# Values that nobody changes, compared by identity.
+# Values that never change, compared by identity.
 _CONSTANT: tuple[type, ...] = (types.ModuleType, types.BuiltinFunctionType, np.ufunc)
 _CONSTANT += (types.MemberDescriptorType, types.GetSetDescriptorType, types.WrapperDescriptorType)
 _CONSTANT += (type(vars(collections.namedtuple("_", "x"))["x"]),)
 
-# Names by which code finds values that its closure and its globals do not show.
+# Names by which code finds values that are not in its closure or globals.
 _UNSEEN = {"__import__", "compile", "eval", "exec", "getattr", "globals", "input", "locals", "open", "vars"}
 _UNSEEN |= {"__dict__", "environ", "getenv", "import_module"}
 _CHANGING_MODULES = {"datetime", "os", "random", "secrets", "time"}  # their functions return other values each time
@@ -125,7 +125,7 @@ class Cache:
             if key in self._results:
                 self._results.move_to_end(key)
                 return self._results[key]
-        result = build()  # outside of the lock, for it may take long or ask this cache again
+        result = build()  # outside of the lock, since it may take long or use this cache again
         with self._lock:
             self._results[key] = result
             while len(self._results) > self.maxsize:
@@ -166,7 +166,7 @@ class _Keys:
         if isinstance(value, tuple | list | dict | set | frozenset | collections.deque) and getattr(
             value, "__dict__", None
         ):
-            raise UndecidedError  # a container that holds more than its items
+            raise UndecidedError  # a container with attributes beside its items
         if isinstance(value, tuple | list | collections.deque):
             return self._class_key(type(value)), *map(self.key, value)
         if isinstance(value, set | frozenset):
@@ -180,7 +180,7 @@ class _Keys:
         if isinstance(value, type):
             return self._class_key(value)
         if isinstance(value, types.ModuleType) and is_own(value):
-            raise UndecidedError  # its values are looked at where code names them
+            raise UndecidedError  # its values are hashed where code names them
         if isinstance(value, _CONSTANT):
             return Same(value)
         if isinstance(value, staticmethod | classmethod):
@@ -249,7 +249,7 @@ class _Keys:
 
     def _key_unless_changed(self, changed: bool, value: Any) -> Hashable:
         if changed and isinstance(value, (*PLAIN, *CONTAINERS)):
-            raise UndecidedError  # the code itself changes it from call to call
+            raise UndecidedError  # the code itself changes it between calls
         return self.key(value)
 
     def _class_key(self, kind: type) -> Hashable:

@@ -274,7 +274,7 @@ def _plain(leaf: Any) -> tuple[np.ndarray, str]:
     if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
         return np.asarray(jax.random.key_data(leaf)), f"key {jax.random.key_impl(leaf)}"
     array = np.asarray(leaf)
-    if array.dtype.kind == "V":  # bfloat16 and its like, which NumPy does not know by name
+    if array.dtype.kind == "V":  # bfloat16 and similar types, which NumPy cannot name
         return array.view(np.dtype(f"u{array.dtype.itemsize}")), str(array.dtype)
     return array, ""
 

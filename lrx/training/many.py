@@ -55,10 +55,10 @@ class Watch(NamedTuple):
     """A rule that follows the losses of a run and may end it."""
 
     memory: Any  # pytree of arrays, before the first loss
-    update: Callable[[Any, jax.Array, jax.Array], tuple[Any, jax.Array]]  # (memory, loss, count) -> memory, go on
+    update: Callable[[Any, jax.Array, jax.Array], tuple[Any, jax.Array]]  # (memory, loss, count) -> memory, alive
 
 
-BLOCK_STEPS = 64  # at least, that "map" makes of a run before it goes on to the next one
+BLOCK_STEPS = 64  # at least, that "map" runs of a run before the next run
 _SHAPES = Cache(maxsize=64)
 FOLLOW_ALL = Watch((), lambda memory, loss, count: (memory, jnp.bool_(True)))  # noqa: ARG005
 

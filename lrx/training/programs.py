@@ -12,7 +12,7 @@ import numpy as np
 
 MOST_NUMBERS = 64  # of a program, that are kept to name a difference
 ADDRESS = re.compile(r"\bat 0x[0-9a-f]+|\b0x[0-9a-f]{6,}")
-# What a program is called, where it is placed and how it is printed does not make its numbers.
+# A program's name, placement and printing options do not affect its numbers.
 _UNIMPORTANT = {"name", "debug_info", "ctx_mesh", "in_layouts", "out_layouts", "inline", "keep_unused"}
 
 
@@ -37,7 +37,7 @@ class Hashing:
 
     def __init__(self) -> None:
         self.numbers: set[str] = set()
-        self._known: dict[int, str] = {}  # by identity: an inner program is often called many times
+        self._known: dict[int, str] = {}  # by identity, since an inner program is often called many times
         self._kept: list[Any] = []  # so that identities stay unique
 
     def program(self, program: Any) -> str:

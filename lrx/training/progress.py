@@ -76,7 +76,7 @@ class Lines(ProgressMeter):
 
     evaluation_every = 0.0  # seconds; evaluations that come faster share a line
     _printed = -math.inf
-    _last: Any = None  # content of the latest line, so that none is printed twice
+    _last: Any = None  # content of the latest line, so that no line is printed twice
 
     def update(self, step: int, loss: float, rate: float) -> None:
         super().update(step, loss, rate)
@@ -135,7 +135,7 @@ class Bar(ProgressMeter):
         row.add_column(ratio=1)
         row.add_column(no_wrap=True, justify="right")
         row.add_row(*cells)
-        # Between two numbers a line may break, within one not.
+        # A line may break between two numbers, but not within one.
         parts = [
             part.replace("  ", "\n").replace(" ", "\N{NO-BREAK SPACE}").replace("\n", "  ") for part in self.parts()
         ]

@@ -242,7 +242,7 @@ class Run:
             if found is None:
                 continue  # interrupted
             arrays, end = found
-            if compiling:  # A call that makes no step compiles, and so the clock shows how long steps take.
+            if compiling:  # A call without steps compiles the program, so the clock measures only steps.
                 self._segment(arrays, self.step)
                 status.start()
                 compiling = False
@@ -389,7 +389,7 @@ class Run:
         self.saved_step, self.saved_at = self.step, time.monotonic()
 
     def _state_on_first_device(self) -> State:
-        # What works on one device need not work on several, and evaluating on each would be no faster.
+        # What works on one device may not work on several, and evaluating on each would not be faster.
         return jax.device_put(self.state, self.devices[0])
 
     # --- what it leaves
@@ -439,7 +439,7 @@ class Run:
     def _divergence(self, loss: float, rate: float) -> DivergenceError:
         good = None
         if self.folder is not None:
-            self.folder.discard(self.step)  # made just before the step that failed, it would fail again
+            self.folder.discard(self.step)  # a checkpoint just before the failing step would fail again
             latest = self.folder.latest()
             good = None if latest is None else (self.folder.path, latest)
         epoch = self.step / self.workload.batches.steps_per_epoch

@@ -16,9 +16,9 @@ from jax.sharding import Sharding
 from lrx import _checks
 from lrx.training.batches import Batches, first_of, name_of, require_callable
 
-CHUNK_BYTES = 2**26  # of a chunk, of which there are two
+CHUNK_BYTES = 2**26  # of a chunk; two are in memory
 CHUNK_STEPS = 256  # at most
-WAIT_SECONDS = 0.1  # between two looks at whether the run has been interrupted
+WAIT_SECONDS = 0.1  # seconds between two checks for an interruption
 
 
 class Stream(Batches):
