@@ -1,6 +1,6 @@
 """Every public transformation with its cases, refused values and references, collected from the files of the units.
 
-What a unit brings is described in `units.py`. A factory that brings no case fails the laws, and so does a
+`units.py` describes what a unit provides. A factory without a case fails the laws, and so does a
 hyperparameter that no case sweeps, or a parameter without a refused value.
 """
 
@@ -31,7 +31,7 @@ NOT_TRANSFORMATIONS = {
 
 
 def units_of(package: ModuleType) -> list[ModuleType]:
-    """Import the test files that bring something to the laws, in the order of their names."""
+    """Import the test files that provide something for the laws, in the order of their names."""
     folder = Path(__file__).parent / package.__name__.rpartition(".")[2]
     return [
         importlib.import_module(f"{folder.name}.{path.stem}")
@@ -41,7 +41,7 @@ def units_of(package: ModuleType) -> list[ModuleType]:
 
 
 def collected(package: ModuleType) -> dict[str, Case]:
-    """Return the cases of a package by their labels, each of which is there once."""
+    """Return the cases of a package by their labels, which are unique."""
     cases = [pair for unit in units_of(package) for pair in unit.CASES.items()]
     assert len(dict(cases)) == len(cases), "two units have cases of one label"
     return dict(cases)

@@ -12,7 +12,7 @@ START = RNG.standard_normal(6)
 
 
 def loss_at(theta: np.ndarray, t: int) -> float:
-    """Return the loss at a step, of which every step has noise of its own."""
+    """Return the loss at a step; each step has its own noise."""
     return float(0.5 * np.sum(SCALES * theta**2) + NOISE[t] @ theta + 1.0)
 
 

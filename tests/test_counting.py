@@ -37,7 +37,7 @@ METHODS: dict[str, Any] = {
 
 @pytest.mark.parametrize("name", METHODS)
 def test_a_schedule_restarts_with_moments_and_bias_corrections_kept(name: str) -> None:
-    """Check that it goes on as if the schedule had had this shape from the start."""
+    """Check that it continues as if the schedule had had this shape from the start."""
     make = METHODS[name]
     boundary = 3
     again = lrx.join([linear(), linear()], [boundary])

@@ -1,4 +1,4 @@
-"""The package's front door: public names that load when they are used."""
+"""The public names of the package, which load when they are used."""
 
 import ast
 import inspect

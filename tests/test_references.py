@@ -1,7 +1,7 @@
 """Equal to PyTorch and to optax, step by step, where the definitions agree.
 
-What PyTorch does was recorded in float64 by references/make_torch.py, so that it is no dependency; optax is one, and
-runs beside lrx. Two tables say which lrx call is which PyTorch call: their builders take PyTorch's arguments by name.
+What PyTorch does was recorded in float64 by references/make_torch.py, so PyTorch is not a dependency; optax is one, and
+runs beside lrx. Two tables map PyTorch calls to lrx calls: their builders take PyTorch's arguments by name.
 """
 
 from __future__ import annotations

@@ -9,6 +9,6 @@ import pytest
 
 
 def first_tier_has(first: Iterable[Any], values: Iterable[Any]) -> list[Any]:
-    """Return all values as parameters of a test, of which the first tier has some and the second tier all."""
+    """Return all values as parameters of a test; the first tier runs some of them, the second tier all."""
     first = list(first)
     return [pytest.param(value, marks=[] if value in first else [pytest.mark.slow]) for value in values]

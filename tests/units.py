@@ -1,14 +1,14 @@
-"""What the test file of a unit brings to the laws: ways to call a factory, values that it refuses, and its formula.
+"""What the test file of a unit provides for the laws: ways to call a factory, values that it refuses, and its formula.
 
 `tests/<package>/test_<unit>.py` holds
-- `CASES`: label -> `Case`, of which the first of a factory is the usual one;
+- `CASES`: label -> `Case`; the first one of a factory is the usual one;
 - `REFUSED`: rows of a factory, the arguments beside those of its first case, the error, and what its message says;
 - `DESCENDS`: label -> a method at the rate that a user would begin with, the same on all problems of
   `laws/test_problems.py`, and tuned to a factor of 3 at most;
 - `REFERENCE`: for a schedule, family -> its formula in NumPy and float64; for a method, label -> (transformation,
   its transcription on the noisy quadratic of `quadratic.py`), or factory -> the test of the file that has one.
 
-`cases.py` collects them, and the laws fail for a public factory that brings none.
+`cases.py` collects them, and the laws fail for a public factory that has none.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""When losses count as improving: means by noise, the decisions of PyTorch, and what a young and an old run ask for."""
+"""When losses count as improving: means by noise, the decisions of PyTorch, and the size of means early and late in a
+run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A diverging run is taken back, goes on at a smaller rate, and ends where that does not help."""
+"""A diverging run is taken back, continues at a smaller rate, and ends if that does not help."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The laws hold for every public transformation: each is found by inspection, and each must bring its cases."""
+"""The laws hold for every public transformation: each is found by inspection, and each must have cases."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What else may stand among parameters: integers, PRNG keys, and types too narrow to be updated."""
+"""What else may be among parameters: integers, PRNG keys, and types too narrow to be updated."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ def abstract(tree: Any) -> Any:
 
 
 def lowered(function: Any, *arguments: Any) -> jax.export.Exported:
-    """Lower a function, jitted or not, for every platform, and hold the text to the law."""
+    """Lower a function, jitted or not, for every platform, and check that the text obeys the law."""
     exported = jax.export.export(jax.jit(function), platforms=PLATFORMS)(*arguments)
     for line in exported.mlir_module().splitlines():
         line = LOCATION.sub("", line)
@@ -112,7 +112,7 @@ class FoundError(Exception):
 
 @pytest.fixture
 def lowers_programs(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Hold every program that is jitted from here on to the law, up to the first with a loop."""
+    """Check every program that is jitted from here on, up to the first with a loop."""
     jit = jax.jit
 
     def jit_and_lower(function: Any, **options: Any) -> Any:

@@ -81,7 +81,7 @@ def looks_at_coordinates(tx: Any) -> bool:
 
 
 def run(params: Any, gradients: Any, values: jax.Array) -> Any:
-    """Run all transformations that look at coordinates in one program, since compiling is what takes the time."""
+    """Run all transformations that use coordinates in one program, since compiling is what takes the time."""
     coupled = {label for label, case in CASES.items() if case.coupled}
     made = transformations()
     txs = {label: tx for label, tx in made.items() if label in coupled or looks_at_coordinates(tx)}

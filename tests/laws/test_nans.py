@@ -1,4 +1,4 @@
-"""Nothing is NaN on the way: `jax_debug_nans` looks at every operation of an update that is not compiled."""
+"""No intermediate value is NaN: `jax_debug_nans` checks every operation of an update that is not compiled."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""bfloat16 parameters: what a method ends with is as good as rounding lets it be, and stays so.
+"""bfloat16 parameters: the final result is as good as rounding allows, and stays so.
 
-20,000 steps on a quadratic: parameters that are rounded stand still while a state in float32 may move on.
+20,000 steps on a quadratic: rounded parameters stop moving, while a state in float32 may still move.
 """
 
 from __future__ import annotations

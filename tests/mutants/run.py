@@ -17,7 +17,7 @@ statement is taken; if there is none, `catch` draws another fault in the same ro
 For each fault, `catch` runs the test files that run the fault's file, up to the first failure: first those of its
 room, then the others; within them, tests that run its function come first, and quick tests come before slow ones.
 Before `record` has run, names in the text of a test take the place of what it runs. A survivor has passed all of
-these tests, or as many as `--budget` CPU-s allow; its line tells which. A fault that makes a test hang counts as
+these tests, or as many as `--budget` CPU-s allow; its line says which. A fault that makes a test hang counts as
 caught. The tests of papers, benchmarks, workloads, the command line and guides take part only with `--far`.
 """
 
@@ -40,7 +40,7 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
 import faults  # noqa: E402
 
-# The files of lrx in which faults are drawn, and the tests that stand nearest to them.
+# The files of lrx in which faults are drawn, and the tests nearest to them.
 ROOMS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "rates": (
         ("rates.py", "states.py", "feedback.py", "observing.py"),

@@ -1,4 +1,4 @@
-"""The learning-rate-free methods beyond their rule: where a step is refused, scaled, or spoilt in one coordinate."""
+"""The learning-rate-free methods beyond their rule: a step that is refused, scaled, or not finite in one coordinate."""
 
 from __future__ import annotations
 

@@ -50,7 +50,7 @@ def made_up(name: str, year: int, measure: Any = None) -> Paper:
 
 @pytest.fixture
 def three(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """Three papers, the second of which fails, in an empty folder."""
+    """Three papers in an empty folder; the second one fails."""
 
     def broken(size: int, job: Job) -> Any:
         raise RuntimeError(f"size {size} is broken")
@@ -150,7 +150,7 @@ def test_the_gallery_shows_what_its_results_say() -> None:
 
 
 class NotAsked(dict):
-    """Sizes that a verdict or a picture must not ask for."""
+    """Sizes that a verdict or a picture must not access."""
 
     def __missing__(self, key: object) -> None:
         raise AssertionError(f"the code's sizes were asked for {key!r}")

@@ -1,4 +1,4 @@
-"""Make hugging_face.json: the rates of the schedulers of transformers, step by step.
+"""Write hugging_face.json: the rates of the schedulers of transformers, step by step.
 
 Run with transformers' own optimization.py and its version, and commit what it writes:
 

@@ -1,4 +1,4 @@
-"""Make torch.json: what PyTorch's optimizers and schedulers do, step by step in float64.
+"""Write torch.json: what PyTorch's optimizers and schedulers do, step by step in float64.
 
 Run in an environment of its own that has torch (the CPU build is enough) and numpy, and commit what it writes:
 
@@ -129,7 +129,7 @@ SCHEDULERS: list[tuple[str, str, dict[str, Any], float, int]] = [
 
 
 def gradients() -> np.ndarray:
-    """Make a stream of all signs and several sizes, in float32's numbers, with zeros in it."""
+    """Build a stream of float32 numbers of all signs and several sizes, including zeros."""
     stream = np.random.default_rng(7).normal(size=(STEPS, len(THETA))) * [1.0, 0.1, 3.0, 0.01]
     stream[15] = 0.0  # a step without any gradient, in which momentum goes on
     stream[:3, 3] = 0.0  # a coordinate that sees its first gradient late
@@ -170,7 +170,7 @@ def make_scheduler(name: str, optimizer: Any, arguments: dict[str, Any]) -> Any:
 
 
 def path_of(name: str, arguments: dict[str, Any], scheduler: tuple[str, dict[str, Any]] | None) -> list[list[float]]:
-    """Give the parameters after each step."""
+    """Return the parameters after each step."""
     import torch
 
     theta = torch.tensor(THETA, dtype=torch.float64, requires_grad=True)
@@ -187,7 +187,7 @@ def path_of(name: str, arguments: dict[str, Any], scheduler: tuple[str, dict[str
 
 
 def rates_of(name: str, arguments: dict[str, Any], rate: float, steps: int) -> dict[str, list[float]]:
-    """Give the rate with which each step is taken, and the momentum where the scheduler sets it."""
+    """Return the rate of each step, and the momentum if the scheduler sets it."""
     import torch
 
     theta = torch.zeros(1, dtype=torch.float64, requires_grad=True)

@@ -47,7 +47,7 @@ def counter() -> Iterator[Counter]:
 
 
 def line() -> Workload:
-    """Return a workload whose data and functions are made anew at each call."""
+    """Return a workload whose data and functions are new at each call."""
     x = np.linspace(-1.0, 1.0, 64, dtype=np.float32)
 
     def loss_fn(slope: jax.Array, batch: Any, key: jax.Array) -> jax.Array:
@@ -104,7 +104,7 @@ def test_another_constant_in_the_factory_compiles_again(counter):
 
 
 class Settings:
-    """A mutable object of the user's own, of which nothing can be known without looking."""
+    """A mutable object of the user's own; only inspection shows what it holds."""
 
     momentum = 0.5
 

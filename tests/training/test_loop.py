@@ -1,4 +1,4 @@
-"""The training loop: exact, compiled once, and honest about what goes wrong."""
+"""The training loop: exact, compiled once, and with errors that say what went wrong."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Checkpoints: a run that was stopped or killed goes on bit for bit."""
+"""Checkpoints: a run that was stopped or killed continues bit for bit."""
 
 from __future__ import annotations
 

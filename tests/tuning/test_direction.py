@@ -1,4 +1,4 @@
-"""No tool trains what ascends: all ask before the first step."""
+"""No tool trains an optimizer that ascends: all check before the first step."""
 
 from __future__ import annotations
 

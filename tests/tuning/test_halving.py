@@ -1,4 +1,4 @@
-"""Successive halving: survivors go on from where they were, and the best one is found for a part of the cost."""
+"""Successive halving: survivors continue from where they were, and the best one is found at a fraction of the cost."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""No tool goes on with, or returns, what was made of something else."""
+"""No tool continues or returns the results of a different call."""
 
 from __future__ import annotations
 

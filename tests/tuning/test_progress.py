@@ -1,4 +1,4 @@
-"""Long tools show a bar on a terminal unless they are told not to, and say what they are at."""
+"""Long tools show a bar on a terminal unless it is turned off, and say what they are doing."""
 
 from __future__ import annotations
 

@@ -130,7 +130,7 @@ def curves(*shape: int) -> np.ndarray:
 
 
 def made_up_sweep(**axes: Any) -> SweepResult:
-    """The result of a sweep of a grid with one seed, of which nothing was trained."""
+    """The result of a sweep of a grid with one seed, made without training."""
     shape = tuple(len(values) for values in axes.values())
     arrays = {name: np.array(values) for name, values in axes.items()}
     final, initial, losses = curves(*shape, 1), 2 * curves(*shape, 1), curves(*shape, 1, 4)

@@ -1,4 +1,4 @@
-"""Loaders read the official binary formats, name a bad file, and say what to do where there is none."""
+"""Loaders read the official binary formats, name a bad file, and say what to do if there is none."""
 
 import gzip
 import io

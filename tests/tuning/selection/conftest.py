@@ -1,4 +1,4 @@
-"""One selection that several tests look at."""
+"""One selection that several tests share."""
 
 from __future__ import annotations
 

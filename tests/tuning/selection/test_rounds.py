@@ -20,7 +20,7 @@ STEP = math.sqrt(12)  # from one of three rates to the next
 
 
 def refined(losses: list[float | None]) -> list[float]:
-    """The rates of the last round, for losses at 1, STEP and STEP^2; None where there is no run."""
+    """The rates of the last round, for losses at 1, STEP and STEP^2; None if there is no run."""
     runs = [
         Candidate("late decay", STEP**place, value=0.5, loss=loss)
         for place in (1, 0, 2)
