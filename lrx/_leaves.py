@@ -47,7 +47,7 @@ def zeros_like(params: Any, *, upcast: bool = False, dtype: Any = None) -> Any:
     Args:
       params: a tree of arrays.
       upcast: to at least float32, in place of the parameters' types.
-      dtype: of the zeros for real floating-point parameters, whatever `upcast` says; None leaves it to `upcast`.
+      dtype: dtype of the zeros for real floating-point parameters, whatever `upcast` says; None leaves it to `upcast`.
     """
     require_known_types(params)
 

@@ -69,11 +69,11 @@ def panels(
     """Return a figure, and its panels row by row.
 
     Args:
-      number: of panels in each row.
-      rows: of panels.
+      number: number of panels in each row.
+      rows: number of rows of panels.
       size: width and height in inches; by default it follows from the number of panels.
       grid: whether to draw a grid.
-      **options: of `Figure.subplots`, such as `sharex` or `height_ratios`.
+      **options: options of `Figure.subplots`, such as `sharex` or `height_ratios`.
 
     Raises:
       ImportError: if matplotlib is not installed.
@@ -96,9 +96,9 @@ def band(
       axes: to draw in.
       x: (points,).
       by_seed: (seeds, points), None or NaN where there is no value.
-      label: of the line.
+      label: label of the line.
       middle: the statistic over seeds; the mean where an expectation is drawn beside it.
-      **look: of `Axes.plot`.
+      **look: options of `Axes.plot`.
     """
     values = np.asarray(by_seed, np.float64)
     (line,) = axes.plot(x, middle(values, axis=0), label=label, **{"lw": 1.6, **look})
@@ -114,8 +114,8 @@ def legend(
     Args:
       figure: that the panel belongs to.
       axes: the panel; nothing is drawn if none of its lines has a label.
-      columns: of the legend.
-      loc: of `Figure.legend`.
+      columns: number of columns of the legend.
+      loc: location, as for `Figure.legend`.
       reverse: whether to list the last line first.
     """
     handles, labels = axes.get_legend_handles_labels()

@@ -32,7 +32,7 @@ def write_atomically(path: str | os.PathLike[str], content: str | bytes | Callab
     symbolic link the file that it points to is replaced.
 
     Args:
-      path: of the file; its folder is created if it does not exist.
+      path: path of the file; its folder is created if it does not exist.
       content: text (written as UTF-8), bytes, or a function that writes to the binary file that it is given.
 
     Returns:
@@ -104,11 +104,11 @@ class Result:
       name: what was measured: a paper, `<author>_<year>`, or a benchmark.
       scale: the size at which it was measured, such as "demo" or "cpu".
       data: the data sets, or "".
-      seeds: of the runs.
+      seeds: seeds of the runs.
       settings: what was run: model, lengths, rates.
       curves: the measured numbers, as nested dicts of lists; null where a number is not finite.
-      seconds: of the whole measurement, including those before an interruption.
-      date: of its end, in UTC.
+      seconds: duration of the whole measurement, including the time before an interruption.
+      date: when it ended, in UTC.
       command: the command line that was running.
       device: the hardware, see `describe_device`.
       versions: of Python and packages, see `describe_versions`.

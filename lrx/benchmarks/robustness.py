@@ -113,11 +113,11 @@ def measure(workload: Workload, num_steps: int, method: str, rates: np.ndarray, 
     """Train with one method from every rate.
 
     Args:
-      workload: of `load_workload`.
-      num_steps: of each run.
+      workload: a workload from `load_workload`.
+      num_steps: length of each run.
       method: a name in `METHODS`.
-      rates: (rates,) at the start.
-      seeds: of the runs from each rate.
+      rates: (rates,) the starting rates.
+      seeds: seeds of the runs from each rate.
 
     Returns:
       "accuracy", "test_loss", "train_loss" and "finite" as (seeds, rates) lists, and "seconds".

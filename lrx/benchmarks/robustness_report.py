@@ -111,7 +111,7 @@ def plot(result: Result, groups: Mapping[str, Iterable[str]]) -> Figure:
     The axis is the logarithm of the error, which separates good methods.
 
     Args:
-      result: of the benchmark.
+      result: the result of the benchmark.
       groups: name of a group to its methods, which share a style; methods of the result that are in none are drawn as
         "others", methods that were not measured are left out.
     """

@@ -31,8 +31,8 @@ def in_turn(
 
     Args:
       contestants: name to a function that returns seconds, or an array of several times.
-      rounds: that are kept.
-      warmup_rounds: before these, which are thrown away; the first call often compiles.
+      rounds: number of rounds that are kept.
+      warmup_rounds: number of rounds before these, which are discarded; the first call often compiles.
 
     Returns:
       name to an array of (rounds,), or (rounds, times) if a contestant returns several.

@@ -32,9 +32,9 @@ def print_entry(name: str, text: str, width: int) -> None:
     """Print a name with a text beside it, or below it on a narrow terminal.
 
     Args:
-      name: of what is listed.
-      text: that describes it.
-      width: of the longest name.
+      name: name of the entry.
+      text: the text that describes it.
+      width: width of the longest name.
     """
     if wrapped.width < width + 40:
         wrapped.print(f"  {name}", markup=False)

@@ -103,9 +103,9 @@ def write_run(folder: Path, history: History, steps_per_epoch: int, about: dict[
     """Write the files of a run: its history, a picture of it, and run.json, which says what was run.
 
     Args:
-      folder: of the run.
-      history: of the run.
-      steps_per_epoch: of its workload.
+      folder: the folder of the run.
+      history: the history of the run.
+      steps_per_epoch: steps per epoch of its workload.
       about: what was asked for; lengths and results are added from the history.
     """
     from lrx.figures import save

@@ -35,8 +35,8 @@ def sharpness(
       loss_fn: `params -> loss`, a scalar, twice differentiable; for example the loss of a fixed batch.
       params: pytree of real arrays, at which the Hessian is taken. May be traced.
       iterations: products with the Hessian, each about twice the cost of a gradient, at least 1. As many as there are
-        different eigenvalues make the result exact. For networks, 16 are within 0.1 % of what 40 give.
-      key: of the random vector; `jax.random.key(0)` by default. May be traced.
+        different eigenvalues make the result exact. For networks, 16 give a result within 0.1 % of that of 40.
+      key: key of the random vector; `jax.random.key(0)` by default. May be traced.
 
     Returns:
       () float32, in units of the loss over those of the parameters squared; NaN if the loss, a gradient or a product
@@ -46,7 +46,7 @@ def sharpness(
       ValueError: if `iterations` is not a whole number of at least 1, or `params` has no entries.
       TypeError: if a parameter is not a real floating-point array.
 
-    Differs from the source: each new direction is made orthogonal to all earlier ones, twice, since rounding spoils
+    Differs from the source: each new direction is made orthogonal to all earlier ones, twice, since rounding destroys
     orthogonality in float32; if nothing but rounding error is left of it, a random direction takes its place.
 
     Source: C. Lanczos, "An iteration method for the solution of the eigenvalue problem of linear differential and

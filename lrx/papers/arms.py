@@ -55,7 +55,7 @@ def compare(
       arms: label to arm.
       job: the seeds, the folder of checkpoints and whether to show progress.
       num_steps: length of a run.
-      num_points: of the curve of training losses.
+      num_points: number of points of the curve of training losses.
       evaluate_every: steps between evaluations; by default only the end is evaluated.
       metric: name of an evaluation, the lower the better, whose last value chooses the best rate; by default the
         training loss of the last tenth of the steps does.

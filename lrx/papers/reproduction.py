@@ -37,7 +37,7 @@ class Job:
     """The arguments of a paper's `measure` beside the size.
 
     Attributes:
-      seeds: of the runs, at least one.
+      seeds: seeds of the runs, at least one.
       data: name of the data set, "" for none.
       data_dir: folder of its files; see `lrx.workloads.datasets.load`.
       checkpoints: folder that keeps the runs, so that an interrupted reproduction continues; or None.

@@ -33,7 +33,7 @@ def recompute_batch_stats(
       params: parameters to compute the statistics at, `lrx.eval_params(history.opt_state, history.params)`.
       model_state: the statistics to start from.
       num_batches: minibatches to go over, in the order of a new permutation, epoch by epoch; a forward pass each.
-      seed: of the permutation, the transforms and the loss.
+      seed: seed of the permutation, the transforms and the loss.
 
     Returns:
       The new model state, of the same structure, shapes and types; one without arrays comes back as it is.

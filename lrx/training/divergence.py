@@ -31,10 +31,10 @@ def divergence_error(
     Args:
       step: completed updates.
       epoch: the same in epochs.
-      loss: of the step that failed.
-      rate: of the step that failed.
+      loss: loss of the step that failed.
+      rate: rate of the step that failed.
       good: folder and step of the newest checkpoint, if there is one.
-      history: of the run until then.
+      history: the history of the run until then.
     """
     at = "" if math.isnan(rate) else f", at a learning rate of {rate:.6g}"
     message = (

@@ -32,7 +32,7 @@ def read_best(name: str, given: Any) -> BestBy:
     """Read an argument that names a result of `evaluate` and says which is better, the least or the greatest.
 
     Args:
-      name: of the argument.
+      name: name of the argument.
       given: the name of a result, "accuracy"; or a pair, ("score", "max").
 
     Raises:

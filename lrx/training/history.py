@@ -204,7 +204,7 @@ class History:
         """Return the history that `save` has written.
 
         Args:
-          path: of the file.
+          path: the file.
           like: to restore the trees as they were, something of their structure: a `History`, or `(params,
             model_state, opt_state)` of arrays or `jax.ShapeDtypeStruct`. Without it they are dicts and lists by the
             names of their fields, which `lrx.carry_over` and `train(init=...)` take.

@@ -15,9 +15,9 @@ class Execution:
     """How the runs of `sweep` and `successive_halving` are compiled; their numbers do not depend on it.
 
     Attributes:
-      strategy: "vmap" makes a step of all runs at once, "map" all steps of one run after the other, in one program;
+      strategy: "vmap" runs one step of all runs at once, "map" all steps of one run, then of the next, in one program;
         "auto" measures both. Over several devices the members are split.
-      chunk_size: members that are trained at a time; None for as many as fit into the memory that is free.
+      chunk_size: members that are trained at a time; None for as many as fit into free memory.
 
     Raises:
       ValueError: if a field is out of its range.

@@ -30,9 +30,9 @@ class RangeTest:
       losses_by_seed: (seeds, steps) float32.
       gains: (steps,) float32, by how much the loss at each rate is below that of the initial parameters on the same
         minibatch, the median over seeds; NaN after divergence.
-      gain: the highest of these, smoothed.
-      noise: by how much that may lie above zero by chance, and at least a thousandth of the loss. If it does not lie
-        further above, nothing was learnt at any rate, and no rule suggests one.
+      gain: the maximum of the smoothed gains.
+      noise: how far above zero `gain` may lie by chance, at least a thousandth of the loss. If `gain` is not above it,
+        nothing was learnt at any rate, and no rule suggests one.
       diverged_at: the rate of the step after which the loss was too high for good, the median over seeds; None if it
         never was.
       suggestions: rule to rate, None if a rule finds none: "steepest", where the smoothed loss falls fastest in the
@@ -115,7 +115,7 @@ class RangeTest:
         """Draw the loss over the rates, with the spread over seeds and the suggestions; needs matplotlib.
 
         Args:
-          title: what was tested, "digits: sgd".
+          title: what was tested, such as "digits: sgd".
         """
         figure, (axes,) = panels(size=(8.0, 4.5))
         if len(self.losses_by_seed) > 1:

@@ -23,7 +23,7 @@ def plan_rungs(members: int, num_steps: int, min_steps: Any, eta: int, brackets:
     """Return the rungs of all brackets, in the order in which they are trained.
 
     Args:
-      members: of the first bracket.
+      members: number of members of the first bracket.
       num_steps: where the last rung of each bracket ends.
       min_steps: length of the first rung; None for the one that leaves one member for the last rung.
       eta: factor between the rungs.

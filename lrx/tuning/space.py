@@ -129,7 +129,7 @@ def make_space(space: Any, seed: int) -> Space:
 
     Args:
       space: a dict from hyperparameters to lists of values, which is a grid, or a `Random`.
-      seed: of the random sample.
+      seed: seed of the random sample.
 
     Raises:
       ValueError: if a list of values is empty or not of finite numbers.

@@ -20,14 +20,14 @@ class Study:
     Use it as a context. Results are kept after each part of the search: a chunk of members, a rung, a round or a trial.
 
     Args:
-      title: of the search, "sweep, digits".
+      title: title of the search, such as "sweep, digits".
       checkpoint: a folder, or None to keep nothing.
       progress: as for `lrx.training.progress.reporter`.
       identity: returns what determines the numbers of the search; called only if there is a folder.
-      unit: of a part, "rung".
+      unit: name of a part, such as "rung".
 
     Attributes:
-      made: how many parts are in the folder; None if it holds none yet.
+      made: number of parts in the folder; None if it holds none yet.
 
     Raises:
       ValueError: if the folder holds another search.
@@ -100,7 +100,7 @@ class Study:
         """Keep all results so far, if there is a folder.
 
         Args:
-          made: how many parts these are.
+          made: number of these parts.
           record: arrays.
           state: a pytree of arrays that the next part needs.
         """

@@ -51,7 +51,7 @@ def smooth_apart(losses: np.ndarray, beta: float, factor: float) -> np.ndarray:
     """Smooth a curve separately before and after it rises for good, so that it does not rise before the losses do.
 
     It rises for good after the last loss that exceeds the lowest one by at most a quarter of the fall. The rules use
-    `smooth`, whose minimum keeps a distance from the rise.
+    `smooth`, whose minimum stays away from the rise.
     """
     known = np.flatnonzero(np.isfinite(losses))
     result = np.full(losses.shape, np.nan)

@@ -25,7 +25,7 @@ class SweepResult:
 
     Attributes:
       axes: hyperparameter to its values: along its own axis of the grid, or one for each sample.
-      seeds: (seeds,) of the runs.
+      seeds: (seeds,) the seeds of the runs.
       final_loss: (members..., seeds) float32, the mean training loss of the last tenth of the steps; infinite if a run
         diverged.
       initial_loss: (members..., seeds) float32, the mean loss of the initial parameters on the minibatches of

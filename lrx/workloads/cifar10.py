@@ -35,7 +35,7 @@ def read(path: Path, records: int = 10_000) -> tuple[np.ndarray, np.ndarray]:
     """Read a binary file.
 
     Args:
-      path: of the file.
+      path: the file.
       records: how many images it must hold.
 
     Returns:

@@ -49,7 +49,7 @@ def make_sparse_workload(
 
     Each example has `active` features, drawn with probabilities proportional to 1 / (rank + 10). The true weights of
     all of them come from one distribution, w_i ~ N(0, 1), and one label in twenty is wrong. So the features that
-    separate the classes are mostly rare ones: the case that AdaGrad was made for.
+    separate the classes are mostly rare ones: the case for which AdaGrad was designed.
 
     Args:
       num_features: number of features.

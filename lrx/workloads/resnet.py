@@ -23,7 +23,7 @@ def shortcut(x: jax.Array, out_features: int, stride: int) -> jax.Array:
     Args:
       x: (n, height, width, channels).
       out_features: channels of the result, at least those of `x`.
-      stride: of the residual branch's first convolution.
+      stride: stride of the residual branch's first convolution.
     """
     if stride != 1:
         x = x[:, ::stride, ::stride, :]

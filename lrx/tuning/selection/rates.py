@@ -22,8 +22,8 @@ def trial_rates(test: RangeTest, number: int, default: float) -> np.ndarray:
 
     Args:
       test: the range test, whose suggestion by the rule "minimum" is used.
-      number: of rates.
-      default: of the optimizer.
+      number: number of rates.
+      default: default learning rate of the optimizer.
 
     Returns:
       (number,) float64, equally spaced in the logarithm.
@@ -47,7 +47,7 @@ def rate_of_least_loss(losses: Mapping[float, float], best: float, number: int) 
     Args:
       losses: rate to finite loss.
       best: the rate of the least loss.
-      number: of the rates that `trial_rates` returned, which are equally spaced in the logarithm.
+      number: number of the rates that `trial_rates` returned, which are equally spaced in the logarithm.
     """
     step = (RATE_SPAN[1] / RATE_SPAN[0]) ** (1 / (number - 1))
     below, above = (

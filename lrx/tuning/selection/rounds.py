@@ -83,9 +83,9 @@ class Rules:
         """Return the runs of a later round; none if every run of the round before diverged.
 
         Args:
-          number: of the round, from 2 on.
+          number: number of the round, from 2 on.
           candidates: the runs of the round before.
-          records: of all runs so far.
+          records: the records of all runs so far.
         """
         ranked = self.rank(candidates)
         if not ranked:
@@ -143,7 +143,7 @@ class Rules:
         A run that has learnt nothing is not chosen, whatever its metric.
 
         Args:
-          records: of all runs.
+          records: the records of all runs.
           metric: its name, for error messages.
 
         Raises:
@@ -188,7 +188,7 @@ class Rules:
 
         Args:
           candidates: the runs of the round.
-          num_steps: of a full run.
+          num_steps: length of a full run.
           left: steps that may still be made.
           later: steps of the later rounds, in lengths of this round's runs.
         """
@@ -220,9 +220,9 @@ def plan_costs(rules: Rules, budget: float, num_steps: int) -> Costs:
     """Return what a bracket may cost and what its parts cost.
 
     Args:
-      rules: of the portfolio.
+      rules: the rules for the portfolio.
       budget: in full runs.
-      num_steps: of a full run.
+      num_steps: length of a full run.
 
     Raises:
       ValueError: if the budget is less than the range tests and the shortest rounds cost.

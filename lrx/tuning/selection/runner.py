@@ -80,9 +80,9 @@ class MethodRunner:
 
         Args:
           candidate: what to run; it is updated.
-          length: of the run, whose schedule ends there.
+          length: length of the run, whose schedule ends there.
           reusable: steps after which the state serves a longer run.
-          seed: of the run.
+          seed: seed of the run.
           status: shows the steps.
           before: the steps that `status` has seen until now.
         """
@@ -171,7 +171,7 @@ class MethodRunner:
         """Return everything that determines the numbers of all runs.
 
         Args:
-          **settings: what else makes them.
+          **settings: everything else that determines them.
         """
         params, _ = jax.eval_shape(self.workload.init, jax.random.key(0))
         known = run_identity(

@@ -54,7 +54,7 @@ def select(
       metric: a result of the workload's `evaluate` to compare by, such as "accuracy"; ("score", "max") if the name does
         not say which is better; by default its "loss", or, if it has none, the training loss of the last tenth of the
         steps.
-      seed: of all runs.
+      seed: seed of all runs.
       checkpoint: a folder. The results are kept there after the range tests and after each round, and the same call
         continues with the next round. A call that differs in anything that determines its numbers is refused
         (`lrx.training.identity`).
