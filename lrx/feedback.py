@@ -53,7 +53,7 @@ def take_value(
       method: the name of the method that needs the loss, for the error.
       observation: the observation in the state.
       extra_args: those of the update.
-      feedback: "value" if the update brings the loss, "observed" if `observe` does.
+      feedback: "value" if the loss comes with the update, "observed" if through `observe`.
       name: the name of the extra argument.
 
     Returns:

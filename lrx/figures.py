@@ -109,7 +109,7 @@ def band(
 def legend(
     figure: Figure, axes: Axes, columns: int = 2, *, loc: Any = "outside upper left", reverse: bool = False
 ) -> None:
-    """Put the legend of a panel outside of the panels; a label that stands for several lines is listed once.
+    """Put the legend of a panel outside of the panels; a label shared by several lines is listed once.
 
     Args:
       figure: that the panel belongs to.

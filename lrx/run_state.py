@@ -18,8 +18,8 @@ from lrx.states import Observation, array, has_method
 def stopped(state: Any) -> jax.Array:
     """Return whether a controller has ended the run.
 
-    `early_stopping` ends it when the loss has not improved for a while, `rollback_on_divergence` when it has taken the
-    run back as often as it may. The rate is 0 from then on, so a run that continues moves nothing; `lrx.train` ends.
+    `early_stopping` ends it when the loss has not improved for a while, `rollback_on_divergence` when the run diverges
+    again after its last rollback. The rate is 0 from then on, so a run that continues moves nothing; `lrx.train` ends.
 
     Args:
       state: an optimizer state, or an object that carries one as `opt_state` (`nnx.Optimizer`, `TrainState`).

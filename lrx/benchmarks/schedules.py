@@ -3,12 +3,12 @@
     lrx bench schedules
     lrx bench schedules --torch-python PATH
 
-The first table times `jax.jit(lambda c: schedule(c))` on `jnp.arange(1_000_000)`, already compiled, beside optax's
+The first table times `jax.jit(lambda c: schedule(c))` on `jnp.arange(1_000_000)`, already compiled, and optax's
 schedule of the same kind if there is one, under `jax.vmap`, since not all of them take arrays. PyTorch's schedulers (if
 it is installed, or in the environment of --torch-python) are stepped; the time of a million steps is extrapolated. The
 second table times a single step, `float(schedule(step))`, as a Python loop calls it, in CPU time: the first call, which
-compiles, and a later one, beside optax's schedule as it is and compiled. The third table times tracing, lowering and
-compiling of a schedule of 1,000 pieces and one of 100 joined cosines.
+compiles, and a later one, with optax's schedule as it is and compiled for comparison. The third table times tracing,
+lowering and compiling of a schedule of 1,000 pieces and one of 100 joined cosines.
 """
 
 from __future__ import annotations

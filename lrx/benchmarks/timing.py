@@ -11,7 +11,7 @@ import numpy as np
 
 
 class Comparison(NamedTuple):
-    """What the times of one contestant are beside those of another."""
+    """The times of one contestant compared with those of another."""
 
     median: float  # seconds
     ratio: float  # of its time to the other's: the median over rounds

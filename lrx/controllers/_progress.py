@@ -139,9 +139,9 @@ def prepare(
       progress: after a judgement, or before the first.
       margin: least improvement on the best, () float32, in the loss's units.
       accumulation_size: losses in a mean; `None` chooses. Losses that come at every update are those of minibatches:
-        as many are averaged as bring the noise of the mean below the margin, at most half of the losses so far and 100,
-        or a fiftieth of the losses so far. If the noise is still above the margin, it takes the place of the margin. A
-        loss that comes after several updates is a mean by itself.
+        as many are averaged as are needed to reduce the noise of the mean below the margin, at most half of the losses
+        so far and 100, or a fiftieth of the losses so far. If the noise is still above the margin, it takes the place
+        of the margin. A loss that comes after several updates is a mean by itself.
       interval: updates between the two latest losses, () int32.
       most_losses: replaces the 100.
     """

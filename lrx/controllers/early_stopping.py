@@ -78,9 +78,9 @@ def early_stopping(
     """Set the rate to 0 when the loss has not improved for a while.
 
     With v the loss, or the mean of several, and v* the best so far, v improves if `v < v* - min_delta`. After more than
-    `patience` values in a row without an improvement, the factor is 0 for good. `lrx.stopped(state)` is then True, from
-    the deciding observation on, and `lrx.train` ends there. Usually the loss is that of validation data, and `patience`
-    counts evaluations:
+    `patience` values in a row without an improvement, the factor is permanently 0. `lrx.stopped(state)` is then True,
+    from the deciding observation on, and `lrx.train` ends there. Usually the loss is that of validation data, and
+    `patience` counts evaluations:
 
         tx = lrx.adam(1e-3 * lrx.early_stopping(patience=5, feedback="observed"))
         history = lrx.train(workload, tx, epochs=100, feedback_metric="loss")

@@ -38,7 +38,7 @@ def heavy_ball(
 
     The update is `v_t = beta v_{t-1} + alpha_t g_t`, `theta_t = theta_{t-1} - v_t`. The rate is inside the velocity:
     when the rate changes, steps already in the velocity keep their size. With a constant rate it equals
-    `sgd(momentum=beta)`, whose rate stands outside. `momentum_correction=True` rescales the velocity with the rate,
+    `sgd(momentum=beta)`, whose rate is outside. `momentum_correction=True` rescales the velocity with the rate,
     `v_t = beta (alpha_t / alpha_{t-1}) v_{t-1} + alpha_t g_t`, which is `sgd(momentum=beta)` for every schedule; it is
     computed as `u_t = beta u_{t-1} + g_t`, `v_t = alpha_t u_t`, so that nothing is divided by a rate of 0.
 

@@ -76,8 +76,8 @@ def mechanic(
     Args:
       tx: the base optimizer.
       betas: decays of the tuners, each in [0, 1).
-      s_init: the first scale, > 0, dimensionless. Keep it small: the scale can grow fast, but a large one does harm;
-        may be traced.
+      s_init: the first scale, > 0, dimensionless. Keep it small: the scale can grow fast, but one that is too large
+        does harm; may be traced.
       weight_decay: lambda, >= 0, dimensionless; may be traced.
       eps: added to denominators, > 0; may be traced.
 

@@ -42,7 +42,7 @@ def nesterov(
     `theta_t = theta_{t-1} - v_t`. The parameters that the caller holds are y_t, at which the gradient is taken, so the
     update is `y_{t+1} - y_t = beta_t v_{t-1} - (1 + beta_{t+1}) v_t`, and `eval_params(state, params)` returns theta_t.
     `sgd(momentum=..., nesterov=True)` is the same with a constant rate, and differs when the rate changes, since there
-    it stands outside the velocity.
+    the rate is outside the velocity.
 
     Nothing may scale the updates afterwards, because the velocity would not follow. Multiply the rate instead,
     `nesterov(schedule * controller)`; `group_rates` puts the factor of each group into the velocity.

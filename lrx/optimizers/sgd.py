@@ -1,4 +1,4 @@
-"""Stochastic gradient descent, plain or with momentum whose rate stands outside the velocity."""
+"""Stochastic gradient descent, plain, or with momentum whose rate is outside the velocity."""
 
 from __future__ import annotations
 
@@ -93,8 +93,8 @@ def sgd(
     """Descend along the gradient, or along a decaying sum of gradients.
 
     The update is `theta_{t+1} = theta_t - alpha_t g_t`, with momentum `theta_{t+1} = theta_t - alpha_t u_t` where
-    `u_t = beta u_{t-1} + g_t`. The rate stands outside the velocity, as in PyTorch and optax: a change of the rate
-    acts on the whole step at once. `heavy_ball` has the rate inside, where a change acts on new gradients only.
+    `u_t = beta u_{t-1} + g_t`. The rate is outside the velocity, as in PyTorch and optax: a change of the rate acts on
+    the whole step at once. `heavy_ball` has the rate inside, where a change acts on new gradients only.
 
     Args:
       learning_rate: alpha, >= 0: a float, a `Schedule` or another `Rate`; may be traced. A good start for vision is

@@ -2,8 +2,8 @@
 
 F. Orabona, T. Tommasi, "Training Deep Networks without Learning Rates Through Coin Betting", NeurIPS 2017,
 arXiv 1705.07795, figure 2, top row: a perceptron of two hidden layers of 1,000 units with ReLU on MNIST, batch 100,
-40 epochs; training cost and test error over epochs, beside methods that have a rate. In each coordinate, with w_1 the
-initial value, alpha = 100 and L = 1e-8 at the start (algorithm 2)
+40 epochs; training cost and test error over epochs, compared with methods that have a rate. In each coordinate, with
+w_1 the initial value, alpha = 100 and L = 1e-8 at the start (algorithm 2)
 
     L <- max(L, |g|),   G <- G + |g|,   reward <- max(reward - g (w - w_1), 0),   theta <- theta - g
     w <- w_1 + theta / (L max(G + L, alpha L)) (L + reward)
@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 
 
 class Size(NamedTuple):
-    """Lengths, and the rates of the methods beside COCOB."""
+    """Lengths, and the rates of the methods other than COCOB."""
 
     epochs: int
     rates: Mapping[str, tuple[float, ...]]  # of the methods beside COCOB

@@ -34,7 +34,7 @@ class Scale:
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """The arguments of a paper's `measure` beside the size.
+    """The arguments of a paper's `measure` besides the size.
 
     Attributes:
       seeds: seeds of the runs, at least one.
@@ -77,7 +77,7 @@ class Job:
 
 @dataclasses.dataclass(frozen=True)
 class Claim:
-    """A statement of the paper beside the measured value."""
+    """A statement of the paper, with the measured value."""
 
     text: str
     expected: str  # the value of the paper or of theory

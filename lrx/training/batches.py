@@ -58,7 +58,7 @@ class Batches:
     """Training examples held on the device, and how a minibatch is made of them inside the compiled step.
 
     Each epoch goes once through a fresh permutation of the examples. The incomplete last batch is dropped; each epoch
-    has a new permutation, so no example is left out for good.
+    has a new permutation, so no example is left out permanently.
 
     Args:
       arrays: pytree of arrays with the same leading axis of length n, for example `(images uint8 (n, h, w, c), labels

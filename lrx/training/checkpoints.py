@@ -51,8 +51,8 @@ class CheckpointFolder:
 
     Args:
       path: the folder; created if it does not exist.
-      keep: how many of the newest checkpoints are kept; or steps whose checkpoints are kept for good, beside the newest
-        three.
+      keep: how many of the newest checkpoints are kept; or steps whose checkpoints are kept permanently, besides the
+        newest three.
       read_only: whether nothing is to be written, in a folder that must exist.
       unit: what checkpoints are counted in: "step", or "trial", "rung" and the like for a search.
 
@@ -183,7 +183,7 @@ class CheckpointFolder:
 
 
 def _read_keep(keep: Any) -> tuple[int, set[int]]:
-    """Return how many of the newest checkpoints to keep, and the steps whose checkpoints are kept for good."""
+    """Return how many of the newest checkpoints to keep, and the steps whose checkpoints are kept permanently."""
     if isinstance(keep, Iterable) and not isinstance(keep, str):
         steps = list(keep)
         for step in steps:

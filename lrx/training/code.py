@@ -50,7 +50,7 @@ def function_digest(function: Any) -> str:
 
 
 def may_act(function: Any) -> bool:
-    """Return whether a call may do something beside computing, as to count, to print or to write a file.
+    """Return whether a call may do more than compute, for example count, print or write a file.
 
     Such a function should not be traced for its program, because tracing calls it.
     """

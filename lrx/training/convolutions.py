@@ -1,6 +1,6 @@
 """Convolutions that stay fast inside of a compiled loop on the CPU.
 
-XLA's CPU compiler has a fast convolution for one layout, channels last, and brings others into it only outside of
+XLA's CPU compiler has a fast convolution for one layout, channels last, and converts others to it only outside of
 loops. The gradient with respect to a kernel comes in another layout: inside of a loop it then runs 50 to 100 times
 slower (jax issue 12868). So the layout is changed here, where the step becomes a jaxpr, at no cost: these are the
 transpositions that the compiler would make outside of a loop.
@@ -23,7 +23,7 @@ def trace_once(function: Callable[..., Any], *arguments: Any, channels_last: boo
     Args:
       function: takes and returns pytrees of arrays.
       *arguments: arrays, tracers or their shapes.
-      channels_last: bring the convolutions into the CPU's layout.
+      channels_last: convert the convolutions to the CPU's layout.
 
     Returns:
       The function, which can be called any number of times without being traced again, and the shapes of its output.

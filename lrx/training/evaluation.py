@@ -59,7 +59,7 @@ class Evaluation:
         return f"Evaluation({name_of(self.function)}, {brief(self.arrays)})"
 
     def __call__(self, *state: Any) -> dict[str, jax.Array]:
-        """Return what `function` makes of `(params,)` or `(params, model_state)` and of the arrays."""
+        """Return the result of `function` for `(params,)` or `(params, model_state)` and the arrays."""
         if any(isinstance(x, np.ndarray) for x in jax.tree.leaves(self.arrays)):
             with jax.ensure_compile_time_eval():  # the first call may be in a trace
                 object.__setattr__(self, "arrays", jax.tree.map(jnp.asarray, self.arrays))

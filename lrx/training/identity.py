@@ -48,7 +48,7 @@ def run_identity(workload: Workload, tx: optax.GradientTransformation, **setting
         `data`: path to type, shape and checksum of each array;
         `params`, `model_state`, `opt_state`: path to type and shape of each array;
         `init`, `transform`, `loss_fn`, `tx.init`, `tx.update`: each a dict with a hash of the traced program and its
-          constants, and the `numbers` that stand in it, to name a difference by. The loss is traced with its gradient.
+          constants, and the `numbers` in it, by which a difference is named. The loss is traced with its gradient.
         `evaluate`: the same of the evaluation, whose results are kept. If it cannot be traced, or does more than
           compute, a hash of its code and of the data that it holds, with the version of Python that compiled it; None
           if there is no evaluation;
@@ -121,7 +121,7 @@ def optimizer_identity(tx: optax.GradientTransformation, params: Any) -> Identit
 def family_identity(
     make: Callable[..., optax.GradientTransformation], arguments: tuple[Any, ...], params: Any
 ) -> Identity:
-    """Return `tx.init` and `tx.update` of what a function makes of its arguments, for all values of these at once.
+    """Return `tx.init` and `tx.update` of what a function builds, for all values of its arguments at once.
 
     Args:
       make: maps the arguments, which are traced, to a transformation.
@@ -163,7 +163,7 @@ def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
 
     Args:
       there: the identity of the run that is found.
-      here: that of the run that is wanted.
+      here: that of the requested run.
     """
     told = _told_by_repr(there, here)
     found = []
@@ -246,7 +246,7 @@ def named_leaves(state: Any) -> list[tuple[str, Any]]:
 
 
 def as_json(run: Identity) -> Identity:
-    """Return what JSON makes of an identity: scalars of NumPy and JAX as numbers, tuples as lists."""
+    """Return an identity as JSON stores it: scalars of NumPy and JAX as numbers, tuples as lists."""
     values: Identity = json.loads(json.dumps(run, default=lambda value: np.asarray(value).item()))
     return values
 

@@ -1,4 +1,4 @@
-"""`train`: its arguments, and the run that it makes of them."""
+"""`train`: its arguments, and the run that it builds from them."""
 
 from __future__ import annotations
 
@@ -68,8 +68,8 @@ def train(
       checkpoint: folder of this run, created if it does not exist.
       checkpoint_every: interval of checkpoints, in the unit of `evaluate_every`; by default half a minute. The end of a
         run is always kept.
-      keep: number of newest checkpoints to keep; or a list of steps whose checkpoints are made and kept for good,
-        beside the newest three, so that several runs can branch from there.
+      keep: number of newest checkpoints to keep; or a list of steps whose checkpoints are written and kept permanently,
+        besides the newest three, so that several runs can branch from there.
       resume: continue from the newest checkpoint of the folder, bit for bit as if the run had not stopped. A complete
         run returns its history without training, and a longer `epochs` or `steps` extends it. With False the folder
         must hold no run. A line on stderr and `history.resumed_at` say where the run was resumed.

@@ -204,7 +204,7 @@ class RunFamily:
 
         Args:
           names: names of the hyperparameters.
-          channels_last: bring convolutions into the layout that is fast in loops on a CPU.
+          channels_last: convert convolutions to the layout that is fast in loops on a CPU.
         """
         from lrx.training.convolutions import trace_once, work_of  # loads jax.extend
 

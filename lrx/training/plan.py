@@ -202,7 +202,7 @@ class Plan:
         return jax.device_put(jax.tree.map(lambda x: x[:, places], runs), self._places.along(1))
 
     def bytes_needed(self) -> float:
-        """Return how much memory the program needs beside the data, 0 if the device does not say."""
+        """Return how much memory the program needs besides the data, 0 if the device does not say."""
         memory = self._advance.memory_analysis()
         if memory is None:
             return 0.0

@@ -1,6 +1,6 @@
 """The compiled half of a run: the initial state, and a segment of any number of steps.
 
-A segment runs a *dynamic* number of steps, so one compilation serves segments of every length. That keeps a
+A segment runs a *dynamic* number of steps, so one compilation works for segments of every length. That keeps a
 run resumable bit for bit (the same machine code makes every step, however the segments are cut), ends the loop at the
 very step whose loss is not finite, and lets the host choose segments of about a second for progress and Ctrl-C.
 """

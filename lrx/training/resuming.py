@@ -79,7 +79,7 @@ class Resumed(NamedTuple):
 
 
 def compare(source: CheckpointFolder, step: int, identity: Identity, on_mismatch: str) -> Resumed:
-    """Compare a checkpoint with the run that is wanted, and note what differs from here on.
+    """Compare a checkpoint with the requested run, and note what differs from here on.
 
     Raises:
       OtherRunError: if it is another run and `on_mismatch` is "error".

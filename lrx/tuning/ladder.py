@@ -1,4 +1,4 @@
-"""The rates that a range test goes through."""
+"""The rates that a range test tries, one after the other."""
 
 from __future__ import annotations
 

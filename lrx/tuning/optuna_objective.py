@@ -33,7 +33,7 @@ def optuna_objective(
     """Build the objective that `optuna.Study.optimize` takes: it trains with a trial's hyperparameters and reports.
 
     The run is compiled once, for all trials. Several processes, on several machines, can work on one study if it has a
-    storage: each makes its own objective and calls `study.optimize`.
+    storage: each builds its own objective and calls `study.optimize`.
 
         study = optuna.create_study(
             study_name="cifar10", storage="sqlite:///study.db", load_if_exists=True,

@@ -81,7 +81,7 @@ class MethodRunner:
         Args:
           candidate: what to run; it is updated.
           length: length of the run, whose schedule ends there.
-          reusable: steps after which the state serves a longer run.
+          reusable: number of steps after which a longer run can reuse the state.
           seed: seed of the run.
           status: shows the steps.
           before: the steps that `status` has seen until now.
