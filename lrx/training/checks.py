@@ -12,7 +12,7 @@ import optax
 from lrx.direction import require_descent
 from lrx.training.equality import Same, UndecidedError, compile_once, key_of
 from lrx.training.identity import family_identity
-from lrx.training.programs import program_identity
+from lrx.training.program_hash import program_identity
 from lrx.training.step import require_pair
 from lrx.training.workload import Workload
 
@@ -60,14 +60,17 @@ def optimizer_key(
         return key_of(make)
     except UndecidedError:
         traced = family_identity(make, arguments, initial_shapes(workload)[0])
-    if None in traced.values():
-        return Same(object())  # equal to nothing
-    return tuple(program["digest"] for program in traced.values())
+    return tuple(map(_digest_key, traced.values()))
 
 
 def _traced_key(function: Callable[..., Any], *arguments: Any) -> Hashable:
-    traced = program_identity(function, *arguments)
-    return Same(object()) if traced is None else traced["digest"]  # what cannot be traced is equal to nothing
+    return _digest_key(program_identity(function, *arguments))
+
+
+def _digest_key(traced: dict[str, Any] | None) -> Hashable:
+    if traced is None or "calls_back" in traced:
+        return Same(object())  # equal to nothing
+    return traced["digest"]
 
 
 def initial_shapes(workload: Workload) -> tuple[Any, Any]:

@@ -21,7 +21,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from lrx.training.programs import Hashing, digest_of
+from lrx.training.program_hash import Hashing, digest_of
 
 PLAIN = (bool, int, float, complex, str, bytes, type(None), np.generic)
 CONTAINERS = (list, dict, set, collections.deque, np.ndarray)

@@ -40,7 +40,8 @@ _CONSTANT += (type(vars(collections.namedtuple("_", "x"))["x"]),)
 # Names by which code finds values that are not in its closure or globals.
 _UNSEEN = {"__import__", "compile", "eval", "exec", "getattr", "globals", "input", "locals", "open", "vars"}
 _UNSEEN |= {"__dict__", "environ", "getenv", "import_module"}
-_CHANGING_MODULES = {"datetime", "os", "random", "secrets", "time"}  # their functions return other values each time
+# Modules whose functions return other values each time.
+_CHANGING_MODULES = {"datetime", "numpy.random", "os", "random", "secrets", "time"}
 _CONTAINERS = (tuple, list, dict, set, frozenset, collections.deque)
 _JITTED = type(jax.jit(lambda: None))
 
@@ -161,11 +162,9 @@ class _Keys:
             return np.ndarray, value.dtype.str, value.shape, value.tobytes()
         if isinstance(value, Built) and value.factory is not None:
             return Same(value.factory), self.key(dict(value.arguments))
-        if isinstance(value, functools.partial):
+        if isinstance(value, functools.partial) and not vars(value):
             return functools.partial, self.key(value.func), self.key(value.args), self.key(value.keywords)
-        if isinstance(value, tuple | list | dict | set | frozenset | collections.deque) and getattr(
-            value, "__dict__", None
-        ):
+        if issubclass(type(value), _CONTAINERS) and getattr(value, "__dict__", None):
             raise UndecidedError  # a container with attributes beside its items
         if isinstance(value, tuple | list | collections.deque):
             return self._class_key(type(value)), *map(self.key, value)

@@ -10,8 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lrx.states import brief
+from lrx.brief import brief
 from lrx.training.batches import name_of, require_callable
+from lrx.training.equality import UndecidedError, compile_once, key_of
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -53,7 +54,7 @@ class Evaluation:
         require_callable("function", self.function, "(params, arrays) -> {name: scalar}")
         copies = jax.tree.map(lambda x: x if isinstance(x, jax.Array) else np.array(x), self.arrays)
         object.__setattr__(self, "arrays", copies)
-        object.__setattr__(self, "_compiled", jax.jit(self.function))
+        object.__setattr__(self, "_jitted", jax.jit(self.function))
 
     def __repr__(self) -> str:
         return f"Evaluation({name_of(self.function)}, {brief(self.arrays)})"
@@ -63,5 +64,18 @@ class Evaluation:
         if any(isinstance(x, np.ndarray) for x in jax.tree.leaves(self.arrays)):
             with jax.ensure_compile_time_eval():  # the first call may be in a trace
                 object.__setattr__(self, "arrays", jax.tree.map(jnp.asarray, self.arrays))
-        found: dict[str, jax.Array] = self._compiled(*state, self.arrays)  # type: ignore[attr-defined]
+        found: dict[str, jax.Array] = self._compile()(*state, self.arrays)
         return found
+
+    def _compile(self) -> Callable[..., dict[str, jax.Array]]:
+        """Return the compiled function, that of an equal function if there was one."""
+        try:
+            key_of(self.function)
+        except UndecidedError:
+            return self._jitted  # type: ignore[attr-defined]
+        return _jit(self.function)
+
+
+@compile_once(maxsize=16)
+def _jit(function: Callable[..., dict[str, jax.Array]]) -> Callable[..., dict[str, jax.Array]]:
+    return jax.jit(function)

@@ -24,7 +24,7 @@ import optax
 from lrx.extra_args import tolerant_update
 from lrx.training.batches import Batches
 from lrx.training.code import function_digest, may_act
-from lrx.training.programs import ADDRESS, program_identity
+from lrx.training.program_hash import ADDRESS, program_identity
 from lrx.training.stream import Stream
 from lrx.training.workload import Workload
 

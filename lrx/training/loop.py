@@ -16,7 +16,7 @@ from lrx.training.following import best_by
 from lrx.training.history import History
 from lrx.training.interrupt import ctrl_c
 from lrx.training.progress import reporter, require_progress
-from lrx.training.run import Plan, Run
+from lrx.training.run import Run, Settings
 from lrx.training.workload import Workload, require_workload
 
 
@@ -141,7 +141,7 @@ def train(
     require_workload(workload)
     _require_transformation(tx)
     total, unit = _length(epochs, steps, workload.batches.steps_per_epoch)
-    plan = Plan(
+    plan = Settings(
         total,
         _interval("evaluate_every", evaluate_every, unit) or workload.batches.steps_per_epoch,
         _interval("checkpoint_every", checkpoint_every, unit),

@@ -50,7 +50,9 @@ def program_of(workload: Workload, tx: optax.GradientTransformation, *, stop_on_
     return _PROGRAMS.find(key, lambda: _program(*parts))
 
 
-_PROGRAMS = Cache(maxsize=16)  # the data are not part of the key, so what is kept alive are functions
+_PROGRAMS = Cache(
+    maxsize=16
+)  # the data are not part of the key, so what is kept alive are functions and what they hold
 
 
 def _program(

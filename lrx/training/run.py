@@ -41,7 +41,7 @@ CHECKPOINT_SECONDS = 30.0  # between two checkpoints if `checkpoint_every` is no
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
+class Settings:
     """The steps at which the host acts."""
 
     total: int
@@ -74,7 +74,7 @@ class Run:
         workload: Workload,
         tx: optax.GradientTransformation,
         seed: int,
-        plan: Plan,
+        plan: Settings,
         folder: CheckpointFolder | None,
         init: Any,
     ) -> None:

@@ -6,6 +6,7 @@ import contextlib
 import itertools
 import queue
 import threading
+import types
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -81,7 +82,8 @@ class Stream(Batches):
         """
         while True:
             made = self.make_iterator()
-            if made is self.__dict__.get("_latest") and iter(made) is made:
+            begins_once = isinstance(made, types.GeneratorType) or type(made).__module__ in ("builtins", "itertools")
+            if made is self.__dict__.get("_latest") and begins_once and iter(made) is made:
                 raise ValueError(
                     f"make_iterator must return a new iterator at each call, got the same {type(made).__name__} again: "
                     "make it anew, lambda: iter(loader)."
@@ -149,6 +151,8 @@ class Feed:
         self._size = max(1, min(size, CHUNK_STEPS, total))
         self._end = first // self._size * self._size  # chunks begin at multiples of their size
         self._loaded: queue.Queue[Any] = queue.Queue(1)
+        self._taken = threading.Event()  # whether the chunk before has been taken, so that two are in memory at most
+        self._taken.set()
         # One thread asks all iterators; while it stacks a chunk, the one before trains. The process does not wait for
         # it, because an iterator may hang.
         self._loader = threading.Thread(target=self._load, args=(batches, self._end), name="lrx-stream", daemon=True)
@@ -162,6 +166,10 @@ class Feed:
                     return
                 next(minibatches)
             for first in range(start, self._total, self._size):
+                while not self._taken.wait(WAIT_SECONDS):
+                    if self._closed.is_set():
+                        return
+                self._taken.clear()
                 number = min(self._size, self._total - first)
                 chunk = batches.chunk(minibatches, number, self._size, self._closed.is_set)
                 if chunk is None:
@@ -188,6 +196,7 @@ class Feed:
                 return None
             if isinstance(loaded, BaseException):
                 raise loaded
+            self._taken.set()
             self._arrays = loaded
             self._end = min(self._end + self._size, self._total)
         return self._arrays, self._end

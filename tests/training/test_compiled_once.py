@@ -15,7 +15,7 @@ import pytest
 from tiers import first_tier_has
 
 import lrx
-from lrx.training import Batches, Workload
+from lrx.training import Batches, Evaluation, Workload
 from lrx.tuning import Method
 
 COMPILED = "/jax/core/compile/backend_compile_duration"
@@ -53,7 +53,10 @@ def line() -> Workload:
     def loss_fn(slope: jax.Array, batch: Any, key: jax.Array) -> jax.Array:
         return jnp.mean((slope * batch[0] - batch[1] + 0.01 * jax.random.normal(key)) ** 2)
 
-    return Workload.from_functions(loss_fn, lambda key: jax.random.normal(key), Batches((x, 3.0 * x), 16))
+    evaluate = Evaluation(lambda slope, held_out: {"error": jnp.mean((slope * held_out - 3.0 * held_out) ** 2)}, x)
+    return Workload.from_functions(
+        loss_fn, lambda key: jax.random.normal(key), Batches((x, 3.0 * x), 16), evaluate=evaluate
+    )
 
 
 def methods() -> dict[str, Method]:

@@ -119,7 +119,9 @@ def test_what_might_change_unseen_is_not_decided():
 
     table = Table(decay=0.1)
     table.scale = 2.0  # type: ignore[attr-defined]
-    held = (Holder(0.1), np.zeros(10_000), table, Wrapper(len, 2.0), settings)
+    partial = functools.partial(len)
+    partial.scale = 2.0  # type: ignore[attr-defined]
+    held = (Holder(0.1), np.zeros(10_000), table, partial, Wrapper(len, 2.0), settings)
     for function in (*map(by_closure, held), counting):
         with pytest.raises(UndecidedError):
             key_of(function)
@@ -201,6 +203,24 @@ def by_a_method(scale: float) -> Any:
     return MODEL.loss
 
 
+class Callback:
+    def __init__(self, scale: float) -> None:
+        self.scale = scale
+
+    def __call__(self, slope: Any) -> Any:
+        return np.float32(self.scale)
+
+
+def by_a_callback(scale: float) -> Any:
+    callback = Callback(scale)
+
+    def loss(slope: Any, x: Any, key: Any) -> Any:
+        host = jax.pure_callback(callback, jax.ShapeDtypeStruct((), jnp.float32), jax.lax.stop_gradient(slope))
+        return host * jnp.mean(slope * x)
+
+    return loss
+
+
 LARGE = np.ones(2**13)
 
 
@@ -214,7 +234,7 @@ def by_a_large_array(scale: float) -> Any:
 
 
 HIDDEN = [with_gradient_rule, with_derivative_rule, with_attribute, in_the_environment, in_a_module_of_a_package]
-HIDDEN += [by_getattr, imported, in_a_table_of_globals, by_a_method, by_a_large_array]
+HIDDEN += [by_getattr, imported, in_a_table_of_globals, by_a_method, by_a_large_array, by_a_callback]
 
 
 @pytest.mark.parametrize("make", HIDDEN, ids=lambda make: make.__name__)

@@ -21,7 +21,7 @@ import lrx
 from lrx.training import train
 from lrx.training.code import function_digest, may_act
 from lrx.training.identity import differences, optimizer_identity, run_identity
-from lrx.training.programs import program_identity
+from lrx.training.program_hash import program_identity
 
 PARAMS = {"w": jnp.zeros((3, 2)), "b": jnp.zeros(2)}
 

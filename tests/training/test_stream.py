@@ -217,3 +217,35 @@ def test_ctrl_c_does_not_wait_for_minibatches(tmp_path, monkeypatch):
     thread.join()
     assert time.monotonic() - began < 50
     assert stopped.value.history.loss.shape == (4,)
+
+
+def test_two_chunks_are_in_memory_at_most(monkeypatch):
+    monkeypatch.setattr(stream, "CHUNK_STEPS", 2)
+    read = []
+
+    def counted() -> Iterator[Any]:
+        for batch in itertools.cycle(minibatches()):
+            read.append(1)
+            yield batch
+
+    seen = []
+
+    def look(moment: Any) -> None:
+        time.sleep(0.2)
+        seen.append(len(read) - 1 - moment.step)  # the first minibatch is read once more, for its shapes
+
+    train(streamed(counted), ADAM, steps=8, callback=look, callback_every=2)
+    assert max(seen) <= 2
+
+
+def test_a_loader_that_begins_again_in_its_iter_is_taken():
+    class Loader:
+        def __iter__(self) -> Any:
+            self.rest = minibatches()
+            return self
+
+        def __next__(self) -> Any:
+            return next(self.rest)
+
+    loader = Loader()
+    assert_same(train(streamed(lambda: loader), ADAM, epochs=2), train(STACKED, ADAM, epochs=2))

@@ -19,7 +19,8 @@ _UNIMPORTANT = {"name", "debug_info", "ctx_mesh", "in_layouts", "out_layouts", "
 def program_identity(function: Callable[..., Any], *arguments: Any) -> dict[str, Any] | None:
     """Return a hash of what a function computes at these shapes, and the numbers in it; None if it cannot be traced.
 
-    The names of its results are part of what it computes.
+    The names of its results are part of what it computes. With `calls_back` it calls functions of the host, of which
+    the hash knows the names alone.
     """
     try:
         program, results = jax.make_jaxpr(function, return_shape=True)(*arguments)
@@ -29,7 +30,8 @@ def program_identity(function: Callable[..., Any], *arguments: Any) -> dict[str,
     names = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(results)]
     digest = digest_of("\0".join([hashing.program(program), *names]).encode())
     numbers = sorted(hashing.numbers, key=lambda text: (text == "nan", float(text)))
-    return {"digest": digest, "numbers": numbers[:MOST_NUMBERS]}
+    found = {"digest": digest, "numbers": numbers[:MOST_NUMBERS]}
+    return found | {"calls_back": True} if hashing.calls_back else found
 
 
 class Hashing:
@@ -37,6 +39,7 @@ class Hashing:
 
     def __init__(self) -> None:
         self.numbers: set[str] = set()
+        self.calls_back = False  # whether a program calls functions of the host, of which the name alone is hashed
         self._known: dict[int, str] = {}  # by identity, since an inner program is often called many times
         self._kept: list[Any] = []  # so that identities stay unique
 
@@ -60,6 +63,7 @@ class Hashing:
         feed("inputs", *map(atom, [*inner.constvars, *inner.invars]))
         for equation in inner.eqns:
             parameters = sorted((k, v) for k, v in equation.params.items() if k not in _UNIMPORTANT)
+            self.calls_back |= "callback" in equation.primitive.name
             feed(equation.primitive.name, *(f"{k}={self.value(v)}" for k, v in parameters))
             feed("in", *map(atom, equation.invars))
             feed("out", *map(atom, equation.outvars))
