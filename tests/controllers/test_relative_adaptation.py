@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from units import (
     NAN,
     Case,
@@ -86,6 +87,7 @@ def test_relative_adaptation_forgets_one_loss_far_out() -> None:
     assert float(mean.weighted_sum / mean.weight) < 1.1
 
 
+@pytest.mark.slow
 def test_relative_adaptation_needs_no_rate_to_start_from() -> None:
     """Check that starting rates of 1e-6 to 1 end within two points of accuracy, on digits with gradient descent."""
     digits = lrx.workloads.datasets.load("digits")

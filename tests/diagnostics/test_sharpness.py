@@ -66,6 +66,7 @@ def test_more_iterations_come_closer_from_below():
     assert most == pytest.approx(1, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_sharpness_of_a_tree_is_that_of_the_whole_hessian():
     batch = jax.random.normal(jax.random.key(0), (20, 3)), jax.random.normal(jax.random.key(1), (20,))
 

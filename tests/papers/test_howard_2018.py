@@ -61,6 +61,7 @@ def made_up() -> Result:
     )
 
 
+@pytest.mark.slow
 def test_the_finder_has_the_defaults_of_fastai() -> None:
     assert howard_2018.FINDER == {"min_rate": 1e-7, "max_rate": 10.0, "num_steps": 100, "extend": False}
     found = lrx.range_test(howard_2018.quadratic(0.0), tx=lrx.sgd, **howard_2018.FINDER)
@@ -76,6 +77,7 @@ def test_grids_are_spaced_evenly_and_contain_their_ends() -> None:
             assert 0.3 < steps[0] < 0.51  # a third or half of a decade
 
 
+@pytest.mark.slow
 def test_tasks_are_those_of_the_text() -> None:
     workload = howard_2018.make(howard_2018.DIGITS[0], JOB)
     shapes = {name: layer["kernel"].shape for name, layer in workload.init(jax.random.key(0))[0].items()}

@@ -97,6 +97,7 @@ def test_restarts_fall_on_the_exact_step(period, mult, step):
     np.testing.assert_allclose(by_argument, [before, at, after], rtol=1e-6)
 
 
+@pytest.mark.slow
 @given(st.integers(1, 10**6), mults, st.lists(st.integers(0, 10**6), min_size=3, max_size=3))
 def test_cosine_restarts_is_exact_at_any_restart(period, mult, places):
     counts = near_restarts(period, mult, places)

@@ -26,6 +26,7 @@ INT32_MAX = 2**31 - 1
 points = st.dictionaries(st.integers(0, INT32_MAX), st.floats(1e-6, 10.0), min_size=1, max_size=6)
 
 
+@pytest.mark.slow
 @given(points, st.sampled_from(["linear", "cosine"]), st.lists(st.integers(0, INT32_MAX), min_size=4))
 def test_interpolate_is_exact_through_any_points(points, kind, others):
     points = dict(sorted(points.items()))

@@ -125,6 +125,7 @@ def test_checkpoints_that_are_not_there_are_named(tmp_path):
 # --- init
 
 
+@pytest.mark.slow
 def test_a_run_begins_from_a_history_with_clipping_and_a_controller(capsys):
     first = train(line(), lrx.adam(lrx.linear_decay(0.1, 40)), steps=20)
     assert capsys.readouterr().err == ""
@@ -162,6 +163,7 @@ def test_a_run_begins_from_parts_or_parameters():
     np.testing.assert_array_equal(train(line(), STABLE, steps=4, init=best).loss, alone.loss)
 
 
+@pytest.mark.slow
 def test_what_an_early_stopping_keeps_begins_at_what_was_given():
     first = train(line(), STABLE, steps=10)
     tx = lrx.adam(0.05 * lrx.early_stopping(patience=100))

@@ -80,6 +80,7 @@ def test_the_state_cannot_be_read_after_the_call():
         _ = moments[-1].params
 
 
+@pytest.mark.slow
 def test_a_callback_changes_the_rate_of_a_running_job():
     def lower(moment):
         if moment.step == 6:

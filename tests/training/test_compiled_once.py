@@ -90,6 +90,7 @@ def test_a_second_equal_call_compiles_nothing(tool, counter):
     assert set(counter.names(TRACED)) <= LOOKS
 
 
+@pytest.mark.slow
 def test_another_constant_in_the_factory_compiles_again(counter):
     def swept(momentum: float) -> Any:
         return lrx.sweep(

@@ -76,6 +76,7 @@ def test_the_best_of_the_training_loss_is_where_it_was_measured():
     assert train(_line(), lrx.sgd(0.1), steps=1).best is None
 
 
+@pytest.mark.slow
 def test_the_best_survives_an_interruption(tmp_path):
     def make():
         return lrx.sgd(lrx.interpolate({0: 0.1, 10: 0.1, 11: 3.0}) * lrx.early_stopping(patience=50))
@@ -168,6 +169,7 @@ def test_observe_names_what_is_evaluated():
         train(_line(lambda params: {"loss": 1.0}), tx, epochs=2, feedback_metric="los")
 
 
+@pytest.mark.slow
 def test_a_run_that_is_extended_has_observed_what_the_longer_one_observes(tmp_path):
     def evaluate(params):
         return {"loss": (params["slope"] - 3.0) ** 2}
@@ -213,6 +215,7 @@ def _observed(**arguments):
     return lrx.reduce_on_plateau(feedback="observed", **arguments), lrx.early_stopping(patience=50, feedback="observed")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("wrap", [lambda tx: tx, lrx.rollback_on_divergence], ids=["plain", "rolled back"])
 def test_a_product_of_controllers_trains(wrap):
     plateau, stopping = _observed(factor=0.5, patience=0, rtol=0.9)
@@ -222,6 +225,7 @@ def test_a_product_of_controllers_trains(wrap):
     assert history.best is not None
 
 
+@pytest.mark.slow
 def test_all_controllers_at_once_observe_within_a_rollback_that_observes_too():
     observed = [
         make(feedback="observed")

@@ -72,6 +72,7 @@ def test_without_shuffling_batches_come_in_order():
     np.testing.assert_array_equal(history.model_state["seen"], [2] * 9 + [0])
 
 
+@pytest.mark.slow
 def test_line_searches_get_what_they_need():
     def loss_fn(w: jax.Array, x: jax.Array, key: jax.Array) -> jax.Array:
         return jnp.mean((x @ w - jnp.sum(x, axis=1)) ** 2)

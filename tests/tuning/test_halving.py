@@ -82,6 +82,7 @@ def test_rungs_are_those_of_the_paper() -> None:
     assert [rows[0] for rows in table.values()] == [(81, 1), (34, 3), (15, 9), (8, 27), (5, 81)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fail_at", [2, 3])
 def test_an_interrupted_search_loses_at_most_a_rung(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fail_at: int

@@ -299,6 +299,7 @@ def test_a_negative_loss_is_followed_all_the_same() -> None:
     assert shifted.suggestions["steepest"] is not None
 
 
+@pytest.mark.slow
 def test_the_losses_are_those_of_a_training_run() -> None:
     found = lrx.range_test(NOISY_LINE, lrx.adam, max_rate=0.01, num_steps=40, seeds=[3])
     history = train(NOISY_LINE, lrx.adam(lrx.tabulated(found.rates)), steps=40, seed=3)

@@ -98,6 +98,7 @@ def test_chunks_change_nothing_and_are_bounded_by_memory(monkeypatch: pytest.Mon
     np.testing.assert_allclose(small.losses, whole.losses, rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_both_strategies_are_measured_and_the_faster_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (swept(execution=Execution("auto")).strategy, swept(execution=Execution("auto")).seconds) == ("vmap", {})
     monkeypatch.setattr(plans, "SMALL_WORK", 0.0)

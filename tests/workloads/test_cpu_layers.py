@@ -36,6 +36,7 @@ def test_convolutions_have_the_values_and_gradients_of_lax(n, size, kernel_size,
         np.testing.assert_allclose(kernel_gradient(stride, x, kernel, dy), pullback(dy)[1], rtol=1e-4, atol=3e-5)
 
 
+@pytest.mark.slow
 def test_batch_norm_equals_flax_in_values_statistics_and_gradients():
     ours, flax = BatchNorm(5, rngs=nnx.Rngs(0)), nnx.BatchNorm(5, momentum=0.9, epsilon=1e-5, rngs=nnx.Rngs(0))
     for norm in (ours, flax):

@@ -28,6 +28,7 @@ def test_pixels_have_zero_mean_and_unit_variance_over_all_images():
     np.testing.assert_allclose(found, expected[:20], atol=1e-10)
 
 
+@pytest.mark.slow
 def test_initial_values_are_uniform_within_one_over_the_root_of_the_inputs():
     workload = make_full_batch_workload(np.ones((50, 30)), np.zeros(50, np.int32))
     params, _ = jax.jit(workload.init)(jax.random.key(0))

@@ -108,6 +108,7 @@ def test_parameters_are_nested_dicts_and_loss_is_the_mean_cross_entropy(model):
     np.testing.assert_allclose(loss, -log_probabilities[np.arange(40), batch[1]].mean(), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_running_statistics_move_a_tenth_of_the_way_to_the_batch():
     workload = dataset_workload(small_dataset(), "resnet8", batch_size=40)
     params, model_state = jax.jit(workload.init)(jax.random.key(0))

@@ -36,6 +36,7 @@ def test_models_of_smaller_widths():
     assert number == 25 * (3 * 8 + 8 * 8 + 8 * 16) + 32 + 4 * 4 * 16 * 10 + 10
 
 
+@pytest.mark.slow
 def test_initial_weights_have_the_published_standard_deviations():
     caffe = CaffeNet((32, 32, 3), 10, rngs=nnx.Rngs(0))
     for layer, std in [(caffe.conv1, 1e-4), (caffe.conv2, 0.01), (caffe.conv3, 0.01), (caffe.output, 0.01)]:
@@ -46,6 +47,7 @@ def test_initial_weights_have_the_published_standard_deviations():
     np.testing.assert_allclose(np.std(block.conv2.kernel[...]), np.sqrt(2 / (9 * 64)), rtol=0.05)
 
 
+@pytest.mark.slow
 def test_perceptron_draws_its_initial_values_from_the_fan_in_it_is_told():
     def initial(key, fan_in, shape):
         return fan_in + jax.random.uniform(key, shape)

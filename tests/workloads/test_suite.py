@@ -38,6 +38,7 @@ def test_every_task_is_learnt_within_a_fifth_of_its_run(name: str) -> None:
     assert np.all(np.isfinite(history.loss))
 
 
+@pytest.mark.slow
 def test_the_transformer_looks_at_nothing_that_comes_later() -> None:
     @jax.jit
     def logits(codes: jax.Array) -> jax.Array:
@@ -82,6 +83,7 @@ def test_least_squares_has_the_condition_number_and_the_noise_that_it_says() -> 
     assert float(best["loss"]) == pytest.approx(0.1**2 / 2, rel=0.1)
 
 
+@pytest.mark.slow
 def test_sparse_examples_have_the_features_that_they_say_and_labels_that_can_be_told() -> None:
     workload = make_sparse_workload(num_features=50, active=5, num_train=4000, num_test=1000)
     places, labels = (np.asarray(part) for part in workload.batches.arrays)

@@ -30,6 +30,7 @@ def require_run_of_train(record: RunRecord) -> None:
     np.testing.assert_allclose(record.value, error, rtol=2e-3, atol=1e-6, err_msg=str(record))
 
 
+@pytest.mark.slow
 def test_runs_with_a_reused_part_a_variant_and_a_diverged_run_are_those_of_train(found: Selection) -> None:
     last = {record.method: record for record in found.records}
     reused = [record for record in found.records if 0 < record.steps_paid < record.steps]

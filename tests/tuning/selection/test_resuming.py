@@ -68,6 +68,7 @@ def test_the_numbers_of_numpy_are_kept_as_those_of_python(tmp_path: Path) -> Non
     assert first.records == again.records
 
 
+@pytest.mark.slow
 def test_another_selection_in_the_folder_is_refused(tmp_path: Path) -> None:
     few = {"constant": SMALL["constant"]}
     chosen(portfolio=few, checkpoint=tmp_path / "kept")
