@@ -24,7 +24,7 @@ pytestmark = [
 
 @pytest.fixture(scope="module", params=list(baydin_2018.WIDTHS))
 def baydin(request: pytest.FixtureRequest) -> tuple[str, Workload]:
-    return request.param, baydin_2018.build("mnist", None, baydin_2018.WIDTHS[request.param])
+    return request.param, baydin_2018.workload_of("mnist", None, baydin_2018.WIDTHS[request.param])
 
 
 @pytest.mark.parametrize("name", list(baydin_2018.METHODS))
@@ -45,7 +45,7 @@ def test_hypergradient_descent_reaches_the_published_losses(baydin: tuple[str, W
 
 
 def test_cocob_reaches_the_published_log() -> None:
-    workload = orabona_2017.build("mnist", None, (1000, 1000))
+    workload = orabona_2017.workload_of("mnist", None, (1000, 1000))
     found = train(workload, lrx.cocob(), epochs=2).evaluations
     cost, error = orabona_2017.PUBLISHED[1]
     assert found["training_loss"][0] <= cost  # well below, so that the paper's own claim fails
