@@ -150,6 +150,13 @@ def refuse_flags(factory: Callable[..., Any], name: str) -> list[Refusal]:
     return refuse(factory, name, (1, None, "yes"), TypeError, r"must be True or False, got {0}=")
 
 
+def refuse_moment_dtypes(factory: Callable[..., Any]) -> list[Refusal]:
+    """Refuse types in which moments cannot be kept."""
+    types = ("int32", "float8_e4m3fn", "complex64", "nonsense", 3)
+    message = "must be a floating-point type of at least 16 bits, got {0}="
+    return refuse(factory, "moment_dtype", types, ValueError, message)
+
+
 def refuse_words(factory: Callable[..., Any], name: str) -> list[Refusal]:
     """Refuse what is not one of the known words."""
     return refuse(factory, name, ("nonsense", None, 1), ValueError, r"must be one of '.*got {0}=")

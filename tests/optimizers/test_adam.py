@@ -13,9 +13,9 @@ from units import (
     EPS,
     RATES,
     Case,
-    refuse,
     refuse_fractions,
     refuse_learning_rates,
+    refuse_moment_dtypes,
     refuse_rates,
 )
 
@@ -253,20 +253,8 @@ REFUSED = [
     *refuse_rates(lrx.scale_by_adam, "eps"),
     *refuse_rates(lrx.adam, "eps_root"),
     *refuse_rates(lrx.scale_by_adam, "eps_root"),
-    *refuse(
-        lrx.adam,
-        "moment_dtype",
-        ("int32", "float8_e4m3fn", "complex64", "nonsense", 3),
-        ValueError,
-        "must be a floating-point type of at least 16 bits, got {0}=",
-    ),
-    *refuse(
-        lrx.scale_by_adam,
-        "moment_dtype",
-        ("int32", "float8_e4m3fn", "complex64", "nonsense", 3),
-        ValueError,
-        "must be a floating-point type of at least 16 bits, got {0}=",
-    ),
+    *refuse_moment_dtypes(lrx.adam),
+    *refuse_moment_dtypes(lrx.scale_by_adam),
 ]
 
 

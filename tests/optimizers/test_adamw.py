@@ -14,9 +14,9 @@ from units import (
     FOLLOWING_FEEDBACK,
     RATES,
     Case,
-    refuse,
     refuse_fractions,
     refuse_learning_rates,
+    refuse_moment_dtypes,
     refuse_rates,
     refuse_words,
 )
@@ -238,13 +238,7 @@ CASES = {
 
 REFUSED = [
     *refuse_rates(lrx.adamw, "eps_root"),
-    *refuse(
-        lrx.adamw,
-        "moment_dtype",
-        ("int32", "float8_e4m3fn", "complex64", "nonsense", 3),
-        ValueError,
-        "must be a floating-point type of at least 16 bits, got {0}=",
-    ),
+    *refuse_moment_dtypes(lrx.adamw),
     *refuse_learning_rates(lrx.adamw),
     *refuse_fractions(lrx.adamw, "b1", "[0, 1)", (-0.1, 1.0)),
     *refuse_fractions(lrx.adamw, "b2", "[0, 1)", (-0.1, 1.0)),

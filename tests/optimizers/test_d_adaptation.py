@@ -18,6 +18,7 @@ from units import (
     refuse_flags,
     refuse_fractions,
     refuse_learning_rates,
+    refuse_moment_dtypes,
     refuse_rates,
 )
 
@@ -64,13 +65,7 @@ CASES = {
 
 
 REFUSED = [
-    *refuse(
-        lrx.d_adaptation,
-        "moment_dtype",
-        ("int32", "float8_e4m3fn", "complex64", "nonsense", 3),
-        ValueError,
-        "must be a floating-point type of at least 16 bits, got {0}=",
-    ),
+    *refuse_moment_dtypes(lrx.d_adaptation),
     *refuse_learning_rates(lrx.d_adaptation),
     *refuse_rates(lrx.d_adaptation, "eps"),
     *refuse_rates(lrx.d_adaptation, "weight_decay"),

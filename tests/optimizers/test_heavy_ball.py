@@ -12,10 +12,10 @@ from units import (
     DECAYS,
     RATES,
     Case,
-    refuse,
     refuse_flags,
     refuse_fractions,
     refuse_learning_rates,
+    refuse_moment_dtypes,
 )
 
 import lrx
@@ -146,13 +146,7 @@ REFUSED = [
     *refuse_learning_rates(lrx.heavy_ball),
     *refuse_fractions(lrx.heavy_ball, "momentum", "[0, 1)", (-0.1, 1.0)),
     *refuse_flags(lrx.heavy_ball, "momentum_correction"),
-    *refuse(
-        lrx.heavy_ball,
-        "moment_dtype",
-        ("int32", "float8_e4m3fn", "complex64", "nonsense", 3),
-        ValueError,
-        "must be a floating-point type of at least 16 bits, got {0}=",
-    ),
+    *refuse_moment_dtypes(lrx.heavy_ball),
 ]
 
 

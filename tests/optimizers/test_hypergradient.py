@@ -14,10 +14,10 @@ from units import (
     EPS,
     RATES,
     Case,
-    refuse,
     refuse_flags,
     refuse_fractions,
     refuse_learning_rates,
+    refuse_moment_dtypes,
     refuse_rates,
 )
 
@@ -80,13 +80,7 @@ CASES = {
 
 REFUSED = [
     *refuse_rates(lrx.hypergradient_adam, "eps_root"),
-    *refuse(
-        lrx.hypergradient_adam,
-        "moment_dtype",
-        ("int32", "float8_e4m3fn", "complex64", "nonsense", 3),
-        ValueError,
-        "must be a floating-point type of at least 16 bits, got {0}=",
-    ),
+    *refuse_moment_dtypes(lrx.hypergradient_adam),
     *refuse_learning_rates(lrx.hypergradient_sgd),
     *refuse_learning_rates(lrx.hypergradient_adam),
     *refuse_rates(lrx.hypergradient_sgd, "hyper_rate"),

@@ -16,6 +16,7 @@ from units import (
     refuse_flags,
     refuse_fractions,
     refuse_learning_rates,
+    refuse_moment_dtypes,
     refuse_rates,
     refuse_words,
 )
@@ -101,20 +102,8 @@ CASES = {
 
 
 REFUSED = [
-    *refuse(
-        lrx.momo,
-        "moment_dtype",
-        ("int32", "float8_e4m3fn", "complex64", "nonsense", 3),
-        ValueError,
-        "must be a floating-point type of at least 16 bits, got {0}=",
-    ),
-    *refuse(
-        lrx.momo_adam,
-        "moment_dtype",
-        ("int32", "float8_e4m3fn", "complex64", "nonsense", 3),
-        ValueError,
-        "must be a floating-point type of at least 16 bits, got {0}=",
-    ),
+    *refuse_moment_dtypes(lrx.momo),
+    *refuse_moment_dtypes(lrx.momo_adam),
     *refuse_learning_rates(lrx.momo),
     *refuse_learning_rates(lrx.momo_adam),
     *refuse_rates(lrx.momo, "weight_decay"),

@@ -12,9 +12,9 @@ from units import (
     DECAYS,
     RATES,
     Case,
-    refuse,
     refuse_fractions,
     refuse_learning_rates,
+    refuse_moment_dtypes,
 )
 
 import lrx
@@ -163,13 +163,7 @@ CASES = {
 REFUSED = [
     *refuse_learning_rates(lrx.nesterov),
     *refuse_fractions(lrx.nesterov, "momentum", "[0, 1)", (-0.1, 1.0)),
-    *refuse(
-        lrx.nesterov,
-        "moment_dtype",
-        ("int32", "float8_e4m3fn", "complex64", "nonsense", 3),
-        ValueError,
-        "must be a floating-point type of at least 16 bits, got {0}=",
-    ),
+    *refuse_moment_dtypes(lrx.nesterov),
 ]
 
 

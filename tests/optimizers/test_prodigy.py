@@ -20,6 +20,7 @@ from units import (
     refuse_flags,
     refuse_fractions,
     refuse_learning_rates,
+    refuse_moment_dtypes,
     refuse_rates,
 )
 
@@ -80,13 +81,7 @@ CASES = {
 
 
 REFUSED = [
-    *refuse(
-        lrx.prodigy,
-        "moment_dtype",
-        ("int32", "float8_e4m3fn", "complex64", "nonsense", 3),
-        ValueError,
-        "must be a floating-point type of at least 16 bits, got {0}=",
-    ),
+    *refuse_moment_dtypes(lrx.prodigy),
     *refuse_learning_rates(lrx.prodigy),
     *refuse_rates(lrx.prodigy, "eps"),
     *refuse_rates(lrx.prodigy, "weight_decay"),

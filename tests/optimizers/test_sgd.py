@@ -12,10 +12,10 @@ from units import (
     DECAYS,
     RATES,
     Case,
-    refuse,
     refuse_flags,
     refuse_fractions,
     refuse_learning_rates,
+    refuse_moment_dtypes,
 )
 
 import lrx
@@ -151,20 +151,8 @@ REFUSED = [
     (lrx.sgd, {"nesterov": True}, ValueError, "^nesterov needs momentum, got nesterov=True, momentum=None"),
     *refuse_fractions(lrx.scale_by_momentum, "momentum", "[0, 1)", (-0.1, 1.0)),
     *refuse_flags(lrx.scale_by_momentum, "nesterov"),
-    *refuse(
-        lrx.sgd,
-        "moment_dtype",
-        ("int32", "float8_e4m3fn", "complex64", "nonsense", 3),
-        ValueError,
-        "must be a floating-point type of at least 16 bits, got {0}=",
-    ),
-    *refuse(
-        lrx.scale_by_momentum,
-        "moment_dtype",
-        ("int32", "float8_e4m3fn", "complex64", "nonsense", 3),
-        ValueError,
-        "must be a floating-point type of at least 16 bits, got {0}=",
-    ),
+    *refuse_moment_dtypes(lrx.sgd),
+    *refuse_moment_dtypes(lrx.scale_by_momentum),
 ]
 
 
