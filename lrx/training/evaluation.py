@@ -12,7 +12,7 @@ import numpy as np
 
 from lrx.brief import brief
 from lrx.training.batches import name_of, require_callable
-from lrx.training.equality import UndecidedError, compile_once, key_of
+from lrx.training.equality import Cache, UndecidedError, key_of
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -69,13 +69,13 @@ class Evaluation:
 
     def _compile(self) -> Callable[..., dict[str, jax.Array]]:
         """Return the compiled function, that of an equal function if there was one."""
+        function = self.function
         try:
-            key_of(self.function)
+            key = key_of(function)
         except UndecidedError:
             return self._jitted  # type: ignore[attr-defined]
-        return _jit(self.function)
+        # A new function, since JAX keeps the traces of a function, and a global that it names may have changed.
+        return _COMPILED.find(key, lambda: jax.jit(lambda *arguments: function(*arguments)))
 
 
-@compile_once(maxsize=16)
-def _jit(function: Callable[..., dict[str, jax.Array]]) -> Callable[..., dict[str, jax.Array]]:
-    return jax.jit(function)
+_COMPILED = Cache(maxsize=16)

@@ -74,3 +74,13 @@ def test_it_prints_in_a_line_and_refuses_what_is_not_a_function():
     assert repr(Evaluation(loss_fn, held_out())) == "Evaluation(loss_fn, (float32[6], float32[6]))"
     with pytest.raises(TypeError, match=r"function must be a function \(params, arrays\) -> .*, got function=3"):
         Evaluation(3, held_out())
+
+
+SCALE = 1.0
+
+
+def test_a_global_that_is_changed_is_not_missed(monkeypatch):
+    evaluate = Evaluation(lambda slope, x: {"error": SCALE * jnp.mean(slope * x)}, jnp.ones(2))
+    assert float(evaluate(jnp.float32(1.0))["error"]) == 1.0
+    monkeypatch.setitem(globals(), "SCALE", 2.0)
+    assert float(evaluate(jnp.float32(1.0))["error"]) == 2.0
