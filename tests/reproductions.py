@@ -25,12 +25,12 @@ GALLERY = Path(__file__).parents[1] / "examples/gallery"
 
 def published(name: str, scale: str = "cpu") -> Result:
     """The result in the gallery."""
-    return papers.load(GALLERY / name / scale / "result.json")
+    return papers.load_result(GALLERY / name / scale / "result.json")
 
 
 def failing(result: Result, change: Callable[[dict[str, Any]], None] = lambda curves: None) -> list[int]:
     """The places of the claims that fail once the curves are changed; without a change, as they are."""
     curves = json.loads(json.dumps(result.curves))
     change(curves)
-    claims = papers.paper(result.name).claims(Result(**{**vars(result), "curves": curves}))
+    claims = papers.load(result.name).claims(Result(**{**vars(result), "curves": curves}))
     return [place for place, claim in enumerate(claims) if not claim.holds]

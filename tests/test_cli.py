@@ -368,7 +368,7 @@ def test_a_figure_is_drawn_again_from_results(tmp_path, monkeypatch):
     assert done.returncode == 0, done.stderr
     assert sorted(written(done)) == ["accuracy.png", "range_test.png"]
     assert "holds" in done.stdout
-    assert papers.load(tmp_path / "result.json").scale == "demo"
+    assert papers.load_result(tmp_path / "result.json").scale == "demo"
 
 
 def test_papers_lists_every_paper_and_scale(here):

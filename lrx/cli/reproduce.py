@@ -52,11 +52,11 @@ def reproduce(
         reproduce_all(papers.available(), scale, data_dir, folder, seeds, from_results, fresh)
         return
     assert paper is not None
-    chosen = papers.paper(paper)
+    chosen = papers.load(paper)
     if folder is not None:
         require_folder(folder)
     if from_results is not None:
-        result = papers.load(from_results)
+        result = papers.load_result(from_results)
         if result.name != paper:
             refuse(f"--from-results must hold a result of {paper}, got one of {result.name}: name that paper instead.")
         folder = folder or from_results.parent
@@ -81,7 +81,7 @@ def measure(
     fresh: bool,
 ) -> Result:
     """Reproduce one paper and save its result; the arguments are the options of the command."""
-    from lrx.papers import load
+    from lrx.papers import load_result
 
     size = chosen.scales[scale]
     out.print(f"{chosen.authors} {chosen.year}, {chosen.title}", markup=False)
@@ -99,7 +99,7 @@ def measure(
     )
     path = result.save(folder / "result.json")
     print_written(path)
-    return load(path)  # figures and verdicts are those of the saved numbers
+    return load_result(path)  # figures and verdicts are those of the saved numbers
 
 
 def require_scale(chosen: Iterable[Paper], scale: str) -> None:

@@ -1,7 +1,8 @@
 """Papers whose convergence plots are reproduced and whose claims are checked, one paper a file."""
 
-from lrx.papers.registry import available, names, paper
+from lrx.papers.registry import available, load, names
 from lrx.papers.reproduction import Claim, Paper, Scale
-from lrx.records import Result, load
+from lrx.records import Result
+from lrx.records import load as load_result
 
-__all__ = ["Claim", "Paper", "Result", "Scale", "available", "load", "names", "paper"]
+__all__ = ["Claim", "Paper", "Result", "Scale", "available", "load", "load_result", "names"]

@@ -21,7 +21,7 @@ def names() -> list[str]:
     return sorted(found, key=lambda name: (name[-4:], name))
 
 
-def paper(name: str) -> Paper:
+def load(name: str) -> Paper:
     """Return a paper by its name.
 
     Raises:
@@ -33,4 +33,4 @@ def paper(name: str) -> Paper:
 
 def available() -> dict[str, Paper]:
     """Return every paper in this folder by its name, the oldest first."""
-    return {name: paper(name) for name in names()}
+    return {name: load(name) for name in names()}

@@ -9,8 +9,7 @@ from matplotlib.legend import Legend
 import lrx
 from lrx.benchmarks import robustness
 from lrx.benchmarks import robustness_report as report
-from lrx.papers import load
-from lrx.records import Result
+from lrx.records import Result, load
 
 GALLERY = pathlib.Path(__file__).parents[2] / "examples/gallery/robustness"
 

@@ -14,8 +14,7 @@ from tuning.line import line
 
 import lrx
 from lrx.benchmarks import available, select
-from lrx.papers import load
-from lrx.records import Result
+from lrx.records import Result, load
 from lrx.tuning import Method
 from lrx.workloads.suite import Task
 

@@ -32,7 +32,7 @@ def tiny_run_of(name: str) -> Tiny:
 def test_a_few_steps_leave_a_result_that_draws_its_figures(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    paper, tiny = papers.paper(name), tiny_run_of(name)
+    paper, tiny = papers.load(name), tiny_run_of(name)
     if tiny.data in ("mnist", "cifar10") and not os.environ.get("LRX_DATA_DIR"):
         pytest.skip("LRX_DATA_DIR names no folder with the real data")
     module = __import__(f"lrx.papers.{name}", fromlist=[name])
@@ -40,7 +40,7 @@ def test_a_few_steps_leave_a_result_that_draws_its_figures(
     for constant, value in tiny.constants.items():
         monkeypatch.setattr(module, constant, value)
     run = paper.run("demo", data=tiny.data or None, seeds=(0, 1), checkpoints=tmp_path / "checkpoints")
-    result = papers.load(run.save(tmp_path / "result.json"))
+    result = papers.load_result(run.save(tmp_path / "result.json"))
     assert result.seeds == [0, 1]
     claims = paper.claims(result)
     assert claims

@@ -216,7 +216,7 @@ def test_paper_scale_is_the_papers():
 
 
 def test_figures_follow_from_the_saved_numbers(tmp_path):
-    loaded = papers.load(made_up().save(tmp_path / "result.json"))
+    loaded = papers.load_result(made_up().save(tmp_path / "result.json"))
     figures = kingma_2015.plot(loaded)
     assert set(figures) == {"training", "bias_correction", "steps"}
     assert len(figures["bias_correction"].axes) == 6

@@ -20,7 +20,7 @@ TINY = Tiny(nesterov_1983.SCALES["demo"].size, holds=True)
 @pytest.mark.slow
 def test_every_verdict_on_the_bounds_can_fail(tmp_path: Path) -> None:
     run = nesterov_1983.PAPER.run("demo", seeds=(0, 1))  # the only scale at which a transcription is compared
-    result = papers.load(run.save(tmp_path / "result.json"))
+    result = papers.load_result(run.save(tmp_path / "result.json"))
     k = np.asarray(result.curves["steps"], np.float64)
     distance = result.settings["distance"]
 

@@ -17,7 +17,7 @@ def test_a_claim_of_values_holds_where_the_mean_lies_between_the_bounds() -> Non
 
 @pytest.mark.parametrize("name", ["cauchy_1847", "robbins_1951", "polyak_1964", "nesterov_1983"])
 def test_a_wrong_scale_and_a_data_set_are_refused(name: str) -> None:
-    paper = papers.paper(name)
+    paper = papers.load(name)
     with pytest.raises(ValueError, match="scale must be one of demo, cpu, paper, got scale='big'"):
         paper.run("big")
     with pytest.raises(

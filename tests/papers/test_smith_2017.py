@@ -79,7 +79,7 @@ def test_a_claim_fails_when_its_numbers_do(changed, failing):
 def test_result_survives_saving_and_draws_its_figures_alone(tmp_path):
     result = made_up()
     result.curves["fixed"]["test_loss"] = [[float("nan")]]
-    loaded = papers.load(result.save(tmp_path / "deep" / "result.json"))
+    loaded = papers.load_result(result.save(tmp_path / "deep" / "result.json"))
     assert loaded.settings["lengths"]["stepsize"] == 400
     assert loaded.curves["fixed"]["test_loss"] == [[None]]
     assert {"jax", "optax", "python"} <= set(loaded.versions)
@@ -92,7 +92,7 @@ def test_a_file_that_is_no_result_is_refused_by_name(tmp_path):
     path = tmp_path / "other.json"
     path.write_text('{"a": 1}')
     with pytest.raises(ValueError, match=r"path must be a result.json .*other.json"):
-        papers.load(path)
+        papers.load_result(path)
 
 
 def test_unknown_scale_is_refused_with_the_known_ones():
@@ -117,7 +117,7 @@ def test_a_paper_that_is_not_there_is_refused_with_those_that_are():
     with pytest.raises(
         ValueError, match=r"PAPER must be one of cauchy_1847, .*, got PAPER='smith': did you mean 'smith_2017'\?"
     ):
-        papers.paper("smith")
+        papers.load("smith")
 
 
 def test_every_paper_names_its_scales_and_their_cost():
