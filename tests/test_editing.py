@@ -307,6 +307,14 @@ def test_a_rate_that_is_0_for_now_can_be_scaled() -> None:
     assert rate_of(advance(tx, lrx.scale_learning_rate(spiked, 0.5), value=1.0)) == 0.05
 
 
+def test_members_whose_factor_is_0_do_not_keep_the_others_from_being_changed() -> None:
+    tx = lrx.group_rates(lrx.sgd(0.2), LABELS, {"body": 1.0, "head": 0.5})
+    state = tx.init(PARAMS)
+    states = jax.vmap(lambda scale: lrx.scale_learning_rate(state, scale, "head"))(jnp.array([0.0, 1.0]))
+    halved = lrx.scale_learning_rate(states, 0.5, "head")
+    np.testing.assert_allclose(lrx.learning_rate(halved, "head"), [0.0, 0.05], rtol=1e-6)
+
+
 def test_refused_values_are_named() -> None:
     state = lrx.sgd(0.1).init(PARAMS)
     for value in (-0.1, float("nan"), float("inf")):

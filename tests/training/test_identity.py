@@ -186,6 +186,15 @@ def test_programs_differ_by_arrays_inside_of_inner_functions():
     assert one != other
 
 
+def test_an_array_of_numpy_is_the_same_constant_as_one_of_jax():
+    def identity(table):
+        return program_identity(lambda x: x * table, jnp.ones(2))
+
+    table = np.array([1.0, 2.0], np.float32)
+    assert identity(table) == identity(jnp.asarray(table))
+    assert identity(table) != identity(table.view(np.int32).astype(np.float32))
+
+
 def test_a_rule_of_differentiation_is_part_of_the_loss():
     def make(factor):
         @jax.custom_vjp
