@@ -4,8 +4,8 @@
     lrx bench select --task digits-mlp --task topics-transformer --seeds 1
     lrx bench select --unseen
 
-By default the tasks are the nine of `lrx.workloads.suite.TASKS`; --unseen measures five related ones that were not used
-to develop the rules of `select`.
+By default the tasks are the nine of `lrx.workloads.suite.earlier`; --unseen measures five related ones that were not
+used to develop the rules of `select`.
 
 On each task, all methods of the portfolio are trained from a grid of rates, half a decade apart, and the best five
 again with two more seeds. The best of them by the mean is the oracle. The strategies, with three seeds each, are:
@@ -39,7 +39,8 @@ from lrx.tuning.range_test import range_test
 from lrx.tuning.selection.portfolio import PORTFOLIO, Method
 from lrx.tuning.selection.runner import MethodRunner
 from lrx.tuning.selection.select import select
-from lrx.workloads.suite import TASKS, UNSEEN, Task
+from lrx.workloads.suite import Task
+from lrx.workloads.suite.earlier import EARLIER, UNSEEN
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -187,7 +188,7 @@ def with_range_test(runs: Runs, method: str, seed: int) -> tuple[str, float, flo
 
 def measure(name: str, data_dir: Path | None, seeds: Iterable[int], path: Path) -> dict[str, Any]:
     """Run every strategy on one task, and judge its choices on the held-out seeds."""
-    task, seeds = (TASKS | UNSEEN)[name], list(seeds)
+    task, seeds = (EARLIER | UNSEEN)[name], list(seeds)
     runs = Runs(name, task, data_dir, path)
     elapsed = stopwatch()
     print(f"{name}: {task.steps:,} steps, {task.metric}", flush=True)
@@ -357,7 +358,8 @@ def measured_in(folder: Path) -> dict[str, Result]:
 
 def main(
     tasks: Annotated[
-        list[str] | None, typer.Option("--task", help="Of `lrx.workloads.suite`; once for each, by default all nine.")
+        list[str] | None,
+        typer.Option("--task", help="Of `lrx.workloads.suite.earlier`; once for each, by default all nine."),
     ] = None,
     unseen: Annotated[bool, typer.Option("--unseen", help="Measure the five related tasks instead.")] = False,
     seeds: Annotated[int, typer.Option(min=1, help="Seeds with which everything chooses.")] = 3,
@@ -367,9 +369,9 @@ def main(
     """Measure, print and draw."""
     if tasks and unseen:
         raise ValueError(f"--task and --unseen must not both be given, got --task {tasks[0]}.")
-    tasks = tasks or list(UNSEEN if unseen else TASKS)
+    tasks = tasks or list(UNSEEN if unseen else EARLIER)
     for task in tasks:
-        known("--task", task, TASKS | UNSEEN)
+        known("--task", task, EARLIER | UNSEEN)
     elapsed = stopwatch()
     folder.mkdir(parents=True, exist_ok=True)
     each_seed = list(range(FIRST_SEED, FIRST_SEED + seeds))
@@ -377,7 +379,7 @@ def main(
     settings = {
         "budget": BUDGET,
         "held_out_seeds": list(HELD_OUT),
-        "steps": {name: (TASKS | UNSEEN)[name].steps for name in curves},
+        "steps": {name: (EARLIER | UNSEEN)[name].steps for name in curves},
     }
     result = Result("select", "cpu", ", ".join(curves), each_seed, settings, curves, elapsed())
     print(f"\n{result.origin()}\n\n{summary(result)}\n\n{task_table(result)}\n")

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from lrx.workloads._network import Network
 
 Layer = Mapping[str, jax.Array]
 
@@ -15,6 +18,30 @@ Layer = Mapping[str, jax.Array]
 def affine(layer: Layer, x: jax.Array) -> jax.Array:
     """Return `x @ kernel + bias`: (n, inputs) -> (n, outputs)."""
     return x @ layer["kernel"] + layer["bias"][None, :]
+
+
+def perceptron(
+    sizes: Sequence[int], activation: Callable[[jax.Array], jax.Array] = jax.nn.relu, *, scalar: bool = False
+) -> Network:
+    """Build a perceptron with kernels of variance 2 / inputs and biases of 0; without hidden layers, both are 0.
+
+    Args:
+      sizes: widths of the inputs, of the hidden layers and of the outputs.
+      activation: after each hidden layer.
+      scalar: whether to return outputs (n,) instead of (n, 1).
+    """
+
+    def init(key: jax.Array) -> list[dict[str, jax.Array]]:
+        layers = he_normal_layers(key, sizes)
+        return layers if len(sizes) > 2 else jax.tree.map(jnp.zeros_like, layers)
+
+    def apply(layers: Any, x: jax.Array) -> jax.Array:
+        for layer in layers[:-1]:
+            x = activation(affine(layer, x))
+        x = affine(layers[-1], x)
+        return x[:, 0] if scalar else x
+
+    return Network(init, apply)
 
 
 def he_normal_layers(key: jax.Array, sizes: Sequence[int]) -> list[dict[str, jax.Array]]:

@@ -1,0 +1,40 @@
+"""All tasks of the suite, their kinds, and the folds in which rules are found on some kinds and judged on others."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+
+import numpy as np
+
+from lrx.workloads.suite import features, landscapes, tables
+from lrx.workloads.suite.task import Task
+
+TASKS: dict[str, Task] = {
+    **tables.TASKS,
+    **features.TASKS,
+    **landscapes.TASKS,
+}
+KINDS: tuple[str, ...] = tuple(dict.fromkeys(task.kind for task in TASKS.values()))
+
+# Written down, so that no later change of the code changes it; it is `split_kinds(TASKS.values())`.
+FOLDS: tuple[tuple[str, ...], ...] = (("tables",), ("sparse features",), ("convex",))
+SEED = 20261129  # of the split, chosen before any task was measured
+
+
+def split_kinds(tasks: Iterable[Task], number: int = 4, seed: int = SEED) -> tuple[tuple[str, ...], ...]:
+    """Split the kinds of tasks into folds with about as many tasks each.
+
+    The kinds are shuffled; then each, those with most tasks first, goes to the fold with the fewest tasks.
+
+    Args:
+      tasks: the tasks.
+      number: number of folds.
+      seed: seed of the shuffling.
+    """
+    counts = Counter(task.kind for task in tasks)
+    shuffled = [list(counts)[place] for place in np.random.default_rng(seed).permutation(len(counts))]
+    folds: list[list[str]] = [[] for _ in range(number)]
+    for kind in sorted(shuffled, key=lambda kind: -counts[kind]):  # a stable sort: kinds of one size stay shuffled
+        min(folds, key=lambda fold: sum(counts[each] for each in fold)).append(kind)
+    return tuple(tuple(fold) for fold in folds)
