@@ -28,7 +28,7 @@ TOOLS: dict[str, tuple[Callable[..., Any], str]] = {
     ),
     "select": (
         lambda **how: lrx.select(LINE, num_steps=80, portfolio={"adam": SMALL["constant"]}, **how),
-        "round 4 of 4, adam at 0.03",
+        "round 3 of 4, adam at 0.03",
     ),
 }
 

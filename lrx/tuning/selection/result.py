@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import optax
 
 from lrx.tuning.range_test_result import RangeTest
+from lrx.tuning.selection.policy import Observation
 from lrx.tuning.selection.portfolio import Method
 
 if TYPE_CHECKING:
@@ -27,6 +28,21 @@ class RunRecord(NamedTuple):
     loss: float  # the "loss" of the same evaluation; if it has none, the metric, negated if more is better
     steps_paid: int  # steps made in this round: those reused from an earlier one are not made twice
     learnt: bool  # whether the training loss was below that of the initial parameters on the same minibatches
+
+
+def record_of(observation: Observation, number: int) -> RunRecord:
+    """Return what a run of round `number` showed as a line of the table."""
+    training = observation.training
+    return RunRecord(
+        training.run.method,
+        training.run.rate,
+        number,
+        training.stop,
+        observation.last.metric,
+        observation.last.loss,
+        training.stop - training.start,
+        observation.learnt,
+    )
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -5,6 +5,7 @@ Nothing here trains. `examples/guides/which-method.md` has the rules in words.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple, TypeVar
@@ -15,7 +16,19 @@ from lrx.tuning.range_test_result import RangeTest
 from lrx.tuning.selection.portfolio import Method
 from lrx.tuning.selection.rates import rate_of_least_loss, trial_rates
 from lrx.tuning.selection.result import RunRecord
-from lrx.tuning.selection.state import Candidate
+
+
+@dataclasses.dataclass(eq=False)
+class Candidate:
+    """A method at a rate, and how far it has been trained."""
+
+    method: str
+    rate: float
+    done: int = 0  # steps of the state that is kept
+    length: int = 0  # of the run that value, loss and learnt are of
+    value: float = math.inf
+    loss: float = math.inf
+    learnt: bool = False
 
 
 class Round(NamedTuple):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -17,13 +18,13 @@ from lrx.training.identity import Identity, family_identity, run_identity
 from lrx.training.many import RunFamily, Runs
 from lrx.training.plan import Plan, choose_plan
 from lrx.training.progress import ProgressMeter
-from lrx.training.runs import advance, evaluate, tail_loss, tail_steps, to_host
+from lrx.training.runs import advance, curves, evaluate, tail_loss, tail_steps, to_host
 from lrx.training.workload import Workload
 from lrx.tuning.arguments import require_descent_on
 from lrx.tuning.execution import NUM_POINTS
-from lrx.tuning.initial_loss import InitialLoss, is_below
+from lrx.tuning.initial_loss import InitialLoss
+from lrx.tuning.selection.policy import Observation, Run, Scores, Training
 from lrx.tuning.selection.portfolio import Method
-from lrx.tuning.selection.state import Candidate
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,41 +72,50 @@ class MethodRunner:
         runs, done = plan.start(hyper, seeds), 0
         for stop in stops:
             runs, done = plan.advance(runs, hyper, seeds, done, stop), stop
-            yield self.score(runs, seed)[0]
+            yield self.score(runs, seed).metric
 
-    def advance(
-        self, candidate: Candidate, length: int, reusable: int, seed: int, status: ProgressMeter, before: int
-    ) -> None:
-        """Train a run of `length` steps, score it, and keep the state that a longer run can continue from.
+    def train(
+        self, training: Training, state: Runs | None, status: ProgressMeter, before: int
+    ) -> tuple[Observation, Runs | None]:
+        """Train what a policy asks for.
 
         Args:
-          candidate: what to run; it is updated.
-          length: length of the run, whose schedule ends there.
-          reusable: number of steps after which a longer run can reuse the state.
-          seed: seed of the run.
+          training: the request.
+          state: the state at `training.start`, on the host; None if that is 0.
           status: shows the steps.
           before: the steps that `status` has seen until now.
-        """
-        plan, seeds = self.plan(candidate.method), np.array([seed])
-        hyper = hyperparameters(candidate.rate, length)
-        if candidate.runs == () or candidate.done > reusable:
-            runs, candidate.done = plan.start(hyper, seeds), 0
-        else:
-            runs = plan.put(candidate.runs)
-        runs = advance(plan, runs, hyper, seeds, candidate.done, reusable, status, before)
-        ended = runs
-        if reusable < length:
-            copy = jax.tree.map(jnp.copy, runs)
-            ended = advance(plan, copy, hyper, seeds, reusable, length, status, before + reusable - candidate.done)
-        kept = to_host(runs) if reusable else ()
-        candidate.runs, candidate.done = kept, reusable if reusable else 0
-        candidate.length = length
-        candidate.value, candidate.loss = self.score(ended, seed)
-        candidate.learnt = self._has_learnt(ended, seed)
 
-    def start(self, candidate: Candidate, seed: int) -> Runs:
-        """Return the runs of a candidate before their first step, as a checkpoint restores them."""
-        return self.plan(candidate.method).start(hyperparameters(candidate.rate, candidate.done), np.array([seed]))
+        Returns:
+          What was observed, and the state to keep, on the host; None if none is.
+        """
+        began = time.monotonic()
+        method, rate, seed, length = training.run
+        plan, seeds, hyper = self.plan(method), np.array([seed]), hyperparameters(rate, length)
+        runs = plan.start(hyper, seeds) if state is None else plan.put(state)
+        kept, scores, done = None, {}, training.start
+        for stop in sorted({training.keep, *training.evaluate_at, training.stop}):
+            if stop > done:
+                runs = advance(plan, runs, hyper, seeds, done, stop, status, before + done - training.start)
+                done = stop
+            if stop == training.keep > 0:
+                kept = to_host(runs)
+            if stop in training.evaluate_at:
+                scores[stop] = self.score(runs, seed)
+        observation = Observation(
+            training,
+            curves(runs)[0, 0],
+            self._family(method).steps_per_point,
+            scores,
+            float(tail_loss(runs)[0, 0]),
+            float(self._initial_loss.means(seeds, *tail_steps(runs))[0, 0]),
+            bool(np.asarray(runs.diverged)[0, 0]),
+            time.monotonic() - began,
+        )
+        return observation, kept
+
+    def start(self, run: Run) -> Runs:
+        """Return a run before its first step, as a checkpoint restores it."""
+        return self.plan(run.method).start(hyperparameters(run.rate, run.length), np.array([run.seed]))
 
     def plan(self, method: str) -> Plan:
         """Return the compiled program of a method; rate and length are its arguments."""
@@ -118,22 +128,17 @@ class MethodRunner:
         make_tx = _MadeForLength(self.portfolio[method].make)
         return RunFamily(self.workload, make_tx, self.num_steps, min(NUM_POINTS, self.num_steps))
 
-    def score(self, runs: Runs, seed: int) -> tuple[float, float]:
-        """Return metric and loss of a run as it is now, as in `RunRecord`."""
+    def score(self, runs: Runs, seed: int) -> Scores:
+        """Evaluate a run as it is now."""
         if np.any(np.asarray(runs.diverged)):
-            return self._sign * math.inf, math.inf
+            return Scores(math.inf, self._sign * math.inf)
         results = evaluate(self.workload, runs, np.array([seed]), 1)
         self._set_compared(results)
         if self.compared not in results:
             results = {self.compared: tail_loss(runs)}
-        value = float(results[self.compared][0, 0])
+        metric = float(results[self.compared][0, 0])
         has_loss = self.compared != "loss" and "loss" in results
-        return value, float(results["loss"][0, 0]) if has_loss else self._sign * value
-
-    def _has_learnt(self, runs: Runs, seed: int) -> bool:
-        """Return whether the training loss of a run is below that of the initial parameters."""
-        initial = self._initial_loss.means(np.array([seed]), *tail_steps(runs))
-        return bool(is_below(initial, tail_loss(runs)).any())
+        return Scores(float(results["loss"][0, 0]) if has_loss else self._sign * metric, metric)
 
     def _set_compared(self, results: Mapping[str, Any]) -> None:
         """Choose the result by which runs are compared, from those of an evaluation."""
@@ -142,11 +147,12 @@ class MethodRunner:
         elif self.compared not in results:
             raise ValueError(f"metric must be one of {sorted(results)}, got metric={self.compared!r}.")
 
-    def require_metric(self, seed: int) -> None:
-        """Evaluate the initial parameters once, so that an unknown metric is refused before anything is trained."""
-        name, seeds = next(iter(self.portfolio)), np.array([seed])
-        untrained = self.plan(name).start(hyperparameters(self.portfolio[name].default, self.num_steps), seeds)
-        self._set_compared(evaluate(self.workload, untrained, seeds, 1))
+    def initial_scores(self, seed: int) -> Scores | None:
+        """Evaluate the initial parameters, which refuses an unknown metric; None if the workload does not evaluate."""
+        name = next(iter(self.portfolio))
+        untrained = self.start(Run(name, self.portfolio[name].default, seed, self.num_steps))
+        scores = self.score(untrained, seed)
+        return None if self.compared == "training loss" else scores
 
     def require_states(self) -> None:
         """Check that every method has a state for the workload's parameters and descends; nothing is trained."""

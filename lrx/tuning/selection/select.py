@@ -14,9 +14,9 @@ from lrx import _checks
 from lrx.training.progress import require_progress
 from lrx.training.workload import Workload, require_workload
 from lrx.tuning.arguments import as_best
-from lrx.tuning.selection.bracket import Bracket
 from lrx.tuning.selection.portfolio import PORTFOLIO, Method
 from lrx.tuning.selection.result import Selection
+from lrx.tuning.selection.selector import Selector
 
 DEFAULT_EPOCHS = 10
 
@@ -101,7 +101,7 @@ def select(
         num_steps = DEFAULT_EPOCHS * workload.batches.steps_per_epoch
     _checks.steps("num_steps", num_steps)
     best_by = None if metric is None else as_best(metric, workload)
-    return Bracket(workload, num_steps, portfolio, best_by).run(budget, seed, checkpoint, progress)
+    return Selector(workload, num_steps, portfolio, best_by).run(budget, seed, checkpoint, progress)
 
 
 def _require_portfolio(portfolio: Any) -> None:

@@ -1,94 +1,70 @@
-"""What a bracket has found and spent so far, and how that is kept in a checkpoint."""
+"""What a selection has observed as arrays, for a checkpoint."""
 
 from __future__ import annotations
 
 import dataclasses
-import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping
 
 import numpy as np
 
 from lrx.tuning.range_test_result import RangeTest
-from lrx.tuning.selection.result import RunRecord
+from lrx.tuning.selection.policy import Observation, Observed, RangeProbe, Run, Scores, Training
+
+# The columns of a run: round, method, rate, seed, length, stop, start, keep, final loss, initial loss, diverged,
+# seconds and steps of a bin; of a range test: method, seed, steps, first and last rate, extend.
 
 
-@dataclasses.dataclass(eq=False)
-class Candidate:
-    """A method at a rate, and how far it has been trained."""
+def to_arrays(observed: Observed) -> dict[str, np.ndarray]:
+    """Return the range tests and the runs as arrays; methods are written as their places in the portfolio."""
+    places = {name: place for place, name in enumerate(observed.portfolio)}
+    arrays: dict[str, np.ndarray] = {}
+    rows: list[tuple[float, ...]] = []
+    scores: list[tuple[float, ...]] = []
+    for number, round_ in enumerate(observed.rounds):
+        for each in round_:
+            (method, *run), *request, _ = each.training
+            scores += [(len(rows), step, *found) for step, found in each.scores.items()]
+            numbers = each.final_loss, each.initial_loss, each.diverged, each.seconds, each.bin_steps
+            rows.append((number, places[method], *run, *request, *numbers))
+    if rows:
+        arrays["runs"] = np.array(rows, np.float64)
+        arrays["losses"] = np.stack([each.losses for each in observed.runs])
+    if scores:
+        arrays["scores"] = np.array(scores, np.float64)
+    for number, (probe, test) in enumerate(observed.range_tests):
+        arrays[f"{number}/probe"] = np.array([places[probe.method], *probe[1:]], np.float64)
+        arrays |= {f"{number}/{field}": values for field, values in test.to_arrays().items()}
+    return arrays
 
-    method: str
-    rate: float
-    done: int = 0  # steps of the state that is kept
-    runs: Any = ()  # `lrx.training.many.Runs` after these; () if nothing is kept
-    length: int = 0  # of the run that value, loss and learnt are of
-    value: float = math.inf
-    loss: float = math.inf
-    learnt: bool = False
 
-    @property
-    def name(self) -> str:
-        """The method and its rate, in words."""
-        return f"{self.method} at {self.rate:.9g}"
+def from_arrays(arrays: Mapping[str, np.ndarray], beginning: Observed) -> Observed:
+    """Return what `to_arrays` was given.
 
-
-@dataclasses.dataclass(eq=False)
-class BracketState:
-    """All that the next round needs."""
-
-    spent: int = 0  # steps
-    range_tests: dict[str, RangeTest] = dataclasses.field(default_factory=dict)  # as in `Selection`
-    candidates: list[Candidate] = dataclasses.field(default_factory=list)  # the runs of the latest round
-    records: list[RunRecord] = dataclasses.field(default_factory=list)
-
-    def to_arrays(self, methods: Sequence[str]) -> dict[str, np.ndarray]:
-        """Return everything but the states of the runs as arrays.
-
-        Args:
-          methods: the portfolio's names, by whose places methods are kept.
-        """
-        places = {name: place for place, name in enumerate(methods)}
-        arrays = {
-            "spent": np.array([self.spent]),
-            "records": np.array([(places[each.method], *each[1:]) for each in self.records], np.float64),
-            "candidates": np.array(
-                [
-                    (places[each.method], each.rate, each.done, each.length, each.value, each.loss, each.learnt)
-                    for each in self.candidates
-                ],
-                np.float64,
-            ),
-        }
-        for name, test in self.range_tests.items():
-            arrays |= {f"{places[name]}/{field}": values for field, values in test.to_arrays().items()}
-        return arrays
-
-    @classmethod
-    def from_arrays(cls, arrays: Mapping[str, np.ndarray], methods: Sequence[str]) -> BracketState:
-        """Build a state from what `to_arrays` returned; its candidates have no `runs`."""
-        tests: dict[str, dict[str, np.ndarray]] = {}
-        for key, values in arrays.items():
-            place, _, field = key.partition("/")
-            if field:
-                tests.setdefault(methods[int(place)], {})[field] = values
-        records = [
-            RunRecord(
-                methods[int(method)],
-                float(rate),
-                int(number),
-                int(steps),
-                float(value),
-                float(loss),
-                int(made),
-                bool(learnt),
-            )
-            for method, rate, number, steps, value, loss, made, learnt in arrays.get("records", ())
-        ]
-        candidates = [
-            Candidate(
-                methods[int(method)], float(rate), int(done), (), int(length), float(value), float(loss), bool(learnt)
-            )
-            for method, rate, done, length, value, loss, learnt in arrays.get("candidates", ())
-        ]
-        in_order = {name: RangeTest.from_arrays(tests[name]) for name in methods if name in tests}
-        return cls(int(arrays["spent"][0]), in_order, candidates, records)
+    Args:
+      arrays: what it returned.
+      beginning: what is known before the first request.
+    """
+    methods = list(beginning.portfolio)
+    scores: dict[int, dict[int, Scores]] = {}
+    for row, step, *found in arrays.get("scores", ()):
+        scores.setdefault(int(row), {})[int(step)] = Scores(*map(float, found))
+    rounds: dict[int, list[Observation]] = {}
+    for row, values in enumerate(arrays.get("runs", ())):
+        number, method, rate, seed, *steps, final, initial, diverged, seconds, bin_steps = values.tolist()
+        length, stop, start, keep = map(int, steps)
+        found = scores.get(row, {})
+        training = Training(Run(methods[int(method)], rate, int(seed), length), stop, start, keep, tuple(found))
+        rounds.setdefault(int(number), []).append(
+            Observation(training, arrays["losses"][row], int(bin_steps), found, final, initial, bool(diverged), seconds)
+        )
+    tests: dict[int, dict[str, np.ndarray]] = {}
+    for key, values in arrays.items():
+        number, _, field = key.partition("/")
+        if field:
+            tests.setdefault(int(number), {})[field] = values
+    range_tests = []
+    for _, fields in sorted(tests.items()):
+        method, seed, num_steps, low, high, extend = fields.pop("probe").tolist()
+        probe = RangeProbe(methods[int(method)], int(seed), int(num_steps), low, high, bool(extend))
+        range_tests.append((probe, RangeTest.from_arrays(fields)))
+    return dataclasses.replace(beginning, range_tests=tuple(range_tests), rounds=tuple(map(tuple, rounds.values())))

@@ -8,14 +8,14 @@ from tuning.selection.methods import SMALL
 
 from lrx.training.following import BestBy
 from lrx.tuning import Selection
-from lrx.tuning.selection.bracket import Bracket
+from lrx.tuning.selection.selector import Selector
 
 
 @pytest.fixture(scope="session")
-def bracket() -> Bracket:
-    return Bracket(NOISY_LINE, 400, SMALL, BestBy("error", "min"))
+def bracket() -> Selector:
+    return Selector(NOISY_LINE, 400, SMALL, BestBy("error", "min"))
 
 
 @pytest.fixture(scope="session")
-def found(bracket: Bracket) -> Selection:
+def found(bracket: Selector) -> Selection:
     return bracket.run(3.0, 0)

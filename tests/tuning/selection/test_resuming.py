@@ -15,8 +15,9 @@ from tuning.selection.methods import SMALL, chosen
 
 import lrx
 from lrx.tuning import Method, Selection, select
-from lrx.tuning.selection import bracket as bracket_module
-from lrx.tuning.selection.bracket import Bracket
+from lrx.tuning.selection import selector as selector_module
+from lrx.tuning.selection.policy import Training
+from lrx.tuning.selection.runner import MethodRunner
 
 
 @pytest.mark.slow
@@ -26,23 +27,23 @@ def test_an_interrupted_selection_loses_a_round_at_most(
 ) -> None:
     lengths = sorted({each.steps for each in found.records})
     made: list[int] = []
-    original = Bracket._advance
+    original = MethodRunner.train
 
-    def advance(self: Any, run: Any, horizon: int, seed: int, *how: Any) -> int:
-        if rounds < 4 and horizon == lengths[rounds] and not made.count(-1):
+    def train(self: Any, training: Training, *how: Any) -> Any:
+        if rounds < 4 and training.stop == lengths[rounds] and not made.count(-1):
             made.append(-1)
             raise KeyboardInterrupt
-        made.append(horizon)
-        return original(self, run, horizon, seed, *how)
+        made.append(training.stop)
+        return original(self, training, *how)
 
-    monkeypatch.setattr(Bracket, "_advance", advance)
+    monkeypatch.setattr(MethodRunner, "train", train)
     if rounds < 4:
         with pytest.raises(KeyboardInterrupt):
             bracket.run(3.0, 0, tmp_path / "kept")
     else:
         bracket.run(3.0, 0, tmp_path / "kept")
     before = len(made)
-    monkeypatch.setattr(bracket_module, "range_test", None)  # what is kept is not made again
+    monkeypatch.setattr(selector_module, "range_test", None)  # what is kept is not made again
     resumed = bracket.run(3.0, 0, tmp_path / "kept")
     assert made[before:] == [each.steps for each in found.records if each.round > rounds]
     assert resumed.records == found.records

@@ -10,8 +10,7 @@ import pytest
 from tuning.selection.methods import SMALL
 
 from lrx.tuning import RunRecord
-from lrx.tuning.selection.rounds import Rules, plan_costs
-from lrx.tuning.selection.state import Candidate
+from lrx.tuning.selection.rounds import Candidate, Rules, plan_costs
 
 RULES = Rules(SMALL, "min")
 

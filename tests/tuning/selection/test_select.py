@@ -15,7 +15,7 @@ from tuning.selection.methods import SMALL, chosen, late_decay
 import lrx
 from lrx.training import train
 from lrx.tuning import PORTFOLIO, Method, Selection, select
-from lrx.tuning.selection import bracket as bracket_module
+from lrx.tuning.selection import selector as selector_module
 from lrx.workloads import make_workload
 
 
@@ -84,7 +84,7 @@ def test_a_metric_that_is_nan_is_said_to_be_so() -> None:
 def test_a_metric_that_no_evaluation_gives_is_refused_before_anything_is_trained(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(bracket_module, "range_test", None)
+    monkeypatch.setattr(selector_module, "range_test", None)
     with pytest.raises(ValueError, match=r"metric must be one of \['error'\]"):
         chosen(metric="accuracy")
 
@@ -92,7 +92,7 @@ def test_a_metric_that_no_evaluation_gives_is_refused_before_anything_is_trained
 def test_a_method_that_has_no_state_for_the_parameters_is_refused_before_anything_is_trained(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(bracket_module, "range_test", None)
+    monkeypatch.setattr(selector_module, "range_test", None)
     matrices = optax.GradientTransformation(lambda params: params.shape[1], lambda u, s, p: (u, s))
     portfolio = SMALL | {"matrices only": Method(lambda rate, num_steps: matrices)}
     with pytest.raises(TypeError, match=r"portfolio\['matrices only'\].make gives a transformation whose init fails"):

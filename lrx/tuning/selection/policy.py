@@ -1,0 +1,202 @@
+"""What decides in `select`: a policy, which asks for runs, sees what they gave, and chooses.
+
+A policy is data and rules. It trains nothing and remembers nothing: the same observations always give the same
+decision. So one policy serves the live selection, which trains what is asked for, a selection that is resumed, and a
+replay, which looks it up in stored curves.
+
+A loop around a policy is short:
+
+    observed = Observed(num_steps, budget, portfolio, seed=seed)
+    while not isinstance(decision := policy.decide(observed), Choice):
+        observed = observed.extend(decision, answer(decision))
+
+A request names a run by method, rate, seed and *length*, the step at which its schedule ends. A policy that trains runs
+of full length in parts (freeze-thaw) asks for the next part of the same run. A policy whose runs end at each rung asks
+for runs of increasing length, and continues each from the part that does not depend on the length
+(`Method.reusable_fraction`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+from lrx.tuning.initial_loss import is_below
+from lrx.tuning.range_test_result import RangeTest
+from lrx.tuning.selection.portfolio import MIN_RATE, Method
+
+
+class Run(NamedTuple):
+    """A run; equal ones have equal numbers."""
+
+    method: str
+    rate: float  # a float32 value
+    seed: int
+    length: int  # steps; its schedule ends there
+
+
+class Training(NamedTuple):
+    """A request: train a run up to a step.
+
+    It costs `stop - start` steps. At `start` it continues from a state that an earlier request for the same method,
+    rate and seed has kept there; if that request was for another length, both runs must agree up to `start`.
+    """
+
+    run: Run
+    stop: int  # at most `run.length`
+    start: int = 0
+    keep: int = 0  # the step, from `start` to `stop`, whose state is kept in place of an earlier one; 0 for none
+    evaluate_at: tuple[int, ...] = ()  # steps after `start`, up to `stop`, in increasing order
+
+
+class RangeProbe(NamedTuple):
+    """A request: test the rates of a method's optimizer, `Method.range_test_of`."""
+
+    method: str
+    seed: int
+    num_steps: int
+    min_rate: float = MIN_RATE
+    max_rate: float = 10.0
+    extend: bool = False  # whether the ladder may continue if no rate makes a difference, for as many steps again
+
+
+class Ask(NamedTuple):
+    """A decision: these requests are to be answered, in any order."""
+
+    range_tests: tuple[RangeProbe, ...] = ()
+    runs: tuple[Training, ...] = ()
+    title: str = ""  # of this round, for the progress
+
+
+class Choice(NamedTuple):
+    """A decision: this is the answer."""
+
+    method: str
+    rate: float
+    reasons: tuple[str, ...] = ()  # sentences
+    doubts: tuple[str, ...] = ()  # sentences: what is not known
+    next_run: Training | None = None  # what one more full run would be spent on
+
+
+class Scores(NamedTuple):
+    """Results of an evaluation. A run that diverged has an infinite loss and the worst metric."""
+
+    loss: float  # the "loss" of the evaluation; if it has none, the metric, negated if more is better
+    metric: float  # what is compared by; if nothing is evaluated, the training loss of the last tenth of the steps
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Observation:
+    """What a run showed up to the last step of a request.
+
+    Attributes:
+      training: the request.
+      losses: (bins,) float32, means of the training loss over `bin_steps` steps each, from the first step of the run on
+        (also of steps that were made for an earlier request); NaN where no step was made.
+      bin_steps: steps of a bin; the same for all runs of a selection.
+      scores: step to the results of the evaluation there, for each of `training.evaluate_at`.
+      final_loss: mean training loss of the last tenth of the steps made, infinite if the run diverged.
+      initial_loss: mean training loss of the initial parameters on the same minibatches.
+      diverged: whether a loss was not finite.
+      seconds: of the steps and the evaluations; NaN if they were not measured.
+    """
+
+    training: Training
+    losses: np.ndarray
+    bin_steps: int
+    scores: Mapping[int, Scores]
+    final_loss: float
+    initial_loss: float
+    diverged: bool
+    seconds: float = math.nan
+
+    @property
+    def last(self) -> Scores:
+        """The results of the last evaluation; NaN if there was none."""
+        return self.scores[max(self.scores)] if self.scores else Scores(math.nan, math.nan)
+
+    @property
+    def learnt(self) -> bool:
+        """Whether the training loss is below that of the initial parameters on the same minibatches."""
+        return bool(is_below(self.initial_loss, self.final_loss))
+
+
+class Answer(NamedTuple):
+    """The answers to the requests of one `Ask`, in their order."""
+
+    range_tests: tuple[RangeTest, ...] = ()
+    runs: tuple[Observation, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Observed:
+    """All that a policy knows.
+
+    Attributes:
+      num_steps: length of a full run.
+      budget: upper bound of the steps of all requests, in full runs.
+      portfolio: name to method.
+      metric: name of what is compared by.
+      mode: "min" or "max", which metric is better.
+      seed: seed of the selection; a policy may use others beside it.
+      initial: the results of an evaluation of the initial parameters; None if nothing is evaluated.
+      range_tests: the range tests asked for so far, each with its result.
+      rounds: the observations of each earlier `Ask` that had runs.
+    """
+
+    num_steps: int
+    budget: float
+    portfolio: Mapping[str, Method]
+    metric: str = "loss"
+    mode: str = "min"
+    seed: int = 0
+    initial: Scores | None = None
+    range_tests: tuple[tuple[RangeProbe, RangeTest], ...] = ()
+    rounds: tuple[tuple[Observation, ...], ...] = ()
+
+    @property
+    def allowed(self) -> int:
+        """Upper bound of the steps of all requests."""
+        return math.floor(self.budget * self.num_steps + 1e-6)
+
+    @property
+    def runs(self) -> list[Observation]:
+        """The observations of all rounds, in order."""
+        return [each for round_ in self.rounds for each in round_]
+
+    @property
+    def spent(self) -> int:
+        """Steps of all requests so far."""
+        trained = sum(each.training.stop - each.training.start for each in self.runs)
+        return trained + sum(len(test.rates) for _, test in self.range_tests)
+
+    @property
+    def left(self) -> int:
+        """Steps that may still be asked for."""
+        return self.allowed - self.spent
+
+    def latest(self) -> dict[Run, Observation]:
+        """Return each run with its last observation, in the order in which they were first asked for."""
+        return {each.training.run: each for each in self.runs}
+
+    def extend(self, ask: Ask, answer: Answer) -> Observed:
+        """Return what is known after an answer."""
+        tests = tuple(zip(ask.range_tests, answer.range_tests, strict=True))
+        rounds = (answer.runs,) if answer.runs else ()
+        return dataclasses.replace(self, range_tests=self.range_tests + tests, rounds=self.rounds + rounds)
+
+
+class Policy(Protocol):
+    """The rules by which `select` spends its budget; a frozen dataclass, so that a checkpoint can tell two apart."""
+
+    def decide(self, observed: Observed) -> Ask | Choice:
+        """Return what to train next, or the choice.
+
+        Raises:
+          ValueError: if the budget is too small, or nothing that was trained can be chosen.
+        """
+        ...

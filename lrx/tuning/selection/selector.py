@@ -1,0 +1,156 @@
+"""The live selection: train what a policy asks for, until it chooses."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import time
+from collections.abc import Mapping
+
+import numpy as np
+
+from lrx.training.following import BestBy
+from lrx.training.many import Runs
+from lrx.training.progress import ProgressMeter
+from lrx.training.workload import Workload
+from lrx.tuning.range_test import range_test
+from lrx.tuning.range_test_result import RangeTest
+from lrx.tuning.selection.bracket import Bracket
+from lrx.tuning.selection.policy import Answer, Ask, Choice, Observation, Observed, Policy, RangeProbe, Run, Training
+from lrx.tuning.selection.portfolio import Method
+from lrx.tuning.selection.result import Selection, record_of
+from lrx.tuning.selection.runner import MethodRunner
+from lrx.tuning.selection.state import from_arrays, to_arrays
+from lrx.tuning.study import Study
+
+
+class Selector:
+    """The methods of a portfolio on one workload, and the policy that chooses. It can be run again with another seed.
+
+    Args:
+      workload: the model, its data and its loss.
+      num_steps: length of a full run.
+      portfolio: name to method.
+      best_by: the result of an evaluation to compare by; None as for `select`.
+      policy: what asks for runs, and chooses.
+    """
+
+    def __init__(
+        self,
+        workload: Workload,
+        num_steps: int,
+        portfolio: Mapping[str, Method],
+        best_by: BestBy | None,
+        policy: Policy | None = None,
+    ) -> None:
+        self.num_steps, self.portfolio = num_steps, dict(portfolio)
+        self.runner = MethodRunner(workload, num_steps, portfolio, best_by)
+        self.mode = "min" if best_by is None else best_by.mode
+        self.policy = Bracket() if policy is None else policy
+
+    def run(
+        self,
+        budget: float,
+        seed: int,
+        checkpoint: str | os.PathLike[str] | None = None,
+        progress: bool | str | None = False,
+    ) -> Selection:
+        """Choose within `budget` full runs; see `select`."""
+        began = time.monotonic()
+        observed = Observed(self.num_steps, float(budget), self.portfolio, self.runner.compared, self.mode, int(seed))
+        self.policy.decide(observed)  # raises if the budget is too small
+        self.runner.require_states()
+        initial = self.runner.initial_scores(seed)
+        observed = dataclasses.replace(observed, metric=self.runner.compared, initial=initial)
+        title = f"select, {self.runner.workload.name}"
+        with Study(title, checkpoint, progress, lambda: self._identity(budget, seed), "round") as study:
+            states = _States()
+            if study.made is not None:
+                observed = from_arrays(study.restore(), observed)
+                states.restore(study, observed, self.runner)
+                rounds = len(observed.rounds)
+                study.announce(f"resumed after {rounds} round{'' if rounds == 1 else 's'}")
+            status = study.show(observed.spent, observed.allowed)
+            status.start()
+            while isinstance(decision := self.policy.decide(observed), Ask):
+                answer = self._answer(decision, observed, states, status)
+                observed = observed.extend(decision, answer)
+                study.save(len(observed.range_tests) + len(observed.rounds), to_arrays(observed), states.kept)
+        return self._selection(decision, observed, time.monotonic() - began)
+
+    def _answer(self, ask: Ask, observed: Observed, states: _States, status: ProgressMeter) -> Answer:
+        spent, tests, runs = observed.spent, [], []
+        for probe in ask.range_tests:
+            status.title = ask.title
+            test = self._test_range(probe)
+            spent += len(test.rates)
+            tests.append(test)
+            status.update(spent, float(np.nanmin(test.losses)), float(test.rates[-1]))
+        for training in ask.runs:
+            status.title = f"{ask.title}, {training.run.method} at {training.run.rate:.3g}"
+            observation, kept = self.runner.train(training, states.at_start(training), status, spent)
+            states.keep(training, kept)
+            spent += training.stop - training.start
+            runs.append(observation)
+            status.update(spent, observation.last.metric, training.run.rate)
+        return Answer(tuple(tests), tuple(runs))
+
+    def _test_range(self, probe: RangeProbe) -> RangeTest:
+        tx = self.portfolio[probe.method].range_test_of
+        assert tx is not None
+        return range_test(
+            self.runner.workload,
+            tx,
+            min_rate=probe.min_rate,
+            max_rate=probe.max_rate,
+            num_steps=probe.num_steps,
+            seeds=[probe.seed],
+            extend=probe.extend,
+            progress=False,
+        )
+
+    def _selection(self, choice: Choice, observed: Observed, seconds: float) -> Selection:
+        return Selection(
+            choice.method,
+            choice.rate,
+            self.portfolio[choice.method].make(choice.rate, self.num_steps),
+            self.num_steps,
+            self.portfolio,
+            [record_of(each, number) for number, round_ in enumerate(observed.rounds, 1) for each in round_],
+            {probe.method: test for probe, test in observed.range_tests},
+            observed.spent / self.num_steps,
+            observed.budget,
+            seconds,
+            observed.metric,
+            self.mode,
+        )
+
+    def _identity(self, budget: float, seed: int) -> dict[str, object]:
+        return self.runner.identity(policy=repr(self.policy), budget=budget, seed=seed)
+
+
+class _States:
+    """The states of runs that later requests continue from, on the host: one for each method, rate and seed."""
+
+    def __init__(self) -> None:
+        self.kept: dict[str, Runs] = {}
+
+    def at_start(self, training: Training) -> Runs | None:
+        """Return the state that a request continues from; None if it begins with step 0."""
+        return self.kept[_name(training.run)] if training.start > 0 else None
+
+    def keep(self, training: Training, state: Runs | None) -> None:
+        """Keep the state of a request in place of that of an earlier one."""
+        self.kept.pop(_name(training.run), None)
+        if state is not None:
+            self.kept[_name(training.run)] = state
+
+    def restore(self, study: Study, observed: Observed, runner: MethodRunner) -> None:
+        """Read the states after the last of the rounds that were observed."""
+        latest: dict[str, Observation] = {_name(each.training.run): each for each in observed.runs}
+        like = {name: runner.start(each.training.run) for name, each in latest.items() if each.training.keep > 0}
+        self.kept = study.restore_state(like) if like else {}
+
+
+def _name(run: Run) -> str:
+    return f"{run.method} at {run.rate:.9g}, seed {run.seed}"
