@@ -2,29 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lrx.training import Batches, Workload
+from lrx.training import Batches, Evaluation, Workload
 from lrx.workloads._dataset import Dataset
 from lrx.workloads.dense import affine, he_normal_layers
 from lrx.workloads.perceptron import flat_pixels
 
 
-def make_autoencoder_workload(dataset: Dataset, hidden: int, latent: int, *, batch_size: int = 128) -> Workload:
+def make_autoencoder_workload(
+    dataset: Dataset, hidden: int, latent: int, *, batch_size: int = 128, evaluate: bool = False
+) -> Workload:
     """Build a variational autoencoder, whose loss is the negative evidence lower bound in nats per image.
 
     Encoder and decoder have one hidden layer of softplus units each. The code is Gaussian with a diagonal covariance
     and a standard normal prior; pixels are the probabilities of Bernoulli variables.
 
     Args:
-      dataset: the images; the labels are not used, and nothing is evaluated.
+      dataset: the images; the labels are not used.
       hidden: units of the hidden layers.
       latent: dimensions of the code.
       batch_size: examples in a minibatch.
+      evaluate: whether to measure "loss" on the test images, with the same code noise each time.
 
     Returns:
       A `Workload`, whose parameters are `{"encoder": [...], "decoder": [...]}`, lists of layers.
@@ -53,4 +57,14 @@ def make_autoencoder_workload(dataset: Dataset, hidden: int, latent: int, *, bat
         return jnp.mean(missed + divergence)
 
     batches = Batches((dataset.train_images, dataset.train_labels), batch_size, transform=flat_pixels)
-    return Workload.from_functions(loss_fn, init, batches, name=f"{dataset.name}-autoencoder")
+    evaluation = Evaluation(_measure(loss_fn), (dataset.test_images, dataset.test_labels)) if evaluate else None
+    name = f"{dataset.name}-autoencoder"
+    return Workload.from_functions(loss_fn, init, batches, name=name, evaluate=evaluation)
+
+
+def _measure(loss_fn: Callable[[Any, Any, jax.Array], jax.Array]) -> Callable[[Any, Any], dict[str, jax.Array]]:
+    def measure(params: Any, raw: Any) -> dict[str, jax.Array]:
+        key = jax.random.key(0)
+        return {"loss": loss_fn(params, flat_pixels(raw, key), key)}
+
+    return measure

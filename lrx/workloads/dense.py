@@ -21,32 +21,49 @@ def affine(layer: Layer, x: jax.Array) -> jax.Array:
 
 
 def perceptron(
-    sizes: Sequence[int], activation: Callable[[jax.Array], jax.Array] = jax.nn.relu, *, scalar: bool = False
+    sizes: Sequence[int],
+    activation: Callable[[jax.Array], jax.Array] = jax.nn.relu,
+    *,
+    scalar: bool = False,
+    zero_output: bool = False,
 ) -> Network:
-    """Build a perceptron with kernels of variance 2 / inputs and biases of 0; without hidden layers, both are 0.
+    """Build a perceptron with kernels of variance 2 / inputs and biases of 0; without hidden layers, kernels are 0.
 
     Args:
       sizes: widths of the inputs, of the hidden layers and of the outputs.
       activation: after each hidden layer.
       scalar: whether to return outputs (n,) instead of (n, 1).
+      zero_output: whether the last kernel is 0 too, so that all outputs begin at 0.
     """
 
     def init(key: jax.Array) -> list[dict[str, jax.Array]]:
         layers = he_normal_layers(key, sizes)
-        return layers if len(sizes) > 2 else jax.tree.map(jnp.zeros_like, layers)
+        if zero_output or len(sizes) == 2:
+            layers[-1] = jax.tree.map(jnp.zeros_like, layers[-1])
+        return layers
 
     def apply(layers: Any, x: jax.Array) -> jax.Array:
-        for layer in layers[:-1]:
-            x = activation(affine(layer, x))
+        x = hidden_units(layers, x, activation)
         x = affine(layers[-1], x)
         return x[:, 0] if scalar else x
 
     return Network(init, apply)
 
 
+def hidden_units(layers: Sequence[Layer], x: jax.Array, activation: Callable[[jax.Array], jax.Array]) -> jax.Array:
+    """Return the units before the last layer of a perceptron: (n, inputs) -> (n, width)."""
+    for layer in layers[:-1]:
+        x = activation(affine(layer, x))
+    return x
+
+
 def he_normal_layers(key: jax.Array, sizes: Sequence[int]) -> list[dict[str, jax.Array]]:
     """Return layers between `sizes`, with kernels of variance 2 / inputs and biases of 0."""
-    shapes = list(itertools.pairwise(sizes))
+    return he_normal(key, list(itertools.pairwise(sizes)))
+
+
+def he_normal(key: jax.Array, shapes: Sequence[tuple[int, int]]) -> list[dict[str, jax.Array]]:
+    """Return a layer for each of `shapes`, (inputs, outputs), with a kernel of variance 2 / inputs and biases of 0."""
     # All numbers are drawn at once, because each drawing call takes the compiler a second.
     numbers = jax.random.normal(key, (sum(rows * columns for rows, columns in shapes),))
     layers, first = [], 0

@@ -1,18 +1,23 @@
-"""Models that are linear in their parameters: logistic regression on tables and on sparse features, least squares."""
+"""Models that are linear in their inputs: logistic regression, least squares and absolute deviations."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
-from lrx.training import Batches, Evaluation, Workload
-
-Examples = tuple[np.ndarray, np.ndarray]  # inputs, targets
+from lrx.training import Workload
+from lrx.workloads._network import Network
+from lrx.workloads.supervised import (
+    Examples,
+    absolute_error,
+    binary_cross_entropy,
+    make_supervised_workload,
+    squared_error,
+)
+from lrx.workloads.tables import load_table, standardize
 
 
 def make_breast_cancer_workload(*, batch_size: int = 32) -> Workload:
@@ -23,17 +28,10 @@ def make_breast_cancer_workload(*, batch_size: int = 32) -> Workload:
     Raises:
       ImportError: if scikit-learn is not installed.
     """
-    try:
-        from sklearn.datasets import load_breast_cancer
-    except ImportError as error:
-        raise ImportError('the table comes with scikit-learn: pip install "lrx[papers]".') from error
-    bundle = load_breast_cancer()
-    is_test = np.arange(len(bundle.data)) % 5 == 0
-    train = bundle.data[~is_test]
-    features = ((bundle.data - train.mean(axis=0)) / train.std(axis=0)).astype(np.float32)
-    labels = bundle.target.astype(np.int32)
-    parts = (features[~is_test], labels[~is_test]), (features[is_test], labels[is_test])
-    return _workload("breast_cancer-logistic", *parts, 30, batch_size, lambda w, x: x @ w, _logistic)
+    table = standardize(load_table("breast_cancer"))
+    return make_supervised_workload(
+        "breast_cancer-logistic", _dense(30), table.train, table.test, binary_cross_entropy, batch_size=batch_size
+    )
 
 
 def make_sparse_workload(
@@ -66,7 +64,8 @@ def make_sparse_workload(
     labels = rng.normal(size=num_features)[places].sum(axis=1) > 0
     labels = (labels ^ (rng.random(number) < 0.05)).astype(np.int32)
     parts = (places[:num_train], labels[:num_train]), (places[num_train:], labels[num_train:])
-    return _workload("sparse-logistic", *parts, num_features, batch_size, lambda w, x: w[x].sum(axis=-1), _logistic)
+    network = _linear(num_features, lambda w, x: w[x].sum(axis=-1))
+    return make_supervised_workload("sparse-logistic", network, *parts, binary_cross_entropy, batch_size=batch_size)
 
 
 def make_least_squares_workload(
@@ -94,43 +93,104 @@ def make_least_squares_workload(
       seed: seed of the data.
     """
     rng = np.random.default_rng(seed)
+    features, targets = _ill_conditioned(rng, num_train + num_test, num_features, power)
+    targets = targets + noise * rng.normal(size=len(targets))
+    parts = _split(features, targets, num_train)
+    return make_supervised_workload("least_squares", _dense(num_features), *parts, squared_error, batch_size=batch_size)
+
+
+def make_least_absolute_workload(
+    *,
+    num_features: int = 20,
+    power: float = 1.0,
+    noise: float = 0.2,
+    num_train: int = 4000,
+    num_test: int = 2000,
+    batch_size: int = 8,
+    seed: int = 0,
+) -> Workload:
+    """Build least absolute deviations, f(w) = mean |x.w - y|, whose gradient does not get smaller near the minimum.
+
+    Features and true weights are those of `make_least_squares_workload`; the noise has Student's t distribution with
+    two degrees of freedom, whose variance is infinite.
+
+    Args:
+      num_features: d.
+      power: exponent of the power law of eigenvalues.
+      noise: scale of the noise.
+      num_train: number of training examples.
+      num_test: number of test examples.
+      batch_size: examples in a minibatch.
+      seed: seed of the data.
+    """
+    rng = np.random.default_rng(seed)
+    features, targets = _ill_conditioned(rng, num_train + num_test, num_features, power)
+    targets = targets + noise * rng.standard_t(2, size=len(targets))
+    parts = _split(features, targets, num_train)
+    return make_supervised_workload(
+        "least_absolute", _dense(num_features), *parts, absolute_error, batch_size=batch_size
+    )
+
+
+def make_factored_workload(
+    *,
+    num_features: int = 20,
+    order: int = 2,
+    initial: float = 1e-3,
+    num_train: int = 4000,
+    num_test: int = 1000,
+    batch_size: int = 32,
+    seed: int = 0,
+) -> Workload:
+    """Build least squares in weights that are products, w = u_1 * u_2 * ... * u_order, each begun near 0.
+
+    There the gradient nearly vanishes: for two factors, the weights grow by a factor 1 + rate |w*| a step, so that the
+    loss stays where it is for about log(1 / initial) / (rate |w*|) steps, and then falls. Five of the true weights w*
+    are 1 or -1, the others 0; features are standard normal, and there is no noise.
+
+    Args:
+      num_features: d, at least 5.
+      order: number of factors.
+      initial: standard deviation of the factors at the start, > 0.
+      num_train: number of training examples.
+      num_test: number of test examples.
+      batch_size: examples in a minibatch.
+      seed: seed of the data.
+    """
+    rng = np.random.default_rng(seed)
+    features = rng.normal(size=(num_train + num_test, num_features))
+    truth = np.zeros(num_features)
+    truth[:5] = rng.choice([-1.0, 1.0], 5)
+    parts = _split(features, features @ truth, num_train)
+    network = Network(
+        lambda key: {"factors": initial * jax.random.normal(key, (order, num_features))},
+        lambda params, x: x @ jnp.prod(params["factors"], axis=0),
+    )
+    return make_supervised_workload("factored", network, *parts, squared_error, batch_size=batch_size)
+
+
+def _ill_conditioned(
+    rng: np.random.Generator, number: int, num_features: int, power: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Draw features with a power law of eigenvalues, and targets without noise."""
     directions = np.linalg.qr(rng.normal(size=(num_features, num_features)))[0]
     scales = np.arange(1, num_features + 1.0) ** (-power / 2)
-    number = num_train + num_test
     features = (rng.normal(size=(number, num_features)) * scales) @ directions
-    targets = features @ rng.normal(size=num_features) + noise * rng.normal(size=number)
+    return features, features @ rng.normal(size=num_features)
+
+
+def _split(features: np.ndarray, targets: np.ndarray, num_train: int) -> tuple[Examples, Examples]:
     features, targets = features.astype(np.float32), targets.astype(np.float32)
-    parts = (features[:num_train], targets[:num_train]), (features[num_train:], targets[num_train:])
-    return _workload("least_squares", *parts, num_features, batch_size, lambda w, x: x @ w, _squared)
+    return (features[:num_train], targets[:num_train]), (features[num_train:], targets[num_train:])
 
 
-def _logistic(scores: jax.Array, labels: jax.Array) -> dict[str, jax.Array]:
-    losses = optax.sigmoid_binary_cross_entropy(scores, labels.astype(jnp.float32))
-    return {"loss": losses.mean(), "accuracy": ((scores > 0) == (labels > 0)).mean()}
+def _dense(num_features: int) -> Network:
+    return _linear(num_features, lambda w, x: x @ w)
 
 
-def _squared(scores: jax.Array, targets: jax.Array) -> dict[str, jax.Array]:
-    return {"loss": 0.5 * jnp.mean((scores - targets) ** 2)}
-
-
-def _workload(
-    name: str,
-    train: Examples,
-    test: Examples,
-    num_features: int,
-    batch_size: int,
-    scores: Callable[[jax.Array, jax.Array], jax.Array],
-    measures: Callable[[jax.Array, jax.Array], dict[str, jax.Array]],
-) -> Workload:
-    """Build the workload of a model with one weight for each feature and a bias, all 0 at the start."""
-
-    def measure(params: Any, batch: Any) -> dict[str, jax.Array]:
-        return measures(scores(params["weights"], batch[0]) + params["bias"], batch[1])
-
-    return Workload.from_functions(
-        lambda params, batch, key: measure(params, batch)["loss"],  # noqa: ARG005
+def _linear(num_features: int, scores: Callable[[jax.Array, jax.Array], jax.Array]) -> Network:
+    """Build a model with one weight for each feature and a bias, all 0 at the start."""
+    return Network(
         lambda key: {"weights": jnp.zeros(num_features), "bias": jnp.zeros([])},  # noqa: ARG005
-        Batches(train, batch_size),
-        name=name,
-        evaluate=Evaluation(measure, test),
+        lambda params, x: scores(params["weights"], x) + params["bias"],
     )

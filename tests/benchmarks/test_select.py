@@ -36,7 +36,7 @@ PORTFOLIO = {
 def small(monkeypatch: pytest.MonkeyPatch) -> Task:
     """One task and three methods."""
     task = Task(lambda data_dir: line(lambda slope: {"error": 0.01 + jnp.abs(slope - 3.0)}), 200, "error", "min")
-    monkeypatch.setitem(select.TASKS, "line", task)
+    monkeypatch.setitem(select.EARLIER, "line", task)
     monkeypatch.setattr(select, "PORTFOLIO", PORTFOLIO)
     monkeypatch.setattr(select, "CYCLES", (FOLLOWER,))
     return task

@@ -7,18 +7,26 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from lrx.workloads.suite import features, landscapes, tables
+from lrx.workloads.suite import features, images, landscapes, representations, simulations, tables
 from lrx.workloads.suite.task import Task
 
 TASKS: dict[str, Task] = {
     **tables.TASKS,
     **features.TASKS,
+    **images.TASKS,
+    **representations.TASKS,
+    **simulations.TASKS,
     **landscapes.TASKS,
 }
 KINDS: tuple[str, ...] = tuple(dict.fromkeys(task.kind for task in TASKS.values()))
 
 # Written down, so that no later change of the code changes it; it is `split_kinds(TASKS.values())`.
-FOLDS: tuple[tuple[str, ...], ...] = (("tables",), ("sparse features",), ("convex",))
+FOLDS: tuple[tuple[str, ...], ...] = (
+    ("tables", "convolutions", "labels"),
+    ("generative models", "perceptrons", "physics", "sparse features"),
+    ("plateaus", "fine-tuning", "text", "convex"),
+    ("rewards", "input scales", "attention", "metric learning"),
+)
 SEED = 20261129  # of the split, chosen before any task was measured
 
 

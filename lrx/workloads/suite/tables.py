@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from lrx.training import Workload
 from lrx.workloads.dense import perceptron
 from lrx.workloads.suite.task import Task, loss_task
 from lrx.workloads.supervised import binary_cross_entropy, cross_entropy, make_supervised_workload, squared_error
-from lrx.workloads.tables import load_table, standardize
+from lrx.workloads.tables import load_table, make_friedman_table, standardize
 
 
 def _diabetes() -> Workload:
@@ -31,8 +33,17 @@ def _breast_cancer() -> Workload:
     )
 
 
+def _large_inputs() -> Workload:
+    """Build a regression on features of the order of 1,000, with targets of unit variance; outputs begin at 0."""
+    table = standardize(make_friedman_table(), targets=True)
+    train, test = ((np.float32(1000) * x, y) for x, y in (table.train, table.test))
+    network = perceptron((10, 32, 1), scalar=True, zero_output=True)
+    return make_supervised_workload("friedman-large-inputs", network, train, test, squared_error, batch_size=32)
+
+
 TASKS: dict[str, Task] = {
     "diabetes-units": loss_task("tables", _diabetes, 800),
     "wine-unscaled": loss_task("tables", _wine, 500),
     "breast_cancer-single": loss_task("tables", _breast_cancer, 2000),
+    "friedman-large-inputs": loss_task("input scales", _large_inputs, 600),
 }
