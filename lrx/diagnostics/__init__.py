@@ -1,3 +1,5 @@
-"""Numbers about a loss that explain how large a learning rate may be: pure functions of arrays."""
+"""Measurements that explain what a learning rate does: functions of losses, gradients, schedules and states."""
 
-from lrx.diagnostics.sharpness import sharpness
+from lrx.diagnostics.sharpness import Sharpness, sharpness
+
+__all__ = ["Sharpness", "sharpness"]

@@ -1,129 +1,203 @@
-"""The sharpness of a loss: the largest eigenvalue of its Hessian, which limits the rate of gradient descent."""
+"""The sharpness of a loss: the largest eigenvalues of its Hessian, which limit the rate of gradient descent."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from lrx import _checks
+from lrx._numbers import ArrayLike
+from lrx.diagnostics.eigenvalues import Eigenpairs, largest_eigenvalues
+from lrx.diagnostics.losses import Flat, flatten, require_scalar
+from lrx.figures import BLUE, VERMILION, panels
 
-# Below this part of the largest image seen so far, a float32 remainder is rounding error.
-NEGLIGIBLE = 1e-5
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+class Sharpness(NamedTuple):
+    """The largest eigenvalues of a Hessian; a tuple of arrays, so that compiled functions can return it.
+
+    `float(found)` is the largest eigenvalue.
+
+    Attributes:
+      eigenvalues: (k,) float32, descending, in units of the loss over those of the parameters squared; with a
+        preconditioner, in units of one over the rate. NaN if the loss, a gradient or a product with the Hessian is not
+        finite.
+      residuals: (k,) float32, ||H v - lambda v|| for unit vectors v: an eigenvalue lies within this distance of each.
+      products: () int32, products with the Hessian, each about twice the cost of a gradient.
+      converged: () bool, whether all residuals are below the tolerance, or below what float32 can resolve.
+      eigenvectors: tree like the parameters with a leading axis of k, float32, or None if they were not asked for;
+        None for leaves that hold no floating-point numbers.
+    """
+
+    eigenvalues: jax.Array
+    residuals: jax.Array
+    products: jax.Array
+    converged: jax.Array
+    eigenvectors: Any = None
+
+    @property
+    def largest(self) -> jax.Array:
+        """The largest eigenvalue, () float32."""
+        return self.eigenvalues[..., 0]
+
+    def __float__(self) -> float:
+        return float(self.largest)
+
+    def __repr__(self) -> str:
+        if isinstance(self.eigenvalues, jax.core.Tracer) or jnp.ndim(self.eigenvalues) != 1:
+            return f"Sharpness(eigenvalues of shape {jnp.shape(self.eigenvalues)})"
+        values = ", ".join(f"{value:.5g}" for value in np.asarray(self.eigenvalues))
+        end = "" if bool(self.converged) else ", not converged"
+        worst = float(jnp.max(self.residuals))
+        return f"Sharpness({values}; residual {worst:.1e}, {int(self.products)} products{end})"
+
+    def plot(self, *, limit: ArrayLike | None = None) -> Figure:
+        """Draw the eigenvalues with their residuals; needs matplotlib.
+
+        Args:
+          limit: a line to compare them with, such as `lrx.stability_limit(state)`.
+
+        Raises:
+          ImportError: if matplotlib is not installed.
+        """
+        figure, (axes,) = panels(size=(6.0, 4.0))
+        places = np.arange(1, len(self.eigenvalues) + 1)
+        errors = np.asarray(self.residuals)
+        axes.errorbar(places, np.asarray(self.eigenvalues), errors, fmt="o", color=BLUE, capsize=3, label="eigenvalue")
+        if limit is not None:
+            axes.axhline(float(limit), color=VERMILION, ls="--", lw=1.4, label="stability limit")
+            axes.legend(frameon=False)
+        axes.set_xticks(places)
+        axes.set(xlabel="eigenvalue of the Hessian, from the largest", ylabel="curvature")
+        return figure
 
 
 def sharpness(
-    loss_fn: Callable[[Any], jax.Array], params: Any, *, iterations: int = 16, key: jax.Array | None = None
-) -> jax.Array:
-    """Return the largest eigenvalue of the Hessian of a loss, by Lanczos' method.
+    loss: Callable[[Any], Any],
+    params: Any,
+    *,
+    num_eigenvalues: int = 1,
+    tol: ArrayLike = 1e-4,
+    key: jax.Array | None = None,
+    preconditioner: Any = None,
+    eigenvectors: bool = False,
+    max_products: int = 1000,
+) -> Sharpness:
+    """Return the largest eigenvalues of the Hessian of a loss.
 
     Gradient descent with rate alpha is stable along an eigenvector of curvature lambda while alpha lambda < 2, so
-    2 / sharpness is the largest rate that a quadratic allows. Networks become sharper while they train, until the
-    sharpness stays near 2 / alpha (the edge of stability).
+    2 / sharpness is the largest rate that a quadratic allows; `stability_limit` has the limits of other methods.
+    Networks become sharper while they train, until the sharpness stays near the limit (the edge of stability).
 
-    With v_1 a unit vector and H the Hessian, each iteration makes one product H v_i, and for i = 1, 2, ...
+    With a preconditioner P, as `preconditioner_of` returns it, these are the eigenvalues of P^-1 H, found as those of
+    P^(-1/2) H P^(-1/2), which is symmetric.
 
-        a_i = v_i . H v_i,   w = H v_i - (its part in the span of v_1, ..., v_i),   b_i = ||w||,   v_{i+1} = w / b_i
-
-    The result is the largest eigenvalue of the tridiagonal matrix with a on the diagonal and b beside it. It never
-    exceeds the sharpness, up to rounding, and grows with the number of iterations. v_1 lies halfway between the
-    gradient, most of which lies along the largest eigenvalues, and a random vector, which has a part along each.
+    The Hessian is never formed. Lanczos' method is begun with as many random vectors as eigenvalues are asked for, the
+    first of them halfway to the gradient, so that an eigenvalue of multiplicity k is found k times. It restarts when
+    its basis is full and stops when each residual ||H v - lambda v|| is at most `tol` |lambda|, or is rounding error:
+    2e-6 of the largest image H v of a unit vector.
 
     Args:
-      loss_fn: `params -> loss`, a scalar, twice differentiable; for example the loss of a fixed batch.
-      params: pytree of real arrays, at which the Hessian is taken. May be traced.
-      iterations: products with the Hessian, each about twice the cost of a gradient, at least 1. As many as there are
-        different eigenvalues make the result exact. For networks, 16 give a result within 0.1 % of that of 40.
-      key: key of the random vector; `jax.random.key(0)` by default. May be traced.
+      loss: `params -> loss`, a scalar, twice differentiable, such as `workload.loss_at(0)`. It is differentiated in
+        float32, whatever the types of the parameters are.
+      params: pytree of real arrays, at which the Hessian is taken; leaves that hold no floating-point numbers are held
+        fixed. May be traced.
+      num_eigenvalues: k, number of eigenvalues, from 1 to the number of parameters.
+      tol: largest residual relative to its eigenvalue, > 0; may be traced. The error of an isolated eigenvalue is
+        about the square of the residual over the distance to the next, so 1e-2 is often enough for a picture.
+      key: key of the random vectors; `jax.random.key(0)` by default. May be traced.
+      preconditioner: None, or a tree like `params` of positive numbers, the diagonal of P. May be traced.
+      eigenvectors: whether to return them. With a preconditioner they are the directions u in the space of the
+        parameters with H u = lambda P u and u . P u = 1; without one they are unit vectors.
+      max_products: largest number of products with the Hessian, >= 1; the 5 k + 4 of the first basis are always made.
 
     Returns:
-      () float32, in units of the loss over those of the parameters squared; NaN if the loss, a gradient or a product
-      with the Hessian is not finite. Memory: `iterations` float32 copies of the parameters.
+      A `Sharpness`. Memory: 5 k + 4 float32 copies of the parameters, whatever the number of products, and that of a
+      product with the Hessian.
 
     Raises:
-      ValueError: if `iterations` is not a whole number of at least 1, or `params` has no entries.
-      TypeError: if a parameter is not a real floating-point array.
+      ValueError: if `loss` does not return a scalar, `params` holds no floating-point numbers, `num_eigenvalues` is not
+        from 1 to their number, `tol` is not positive, or `preconditioner` has another structure or other shapes, or a
+        number that is not positive.
+      TypeError: if `loss` is not a function to a real number, or a parameter is complex.
 
-    Differs from the source: each new direction is made orthogonal to all earlier ones, twice, since rounding destroys
-    orthogonality in float32; if nothing but rounding error is left of it, a random direction takes its place.
+    Differs from the source: each new direction is made orthogonal to all rows of the basis, twice, since rounding
+    destroys orthogonality in float32; if nothing but rounding error is left of it, a random direction takes its place.
 
-    Source: C. Lanczos, "An iteration method for the solution of the eigenvalue problem of linear differential and
-    integral operators", Journal of Research of the National Bureau of Standards 45, 1950, pages 255-282; J. Cohen et
-    al., 2021, arXiv 2103.00065, section 2, for the sharpness and the rate.
+    Source: C. Lanczos, Journal of Research of the National Bureau of Standards 45, 1950, pages 255-282; K. Wu, H.
+    Simon, "Thick-restart Lanczos method for large symmetric eigenvalue problems", SIAM J. Matrix Anal. Appl. 22(2),
+    2000; J. Cohen et al., 2021, arXiv:2103.00065, section 2, and 2022, arXiv:2207.14484, for preconditioners.
 
     Example:
-      >>> import jax.numpy as jnp
-      >>> from lrx.diagnostics import sharpness
+      >>> import jax.numpy as jnp, lrx
       >>> curvatures = jnp.array([-9.0, 1.0, 2.0, 5.0])
-      >>> found = sharpness(lambda x: 0.5 * jnp.sum(curvatures * x**2), jnp.ones(4))
-      >>> print(f"{found:.4f}, so gradient descent is stable up to a rate of {2 / found:.3f}")
-      5.0000, so gradient descent is stable up to a rate of 0.400
+      >>> found = lrx.sharpness(lambda x: 0.5 * jnp.sum(curvatures * x**2), jnp.ones(4), num_eigenvalues=2)
+      >>> print(found.eigenvalues.round(3))
+      [5. 2.]
+      >>> print(f"gradient descent is stable up to a rate of {2 / float(found):.3f}")
+      gradient descent is stable up to a rate of 0.400
     """
-    _checks.steps("iterations", iterations, unit="iterations")
-    leaves, structure = jax.tree.flatten(params)
-    leaves = [jnp.asarray(leaf) for leaf in leaves]
-    for leaf in leaves:
-        if not jnp.issubdtype(leaf.dtype, jnp.floating):
-            raise TypeError(
-                f"params must be real floating-point arrays, got one of {leaf.dtype}: separate the others first, "
-                "for example with equinox.partition or nnx.split, and close over them in loss_fn."
-            )
-    size = sum(leaf.size for leaf in leaves)
-    if not size:
-        raise ValueError("params must have at least one entry, got none: pass the trainable parameters.")
+    flat = flatten(params)
+    require_scalar(loss, params)
+    _checks.steps("num_eigenvalues", num_eigenvalues, unit="eigenvalues")
+    _checks.not_above("num_eigenvalues", num_eigenvalues, "the number of parameters", flat.point.size)
+    _checks.positive("tol", tol)
+    _checks.flag("eigenvectors", eigenvectors)
+    _checks.steps("max_products", max_products, unit="products")
+    root = None if preconditioner is None else jnp.sqrt(_flat_preconditioner(preconditioner, params, flat))
 
-    def unravel(flat: jax.Array) -> Any:
-        parts, first = [], 0
-        for leaf in leaves:
-            parts.append(flat[first : first + leaf.size].reshape(leaf.shape).astype(leaf.dtype))
-            first += leaf.size
-        return jax.tree.unflatten(structure, parts)
+    @jax.jit  # one program, where there would be dozens
+    def find(point: jax.Array, root: jax.Array | None, tol: ArrayLike, key: jax.Array) -> Eigenpairs:
+        gradient, hessian_times = jax.linearize(
+            jax.grad(lambda point: jnp.asarray(loss(flat.unravel(point)), jnp.float32)), point
+        )
+        return largest_eigenvalues(
+            lambda vector: _over(hessian_times(_over(vector, root)), root),
+            _over(gradient, root),
+            int(num_eigenvalues),
+            tol=tol,
+            max_products=int(max_products),
+            key=key,
+        )
 
-    point = jnp.concatenate([leaf.astype(jnp.float32).ravel() for leaf in leaves])
-    gradient, hessian_times = jax.linearize(
-        jax.grad(lambda flat: jnp.asarray(loss_fn(unravel(flat)), jnp.float32)), point
+    found = find(flat.point, root, tol, jax.random.key(0) if key is None else key)
+    vectors = jax.vmap(lambda vector: flat.split(_over(vector, root)))(found.vectors) if eigenvectors else None
+    return Sharpness(found.values, found.residuals, found.products, found.converged, vectors)
+
+
+def _over(vector: jax.Array, root: jax.Array | None) -> jax.Array:
+    return vector if root is None else vector / root
+
+
+def _flat_preconditioner(preconditioner: Any, params: Any, flat: Flat) -> jax.Array:
+    """Return the diagonal of a preconditioner, (n,) float32, after a check that it fits."""
+    wanted, given = (
+        {jax.tree_util.keystr(path): jnp.shape(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+        for tree in (params, preconditioner)
     )
-    key = jax.random.key(0) if key is None else key
-    iterations = min(int(iterations), size)
-    return _largest_eigenvalue(hessian_times, gradient, iterations, key)
-
-
-def _largest_eigenvalue(
-    times: Callable[[jax.Array], jax.Array], first: jax.Array, iterations: int, key: jax.Array
-) -> jax.Array:
-    """Return the largest eigenvalue of a symmetric matrix, given its product with a vector (n,), n >= iterations."""
-
-    def draw(i: Any) -> jax.Array:
-        return jax.random.normal(jax.random.fold_in(key, i), first.shape, jnp.float32)
-
-    def step(i: jax.Array, carry: Any) -> Any:
-        basis, direction, diagonal, beside, largest = carry
-        basis = basis.at[i].set(direction)
-        image = times(direction)
-        largest = jnp.maximum(largest, jnp.linalg.norm(image))
-        diagonal = diagonal.at[i].set(image @ direction)
-        rest = image - basis.T @ (basis @ image)
-        length = jnp.linalg.norm(rest)
-        # The directions so far then span an invariant subspace of the matrix.
-        closed = length <= NEGLIGIBLE * largest
-        beside = beside.at[i].set(jnp.where(closed, 0.0, length))
-        direction = jax.lax.cond(closed, lambda: draw(i + 1), lambda: rest)
-        for _ in range(2):  # once leaves rounding errors that grow
-            direction = _unit(direction)
-            direction = direction - basis.T @ (basis @ direction)
-        return basis, _unit(direction), diagonal, beside, largest
-
-    zeros = jnp.zeros(iterations, jnp.float32)
-    start = _unit(_unit(first) + _unit(draw(0)))
-    carry = jnp.zeros((iterations, first.size), jnp.float32), start, zeros, zeros, jnp.float32(0)
-    _, _, diagonal, beside, _ = jax.lax.fori_loop(jnp.int32(0), jnp.int32(iterations), step, carry)
-    tridiagonal = jnp.diag(diagonal) + jnp.diag(beside[:-1], 1) + jnp.diag(beside[:-1], -1)
-    # Some eigenvalue routines do not return from a matrix with NaN.
-    known = jnp.all(jnp.isfinite(tridiagonal))
-    return jnp.where(known, jnp.linalg.eigvalsh(jnp.where(known, tridiagonal, 0.0))[-1], jnp.nan)
-
-
-def _unit(vector: jax.Array) -> jax.Array:
-    return vector / jnp.maximum(jnp.linalg.norm(vector), 1e-30)
+    unlike = [name for name in {**wanted, **given} if wanted.get(name) != given.get(name)]
+    if unlike:
+        name = unlike[0]
+        raise ValueError(
+            f"preconditioner must be like params, but at {name!r} it is {given.get(name, 'absent')} and params are "
+            f"{wanted.get(name, 'absent')}: give lrx.preconditioner_of(state) of the state that goes with params."
+        )
+    leaves = [
+        jnp.asarray(leaf, jnp.float32).ravel()
+        for leaf, own in zip(jax.tree.leaves(preconditioner), jax.tree.leaves(params), strict=True)
+        if jnp.issubdtype(jnp.result_type(own), jnp.floating)
+    ]
+    diagonal = jnp.concatenate(leaves)
+    assert diagonal.size == flat.point.size
+    if _checks.is_concrete(diagonal) and not bool(jnp.all(diagonal > 0)):
+        raise ValueError(
+            f"preconditioner must be positive, got {float(jnp.min(diagonal)):g}: before the first update, and where a "
+            "parameter has had no gradient, that of Adam is its eps alone, which must then be above 0."
+        )
+    return diagonal

@@ -43,7 +43,6 @@ import jax.numpy as jnp
 import numpy as np
 
 import lrx
-from lrx.diagnostics import sharpness
 from lrx.figures import PALETTE, STROKES, legend, panels
 from lrx.papers.arms import Arm, claim_best_rates_inside_grid, compare, decades
 from lrx.papers.figures import REFERENCE, band
@@ -214,7 +213,7 @@ def sharpest_curvatures(workload: Workload, seeds: tuple[int, ...]) -> np.ndarra
     def curvature(key: jax.Array, arrays: Any) -> jax.Array:
         params, model_state = workload.init(key)
         batch = workload.batches.transform(arrays, key)
-        return sharpness(lambda params: workload.loss_fn(params, model_state, batch, key)[0], params, iterations=40)
+        return lrx.sharpness(workload.loss_at(batch, model_state=model_state), params, tol=1e-3).largest
 
     return np.array([float(curvature(keys_of(seed).init, workload.batches.arrays)) for seed in seeds])
 

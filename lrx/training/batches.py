@@ -13,7 +13,7 @@ import numpy as np
 
 from lrx import _checks
 from lrx.brief import brief
-from lrx.training.sampling import Sampling
+from lrx.training.sampling import Keys, Sampling
 
 
 def as_stored(minibatch: Any, key: jax.Array) -> Any:
@@ -204,6 +204,12 @@ class Batches:
     def sampling(self) -> Sampling:
         """How minibatches are drawn, without the arrays."""
         return Sampling(self.batch_size, self.transform, self.shuffle)
+
+    def first(self, keys: Keys) -> tuple[Any, jax.Array]:
+        """Return the batch of the first step of a run with these keys, and the key of its loss."""
+        sampling = self.sampling
+        permutation = sampling.permutation(self.arrays, keys.shuffle, jnp.int32(0))
+        return sampling.draw(self.arrays, permutation, keys.step, jnp.int32(0))
 
     def minibatch_shapes(self) -> Any:
         """Return the shapes and types of a minibatch before `transform`."""

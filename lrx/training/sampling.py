@@ -76,11 +76,16 @@ class Sampling:
     ) -> tuple[Any, jax.Array]:
         """Return the batch of the step after `count` steps, and the key of its loss; `split` places the batch."""
         steps_per_epoch = permutation.shape[0] // self.batch_size
-        transform_key, loss_key = jax.random.split(jax.random.fold_in(step_key, count))
+        transform_key, loss_key = self.keys_of_step(step_key, count)
         first = count % steps_per_epoch * self.batch_size
         chosen = split(jax.lax.dynamic_slice(permutation, (first,), (self.batch_size,)))
         minibatch = jax.tree.map(lambda x: split(x.at[chosen].get(mode="promise_in_bounds")), arrays)
         return self.transform(minibatch, transform_key), loss_key
+
+    def keys_of_step(self, step_key: jax.Array, count: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Return the keys of the transform and of the loss in the step after `count` steps."""
+        transform_key, loss_key = jax.random.split(jax.random.fold_in(step_key, count))
+        return transform_key, loss_key
 
     def loop(
         self,

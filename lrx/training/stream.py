@@ -16,6 +16,7 @@ from jax.sharding import Sharding
 
 from lrx import _checks
 from lrx.training.batches import Batches, first_of, name_of, require_callable
+from lrx.training.sampling import Keys
 
 CHUNK_BYTES = 2**26  # of a chunk; two are in memory
 CHUNK_STEPS = 256  # at most
@@ -73,6 +74,10 @@ class Stream(Batches):
     def take(self, number: int) -> Batches:
         """Return the first minibatches, stacked."""
         return Batches.stack(itertools.islice(self.minibatches(), number))
+
+    def first(self, keys: Keys) -> tuple[Any, jax.Array]:
+        """Return the first minibatch, and the key of its loss."""
+        return self.take(1).first(keys)
 
     def minibatches(self) -> Iterator[Any]:
         """Return an endless iterator of minibatches: a new iterator is made whenever one ends.

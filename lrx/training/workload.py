@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import inspect
 from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 
 from lrx import _checks
 from lrx.training.batches import Batches, name_of, require_callable
+from lrx.training.sampling import keys_of
 
 Params = Any  # pytree of arrays
 ModelState = (
@@ -109,6 +113,42 @@ class Workload:
         evaluate = "" if self.evaluate is None else f", evaluate={name_of(self.evaluate)}"
         return f"Workload({self.name!r}, loss_fn={name_of(self.loss_fn)}, {self.batches!r}{evaluate})"
 
+    def loss_at(self, seed_or_batch: Any = 0, *, model_state: ModelState = None) -> Callable[[Params], jax.Array]:
+        """Return the loss of one minibatch as a function of the parameters alone, for `lrx.sharpness` and others.
+
+        Args:
+          seed_or_batch: a whole number, for the minibatch of the first step of the run with that seed; or a batch as
+            `loss_fn` takes it, such as all examples of a full-batch workload, `workload.batches.arrays`.
+          model_state: the model state, such as batch-norm statistics; by default the initial one, of the seed, or of
+            seed 0 for a batch.
+
+        Returns:
+          `params -> loss`, () in the loss's own type, always with the key of the first step: the same dropout at each
+          call. It is a tree of the batch's arrays, so it may be an argument of a compiled function.
+
+        Raises:
+          ValueError: if the number is not a seed.
+
+        Example:
+          >>> import jax.numpy as jnp, lrx
+          >>> workload = lrx.Workload.from_functions(
+          ...     lambda w, x, key: jnp.mean((w - x) ** 2), lambda key: jnp.ones(()), lrx.Batches(jnp.arange(4.0), 2)
+          ... )
+          >>> workload.loss_at(jnp.array([1.0, 3.0]))(jnp.float32(2.0))
+          Array(1., dtype=float32)
+        """
+        is_seed = isinstance(seed_or_batch, int | np.integer)
+        seed = int(seed_or_batch) if is_seed else 0
+        _checks.seed(seed_or_batch if is_seed else 0)
+        keys = keys_of(seed)
+        if is_seed:
+            batch, key = self.batches.first(keys)
+        else:
+            batch, key = seed_or_batch, self.batches.sampling.keys_of_step(keys.step, jnp.int32(0))[1]
+        if model_state is None:
+            model_state = jax.jit(lambda key: self.init(key)[1])(keys.init)
+        return _LossOfBatch(self.loss_fn, model_state, batch, key)
+
     @classmethod
     def from_functions(
         cls,
@@ -158,6 +198,21 @@ class Workload:
             require_callable("evaluate", evaluate, "params -> {name: scalar}")
             evaluate = _StatelessEvaluation(evaluate)
         return cls(name, _StatelessInit(init_fn), _StatelessLoss(loss_fn), batches, evaluate)
+
+
+# A tree, so that a compiled function can take it as an argument: as a closure its data would be constants.
+@functools.partial(
+    jax.tree_util.register_dataclass, data_fields=("model_state", "batch", "key"), meta_fields=("loss_fn",)
+)
+@dataclasses.dataclass(frozen=True, eq=False)
+class _LossOfBatch:
+    loss_fn: Callable[[Params, ModelState, Any, jax.Array], tuple[jax.Array, ModelState]]
+    model_state: ModelState
+    batch: Any
+    key: jax.Array
+
+    def __call__(self, params: Params) -> jax.Array:
+        return self.loss_fn(params, self.model_state, self.batch, self.key)[0]
 
 
 # Objects and not closures, so that two workloads of the same functions are equal in what is compiled of them.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 
 import jax
@@ -11,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lrx.diagnostics import sharpness
+import lrx
 
 SIZE = 60
 QUADRATICS = {
@@ -36,34 +37,96 @@ def quadratic(eigenvalues):
     return (directions * np.asarray(eigenvalues)) @ directions.T, rng.normal(size=len(eigenvalues))
 
 
-@jax.jit
-def sharpness_of(matrix, point):
-    return sharpness(lambda x: 0.5 * x @ (matrix @ x), point)
+@functools.partial(jax.jit, static_argnums=2)
+def sharpness_of(matrix, point, number):
+    return lrx.sharpness(lambda x: 0.5 * x @ (matrix @ x), point, num_eigenvalues=number)
 
 
+@pytest.mark.parametrize("number", [1, 3])
 @pytest.mark.parametrize("name", QUADRATICS)
-def test_sharpness_of_a_quadratic_is_its_largest_eigenvalue(name):
-    eigenvalues = QUADRATICS[name]
-    found = sharpness_of(*(jnp.asarray(part, jnp.float32) for part in quadratic(eigenvalues)))
-    assert found.dtype == jnp.float32
-    np.testing.assert_allclose(found, eigenvalues.max(), rtol=1e-4, atol=1e-4 * np.abs(eigenvalues).max())
+def test_the_largest_eigenvalues_of_a_quadratic_are_found_as_often_as_they_occur(name, number):
+    eigenvalues = np.sort(QUADRATICS[name])[::-1]
+    found = sharpness_of(*(jnp.asarray(part, jnp.float32) for part in quadratic(eigenvalues)), number)
+    assert found.eigenvalues.dtype == found.residuals.dtype == jnp.float32
+    np.testing.assert_allclose(
+        found.eigenvalues, eigenvalues[:number], rtol=1e-4, atol=1e-6 * np.abs(eigenvalues).max()
+    )
+    assert bool(found.converged)
+    allowed = np.maximum(1e-4 * np.abs(eigenvalues[:number]), 4e-6 * np.abs(eigenvalues).max())
+    assert np.all(np.asarray(found.residuals) <= allowed)
 
 
-def test_as_many_iterations_as_parameters_are_enough():
-    found = sharpness(lambda x: 1.5 * x["one"] ** 2, {"one": jnp.float32(2.0)}, iterations=16)
-    assert float(found) == pytest.approx(3.0, rel=1e-6)
+@pytest.mark.parametrize("size", [1, 2, 4])
+def test_all_eigenvalues_of_a_small_matrix_are_found(size):
+    curvatures = jnp.arange(1.0, size + 1) - 2.5
+    found = jax.jit(lambda x: lrx.sharpness(lambda x: 0.5 * jnp.sum(curvatures * x**2), x, num_eigenvalues=size))
+    np.testing.assert_allclose(found(jnp.ones(size)).eigenvalues, curvatures[::-1], rtol=1e-5)
 
 
-def test_more_iterations_come_closer_from_below():
+def test_products_are_made_until_the_residual_is_below_the_tolerance():
     curvatures = jnp.linspace(0.1, 1, 200)
 
-    def found(iterations):
-        of = jax.jit(lambda x: sharpness(lambda x: 0.5 * jnp.sum(curvatures * x**2), x, iterations=iterations))
-        return float(of(jnp.ones(200)))
+    @jax.jit
+    def found(tol):
+        return lrx.sharpness(lambda x: 0.5 * jnp.sum(curvatures * x**2), jnp.ones(200), tol=tol)
 
-    few, most = found(4), found(60)
-    assert few < most <= 1 + 1e-5
-    assert most == pytest.approx(1, rel=1e-4)
+    coarse, fine = found(0.1), found(1e-4)
+    assert coarse.products < fine.products
+    assert 1e-4 < coarse.residuals[0] <= 0.1
+    assert fine.residuals[0] <= 1e-4
+    stopped = lrx.sharpness(lambda x: 0.5 * jnp.sum(curvatures * x**2), jnp.ones(200), tol=1e-4, max_products=20)
+    assert not bool(stopped.converged)
+    assert stopped.products <= 20
+    assert stopped.residuals[0] > 1e-4
+    assert repr(stopped).endswith("not converged)")
+
+
+def test_memory_does_not_grow_with_the_number_of_products():
+    size = 200_000
+    curvatures = jnp.linspace(0.1, 1, size)
+
+    def bytes_for(max_products):
+        def of(x):
+            return lrx.sharpness(lambda x: 0.5 * jnp.sum(curvatures * x**2), x, max_products=max_products)
+
+        return (
+            jax.jit(of).lower(jax.ShapeDtypeStruct((size,), jnp.float32)).compile().memory_analysis().temp_size_in_bytes
+        )
+
+    few, many = bytes_for(20), bytes_for(10_000)
+    assert few == many
+    assert many <= 18 * 4 * size  # the basis has 9 rows; the rest are the image, the direction and the loss
+
+
+def test_eigenvectors_solve_the_problem_with_the_preconditioner():
+    matrix, point = (jnp.asarray(part, jnp.float32) for part in quadratic(np.linspace(-1, 4, SIZE)))
+    diagonal = jnp.linspace(0.5, 2.0, SIZE)
+    params = {"a": point[:20].reshape(4, 5), "b": point[20:]}
+
+    def join(tree):
+        return jnp.concatenate([tree["a"].ravel(), tree["b"]])
+
+    def split(vector):
+        return {"a": vector[:20].reshape(4, 5), "b": vector[20:]}
+
+    @jax.jit
+    def find(matrix, params, diagonal):
+        return lrx.sharpness(
+            lambda tree: 0.5 * join(tree) @ (matrix @ join(tree)),
+            params,
+            num_eigenvalues=2,
+            preconditioner=split(diagonal),
+            eigenvectors=True,
+        )
+
+    found = find(matrix, params, diagonal)
+    roots = np.sqrt(np.asarray(diagonal, np.float64))
+    expected = np.linalg.eigvalsh(np.asarray(matrix, np.float64) / roots / roots[:, None])[::-1]
+    np.testing.assert_allclose(found.eigenvalues, expected[:2], rtol=1e-4)
+    for place in range(2):
+        vector = join(jax.tree.map(lambda leaf, place=place: leaf[place], found.eigenvectors))
+        np.testing.assert_allclose(matrix @ vector, found.eigenvalues[place] * diagonal * vector, atol=1e-3)
+        assert float(vector @ (diagonal * vector)) == pytest.approx(1, rel=1e-5)
 
 
 @pytest.mark.slow
@@ -79,7 +142,7 @@ def test_sharpness_of_a_tree_is_that_of_the_whole_hessian():
     flat, unravel = jax.flatten_util.ravel_pytree(params)
     hessian = jax.jit(jax.hessian(lambda x: loss_fn(unravel(x))))(flat)
     expected = np.linalg.eigvalsh(np.asarray(hessian, np.float64))[-1]
-    found = jax.jit(lambda params: sharpness(loss_fn, params, iterations=20))(params)
+    found = jax.jit(lambda params: lrx.sharpness(loss_fn, params))(params)
     assert float(found) == pytest.approx(expected, rel=1e-4)
 
 
@@ -89,15 +152,21 @@ def test_sharpness_takes_leaves_of_several_types_and_is_mapped_over_points_and_k
 
     points = {"a": jnp.ones(3, jnp.bfloat16), "b": jnp.array([0.0, 1.0, 2.0])}
     keys = jax.random.split(jax.random.key(7), 3)
-    found = jax.jit(jax.vmap(lambda params, key: sharpness(loss_fn, params, key=key)))(points, keys)
-    np.testing.assert_allclose(found, [4, 12, 48], rtol=1e-4)
+
+    def of(params, key):
+        return lrx.sharpness(loss_fn, {**params, "steps": 3}, key=key, eigenvectors=True)
+
+    found = jax.jit(jax.vmap(of))(points, keys)
+    np.testing.assert_allclose(found.largest, [4, 12, 48], rtol=1e-4)
+    assert found.eigenvectors["steps"] is None  # an integer is held fixed
+    np.testing.assert_allclose(jnp.abs(found.eigenvectors["a"][:, 0]), [1, 0, 0], atol=1e-3)
 
 
 @pytest.mark.parametrize("x64", [False, True])
 def test_sharpness_lowers_for_accelerators_and_is_float32_with_64_bit_types_too(x64):
     with jax.enable_x64(x64):
-        function = jax.jit(lambda x: sharpness(lambda x: jnp.sum(jnp.tanh(x) ** 2), x, iterations=3))
-        point = jax.ShapeDtypeStruct((4,), jnp.float32)
+        function = jax.jit(lambda x: lrx.sharpness(lambda x: jnp.sum(jnp.tanh(x) ** 2), x).largest)
+        point = jax.ShapeDtypeStruct((30,), jnp.float32)
         assert jax.eval_shape(function, point).dtype == jnp.float32
         text = jax.export.export(function, platforms=("cuda", "tpu"))(point).mlir_module()
     assert "callback" not in text
@@ -105,21 +174,51 @@ def test_sharpness_lowers_for_accelerators_and_is_float32_with_64_bit_types_too(
 
 
 def test_a_loss_that_is_not_finite_has_no_sharpness():
-    found = jax.jit(lambda x: sharpness(lambda x: jnp.sum(x**2) + jnp.where(x[0] > 0, jnp.nan, 0.0) * x[0], x))
-    assert np.isnan(found(jnp.ones(3)))
-    assert found(-jnp.ones(3)) == pytest.approx(2.0)
+    found = jax.jit(
+        lambda x: lrx.sharpness(lambda x: jnp.sum(x**2) + jnp.where(x[0] > 0, jnp.nan, 0.0) * x[0], x).largest
+    )
+    assert np.isnan(found(jnp.ones(30)))
+    assert found(-jnp.ones(30)) == pytest.approx(2.0)
+
+
+def total(tree):
+    return sum(jnp.sum(leaf) for leaf in jax.tree.leaves(tree))
 
 
 @pytest.mark.parametrize(
-    ("params", "options", "error", "message"),
+    ("loss", "params", "options", "error", "message"),
     [
-        (jnp.ones(3), {"iterations": 0}, ValueError, "iterations must be a whole number of iterations >= 1"),
-        (jnp.ones(3), {"iterations": 2.5}, ValueError, "iterations must be a whole number of iterations >= 1"),
-        ({}, {}, ValueError, "params must have at least one entry, got none"),
-        (jnp.arange(3), {}, TypeError, "params must be real floating-point arrays, got one of int32"),
-        (jnp.ones(3, jnp.complex64), {}, TypeError, "params must be real floating-point arrays, got one of complex64"),
+        (total, jnp.ones(3), {"num_eigenvalues": 0}, ValueError, "^num_eigenvalues must be a whole number of eigen"),
+        (
+            total,
+            jnp.ones(3),
+            {"num_eigenvalues": 4},
+            ValueError,
+            "^num_eigenvalues must be <= the number of parameters",
+        ),
+        (total, jnp.ones(3), {"tol": 0.0}, ValueError, "^tol must be a finite number > 0"),
+        (total, jnp.ones(3), {"max_products": 0}, ValueError, "^max_products must be a whole number of products"),
+        (total, jnp.ones(3), {"eigenvectors": 1}, TypeError, "^eigenvectors must be True or False"),
+        (total, {}, {}, ValueError, "^params must hold at least one floating-point number, got no leaves"),
+        (total, jnp.arange(3), {}, ValueError, "^params must hold at least one floating-point number, got int32"),
+        (total, {"w": jnp.ones(3, jnp.complex64)}, {}, TypeError, "^params must be real, got complex64 at 'w'"),
+        (lambda x: x, jnp.ones(3), {}, ValueError, r"^loss must return a scalar, got one of shape \(3,\)"),
+        (lambda x: (total(x), 0), jnp.ones(3), {}, TypeError, "^loss must return one number, got a tuple"),
+        (lambda x: jnp.sum(x > 0), jnp.ones(3), {}, TypeError, "^loss must return a floating-point number, got int32"),
+        (3.0, jnp.ones(3), {}, TypeError, "^loss must be a function, got loss=3.0"),
+        (total, {"w": jnp.ones(3)}, {"preconditioner": {"w": jnp.ones(2)}}, ValueError, "^preconditioner must be like"),
+        (total, jnp.ones(3), {"preconditioner": jnp.zeros(3)}, ValueError, "^preconditioner must be positive, got 0"),
     ],
 )
-def test_what_has_no_sharpness_is_refused(params, options, error, message):
+def test_what_has_no_sharpness_is_refused(loss, params, options, error, message):
     with pytest.raises(error, match=message):
-        sharpness(lambda x: jnp.sum(jnp.asarray(x)), params, **options)
+        lrx.sharpness(loss, params, **options)
+
+
+def test_the_eigenvalues_are_drawn_beside_a_limit():
+    curvatures = jnp.array([1.0, 5.0])
+    found = lrx.sharpness(lambda x: 0.5 * jnp.sum(curvatures * x**2), jnp.ones(2), num_eigenvalues=2)
+    assert repr(found).startswith("Sharpness(5, 1; residual ")
+    axes = found.plot(limit=4.0).axes[0]
+    np.testing.assert_allclose(axes.lines[0].get_ydata(), [5, 1], rtol=1e-5)
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["stability limit", "eigenvalue"]

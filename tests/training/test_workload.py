@@ -13,7 +13,7 @@ import jax.extend
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from training.linear import assert_identical, counting, start
+from training.linear import SGD, assert_identical, counting, linear, start
 
 import lrx
 from lrx.training import (
@@ -21,6 +21,7 @@ from lrx.training import (
     Workload,
     train,
 )
+from lrx.training.sampling import keys_of
 
 
 def test_batches_put_arrays_on_the_device_and_drop_the_incomplete_batch():
@@ -122,3 +123,26 @@ def test_batches_survive_copies_and_pickles():
         for same in (copy.copy(batches), pickle.loads(pickle.dumps(batches)), dataclasses.replace(batches)):
             np.testing.assert_array_equal(same.arrays, np.ones((4, 2)))
             assert same.batch_size == 2
+
+
+@pytest.mark.parametrize("seed", [0, 3])
+def test_the_loss_at_a_seed_is_that_of_the_first_step_of_its_run(seed):
+    workload = linear()
+    history = lrx.train(workload, SGD, steps=1, seed=seed)
+    params, _ = workload.init(keys_of(seed).init)
+    loss = workload.loss_at(seed)
+    assert float(jax.jit(loss)(params)) == pytest.approx(float(history.loss[0]), rel=1e-6)
+    assert float(jax.jit(lambda loss, params: loss(params))(loss, params)) == float(jax.jit(loss)(params))
+
+
+def test_the_loss_at_a_batch_takes_the_model_state_that_is_given():
+    workload = counting()
+    assert float(workload.loss_at(jnp.array([7, 2]))({"w": jnp.zeros(())})) == 7.0
+    _, state = workload.init(jax.random.key(0))
+    given = workload.loss_at(jnp.array([7, 2]), model_state=jax.tree.map(lambda x: x + 5, state))
+    assert int(given.model_state["steps"]) == 5
+    stream = Batches.stream(lambda: iter(np.float32([[1.0, 3.0], [5.0, 5.0]])), steps_per_epoch=2)
+    bowl = Workload.from_functions(lambda w, x, key: jnp.mean((w - x) ** 2), lambda key: jnp.ones(()), stream)
+    assert float(bowl.loss_at(0)(jnp.float32(2.0))) == 1.0
+    with pytest.raises(ValueError, match=r"^seed must be a whole number from 0"):
+        bowl.loss_at(-1)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lrx.diagnostics import sharpness
+import lrx
 from lrx.workloads import full_batch
 from lrx.workloads.full_batch import make_full_batch_workload, squared_loss, standardize_pixels
 
@@ -66,7 +66,7 @@ def test_descent_in_the_span_of_the_images_is_descent_on_all_pixels(monkeypatch)
             return jax.tree.map(lambda p, g: p - 0.1 * g, params, gradient), value
 
         params, values = jax.lax.scan(step, params, length=20)
-        return values, sharpness(lambda p: squared_loss(p, batch), params)
+        return values, lrx.sharpness(lambda p: squared_loss(p, batch), params).largest
 
     losses, sharp = descend(inside, workload.batches.arrays)
     expected_losses, expected_sharp = descend(outside, (x, labels))
