@@ -4,6 +4,7 @@ The packages of transformations are taken whole. `lrx` loads this file when the 
 """
 
 from lrx.controllers import *
+from lrx.diagnostics import landscape as landscape
 from lrx.diagnostics import sharpness as sharpness
 from lrx.editing import restart_schedule as restart_schedule
 from lrx.editing import scale_learning_rate as scale_learning_rate

@@ -1,0 +1,58 @@
+"""Losses as programs: traced at every call, so that what they name is current, and compiled once if they are equal."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from lrx.training.equality import Cache
+from lrx.training.program_hash import Hashing
+
+Evaluate = Callable[[Any, Any], jax.Array]  # (constants, params) -> () float32
+
+
+class TracedLoss:
+    """A loss of parameters, traced; the arrays that it closes over are arguments of what is compiled of it.
+
+    Args:
+      loss: `params -> loss`, a scalar.
+      params: the parameters, or their shapes.
+
+    Raises:
+      TypeError: if `loss` is not a function.
+      ValueError: if it does not return a real scalar.
+    """
+
+    def __init__(self, loss: Callable[[Any], Any], params: Any) -> None:
+        if not callable(loss):
+            raise TypeError(f"loss must be a function params -> scalar, got loss={loss!r}.")
+        # A new function, since JAX keeps the traces of a function, and a global that it names may have changed.
+        program, result = jax.make_jaxpr(lambda params: loss(params), return_shape=True)(params)
+        shapes = [leaf.shape for leaf in jax.tree.leaves(result)]
+        if shapes != [()] or not jnp.issubdtype(program.out_avals[0].dtype, jnp.floating):
+            found = f"one of {program.out_avals[0].dtype}" if shapes == [()] else f"arrays of shapes {shapes}"
+            raise ValueError(f"loss must return a real scalar, got {found}: return its mean, jnp.mean(losses).")
+        self.constants, self._program = tuple(map(jnp.asarray, program.consts)), program.jaxpr
+        hashing = Hashing()
+        digest = hashing.program(program.jaxpr)
+        self._key = object() if hashing.calls_back else (digest, jax.tree.structure(params))
+
+    def compile_once(self, cache: Cache, key: Any, build: Callable[[Evaluate], Any]) -> Any:
+        """Return what `build` makes of `(constants, params) -> loss`, or what it made of an equal loss before.
+
+        Args:
+          cache: results of earlier calls.
+          key: what `build` depends on besides the loss; hashable.
+          build: returns a compiled function.
+        """
+        program = self._program
+
+        def evaluate(constants: Any, params: Any) -> jax.Array:
+            (loss,) = jax.core.eval_jaxpr(program, constants, *jax.tree.leaves(params))
+            return loss.astype(jnp.float32)
+
+        shapes = tuple((constant.shape, constant.dtype) for constant in self.constants)
+        return cache.find((self._key, shapes, key), lambda: build(evaluate))
