@@ -12,13 +12,13 @@ import numpy as np
 
 from lrx import _checks
 from lrx.diagnostics.landscape_result import Landscape
+from lrx.diagnostics.losses import which_move
 from lrx.diagnostics.planes import (
     as_points,
     coordinates,
     draw_directions,
     is_float,
     principal_directions,
-    require_floats,
     require_like,
 )
 from lrx.diagnostics.programs import TracedLoss
@@ -92,10 +92,10 @@ def landscape(
       A `Landscape`.
 
     Raises:
-      ValueError: if an argument is out of its range, the loss is not a real scalar or not finite at `params`, the
+      ValueError: if an argument is out of its range, the loss is not a scalar or not finite at `params`, the
         parameters hold no floating-point number, the trajectory has one point or does not move, or the directions span
         no plane; before the plane is evaluated.
-      TypeError: if an argument is of the wrong type, or a parameter is complex or traced.
+      TypeError: if an argument is of the wrong type, the loss is not real, or a parameter is complex or traced.
 
     Differs from the source: biases and the parameters of norms are not moved by random directions, which the source has
     as an option.
@@ -117,7 +117,9 @@ def landscape(
       >>> found
       Landscape(3 x 3 points, loss 0 at params, 0 to 5 on the plane)
     """
-    require_floats(params)
+    which_move(params)
+    if not all(map(_checks.is_concrete, jax.tree.leaves(params))):
+        raise TypeError("params must be known arrays, got a traced one: call landscape outside of jit and vmap.")
     _checks.positive("extent", extent)
     _checks.steps("num_points", num_points, at_least=2, unit="points along each side")
     if points_at_once is not None:

@@ -19,29 +19,47 @@ class Flat(NamedTuple):
     split: Callable[[jax.Array], Any]  # (n,) -> a tree of float32 leaves; None for other leaves
 
 
-def flatten(params: Any) -> Flat:
-    """Return the floating-point parameters as one vector; leaves of other types are held fixed.
+def which_move(params: Any) -> list[bool]:
+    """Return for each leaf whether it holds floating-point numbers; others are held fixed.
 
     Raises:
-      TypeError: if a leaf is complex.
+      TypeError: if a leaf is complex, or not an array.
       ValueError: if no leaf holds floating-point numbers.
     """
-    leaves, structure = jax.tree.flatten(params)
+    leaves = jax.tree.leaves(params)
     moves = []
     for (path, _), leaf in zip(named_leaves(params), leaves, strict=True):
-        dtype = jnp.result_type(leaf)
+        try:
+            dtype = jnp.result_type(leaf)
+        except (TypeError, ValueError) as error:
+            raise TypeError(
+                f"params must be a tree of arrays, got {leaf!r} at {write_path(path)!r}: separate it, for example with "
+                "equinox.partition, and close over it in the loss."
+            ) from error
         if jnp.issubdtype(dtype, jnp.complexfloating):
             raise TypeError(
                 f"params must be real, got {dtype} at {write_path(path)!r}: give the real and the imaginary part as "
                 "two leaves, and join them in the loss."
             )
-        moves.append(jnp.issubdtype(dtype, jnp.floating))
-    moving = [jnp.asarray(leaf) for leaf, moved in zip(leaves, moves, strict=True) if moved]
-    if not sum(leaf.size for leaf in moving):
+        moves.append(bool(jnp.issubdtype(dtype, jnp.floating)))
+    if not any(moved and jnp.size(leaf) for moved, leaf in zip(moves, leaves, strict=True)):
         kinds = ", ".join(sorted({str(jnp.result_type(leaf)) for leaf in leaves})) or "no leaves"
         raise ValueError(
             f"params must hold at least one floating-point number, got {kinds}: pass the trainable parameters."
         )
+    return moves
+
+
+def flatten(params: Any) -> Flat:
+    """Return the floating-point parameters as one vector; leaves of other types are held fixed.
+
+    Raises:
+      TypeError: if a leaf is complex, or not an array.
+      ValueError: if no leaf holds floating-point numbers.
+    """
+    leaves, structure = jax.tree.flatten(params)
+    moves = which_move(params)
+    moving = [jnp.asarray(leaf) for leaf, moved in zip(leaves, moves, strict=True) if moved]
 
     def parts(flat: jax.Array) -> list[jax.Array]:
         found, first = [], 0

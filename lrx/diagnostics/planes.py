@@ -20,29 +20,6 @@ def is_float(leaf: Any) -> bool:
     return bool(jnp.issubdtype(jnp.result_type(leaf), jnp.floating))
 
 
-def require_floats(params: Tree) -> None:
-    """Check that parameters have a floating-point array to move, and no complex one.
-
-    Raises:
-      ValueError: if there is none.
-      TypeError: if a leaf is not an array of numbers, or is complex or traced.
-    """
-    for leaf in jax.tree.leaves(params):
-        if isinstance(leaf, jax.core.Tracer):
-            raise TypeError("params must be known arrays, got a traced one: call this outside of jit and vmap.")
-        try:
-            dtype = jnp.result_type(leaf)
-        except (TypeError, ValueError) as error:
-            raise TypeError(
-                f"params must be a pytree of arrays, got a leaf {leaf!r}: separate the others first, for example with "
-                "equinox.partition, and close over them in loss."
-            ) from error
-        if jnp.issubdtype(dtype, jnp.complexfloating):
-            raise TypeError(f"params must be real, got an array of {dtype}: give real and imaginary parts.")
-    if not any(is_float(leaf) and np.size(leaf) for leaf in jax.tree.leaves(params)):
-        raise ValueError("params must hold floating-point numbers, got none: pass the trainable parameters.")
-
-
 def draw_directions(
     params: Tree, key: jax.Array, number: int, normalization: str | None, filter_axis: int
 ) -> list[Tree]:

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from lrx.diagnostics.losses import require_scalar
 from lrx.training.equality import Cache
 from lrx.training.program_hash import Hashing
 
@@ -22,19 +23,14 @@ class TracedLoss:
       params: the parameters, or their shapes.
 
     Raises:
-      TypeError: if `loss` is not a function.
-      ValueError: if it does not return a real scalar.
+      ValueError: if what the loss returns is not a scalar.
+      TypeError: if `loss` is not a function, or what it returns is not real.
     """
 
     def __init__(self, loss: Callable[[Any], Any], params: Any) -> None:
-        if not callable(loss):
-            raise TypeError(f"loss must be a function params -> scalar, got loss={loss!r}.")
+        require_scalar(loss, params)
         # A new function, since JAX keeps the traces of a function, and a global that it names may have changed.
-        program, result = jax.make_jaxpr(lambda params: loss(params), return_shape=True)(params)
-        shapes = [leaf.shape for leaf in jax.tree.leaves(result)]
-        if shapes != [()] or not jnp.issubdtype(program.out_avals[0].dtype, jnp.floating):
-            found = f"one of {program.out_avals[0].dtype}" if shapes == [()] else f"arrays of shapes {shapes}"
-            raise ValueError(f"loss must return a real scalar, got {found}: return its mean, jnp.mean(losses).")
+        program = jax.make_jaxpr(lambda params: loss(params))(params)
         self.constants, self._program = tuple(map(jnp.asarray, program.consts)), program.jaxpr
         hashing = Hashing()
         digest = hashing.program(program.jaxpr)
