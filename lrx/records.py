@@ -108,6 +108,7 @@ class Result:
       settings: what was run: model, lengths, rates.
       curves: the measured numbers, as nested dicts of lists; null where a number is not finite.
       seconds: duration of the whole measurement, including the time before an interruption.
+      changes: what was changed against the scale: name to value under "settings", label to description under "arms".
       date: when it ended, in UTC.
       command: the command line that was running.
       device: the hardware, see `describe_device`.
@@ -121,6 +122,7 @@ class Result:
     settings: dict[str, Any]
     curves: dict[str, Any]
     seconds: float
+    changes: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
     date: str = dataclasses.field(default_factory=lambda: describe_date())
     command: str = dataclasses.field(default_factory=lambda: describe_command())
     device: str = dataclasses.field(default_factory=lambda: describe_device())

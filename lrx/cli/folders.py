@@ -24,12 +24,17 @@ def folder_of_run(data: str, model: str, tx: str, **numbers: tuple[int, int]) ->
       tx: the expression; a long one is cut, and a digest distinguishes it from others.
       **numbers: name to (value, default); only those that differ from their default are part of the name.
     """
-    expression = re.sub(r"[^\w.=*+-]+", "-", tx.replace(" ", "")).strip("-")
-    if len(expression) > MOST_NAMED:
-        digest = hashlib.blake2b(tx.replace(" ", "").encode(), digest_size=4).hexdigest()
-        expression = f"{expression[:MOST_NAMED].strip('-=')}-{digest}"
     changed = [f"{name}-{value}" for name, (value, default) in numbers.items() if value != default]
-    return RESULTS / "-".join([data, model, expression, *changed])
+    return RESULTS / "-".join([data, model, folder_part(tx), *changed])
+
+
+def folder_part(expression: str) -> str:
+    """Return an expression as a part of a folder's name; a long one is cut, and a digest distinguishes it."""
+    named = re.sub(r"[^\w.=*+-]+", "-", expression.replace(" ", "")).strip("-")
+    if len(named) <= MOST_NAMED:
+        return named
+    digest = hashlib.blake2b(expression.replace(" ", "").encode(), digest_size=4).hexdigest()
+    return f"{named[:MOST_NAMED].strip('-=')}-{digest}"
 
 
 def require_folder(folder: Path) -> None:

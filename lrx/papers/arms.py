@@ -25,9 +25,28 @@ class Arm(NamedTuple):
     rates: Sequence[float] = (1.0,)
 
 
+def with_own(arms: Mapping[str, Arm], job: Job) -> dict[str, Arm]:
+    """Return a paper's arms and those of the caller, which have no grid of rates.
+
+    Raises:
+      ValueError: if a label of the caller's is one of the paper's.
+    """
+    taken = sorted(set(arms) & set(job.arms))
+    if taken:
+        raise ValueError(
+            f"arms must not be named as the paper's own arms, {', '.join(map(repr, arms))}, got {taken[0]!r}."
+        )
+    return {**arms, **{label: without_grid(tx) for label, tx in job.arms.items()}}
+
+
+def without_grid(tx: optax.GradientTransformation) -> Arm:
+    """Return an arm that is one transformation, whatever the rate."""
+    return Arm(lambda rate: tx)  # noqa: ARG005
+
+
 def decades(first: float, last: float, each: int) -> tuple[float, ...]:
     """Return rates from 10^first to 10^last, `each` of them in a decade."""
-    return tuple(10.0 ** np.linspace(first, last, round((last - first) * each) + 1))
+    return tuple((10.0 ** np.linspace(first, last, round((last - first) * each) + 1)).tolist())
 
 
 def strategy_of_networks() -> str:

@@ -43,7 +43,7 @@ import optax
 
 import lrx
 from lrx.figures import legend, panels
-from lrx.papers.arms import Arm, compare
+from lrx.papers.arms import Arm, compare, with_own
 from lrx.papers.figures import REFERENCE, arm_style, band
 from lrx.papers.reproduction import Claim, Job, Paper, Scale
 from lrx.records import Result
@@ -87,7 +87,6 @@ METHODS = {
     "Adam-HD": lambda rate: lrx.hypergradient_adam(rate, hyper_rate=1e-7),
 }
 PAIRS = {"SGD-HD": "SGD", "SGDN-HD": "SGDN", "Adam-HD": "Adam"}
-COLOURS = {"SGD": "SGD", "SGDN": "SGD-Nesterov", "Adam": "Adam"}  # method to the arm of the other figures
 
 # (model, curve, epoch) to the value of each arm in the authors' files.
 PUBLISHED: dict[tuple[str, str, int], dict[str, float]] = {
@@ -135,7 +134,7 @@ def measure(size: Size, job: Job) -> tuple[dict[str, Any], dict[str, Any]]:
         points = max(points for points in range(1, 121) if epoch % points == 0)  # of an epoch, of as many steps each
         found = compare(
             workload,
-            arms,
+            with_own(arms, job),
             job,
             num_steps=epochs * epoch,
             num_points=epochs * points,
@@ -172,7 +171,7 @@ def claims(result: Result) -> list[Claim]:
     """Compare the losses with those published, each method with and without hypergradient, and check the rate."""
     found = []
     for (model, curve, epoch), published in PUBLISHED.items():
-        if result.data == "mnist" and epoch <= result.settings["epochs"][model]:
+        if epoch <= result.settings["epochs"][model]:
             reached = {name: result.array(model, "arms", name, curve)[:, epoch - 1] for name in published}
             found.append(near(f"{model}: {curve} loss of epoch {epoch}", published, reached))
     for model in result.curves:
@@ -180,7 +179,7 @@ def claims(result: Result) -> list[Claim]:
             losses = [result.array(model, "arms", name, "training") for name in (adaptive, plain)]
             text = f"{model}: training loss of {adaptive} over that of {plain}, the largest of all epochs"
             found.append(Claim.of_values(text, "<= 1", (losses[0] / losses[1]).max(axis=1), high=1.0))
-    return found + (rate_claims(result) if result.data == "mnist" else [])
+    return found + (rate_claims(result) if "logistic regression" in result.curves else [])
 
 
 def near(text: str, published: Mapping[str, float], reached: Mapping[str, np.ndarray]) -> Claim:
@@ -196,6 +195,7 @@ def near(text: str, published: Mapping[str, float], reached: Mapping[str, np.nda
         + f"; {worst} is {apart[worst]:.1%} off"
         + ("" if spread is None else f", ± {spread:.1%} over seeds"),
         bool(apart[worst] <= TOLERANCE),
+        published=True,
     )
 
 
@@ -208,22 +208,23 @@ def rate_claims(result: Result) -> list[Claim]:
     end = rates[:, np.searchsorted(steps, epoch, side="right") - 1]
     mean = result.array(model, "arms", "SGD-HD", "epoch_rate")[:, 0]
     what = f"{model}, rate of SGD-HD"
+    of_values = functools.partial(Claim.of_values, published=True)
     return [
-        Claim.of_values(
+        of_values(
             f"{what} at its highest: within 25 % of the published one",
             f"{PUBLISHED_PEAK}",
             peaks,
             0.75 * PUBLISHED_PEAK,
             1.25 * PUBLISHED_PEAK,
         ),
-        Claim.of_values(f"{what}: highest within the first 30 steps", "14", steps[rates.argmax(axis=1)], high=30),
-        Claim.of_values(
+        of_values(f"{what}: highest within the first 30 steps", "14", steps[rates.argmax(axis=1)], high=30),
+        of_values(
             f"{what} at the end of epoch 1 over its highest: below 1/2",
             f"{PUBLISHED_END / PUBLISHED_PEAK:.2f}",
             end / peaks,
             high=0.5,
         ),
-        Claim.of_values(
+        of_values(
             f"{what}, mean of epoch 1: within 10 % of the published one",
             f"{PUBLISHED_MEAN}",
             mean,
@@ -241,16 +242,15 @@ def plot(result: Result) -> dict[str, Figure]:
 def draw(model: str, curves: Mapping[str, Any], data: str) -> Figure:
     """Draw one column of figure 2, from left to right."""
     figure, (rates, training, validation) = panels(3)
-    for name, arm in curves["arms"].items():
-        colour = arm_style(COLOURS[PAIRS.get(name, name)], 0)["color"]
-        look = {"color": colour, "ls": "-" if name in PAIRS else "--"}
+    for place, (name, arm) in enumerate(curves["arms"].items()):
+        look = arm_style(name, place) | ({"ls": "--"} if name in PAIRS.values() else {})
         epochs = np.arange(1, len(arm["training"][0]) + 1)
         band(rates, curves["rate_steps"], arm["rate"], name, **look)
         for panel, curve in ((training, "training"), (validation, "validation")):
             band(panel, epochs, arm[curve], name, **look, marker="." if len(epochs) < 20 else "")
             for (of, what, epoch), published in PUBLISHED.items():
                 if data == "mnist" and (of, what) == (model, curve) and name in published and epoch <= len(epochs):
-                    cross = {"color": colour, "mec": "black", "marker": "X", "ms": 8, "ls": "", "zorder": 5}
+                    cross = {"color": look["color"], "mec": "black", "marker": "X", "ms": 8, "ls": "", "zorder": 5}
                     panel.plot([epoch], [published[name]], **cross)
     if data == "mnist" and model == "logistic regression":
         shown = np.searchsorted(PUBLISHED_STEPS, curves["rate_steps"][-1], side="right")
@@ -281,4 +281,5 @@ PAPER = Paper(
     measure=measure,
     claims=claims,
     plot=plot,
+    arms=(("*", "arms"),),
 )

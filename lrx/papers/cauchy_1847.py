@@ -16,7 +16,7 @@ Differs from the source: the text of 1847 has neither figure nor rate; functions
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -33,12 +33,23 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SEEDS = (0, 1, 2, 3, 4)
+
+
+class Size(NamedTuple):
+    """The number of runs."""
+
+    runs: int  # of each seed
+
+
 SCALES = {
     "demo": Scale(
-        "a quadratic, |x| with noise to T = 10^5, a saddle; 5 seeds of 40 runs", "20 s, 2 CPU cores", 40, seeds=SEEDS
+        "a quadratic, |x| with noise to T = 10^5, a saddle; 5 seeds of 40 runs",
+        "20 s, 2 CPU cores",
+        Size(40),
+        seeds=SEEDS,
     ),
-    "cpu": Scale("the same, 5 seeds of 400 runs", "2 minutes, 2 CPU cores", 400, seeds=SEEDS),
-    "paper": Scale("as cpu: a theorem has no size of its own", "2 minutes, 2 CPU cores", 400, seeds=SEEDS),
+    "cpu": Scale("the same, 5 seeds of 400 runs", "2 minutes, 2 CPU cores", Size(400), seeds=SEEDS),
+    "paper": Scale("as cpu: a theorem has no size of its own", "2 minutes, 2 CPU cores", Size(400), seeds=SEEDS),
 }
 EIGENVALUES = np.geomspace(1e-8, 1, 200)  # so L = 1
 FACTORS = (0.1, 1.0, 1.9, 2.1)  # of 1 / L
@@ -74,9 +85,9 @@ def saddle(noise: float) -> Any:
     return gradient
 
 
-def measure(runs: int, job: Job) -> tuple[dict[str, Any], dict[str, Any]]:
+def measure(size: Size, job: Job) -> tuple[dict[str, Any], dict[str, Any]]:
     """Measure gaps on a quadratic and on |x|, and the times of escape from a saddle."""
-    keys = jnp.stack([jax.random.split(jax.random.key(seed), runs) for seed in job.seeds])  # (seeds, runs)
+    keys = jnp.stack([jax.random.split(jax.random.key(seed), size.runs) for seed in job.seeds])  # (seeds, runs)
     start_keys = keys[:, 0]
 
     counts = log_spaced(STEPS, 100)
@@ -121,7 +132,7 @@ def measure(runs: int, job: Job) -> tuple[dict[str, Any], dict[str, Any]]:
         curves["paths"][f"{rate:g}"] = np.median(paths, axis=(0, 1))[drawn - 1]
     quiet = jax.jit(lambda: descend(saddle(0.0), lrx.sgd(0.1), start, every, lambda point: jnp.abs(point[1])))
     curves["without_noise"] = float(np.max(quiet()))
-    return {"runs": runs}, curves
+    return size._asdict(), curves
 
 
 def claims(result: Result) -> list[Claim]:

@@ -46,7 +46,15 @@ import optax
 
 import lrx
 from lrx.figures import legend, panels
-from lrx.papers.arms import Arm, claim_best_rates_inside_grid, compare, error_workload, final_values, summarize_arm
+from lrx.papers.arms import (
+    Arm,
+    claim_best_rates_inside_grid,
+    compare,
+    error_workload,
+    final_values,
+    summarize_arm,
+    with_own,
+)
 from lrx.papers.figures import REFERENCE, arm_style, band, errors_at_the_end
 from lrx.papers.reproduction import Claim, Job, Paper, Scale
 from lrx.records import Result
@@ -194,7 +202,7 @@ def measure_task(task: Task, job: Job) -> dict[str, Any]:
     arm = Arm(lambda rate: optimizer(task, refine(rate)), task.rates)
     arms |= compare(
         workload,
-        {"refined": arm},
+        with_own({"refined": arm}, job),
         job,
         num_steps=steps,
         num_points=NUM_POINTS,
@@ -351,4 +359,5 @@ PAPER = Paper(
     measure=measure,
     claims=claims,
     plot=plot,
+    arms=(("tasks", "*", "arms"),),
 )

@@ -29,7 +29,7 @@ from jax.flatten_util import ravel_pytree
 
 import lrx
 from lrx.figures import legend, panels
-from lrx.papers.arms import Arm, claim_best_rates_inside_grid, compare, decades, final_values
+from lrx.papers.arms import Arm, claim_best_rates_inside_grid, compare, decades, final_values, with_own
 from lrx.papers.descent import descend
 from lrx.papers.figures import band, sensitivity
 from lrx.papers.reproduction import Claim, Job, Paper, Scale
@@ -74,7 +74,7 @@ BOX = 5.0  # bound on the coordinates of the best fixed point, which rare featur
 def measure(size: Size, job: Job) -> tuple[dict[str, Any], dict[str, Any]]:
     """Train all arms for one pass, AdaGrad with a loss in other units too, and measure its regret."""
     workload = make_sparse_workload(num_features=size.features, num_train=size.examples, batch_size=BATCH_SIZE)
-    arms = compare(workload, ARMS, job, num_steps=size.steps)
+    arms = compare(workload, with_own(ARMS, job), job, num_steps=size.steps)
     chosen = arms["AdaGrad"]["rates"][arms["AdaGrad"]["best"]]
     in_other_units = {"scaled": Arm(lambda rate: optax.chain(optax.scale(SCALED), lrx.adagrad(rate)), (chosen,))}
     arms["AdaGrad, scaled"] = compare(workload, in_other_units, job, num_steps=size.steps)["scaled"]
@@ -164,7 +164,7 @@ def claims(result: Result) -> list[Claim]:
 def plot(result: Result) -> dict[str, Figure]:
     """Draw the training loss over steps at the best rates, and the last loss over rates."""
     figure, (left, right) = panels(2)
-    arms = {name: arm for name, arm in result.curves["arms"].items() if name in ARMS}
+    arms = {name: arm for name, arm in result.curves["arms"].items() if not name.startswith("AdaGrad, scaled")}
     for place, (name, arm) in enumerate(arms.items()):
         band(left, arm["steps"], arm["loss"], name, place)
     left.set_xlabel("steps, of one pass over the data")
@@ -186,4 +186,5 @@ PAPER = Paper(
     measure=measure,
     claims=claims,
     plot=plot,
+    arms=(("arms",),),
 )

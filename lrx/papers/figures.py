@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import contextlib
+import contextvars
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -35,6 +37,14 @@ STYLES: dict[str, dict[str, Any]] = {
     "RMSProp": {"color": PINK, "ls": "-."},
     "Adam": {"color": GREEN, "ls": "-"},
     "COCOB": {"color": BLUE, "ls": "-"},
+    "SGD-HD": {"color": GREY, "ls": "-"},
+    "SGDN": {"color": VERMILION, "ls": "--"},
+    "SGDN-HD": {"color": VERMILION, "ls": "-"},
+    "Adam-HD": {"color": GREEN, "ls": "-"},
+    # Policies of the cyclical rates.
+    "fixed": {"color": GREY, "ls": "-"},
+    "decay": {"color": VERMILION, "ls": "--"},
+    "triangular2": {"color": BLUE, "ls": "-"},
 }
 REFERENCE: dict[str, Any] = {
     "color": "black",
@@ -44,9 +54,37 @@ REFERENCE: dict[str, Any] = {
 }  # theory, and published values
 
 
+# Arms of the caller are black, which is no arm's colour; those of another result have their colour, and are dotted.
+OWN_STROKES: tuple[Any, ...] = ("-", (0, (4, 1.5)), "-.", (0, (5, 1, 1, 1, 1, 1)))
+BESIDE_STROKES: tuple[Any, ...] = (":", (0, (1, 3)), (0, (3, 3)))
+_looks: contextvars.ContextVar[Mapping[str, dict[str, Any]] | None] = contextvars.ContextVar("looks", default=None)
+
+
+@contextlib.contextmanager
+def looks_of_changes(own: Iterable[str], beside: Mapping[str, tuple[str, str]]) -> Iterator[None]:
+    """Give arms of the caller and arms of other results their looks, in the figures that are drawn meanwhile.
+
+    Args:
+      own: labels of the arms of the caller.
+      beside: label to the arm of the same method and the name of its result; see `lrx.papers.changes.overlay`.
+    """
+    looks = {label: {"color": "black", "ls": OWN_STROKES[place % len(OWN_STROKES)]} for place, label in enumerate(own)}
+    names = list(dict.fromkeys(name for _, name in beside.values()))
+    for label, (arm, name) in beside.items():
+        stroke = BESIDE_STROKES[names.index(name) % len(BESIDE_STROKES)]
+        base = looks.get(arm) or arm_style(arm, [other for other, _ in beside.values()].index(arm))
+        looks[label] = base | {"ls": stroke}
+    token = _looks.set(looks)
+    try:
+        yield
+    finally:
+        _looks.reset(token)
+
+
 def arm_style(arm: str, place: int) -> dict[str, Any]:
     """Return colour and stroke of an arm: its own, or those of its place among others."""
-    return STYLES.get(arm, {"color": PALETTE[place % len(STROKES)], "ls": STROKES[place % len(STROKES)]})
+    by_place = {"color": PALETTE[place % len(STROKES)], "ls": STROKES[place % len(STROKES)]}
+    return (_looks.get() or {}).get(arm) or STYLES.get(arm, by_place)
 
 
 def band(

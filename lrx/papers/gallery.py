@@ -55,7 +55,7 @@ def page(folder: Path, failed: dict[str, str] | None = None) -> str:
     ]
     rows = []
     for entry in found:
-        claims = entry.paper.claims(entry.result)
+        claims = entry.paper.check(entry.result).claims
         title = f"[{entry.paper.authors} {entry.paper.year}](#{_anchor(entry)})"
         rows.append((title, entry.result.scale, f"{sum(claim.holds for claim in claims)} of {len(claims)}"))
     rows += [(name, "failed", message) for name, message in (failed or {}).items()]
@@ -83,9 +83,17 @@ def _section(entry: Entry, folder: Path) -> list[str]:
     ]
     for picture in sorted(place.glob("*.png")):
         lines += [f"![{paper.name}, {picture.stem}]({picture.relative_to(folder).as_posix()})", ""]
-    claims = paper.claims(result)
+    claims, left_out = paper.check(result)
     rows = [(claim.text, claim.expected, claim.measured, "yes" if claim.holds else "**no**") for claim in claims]
     lines.append(markdown_table(["claim", "expected", "measured", "holds"], rows, align="llll"))
+    if left_out:
+        lines += [
+            "",
+            f"Not checked, since they are about the published settings: {'; '.join(c.text for c in left_out)}.",
+        ]
+    changed = [f"{name} = {value}" for kind in result.changes.values() for name, value in kind.items()]
+    if changed:
+        lines += ["", f"Changed: {'; '.join(f'`{change}`' for change in changed)}."]
     data = f", on {result.data}" if result.data else ""
     seeds = f"{len(result.seeds)} seed{'s' if len(result.seeds) > 1 else ''}"
     measured = f"{result.seconds:,.0f} s on {result.device}, jax {result.versions['jax']}, {result.date[:10]}"

@@ -28,8 +28,7 @@ Differs from the source: the moving target and its numbers are ours. lrx adds ep
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -39,6 +38,7 @@ import optax
 import lrx
 from lrx._numbers import ArrayLike
 from lrx.figures import legend, panels
+from lrx.papers.arms import Arm, with_own
 from lrx.papers.descent import descend
 from lrx.papers.figures import REFERENCE, arm_style, band
 from lrx.papers.reproduction import Claim, Job, Paper, Scale
@@ -48,10 +48,18 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SEEDS = (0, 1, 2, 3, 4)
+
+
+class Size(NamedTuple):
+    """The number of steps."""
+
+    steps: int
+
+
 SCALES = {
-    "demo": Scale("20,000 steps, 5 seeds", "12 s, 2 CPU cores", 20_000, seeds=SEEDS),
-    "cpu": Scale("100,000 steps, 5 seeds", "14 s, 2 CPU cores", 100_000, seeds=SEEDS),
-    "paper": Scale("as cpu: a lecture has no size of its own", "14 s, 2 CPU cores", 100_000, seeds=SEEDS),
+    "demo": Scale("20,000 steps, 5 seeds", "12 s, 2 CPU cores", Size(20_000), seeds=SEEDS),
+    "cpu": Scale("100,000 steps, 5 seeds", "14 s, 2 CPU cores", Size(100_000), seeds=SEEDS),
+    "paper": Scale("as cpu: a lecture has no size of its own", "14 s, 2 CPU cores", Size(100_000), seeds=SEEDS),
 }
 SHORT = 1000  # steps for which a rate is chosen that then stays
 PERIOD = 100  # steps between jumps
@@ -60,10 +68,10 @@ NOISE = 1.0  # of the gradient, beside jumps of variance 2
 SHRUNK = 0.01  # the scale of the gradients in the second half of the other problem
 POINTS = 20
 GRID = 10**0.25  # from a rate to the next
-ARMS: dict[str, tuple[Callable[[Any], optax.GradientTransformation], np.ndarray]] = {
-    "SGD": (lrx.sgd, GRID ** np.arange(-10.0, 10.0)),
-    "AdaGrad": (lrx.adagrad, GRID ** np.arange(-6.0, 14.0)),
-    "RMSProp": (lambda rate: lrx.rmsprop(rate, decay=0.9), GRID ** np.arange(-10.0, 6.0)),
+ARMS = {
+    "SGD": Arm(lrx.sgd, tuple(GRID ** np.arange(-10.0, 10.0))),
+    "AdaGrad": Arm(lrx.adagrad, tuple(GRID ** np.arange(-6.0, 14.0))),
+    "RMSProp": Arm(lambda rate: lrx.rmsprop(rate, decay=0.9), tuple(GRID ** np.arange(-10.0, 6.0))),
 }
 DECAYS = (0.9, 0.99)
 FIRST_RATE = 0.01
@@ -72,12 +80,12 @@ GRADIENT_SCALES = np.geomspace(0.1, 1000, 9)
 CYCLE = (0.1,) * 9 + (-0.9,)  # gradients of a weight that should stay, from the lecture
 
 
-def problem(size: int, seed: jax.Array, shrinks: ArrayLike = False) -> tuple[Any, Any]:
+def problem(steps: int, seed: jax.Array, shrinks: ArrayLike = False) -> tuple[Any, Any]:
     """Return the gradient of the moving target, and the mean square distance from it."""
-    jumps = jax.random.normal(jax.random.fold_in(jax.random.key(1), seed), (size // PERIOD + 1, DIMENSIONS))
+    jumps = jax.random.normal(jax.random.fold_in(jax.random.key(1), seed), (steps // PERIOD + 1, DIMENSIONS))
 
     def gradient(theta: jax.Array, key: jax.Array, count: jax.Array) -> tuple[jax.Array, jax.Array]:
-        scale = jnp.where(jnp.asarray(shrinks) & (count >= size // 2), SHRUNK, 1.0)
+        scale = jnp.where(jnp.asarray(shrinks) & (count >= steps // 2), SHRUNK, 1.0)
         noise = NOISE * jax.random.normal(key, theta.shape)
         return jnp.float32(0), scale * (theta - jumps[count // PERIOD] + noise)  # no method here looks at the value
 
@@ -87,15 +95,15 @@ def problem(size: int, seed: jax.Array, shrinks: ArrayLike = False) -> tuple[Any
     return gradient, error
 
 
-def follow(size: int, name: str, seeds: tuple[int, ...]) -> dict[str, Any]:
+def follow(steps: int, arm: Arm, seeds: tuple[int, ...]) -> dict[str, Any]:
     """Measure how an arm follows both targets with each rate, and keep the errors at its best rates."""
-    make, rates = ARMS[name]
+    rates = np.asarray(arm.rates)
 
     def one(rate: jax.Array, seed: jax.Array, shrinks: jax.Array) -> tuple[jax.Array, jax.Array]:
-        gradient, error = problem(size, seed, shrinks)
+        gradient, error = problem(steps, seed, shrinks)
         start = jnp.zeros(DIMENSIONS)
         # Counts from 0 on: each point before its own gradient is known.
-        errors = descend(gradient, make(rate), start, np.arange(size), error, jax.random.key(seed), timed=True)
+        errors = descend(gradient, arm.make(rate), start, np.arange(steps), error, jax.random.key(seed), timed=True)
         return jnp.mean(errors[:SHORT]), jnp.mean(errors.reshape(POINTS, -1), axis=1)
 
     each = jax.vmap(jax.vmap(jax.vmap(one, (None, 0, None)), (0, None, None)), (None, None, 0))
@@ -175,14 +183,14 @@ def drifts() -> np.ndarray:
     return np.asarray(jax.jit(jax.vmap(one))(jnp.array([0.0, *DECAYS])))
 
 
-def measure(size: int, job: Job) -> tuple[dict[str, Any], dict[str, Any]]:
+def measure(size: Size, job: Job) -> tuple[dict[str, Any], dict[str, Any]]:
     """Follow both targets with every arm, and measure first steps, distance from Adam and the drift of the lecture."""
-    settings = {"steps": size, "short": SHORT, "period": PERIOD, "noise": NOISE, "shrunk": SHRUNK}
+    settings = {"steps": size.steps, "short": SHORT, "period": PERIOD, "noise": NOISE, "shrunk": SHRUNK}
     names = [f"{decay:g}" for decay in DECAYS]
     lengths = dict(zip(names, step_lengths(), strict=True))
     return settings, {
-        "steps": (np.arange(POINTS) + 0.5) * size / POINTS,
-        "arms": {name: follow(size, name, job.seeds) for name in ARMS},
+        "steps": (np.arange(POINTS) + 0.5) * size.steps / POINTS,
+        "arms": {name: follow(size.steps, arm, job.seeds) for name, arm in with_own(ARMS, job).items()},
         "lengths": {decay: round_to_six_digits(each[len(each) // 2]) for decay, each in lengths.items()},
         "first": {decay: round_to_six_digits(each[:, 0]) for decay, each in lengths.items()},
         "adam": dict(zip(names, distance_from_adam(job.seeds), strict=True)),
@@ -199,7 +207,7 @@ def claims(result: Result) -> list[Claim]:
         return result.array("arms", name, choice, "parts").mean(axis=1)
 
     found = []
-    for name in arms:
+    for name in ARMS:
         late = result.array("arms", name, "early", "parts")[:, -(POINTS // 10) :].mean(axis=1)
         grown = late / result.array("arms", name, "early", "chosen_by")
         text = (
@@ -209,7 +217,8 @@ def claims(result: Result) -> list[Claim]:
             found.append(Claim.of_values(f"{text}, at least 2", "> 2", grown, 2.0))
         else:
             found.append(Claim.of_values(f"{text}, at most 1.2", "1", grown, high=1.2))
-    for name, arm in arms.items():
+    for name in ARMS:
+        arm = arms[name]
         expected = np.sqrt(steps / first_steps) if name == "AdaGrad" else 1.0
         whole, early = (arm[choice]["rates"][arm[choice]["best"]] for choice in ("whole", "early"))
         text = f"{name}: best rate for {steps:,} steps over that for {first_steps:,}, within one place of the grid"
@@ -245,7 +254,7 @@ def plot(result: Result) -> dict[str, Figure]:
     """Draw how the arms follow both targets, and the first steps."""
     figure, (left, right) = panels(2, sharey=True)
     steps = result.array("steps")
-    for place, name in enumerate(ARMS):
+    for place, name in enumerate(result.curves["arms"]):
         band(left, steps, result.curves["arms"][name]["early"]["parts"], name, place)
         band(right, steps, result.curves["arms"][name]["shrinking"]["parts"], name, place)
     left.set_title(f"a jumping target, rates best for the first {SHORT:,} steps", loc="left", fontsize=10)
@@ -290,4 +299,5 @@ PAPER = Paper(
     measure=measure,
     claims=claims,
     plot=plot,
+    arms=(("arms",),),
 )

@@ -49,7 +49,7 @@ import optax
 
 import lrx
 from lrx.figures import BLUE, GREEN, VERMILION, legend, panels
-from lrx.papers.arms import Arm, compare, compare_after_trials, decades, final_values, strategy_of_networks
+from lrx.papers.arms import Arm, compare, compare_after_trials, decades, final_values, strategy_of_networks, with_own
 from lrx.papers.figures import REFERENCE, arm_style, band
 from lrx.papers.reproduction import Claim, Job, Paper, Scale
 from lrx.papers.steps import largest_of_parts, last_steps, longest_steps
@@ -138,7 +138,7 @@ def measure(size: Size, job: Job) -> tuple[dict[str, Any], dict[str, Any]]:
     dataset = load(job.data, job.data_dir)
     regression = make_perceptron_workload(dataset, l2=L2, batch_size=BATCH_SIZE)
     steps = size.regression_epochs * regression.batches.steps_per_epoch
-    arms = compare(regression, REGRESSION, job, num_steps=steps, name="regression", strategy="vmap")
+    arms = compare(regression, with_own(REGRESSION, job), job, num_steps=steps, name="regression", strategy="vmap")
     chosen = arms["Adam"]["rates"][arms["Adam"]["best"]]
     scaled = {
         "Adam, scaled": Arm(lambda rate: optax.chain(optax.scale(SCALED), REGRESSION["Adam"].make(rate)), (chosen,))
@@ -152,7 +152,7 @@ def measure(size: Size, job: Job) -> tuple[dict[str, Any], dict[str, Any]]:
         "regression": arms,
         "perceptron": compare_after_trials(
             perceptron,
-            PERCEPTRON,
+            with_own(PERCEPTRON, job),
             job,
             trial_steps=size.trial_epochs * epoch,
             num_steps=size.epochs * epoch,
@@ -301,7 +301,7 @@ def plot_training(result: Result) -> Figure:
     epoch = result.settings["steps_per_epoch"]
     titles = "figure 1, left: logistic regression", "figure 2a: perceptron with dropout"
     for axes, name, title in zip(both, ("regression", "perceptron"), titles, strict=True):
-        arms = {label: arm for label, arm in result.curves[name].items() if label != "Adam, scaled"}
+        arms = {label: arm for label, arm in result.curves[name].items() if not label.startswith("Adam, scaled")}
         for label, arm in arms.items():
             band(axes, np.asarray(arm["steps"]) / epoch, arm["loss"], label, 5)
         rates = ", ".join(f"{label} {arm['rates'][arm['best']]:.2g}" for label, arm in arms.items())
@@ -394,4 +394,5 @@ PAPER = Paper(
     measure=measure,
     claims=claims,
     plot=plot,
+    arms=(("regression",), ("perceptron",)),
 )

@@ -23,7 +23,7 @@ from which to choose it.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -39,10 +39,17 @@ from lrx.records import Result
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+
+class Size(NamedTuple):
+    """The number of steps."""
+
+    steps: int  # on the worst function, which has twice as many variables, and one
+
+
 SCALES = {
-    "demo": Scale("the worst function of 201 variables, a quadratic of 200", "a few seconds, 2 CPU cores", 100),
-    "cpu": Scale("the worst function of 1,001 variables, a quadratic of 200", "half a minute, 2 CPU cores", 500),
-    "paper": Scale("as cpu: a theorem has no size of its own", "half a minute, 2 CPU cores", 500),
+    "demo": Scale("the worst function of 201 variables, a quadratic of 200", "a few seconds, 2 CPU cores", Size(100)),
+    "cpu": Scale("the worst function of 1,001 variables, a quadratic of 200", "half a minute, 2 CPU cores", Size(500)),
+    "paper": Scale("as cpu: a theorem has no size of its own", "half a minute, 2 CPU cores", Size(500)),
 }
 QUADRATIC_STEPS = 1000
 EIGENVALUES = np.geomspace(1e-8, 1, 200)
@@ -76,10 +83,10 @@ def worst_gradient(x: jax.Array) -> jax.Array:
     return springs.at[0].add(-0.25)
 
 
-def measure(steps: int, job: Job) -> tuple[dict[str, Any], dict[str, Any]]:
+def measure(size: Size, job: Job) -> tuple[dict[str, Any], dict[str, Any]]:
     """Measure the gaps of three methods on the worst function and on a quadratic."""
-    size = 2 * steps + 1
-    solution = jnp.asarray(1 - np.arange(1, size + 1) / (size + 1), jnp.float32)
+    steps, variables = size.steps, 2 * size.steps + 1
+    solution = jnp.asarray(1 - np.arange(1, variables + 1) / (variables + 1), jnp.float32)
 
     def worst(x: jax.Array, key: jax.Array) -> tuple[jax.Array, jax.Array]:
         del key
@@ -102,7 +109,7 @@ def measure(steps: int, job: Job) -> tuple[dict[str, Any], dict[str, Any]]:
     counts = np.arange(1, steps + 1)
     curves: dict[str, Any] = {"steps": counts, "worst": {}, "quadratic_steps": [], "quadratic": {}}
     for name, tx in methods(steps).items():
-        gap = jax.jit(lambda tx=tx: descend(worst, tx, jnp.zeros(size), counts, worst_gap))
+        gap = jax.jit(lambda tx=tx: descend(worst, tx, jnp.zeros(variables), counts, worst_gap))
         curves["worst"][name] = np.asarray(gap())
     long = log_spaced(QUADRATIC_STEPS, 100)
     curves["quadratic_steps"] = long

@@ -20,7 +20,7 @@ as t rho^t, and rho is fitted with the factor t.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -36,10 +36,19 @@ from lrx.records import Result
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+
+class Size(NamedTuple):
+    """The condition numbers of the quadratics."""
+
+    conditions: tuple[float, ...]  # kappa = L / mu
+
+
 SCALES = {
-    "demo": Scale("50 variables, kappa 10, 100, 1,000", "a few seconds, 2 CPU cores", (10, 100, 1000)),
-    "cpu": Scale("50 variables, kappa 10 to 10,000", "a few seconds, 2 CPU cores", (10, 100, 1000, 10_000)),
-    "paper": Scale("as cpu: a theorem has no size of its own", "a few seconds, 2 CPU cores", (10, 100, 1000, 10_000)),
+    "demo": Scale("50 variables, kappa 10, 100, 1,000", "a few seconds, 2 CPU cores", Size((10, 100, 1000))),
+    "cpu": Scale("50 variables, kappa 10 to 10,000", "a few seconds, 2 CPU cores", Size((10, 100, 1000, 10_000))),
+    "paper": Scale(
+        "as cpu: a theorem has no size of its own", "a few seconds, 2 CPU cores", Size((10, 100, 1000, 10_000))
+    ),
 }
 VARIABLES = 50
 TARGET = 1e-6  # of the first distance, to which steps are counted
@@ -63,10 +72,10 @@ def counter_example(x: jax.Array) -> jax.Array:
     return jnp.where(x < 1, 25 * x, jnp.where(x < 2, x + 24, 25 * x - 24))
 
 
-def measure(conditions: Any, job: Job) -> tuple[dict[str, Any], dict[str, Any]]:
+def measure(size: Size, job: Job) -> tuple[dict[str, Any], dict[str, Any]]:
     """Measure distances over steps for each condition number, and the counter-example."""
     curves: dict[str, Any] = {"conditions": {}}
-    for kappa in conditions:
+    for kappa in size.conditions:
         eigenvalues = jnp.asarray(np.geomspace(1, kappa, VARIABLES), jnp.float32)
 
         def gradient(x: jax.Array, key: jax.Array, eigenvalues: jax.Array = eigenvalues) -> tuple[jax.Array, jax.Array]:
@@ -105,7 +114,7 @@ def measure(conditions: Any, job: Job) -> tuple[dict[str, Any], dict[str, Any]]:
         name: np.asarray(jax.jit(lambda tx=tx: descend(plain, tx, start, counts, lambda x: x))())
         for name, tx in methods.items()
     }
-    return {"conditions": list(conditions)}, curves
+    return {"conditions": list(size.conditions)}, curves
 
 
 def fit_factor(distances: np.ndarray, *, double_root: bool) -> float:

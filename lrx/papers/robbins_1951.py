@@ -16,7 +16,7 @@ Differs from the source: the theorem leaves the gains free; c mu = 1, 0.2 and 0.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -33,10 +33,18 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SEEDS = (0, 1, 2, 3, 4)
+
+
+class Size(NamedTuple):
+    """The number of steps."""
+
+    steps: int
+
+
 SCALES = {
-    "demo": Scale("10^5 steps, 5 seeds of 200 runs", "half a minute, 2 CPU cores", 10**5, seeds=SEEDS),
-    "cpu": Scale("10^6 steps, 5 seeds of 200 runs", "3 minutes, 2 CPU cores", 10**6, seeds=SEEDS),
-    "paper": Scale("as cpu: a theorem has no size of its own", "3 minutes, 2 CPU cores", 10**6, seeds=SEEDS),
+    "demo": Scale("10^5 steps, 5 seeds of 200 runs", "half a minute, 2 CPU cores", Size(10**5), seeds=SEEDS),
+    "cpu": Scale("10^6 steps, 5 seeds of 200 runs", "3 minutes, 2 CPU cores", Size(10**6), seeds=SEEDS),
+    "paper": Scale("as cpu: a theorem has no size of its own", "3 minutes, 2 CPU cores", Size(10**6), seeds=SEEDS),
 }
 RUNS = 200  # of each seed; their mean square is the error
 START = 10.0
@@ -49,9 +57,9 @@ GAINS: dict[str, lrx.Schedule] = {
 }
 
 
-def measure(steps: int, job: Job) -> tuple[dict[str, Any], dict[str, Any]]:
+def measure(size: Size, job: Job) -> tuple[dict[str, Any], dict[str, Any]]:
     """Measure the mean square error over the number of steps for each sequence of gains."""
-    counts = log_spaced(steps, 60)
+    counts = log_spaced(size.steps, 60)
 
     def gradient(theta: jax.Array, key: jax.Array) -> tuple[jax.Array, jax.Array]:
         return 0.5 * MU * theta**2, MU * theta + jax.random.normal(key)
@@ -67,7 +75,7 @@ def measure(steps: int, job: Job) -> tuple[dict[str, Any], dict[str, Any]]:
         curves["errors"][name] = np.stack(
             [np.mean(squares(jax.random.split(jax.random.key(seed), RUNS)), axis=0) for seed in job.seeds]
         )
-    settings = {"steps": steps, "runs": RUNS, "start": START, "mu": MU}
+    settings = {"steps": size.steps, "runs": RUNS, "start": START, "mu": MU}
     return settings, curves
 
 

@@ -23,7 +23,9 @@ import numpy as np
 import optax
 
 import lrx
-from lrx.figures import BLUE, GREY, VERMILION, band, legend, panels
+from lrx.figures import band, legend, panels
+from lrx.papers.arms import compare, final_values, strategy_of_networks, with_own, without_grid
+from lrx.papers.figures import arm_style
 from lrx.papers.reproduction import Claim, Job, Paper, Scale
 from lrx.records import Result
 from lrx.training import Workload, train
@@ -93,13 +95,7 @@ SCALES = {
     ),
 }
 
-POLICIES = ("fixed", "decay", "triangular2")
 LABELS = {"fixed": "fixed policy", "decay": "decay (control)", "triangular2": "cyclical, triangular2"}
-STYLES: dict[str, dict[str, Any]] = {
-    "fixed": {"color": GREY, "ls": "-"},
-    "decay": {"color": VERMILION, "ls": "--"},
-    "triangular2": {"color": BLUE, "ls": "-"},
-}
 
 
 def schedules(lengths: Lengths, low: float, high: float) -> dict[str, lrx.Schedule]:
@@ -184,41 +180,28 @@ def measure(settings: Settings, job: Job) -> tuple[dict[str, Any], dict[str, Any
     ladder = range_test(workload, settings, seed=job.seeds[0], progress=title)
     bounds = settings.bounds or read_bounds(np.asarray(ladder["rate"]), np.asarray(ladder["accuracy"]))
     lengths = settings.lengths
-    curves: dict[str, Any] = {"range_test": ladder}
-    for policy, schedule in schedules(lengths, *bounds).items():
-        steps = lengths.fixed if policy == "fixed" else lengths.short
-        tx = optimizer(settings, schedule)
-        histories = [
-            train(
-                workload,
-                tx,
-                steps=steps,
-                seed=seed,
-                evaluate_every=lengths.every,
-                checkpoint=job.folder(f"{policy}-{seed}"),
-                progress=job.progress_title(f"{workload.name}, {policy}, seed {seed}"),
-                stop_on_nonfinite=False,  # a policy that diverges keeps an accuracy, that of guessing
-            )
-            for seed in job.seeds
-        ]
-        curves[policy] = {
-            "steps": histories[0].evaluation_steps.tolist(),
-            "accuracy": [history.evaluations["accuracy"].tolist() for history in histories],
-            "test_loss": [history.evaluations["loss"].tolist() for history in histories],
-            "train_loss": [_means(history.loss, lengths.every) for history in histories],
-            "rate": np.asarray(schedule(np.arange(0, steps, max(lengths.every // 10, 1)))).tolist(),
-        }
-    return {**dataclasses.asdict(settings), "bounds": list(bounds)}, curves
-
-
-def _means(values: np.ndarray, length: int) -> list[float]:
-    whole = values[: len(values) // length * length].reshape(-1, length)
-    return [round(float(mean), 6) for mean in whole.mean(axis=1)]
+    policies = {
+        policy: without_grid(optimizer(settings, schedule)) for policy, schedule in schedules(lengths, *bounds).items()
+    }
+    arms: dict[str, Any] = {}
+    fixed = {"fixed": policies.pop("fixed")}
+    for some, steps in ((fixed, lengths.fixed), (with_own(policies, job), lengths.short)):
+        arms |= compare(
+            workload,
+            some,
+            job,
+            num_steps=steps,
+            num_points=steps // lengths.every,
+            evaluate_every=lengths.every,
+            with_rates=True,
+            strategy=strategy_of_networks(),
+        )
+    return {**dataclasses.asdict(settings), "bounds": list(bounds)}, {"range_test": ladder, "arms": arms}
 
 
 def claims(result: Result) -> list[Claim]:
     """Compare with table 1, and with the statement that accuracy peaks at the end of each cycle."""
-    final = {policy: 100 * result.array(policy, "accuracy")[:, -1] for policy in POLICIES}
+    final = {policy: 100 * final_values(arm, "accuracy") for policy, arm in result.curves["arms"].items()}
     mean = {policy: float(np.mean(values)) for policy, values in final.items()}
 
     def format_final(policy: str) -> str:
@@ -253,8 +236,8 @@ def claims(result: Result) -> list[Claim]:
 def peaks_at_cycle_ends(result: Result) -> tuple[int, int]:
     """Count the cycles whose best accuracy lies within a tenth of a cycle, or one evaluation, of their end."""
     lengths = result.settings["lengths"]
-    steps = result.array("triangular2", "steps").astype(int)
-    accuracy = result.array("triangular2", "accuracy").mean(axis=0)
+    steps = result.array("arms", "triangular2", "evaluation_steps").astype(int)
+    accuracy = result.array("arms", "triangular2", "evaluations", "accuracy").mean(axis=0)
     cycle = 2 * lengths["stepsize"]
     tolerance = max(cycle // 10, lengths["every"])
     ends = [end for end in range(cycle, steps[-1] + 1, cycle) if end + tolerance <= steps[-1]]
@@ -274,15 +257,18 @@ def plot(result: Result) -> dict[str, Figure]:
 
 
 def plot_accuracy(result: Result, title: str) -> Figure:
-    """Draw the test accuracy of the three policies, and below it their rates."""
+    """Draw the test accuracy of the policies, and below it their rates."""
     figure, (above, below) = panels(rows=2, size=(8.0, 5.6), sharex=True, height_ratios=(3, 1))
-    finals = [100 * result.array(policy, "accuracy") for policy in POLICIES]
-    for policy, accuracy in zip(POLICIES, finals, strict=True):
-        steps, rate = result.array(policy, "steps"), result.array(policy, "rate")
+    finals = []
+    for place, (policy, arm) in enumerate(result.curves["arms"].items()):
+        look, accuracy = arm_style(policy, place), 100 * np.asarray(arm["evaluations"]["accuracy"], np.float64)
+        finals.append(accuracy)
         middle = accuracy.mean(axis=0)
-        band(above, steps, accuracy, f"{LABELS[policy]}: {middle[-1]:.1f} %", middle=np.mean, **STYLES[policy])
-        above.plot(steps[-1:], middle[-1:], "o", color=STYLES[policy]["color"], ms=5)
-        below.plot(np.linspace(0, steps[-1], len(rate)), rate, lw=1.4, **STYLES[policy])
+        label = f"{LABELS.get(policy, policy)}: {middle[-1]:.1f} %"
+        band(above, arm["evaluation_steps"], accuracy, label, middle=np.mean, **look)
+        above.plot(arm["evaluation_steps"][-1:], middle[-1:], "o", color=look["color"], ms=5)
+        rate = np.mean(np.asarray(arm["rate"], np.float64), axis=0)  # NaN if the arm shows none
+        below.plot(arm["steps"], rate, lw=1.4, **look)
     # The first evaluations, near chance, would flatten everything that is compared.
     low = min(np.quantile(accuracy.mean(axis=0), 0.1) for accuracy in finals)
     high = max(float(accuracy.max()) for accuracy in finals)
@@ -302,9 +288,9 @@ def plot_range_test(result: Result, title: str) -> Figure:
     """Draw the test accuracy over the rising rate, and the bounds of the cycle."""
     figure, (axes,) = panels(size=(8.0, 3.6))
     accuracy = 100 * result.array("range_test", "accuracy")
-    axes.plot(result.array("range_test", "rate"), accuracy, color=STYLES["triangular2"]["color"], lw=1.6)
+    axes.plot(result.array("range_test", "rate"), accuracy, color=arm_style("triangular2", 0)["color"], lw=1.6)
     bounds = tuple(result.settings["bounds"])
-    axes.axvspan(*bounds, color=STYLES["decay"]["color"], alpha=0.15, lw=0)
+    axes.axvspan(*bounds, color=arm_style("decay", 0)["color"], alpha=0.15, lw=0)
     origin = "the paper's" if bounds == PUBLISHED_BOUNDS else "read from this test"
     axes.annotate(
         f"bounds of the cycle, {origin}: {bounds[0]:.3g} to {bounds[1]:.3g}",
@@ -331,4 +317,5 @@ PAPER = Paper(
     measure=measure,
     claims=claims,
     plot=plot,
+    arms=(("arms",),),
 )

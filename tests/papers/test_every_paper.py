@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from reproductions import Tiny
 
+import lrx
 from lrx import papers
 
 
@@ -39,14 +40,15 @@ def test_a_few_steps_leave_a_result_that_draws_its_figures(
     monkeypatch.setitem(module.SCALES, "demo", dataclasses.replace(module.SCALES["demo"], size=tiny.size))
     for constant, value in tiny.constants.items():
         monkeypatch.setattr(module, constant, value)
-    run = paper.run("demo", data=tiny.data or None, seeds=(0, 1), checkpoints=tmp_path / "checkpoints")
+    own = {"mine": lrx.sgd(lrx.linear_decay(0.01, 100))} if paper.arms else {}
+    run = paper.run("demo", data=tiny.data or None, seeds=(0, 1), arms=own, checkpoints=tmp_path / "checkpoints")
     result = papers.load_result(run.save(tmp_path / "result.json"))
     assert result.seeds == [0, 1]
     claims = paper.claims(result)
     assert claims
     if tiny.holds:
         assert all(claim.holds for claim in claims), [claim for claim in claims if not claim.holds]
-    for stem, figure in paper.plot(result).items():
+    for stem, figure in paper.draw(result).items():
         figure.savefig(tmp_path / f"{stem}.png")
         assert 10_000 < (tmp_path / f"{stem}.png").stat().st_size < 150_000
         for axes in figure.axes:

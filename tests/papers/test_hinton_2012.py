@@ -15,7 +15,7 @@ from lrx.papers import hinton_2012
 from lrx.papers.descent import descend
 from lrx.records import Result
 
-TINY = Tiny(4000)
+TINY = Tiny(hinton_2012.Size(4000))
 
 
 def plain_rmsprop(gradients: np.ndarray, rho: float, eta: float) -> np.ndarray:

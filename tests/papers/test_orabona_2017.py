@@ -52,9 +52,11 @@ def test_published_numbers_make_every_claim_hold() -> None:
 def test_other_data_are_not_compared_with_the_log_nor_a_rate_that_was_not_tuned() -> None:
     result = made_up(12)
     result.data = "digits"
-    assert [claim.text.split()[0] for claim in orabona_2017.claims(result)] == ["training", "test"]
+    verdicts = orabona_2017.PAPER.check(result)
+    assert [claim.text.split()[0] for claim in verdicts.claims] == ["training", "test"]
+    assert len(verdicts.left_out) == 4
     result.curves["arms"]["Adam"] |= {"rates": [1e-3], "costs": [[0.05]]}
-    assert orabona_2017.claims(result) == []
+    assert orabona_2017.PAPER.check(result).claims == []
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from reproductions import Tiny, failing, published
 
 from lrx.papers import polyak_1964
 
-TINY = Tiny((10, 30), holds=True)
+TINY = Tiny(polyak_1964.Size((10, 30)), holds=True)
 
 
 def test_every_verdict_on_heavy_ball_can_fail() -> None:

@@ -9,7 +9,7 @@ from reproductions import Tiny, failing, published
 
 from lrx.papers import robbins_1951
 
-TINY = Tiny(2000, constants={"RUNS": 500}, holds=True)
+TINY = Tiny(robbins_1951.Size(2000), constants={"RUNS": 500}, holds=True)
 
 
 def test_gains_are_those_of_the_text() -> None:

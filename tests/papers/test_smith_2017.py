@@ -20,14 +20,17 @@ TINY = Tiny(dataclasses.replace(smith_2017.SCALES["demo"].size, lengths=smith_20
 def made_up(fixed=81.4, decay=78.5, triangular2=81.4, peaks_off_by=0):
     """A result as `run` leaves it, whose accuracies are given."""
     lengths = smith_2017.Lengths.divided_by(5)
-    curves = {"range_test": {"steps": [1, 2], "rate": [0.0, 0.02], "accuracy": [0.1, 0.5]}}
+    arms = {}
     for policy, final in (("fixed", fixed), ("decay", decay), ("triangular2", triangular2)):
         total = lengths.fixed if policy == "fixed" else lengths.short
         steps = np.arange(lengths.every, total + 1, lengths.every)
         wave = np.abs(((steps - peaks_off_by) / lengths.stepsize) % 2 - 1)  # 1 at the ends of cycles
         accuracy = 0.85 + 0.05 * wave
         accuracy[-1] = final / 100
-        curves[policy] = {"steps": steps.tolist(), "accuracy": [accuracy.tolist()], "rate": [0.1, 0.2]}
+        steps = steps.tolist()
+        curve = {"steps": steps, "rate": [[0.1] * len(steps)], "evaluation_steps": steps}
+        arms[policy] = curve | {"evaluations": {"accuracy": [accuracy.tolist()], "loss": [[0.5]]}}
+    curves = {"range_test": {"steps": [1, 2], "rate": [0.0, 0.02], "accuracy": [0.1, 0.5]}, "arms": arms}
     settings = dataclasses.asdict(smith_2017.SCALES["cpu"].size) | {"bounds": [0.001, 0.006]}
     return Result("smith_2017", "cpu", "cifar10", [0], settings, curves, 1.0)
 
@@ -78,10 +81,10 @@ def test_a_claim_fails_when_its_numbers_do(changed, failing):
 
 def test_result_survives_saving_and_draws_its_figures_alone(tmp_path):
     result = made_up()
-    result.curves["fixed"]["test_loss"] = [[float("nan")]]
+    result.curves["arms"]["fixed"]["evaluations"]["loss"] = [[float("nan")]]
     loaded = papers.load_result(result.save(tmp_path / "deep" / "result.json"))
     assert loaded.settings["lengths"]["stepsize"] == 400
-    assert loaded.curves["fixed"]["test_loss"] == [[None]]
+    assert loaded.curves["arms"]["fixed"]["evaluations"]["loss"] == [[None]]
     assert {"jax", "optax", "python"} <= set(loaded.versions)
     for name, figure in smith_2017.plot(loaded).items():
         figure.savefig(tmp_path / f"{name}.png")
@@ -106,10 +109,11 @@ def test_a_tiny_run_records_every_policy_and_seed(monkeypatch):
     tiny = dataclasses.replace(demo.size, lengths=smith_2017.Lengths.divided_by(500))
     monkeypatch.setitem(smith_2017.SCALES, "demo", dataclasses.replace(demo, size=tiny))
     result = smith_2017.PAPER.run("demo", seeds=(0, 1))
-    assert np.shape(result.curves["fixed"]["accuracy"]) == (2, 140)
-    assert np.shape(result.curves["triangular2"]["accuracy"]) == (2, 50)
-    assert result.curves["triangular2"]["steps"][-1] == 50
-    assert result.curves["fixed"]["accuracy"][0] != result.curves["fixed"]["accuracy"][1]
+    fixed, cyclical = (result.curves["arms"][policy] for policy in ("fixed", "triangular2"))
+    assert np.shape(fixed["evaluations"]["accuracy"]) == (2, 140)
+    assert np.shape(cyclical["evaluations"]["accuracy"]) == (2, 50)
+    assert cyclical["evaluation_steps"][-1] == 50
+    assert not np.array_equal(*fixed["evaluations"]["accuracy"])
     assert len(smith_2017.claims(result)) == 3
 
 
