@@ -34,6 +34,14 @@ def named_leaves(tree: Any, *, is_leaf: Callable[[Any], bool] | None = None) -> 
     return found
 
 
+def leaves_by_key(tree: Any) -> dict[str, Any]:
+    """Return the leaves of a tree by names of which no two are alike: `{"params['w']": leaf}`.
+
+    They serve to store and to compare; users see the paths of `named_leaves`, which do not show the containers.
+    """
+    return {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree.leaves_with_path(tree)}
+
+
 def _parts(keys: tuple[Any, ...]) -> Path:
     return tuple(map(_part, keys))
 

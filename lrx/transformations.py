@@ -2,7 +2,8 @@
 
 The decorator `@factory` adds a `repr` that rebuilds the transformation, pickling, and equality: two calls with equal
 arguments make equal transformations. Arguments are read once, when the factory is called. Lists, dictionaries and NumPy
-arrays are copied, so changing one later does not change a transformation.
+arrays are copied, so changing one later does not change a transformation. A scalar of NumPy is taken as the Python
+number that it equals.
 """
 
 from __future__ import annotations
@@ -39,6 +40,10 @@ class Built:
         """Return a copy, which will remember another call."""
         raise NotImplementedError
 
+    def compared(self) -> dict[str, Any]:
+        """Return the arguments by which it is compared with another: an int as the float that it equals."""
+        return {name: _as_float(value) for name, value in self.arguments.items()}
+
     @property
     def family(self) -> str:
         """Return the name of the factory that made it, such as `cosine_decay`."""
@@ -48,7 +53,7 @@ class Built:
     def _key(self) -> Any:
         if self.factory is None:
             return id(self)
-        return self.factory, tuple((name, _key(value)) for name, value in self.arguments.items())
+        return self.factory, tuple((name, _key(value)) for name, value in self.compared().items())
 
     @functools.cached_property
     def _identities(self) -> tuple[Any, ...]:
@@ -133,7 +138,8 @@ def factory(function: Callable[P, T]) -> Callable[P, T]:
     """Decorate a function so that the transformation it returns remembers the call.
 
     Args:
-      function: returns a gradient transformation that depends on the arguments alone.
+      function: returns a gradient transformation that depends on the arguments alone, and on a number by its value: 1
+        and 1.0 are the same argument, as for `functools.lru_cache`.
 
     Returns:
       The function, with the same signature. The error for a call that does not fit names the arguments that would.
@@ -240,6 +246,17 @@ class _Identity:
         return id(self.value)
 
 
+def _as_float(value: Any) -> Any:
+    """Return the float that an int equals, and anything else as it is."""
+    if type(value) is not int:
+        return value
+    try:
+        number = float(value)
+    except OverflowError:
+        return value
+    return number if number == value else value
+
+
 def _key(value: Any) -> Any:
     """Return a key that is equal for arguments that make equal transformations; other values equal only themselves."""
     if value is None or type(value) in (bool, int, float, str, bytes):
@@ -279,11 +296,13 @@ def _is_readable(array: jax.Array) -> bool:
 
 
 def _snapshot(value: Any) -> Any:
-    """Return the value in new containers, and NumPy arrays as read-only copies."""
+    """Return the value in new containers, NumPy arrays as read-only copies, and NumPy scalars as Python numbers."""
     if type(value) in (list, tuple):
         return type(value)(_snapshot(part) for part in value)
     if type(value) is dict:
-        return {name: _snapshot(part) for name, part in value.items()}
+        return {_snapshot(name): _snapshot(part) for name, part in value.items()}
+    if isinstance(value, np.bool_ | np.integer | np.float32 | np.float64):  # narrower floats are refused by some
+        return value.item()
     if isinstance(value, np.ndarray):
         value = value.copy()
         value.setflags(write=False)

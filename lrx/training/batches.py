@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lrx import _checks
+from lrx._paths import leaves_by_key
 from lrx.brief import brief
 from lrx.training.sampling import Keys, Sampling
 
@@ -158,8 +159,8 @@ class Batches:
 
     def __post_init__(self) -> None:
         lengths = {}
-        for path, leaf in jax.tree_util.tree_leaves_with_path(self.arrays):
-            name = f"arrays{jax.tree_util.keystr(path)}"
+        for key, leaf in leaves_by_key(self.arrays).items():
+            name = f"arrays{key}"
             if np.ndim(leaf) == 0:
                 raise ValueError(f"{name} must be an array with a leading axis of examples, got {name}={leaf!r}.")
             lengths[name] = np.shape(leaf)[0]

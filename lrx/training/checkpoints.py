@@ -17,7 +17,8 @@ import jax
 import numpy as np
 
 from lrx import _checks
-from lrx.training.identity import Identity, as_json, differences, named_leaves
+from lrx._paths import leaves_by_key
+from lrx.training.identity import Identity, as_json, differences
 
 KEPT = 3
 SHOWN_DIFFERENCES = 4
@@ -126,7 +127,8 @@ class CheckpointFolder:
     def save(self, step: int, state: Any, history: dict[str, np.ndarray], run: Identity) -> None:
         """Write a checkpoint, and delete those that are not kept."""
         leaves = {
-            name: np.asarray(jax.random.key_data(leaf) if _is_key(leaf) else leaf) for name, leaf in named_leaves(state)
+            name: np.asarray(jax.random.key_data(leaf) if _is_key(leaf) else leaf)
+            for name, leaf in leaves_by_key(state).items()
         }
         self._manager.save(
             step,
@@ -153,7 +155,7 @@ class CheckpointFolder:
         args = self._args.Composite(state=self._args.StandardRestore(), history=self._args.StandardRestore())
         found = self._manager.restore(step, args=args)
         leaves = []
-        for name, leaf in named_leaves(state):
+        for name, leaf in leaves_by_key(state).items():
             if _is_key(leaf):
                 leaves.append(jax.random.wrap_key_data(found["state"][name], impl=_implementation(leaf)))
             elif name not in found["state"] and leaf.size:

@@ -161,7 +161,7 @@ class _Keys:
                 raise UndecidedError  # it may be changed in place
             return np.ndarray, value.dtype.str, value.shape, value.tobytes()
         if isinstance(value, Built) and value.factory is not None:
-            return Same(value.factory), self.key(dict(value.arguments))
+            return Same(value.factory), self.key(value.compared())
         if isinstance(value, functools.partial) and not vars(value):
             return functools.partial, self.key(value.func), self.key(value.args), self.key(value.keywords)
         if issubclass(type(value), _CONTAINERS) and getattr(value, "__dict__", None):

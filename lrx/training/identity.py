@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from lrx._paths import leaves_by_key
 from lrx.extra_args import tolerant_update
 from lrx.training.batches import Batches
 from lrx.training.code import function_digest, may_act
@@ -232,17 +233,14 @@ def _unlike_program(name: str, old: list[str], new: list[str]) -> str:
 
 def describe(state: Any) -> dict[str, str]:
     """Return path to type and shape of every leaf: `{"params['w']": "float32[3]"}`."""
-    return {name: f"{leaf.dtype}{list(leaf.shape)}" for name, leaf in named_leaves(state)}
+    return {name: f"{leaf.dtype}{list(leaf.shape)}" for name, leaf in leaves_by_key(state).items()}
 
 
 def checksums(state: Any) -> dict[str, str]:
     """Return path to a checksum of the contents of every leaf, which distinguishes data of the same shapes."""
-    return {name: f"{zlib.crc32(np.ravel(leaf).view(np.uint8).data):08x}" for name, leaf in named_leaves(state)}
-
-
-def named_leaves(state: Any) -> list[tuple[str, Any]]:
-    """Return path and leaf of every leaf."""
-    return [(jax.tree_util.keystr(path), leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(state)]
+    return {
+        name: f"{zlib.crc32(np.ravel(leaf).view(np.uint8).data):08x}" for name, leaf in leaves_by_key(state).items()
+    }
 
 
 def as_json(run: Identity) -> Identity:

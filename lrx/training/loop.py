@@ -47,7 +47,8 @@ def train(
     The data stay on the device; a minibatch is drawn, transformed and used in the compiled step. The keys of step t
     and the permutation of epoch e depend on the seed and on t or e only. If there are several local devices and
     their number divides the batch size, the batch is split over them and the parameters are on all of them (results
-    are the same up to rounding); `jax.config.jax_default_device`, if set, is the only device used.
+    are the same up to rounding). Data that were put on certain devices, by `jax.device_put(arrays, device)`, are used
+    there; for other data, `jax.config.jax_default_device`, if set, is the only device used.
 
     `tx.update` is passed `params` and, if it takes them, `value=loss`, `grad=`, `value_fn=` (for optax's line searches)
     and `grad_fn=` (for `optax.contrib.sam`). If the run ends within a round of `lrx.accumulate`, its last step applies

@@ -21,7 +21,7 @@ from jax.sharding import PartitionSpec, Sharding
 
 from lrx.training.equality import Cache
 from lrx.training.many import RunFamily, Runs
-from lrx.training.placement import local_devices, placement
+from lrx.training.placement import data_devices, local_devices, placement
 from lrx.training.sampling import Keys, keys_of_seeds
 
 STRATEGIES = ("vmap", "map")
@@ -90,7 +90,7 @@ class _Programs:
 
     def __init__(self, family: RunFamily, names: tuple[str, ...], seeds: int) -> None:
         self.family, self.names, self.seeds = family, names, seeds
-        self.devices = local_devices()
+        self.devices = data_devices(family.workload.batches)
         self.data = jax.tree.map(jnp.asarray, (family.workload.batches.arrays, family.measured_on))
         shapes = [(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(self.data)]
         self.key = (family.key(names), jax.tree.structure(self.data), *shapes, seeds, self.devices)

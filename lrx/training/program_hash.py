@@ -10,6 +10,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from lrx._paths import leaves_by_key
+
 MOST_NUMBERS = 64  # of a program, that are kept to name a difference
 ADDRESS = re.compile(r"\bat 0x[0-9a-f]+|\b0x[0-9a-f]{6,}")
 # A program's name, placement and printing options do not affect its numbers.
@@ -27,8 +29,7 @@ def program_identity(function: Callable[..., Any], *arguments: Any) -> dict[str,
     except Exception:  # training says it, with the message that belongs there
         return None
     hashing = Hashing()
-    names = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(results)]
-    digest = digest_of("\0".join([hashing.program(program), *names]).encode())
+    digest = digest_of("\0".join([hashing.program(program), *leaves_by_key(results)]).encode())
     numbers = sorted(hashing.numbers, key=lambda text: (text == "nan", float(text)))
     found = {"digest": digest, "numbers": numbers[:MOST_NUMBERS]}
     return found | {"calls_back": True} if hashing.calls_back else found

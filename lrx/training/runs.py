@@ -10,6 +10,7 @@ import numpy as np
 from lrx.training.batch_stats import evaluation_point
 from lrx.training.many import Runs
 from lrx.training.pace import Pace
+from lrx.training.placement import data_devices
 from lrx.training.plan import Plan
 from lrx.training.progress import ProgressMeter
 from lrx.training.step import State
@@ -116,9 +117,10 @@ def evaluate(workload: Workload, runs: Runs, seeds: np.ndarray, number: int) -> 
         return {}
     diverged = np.asarray(runs.diverged)
     results: dict[str, np.ndarray] = {}
+    device = data_devices(workload.batches)[0]
     for place in np.ndindex(diverged.shape[0], number):
         if not diverged[place]:
-            state = jax.device_put(_run_at(runs.state, *place), jax.local_devices()[0])
+            state = jax.device_put(_run_at(runs.state, *place), device)
             point = evaluation_point(workload, state, int(seeds[place[0]]))
             for name, value in jax.device_get(workload.evaluate(*point)).items():
                 results.setdefault(name, np.full(diverged.shape, np.nan, np.float32))[place] = value

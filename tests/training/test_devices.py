@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 from training.linear import LINEAR, start
@@ -20,6 +22,24 @@ from lrx.training.placement import batch_devices
 print([len(batch_devices(linear(b).batches)) for b in (8, 5)])
 with jax.default_device(jax.devices()[-1]):
     print(batch_devices(linear(8).batches))
+
+# Data are used where they were put.
+import dataclasses
+plain, last = linear(8), jax.devices()[-1]
+moved = dataclasses.replace(plain.batches, arrays=jax.device_put(plain.batches.arrays, last))
+there = dataclasses.replace(plain, batches=moved)
+history = train(there, lrx.adam(0.1), epochs=3)
+assert history.params["w"].devices() == {last}, history.params["w"].devices()
+swept = lrx.sweep(there, lrx.adam, {"learning_rate": [0.1, 0.2]}, num_steps=7)
+np.savez(f"{sys.argv[1]}/moved", loss=history.loss, swept=swept.losses, **history.evaluations)
+if jax.device_count() == 2:
+    x, y = plain.batches.arrays
+    put = jax.device_put(y, last), jax.device_put(y, jax.devices()[0])
+    apart = dataclasses.replace(plain.batches, arrays=(x, *put))
+    try:
+        train(dataclasses.replace(plain, batches=apart), lrx.adam(0.1), epochs=1)
+    except ValueError as error:
+        print(error)
 """
 )
 
@@ -34,10 +54,15 @@ def test_several_devices_give_the_same_run(tmp_path):
         process = start(TWO_DEVICES, str(folder), devices, XLA_FLAGS=flags, JAX_PLATFORMS="cpu")
         out, errors = process.communicate(timeout=120)
         assert process.returncode == 0, errors
-        results[devices] = {size: np.load(folder / f"{size}.npz") for size in (8, 5)}
+        results[devices] = {size: np.load(folder / f"{size}.npz") for size in (8, 5, "moved")}
         if devices == "2":
             assert "[2, 1]" in out  # an odd batch is not split
             assert "(CpuDevice(id=1),)" in out  # the default device, where one is set, is used alone
+            assert re.search(
+                r"arrays must be on the same devices, got arrays\[1\] on .*1 and arrays\[2\] on .*0: put", out
+            )
+    for name in ("loss", "swept", "norm"):
+        np.testing.assert_array_equal(results["2"]["moved"][name], results["1"]["moved"][name], err_msg=name)
     for size in (8, 5):
         for name in ("loss", "w", "norm"):
             # The mean over a batch is summed in another order.
