@@ -73,6 +73,8 @@ def _write_array(value: Any) -> str:
         return kind
     if isinstance(value, jax.Array) and (value.is_deleted() or not value.is_fully_addressable):
         return kind
+    if jnp.issubdtype(value.dtype, jax.dtypes.extended):  # a key
+        return kind
     known = np.asarray(jax.device_get(value))
     if known.dtype.kind in "biu":
         return repr(known.item())

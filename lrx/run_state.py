@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from lrx._foreign import adapt
 from lrx._walk import nodes_on_path, nodes_with, refuse_abstract, state_of
+from lrx.brief import brief
 from lrx.reading import named_entries
 from lrx.states import Observation, array, has_method
 
@@ -49,6 +52,43 @@ def can_stop(state: Any) -> bool:
 def stop_flags(state: Any) -> list[jax.Array]:
     """Return the flag of each state that can end a run."""
     return [array(view.stops()) for view in nodes_with(state, "stops")]
+
+
+def require_scalars(state: Any) -> None:
+    """Check that the states of one run return scalars where a training loop reads scalars.
+
+    Args:
+      state: an optimizer state; `jax.eval_shape` may trace it.
+
+    Raises:
+      TypeError: if a method `rate()` or `stops()` does not return a scalar, or `shown()` does not return a dict of name
+        to scalar.
+    """
+    for method, rule in (("rate", "() float32"), ("stops", "() bool")):
+        for view in nodes_with(state, method):
+            if not _is_scalar(value := getattr(view, method)()):
+                raise TypeError(
+                    f"{type(view).__name__}.{method}() must return a scalar, {rule}, got {brief(value)}: return one "
+                    "for the whole run."
+                )
+    for view in nodes_with(state, "shown"):
+        rule = f"{type(view).__name__}.shown() must return a dict of name to scalar"
+        shown = view.shown()
+        if not isinstance(shown, Mapping) or not all(isinstance(name, str) for name in shown):
+            raise TypeError(f"{rule}, got {brief(shown)}.")
+        for name, value in shown.items():
+            if not _is_scalar(value):
+                raise TypeError(f"{rule}, got {name!r}: {brief(value)}. Show a summary of it, such as its mean.")
+
+
+def _is_scalar(value: Any) -> bool:
+    leaves = jax.tree.leaves(value)  # of one array, of flax's variable around it, or of a Python number
+    if len(leaves) != 1 or isinstance(value, str | list | tuple | Mapping) or np.ndim(leaves[0]) != 0:
+        return False
+    dtype = getattr(leaves[0], "dtype", None)
+    if dtype is None:
+        return isinstance(leaves[0], bool | int | float)
+    return jnp.issubdtype(dtype, jnp.bool_) or jnp.issubdtype(dtype, jnp.number)
 
 
 def tracks_best(state: Any) -> bool:

@@ -66,6 +66,54 @@ def line(evaluate: Any = None) -> Workload:
     )
 
 
+def speaking(stops: Any = False, shown: Any = None) -> optax.GradientTransformation:
+    """Descend, with a state that returns these."""
+
+    class Mine(NamedTuple):
+        count: jax.Array
+
+        def stops(self) -> Any:
+            return stops(self.count) if callable(stops) else stops
+
+        def shown(self) -> Any:
+            return {} if shown is None else shown
+
+    mine = optax.GradientTransformation(
+        lambda params: Mine(jnp.zeros([], jnp.int32)), lambda updates, state, params=None: (updates, Mine(state[0] + 1))
+    )
+    return optax.chain(mine, lrx.sgd(0.1))
+
+
+@pytest.mark.parametrize(
+    ("said", "error"),
+    [
+        ({"stops": lambda count: jnp.arange(3) < count}, r"Mine\.stops\(\) must .*, \(\) bool, got bool\[3\]"),
+        ({"stops": lambda count: [count > 3]}, r"Mine\.stops\(\) must .*, got \[bool\[\]\]: return one"),
+        ({"stops": lambda count: None}, r"Mine\.stops\(\) must .*, got None"),
+        ({"stops": "no"}, r"Mine\.stops\(\) must .*, got 'no'"),
+        ({"shown": {"norms": np.ones((2, 3))}}, r"Mine\.shown\(\) must .*, got 'norms': float64\[2,3\]\. Show"),
+        ({"shown": {"name": "fast"}}, r"Mine\.shown\(\) must .*, got 'name': 'fast'"),
+        ({"shown": {"key": jax.random.key(0)}}, r"Mine\.shown\(\) must .*, got 'key': key<fry>\[\]"),
+        ({"shown": {1: 0.5}}, r"Mine\.shown\(\) must return a dict of name to scalar, got \{1: 0.5\}"),
+        ({"shown": [0.5]}, r"Mine\.shown\(\) must return a dict of name to scalar, got \[0.5\]"),
+    ],
+)  # fmt: skip
+def test_what_a_state_of_ones_own_returns_wrongly_is_named_before_a_run(said: dict[str, Any], error: str) -> None:
+    with pytest.raises(TypeError, match=error):
+        train(line(), speaking(**said), steps=3)
+    with pytest.raises(TypeError, match=error):
+        lrx.sweep(
+            line(), lambda scale: optax.chain(optax.scale(scale), speaking(**said)), {"scale": [1.0]}, num_steps=3
+        )
+
+
+def test_a_state_of_ones_own_may_return_numbers_of_python() -> None:
+    history = train(line(), speaking(stops=False, shown={"half": 0.5, "on": True, "n": np.float64(3)}), steps=3)
+    assert history.ended == "complete"
+    assert [history.metrics[name].tolist() for name in ("half", "on", "n")] == [[0.5] * 3, [True] * 3, [3.0] * 3]
+    assert train(line(), speaking(stops=True), steps=3).ended == "stopped"
+
+
 RISING = {0: 0.1, 10: 0.1, 11: 20.0}  # the run diverges after its tenth step
 
 

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from lrx.direction import require_descent
+from lrx.run_state import require_scalars
 from lrx.training.equality import Same, UndecidedError, compile_once, key_of
 from lrx.training.identity import family_identity
 from lrx.training.program_hash import program_identity
@@ -91,12 +92,22 @@ def _optimizer_shapes(tx: optax.GradientTransformation, structure: Any, types: t
     return jax.eval_shape(tx.init, _tree(structure, types))
 
 
+def require_scalars_once(tx: optax.GradientTransformation, params: Any) -> None:
+    """Check what the states of an optimizer return (`lrx.run_state.require_scalars`), once for equal optimizers."""
+    _require_scalars(tx, *_static(params))
+
+
+@compile_once(maxsize=64)  # a refusal is an exception, which is not kept
+def _require_scalars(tx: optax.GradientTransformation, structure: Any, types: tuple[Any, ...]) -> None:
+    jax.eval_shape(lambda params: require_scalars(tx.init(params)), _tree(structure, types))
+
+
 def require_descent_once(tx: optax.GradientTransformation, params: Any) -> None:
     """Check that the updates of an optimizer descend (`lrx.direction.require_descent`), once for equal optimizers."""
     _require_descent(tx, *_static(params))
 
 
-@compile_once(maxsize=64)  # a refusal is an exception, which is not kept
+@compile_once(maxsize=64)
 def _require_descent(tx: optax.GradientTransformation, structure: Any, types: tuple[Any, ...]) -> None:
     require_descent(tx, _tree(structure, types))
 

@@ -20,7 +20,7 @@ from lrx.training.batch_stats import evaluation_point, model_state_at
 from lrx.training.beginning import begin_from, checksum_of
 from lrx.training.callbacks import Callback, Moment, answer_of
 from lrx.training.checkpoints import CheckpointFolder, OtherRunError
-from lrx.training.checks import require_descent_once
+from lrx.training.checks import require_descent_once, require_scalars_once
 from lrx.training.curves import Curves, group
 from lrx.training.divergence import DivergenceError, divergence_error, final_divergence_error
 from lrx.training.following import BestBy, read_feedback, require_results
@@ -84,6 +84,7 @@ class Run:
         self.program = program_of(workload, tx, stop_on_nonfinite=plan.stop_on_nonfinite)
         self.keys = jax.device_put(jax.jit(keys_of)(seed), self.placement)
         self.shapes = jax.eval_shape(self.program.initialize, self.keys.init)
+        require_scalars_once(tx, self.shapes.params)
         self.feedback = read_feedback(
             plan.feedback_metric, workload, self.shapes.opt_state, by_hand=bool(plan.callbacks)
         )

@@ -11,7 +11,7 @@ import optax
 
 from lrx import _checks
 from lrx.optimizers.accumulation import AccumulationState
-from lrx.training.checks import initial_shapes, optimizer_shapes, require_descent_once
+from lrx.training.checks import initial_shapes, optimizer_shapes, require_descent_once, require_scalars_once
 from lrx.training.following import BestBy, read_best
 from lrx.training.workload import Workload
 
@@ -40,7 +40,9 @@ def as_best(metric: Any, workload: Workload | None) -> BestBy:
 
 def require_descent_on(workload: Workload, tx: optax.GradientTransformation) -> None:
     """Check that the updates of an optimizer descend on a workload's parameters; nothing is trained."""
-    require_descent_once(tx, initial_shapes(workload)[0])
+    params = initial_shapes(workload)[0]
+    require_scalars_once(tx, params)
+    require_descent_once(tx, params)
 
 
 def require_no_accumulation(workload: Workload, tx: optax.GradientTransformation) -> None:
