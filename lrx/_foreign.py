@@ -157,6 +157,9 @@ class _Measured(Adapter):
     def shown(self) -> dict[str, Any]:
         return _scalars(self.state.measurement)
 
+    def within(self) -> tuple[Any, ...]:
+        return ()
+
 
 @_adapts(optax.MonitorState)
 class _Monitored(Adapter):
@@ -260,6 +263,9 @@ class _Estimated(_Counting, _Multiplies):
 @_adapts(contrib.SAMState)
 class _SAM(Adapter):
     """The adversary's rate is the radius of its search, and not on the path to the update."""
+
+    def stable_product(self) -> jax.Array:
+        raise ValueError("the state must belong to a method whose stability is known, got that of optax.contrib.sam.")
 
     def within(self) -> tuple[Any, ...]:
         return (self.state.opt_state, self.state.adv_state)

@@ -285,6 +285,18 @@ def divide_by_root(gradient: jax.Array, square: jax.Array, eps: Any, *, eps_root
     return quotient(gradient, square_root(square + eps) if eps_root else square_root(square) + eps, eps)
 
 
+def places_of(eps: Any, *, within_root: bool) -> tuple[jax.Array, jax.Array]:
+    """Return what a state keeps of eps, () float32 each: what is added to the root, and what within it."""
+    zero, added = jnp.zeros([], jnp.float32), jnp.array(eps, jnp.float32)
+    return (zero, added) if within_root else (added, zero)
+
+
+def root_mean(squares: Any, weight: Any, eps: Any, eps_root: Any, scale: Any = 1.0) -> Any:
+    """Return scale (sqrt(s / weight + eps_root) + eps) of each leaf of a tree of squares."""
+    weight, eps, eps_root = (jax.tree.leaves(number)[0] for number in (weight, eps, eps_root))
+    return jax.tree.map(lambda square: scale * (jnp.sqrt(square / weight + eps_root) + eps), squares)
+
+
 def quotient(numerator: jax.Array, denominator: jax.Array, eps: Any) -> jax.Array:
     """Divide by a real number that includes `eps`; return 0 where it is 0. A NaN in the numerator stays visible.
 

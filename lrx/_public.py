@@ -5,7 +5,9 @@ The packages of transformations are taken whole. `lrx` loads this file when the 
 
 from lrx.controllers import *
 from lrx.diagnostics import landscape as landscape
+from lrx.diagnostics import preconditioner_of as preconditioner_of
 from lrx.diagnostics import sharpness as sharpness
+from lrx.diagnostics import stability_limit as stability_limit
 from lrx.editing import restart_schedule as restart_schedule
 from lrx.editing import scale_learning_rate as scale_learning_rate
 from lrx.editing import set_learning_rate as set_learning_rate

@@ -26,6 +26,11 @@ For a training loop (`lrx.run_state`):
     handles_divergence()       True if the method recovers by itself from a loss that is not finite
     gathering()                minibatches gathered for the next update, and the number that makes one, or None
 
+For `stability_limit` and `preconditioner_of`; a state with numbers of its own that has neither, and is not a rate, a
+factor or a wrapper (`within`), has no known limit:
+    stable_product()           () float32: on a quadratic, the largest product of rate and curvature that is stable
+    preconditioner()           a tree like the parameters: what the gradient is divided by, held fixed
+
 For walking through a state:
     within()                   the states within it, if these are not all the nodes below it
     on_path()                  the states within it through which a gradient passes, if these are not all

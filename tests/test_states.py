@@ -199,7 +199,7 @@ def test_a_state_prints_scalars_as_numbers_and_arrays_by_type_and_shape() -> Non
     _, state = tx.update({"w": jnp.ones(3)}, tx.init({"w": jnp.zeros(3)}))
     adam, rate = map(repr, state)
     assert adam == (
-        "AdamState(count=1, b1=0.9, b2=0.999, first_weight=0.1, second_weight=0.001, "
+        "AdamState(count=1, b1=0.9, b2=0.999, first_weight=0.1, second_weight=0.001, eps=1e-08, eps_root=0.0, "
         "first_moment={'w': float32[3]}, second_moment={'w': float32[3]})"
     )
     assert rate == "RateState(count=1, step=1, learning_rate=0.1, unscaled=0.1, scale=1.0, memories=((),))"

@@ -3,5 +3,13 @@
 from lrx.diagnostics.landscape import landscape
 from lrx.diagnostics.landscape_result import Landscape
 from lrx.diagnostics.sharpness import Sharpness, sharpness
+from lrx.diagnostics.stability import preconditioner_of, stability_limit
 
-__all__ = ["Landscape", "Sharpness", "landscape", "sharpness"]
+__all__ = [
+    "Landscape",
+    "Sharpness",
+    "landscape",
+    "preconditioner_of",
+    "sharpness",
+    "stability_limit",
+]

@@ -40,6 +40,10 @@ class RollbackState(NamedTuple):
     snapshot: Snapshot  # the last parameters at which the loss was not above its mean, and the state of `tx` then
     inner: Any  # the state of `tx`
 
+    def on_path(self) -> tuple[Any, ...]:
+        """Return the state of the transformation; what is kept does not act."""
+        return (self.inner,)
+
     def stops(self) -> jax.Array:
         """Return whether the run is over."""
         return self.stopped

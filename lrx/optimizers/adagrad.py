@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from lrx import _checks
-from lrx._leaves import abs_square, divide_by_root, leafwise, zero_squares_like
+from lrx._leaves import abs_square, divide_by_root, leafwise, places_of, root_mean, zero_squares_like
 from lrx._numbers import ArrayLike
 from lrx.arguments import as_rate
 from lrx.rates import Rate
@@ -21,7 +21,13 @@ from lrx.transformations import factory
 class AdagradState(NamedTuple):
     """State of `scale_by_adagrad`."""
 
+    eps: jax.Array  # () float32: what is added to the root, in the gradients' units
+    eps_root: jax.Array  # () float32: what is added within the root, in the gradients' units squared
     sum_of_squares: Any  # like the parameters, real, at least float32: G, in the gradients' units squared
+
+    def preconditioner(self) -> Any:
+        """Return sqrt(G + eps), or sqrt(G) + eps."""
+        return root_mean(self.sum_of_squares, 1.0, self.eps, self.eps_root)
 
 
 @factory
@@ -69,7 +75,8 @@ def scale_by_adagrad(
         def start(zero: jax.Array) -> jax.Array:
             return zero + jnp.asarray(initial_accumulator, zero.dtype)
 
-        return AdagradState(jax.tree.map(start, zero_squares_like(params)))
+        added = places_of(eps, within_root=eps_root)
+        return AdagradState(*added, jax.tree.map(start, zero_squares_like(params)))
 
     def update(updates: Any, state: AdagradState, params: Any = None, **extra_args: Any) -> tuple[Any, AdagradState]:
         del params, extra_args
@@ -79,7 +86,7 @@ def scale_by_adagrad(
             return divide_by_root(gradient, total, eps, eps_root=eps_root), total
 
         updates, total = leafwise(step, updates, state.sum_of_squares)
-        return updates, AdagradState(total)
+        return updates, AdagradState(*places_of(eps, within_root=eps_root), total)
 
     return optax.GradientTransformationExtraArgs(init, update)
 

@@ -11,11 +11,11 @@ import jax.numpy as jnp
 import optax
 
 from lrx import _checks
-from lrx._leaves import abs_square, leafwise, quotient, square_root, zero_squares_like, zeros_like
+from lrx._leaves import abs_square, leafwise, quotient, root_mean, square_root, zero_squares_like, zeros_like
 from lrx._numbers import ArrayLike
 from lrx.arguments import as_rate, as_scheduled
 from lrx.rates import Rate, Schedule
-from lrx.states import shows
+from lrx.states import array, shows
 from lrx.transformations import factory
 
 
@@ -28,8 +28,21 @@ class AdamState(NamedTuple):
     b2: jax.Array  # () float32: decay of the second
     first_weight: jax.Array  # () float32: 1 - prod_i b1_i, the weight of the first moment so far
     second_weight: jax.Array  # () float32: 1 - prod_i b2_i
+    eps: jax.Array  # () float32: of the latest update, in the gradients' units
+    eps_root: jax.Array  # () float32: likewise, in the gradients' units squared
     first_moment: Any  # like the parameters: m, in the gradients' units
     second_moment: Any  # like the parameters, real, at least float32: v, in the gradients' units squared
+
+    def stable_product(self) -> jax.Array:
+        """Return 2 (1 + b1) / (1 - b1): the first moment is a heavy ball whose gradients have the weight 1 - b1."""
+        beta = array(self.b1)
+        return 2 * (1 + beta) / (1 - beta)
+
+    def preconditioner(self) -> Any:
+        """Return (1 - prod b1) (sqrt(v^ + eps_root) + eps), as J. Cohen et al., 2022, do; 0 before the first update."""
+        weight1, weight2 = array(self.first_weight), array(self.second_weight)
+        known = jnp.where(weight2 == 0, 1.0, weight2)
+        return root_mean(self.second_moment, known, self.eps, self.eps_root, weight1)
 
 
 class Moments(NamedTuple):
@@ -73,11 +86,14 @@ def moments(
     _checks.float_type("moment_dtype", moment_dtype)
     within_root = not _checks.is_concrete(eps_root) or float(eps_root) > 0
 
+    def known_eps() -> tuple[jax.Array, jax.Array]:
+        return jnp.array(eps, jnp.float32), jnp.array(eps_root, jnp.float32)
+
     def init(params: Any) -> AdamState:
         zero = jnp.zeros([], jnp.int32)
         weights = (jnp.zeros([], jnp.float32), jnp.zeros([], jnp.float32))
         first, second = zeros_like(params, dtype=moment_dtype), zero_squares_like(params)
-        return AdamState(zero, b1_at.first(), b2_at.first(), *weights, first, second)
+        return AdamState(zero, b1_at.first(), b2_at.first(), *weights, *known_eps(), first, second)
 
     def advance(state: AdamState) -> tuple[AdamState, Callable[..., tuple[jax.Array, jax.Array, jax.Array]]]:
         beta1, beta2 = b1_at(state.count), b2_at(state.count)
@@ -97,7 +113,8 @@ def moments(
             return quotient(m * correction, length + scaled_eps, eps), m, v
 
         shown = (jnp.array(beta1, jnp.float32), jnp.array(beta2, jnp.float32))
-        return AdamState(count, *shown, weight1, weight2, state.first_moment, state.second_moment), direction
+        weights = (weight1, weight2)
+        return AdamState(count, *shown, *weights, *known_eps(), state.first_moment, state.second_moment), direction
 
     return Moments(init, advance)
 

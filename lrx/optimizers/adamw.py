@@ -29,6 +29,14 @@ class AdamwState(NamedTuple):
     weight_decay: jax.Array  # () float32: lambda of the latest update, per unit of the rate or of the schedule
     rate: RateState
 
+    def stable_product(self) -> jax.Array:
+        """Return that of Adam."""
+        return self.adam.stable_product()
+
+    def preconditioner(self) -> Any:
+        """Return that of Adam."""
+        return self.adam.preconditioner()
+
 
 @factory
 def adamw(

@@ -13,7 +13,7 @@ from lrx._leaves import leafwise, zeros_like
 from lrx._numbers import ArrayLike
 from lrx.arguments import as_rate, as_scheduled
 from lrx.rates import Rate, Schedule
-from lrx.states import RateState, shows
+from lrx.states import RateState, array, shows
 from lrx.transformations import factory
 
 
@@ -24,6 +24,10 @@ class HeavyBallState(NamedTuple):
     velocity: Any  # like the parameters, and in their units; with momentum_correction in the gradients' units
     momentum: jax.Array  # () float32: beta of the latest update, dimensionless
     rate: RateState
+
+    def stable_product(self) -> jax.Array:
+        """Return 2 + 2 beta."""
+        return 2 + 2 * array(self.momentum)
 
 
 @factory

@@ -26,6 +26,11 @@ class NesterovState(NamedTuple):
     momentum: jax.Array  # () float32: the beta of the look-ahead point, dimensionless
     rate: RateState
 
+    def stable_product(self) -> jax.Array:
+        """Return (2 + 2 beta) / (1 + 2 beta)."""
+        beta = array(self.momentum)
+        return (2 + 2 * beta) / (1 + 2 * beta)
+
     def evaluation_params(self, params: Any) -> Any:
         """Return theta, from y and v."""
         beta = array(self.momentum)

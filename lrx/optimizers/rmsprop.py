@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from lrx import _checks
-from lrx._leaves import abs_square, divide_by_root, leafwise, zero_squares_like
+from lrx._leaves import abs_square, divide_by_root, leafwise, places_of, root_mean, zero_squares_like
 from lrx._numbers import ArrayLike
 from lrx.arguments import as_rate, as_scheduled
 from lrx.rates import Rate, Schedule
@@ -23,7 +23,13 @@ class RmspropState(NamedTuple):
 
     count: jax.Array  # type: ignore[assignment]  # () int32: completed updates
     decay: jax.Array  # () float32: rho of the latest update, dimensionless
+    eps: jax.Array  # () float32: what is added to the root, in the gradients' units
+    eps_root: jax.Array  # () float32: what is added within the root, in the gradients' units squared
     mean_square: Any  # like the parameters, real, at least float32: v, in the gradients' units squared
+
+    def preconditioner(self) -> Any:
+        """Return sqrt(v + eps), or sqrt(v) + eps."""
+        return root_mean(self.mean_square, 1.0, self.eps, self.eps_root)
 
 
 @factory
@@ -66,7 +72,8 @@ def scale_by_rmsprop(
     _checks.flag("eps_root", eps_root)
 
     def init(params: Any) -> RmspropState:
-        return RmspropState(jnp.zeros([], jnp.int32), decay_at.first(), zero_squares_like(params))
+        added = places_of(eps, within_root=eps_root)
+        return RmspropState(jnp.zeros([], jnp.int32), decay_at.first(), *added, zero_squares_like(params))
 
     def update(updates: Any, state: RmspropState, params: Any = None, **extra_args: Any) -> tuple[Any, RmspropState]:
         del params, extra_args
@@ -77,8 +84,8 @@ def scale_by_rmsprop(
             return divide_by_root(gradient, mean_square, eps, eps_root=eps_root), mean_square
 
         updates, mean_square = leafwise(step, updates, state.mean_square)
-        shown = jnp.array(rho, jnp.float32)
-        return updates, RmspropState(optax.safe_increment(state.count), shown, mean_square)
+        shown = (jnp.array(rho, jnp.float32), *places_of(eps, within_root=eps_root))
+        return updates, RmspropState(optax.safe_increment(state.count), *shown, mean_square)
 
     return optax.GradientTransformationExtraArgs(init, update)
 

@@ -13,7 +13,7 @@ from lrx._leaves import leafwise, zeros_like
 from lrx._numbers import ArrayLike
 from lrx.arguments import as_rate, as_scheduled
 from lrx.rates import Rate, Schedule
-from lrx.states import shows
+from lrx.states import array, shows
 from lrx.transformations import factory
 
 
@@ -23,7 +23,13 @@ class MomentumState(NamedTuple):
 
     count: jax.Array  # type: ignore[assignment]  # () int32: completed updates
     momentum: jax.Array  # () float32: beta of the latest update, dimensionless
+    nesterov: jax.Array  # () bool: whether the direction is that at the look-ahead point
     velocity: Any  # like the parameters: the decaying sum of gradients, in the gradients' units
+
+    def stable_product(self) -> jax.Array:
+        """Return 2 + 2 beta, over 1 + 2 beta at the look-ahead point."""
+        beta = array(self.momentum)
+        return (2 + 2 * beta) / jnp.where(array(self.nesterov), 1 + 2 * beta, 1.0)
 
 
 @factory
@@ -66,7 +72,8 @@ def scale_by_momentum(
     _checks.float_type("moment_dtype", moment_dtype)
 
     def init(params: Any) -> MomentumState:
-        return MomentumState(jnp.zeros([], jnp.int32), momentum_at.first(), zeros_like(params, dtype=moment_dtype))
+        velocity = zeros_like(params, dtype=moment_dtype)
+        return MomentumState(jnp.zeros([], jnp.int32), momentum_at.first(), jnp.array(nesterov), velocity)
 
     def update(updates: Any, state: MomentumState, params: Any = None, **extra_args: Any) -> tuple[Any, MomentumState]:
         del params, extra_args
@@ -77,7 +84,8 @@ def scale_by_momentum(
             return (gradient + beta * velocity if nesterov else velocity), velocity
 
         updates, velocity = leafwise(step, updates, state.velocity)
-        return updates, MomentumState(optax.safe_increment(state.count), jnp.array(beta, jnp.float32), velocity)
+        shown = (jnp.array(beta, jnp.float32), jnp.array(nesterov))
+        return updates, MomentumState(optax.safe_increment(state.count), *shown, velocity)
 
     return optax.GradientTransformationExtraArgs(init, update)
 
