@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import pytest
+
 from lrx import papers
 from lrx.records import Result
 
@@ -24,8 +26,11 @@ GALLERY = Path(__file__).parents[1] / "examples/gallery"
 
 
 def published(name: str, scale: str = "cpu") -> Result:
-    """The result in the gallery."""
-    return papers.load_result(GALLERY / name / scale / "result.json")
+    """Return the result in the gallery; without one, skip the test, because a paper may land before it is measured."""
+    path = GALLERY / name / scale / "result.json"
+    if not path.exists():
+        pytest.skip(f"{name} has no result of the scale {scale} yet")
+    return papers.load_result(path)
 
 
 def failing(result: Result, change: Callable[[dict[str, Any]], None] = lambda curves: None) -> list[int]:
