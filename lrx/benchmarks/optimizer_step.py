@@ -1,7 +1,7 @@
 """Is the compiled optimizer step as fast as the same chain written with optax, and does it compile as fast?
 
     lrx bench optimizer_step
-    lrx bench optimizer_step --tree resnet110 --chain adam --chain adam-scheduled --program
+    lrx bench optimizer_step --tree resnet110
 
 The step consists of only `tx.update` and `optax.apply_updates`, compiled with parameters and state donated, on given
 gradients. It is timed within a compiled loop, as training runs it, and called from Python, where each array that is

@@ -1,7 +1,8 @@
-"""How many images a second does the training step of a CIFAR ResNet take, here, in plain Flax and in PyTorch?
+r"""How many images a second does the training step of a CIFAR ResNet take, here, in plain Flax and in PyTorch?
 
     lrx bench resnet_step
-    XLA_FLAGS=--xla_force_host_platform_device_count=2 lrx bench resnet_step
+    XLA_FLAGS=--xla_force_host_platform_device_count=2 \
+      lrx bench resnet_step
 
 Each contestant takes the same steps: forward, backward, SGD with momentum 0.9. That of lrx is the compiled loop behind
 `lrx.training.train`, which also draws, augments and normalizes the minibatch in every step, and splits it over all

@@ -1,7 +1,7 @@
 """How much does a method's accuracy depend on the rate that it is started with?
 
     lrx bench robustness
-    lrx bench robustness --workload digits --method sgd --method adam --method greedy --fine
+    lrx bench robustness --workload digits --fine
 
 Perceptrons on digits, MNIST and CIFAR-10 are trained with every method from eight rates between 1e-6 and 10. The loss
 on training images and the accuracy on the test set are measured at the end. All methods start from the same parameters

@@ -1,7 +1,7 @@
 """Does `lrx.select` choose as well as an exhaustive search, and better than common practice?
 
     lrx bench select
-    lrx bench select --task digits-mlp --task topics-transformer --seeds 1
+    lrx bench select --task digits-mlp --seeds 1
     lrx bench select --unseen
 
 By default the tasks are the nine of `lrx.workloads.suite.earlier`; --unseen measures five related ones that were not

@@ -16,10 +16,13 @@ def names() -> None:
     from lrx.workloads.datasets import DATASETS
     from lrx.workloads.models import MODELS
 
-    models = {name: getattr(model.build, "func", model.build) for name, model in MODELS.items()}  # func of a partial
-    groups = expressions.groups() | {"data sets, for --data": DATASETS, "models, for --model": models}
-    for group, members in groups.items():
+    functions = {**expressions.groups(), "data sets, for --data": DATASETS}
+    groups = {
+        group: {name: (function.__doc__ or "").strip().split("\n")[0] for name, function in members.items()}
+        for group, members in functions.items()
+    }
+    groups["models, for --model"] = {name: model.description for name, model in MODELS.items()}
+    for group, texts in groups.items():
         wrapped.print(f"{group}:", markup=False)
-        width = max(map(len, members))
-        for name, function in members.items():
-            print_entry(name, (function.__doc__ or "").strip().split("\n")[0], width)
+        for name, text in texts.items():
+            print_entry(name, text, max(map(len, texts)))

@@ -18,13 +18,20 @@ class Architecture(NamedTuple):
 
     build: Callable[..., nnx.Module]  # (image_shape, num_classes, *, rngs, **options) -> module
     pixels: Literal["standardized", "centred"]  # zero mean, unit variance by channel; or 0..255 minus the mean image
+    description: str  # one line, for `lrx names`
 
 
 MODELS: dict[str, Architecture] = {
-    "mlp": Architecture(MLP, "standardized"),
+    "mlp": Architecture(
+        MLP, "standardized", "Multilayer perceptron on the flattened image: linear layers with ReLU between them."
+    ),
     **{
-        f"resnet{depth}": Architecture(partial(ResNet, depth=depth), "standardized")
+        f"resnet{depth}": Architecture(
+            partial(ResNet, depth=depth), "standardized", f"CIFAR residual network with {depth} weighted layers."
+        )
         for depth in (8, 14, 20, 32, 44, 56, 110)
     },
-    "caffe": Architecture(CaffeNet, "centred"),
+    "caffe": Architecture(
+        CaffeNet, "centred", "The network of Caffe's `cifar10_full` example, which Smith (2017) trains."
+    ),
 }
