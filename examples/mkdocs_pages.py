@@ -24,6 +24,7 @@ GUIDES = [  # in the order of the site
     "getting-started",
     "which-rate",
     "which-method",
+    "why-does-it-not-train",
     "schedules",
     "controllers-and-feedback",
     "groups",
@@ -53,6 +54,7 @@ REFERENCE: dict[str, tuple[str, ...]] = {
     "Expressions": ("lrx.expressions",),
     "Workloads": ("lrx.workloads",),
     "Diagnostics": ("lrx.diagnostics",),
+    "Doctor": ("lrx.doctor",),
     "Papers": ("lrx.papers",),
     "Figures": ("lrx.figures",),
     "Extending lrx": (

@@ -26,6 +26,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from lrx import controllers as controllers
     from lrx import diagnostics as diagnostics
+    from lrx import doctor as doctor
     from lrx import guards as guards
     from lrx import optimizers as optimizers
     from lrx import rates as rates

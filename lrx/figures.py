@@ -128,7 +128,7 @@ def legend(
 
 def is_wide(values: Any) -> bool:
     """Check whether values are all positive and span at least a ratio of 20; what is not finite is left out."""
-    values = np.asarray(values)
+    values = np.asarray(values, np.float64)
     known = values[np.isfinite(values)]
     return bool(len(known) and known.min() > 0 and known.max() / known.min() >= WIDE)
 

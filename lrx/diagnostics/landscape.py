@@ -191,8 +191,8 @@ def evaluate_plane(
     params: Any,
     directions: Sequence[Any],
     sides: Sequence[np.ndarray],
-    points_at_once: int | None,
-    status: ProgressMeter,
+    points_at_once: int | None = None,
+    status: ProgressMeter | None = None,
 ) -> tuple[float, np.ndarray]:
     """Return the loss at the parameters, and (points along the first side, points along the second) float32.
 
@@ -205,7 +205,8 @@ def evaluate_plane(
     if not np.isfinite(centre):
         raise ValueError(f"loss must be finite at params, got {centre}: look at the data and at the parameters.")
     losses = np.empty(len(places), np.float32)
-    status.start()
+    if status is not None:
+        status.start()
     for first in range(0, len(places), at_once):
         chunk = places[first : first + at_once]
         filled = np.concatenate([chunk, np.zeros((at_once - len(chunk), 2), np.float32)])
@@ -213,7 +214,7 @@ def evaluate_plane(
         losses[first : first + len(chunk)] = np.asarray(program(loss.constants, params, directions, filled))[
             : len(chunk)
         ]
-        if status.enabled:
+        if status is not None and status.enabled:
             known = losses[: first + len(chunk)]
             status.update(first + len(chunk), float(np.min(known[np.isfinite(known)], initial=np.inf)), np.nan)
     return centre, losses.reshape(len(sides[0]), len(sides[1]))

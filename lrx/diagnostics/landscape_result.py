@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 LEVELS = 16  # contours of a plane
 COLORS = "cividis"  # a map that people with color blindness read alike
+LINES = {"Greys": "#8A97A3"}  # of contours, on maps on which white is not seen
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -29,7 +30,8 @@ class Landscape:
       second: (points,) float64, likewise along the second.
       directions: (d_1, d_2), pytrees like the parameters.
       trajectory: (points of the trajectory, 2), the coordinates of its projection; None if none was given.
-      variance: (2,) the fractions of the trajectory's variance along the two directions; None unless they are its own.
+      variance: (2,) the fractions of the variance of the trajectory's points along the two directions; None unless they
+        are its own.
     """
 
     losses: np.ndarray
@@ -64,7 +66,7 @@ class Landscape:
             lines.append(f"not finite  {np.sum(~known):,} of {known.size:,} points")
         if self.variance is not None:
             along = " and ".join(f"{100 * part:.1f} %" for part in self.variance)
-            lines.append(f"variance    {along} of the trajectory's along the two directions")
+            lines.append(f"variance    {along} of that of the points along the two directions")
         return "\n".join(lines)
 
     def _side(self, which: int) -> str:
@@ -127,7 +129,7 @@ class Landscape:
         return f"first principal direction, {first} of the variance", f"second, {second}"
 
 
-def draw_contours(figure: Figure, axes: Axes, plane: Landscape) -> None:
+def draw_contours(figure: Figure, axes: Axes, plane: Landscape, *, colors: str = COLORS) -> None:
     """Draw the contours of a plane, their colors and the labels of the axes."""
     known = plane.losses[np.isfinite(plane.losses)].astype(np.float64)
     first, second = plane.labels()
@@ -138,17 +140,20 @@ def draw_contours(figure: Figure, axes: Axes, plane: Landscape) -> None:
     if not len(known) or not known.max() > known.min():
         return
     with style():
-        from matplotlib import cm, colors
+        from matplotlib import cm
+        from matplotlib.colors import LogNorm, Normalize, PowerNorm
 
         low, high = float(known.min()), float(known.max())
         if is_wide(known):
             levels = np.geomspace(low, high, LEVELS)
-            scale: colors.Normalize = colors.LogNorm(low, high)
+            scale: Normalize = LogNorm(low, high)
         else:  # so that a parabola's contours are equally far apart
             levels = low + (high - low) * np.linspace(0, 1, LEVELS) ** 2
-            scale = colors.PowerNorm(0.5, low, high)
+            scale = PowerNorm(0.5, low, high)
         grid = np.where(np.isfinite(plane.losses), plane.losses, np.nan).T.clip(low, high)
-        axes.contourf(plane.first, plane.second, grid, levels=levels, cmap=COLORS, norm=scale, alpha=0.9)
-        axes.contour(plane.first, plane.second, grid, levels=levels, colors="white", linewidths=0.4, alpha=0.7)
-        bar = figure.colorbar(cm.ScalarMappable(scale, COLORS), ax=axes, label="loss")
+        axes.contourf(plane.first, plane.second, grid, levels=levels, cmap=colors, norm=scale, alpha=0.9)
+        axes.contour(
+            plane.first, plane.second, grid, levels=levels, colors=LINES.get(colors, "white"), linewidths=0.4, alpha=0.7
+        )
+        bar = figure.colorbar(cm.ScalarMappable(scale, colors), ax=axes, label="loss")
         bar.ax.minorticks_off()

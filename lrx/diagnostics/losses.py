@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from lrx._paths import named_leaves, write_path
 
@@ -42,7 +43,7 @@ def which_move(params: Any) -> list[bool]:
                 "two leaves, and join them in the loss."
             )
         moves.append(bool(jnp.issubdtype(dtype, jnp.floating)))
-    if not any(moved and jnp.size(leaf) for moved, leaf in zip(moves, leaves, strict=True)):
+    if not any(moved and np.size(leaf) for moved, leaf in zip(moves, leaves, strict=True)):
         kinds = ", ".join(sorted({str(jnp.result_type(leaf)) for leaf in leaves})) or "no leaves"
         raise ValueError(
             f"params must hold at least one floating-point number, got {kinds}: pass the trainable parameters."
