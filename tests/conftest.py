@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import collections
+import gc
 import hashlib
 import importlib
 import os
@@ -41,6 +42,13 @@ for name, value in {
     os.environ.setdefault(name.upper(), str(value))
     jax.config.update(name, type(value)(os.environ[name.upper()]))
 
+# Programs of tests are small and run a few times. XLA's older generator of machine code compiles them in a third of the
+# time, if it does not split them for many cores. Later flags win: with XLA_FLAGS=--xla_cpu_use_fusion_emitters=true the
+# tests run the machine code that users run, and so CI holds the bits and the rounding of that code to account.
+QUICK = "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
+if QUICK not in os.environ.get("XLA_FLAGS", ""):
+    os.environ["XLA_FLAGS"] = f"{QUICK} {os.environ.get('XLA_FLAGS', '')}".rstrip()
+
 # Arrays of different ranks meet only where the code says so; scalars are free.
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
@@ -62,6 +70,9 @@ class ByProgram(LoadScopeScheduling):
 
 
 def pytest_collection_finish() -> None:
+    # Thousands of tests and all modules stay for good: the collector need not look at them again and again.
+    gc.collect()
+    gc.freeze()
     # `cases` collects the units; within a test that hypothesis draws, it would define other such tests.
     if "units" in sys.modules:
         importlib.import_module("cases")

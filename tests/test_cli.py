@@ -13,10 +13,10 @@ import sys
 
 import numpy as np
 import pytest
+from reproductions import GALLERY
 
 from lrx import cli, papers
 from lrx.benchmarks import available
-from lrx.papers import smith_2017
 from lrx.training import History
 from lrx.workloads.datasets import DATASETS
 from lrx.workloads.models import MODELS
@@ -24,7 +24,6 @@ from lrx.workloads.models import MODELS
 
 def lrx(*arguments, cwd, columns=100):
     environment = os.environ | {"COLUMNS": str(columns), "JAX_PLATFORMS": "cpu"}
-    environment.pop("XLA_FLAGS", None)
     command = [sys.executable, "-m", "lrx.cli", *arguments]
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True, env=environment, timeout=300)
 
@@ -263,9 +262,9 @@ def test_train_writes_its_history_and_goes_on_when_extended(tmp_path):
 
 
 @pytest.mark.slow
-def test_another_expression_is_another_run_and_is_never_given_the_old_result(tmp_path):
+def test_another_expression_is_another_run_and_is_never_given_the_old_result(here, tmp_path):
     def run(tx, *more):
-        done = lrx("train", "--steps", "4", "--tx", tx, *more, cwd=tmp_path)
+        done = here("train", "--steps", "4", "--tx", tx, *more)
         return done, [tmp_path / path for path in written(done)]
 
     _, slow = run("sgd(1e-3)")
@@ -277,7 +276,7 @@ def test_another_expression_is_another_run_and_is_never_given_the_old_result(tmp
     assert run("sgd(1e-3)", "--out", "one")[0].returncode == 0
     before = (tmp_path / "one" / "run.json").read_bytes()
     for more in (["--tx", "sgd(0.1)"], ["--batch-size", "64"], ["--seed", "1"], ["--steps", "2"]):
-        done = lrx("train", "--steps", "4", "--tx", "sgd(1e-3)", "--out", "one", *more, cwd=tmp_path)
+        done = here("train", "--steps", "4", "--tx", "sgd(1e-3)", "--out", "one", *more)
         assert done.returncode == 2
         assert "holds another run" in done.stderr
         assert "Set that run aside with --fresh, or give this one a folder of its own with --out." in done.stderr
@@ -287,8 +286,8 @@ def test_another_expression_is_another_run_and_is_never_given_the_old_result(tmp
 
 
 @pytest.mark.slow
-def test_a_run_that_diverges_keeps_its_history(tmp_path):
-    done = lrx("train", "--tx", "sgd(1e9)", "--out", "run", cwd=tmp_path)
+def test_a_run_that_diverges_keeps_its_history(here, tmp_path):
+    done = here("train", "--tx", "sgd(1e9)", "--out", "run")
     assert done.returncode == 1
     assert "the loss is" in done.stderr
     assert sorted(os.path.basename(path) for path in written(done)) == ["history.npz", "history.png", "run.json"]
@@ -297,8 +296,8 @@ def test_a_run_that_diverges_keeps_its_history(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_range_test_that_finds_nothing_draws_it_and_says_so(tmp_path):
-    done = lrx("range-test", "--tx", "sgd(rate)", "--min-rate", "1e-30", "--max-rate", "1e-25", cwd=tmp_path)
+def test_a_range_test_that_finds_nothing_draws_it_and_says_so(here):
+    done = here("range-test", "--tx", "sgd(rate)", "--min-rate", "1e-30", "--max-rate", "1e-25")
     assert done.returncode == 2
     assert len(written(done)) == 1
     assert "changed the loss: give more num_steps or a larger max_rate" in done.stderr
@@ -306,12 +305,12 @@ def test_a_range_test_that_finds_nothing_draws_it_and_says_so(tmp_path):
 
 
 @pytest.mark.slow
-def test_fresh_sets_the_earlier_run_aside_and_begins_anew(tmp_path):
+def test_fresh_sets_the_earlier_run_aside_and_begins_anew(here, tmp_path):
     arguments = ("--steps", "4", "--checkpoint-every", "2", "--out", "run")
-    assert lrx("train", *arguments, cwd=tmp_path).returncode == 0
+    assert here("train", *arguments).returncode == 0
     kept = sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir())
     assert kept == ["2", "4"]
-    anew = lrx("train", *arguments, "--tx", "sgd(0.1)", "--fresh", cwd=tmp_path)
+    anew = here("train", *arguments, "--tx", "sgd(0.1)", "--fresh")
     assert anew.returncode == 0, anew.stderr
     assert "moved the earlier run to run/checkpoints-1" in anew.stdout
     assert sorted(path.name for path in (tmp_path / "run" / "checkpoints-1").iterdir()) == kept
@@ -319,9 +318,10 @@ def test_fresh_sets_the_earlier_run_aside_and_begins_anew(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("columns", [40, 140])
-def test_the_range_test_says_where_to_start(tmp_path, columns):
-    done = lrx("range-test", "--batch-size", "64", "--seeds", "2", cwd=tmp_path, columns=columns)
+@pytest.mark.parametrize("place", ["a narrow terminal", "this process"])
+def test_the_range_test_says_where_to_start(here, tmp_path, place):
+    arguments = ("range-test", "--batch-size", "64", "--seeds", "2")
+    done = here(*arguments) if place == "this process" else lrx(*arguments, cwd=tmp_path, columns=40)
     assert done.returncode == 0, done.stderr
     assert [os.path.basename(path) for path in written(done)] == ["range_test.png"]
     for rule in ("steepest", "valley", "minimum / 10", "slide", "divergence / 10"):
@@ -359,18 +359,14 @@ def test_ctrl_c_says_how_the_run_goes_on(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_figure_is_drawn_again_from_results(tmp_path, monkeypatch):
-    import dataclasses
-
-    demo = smith_2017.SCALES["demo"]
-    tiny = dataclasses.replace(demo.size, lengths=smith_2017.Lengths.divided_by(500))
-    monkeypatch.setitem(smith_2017.SCALES, "demo", dataclasses.replace(demo, size=tiny))
-    smith_2017.PAPER.run("demo", seeds=(0,)).save(tmp_path / "result.json")
-    done = lrx("reproduce", "smith_2017", "--from-results", "result.json", cwd=tmp_path)
+def test_a_figure_is_drawn_again_from_results(here, tmp_path):
+    measured = papers.load_result(GALLERY / "smith_2017" / "cpu" / "result.json")
+    measured.save(tmp_path / "result.json")
+    done = here("reproduce", "smith_2017", "--from-results", "result.json")
     assert done.returncode == 0, done.stderr
     assert sorted(written(done)) == ["accuracy.png", "range_test.png"]
     assert "holds" in done.stdout
-    assert papers.load_result(tmp_path / "result.json").scale == "demo"
+    assert papers.load_result(tmp_path / "result.json") == measured
 
 
 def test_papers_lists_every_paper_and_scale(here):

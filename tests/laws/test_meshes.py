@@ -158,7 +158,7 @@ def test_eight_devices_give_the_results_of_one_and_states_lie_where_their_parame
     environment = {
         **os.environ,
         "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
+        "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8",
         "PYTHONPATH": os.pathsep.join([str(tests), str(tests.parent), *sys.path]),
     }
     command = [sys.executable, "-c", "import test_meshes; test_meshes.check()"]

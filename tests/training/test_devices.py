@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 
 import numpy as np
@@ -50,7 +51,7 @@ def test_several_devices_give_the_same_run(tmp_path):
     for devices in ("1", "2"):
         folder = tmp_path / devices
         folder.mkdir()
-        flags = f"--xla_force_host_platform_device_count={devices}"
+        flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}"
         process = start(TWO_DEVICES, str(folder), devices, XLA_FLAGS=flags, JAX_PLATFORMS="cpu")
         out, errors = process.communicate(timeout=120)
         assert process.returncode == 0, errors
