@@ -2,13 +2,16 @@
 
 from lrx.diagnostics.landscape import landscape
 from lrx.diagnostics.landscape_result import Landscape
+from lrx.diagnostics.noise_scale import NoiseScale, noise_scale
 from lrx.diagnostics.sharpness import Sharpness, sharpness
 from lrx.diagnostics.stability import preconditioner_of, stability_limit
 
 __all__ = [
     "Landscape",
+    "NoiseScale",
     "Sharpness",
     "landscape",
+    "noise_scale",
     "preconditioner_of",
     "sharpness",
     "stability_limit",

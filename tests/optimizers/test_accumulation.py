@@ -298,12 +298,76 @@ def test_it_keeps_explicit_shardings(compiled):
     np.testing.assert_allclose(updates, -0.1, rtol=1e-5)
 
 
+def stream(noise, signal, number, weights=None, seed=0):
+    """Return (number, 200) float32: gradients of a known signal and noise, whose variance falls with their weight."""
+    rng = np.random.default_rng(seed)
+    direction = rng.normal(size=200)
+    drawn = rng.normal(size=(number, 200)) * np.sqrt(noise / 200)
+    scale = 1 if weights is None else np.asarray(weights)[:, None] ** -0.5
+    return (np.sqrt(signal) * direction / np.linalg.norm(direction) + scale * drawn).astype(np.float32)
+
+
+def noise_scale_after(tx, gradients, weights=None):
+    def step(state, seen):
+        gradient, weight = seen
+        return tx.update(gradient, state, jnp.zeros(200), **({} if weights is None else {"weight": weight}))[1], None
+
+    weight = jnp.ones(len(gradients)) if weights is None else jnp.asarray(weights, jnp.float32)
+    state = jax.jit(lambda *seen: jax.lax.scan(step, tx.init(jnp.zeros(200)), seen)[0])(gradients, weight)
+    return float(lrx.monitor(state)["accumulation/noise_scale"]), state
+
+
+@pytest.mark.parametrize(("noise", "signal"), [(8.0, 1.0), (1.0, 4.0)])
+def test_the_noise_scale_of_a_known_stream_is_found(noise, signal):
+    tx = lrx.accumulate(lrx.sgd(0.1), 4, noise_scale=True)
+    found, state = noise_scale_after(tx, stream(noise, signal, 1600))
+    assert found == pytest.approx(noise / signal, rel=0.1)
+    plain = lrx.accumulate(lrx.sgd(0.1), 4)
+    assert len(jax.tree.leaves(state)) == len(jax.tree.leaves(plain.init(jnp.zeros(200)))) + 4
+    assert not any("noise" in name for name in lrx.monitor(plain.init(jnp.zeros(200))))
+
+
+def test_the_noise_scale_of_weighted_gradients_is_in_weights():
+    weights = np.tile([1.0, 7.0, 0.0, 3.0, 5.0], 400)
+    gradients = stream(40.0, 1.0, len(weights), np.maximum(weights, 1))
+    gradients[2::5] = np.nan  # of weight 0
+    found, _ = noise_scale_after(lrx.accumulate(lrx.sgd(0.1), 5, noise_scale=True), gradients, weights)
+    assert found == pytest.approx(40.0, rel=0.1)
+
+
+def test_without_a_signal_the_noise_scale_is_infinite_and_single_gradients_say_nothing():
+    tx = lrx.accumulate(lrx.sgd(0.1), 4, noise_scale=True)
+    assert lrx.monitor(tx.init(jnp.zeros(200)))["accumulation/noise_scale"] == np.inf
+    one, state = noise_scale_after(lrx.accumulate(lrx.sgd(0.1), 1, noise_scale=True), stream(1.0, 1.0, 8))
+    assert one == np.inf
+    assert state.noise.noise == state.noise.signal == 0
+    spoiled = stream(8.0, 1.0, 800)
+    spoiled[3] = np.inf
+    assert noise_scale_after(tx, spoiled)[0] == pytest.approx(8.0, rel=0.2)
+
+
+def test_a_frozen_group_adds_nothing_to_the_noise_scale():
+    tx = lrx.group_rates(
+        lrx.accumulate(lrx.sgd(0.1), 2, noise_scale=True),
+        {"a": "a", "b": "b"},
+        lambda label: 0.0 if label == "b" else 1.0,
+    )
+    params = {"a": jnp.ones(2), "b": jnp.ones(2)}
+    state = tx.init(params)
+    for a, b in ((1.0, 50.0), (3.0, -50.0)):
+        _, state = tx.update({"a": jnp.full(2, a), "b": jnp.full(2, b)}, state, params)
+    assert lrx.monitor(state)["accumulation/noise_scale"] == pytest.approx(4 / (8 - 2), rel=1e-5)
+
+
 # ---------------------------------------------------------------------- what the laws hold it to
 
 
 CASES = {
     "accumulate": Case(
         lrx.accumulate, {"tx": lrx.sgd(lrx.linear_decay(0.1, 9), momentum=0.9), "every": 1}, {"every": (1, 2, 3)}
+    ),
+    "accumulate and the noise scale": Case(
+        lrx.accumulate, {"tx": lrx.sgd(0.1, momentum=0.9), "every": 1, "noise_scale": True}, {"every": (1, 2, 3)}
     ),
     "accumulate a growing batch": Case(
         lrx.accumulate, {"tx": lrx.adam(0.1), "every": lambda applied: jnp.where(applied < 2, 1, 2)}
@@ -316,6 +380,7 @@ REFUSED = [
     *refuse(
         lrx.accumulate, "every", (0, -2, 2.5, NAN), ValueError, "must be a whole number of gradients >= 1 and.*got {0}="
     ),
+    (lrx.accumulate, {"noise_scale": 1}, TypeError, "^noise_scale must be True or False, got noise_scale=1"),
     (
         lrx.accumulate,
         {"every": 4.0 * lrx.reduce_on_plateau()},
