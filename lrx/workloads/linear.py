@@ -106,7 +106,7 @@ def make_least_absolute_workload(
     noise: float = 0.2,
     num_train: int = 4000,
     num_test: int = 2000,
-    batch_size: int = 8,
+    batch_size: int = 4,
     seed: int = 0,
 ) -> Workload:
     """Build least absolute deviations, f(w) = mean |x.w - y|, whose gradient does not get smaller near the minimum.
@@ -137,6 +137,8 @@ def make_factored_workload(
     num_features: int = 20,
     order: int = 2,
     initial: float = 1e-3,
+    scale: float = 0.3,
+    noise: float = 0.1,
     num_train: int = 4000,
     num_test: int = 1000,
     batch_size: int = 32,
@@ -144,24 +146,27 @@ def make_factored_workload(
 ) -> Workload:
     """Build least squares in weights that are products, w = u_1 * u_2 * ... * u_order, each begun near 0.
 
-    There the gradient nearly vanishes: for two factors, the weights grow by a factor 1 + rate |w*| a step, so that the
-    loss stays where it is for about log(1 / initial) / (rate |w*|) steps, and then falls. Five of the true weights w*
-    are 1 or -1, the others 0; features are standard normal, and there is no noise.
+    There the gradient nearly vanishes: for two factors, gradient descent makes those of a true weight w* grow by a
+    factor 1 + rate scale^2 |w*| a step, so that the loss stays where it is for about
+    log(1 / initial) / (rate scale^2 |w*|) steps, and then falls. Five of the true weights are 1 or -1, the others 0.
 
     Args:
       num_features: d, at least 5.
       order: number of factors.
       initial: standard deviation of the factors at the start, > 0.
+      scale: standard deviation of the features.
+      noise: standard deviation of the noise of the targets, so that no weights have a loss below noise^2 / 2.
       num_train: number of training examples.
       num_test: number of test examples.
       batch_size: examples in a minibatch.
       seed: seed of the data.
     """
     rng = np.random.default_rng(seed)
-    features = rng.normal(size=(num_train + num_test, num_features))
+    features = scale * rng.normal(size=(num_train + num_test, num_features))
     truth = np.zeros(num_features)
     truth[:5] = rng.choice([-1.0, 1.0], 5)
-    parts = _split(features, features @ truth, num_train)
+    targets = features @ truth + noise * rng.normal(size=len(features))
+    parts = _split(features, targets, num_train)
     network = Network(
         lambda key: {"factors": initial * jax.random.normal(key, (order, num_features))},
         lambda params, x: x @ jnp.prod(params["factors"], axis=0),

@@ -70,7 +70,7 @@ def make_triplet_workload(
     test: Examples,
     *,
     hidden: int = 32,
-    width: int = 2,
+    width: int = 3,
     margin: float = 0.3,
     num_train: int = 4000,
     num_test: int = 2000,

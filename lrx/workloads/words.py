@@ -12,6 +12,7 @@ import numpy as np
 from lrx.training import Workload
 from lrx.workloads._network import Network
 from lrx.workloads.dense import affine, he_normal
+from lrx.workloads.small_attention import causal_network
 from lrx.workloads.supervised import Examples, cross_entropy, make_supervised_workload
 from lrx.workloads.text import HELD_OUT, load_topics
 
@@ -39,6 +40,33 @@ def make_ngram_workload(
         _evenly(_windows(codes, context), n) for codes, n in ((text.train, num_train), (text.test, EVALUATED))
     )
     return make_supervised_workload("topics-ngram", network, train, test, cross_entropy, batch_size=batch_size)
+
+
+def make_sequence_workload(
+    *, length: int = 16, width: int = 16, batch_size: int = 8, num_train: int = 20_000
+) -> Workload:
+    """Build the workload of predicting each character of a window from those before it, by one block of attention.
+
+    Args:
+      length: characters of a window.
+      width: width of the representation of a character.
+      batch_size: windows in a minibatch.
+      num_train: windows of the text to train on.
+    """
+    text = load_topics()
+    network = causal_network(len(text.characters) + 1, length, width=width)
+
+    def apply(params: Any, windows: jax.Array) -> jax.Array:
+        return network.apply(params, windows[:, :-1])
+
+    def sequences(codes: np.ndarray, number: int) -> Examples:
+        windows, last = _evenly(_windows(codes, length), number)
+        whole = np.concatenate([windows, last[:, None]], axis=1)
+        return whole, whole[:, 1:]
+
+    train, test = sequences(text.train, num_train), sequences(text.test, EVALUATED // 4)
+    shifted = Network(network.init, apply)
+    return make_supervised_workload("topics-attention", shifted, train, test, cross_entropy, batch_size=batch_size)
 
 
 def make_words_workload(*, vocabulary: int = 300, context: int = 2, width: int = 12, batch_size: int = 32) -> Workload:

@@ -11,8 +11,8 @@ from lrx.workloads.datasets import load
 from lrx.workloads.dense import perceptron
 from lrx.workloads.fine_tuning import classes, make_fine_tuning_workload
 from lrx.workloads.labels import by_class, mislabel, thin_out
-from lrx.workloads.patch_attention import attention_network, patches
 from lrx.workloads.pixels import flatten, shrink
+from lrx.workloads.small_attention import attention_network, patches
 from lrx.workloads.small_convolution import convolutional_network, make_normalized_convolution_workload
 from lrx.workloads.suite.task import DataDir, Task, accuracy_task, loss_task
 from lrx.workloads.supervised import Examples, cross_entropy, make_supervised_workload
@@ -69,7 +69,7 @@ def _attention() -> Workload:
 
 def _attention_on_rows(data_dir: DataDir) -> Workload:
     """Build attention without normalization; a token is a row of eight pixels."""
-    (images, labels), (test_images, test_labels) = _mnist(data_dir, 4000, 1000)
+    (images, labels), (test_images, test_labels) = _mnist(data_dir, 4000, 2000)
     parts = (images.reshape(-1, 8, 8), labels), (test_images.reshape(-1, 8, 8), test_labels)
     network = attention_network(8, 8, norm=False)
     return make_supervised_workload("mnist-attention", network, *parts, cross_entropy, batch_size=32)
@@ -83,7 +83,7 @@ def _wrong_labels(data_dir: DataDir) -> Workload:
 
 def _rare_classes() -> Workload:
     train, test = _flat_digits()
-    network, parts = perceptron((64, 32, 10)), (thin_out(train, 0.6), test)
+    network, parts = perceptron((64, 32, 10)), (thin_out(train, 0.75), test)
     return make_supervised_workload("digits-rare", network, *parts, by_class(10), batch_size=16)
 
 
@@ -114,10 +114,10 @@ def _small_inputs() -> Workload:
 TASKS: dict[str, Task] = {
     "digits-convolution": loss_task("convolutions", _convolution, 300),
     "cifar10-convolution": Task(_normalized_convolution, 300, kind="convolutions"),
-    "digits-narrow": accuracy_task("perceptrons", _narrow, 600),
+    "digits-narrow": loss_task("perceptrons", _narrow, 600),
     "cifar10-perceptron": Task(_wide, 500, kind="perceptrons"),
-    "digits-attention": accuracy_task("attention", _attention, 300),
-    "mnist-attention": Task(_attention_on_rows, 300, "loss", "min", "attention"),
+    "digits-attention": loss_task("attention", _attention, 300),
+    "mnist-attention": Task(_attention_on_rows, 300, kind="attention"),
     "mnist-mislabelled": Task(_wrong_labels, 800, kind="labels"),
     "digits-rare": Task(lambda data_dir: _rare_classes(), 600, "class_loss", "min", "labels"),  # noqa: ARG005
     "digits-new-classes": accuracy_task("fine-tuning", _new_classes, 100),

@@ -19,9 +19,9 @@ def _diabetes() -> Workload:
 
 
 def _wine() -> Workload:
-    """Build softmax regression on features as they were measured, of 0.1 to 1,700."""
+    """Build softmax regression on features as they were measured, of 0.1 to 1,700, with all 142 rows in each step."""
     table = load_table("wine")
-    return make_supervised_workload("wine", perceptron((13, 3)), table.train, table.test, cross_entropy, batch_size=16)
+    return make_supervised_workload("wine", perceptron((13, 3)), table.train, table.test, cross_entropy, batch_size=142)
 
 
 def _breast_cancer() -> Workload:
