@@ -1,0 +1,205 @@
+"""The kinds of workloads on which `lrx bench diagnose` plants faults, and on which half the thresholds were found."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from lrx.training import Batches, Workload
+from lrx.workloads.dense import affine, he_normal_layers
+from lrx.workloads.digits import load_digits
+
+Arrays = tuple[np.ndarray, np.ndarray]  # inputs, targets
+STEPS = 300  # of a run
+BATCH = 32
+
+# Drawn before any threshold was looked at: random.Random(20).sample(sorted(KINDS), 5).
+FOUND_ON = ("least-squares", "next-token", "convolution", "softmax", "teacher")
+MEASURED_ON = ("autoencoder", "logistic", "relu-two", "sparse", "tanh-deep")
+
+
+@dataclasses.dataclass(frozen=True)
+class Kind:
+    """A kind of workload.
+
+    Attributes:
+      data: `() -> arrays` for training.
+      init: `key -> params`.
+      loss: `(params, (inputs, targets)) -> (n,)`, the losses of the examples.
+      is_deep: whether it has hidden layers, as lists of `{"kernel", "bias"}`.
+      has_labels: whether the targets are not the inputs.
+    """
+
+    data: Callable[[], Arrays]
+    init: Callable[[jax.Array], Any]
+    loss: Callable[[Any, Any], jax.Array]
+    is_deep: bool
+    has_labels: bool = True
+
+
+def digits() -> Arrays:
+    """Return the training digits, scaled to unit variance, and their labels."""
+    data = load_digits()
+    images = data.train_images.reshape(len(data.train_images), -1).astype(np.float32) / 255
+    return (images - images.mean()) / images.std(), np.asarray(data.train_labels, np.int32)
+
+
+def table() -> Arrays:
+    """Return scikit-learn's breast cancer table, with columns of unit variance, and its labels."""
+    from sklearn.datasets import load_breast_cancer
+
+    bundle = load_breast_cancer()
+    inputs = (bundle.data - bundle.data.mean(axis=0)) / bundle.data.std(axis=0)
+    return inputs.astype(np.float32), bundle.target.astype(np.int32)
+
+
+def least_squares(seed: int = 3) -> Arrays:
+    """Return 2,000 examples of 30 features whose covariance has eigenvalues 1 / i, and noisy linear targets."""
+    rng = np.random.default_rng(seed)
+    scales = np.arange(1, 31.0) ** -0.5
+    inputs = rng.normal(size=(2000, 30)) * scales
+    targets = inputs @ rng.normal(size=30) + 0.3 * rng.normal(size=2000)
+    return inputs.astype(np.float32), targets.astype(np.float32)
+
+
+def teacher(seed: int = 4) -> Arrays:
+    """Return 2,000 examples of a random network of one hidden layer, with noise."""
+    rng = np.random.default_rng(seed)
+    inputs = rng.normal(size=(2000, 10))
+    hidden = np.maximum(inputs @ rng.normal(size=(10, 8)) / 10**0.5, 0)
+    targets = hidden @ rng.normal(size=8) + 0.2 * rng.normal(size=2000)
+    return inputs.astype(np.float32), targets.astype(np.float32)
+
+
+def sparse(seed: int = 5) -> Arrays:
+    """Return 3,000 examples of 12 of 200 features, whose frequencies follow Zipf's law, and their classes."""
+    rng = np.random.default_rng(seed)
+    weights = 1 / (np.arange(200) + 5.0)
+    places = rng.choice(200, (3000, 12), p=weights / weights.sum()).astype(np.int32)
+    labels = rng.normal(size=200)[places].sum(axis=1) > 0
+    return places, (labels ^ (rng.random(3000) < 0.05)).astype(np.int32)
+
+
+def tokens(seed: int = 6) -> Arrays:
+    """Return 3,000 contexts of two of 24 tokens of a random Markov chain, and the token that follows."""
+    rng = np.random.default_rng(seed)
+    chances = rng.dirichlet(np.full(24, 0.15), size=(24, 24))
+    sequence = [0, 1]
+    for _ in range(3000):
+        sequence.append(int(rng.choice(24, p=chances[sequence[-2], sequence[-1]])))
+    whole = np.array(sequence, np.int32)
+    return np.stack([whole[:-2], whole[1:-1]], axis=1), whole[2:]
+
+
+def autoencoded() -> Arrays:
+    """Return the digits as inputs and as targets."""
+    inputs, _ = digits()
+    return inputs, inputs
+
+
+def _layers(sizes: Sequence[int], gain: float = 1.0) -> Callable[[jax.Array], Any]:
+    def init(key: jax.Array) -> Any:
+        return [layer | {"kernel": gain * layer["kernel"]} for layer in he_normal_layers(key, sizes)]
+
+    return init
+
+
+def _forward(layers: Any, x: jax.Array, activation: Callable[[jax.Array], jax.Array]) -> jax.Array:
+    for layer in layers[:-1]:
+        x = activation(affine(layer, x))
+    return affine(layers[-1], x)
+
+
+def _classified(scores: jax.Array, labels: jax.Array) -> jax.Array:
+    return optax.softmax_cross_entropy_with_integer_labels(scores, labels)
+
+
+def _network(sizes: Sequence[int], activation: Callable[[jax.Array], jax.Array], loss: Any) -> dict[str, Any]:
+    gain = 1.0 if activation is jax.nn.relu else 0.7
+    return {
+        "init": _layers(sizes, gain),
+        "loss": lambda params, batch: loss(_forward(params, batch[0], activation), batch[1]),
+        "is_deep": len(sizes) > 2,
+    }
+
+
+def _binary(scores: jax.Array, labels: jax.Array) -> jax.Array:
+    return optax.sigmoid_binary_cross_entropy(scores, labels.astype(jnp.float32))
+
+
+def _squared(outputs: jax.Array, targets: jax.Array) -> jax.Array:
+    return jnp.mean((outputs - targets) ** 2, axis=-1)
+
+
+def _init_convolution(key: jax.Array) -> Any:
+    first, rest = jax.random.split(key)
+    kernel = jax.random.normal(first, (3, 3, 1, 8)) * (2 / 9) ** 0.5
+    return [{"kernel": kernel, "bias": jnp.zeros(8)}, *he_normal_layers(rest, [72, 10])]
+
+
+def _convolution_loss(params: Any, batch: Any) -> jax.Array:
+    images = batch[0].reshape(-1, 8, 8, 1)
+    maps = jax.lax.conv_general_dilated(
+        images, params[0]["kernel"], (2, 2), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+    hidden = jax.nn.relu(maps + params[0]["bias"]).reshape(len(images), -1)
+    return _classified(affine(params[1], hidden), batch[1])
+
+
+def _init_tokens(key: jax.Array) -> Any:
+    first, rest = jax.random.split(key)
+    return [{"kernel": jax.random.normal(first, (24, 8))}, *he_normal_layers(rest, [16, 32, 24])]
+
+
+def _token_loss(params: Any, batch: Any) -> jax.Array:
+    embedded = params[0]["kernel"][batch[0]].reshape(len(batch[0]), -1)
+    return _classified(_forward(params[1:], embedded, jax.nn.relu), batch[1])
+
+
+def _init_weights(number: int) -> Callable[[jax.Array], Any]:
+    return lambda key: {"weights": jnp.zeros(number), "bias": jnp.zeros(())}  # noqa: ARG005
+
+
+KINDS: dict[str, Kind] = {
+    "softmax": Kind(digits, **_network([64, 10], jax.nn.relu, _classified)),
+    "relu-two": Kind(digits, **_network([64, 32, 32, 10], jax.nn.relu, _classified)),
+    "tanh-deep": Kind(digits, **_network([64, 24, 24, 24, 24, 10], jnp.tanh, _classified)),
+    "convolution": Kind(digits, _init_convolution, _convolution_loss, True),
+    "autoencoder": Kind(autoencoded, **_network([64, 32, 12, 32, 64], jax.nn.relu, _squared), has_labels=False),
+    "logistic": Kind(
+        table, _init_weights(30), lambda p, b: _binary(b[0] @ p["weights"] + p["bias"], b[1]), is_deep=False
+    ),
+    "least-squares": Kind(
+        least_squares,
+        _init_weights(30),
+        lambda p, b: 0.5 * (b[0] @ p["weights"] + p["bias"] - b[1]) ** 2,
+        is_deep=False,
+    ),
+    "teacher": Kind(
+        teacher, **_network([10, 32, 32, 1], jax.nn.relu, lambda outputs, targets: (outputs[:, 0] - targets) ** 2)
+    ),
+    "sparse": Kind(
+        sparse, _init_weights(200), lambda p, b: _binary(p["weights"][b[0]].sum(-1) + p["bias"], b[1]), is_deep=False
+    ),
+    "next-token": Kind(tokens, _init_tokens, _token_loss, True),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class MeanLoss:
+    """The mean of the examples' losses; `factor` times it if a fault makes it a sum."""
+
+    loss: Callable[[Any, Any], jax.Array]
+    factor: float = 1.0
+
+    def __call__(self, params: Any, model_state: Any, batch: Any, key: jax.Array) -> tuple[jax.Array, Any]:
+        del key
+        losses = self.loss(params, batch)
+        return self.factor * jnp.mean(losses), model_state
