@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -12,7 +11,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from lrx.training import Batches, Workload
 from lrx.workloads.dense import affine, he_normal_layers
 from lrx.workloads.digits import load_digits
 

@@ -1,6 +1,21 @@
-"""What trains to explain a run: rates compared on one plane, and how far the batch may grow."""
+"""What trains to explain a run: what is wrong with it, rates compared on one plane, and how far the batch may grow."""
 
 from lrx.doctor.compare_rates import compare_rates
+from lrx.doctor.diagnose import diagnose
+from lrx.doctor.diagnosis import Diagnosis
+from lrx.doctor.finding import CODES, Change, Finding, Remedy
 from lrx.doctor.rate_comparison import RateComparison
+from lrx.doctor.thresholds import THRESHOLDS, Thresholds
 
-__all__ = ["RateComparison", "compare_rates"]
+__all__ = [
+    "CODES",
+    "THRESHOLDS",
+    "Change",
+    "Diagnosis",
+    "Finding",
+    "RateComparison",
+    "Remedy",
+    "Thresholds",
+    "compare_rates",
+    "diagnose",
+]

@@ -1,0 +1,185 @@
+"""Checks of gradients and updates, layer by layer."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+from lrx.doctor.finding import Change, Finding, Remedy
+from lrx.doctor.thresholds import Thresholds
+
+CHECKED = {
+    "dead-layer": "the units of each layer without a gradient",
+    "vanishing-gradients": "the layers' gradients, relative to each other",
+    "exploding-gradients": "the loss at smaller initial parameters, and the norms of gradients over steps",
+    "frozen-by-mistake": "the update of each parameter, and gradients that are zero though the loss depends on it",
+    "eps-too-large": "eps, against the root of the mean square of the gradients",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class GradientEvidence:
+    """Gradients at the initial parameters; lists have an entry for each leaf.
+
+    Attributes:
+      paths: names of the leaves.
+      dimensions: numbers of axes.
+      rms: root mean square of the gradients of minibatches.
+      param_rms: root mean square of the parameters.
+      silent_units: share of a leaf's units that have no gradient in any minibatch.
+      moved: largest entry of an update at the peak of the rate.
+      perturbed: relative change of the loss when a leaf without a gradient is perturbed; NaN for the others.
+      loss: mean loss.
+      small_loss: loss at a tenth of the initial parameters.
+      norms: norms of the gradients over the steps of the branch with the optimizer's own rate, or below.
+      eps: eps of the method; NaN if there is none.
+    """
+
+    paths: list[str]
+    dimensions: list[int]
+    rms: list[float]
+    param_rms: list[float]
+    silent_units: list[float]
+    moved: list[float]
+    perturbed: list[float]
+    loss: float
+    small_loss: float
+    norms: list[float]
+    eps: float
+
+
+def check_gradients(seen: GradientEvidence, limits: Thresholds) -> list[Finding]:
+    """Return what is wrong with gradients and updates."""
+    found = [check(seen, limits) for check in (_frozen, _dead, _vanishing, _exploding, _eps)]
+    return [finding for finding in found if finding is not None]
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
+
+
+def _stops_gradient(seen: GradientEvidence, limits: Thresholds) -> np.ndarray:
+    """Return for each leaf whether the loss depends on it, though its gradient is zero."""
+    perturbed = np.nan_to_num(np.array(seen.perturbed, float), nan=0.0)
+    return (np.array(seen.rms) == 0) & (np.abs(perturbed) > limits.perturbed)
+
+
+def _frozen(seen: GradientEvidence, limits: Thresholds) -> Finding | None:
+    rms, moved = np.array(seen.rms), np.array(seen.moved)
+    still = (rms > 0) & (moved == 0)
+    stopped = _stops_gradient(seen, limits)
+    frozen = [path for path, flag in zip(seen.paths, still | stopped, strict=True) if flag]
+    if not frozen:
+        return None
+    why = "have a gradient, but updates of zero" if still.any() else "change the loss, but have a gradient of zero"
+    where = "the masks and groups of the optimizer" if still.any() else "stop_gradient in the model"
+    return Finding(
+        "frozen-by-mistake",
+        "likely",
+        len(frozen) / len(seen.paths),
+        f"{len(frozen)} of {len(seen.paths)} parameters {why}: {_listed(frozen)}.",
+        {"frozen": len(frozen), "parameters": len(seen.paths)},
+        Remedy(f"If they are to be trained, look at {where}."),
+    )
+
+
+def _dead(seen: GradientEvidence, limits: Thresholds) -> Finding | None:
+    stopped = _stops_gradient(seen, limits)
+    silent = np.array(seen.silent_units)
+    dead = [
+        (path, share)
+        for path, share, stop, dimension in zip(seen.paths, silent, stopped, seen.dimensions, strict=True)
+        if not stop and ((dimension >= 2 and share >= limits.dead_share) or share == 1)
+    ]
+    if not dead:
+        return None
+    paths = [path for path, _ in dead]
+    return Finding(
+        "dead-layer",
+        "certain" if max(share for _, share in dead) == 1 else "likely",
+        max(share for _, share in dead) * max(0.5, len(dead) / len(seen.paths)),
+        f"{len(dead)} parameters have units without a gradient in any minibatch: {_listed(paths)}.",
+        {"parameters": len(dead), "share_of_units": float(max(share for _, share in dead))},
+        Remedy(
+            "Look at the initial values and the activations of these layers: units whose inputs are always below "
+            "zero learn nothing behind a ReLU. A leaky activation, smaller biases or a lower rate keep them alive."
+        ),
+    )
+
+
+def _vanishing(seen: GradientEvidence, limits: Thresholds) -> Finding | None:
+    kernels = [
+        (rms, path)
+        for rms, path, dimension in zip(seen.rms, seen.paths, seen.dimensions, strict=True)
+        if dimension >= 2 and rms > 0
+    ]
+    if len(kernels) < 2:
+        return None
+    (least, path), (most, _) = min(kernels), max(kernels)
+    if not np.isfinite(most) or least > limits.vanishing * most:
+        return None
+    return Finding(
+        "vanishing-gradients",
+        "likely",
+        0.8,
+        f"The gradient of {path} is {least / most:.1g} of the largest layer's: layers far from the loss hardly learn.",
+        {"least_rms": least, "largest_rms": most, "ratio": least / most},
+        Remedy(
+            "Initialise with the scale of the activation (He or LeCun), add normalisation or residual connections, "
+            "or use activations that do not saturate."
+        ),
+    )
+
+
+def _exploding(seen: GradientEvidence, limits: Thresholds) -> Finding | None:
+    norms = np.array([norm for norm in seen.norms if np.isfinite(norm) and norm > 0])
+    spike = float(norms.max() / np.median(norms)) if len(norms) > 3 else 1.0
+    ratio = seen.loss / seen.small_loss if seen.small_loss > 0 else 1.0
+    numbers = {
+        "loss": seen.loss,
+        "loss_at_a_tenth_of_the_parameters": seen.small_loss,
+        "largest_norm_to_median": spike,
+    }
+    if ratio > limits.initial_ratio or not np.isfinite(ratio):
+        return Finding(
+            "exploding-gradients",
+            "likely",
+            0.8,
+            f"The initial loss is {seen.loss:.3g}, and {seen.small_loss:.3g} at a tenth of the initial parameters: the "
+            "activations grow from layer to layer.",
+            numbers,
+            Remedy("Initialise smaller, with the scale of the activation (He or LeCun), or add normalisation."),
+        )
+    if spike > limits.spike:
+        usual = float(np.median(norms))
+        return Finding(
+            "exploding-gradients",
+            "likely",
+            0.5,
+            f"The norm of the gradient is {norms.max():.3g} in a step, and {usual:.3g} in the median: single "
+            "minibatches decide where the parameters go.",
+            numbers | {"median_norm": usual},
+            Remedy("Clip the gradient's norm at its usual size.", Change(max_norm=float(f"{usual:.2g}"))),
+        )
+    return None
+
+
+def _eps(seen: GradientEvidence, limits: Thresholds) -> Finding | None:
+    if not np.isfinite(seen.eps) or seen.eps <= 0:
+        return None
+    rms = np.array([rms for rms in seen.rms if rms > 0])
+    if not len(rms):
+        return None
+    usual = float(np.median(rms))
+    if seen.eps < limits.eps_ratio * usual:
+        return None
+    return Finding(
+        "eps-too-large",
+        "likely",
+        min(1.0, 1 - usual / seen.eps) if seen.eps > usual else 0.1,
+        f"eps is {seen.eps:.1g}, and the root mean square of the gradients {usual:.1g}: the step is not normalised, "
+        f"but {usual / (usual + seen.eps):.1g} of its size.",
+        {"eps": seen.eps, "gradient_rms": usual, "ratio": seen.eps / usual},
+        Remedy("Use a smaller eps.", Change(eps=1e-8)),
+    )

@@ -1,0 +1,376 @@
+"""Short runs and gradients at chosen parameters: the measurements of a diagnosis, each compiled once for a workload.
+
+A branch is a run of a few steps whose rate in each step is an argument, so that one program serves every schedule and
+every rate. Runs in miniature go through the whole schedule in these steps.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from lrx._paths import named_leaves
+from lrx.doctor.optimizer_parts import OptimizerParts
+from lrx.extra_args import tolerant_update
+from lrx.run_state import apply_updates
+from lrx.training.equality import Cache, Same, UndecidedError, key_of
+from lrx.training.sampling import Sampling, keys_of
+from lrx.training.workload import Workload
+
+_PROGRAMS = Cache(maxsize=64)
+LABELS = ("label", "labels", "target", "targets", "y")  # keys of a dict of arrays
+
+
+class Start(NamedTuple):
+    """Where branches begin: parameters, model state, and the state of the optimizer."""
+
+    params: Any
+    model_state: Any
+    opt_state: Any
+
+
+class Branches(NamedTuple):
+    """What branches show; the leading axis of each is that of the branches."""
+
+    losses: np.ndarray  # (branches, steps)
+    gradient_norms: np.ndarray  # (branches, steps)
+    ends: Start  # on the device
+
+
+class Gradients(NamedTuple):
+    """The gradients of several minibatches at the same parameters, leaf by leaf: (leaves,) each."""
+
+    mean: Any  # the mean gradient, a tree on the device
+    paths: list[str]
+    rms: np.ndarray  # root mean square of a gradient's entries
+    square_of_mean: np.ndarray  # |mean gradient|^2
+    mean_of_squares: np.ndarray  # mean of |gradient|^2
+    silent_units: np.ndarray  # share of the last axis without any gradient
+    not_finite: np.ndarray  # number of entries that are not finite, over all minibatches
+    losses: np.ndarray  # (minibatches,)
+    half_losses: np.ndarray  # (2,) of the halves of the first minibatch; NaN if it cannot be divided
+    param_rms: np.ndarray
+    dimensions: np.ndarray  # number of axes
+
+
+@dataclasses.dataclass
+class Probe:
+    """The programs of a workload and an optimizer, and the steps that they have taken.
+
+    Args:
+      workload: what is trained.
+      parts: the optimizer.
+      seed: seed of the initial parameters, and of the minibatches.
+    """
+
+    workload: Workload
+    parts: OptimizerParts
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        batches = self.workload.batches
+        self.sampling: Sampling = batches.sampling
+        self.arrays = batches.arrays
+        self.steps_used = 0
+        self.keys = keys_of(self.seed)
+        self._rng = np.random.default_rng(self.seed)
+        self._order: list[np.ndarray] = []
+        self.hyper = {name: np.float32(value) for name, value in self.parts.hyper.items()}
+        self._loss_key = _key_or_own(lambda: key_of((self.workload.loss_fn, self.sampling)))
+        self._key = (self._loss_key, _key_or_own(self._tx_key))
+
+    def _tx_key(self) -> Any:
+        if not self.parts.rebuilt:
+            return key_of(self.parts.tx)
+        # The rate and what is tuned are arguments: the program is the same for all of their values.
+        neutral = self.parts.with_rate(1.0, dict.fromkeys(self.hyper, 0.5))
+        return (key_of(neutral), *self.hyper)
+
+    def start(self) -> Start:
+        """Return the beginning of the run: that of `lrx.train` with the same seed."""
+        params, model_state = _compiled_init(self.workload, self.keys.init)
+        return Start(params, model_state, self._init_tx(params))
+
+    def _init_tx(self, params: Any) -> Any:
+        return jax.jit(self._make(jnp.float32(1.0), self.hyper).init)(params)
+
+    def _make(self, rate: Any, hyper: Mapping[str, Any]) -> optax.GradientTransformation:
+        return self.parts.with_rate(rate, hyper) if self.parts.rebuilt else self.parts.tx
+
+    def draw(self, number: int) -> np.ndarray:
+        """Return the examples of the next minibatches, (number, batch_size)."""
+        size, examples = self.sampling.batch_size, self.workload.batches.num_examples
+        while sum(len(part) for part in self._order) < number:
+            order = self._rng.permutation(examples) if self.sampling.shuffle else np.arange(examples)
+            whole = len(order) // size
+            self._order.append(order[: whole * size].reshape(whole, size).astype(np.int32))
+        rows = np.concatenate(self._order)
+        self._order = [rows[number:]]
+        return rows[:number]
+
+    @property
+    def has_labels(self) -> bool:
+        """Whether the arrays have a part that is known to be the labels."""
+        return any(jax.tree.leaves(_label_flags(self.arrays)))
+
+    def run(
+        self,
+        starts: Start,
+        rates: np.ndarray,
+        rows: np.ndarray,
+        *,
+        hyper: Mapping[str, np.ndarray] | None = None,
+    ) -> Branches:
+        """Run branches side by side.
+
+        Args:
+          starts: where each begins; leading axis (branches,).
+          rates: (branches, steps), the rate of each step. For an optimizer that cannot be built again, the factor of
+            its own rate.
+          rows: (steps, batch_size), the examples of each step.
+          hyper: values of the tuned hyperparameters, (branches,) each; by default the optimizer's own.
+        """
+        branches, steps = rates.shape
+        each = {name: np.full(branches, value, np.float32) for name, value in self.hyper.items()} | dict(hyper or {})
+        program = _PROGRAMS.find(("run", self._key, branches, rows.shape), lambda: jax.jit(self._branches()))
+        ends, losses, norms = program(
+            starts, jnp.asarray(rates, jnp.float32), each, jnp.asarray(rows), self.arrays, self.keys.step
+        )
+        self.steps_used += branches * steps
+        return Branches(np.asarray(losses, np.float64), np.asarray(norms, np.float64), ends)
+
+    def _branches(self) -> Callable[..., Any]:
+        make, rebuilt = self._make, self.parts.rebuilt
+        loss_fn, transform = self.workload.loss_fn, self.sampling.transform
+
+        def branch(start: Start, rates: Any, hyper: Any, rows: Any, arrays: Any, key: Any) -> Any:
+            def body(carry: Start, inputs: Any) -> Any:
+                rate, row, count = inputs
+                transform_key, loss_key = jax.random.split(jax.random.fold_in(key, count))
+                batch = transform(jax.tree.map(lambda x: x[row], arrays), transform_key)
+
+                def loss_of(params: Any) -> Any:
+                    return loss_fn(params, carry.model_state, batch, loss_key)
+
+                (loss, model_state), grads = jax.value_and_grad(loss_of, has_aux=True)(carry.params)
+                update = tolerant_update(make(rate, hyper))
+                updates, opt_state = update(
+                    grads, carry.opt_state, carry.params, value=loss, grad=grads,
+                    value_fn=lambda params: loss_of(params)[0],
+                    grad_fn=lambda params, _: jax.grad(lambda p: loss_of(p)[0])(params),
+                )  # fmt: skip
+                if not rebuilt:
+                    updates = jax.tree.map(lambda u: (rate * u).astype(u.dtype), updates)
+                params = apply_updates(carry.params, updates, opt_state)
+                return Start(params, model_state, opt_state), (loss.astype(jnp.float32), optax.tree.norm(grads))
+
+            steps = jnp.arange(rates.shape[0], dtype=jnp.int32)
+            end, (losses, norms) = jax.lax.scan(body, start, (rates, rows, steps))
+            return end, losses, norms
+
+        def run(starts: Any, rates: Any, hyper: Any, rows: Any, arrays: Any, key: Any) -> Any:
+            return jax.lax.map(
+                lambda each: branch(each[0], each[1], each[2], rows, arrays, key), (starts, rates, hyper)
+            )
+
+        return run
+
+    def gradients(self, at: Start, rows: np.ndarray) -> Gradients:
+        """Measure the gradients of minibatches at the same parameters."""
+        program = _PROGRAMS.find(("gradients", self._loss_key, rows.shape), lambda: jax.jit(self._gradients()))
+        found = program(at.params, at.model_state, jnp.asarray(rows), self.arrays, self.keys.step)
+        self.steps_used += len(rows)
+        mean, numbers = found
+        known = {name: np.asarray(value, np.float64) for name, value in numbers.items()}
+        leaves = named_leaves(at.params)
+        return Gradients(
+            mean=mean,
+            paths=["/".join(path) for path, _ in leaves],
+            dimensions=np.array([np.ndim(leaf) for _, leaf in leaves]),
+            **known,
+        )
+
+    def _gradients(self) -> Callable[..., Any]:
+        loss_fn, transform = self.workload.loss_fn, self.sampling.transform
+
+        def measure(params: Any, model_state: Any, rows: Any, arrays: Any, key: Any) -> Any:
+            def batch_of(row: Any) -> Any:
+                return transform(jax.tree.map(lambda x: x[row], arrays), key)
+
+            def one(carry: Any, row: Any) -> Any:
+                total, largest, squares, bad = carry
+                loss, grads = jax.value_and_grad(lambda p: loss_fn(p, model_state, batch_of(row), key)[0])(params)
+                grads = jax.tree.map(lambda g: g.astype(jnp.float32), grads)
+                total = jax.tree.map(jnp.add, total, grads)
+                largest = jax.tree.map(lambda a, g: jnp.maximum(a, jnp.abs(g)), largest, grads)
+                squares = jax.tree.map(lambda s, g: s + jnp.sum(g**2), squares, grads)
+                bad = jax.tree.map(lambda b, g: b + jnp.sum(~jnp.isfinite(g)), bad, grads)
+                return (total, largest, squares, bad), loss.astype(jnp.float32)
+
+            zeros = jax.tree.map(lambda p: jnp.zeros(p.shape, jnp.float32), params)
+            scalars = jax.tree.map(lambda p: jnp.float32(0), params)  # noqa: ARG005
+            counts = jax.tree.map(lambda p: jnp.int32(0), params)  # noqa: ARG005
+            start = (zeros, zeros, scalars, counts)
+            (total, largest, squares, bad), losses = jax.lax.scan(one, start, rows)
+            number = rows.shape[0]
+            mean = jax.tree.map(lambda t: t / number, total)
+
+            def stacked(function: Callable[..., Any], *trees: Any) -> Any:
+                found = jax.tree.leaves(jax.tree.map(function, *trees))
+                return jnp.stack([jnp.asarray(x, jnp.float32) for x in found]) if found else jnp.zeros(0)
+
+            numbers = {
+                "rms": stacked(lambda s, p: jnp.sqrt(s / number / max(p.size, 1)), squares, params),
+                "square_of_mean": stacked(lambda m: jnp.sum(m**2), mean),
+                "mean_of_squares": stacked(lambda s: s / number, squares),
+                "silent_units": stacked(_silent_share, largest),
+                "not_finite": stacked(lambda b: b, bad),
+                "losses": losses,
+                "half_losses": _half_losses(
+                    lambda batch: loss_fn(params, model_state, batch, key)[0], batch_of(rows[0]), rows.shape[1]
+                ),
+                "param_rms": stacked(lambda p: jnp.sqrt(jnp.mean(jnp.abs(p.astype(jnp.float32)) ** 2)), params),
+            }
+            return mean, numbers
+
+        return measure
+
+    def label_products(self, at: Start, rows: np.ndarray) -> np.ndarray:
+        """Return the inner products of what labels add to the gradients of minibatches, (minibatches, minibatches).
+
+        What they add is the difference of the gradient and of that with the labels of other examples of the minibatch.
+        If labels do not depend on the inputs, these differences have the mean 0.
+        """
+
+        def make() -> Callable[..., Any]:
+            loss_fn, transform = self.workload.loss_fn, self.sampling.transform
+            flags = _label_flags(self.arrays)
+
+            def products(params: Any, model_state: Any, rows: Any, arrays: Any, key: Any) -> Any:
+                def gradient(row: Any, other: Any) -> Any:
+                    raw = jax.tree.map(lambda x, label: x[other if label else row], arrays, flags)
+                    grads = jax.grad(lambda p: loss_fn(p, model_state, transform(raw, key), key)[0])(params)
+                    return jnp.concatenate([jnp.ravel(g).astype(jnp.float32) for g in jax.tree.leaves(grads)])
+
+                def difference(row: Any) -> Any:
+                    return gradient(row, row) - gradient(row, jnp.roll(row, row.shape[0] // 2))
+
+                differences = jax.lax.map(difference, rows)
+                return differences @ differences.T
+
+            return products
+
+        program = _PROGRAMS.find(("labels", self._loss_key, rows.shape), lambda: jax.jit(make()))
+        self.steps_used += 2 * len(rows)
+        return np.asarray(program(at.params, at.model_state, rows, self.arrays, self.keys.step), np.float64)
+
+    def losses_at(self, at: Start, scale: np.ndarray, noise: np.ndarray, row: np.ndarray) -> float:
+        """Return the loss of a minibatch at changed parameters.
+
+        Args:
+          at: the parameters.
+          scale: (leaves,) factors.
+          noise: (leaves,) standard deviations of normal numbers that are added.
+          row: (batch_size,) the examples.
+        """
+
+        def make() -> Callable[..., Any]:
+            loss_fn, transform = self.workload.loss_fn, self.sampling.transform
+
+            def loss(params: Any, model_state: Any, scale: Any, noise: Any, row: Any, arrays: Any, key: Any) -> Any:
+                leaves, structure = jax.tree.flatten(params)
+                keys = jax.random.split(key, len(leaves))
+                changed = [
+                    (scale[i] * leaf + noise[i] * jax.random.normal(keys[i], leaf.shape)).astype(leaf.dtype)
+                    for i, leaf in enumerate(leaves)
+                ]
+                batch = transform(jax.tree.map(lambda x: x[row], arrays), key)
+                return loss_fn(jax.tree.unflatten(structure, changed), model_state, batch, key)[0]
+
+            return loss
+
+        program = _PROGRAMS.find(("loss", self._loss_key), lambda: jax.jit(make()))
+        row = np.asarray(row, np.int32)
+        scaled, noisy = jnp.asarray(scale, jnp.float32), jnp.asarray(noise, jnp.float32)
+        self.steps_used += 1
+        return float(program(at.params, at.model_state, scaled, noisy, row, self.arrays, self.keys.step))
+
+    def update_sizes(self, at: Start, gradient: Any, rate: float) -> np.ndarray:
+        """Return the largest change of each leaf by an update with a gradient and a rate, (leaves,)."""
+
+        def make() -> Callable[..., Any]:
+            def sizes(at: Start, gradient: Any, rate: Any, hyper: Any) -> Any:
+                update = tolerant_update(self._make(rate, hyper))
+                zero = lambda _: jnp.float32(0)  # noqa: E731
+                opt_state, moved = at.opt_state, jax.tree.map(zero, gradient)
+                for _ in range(self.parts.every):
+                    updates, opt_state = update(
+                        gradient, opt_state, at.params, value=jnp.float32(1), grad=gradient, value_fn=zero,
+                        grad_fn=lambda *_: gradient,
+                    )  # fmt: skip
+                    moved = jax.tree.map(lambda m, u: jnp.maximum(m, jnp.max(jnp.abs(u), initial=0.0)), moved, updates)
+                return jnp.stack([jnp.asarray(x, jnp.float32) for x in jax.tree.leaves(moved)])
+
+            return sizes
+
+        program = _PROGRAMS.find(("update", self._key), lambda: jax.jit(make()))
+        gradient = jax.tree.map(lambda g, p: g.astype(p.dtype), gradient, at.params)
+        return np.asarray(program(at, gradient, jnp.float32(rate), self.hyper), np.float64)
+
+
+def repeat(start: Start, number: int) -> Start:
+    """Return a start for each of several branches."""
+    return jax.tree.map(lambda x: jnp.broadcast_to(x, (number, *jnp.shape(x))), start)
+
+
+def branch_end(branches: Branches, place: int) -> Start:
+    """Return where a branch has ended."""
+    end: Start = jax.tree.map(lambda x: x[place], branches.ends)
+    return end
+
+
+def _key_or_own(key: Callable[[], Any]) -> Any:
+    """Return a key, or one that is equal to nothing if it cannot be decided which functions compute the same."""
+    try:
+        return key()
+    except UndecidedError:
+        return Same(object())
+
+
+def _compiled_init(workload: Workload, key: jax.Array) -> Any:
+    return jax.jit(workload.init)(key)
+
+
+def _label_flags(arrays: Any) -> Any:
+    """Return a tree of bools: which arrays are labels, the last of a pair or what is called so in a dict."""
+    parts: list[tuple[Any, bool]] = [(arrays, False)]
+    if isinstance(arrays, tuple | list) and len(arrays) > 1:
+        parts = [(part, place == len(arrays) - 1) for place, part in enumerate(arrays)]
+    elif isinstance(arrays, dict):  # whose leaves come in the order of its keys
+        parts = [(arrays[name], name.lower() in LABELS) for name in sorted(arrays)]
+    flags = [is_label for part, is_label in parts for _ in jax.tree.leaves(part)]
+    return jax.tree.unflatten(jax.tree.structure(arrays), flags)
+
+
+def _silent_share(largest: jax.Array) -> jax.Array:
+    """Return the share of units, along the last axis, that no entry has a gradient for; of a vector, all or nothing."""
+    if largest.size == 0:
+        return jnp.float32(0)
+    if largest.ndim < 2:
+        return (jnp.max(largest) == 0).astype(jnp.float32)
+    return jnp.mean(jnp.max(largest, axis=tuple(range(largest.ndim - 1))) == 0)
+
+
+def _half_losses(loss: Callable[[Any], Any], batch: Any, size: int) -> jax.Array:
+    """Return the losses of the two halves of a batch; NaN if its leaves have no axis of examples."""
+    half = size // 2
+    if half == 0 or any(jnp.ndim(leaf) == 0 or leaf.shape[0] != size for leaf in jax.tree.leaves(batch)):
+        return jnp.full(2, jnp.nan)
+    parts = [jax.tree.map(lambda x, start=start: x[start : start + half], batch) for start in (0, half)]
+    return jnp.stack([loss(part).astype(jnp.float32) for part in parts])

@@ -1,0 +1,154 @@
+"""Checks of the rate by runs in miniature, which differ by the rate only."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+from lrx.doctor.finding import Change, Finding, Remedy
+from lrx.doctor.thresholds import Thresholds
+
+CHECKED = {
+    "diverges": "the loss of a run in miniature",
+    "rate-too-high": "runs in miniature at lower rates",
+    "rate-too-low": "runs in miniature at higher rates",
+    "warmup-missing": "a run in miniature with a warm-up",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Branch:
+    """A run in miniature.
+
+    Attributes:
+      factor: of the rate.
+      kind: "scaled", or "warm" if its rate rises at first.
+      losses: of its steps.
+    """
+
+    factor: float
+    kind: str
+    losses: list[float]
+
+
+@dataclasses.dataclass(frozen=True)
+class RateEvidence:
+    """Runs in miniature from the initial parameters, on the same minibatches.
+
+    Attributes:
+      branches: the runs.
+      initial: loss of the initial parameters.
+      steps: steps of each.
+    """
+
+    branches: list[Branch]
+    initial: float
+    steps: int
+
+
+def end_loss(branch: Branch) -> float:
+    """Return the mean loss of the last quarter of a branch; infinite if it has diverged."""
+    losses = np.array([np.inf if loss is None else loss for loss in branch.losses], float)
+    last = losses[-max(2, len(losses) // 4) :]
+    return float(np.mean(last)) if np.all(np.isfinite(last)) else float("inf")
+
+
+def best_factor(seen: RateEvidence) -> tuple[float, float]:
+    """Return the factor of the rate with the lowest end, and that end; between the factors by a parabola."""
+    scaled = sorted((branch for branch in seen.branches if branch.kind == "scaled"), key=lambda branch: branch.factor)
+    ends = np.array([end_loss(branch) for branch in scaled])
+    places = np.log(np.array([branch.factor for branch in scaled]))
+    if not np.isfinite(ends).any():
+        return float("nan"), float("inf")
+    low = int(np.argmin(ends))
+    worst = max(seen.initial, float(ends[low])) + abs(seen.initial)
+    capped = np.minimum(ends, worst)
+    if 0 < low < len(ends) - 1:
+        a, b, _ = np.polyfit(places[low - 1 : low + 2] - places[low], capped[low - 1 : low + 2], 2)
+        if a > 0:
+            shift = np.clip(-b / (2 * a), places[low - 1] - places[low], places[low + 1] - places[low])
+            return float(np.exp(places[low] + shift)), float(ends[low])
+    return float(np.exp(places[low])), float(ends[low])
+
+
+def check_rates(seen: RateEvidence, limits: Thresholds) -> list[Finding]:
+    """Return whether the rate is too high or too low, or needs a warm-up."""
+    own = next(branch for branch in seen.branches if branch.kind == "scaled" and branch.factor == 1)
+    end = end_loss(own)
+    best, least = best_factor(seen)
+    gain = seen.initial - least
+    numbers = {"initial_loss": seen.initial, "loss": end, "best_factor": best, "best_loss": least, "steps": seen.steps}
+    if not np.isfinite(seen.initial):
+        return []
+    if not np.isfinite(end) or end - seen.initial > limits.diverged * max(abs(seen.initial), gain):
+        return [_diverges(numbers, limits)]
+    found: list[Finding] = []
+    if gain <= limits.learnt * abs(seen.initial):
+        return found
+    lost = (end - least) / gain
+    warm = [end_loss(branch) for branch in seen.branches if branch.kind == "warm"]
+    if warm and lost > limits.warm_lost and warm[0] < least + limits.warm_near * gain:
+        found.append(_warmup_missing(numbers | {"loss_with_warmup": warm[0]}, lost))
+    if best < limits.high_factor and lost > limits.high_lost:
+        found.append(_too_high(numbers, lost, limits))
+    if best > limits.low_factor and lost > limits.low_lost:
+        found.append(_too_low(numbers, lost, limits))
+    return found
+
+
+def _change(numbers: dict[str, float], limits: Thresholds) -> Change:
+    """Return the change to the best rate of a whole run, which is lower than that of a run in miniature."""
+    best = numbers["best_factor"]
+    return Change(rate_factor=float(f"{(best if np.isfinite(best) else 1e-2) / limits.horizon:.2g}"))
+
+
+def _diverges(numbers: dict[str, float], limits: Thresholds) -> Finding:
+    how = f"rises to {numbers['loss']:.3g}" if np.isfinite(numbers["loss"]) else "is not finite"
+    change = _change(numbers, limits)
+    return Finding(
+        "diverges",
+        "certain",
+        1.0,
+        f"In a run in miniature the loss begins at {numbers['initial_loss']:.3g} and {how}.",
+        numbers,
+        Remedy(f"Multiply the rate by {change.rate_factor:g}.", change),
+    )
+
+
+def _warmup_missing(numbers: dict[str, float], lost: float) -> Finding:
+    return Finding(
+        "warmup-missing",
+        "likely",
+        min(1.0, lost),
+        f"With a rate that rises at first, a run in miniature ends at {numbers['loss_with_warmup']:.3g}, without at "
+        f"{numbers['loss']:.3g}.",
+        numbers,
+        Remedy("Warm up the rate.", Change(warmup_steps=0)),
+    )
+
+
+def _too_high(numbers: dict[str, float], lost: float, limits: Thresholds) -> Finding:
+    change = _change(numbers, limits)
+    return Finding(
+        "rate-too-high",
+        "likely",
+        min(1.0, lost),
+        f"In runs in miniature {numbers['best_factor']:.2g} times the rate ends at {numbers['best_loss']:.3g}, the "
+        f"rate itself at {numbers['loss']:.3g}.",
+        numbers,
+        Remedy(f"Multiply the rate by {change.rate_factor:g}.", change),
+    )
+
+
+def _too_low(numbers: dict[str, float], lost: float, limits: Thresholds) -> Finding:
+    change = _change(numbers, limits)
+    return Finding(
+        "rate-too-low",
+        "likely",
+        min(1.0, lost),
+        f"In runs in miniature {numbers['best_factor']:.2g} times the rate ends at {numbers['best_loss']:.3g}, the "
+        f"rate itself at {numbers['loss']:.3g}.",
+        numbers,
+        Remedy(f"Multiply the rate by {change.rate_factor:g}.", change),
+    )

@@ -1,0 +1,89 @@
+"""The numbers that decide what is a finding, all in one place.
+
+Those under "measured" were found by `lrx bench diagnose` on one half of its kinds of workloads, and are reported on the
+other half. The others follow from a definition or a source, which stands beside them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+
+@dataclasses.dataclass(frozen=True)
+class Thresholds:
+    """The numbers that decide what is a finding.
+
+    Attributes:
+      warmup_share: share of the run above which a warm-up is too long. Usual ones take 1 % to 10 %.
+      one_cycle_share: the same for schedules whose rise is half of their idea, such as `one_cycle`.
+      early_end_share: share of the run below which the end of a schedule is early.
+      ended_rate: rate, relative to the peak, below which a schedule counts as ended.
+      late_end_share: length of a schedule, in runs, above which it does not end with the run.
+      late_rate: rate at the end of the run, relative to the peak, above which such a schedule has not ended.
+      cut_rate: rate at the end of a run, relative to the peak, above which a cycle counts as cut.
+      whole_cycle: part of the last cycle above which it counts as complete.
+      minibatch_match: relative difference of a schedule's length and the number of minibatches at which they match.
+      decay_strong: shrinkages by e, within the run, above which a weight decay is too strong if each of them also takes
+        less than an epoch. Its time scale should lie between an epoch and the run: X. Wang, L. Aitchison, 2024,
+        arXiv:2405.13698.
+      decay_weak: share by which weights shrink in a run below which a weight decay has no effect.
+      summed_ratio: difference from 1 of (the sum of the losses of a minibatch's halves) / (its loss) for a sum.
+      label_score: standard errors above 0 that the agreement of the labels' gradients needs to show a relation.
+      perturbed: relative change of the loss that shows that it depends on a parameter.
+      dead_share: share of a layer's units without a gradient above which it is dead.
+      vanishing: ratio of the layers' gradients below which they vanish.
+      initial_ratio: initial loss, relative to that at a tenth of the parameters, that shows growing activations.
+      spike: norm of a gradient, relative to the median, that shows a spike.
+      eps_ratio: eps, relative to the median of the layers' gradients, above which it is too large.
+      diverged: rise of the loss, relative to its beginning, that is a divergence.
+      learnt: relative fall of the loss that shows that something was learnt.
+      high_factor: best factor of the rate in runs in miniature below which the rate is too high.
+      high_lost: share of the possible fall of the loss that a rate loses, to be too high.
+      low_factor: best factor above which the rate is too low.
+      low_lost: share of the possible fall that a rate loses, to be too low.
+      horizon: ratio of the best rates of a run in miniature and of a whole run.
+      warm_lost: share of the possible fall that a rate loses, to need a warm-up.
+      warm_near: distance from the best end, relative to the fall, that a run with a warm-up may have.
+      batch_small: noise scale over the batch size above which the batch is too small.
+      batch_large: the same below which the batch is too large.
+      overfit_rise: relative rise of the evaluation loss after its minimum that shows overfitting.
+      steady_rate: rate at the end, relative to the peak, above which it counts as not falling.
+      floor_fall: fall of the loss in the second half, relative to that in the run, below which it has ended.
+    """
+
+    warmup_share: float = 0.4
+    one_cycle_share: float = 0.6
+    early_end_share: float = 0.85
+    ended_rate: float = 0.02
+    late_end_share: float = 1.15
+    late_rate: float = 0.15
+    cut_rate: float = 0.2
+    whole_cycle: float = 0.85
+    minibatch_match: float = 0.1
+    decay_strong: float = 8.0
+    decay_weak: float = 1e-3
+    summed_ratio: float = 0.1
+    label_score: float = 2.5
+    perturbed: float = 1e-4
+    dead_share: float = 0.8
+    vanishing: float = 1e-3
+    initial_ratio: float = 5.0
+    spike: float = 20.0
+    eps_ratio: float = 3.0
+    diverged: float = 1.0
+    learnt: float = 0.03
+    high_factor: float = 0.3
+    high_lost: float = 0.2
+    low_factor: float = 20.0
+    low_lost: float = 0.3
+    horizon: float = 3.0
+    warm_lost: float = 0.2
+    warm_near: float = 0.0
+    batch_small: float = 25.0
+    batch_large: float = 0.1
+    overfit_rise: float = 0.05
+    steady_rate: float = 0.5
+    floor_fall: float = 0.02
+
+
+THRESHOLDS = Thresholds()

@@ -1,0 +1,202 @@
+"""A diagnosis names what is wrong with a run, and nothing if nothing is; all share the programs of one workload."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import lrx
+from lrx.doctor.measure_run import branch_steps
+
+STEPS = 300
+RNG = np.random.default_rng(0)
+X = RNG.normal(size=(512, 8)).astype(np.float32)
+Y = (np.maximum(X @ RNG.normal(size=(8, 4)), 0) @ RNG.normal(size=4) + 0.3 * RNG.normal(size=512)).astype(np.float32)
+
+
+def forward(params, x):
+    return jax.nn.relu(x @ params["hidden"] + params["bias"][None, :]) @ params["output"]
+
+
+def mean_loss(params, batch, key):
+    return jnp.mean((forward(params, batch[0]) - batch[1]) ** 2)
+
+
+def summed_loss(params, batch, key):
+    return jnp.sum((forward(params, batch[0]) - batch[1]) ** 2)
+
+
+def init(key):
+    first, second = jax.random.split(key)
+    return {
+        "hidden": jax.random.normal(first, (8, 16)) * 0.5,
+        "bias": jnp.zeros(16),
+        "output": jax.random.normal(second, (16,)) * 0.3,
+    }
+
+
+def silent_init(key):
+    return init(key) | {"bias": jnp.full(16, -1e3)}
+
+
+def workload(loss=mean_loss, init=init, arrays=(X, Y)):
+    return lrx.Workload.from_functions(loss, init, lrx.Batches(arrays, batch_size=32), name="small")
+
+
+HEALTHY = lrx.adam(lrx.warmup_cosine_decay(0.03, 15, STEPS))
+
+
+def diagnosed(*arguments, **options):
+    return lrx.diagnose(*arguments, steps=STEPS, **options)
+
+
+def test_nothing_is_found_in_a_healthy_run_within_the_budget():
+    found = diagnosed(workload(), HEALTHY)
+    assert [each.code for each in found.findings if each.level != "hint"] == []
+    assert 0 < found.steps_used <= 0.3 * STEPS
+    assert {"rate-too-high", "dead-layer", "loss-is-summed", "labels-are-noise"} <= set(found.checked)
+
+
+@pytest.mark.parametrize(
+    ("tx", "code"),
+    [
+        (lrx.adam(lrx.cosine_decay(3e-5, STEPS)), "rate-too-low"),
+        (lrx.adam(lrx.cosine_decay(0.03, STEPS), eps=100.0), "eps-too-large"),
+        (lrx.adam(lrx.cosine_decay(100.0, STEPS)), "diverges"),
+        (lrx.adam(lrx.cosine_decay(0.03, 60)), "schedule-ends-early"),
+    ],
+    ids=["low", "eps", "high", "short"],
+)
+def test_a_fault_of_the_optimizer_is_named_first(tx, code):
+    found = diagnosed(workload(), tx)
+    assert found.codes[0] == code, found
+    remedy = found.findings[0].remedy
+    assert remedy.tx is not None
+    assert remedy.code.startswith("lrx.adam(lrx.cosine_decay(")
+
+
+def test_a_summed_loss_is_named():
+    assert diagnosed(workload(summed_loss), HEALTHY).codes[0] == "loss-is-summed"
+
+
+def test_labels_of_other_examples_are_named():
+    found = diagnosed(workload(arrays=(X, np.random.default_rng(1).permutation(Y))), HEALTHY)
+    assert "labels-are-noise" in found.codes
+
+
+def test_data_that_are_not_finite_are_named_and_explain_the_rest():
+    bad = X.copy()
+    bad[7, 3] = np.nan
+    found = diagnosed(workload(arrays=(bad, Y)), HEALTHY)
+    assert found.codes[0] == "not-finite-input"
+    assert found.findings[0].evidence == {"numbers": 1, "examples": 1}
+    assert {each.because for each in found.findings[1:]} <= {"not-finite-input"}
+
+
+def test_a_layer_whose_units_are_silent_is_dead_and_one_behind_stop_gradient_is_frozen():
+    assert diagnosed(workload(init=silent_init), HEALTHY).codes[0] == "dead-layer"
+
+    def stopped(params, batch, key):
+        return mean_loss(params | {"hidden": jax.lax.stop_gradient(params["hidden"])}, batch, key)
+
+    found = diagnosed(workload(stopped), HEALTHY)
+    assert "frozen-by-mistake" in found.codes
+    assert "dead-layer" not in found.codes
+
+
+def test_a_group_with_the_factor_0_is_frozen():
+    labels = {"hidden": "frozen", "bias": "rest", "output": "rest"}
+    tx = lrx.group_rates(HEALTHY, labels, {"frozen": 0.0, "rest": 1.0})
+    finding = next(each for each in diagnosed(workload(), tx).findings if each.code == "frozen-by-mistake")
+    assert finding.evidence == {"frozen": 1, "parameters": 3}
+    assert "hidden" in finding.summary
+
+
+def test_the_same_arguments_give_the_same_findings_and_a_transformation_of_optax_is_taken_too():
+    one, two = (diagnosed(workload(), lrx.adam(lrx.cosine_decay(3e-5, STEPS))) for _ in range(2))
+    assert one.to_json().split('"seconds"')[0] == two.to_json().split('"seconds"')[0]
+    import optax
+
+    tx = optax.chain(optax.clip_by_global_norm(10.0), lrx.adam(lrx.cosine_decay(3e-5, STEPS)))
+    found = diagnosed(workload(), tx)
+    assert found.codes[0] == "rate-too-low"
+    assert found.findings[0].remedy.code.startswith("optax.chain(tx, optax.scale(")
+
+
+def history(loss, **fields):
+    steps = len(loss)
+    known = {
+        "rate": np.full(steps, 0.1, np.float32),
+        "metrics": {},
+        "evaluations": {},
+        "evaluation_steps": np.zeros(0, np.int32),
+        "params": (),
+        "model_state": (),
+        "opt_state": (),
+    }
+    return lrx.History(loss=np.asarray(loss, np.float32), **known | fields)
+
+
+def test_a_history_that_overfits_that_is_at_its_noise_floor_or_that_diverges_is_named():
+    steps = np.arange(400)
+    falling = np.exp(-steps / 60) + 0.1 - steps / 8000
+    rising = np.concatenate([np.linspace(1, 0.5, 8), np.linspace(0.55, 0.9, 8)])
+    linear = np.linspace(0.1, 0, 400, dtype=np.float32)
+    fields = {"evaluations": {"loss": rising}, "evaluation_steps": np.arange(25, 401, 25)}
+    found = lrx.diagnose(history(falling, rate=linear, **fields))
+    assert found.codes == ["overfits"]
+    assert found.findings[0].remedy.change.steps == 200
+    flat = np.maximum(1 - steps / 100, 0.2) + 0.02 * np.random.default_rng(0).normal(size=400)
+    assert lrx.diagnose(history(flat)).codes == ["noise-floor"]
+    assert lrx.diagnose(history(flat, rate=linear)).codes == []
+    assert lrx.diagnose(history([1.0, 5.0, np.nan], ended="diverged")).codes == ["diverges"]
+
+
+def test_a_history_with_its_optimizer_has_its_schedule_checked():
+    found = lrx.diagnose(history(np.linspace(1, 0.5, 400)), workload(), lrx.sgd(lrx.cosine_decay(0.1, 100)))
+    assert found.codes == ["schedule-ends-early"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options", "error", "match"),
+    [
+        ((workload(), HEALTHY), {}, ValueError, "steps must be given, got steps=None"),
+        ((workload(), HEALTHY), {"steps": 0}, ValueError, "steps must be"),
+        (
+            (workload(), HEALTHY),
+            {"steps": 50},
+            ValueError,
+            r"budget must allow 40 steps, got budget=0.3, .*give budget=0.8",
+        ),
+        ((workload(), HEALTHY), {"steps": 500, "budget": 1.5}, ValueError, "budget must be in"),
+        ((workload(), "adam"), {"steps": 500}, TypeError, "transformation"),
+        ((workload(),), {"steps": 500}, TypeError, "tx must be given after the workload"),
+        ((mean_loss, HEALTHY), {"steps": 500}, TypeError, "workload must be an lrx.Workload"),
+        ((history([1.0]),), {"steps": 5}, ValueError, "steps must be left out for a History"),
+    ],
+)
+def test_bad_arguments_are_refused_before_anything_is_trained(arguments, options, error, match):
+    with pytest.raises(error, match=match):
+        lrx.diagnose(*arguments, **options)
+
+
+def test_a_budget_is_divided_into_branches():
+    number, rounds = branch_steps(STEPS, 0.3)
+    assert rounds == 2
+    assert 3 * rounds * number <= 0.3 * STEPS
+    assert branch_steps(140, 0.3)[1] == 1
+
+
+def test_a_diagnosis_draws_what_it_has_measured():
+    figure = diagnosed(workload(), HEALTHY).plot()
+    titles = [axes.get_title() for axes in figure.axes]
+    assert titles == ["Schedule", "Runs in miniature", "Gradients at the beginning", "Batch and gradient noise"]
+
+
+def test_the_data_set_is_not_changed():
+    before = dataclasses.astuple(lrx.Batches((X, Y), 32))
+    diagnosed(workload(), HEALTHY)
+    for kept, now in zip(jax.tree.leaves(before[0]), (X, Y), strict=True):
+        np.testing.assert_array_equal(kept, now)
