@@ -56,7 +56,7 @@ ROOMS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ("reading.py", "editing.py", "restoring.py", "_foreign.py", "rate_paths.py"),
         tuple(
             f"tests/test_{name}"
-            for name in ("reading", "editing", "monitor", "counting", "wrappers", "restoring", "states", "rate_paths")
+            for name in ("reading", "editing", "monitor", "counting", "wrappers", "flax", "restoring", "states")
         ),
     ),
     "training": (("training/*.py", "training/*/*.py"), ("tests/training/",)),

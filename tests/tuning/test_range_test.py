@@ -1,4 +1,4 @@
-"""The range test: exact at its ends, over when it diverges, and no rule fooled by noise, spikes or a flat curve."""
+"""The range test: exact at its ends, the losses of a training run, and no rule fooled by noise or a flat curve."""
 
 from __future__ import annotations
 
@@ -9,40 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from tuning.bowl import BATCHES, bowl, laddered, ones
 from tuning.line import NOISY_LINE
 
 import lrx
 from lrx.training import Batches, Workload, train
-
-CURVATURES = np.array([1.0, 4.0, 10.0], np.float32)  # a rate above 2 / 10 diverges
-
-
-def bowl(params: jax.Array, batch: jax.Array, key: jax.Array) -> jax.Array:
-    del key
-    noise, offset = batch[:3], batch[3]
-    return offset + 0.5 * jnp.sum(jnp.asarray(CURVATURES) * (params - noise) ** 2)
-
-
-def noisy(number: int = 400, offset: float = 0.0) -> np.ndarray:
-    """Batches that move the lowest point, and shift the loss."""
-    noise = 0.1 * np.random.default_rng(0).normal(size=(number, 3))
-    return np.concatenate([noise, np.full((number, 1), offset)], axis=1).astype(np.float32)
-
-
-BATCHES = noisy()
-BAD = 1e-3  # the first rate that `step_counted` does harm with
-
-
-def ones(key: jax.Array) -> jax.Array:
-    del key
-    return jnp.ones(3)
-
-
-def laddered(**arguments: Any) -> lrx.tuning.RangeTest:
-    """A range test of SGD on a bowl."""
-    loss_fn, init_fn = arguments.pop("loss_fn", bowl), arguments.pop("init_fn", ones)
-    workload = Workload.from_functions(loss_fn, init_fn, Batches.stack(arguments.pop("batches", BATCHES)))
-    return lrx.range_test(workload, **({"tx": lrx.sgd} | arguments))
 
 
 @pytest.mark.parametrize("ladder", ["exponential", "linear"])
@@ -61,34 +32,6 @@ def test_the_doubling_ladder_doubles_until_it_diverges() -> None:
     assert len(np.unique(found.rates)) == 14  # 1e-3 * 2^13 = 8.2
     assert found.diverged_at in (np.float32(0.256), np.float32(0.512))
     assert found.suggestions["divergence"] == found.diverged_at / 10
-
-
-@pytest.mark.parametrize(("tx", "limit"), [(lrx.sgd, 0.2), (lambda rate: lrx.sgd(rate, momentum=0.9), 0.38)])
-def test_it_diverges_where_theory_says(tx: Any, limit: float) -> None:
-    found = laddered(tx=tx, num_steps=400)
-    assert found.diverged_at is not None
-    assert limit / 2 < found.diverged_at < 3 * limit
-
-
-def test_nothing_is_computed_after_divergence() -> None:
-    calls = []
-
-    def counted(params: jax.Array, batch: jax.Array, key: jax.Array) -> jax.Array:
-        jax.debug.callback(lambda: calls.append(1))
-        return bowl(params, batch, key)
-
-    found = laddered(loss_fn=counted)
-    jax.effects_barrier()
-    made = int(np.isfinite(found.losses).sum())
-    assert made < 90
-    assert len(calls) == 2 * made  # each loss beside that of the initial parameters
-    assert np.isnan(found.losses[made:]).all()
-    assert np.isnan(found.smoothed[made:]).all()
-    known = found.losses[:made]
-    high = known > 3
-    first = int(np.flatnonzero(~high)[-1]) + 1
-    assert made - first >= 2, "the example is one where two losses are too high"
-    assert found.diverged_at == found.rates[first - 1]
 
 
 def test_the_callers_parameters_stay_as_they_are() -> None:
@@ -199,104 +142,6 @@ def test_a_loss_that_rises_at_every_rate_gives_no_suggestion() -> None:
 def test_an_optimizer_that_gathers_gradients_is_told_how_to_be_tested(tx: Any) -> None:
     with pytest.raises(ValueError, match=r"tx must not accumulate gradients.*and accumulate=4 for rounds of four"):
         laddered(tx=tx)
-
-
-def step_counted(rate: Any) -> optax.GradientTransformation:
-    """Count the steps down in params[0], and put the rate into params[1] once it is above BAD."""
-
-    def update(updates: Any, state: Any, params: Any) -> Any:
-        del updates
-        return jnp.array([-1.0, jnp.where((rate >= BAD) & (params[1] == 0), rate, 0.0)]), state
-
-    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
-
-
-@pytest.mark.parametrize("blown_up", [100.0, np.inf])
-@pytest.mark.parametrize("last", [False, True])
-@pytest.mark.parametrize("validated", [False, True])
-def test_it_diverged_at_the_rate_of_the_step_after_which_the_loss_is_too_high(
-    blown_up: float, last: bool, validated: bool
-) -> None:
-    found = laddered(
-        loss_fn=lambda params, batch, key: jnp.where(params[1] > 0, blown_up, 1.0 + 0.005 * params[0]),
-        init_fn=lambda key: jnp.zeros(2),
-        batches=np.zeros((50, 1), np.float32),
-        tx=step_counted,
-        min_rate=1e-6,
-        # A last rate whose loss is one of three at the end tells nothing: it may be an outlier.
-        max_rate=1.2e-3 if last and validated else 1.4e-3 if last else 1.0,
-        num_steps=50,
-        validation_batch=np.zeros(1, np.float32) if validated else None,
-    )
-    assert found.diverged_at == found.rates[found.rates >= BAD][0]
-    assert found.suggestions["divergence"] == found.diverged_at / 10
-
-
-def low_or_high(params: jax.Array, batch: jax.Array, key: jax.Array) -> jax.Array:
-    """The batch has the loss of a run that was harmed, and that of one before its first step."""
-    return jnp.where(params[1] > 0, batch[0], batch[1] + 0.2 * params[0])
-
-
-def nothing(key: jax.Array) -> jax.Array:
-    return jnp.zeros(2)
-
-
-@pytest.mark.parametrize("offset", [-10.0, -3.0, 0.0, 5.0])
-@pytest.mark.parametrize("high", [12.0, 19.0, 19.4, 19.7, 40.0])
-@pytest.mark.parametrize("validated", [False, True])
-def test_losses_below_zero_diverge_where_they_do(offset: float, high: float, validated: bool) -> None:
-    batch = np.array([high, offset], np.float32)
-    found = laddered(
-        loss_fn=low_or_high,
-        init_fn=nothing,
-        batches=np.tile(batch, (48, 1)),
-        tx=step_counted,
-        min_rate=1e-6,
-        max_rate=2e-3,
-        num_steps=48,
-        validation_batch=batch if validated else None,
-    )
-    assert found.diverged_at in (None, found.rates[found.rates >= BAD][0])
-
-
-def test_a_seed_whose_first_loss_is_not_finite_leaves_the_others_be() -> None:
-    def loss_fn(params: jax.Array, batch: jax.Array, key: jax.Array) -> jax.Array:
-        return bowl(params[:3], batch, key) + jnp.where(params[3] > 0, jnp.nan, 0.0)
-
-    def init_fn(key: jax.Array) -> jax.Array:
-        bad = jnp.all(jax.random.key_data(key) == jax.random.key_data(jax.random.split(jax.random.key(1))[0]))
-        return jnp.append(jnp.ones(3), jnp.where(bad, 1.0, 0.0))
-
-    found = laddered(loss_fn=loss_fn, init_fn=init_fn, seeds=3)
-    assert np.isfinite(found.losses_by_seed[:, 0]).tolist() == [True, False, True]
-    assert found.suggestions["minimum"] == pytest.approx(laddered().suggestions["minimum"], rel=0.5)
-    alone = laddered().diverged_at
-    assert alone is not None
-    assert found.diverged_at == pytest.approx(alone, rel=0.5)
-
-
-@pytest.mark.parametrize("places", [[3, 30], [0, 30]])
-def test_a_spike_does_not_end_it(places: list[int]) -> None:
-    batches = noisy(100)
-    batches[:, :3] *= 0.3  # or the noise of minibatches is a tenth of the fall, from which the valley is counted
-    quiet = laddered(batches=batches)
-    batches[places, 3] = 1e4, -1e4
-    spiky = laddered(batches=batches)
-    assert spiky.diverged_at == quiet.diverged_at
-    for rule, rate in quiet.suggestions.items():
-        assert spiky.suggestions[rule] == pytest.approx(rate, rel=0.3), rule
-
-
-def test_a_loss_that_is_never_finite_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"^the loss is not finite at the first rate, 1e-07"):
-        laddered(batches=noisy(offset=np.nan))
-
-
-def test_a_negative_loss_is_followed_all_the_same() -> None:
-    shifted = laddered(batches=noisy(offset=-100.0))
-    assert shifted.diverged_at is not None
-    assert 0.2 < shifted.diverged_at < 3.0
-    assert shifted.suggestions["steepest"] is not None
 
 
 @pytest.mark.slow
