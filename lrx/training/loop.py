@@ -16,7 +16,8 @@ from lrx.training.following import best_by
 from lrx.training.history import History
 from lrx.training.interrupt import ctrl_c
 from lrx.training.progress import reporter, require_progress
-from lrx.training.run import Run, Settings
+from lrx.training.run import Run
+from lrx.training.settings import Settings
 from lrx.training.workload import Workload, require_workload
 
 

@@ -121,3 +121,32 @@ def _mixed_run(source: CheckpointFolder, mixed: dict[str, list[str]]) -> OtherRu
         source.path,
         unlike,
     )
+
+
+def require_length(source: CheckpointFolder, step: int, total: int) -> None:
+    """Check that a run is at least as long as the checkpoint from which it continues.
+
+    Raises:
+      OtherRunError: if it is shorter.
+    """
+    if step > total:
+        raise OtherRunError(
+            f"checkpoint={str(source.path)!r} holds a run that has made {step:,} steps, got a length of {total:,}: "
+            "give at least that, or another folder.",
+            source.path,
+            [f"its length is {step:,} steps there and {total:,} here"],
+        )
+
+
+def require_best(source: CheckpointFolder, step: int, found: list[str] | None, wanted: list[str]) -> None:
+    """Check that a run was begun with the `keep_best` that is wanted.
+
+    Raises:
+      ValueError: if it was not.
+    """
+    if found != wanted:
+        raise ValueError(
+            f"keep_best must be what the run in {str(source.path)!r} was begun with, {found}, got "
+            f"keep_best={tuple(wanted)}: the best parameters until step {step:,} were not kept. Begin the run in "
+            "another folder."
+        )

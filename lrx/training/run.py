@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import sys
 import time
@@ -15,15 +14,15 @@ import numpy as np
 import optax
 
 from lrx.observing import observe
-from lrx.run_state import can_stop, handles_divergence, minibatches, stopped, tracks_best
+from lrx.run_state import can_stop, handles_divergence, stopped, tracks_best
 from lrx.training.batch_stats import evaluation_point, model_state_at
 from lrx.training.beginning import begin_from, checksum_of
-from lrx.training.callbacks import Callback, Moment, answer_of
-from lrx.training.checkpoints import CheckpointFolder, OtherRunError
+from lrx.training.callbacks import Moment, answer_of
+from lrx.training.checkpoints import CheckpointFolder
 from lrx.training.checks import require_descent_once, require_scalars_once
 from lrx.training.curves import Curves, group
 from lrx.training.divergence import DivergenceError, divergence_error, final_divergence_error
-from lrx.training.following import BestBy, read_feedback, require_results
+from lrx.training.following import read_feedback, require_results
 from lrx.training.history import Best, History
 from lrx.training.identity import Identity, as_json, run_identity
 from lrx.training.interrupt import TrainingInterrupted
@@ -31,27 +30,15 @@ from lrx.training.pace import Pace
 from lrx.training.placement import batch_devices, placement
 from lrx.training.program import SEGMENT_STEPS, program_of
 from lrx.training.progress import ProgressMeter
-from lrx.training.resuming import compare, find_source
+from lrx.training.resuming import compare, find_source, require_best, require_length
+from lrx.training.rounds import describe_rest, has_rounds, is_within_round
 from lrx.training.sampling import keys_of
+from lrx.training.settings import Settings
 from lrx.training.step import State
 from lrx.training.stream import Feed
 from lrx.training.workload import Workload
 
 CHECKPOINT_SECONDS = 30.0  # between two checkpoints if `checkpoint_every` is not given
-
-
-@dataclasses.dataclass(frozen=True)
-class Settings:
-    """The steps at which the host acts."""
-
-    total: int
-    evaluate_every: int
-    checkpoint_every: int | None = None
-    callback_every: int | None = None
-    callbacks: tuple[Callback, ...] = ()
-    feedback_metric: Any = None
-    best_by: BestBy | None = None
-    stop_on_nonfinite: bool = True
 
 
 class _Saved(NamedTuple):
@@ -99,8 +86,7 @@ class Run:
         self.kept_value: float | None = None
         self.ended = False  # by a callback
         self.complete_at = -1  # the last step of a run that ends within a round of accumulation
-        self.accumulates = False
-        jax.eval_shape(self._look_for_rounds, self.shapes.opt_state)
+        self.accumulates = has_rounds(self.shapes.opt_state)
         self.called_at = 0
         self.saved_step, self.saved_at = 0, time.monotonic()
 
@@ -117,16 +103,10 @@ class Run:
             self._begin_anew()
             return
         source, step = found
-        where = f"checkpoint={str(source.path)!r} holds a run that has made {step:,} steps"
         about, self.changes, self.mixed, note = compare(source, step, self.identity, on_mismatch)
         if note:
             self._say(note)
-        if step > self.plan.total:
-            raise OtherRunError(
-                f"{where}, got a length of {self.plan.total:,}: give at least that, or another folder.",
-                source.path,
-                [f"its length is {step:,} steps there and {self.plan.total:,} here"],
-            )
+        require_length(source, step, self.plan.total)
         self._restore(source, step, about)
         if source is self.folder:
             self.branch = about.get("branch")
@@ -155,12 +135,8 @@ class Run:
 
     def _restore(self, source: CheckpointFolder, step: int, about: dict[str, Any]) -> None:
         plan = self.plan
-        if plan.best_by is not None and about.get("best_by") != list(plan.best_by):
-            raise ValueError(
-                f"keep_best must be what the run in {str(source.path)!r} was begun with, {about.get('best_by')}, got "
-                f"keep_best={tuple(plan.best_by)}: the best parameters until step {step:,} were not kept. Begin the "
-                "run in another folder."
-            )
+        if plan.best_by is not None:
+            require_best(source, step, about.get("best_by"), list(plan.best_by))
         kept: Any = ()
         if plan.best_by is not None and about.get("best_value") is not None:
             step_like: Any = jax.ShapeDtypeStruct((), jnp.int32)
@@ -237,7 +213,8 @@ class Run:
             if interrupted():
                 raise self._interruption()
             if self._finished():
-                self._say_what_is_left()
+                for text in describe_rest(self.state.opt_state, self.step):
+                    self._say(text)
                 return
             found = feed.at(self.step, interrupted)
             if found is None:
@@ -254,27 +231,10 @@ class Run:
             pace.end(self.step - first)
             status.update(self.step, float(np.mean(self.curves.latest("loss"))), float(self.curves.latest("rate")[-1]))
 
-    def _say_what_is_left(self) -> None:
-        """Print how many gradients have been gathered for an update that has not been made."""
-        for gathered, every in minibatches(self.state.opt_state):
-            if left := int(gathered):
-                whole = "" if every is None else f" for whole updates give steps={self.step - left + int(every)}, or"
-                self._say(
-                    f"the gradients of the last {left} of {self.step:,} steps are gathered and not applied:{whole} go "
-                    "on from here"
-                )
-
     def _next_stop(self) -> int:
         """Return the next step after which the host has something to do."""
-        plan = self.plan
-        intervals = (plan.evaluate_every, plan.checkpoint_every, plan.callback_every if plan.callbacks else None)
         pinned = () if self.folder is None else self.folder.pinned
-        return min(
-            plan.total,
-            *((self.step // every + 1) * every for every in intervals if every),
-            *(step for step in pinned if step > self.step),
-            *([plan.total - 1] if self.accumulates and self.step < plan.total - 1 else []),
-        )
+        return self.plan.next_stop(self.step, [*pinned, *([self.plan.total - 1] if self.accumulates else [])])
 
     def _due(self, every: int | None) -> bool:
         """Return whether an action with this interval, which is also taken at the end, is due."""
@@ -357,17 +317,13 @@ class Run:
         self.called_at = self.step
         return True
 
-    def _look_for_rounds(self, opt_state: Any) -> None:
-        self.accumulates = any(every is not None for _, every in minibatches(opt_state))
-
     def _end_the_round(self) -> None:
         """Before the last step: have it apply what its round has gathered, if the round would not be full.
 
         The step after it would be another one in a longer run. So the newest checkpoint is that of this step, from
         which a longer run continues bit for bit.
         """
-        rounds = minibatches(self.state.opt_state)
-        if any(every is not None and int(gathered) + 1 < int(every) for gathered, every in rounds):
+        if is_within_round(self.state.opt_state):
             if self.folder is not None and self.step > self.saved_step:
                 self._save(self.folder)
             self.complete_at = self.step
