@@ -7,6 +7,7 @@ from lrx.controllers import *
 from lrx.diagnostics import landscape as landscape
 from lrx.diagnostics import noise_scale as noise_scale
 from lrx.diagnostics import preconditioner_of as preconditioner_of
+from lrx.diagnostics import robbins_monro as robbins_monro
 from lrx.diagnostics import sharpness as sharpness
 from lrx.diagnostics import stability_limit as stability_limit
 from lrx.doctor import compare_rates as compare_rates

@@ -3,16 +3,19 @@
 from lrx.diagnostics.landscape import landscape
 from lrx.diagnostics.landscape_result import Landscape
 from lrx.diagnostics.noise_scale import NoiseScale, noise_scale
+from lrx.diagnostics.robbins_monro import RobbinsMonro, robbins_monro
 from lrx.diagnostics.sharpness import Sharpness, sharpness
 from lrx.diagnostics.stability import preconditioner_of, stability_limit
 
 __all__ = [
     "Landscape",
     "NoiseScale",
+    "RobbinsMonro",
     "Sharpness",
     "landscape",
     "noise_scale",
     "preconditioner_of",
+    "robbins_monro",
     "sharpness",
     "stability_limit",
 ]
