@@ -94,6 +94,9 @@ def make_pendulum_workload(
       batch_size: trajectories in a minibatch.
       seed: seed of the trajectories.
 
+    Returns:
+      A `Workload`; `evaluate` returns the loss, and "error", the root of the mean square.
+
     Source: R. Chen, Y. Rubanova, J. Bettencourt, D. Duvenaud, 2018, arXiv 1806.07366, with the discrete gradient.
     """
     network = perceptron((2, hidden, 2), jnp.tanh)
@@ -122,10 +125,14 @@ def make_pendulum_workload(
         found = jax.lax.scan(advance, observed[:, 0], None, length=horizon)[1]
         return 0.5 * jnp.mean((jnp.moveaxis(found, 0, 1) - observed[:, 1:]) ** 2)
 
+    def measure(params: Any, held_out: jax.Array) -> dict[str, jax.Array]:
+        found = loss(params, held_out)
+        return {"loss": found, "error": jnp.sqrt(2 * found)}
+
     return Workload.from_functions(
         lambda params, batch, key: loss(params, batch),  # noqa: ARG005
         network.init,
         Batches(observed[:num_train], batch_size),
         name="pendulum",
-        evaluate=Evaluation(lambda params, held_out: {"loss": loss(params, held_out)}, observed[num_train:]),
+        evaluate=Evaluation(measure, observed[num_train:]),
     )

@@ -14,34 +14,45 @@ from lrx.workloads.supervised import Examples
 
 
 def make_bandit_workload(
-    name: str, train: Examples, test: Examples, *, flipped: float = 0.1, batch_size: int = 32
+    name: str,
+    train: Examples,
+    test: Examples,
+    *,
+    explored: float = 0.2,
+    flipped: float = 0.1,
+    batch_size: int = 64,
 ) -> Workload:
-    """Build a contextual bandit: the policy sees an image, chooses a class, and earns 1 if it is the right one.
+    """Build a contextual bandit: the policy sees an image, a class is chosen, and it earns 1 if it is the right one.
 
-    Rewards are flipped with a small probability. The value of the loss is the mean of -reward over the minibatch; its
-    gradient is that of REINFORCE, -(reward - mean reward) grad log p(choice).
+    Classes are drawn with probabilities q, of the policy's own p mixed with a uniform part, and rewards r are flipped
+    with a small probability. The loss is -mean(p / q (r - b)) - b, b being the mean reward of the minibatch: it
+    estimates -reward of the policy, and its gradient that of the expected reward.
 
     Args:
       name: name of the workload.
       train: images, (n, pixels) float32, and their labels.
       test: those that `evaluate` measures: "reward" is the mean probability of the right choice.
-      flipped: probability with which 0 and 1 are exchanged, in [0, 1/2).
+      explored: weight of the uniform part, in [0, 1].
+      flipped: probability with which 0 and 1 are exchanged, in [0, 1].
       batch_size: choices in a minibatch.
 
-    Source: R. Williams, "Simple statistical gradient-following algorithms", Machine Learning 8, 1992.
+    Source: L. Bottou et al., "Counterfactual reasoning and learning systems", JMLR 14, 2013, section 4; the baseline is
+      that of R. Williams, Machine Learning 8, 1992.
     """
-    policy = perceptron((train[0].shape[1], int(train[1].max()) + 1))
+    num_classes = int(train[1].max()) + 1
+    policy = perceptron((train[0].shape[1], num_classes))
 
     def loss_fn(params: Any, batch: Any, key: jax.Array) -> jax.Array:
         images, labels = batch
-        log_p = jax.nn.log_softmax(policy.apply(params, images))
+        p = jax.nn.softmax(policy.apply(params, images))
+        q = jax.lax.stop_gradient((1 - explored) * p + explored / num_classes)
         choosing, flipping = jax.random.split(key)
-        choices = jax.random.categorical(choosing, log_p)
+        choices = jax.random.categorical(choosing, jnp.log(q))
         is_flipped = jax.random.uniform(flipping, labels.shape) < flipped
         rewards = jnp.where(is_flipped, choices != labels, choices == labels).astype(jnp.float32)
-        taken = jnp.take_along_axis(log_p, choices[:, None], axis=1)[:, 0]
-        surrogate = jnp.mean((rewards - rewards.mean()) * taken)
-        return -rewards.mean() - (surrogate - jax.lax.stop_gradient(surrogate))
+        weights = jnp.take_along_axis(p / q, choices[:, None], axis=1)[:, 0]
+        baseline = rewards.mean()
+        return -jnp.mean(weights * (rewards - baseline)) - baseline
 
     def measure(params: Any, held_out: Any) -> dict[str, jax.Array]:
         images, labels = held_out

@@ -10,10 +10,12 @@ import pytest
 from lrx.workloads.policies import make_balance_workload, make_bandit_workload
 
 
-def _bandit(flipped: float = 0.0) -> tuple:
+def _bandit(flipped: float = 0.0, explored: float = 0.2) -> tuple:
     rng = np.random.default_rng(0)
     images, labels = rng.normal(size=(64, 3)).astype(np.float32), rng.integers(3, size=64).astype(np.int32)
-    workload = make_bandit_workload("bandit", (images, labels), (images, labels), flipped=flipped, batch_size=64)
+    workload = make_bandit_workload(
+        "bandit", (images, labels), (images, labels), explored=explored, flipped=flipped, batch_size=64
+    )
     params = [{"kernel": jnp.asarray(rng.normal(size=(3, 3)), jnp.float32), "bias": jnp.zeros(3)}]
     return workload, params, (jnp.asarray(images), jnp.asarray(labels))
 
@@ -38,12 +40,12 @@ def test_the_gradient_of_the_bandit_is_that_of_the_expected_reward() -> None:
 
 
 def test_a_flipped_reward_is_one_minus_the_reward() -> None:
-    for flipped, sign in ((0.0, -1), (1.0, 1)):
-        workload, _, (images, labels) = _bandit(flipped)
-        right = [{"kernel": jnp.zeros((3, 3)), "bias": 50.0 * jax.nn.one_hot(0, 3)}]
-        loss = workload.loss_fn(right, (), (images, labels), jax.random.key(0))[0]
+    for flipped in (0.0, 1.0):
+        workload, _, (images, labels) = _bandit(flipped, explored=0.0)
+        sure = [{"kernel": jnp.zeros((3, 3)), "bias": 50.0 * jax.nn.one_hot(0, 3)}]
+        loss = workload.loss_fn(sure, (), (images, labels), jax.random.key(0))[0]
         share = float(jnp.mean(labels == 0))
-        assert float(loss) == pytest.approx(-share if sign < 0 else share - 1, abs=1e-5)
+        assert float(loss) == pytest.approx(-share if flipped == 0 else share - 1, abs=1e-5)
 
 
 def test_a_policy_that_pushes_back_earns_more_than_one_that_does_nothing() -> None:

@@ -100,7 +100,7 @@ MADE = {
     "breast_cancer-single": (1, 455, np.log(2)),
     "friedman-large-inputs": (32, 1600, 0.5),
     "least_absolute": (4, 4000, None),
-    "digits-bandit": (32, 1437, 0.1),
+    "digits-bandit": (64, 1437, 0.1),
     "oscillator": (48, 48, None),
 }
 

@@ -20,7 +20,9 @@ TASKS: dict[str, Task] = {
 }
 KINDS: tuple[str, ...] = tuple(dict.fromkeys(task.kind for task in TASKS.values()))
 
-# Written down, so that no later change of the code changes it; it is `split_kinds(TASKS.values())`.
+# Tasks and folds are frozen: rules of `lrx.select` are found and measured on them. A task that is changed or added
+# needs another oracle. The folds are written down, so that no change of the code changes them; they are
+# `split_kinds(TASKS.values())`.
 FOLDS: tuple[tuple[str, ...], ...] = (
     ("tables", "convolutions", "labels"),
     ("generative models", "perceptrons", "physics", "sparse features"),
