@@ -1,0 +1,1 @@
+"""Parts of the benchmark of `select`: stored curves, regret, replayed strategies and their report."""

@@ -1,0 +1,192 @@
+"""The tables and the picture of the benchmark of `select`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from lrx.figures import PALETTE, legend, panels
+from lrx.records import Result, markdown_table
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+MOST = 1.0  # regret that a mean counts for a worse choice: as bad as no training
+BEST_DEFAULT = "best default"  # of all methods at their default rate, the one with the least mean regret
+DRAWN = (
+    "select",
+    "optuna, portfolio",
+    "optuna, adamw with linear decay",
+    "rule of thumb",
+    "range test, adamw one-cycle",
+    "random search",
+    BEST_DEFAULT,
+)
+
+
+class Statistics(NamedTuple):
+    """How a strategy does with one budget: statistics of single choices, but for `tasks`."""
+
+    median: float
+    mean: float  # each choice at most `MOST`
+    ninetieth: float  # percentile
+    worst: float
+    choices: float  # share within 1 % of the oracle, or within a standard error
+    tasks: float  # share of which the median choice is
+
+
+def regrets_of(result: Result, strategy: str, place: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return regret and whether it is near the oracle, (tasks, seeds) each, at one of the budgets."""
+    rows = [measured["strategies"][strategy] for measured in result.curves.values()]
+    picks = [[each[min(place, len(each) - 1)] for each in row] for row in rows]
+    regret = np.array([[math.inf if pick["regret"] is None else pick["regret"] for pick in row] for row in picks])
+    return regret, np.array([[pick["near"] for pick in row] for row in picks], bool)
+
+
+def summarize(regret: np.ndarray, near: np.ndarray) -> Statistics:
+    """Return the statistics of choices, from (tasks, seeds) regrets."""
+    flat = np.sort(regret.ravel())
+    return Statistics(
+        float(np.median(flat)),
+        float(np.minimum(flat, MOST).mean()),
+        float(flat[math.ceil(0.9 * (len(flat) - 1))]),
+        float(flat[-1]),
+        float(near.mean()),
+        float((near.mean(axis=1) > 0.5).mean()),
+    )
+
+
+def statistics(result: Result) -> dict[str, list[Statistics]]:
+    """Return the statistics of each strategy, for each budget; the best default is added to the strategies."""
+    budgets = result.settings["budgets"]
+    strategies = list(next(iter(result.curves.values()))["strategies"])
+    found = {
+        name: [summarize(*regrets_of(result, name, place)) for place in range(len(budgets))] for name in strategies
+    }
+    defaults = [name for name in strategies if name.startswith("default: ")]
+    if defaults:
+        found[BEST_DEFAULT] = found[min(defaults, key=lambda name: found[name][0].mean)]
+    return found
+
+
+def percent(value: float) -> str:
+    """Return a regret in percent, in three digits."""
+    if not math.isfinite(value):
+        return "diverged"
+    scaled = 100 * value
+    return f"{scaled:.2f} %" if abs(scaled) < 10 else f"{scaled:.0f} %"
+
+
+def summary(result: Result, budget: float) -> str:
+    """Return a table in Markdown: a line for each strategy, with one budget."""
+    place = result.settings["budgets"].index(budget)
+    rows = []
+    for name, each in statistics(result).items():
+        if name != BEST_DEFAULT:
+            found = each[place]
+            shares = [f"{100 * share:.0f} %" for share in (found.tasks, found.choices)]
+            rows.append([name, *shares, *map(percent, found[:4])])
+    heads = ["strategy", "tasks near", "choices near", "median", "mean", "90th percentile", "worst"]
+    return markdown_table(heads, rows)
+
+
+def curve_table(result: Result, strategies: Sequence[str] = DRAWN) -> str:
+    """Return a table in Markdown: median, 90th percentile and worst regret of strategies, for each budget."""
+    budgets = result.settings["budgets"]
+    found = statistics(result)
+    rows = []
+    for name in strategies:
+        if name in found:
+            for field in ("median", "ninetieth", "worst"):
+                values = [percent(getattr(each, field)) for each in found[name]]
+                rows.append([name if field == "median" else "", field.replace("ninetieth", "90th percentile"), *values])
+            shares = [f"{100 * each.choices:.0f} %" for each in found[name]]
+            rows.append(["", "choices near", *shares])
+    return markdown_table(
+        ["strategy", "regret", *(f"{budget:g}" for budget in budgets)], rows, "ll" + "r" * len(budgets)
+    )
+
+
+def task_table(result: Result, strategy: str, budget: float) -> str:
+    """Return a table in Markdown, task by task: the oracle, and what a strategy chose and lost."""
+    place = result.settings["budgets"].index(budget)
+    rows = []
+    for name, measured in result.curves.items():
+        best = measured["oracle"]
+        picks = [each[min(place, len(each) - 1)] for each in measured["strategies"][strategy]]
+        found = [
+            percent(math.inf if pick["regret"] is None else pick["regret"]) + ("" if pick["near"] else " *")
+            for pick in picks
+        ]
+        error = np.median([math.nan if pick["error"] is None else pick["error"] for pick in picks])
+        rows.append(
+            [
+                measured["kind"],
+                name,
+                f"{best['method']} at {best['rate']:.2g}",
+                f"{best['value']:.4g}",
+                "; ".join(dict.fromkeys(f"{pick['method']} at {pick['rate']:.2g}" for pick in picks)),
+                ", ".join(found),
+                percent(float(error)),
+            ]
+        )
+    heads = ["kind", "task", "oracle", "its value", "chosen", "regret", "standard error"]
+    return markdown_table(heads, sorted(rows), "lllrlrr")
+
+
+def kind_table(result: Result, strategies: Sequence[str], budget: float) -> str:
+    """Return a table in Markdown: the mean regret of strategies by kind of task, with one budget."""
+    place = result.settings["budgets"].index(budget)
+    kinds = [measured["kind"] for measured in result.curves.values()]
+    rows = []
+    for kind in dict.fromkeys(kinds):
+        own = np.array([each == kind for each in kinds])
+        cells = []
+        for strategy in strategies:
+            regret, _ = regrets_of(result, strategy, place)
+            cells.append(percent(float(np.minimum(regret[own], MOST).mean())))
+        rows.append([kind, str(int(own.sum())), *cells])
+    return markdown_table(["kind", "tasks", *strategies], sorted(rows))
+
+
+def plot(result: Result) -> Figure:
+    """Draw the statistics of the strategies over the budget, a panel for each statistic."""
+    budgets = result.settings["budgets"]
+    found = {name: each for name, each in statistics(result).items() if name in DRAWN}
+    figure, axes = panels(2, 2, size=(10, 7))
+    titles = {"median": "median", "ninetieth": "90th percentile", "worst": "worst", "choices": "near the oracle"}
+    for panel, (field, title) in zip(axes, titles.items(), strict=True):
+        for number, name in enumerate(name for name in DRAWN if name in found):
+            values = np.array([getattr(each, field) for each in found[name]])
+            shown = 100 * (values if field == "choices" else np.clip(values, 1e-4, 10.0))
+            fixed = name == BEST_DEFAULT
+            panel.plot(
+                budgets,
+                shown,
+                "--" if fixed else "o-",
+                color=PALETTE[number % len(PALETTE)],
+                lw=2.2 if name == "select" else 1.3,
+                ms=4,
+                label=name,
+            )
+        panel.set_xscale("log")
+        panel.set_xticks(budgets, [f"{budget:g}" for budget in budgets])
+        panel.minorticks_off()
+        if field != "choices":
+            panel.set_yscale("log")
+            panel.set_ylabel("regret (%)")
+        else:
+            panel.set_ylabel("choices (%)")
+        panel.set_title(title)
+        panel.set_xlabel("budget (full runs)")
+    legend(figure, axes[0], 4, loc="outside upper center")
+    return figure
+
+
+def choices_of(measured: Mapping[str, Any]) -> list[tuple[str, float]]:
+    """Return every pair of method and rate that a strategy chose on a task."""
+    picks = (pick for rows in measured["strategies"].values() for row in rows for pick in row)
+    return list(dict.fromkeys((pick["method"], pick["rate"]) for pick in picks))
