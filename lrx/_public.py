@@ -4,6 +4,7 @@ The packages of transformations are taken whole. `lrx` loads this file when the 
 """
 
 from lrx.controllers import *
+from lrx.diagnostics import check_consistency as check_consistency
 from lrx.diagnostics import landscape as landscape
 from lrx.diagnostics import noise_scale as noise_scale
 from lrx.diagnostics import preconditioner_of as preconditioner_of

@@ -1,5 +1,6 @@
 """Measurements that explain what a learning rate does: functions of losses, gradients, schedules and states."""
 
+from lrx.diagnostics.consistency import Consistency, Disagreement, check_consistency
 from lrx.diagnostics.landscape import landscape
 from lrx.diagnostics.landscape_result import Landscape
 from lrx.diagnostics.noise_scale import NoiseScale, noise_scale
@@ -8,10 +9,13 @@ from lrx.diagnostics.sharpness import Sharpness, sharpness
 from lrx.diagnostics.stability import preconditioner_of, stability_limit
 
 __all__ = [
+    "Consistency",
+    "Disagreement",
     "Landscape",
     "NoiseScale",
     "RobbinsMonro",
     "Sharpness",
+    "check_consistency",
     "landscape",
     "noise_scale",
     "preconditioner_of",

@@ -44,6 +44,7 @@ from lrx.optimizers.schedule_free import schedule_free_adamw as schedule_free_ad
 from lrx.optimizers.schedule_free import schedule_free_sgd as schedule_free_sgd
 from lrx.optimizers.sgd import scale_by_momentum as scale_by_momentum
 from lrx.optimizers.sgd import sgd as sgd
+from lrx.optimizers.update_ratio import update_ratio as update_ratio
 
 if not TYPE_CHECKING:  # type checkers take the names from the imports, each `as` itself
     __all__ = sorted(name for name, value in globals().items() if callable(value) and not name.startswith("_"))
