@@ -1,6 +1,8 @@
 """What trains to explain a run: what is wrong with it, rates compared on one plane, and how far the batch may grow."""
 
+from lrx.doctor.batch_branches import CriticalBatchSize
 from lrx.doctor.compare_rates import compare_rates
+from lrx.doctor.critical_batch_size import critical_batch_size
 from lrx.doctor.diagnose import diagnose
 from lrx.doctor.diagnosis import Diagnosis
 from lrx.doctor.finding import CODES, Change, Finding, Remedy
@@ -11,11 +13,13 @@ __all__ = [
     "CODES",
     "THRESHOLDS",
     "Change",
+    "CriticalBatchSize",
     "Diagnosis",
     "Finding",
     "RateComparison",
     "Remedy",
     "Thresholds",
     "compare_rates",
+    "critical_batch_size",
     "diagnose",
 ]

@@ -120,7 +120,7 @@ def evaluate(workload: Workload, runs: Runs, seeds: np.ndarray, number: int) -> 
     device = data_devices(workload.batches)[0]
     for place in np.ndindex(diverged.shape[0], number):
         if not diverged[place]:
-            state = jax.device_put(_run_at(runs.state, *place), device)
+            state = jax.device_put(run_at(runs.state, *place), device)
             point = evaluation_point(workload, state, int(seeds[place[0]]))
             for name, value in jax.device_get(workload.evaluate(*point)).items():
                 results.setdefault(name, np.full(diverged.shape, np.nan, np.float32))[place] = value
@@ -128,7 +128,7 @@ def evaluate(workload: Workload, runs: Runs, seeds: np.ndarray, number: int) -> 
 
 
 @jax.jit
-def _run_at(state: State, seed: jax.Array, member: jax.Array) -> State:
+def run_at(state: State, seed: jax.Array, member: jax.Array) -> State:
     """Return the state of one run; one program for all places."""
     return jax.tree.map(lambda x: x[seed, member], state)
 
