@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lrx.figures import BLUE, DARK, PALETTE, VERMILION, panels
+from lrx.diagnostics.noise_scale import NoiseScale
+from lrx.figures import BLUE, DARK, GREEN, PALETTE, VERMILION, panels
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -18,6 +19,7 @@ class CriticalBatchSize:
     """The losses of branches with larger batches, and the largest batch that loses nothing.
 
     Attributes:
+      noise: the gradient `NoiseScale` at the start, for comparison.
       multiples: (branches,) int, k, the multiples of the batch size.
       factors: (branches,) float32, by which the rate was multiplied.
       examples: examples in a batch of k = 1.
@@ -29,6 +31,7 @@ class CriticalBatchSize:
       rule: "sqrt" or "linear".
     """
 
+    noise: NoiseScale
     multiples: np.ndarray
     factors: np.ndarray
     examples: int
@@ -92,6 +95,12 @@ class CriticalBatchSize:
             f"critical batch size: {self._size()} (excess up to {100 * self.tolerance:g} %, "
             f"{seeds} seed{'s' if seeds > 1 else ''})"
         )
+        low, high = self.noise.interval
+        rows.append(
+            f"noise scale:         {self.noise.noise_scale:,.3g} examples (95 % from {low:,.3g} to {high:,.3g})"
+            if self.noise.resolved
+            else f"noise scale:         not resolved, above {low:,.3g} examples"
+        )
         return "\n".join(rows)
 
     def plot(self, *, title: str = "") -> Figure:
@@ -117,6 +126,9 @@ class CriticalBatchSize:
         allowed = 100 * self.tolerance
         right.axhline(allowed, color=VERMILION, ls="--", lw=1.2, label=f"tolerance, {allowed:g} %")
         right.axvline(self.batch_size, color=DARK, lw=0.8, alpha=0.6, label=f"critical: {self._size()}")
+        if self.noise.resolved:
+            low, high = self.noise.interval
+            right.axvspan(low, high, color=GREEN, alpha=0.18, lw=0, label="noise scale, 95 %")
         right.set_xscale("log", base=2)
         right.set_xticks(sizes, [f"{size:,}" for size in sizes])
         right.set_xlabel("batch size")

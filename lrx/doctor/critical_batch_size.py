@@ -13,6 +13,7 @@ import numpy as np
 import optax
 
 from lrx import _checks
+from lrx.diagnostics.noise_scale import FEWEST, NoiseScale, noise_scale
 from lrx.doctor.batch_branches import CriticalBatchSize
 from lrx.editing import scale_learning_rate
 from lrx.optimizers.accumulation import accumulate
@@ -59,6 +60,9 @@ def critical_batch_size(
     A batch of k minibatches is made by `lrx.accumulate`: its gradient is their mean. So all branches have the same
     shapes, and run side by side in one compiled program. Batch normalization sees the minibatches, not the batch.
 
+    Beside it stands the gradient noise scale of the state (`lrx.noise_scale`), which is cheaper, and not
+    a safe proxy for networks.
+
     The rate of the state should be about the best one for its batch size. If it is much lower, each batch size loses by
     the rule "sqrt", since the sum of the rates falls: the result is then 1, whatever the noise.
 
@@ -74,7 +78,7 @@ def critical_batch_size(
       rule: "sqrt" multiplies the rate by sqrt(k), as for Adam; "linear" by k, as for SGD while noise dominates.
       updates: updates of the branch of the largest k, at least 1; more if the multiples have a larger common multiple.
       tolerance: the loss may be this much above that of the branch of 1, relative to its magnitude, > 0.
-      measure_on: minibatches on which the loss is measured each time, at least 1.
+      measure_on: minibatches on which the loss is measured each time, and the noise scale, at least 3.
       seeds: number of orders of the examples (seeds 0, 1, ...), or the list of seeds. Another than that of the run
         itself shows the branches other minibatches than it began with.
       progress: True shows a bar, or lines without a terminal; None shows a bar on a terminal and nothing elsewhere; a
@@ -115,7 +119,7 @@ def critical_batch_size(
     _checks.one_of("rule", rule, list(RULES))
     _checks.steps("updates", updates, unit="updates")
     _checks.positive("tolerance", tolerance)
-    _checks.steps("measure_on", measure_on, unit="minibatches")
+    _checks.steps("measure_on", measure_on, at_least=FEWEST, unit="minibatches")
     require_progress(progress)
     seed_array = as_seeds(seeds)
     params, model_state, opt_state = _as_start(start, tx)
@@ -152,6 +156,7 @@ def critical_batch_size(
             losses.append(np.mean(each, axis=0, dtype=np.float64).astype(np.float32))
             by_step.append(curves(runs)[:, :number].swapaxes(0, 1))
     return CriticalBatchSize(
+        noise=_noise_scale(workload, params, model_state, int(measure_on)),
         multiples=wanted,
         factors=factors,
         examples=workload.batches.examples_per_step,
@@ -236,8 +241,7 @@ def _begin(
 
 def _losses(workload: Workload, runs: Runs, number: int, minibatches: int) -> np.ndarray:
     """Return (members, seeds) float32: the loss of each run, on the same minibatches; infinite if it diverged."""
-    draw, loss_of = _PROGRAMS.find(workload_key(workload), lambda: _compile_losses(workload))
-    drawn = [draw(workload.batches.arrays, jnp.int32(count)) for count in range(minibatches)]
+    loss_of, drawn = _losses_of(workload, minibatches)
     diverged = np.asarray(runs.diverged)
     found = np.full((number, diverged.shape[0]), np.inf, np.float32)
     for member, seed in np.ndindex(found.shape):
@@ -247,6 +251,23 @@ def _losses(workload: Workload, runs: Runs, number: int, minibatches: int) -> np
             losses = [loss_of(params, state.model_state, batch, key) for batch, key in drawn]
             found[member, seed] = np.mean(jax.device_get(losses), dtype=np.float64)
     return np.where(np.isnan(found), np.inf, found)
+
+
+def _noise_scale(workload: Workload, params: Any, model_state: Any, minibatches: int) -> NoiseScale:
+    """Return the gradient noise scale at the start, from the minibatches on which losses are measured."""
+    loss_of, drawn = _losses_of(workload, minibatches)
+    return noise_scale(
+        lambda params, drawn: loss_of(params, model_state, *drawn),
+        params,
+        drawn,
+        batch_size=workload.batches.examples_per_step,
+    )
+
+
+def _losses_of(workload: Workload, minibatches: int) -> tuple[Callable[..., jax.Array], list[tuple[Any, jax.Array]]]:
+    """Return `(params, model_state, batch, key) -> loss`, and minibatches with keys."""
+    draw, loss_of = _PROGRAMS.find(workload_key(workload), lambda: _compile_losses(workload))
+    return loss_of, [draw(workload.batches.arrays, jnp.int32(count)) for count in range(minibatches)]
 
 
 def _compile_losses(workload: Workload) -> tuple[Callable[..., Any], Callable[..., jax.Array]]:

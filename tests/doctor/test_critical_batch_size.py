@@ -9,6 +9,7 @@ import pytest
 from tiers import first_tier_has
 
 import lrx
+from lrx.diagnostics import NoiseScale
 from lrx.doctor.batch_branches import CriticalBatchSize
 
 rng = np.random.default_rng(0)
@@ -69,6 +70,15 @@ def test_the_loss_is_a_mean_over_the_last_quarter_of_the_updates(history):
     assert found.losses[0, 0] == pytest.approx(np.mean(expected), rel=1e-5)
 
 
+def test_the_noise_scale_is_that_of_the_start(history, found):
+    batches = X.reshape(24, 4, 3), Y.reshape(24, 4)
+    own = lrx.noise_scale(lambda params, batch: squares(params, batch, None), history.params, batches)
+    # Both from all examples, in minibatches of other examples.
+    assert found.noise.gradient_square == pytest.approx(own.gradient_square, rel=0.2)
+    assert found.noise.batch_size == 4
+    assert found.noise.num_batches == 24
+
+
 def test_the_start_may_be_a_tuple_and_the_rule_linear(history, found):
     start = history.params, history.model_state, history.opt_state
     options = {"tx": TX, "multiples": (1, 2, 4), "updates": 3, "seeds": [5, 6], "measure_on": 24}
@@ -100,6 +110,7 @@ def test_with_noise_the_batch_may_grow_and_without_it_may_not():
 def example(losses):
     number = len(losses)
     return CriticalBatchSize(
+        noise=NoiseScale(24.0, (20.0, 30.0), True, 24.0, 1.0, 0.1, 8, 32),
         multiples=2 ** np.arange(number),
         factors=np.sqrt(2.0 ** np.arange(number)).astype(np.float32),
         examples=8,
@@ -121,7 +132,8 @@ def test_the_multiple_is_the_last_one_before_the_first_that_is_above_the_toleran
     lines = str(found).splitlines()
     assert "+20.00 %     10.00 %" in lines[3]
     assert "diverged" in lines[5]
-    assert lines[-1] == "critical batch size: 16 examples (excess up to 1 %, 2 seeds)"
+    assert lines[-1] == "noise scale:         24 examples (95 % from 20 to 30)"
+    assert lines[-2] == "critical batch size: 16 examples (excess up to 1 %, 2 seeds)"
     found.plot(title="an example").savefig(tmp_path / "batches.png")
 
 
@@ -136,7 +148,7 @@ def test_a_branch_that_diverges_has_no_finite_loss(history):
         rule="linear",
         updates=12,
         seeds=1,
-        measure_on=2,
+        measure_on=3,
     )
     assert np.isfinite(found.losses[0, 0])
     assert found.losses[1, 0] == np.inf
@@ -158,7 +170,7 @@ def test_bad_arguments_are_refused(history):
         ({"rule": "square"}, ValueError, "rule must be one of 'sqrt', 'linear'"),
         ({"updates": 0}, ValueError, "updates must be a whole number of updates >= 1"),
         ({"tolerance": 0.0}, ValueError, "tolerance must be a finite number > 0"),
-        ({"measure_on": 0}, ValueError, "measure_on must be a whole number of minibatches >= 1"),
+        ({"measure_on": 2}, ValueError, "measure_on must be a whole number of minibatches >= 3"),
         ({"seeds": 0}, ValueError, "seeds must be a whole number of runs >= 1"),
     ]
     for change, error, message in cases:
