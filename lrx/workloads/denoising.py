@@ -1,0 +1,93 @@
+"""Networks that take noise away: from images, and from points, by which they learn the slope of a density."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lrx.training import Batches, Evaluation, Workload
+from lrx.workloads.dense import perceptron
+from lrx.workloads.flow import two_moons
+
+
+def make_denoising_workload(
+    name: str, train: np.ndarray, test: np.ndarray, *, noise: float = 1.0, hidden: int = 32, batch_size: int = 32
+) -> Workload:
+    """Build the workload of recovering images from images with normal noise, by a perceptron.
+
+    Args:
+      name: name of the workload.
+      train: (n, pixels) float32, standardized.
+      test: the same, which are evaluated with fixed noise; the loss is half the mean square of the error of a pixel.
+      noise: standard deviation of the noise.
+      hidden: units of the hidden layer.
+      batch_size: images in a minibatch.
+
+    Source: P. Vincent, H. Larochelle, Y. Bengio, P. Manzagol, "Extracting and composing robust features with denoising
+      autoencoders", ICML 2008, with normal noise.
+    """
+    network = perceptron((train.shape[1], hidden, train.shape[1]))
+
+    def loss(params: Any, images: jax.Array, drawn: jax.Array) -> jax.Array:
+        return 0.5 * jnp.mean((network.apply(params, images + noise * drawn) - images) ** 2)
+
+    def measure(params: Any, held_out: Any) -> dict[str, jax.Array]:
+        return {"loss": loss(params, *held_out)}
+
+    drawn = np.random.default_rng(0).normal(size=test.shape).astype(np.float32)
+    return Workload.from_functions(
+        lambda params, images, key: loss(params, images, jax.random.normal(key, images.shape)),
+        network.init,
+        Batches(train, batch_size),
+        name=name,
+        evaluate=Evaluation(measure, (test, drawn)),
+    )
+
+
+def make_energy_workload(
+    *,
+    noise: float = 0.3,
+    hidden: int = 24,
+    num_train: int = 4000,
+    num_test: int = 1000,
+    batch_size: int = 32,
+    seed: int = 0,
+) -> Workload:
+    """Build an energy E(x) of points of two moons, a scalar network that is trained by denoising score matching.
+
+    The slope of the energy points away from where a point was before noise s z was added: the loss is
+    mean |s grad E(x + s z) - z|^2 / 2, and its gradient goes through a gradient.
+
+    Args:
+      noise: s.
+      hidden: units of each of the two hidden layers, of tanh.
+      num_train: number of training points.
+      num_test: number of points that are evaluated, with fixed noise.
+      batch_size: points in a minibatch.
+      seed: seed of the points.
+
+    Source: P. Vincent, "A connection between score matching and denoising autoencoders", Neural Computation 23, 2011,
+      equation 10, times s^2.
+    """
+    rng = np.random.default_rng(seed)
+    train, test = two_moons(num_train, rng), two_moons(num_test, rng)
+    drawn = rng.normal(size=test.shape).astype(np.float32)
+    energy = perceptron((2, hidden, hidden, 1), jnp.tanh, scalar=True)
+
+    def loss(params: Any, points: jax.Array, drawn: jax.Array) -> jax.Array:
+        slopes = jax.grad(lambda x: energy.apply(params, x).sum())(points + noise * drawn)
+        return 0.5 * jnp.mean(jnp.sum((noise * slopes - drawn) ** 2, axis=1))
+
+    def measure(params: Any, held_out: Any) -> dict[str, jax.Array]:
+        return {"loss": loss(params, *held_out)}
+
+    return Workload.from_functions(
+        lambda params, points, key: loss(params, points, jax.random.normal(key, points.shape)),
+        energy.init,
+        Batches(train, batch_size),
+        name="moons-energy",
+        evaluate=Evaluation(measure, (test, drawn)),
+    )
