@@ -61,13 +61,29 @@ for profile, examples in {"first tier": 10, "all": 30}.items():
 # ------------------------------------------------------------------------------------------------------------ workers
 
 
+def scope_of(nodeid: str) -> str:
+    """Return what shares compiled programs: in the laws the tests of a case, elsewhere those of a file."""
+    path, _, name = nodeid.partition("::")
+    _, parametrized, parameters = name.partition("[")
+    return f"case {parameters.rstrip(']').split('-')[-1]}" if "/laws/" in path and parametrized else path
+
+
 class ByProgram(LoadScopeScheduling):
-    """Hand to one worker what shares compiled programs: in the laws the tests of a case, elsewhere those of a file."""
+    """Hand a scope to one worker, in the order of `pytest_collection_modifyitems`."""
 
     def _split_scope(self, nodeid: str) -> str:
-        path, _, name = nodeid.partition("::")
-        _, parametrized, parameters = name.partition("[")
-        return f"case {parameters.rstrip(']').split('-')[-1]}" if "/laws/" in path and parametrized else path
+        return scope_of(nodeid)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Begin with scopes of slow tests, then with large ones: the workers end together if what is left is small."""
+    if hasattr(config, "workerinput"):
+        slow: dict[str, list[bool]] = collections.defaultdict(list)
+        for item in items:
+            slow[scope_of(item.nodeid)].append(item.get_closest_marker("slow") is not None)
+        place = {scope: (-sum(marks) / len(marks), -len(marks)) for scope, marks in slow.items()}
+        items.sort(key=lambda item: place[scope_of(item.nodeid)])
 
 
 def pytest_collection_finish() -> None:
@@ -91,6 +107,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    config.option.loadscopereorder = False  # of xdist, by the number of tests alone
     hypothesis.settings.load_profile("first tier" if config.option.markexpr else "all")
     if config.getoption("--cpu-times"):
         config.pluginmanager.register(CpuTimes(), "cpu-times")
