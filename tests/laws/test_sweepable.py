@@ -133,24 +133,25 @@ def test_each_hyperparameter_alone_is_swept_by_vmap(case):
 @pytest.mark.slow
 @all_cases
 def test_hyperparameters_are_changed_without_recompiling(case):
-    params, usual, traces = vector_params(), usual_numbers(case), 0
-    stream, values = gradient_stream(params, 3), value_stream(3)
+    # The rows of the sweep, which equal the runs with concrete numbers, one by one.
+    swept, steps, traces = sweep(case), 3, 0
 
     @jax.jit
-    def step(numbers, state, gradients, value):
+    def step(numbers, params, state, gradients, value):
         nonlocal traces
         traces += 1
         return case(**numbers).update(gradients, observed(state, value), params, value=value)
 
-    for name in case.sweep:
-        for value in case.sweep[name]:
-            numbers = arrays(case, {**usual, name: value})
-            state, rows = case(**numbers).init(params), []
-            for gradients, loss in zip(stream, values, strict=True):
-                updates, state = step(numbers, state, gradients, np.float32(loss))
-                rows.append(updates)
-            concrete, _ = eager_run(case(**{**usual, name: value}), params, stream, values)
-            assert_trees_close(rows, concrete, rtol=2e-5, atol=1e-6)
+    for index, row in enumerate(swept.rows):
+        numbers, params, rows = arrays(case, row), swept.params, []
+        state = case(**numbers).init(params)
+        for gradients, value in zip(swept.stream[:steps], swept.values, strict=False):
+            updates, state = step(numbers, params, state, gradients, np.float32(value))
+            params = optax.apply_updates(params, updates)
+            rows.append(updates)
+        found = jax.tree.map(lambda *leaves: jnp.stack(leaves), *rows)
+        expected = jax.tree.map(lambda leaf, index=index: leaf[index, :steps], swept.updates)
+        assert_trees_close(found, expected, rtol=2e-5, atol=1e-6)
     assert traces == min(len(case.sweep), 1)
 
 
