@@ -86,7 +86,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         items.sort(key=lambda item: place[scope_of(item.nodeid)])
 
 
+@hypothesis.given(hypothesis.strategies.none())
+def _draw_once(nothing: None) -> None:
+    """Let hypothesis make its random generator."""
+
+
 def pytest_collection_finish() -> None:
+    _draw_once()  # hypothesis 6.100 warns if the collector does not see who holds its generator
     # Thousands of tests and all modules stay for good: the collector need not look at them again and again.
     gc.collect()
     gc.freeze()

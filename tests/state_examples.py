@@ -11,7 +11,7 @@ import lrx.editing
 import lrx.rate_paths
 from lrx.rates import Controller
 
-PARAMS = {"w": jnp.array([1.0, -2.0]), "b": jnp.array(0.5)}
+PARAMS = {"w": jnp.array([1.0, -2.0]), "b": jnp.float32(0.5)}
 
 
 GRADS = {"w": jnp.array([0.3, -0.7]), "b": jnp.array(2.0)}
