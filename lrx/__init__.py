@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from lrx import controllers as controllers
     from lrx import diagnostics as diagnostics
     from lrx import doctor as doctor
+    from lrx import federated as federated
     from lrx import guards as guards
     from lrx import optimizers as optimizers
     from lrx import rates as rates

@@ -12,38 +12,20 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from compilations import COMPILED, TRACED, Counter, counting
 from tiers import first_tier_has
 
 import lrx
 from lrx.training import Batches, Evaluation, Workload
 from lrx.tuning import Method
 
-COMPILED = "/jax/core/compile/backend_compile_duration"
-TRACED = "/jax/core/compile/jaxpr_trace_duration"
 LOOKS = {"look", "_look_for_rounds", "_make", "<lambda>"}  # at the structure of a state: no loss and no update
-
-
-class Counter:
-    """Counts what JAX compiles and traces."""
-
-    def __init__(self) -> None:
-        self.events: list[tuple[str, Any]] = []
-
-    def listen(self, event: str, duration: float, **about: Any) -> None:
-        del duration
-        if event in (COMPILED, TRACED):
-            self.events.append((event, about.get("fun_name")))
-
-    def names(self, event: str) -> list[Any]:
-        return [name for found, name in self.events if found == event]
 
 
 @pytest.fixture
 def counter() -> Iterator[Counter]:
-    counting = Counter()
-    jax.monitoring.register_event_duration_secs_listener(counting.listen)
-    yield counting
-    jax.monitoring.unregister_event_duration_listener(counting.listen)
+    with counting() as found:
+        yield found
 
 
 def line() -> Workload:
