@@ -14,6 +14,7 @@ from lrx.diagnostics import stability_limit as stability_limit
 from lrx.doctor import compare_rates as compare_rates
 from lrx.doctor import critical_batch_size as critical_batch_size
 from lrx.doctor import diagnose as diagnose
+from lrx.doctor import sharpness_monitor as sharpness_monitor
 from lrx.editing import restart_schedule as restart_schedule
 from lrx.editing import scale_learning_rate as scale_learning_rate
 from lrx.editing import set_learning_rate as set_learning_rate

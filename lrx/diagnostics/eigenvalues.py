@@ -72,7 +72,7 @@ def largest_eigenvalues(
     """
     n = first.size
     size, block, kept = _rows_for(number, n)
-    width = min(COLUMNS, n)
+    width = -(-n // -(-n // COLUMNS))
     padded = -(-n // width) * width
 
     def image_of(vector: jax.Array) -> jax.Array:
@@ -93,7 +93,9 @@ def largest_eigenvalues(
         for place in range(block):
             direction = _unit(draw(place, 0))
             if place == 0:
-                direction = direction + _unit(jnp.pad(first, (0, padded - n)))
+                given = _unit(jnp.pad(first, (0, padded - n)))
+                # Of two opposite directions the sum would be 0, as half of the time in one dimension.
+                direction = direction + jnp.where(given @ direction < 0, -1.0, 1.0) * given
             rows = rows.at[place].set(orthogonal(direction, rows))
         return _Basis(rows, jnp.zeros((size + block,) * 2, jnp.float32), jnp.zeros([], jnp.float32))
 

@@ -118,8 +118,8 @@ def sharpness(
       max_products: largest number of products with the Hessian, >= 1; the 5 k + 4 of the first basis are always made.
 
     Returns:
-      A `Sharpness`. Memory: 5 k + 4 float32 copies of the parameters, whatever the number of products, and that of a
-      product with the Hessian.
+      A `Sharpness`. Memory: about 5 k + 10 float32 copies of the parameters, whatever the number of products, and that
+      of a product with the Hessian.
 
     Raises:
       ValueError: if `loss` does not return a scalar, `params` holds no floating-point numbers, `num_eigenvalues` is not

@@ -7,6 +7,7 @@ from lrx.doctor.diagnose import diagnose
 from lrx.doctor.diagnosis import Diagnosis
 from lrx.doctor.finding import CODES, Change, Finding, Remedy
 from lrx.doctor.rate_comparison import RateComparison
+from lrx.doctor.sharpness_monitor import SharpnessMonitor, sharpness_monitor
 from lrx.doctor.thresholds import THRESHOLDS, Thresholds
 
 __all__ = [
@@ -18,8 +19,10 @@ __all__ = [
     "Finding",
     "RateComparison",
     "Remedy",
+    "SharpnessMonitor",
     "Thresholds",
     "compare_rates",
     "critical_batch_size",
     "diagnose",
+    "sharpness_monitor",
 ]

@@ -42,7 +42,7 @@ from lrx.papers.reproduction import Claim, Job, Paper, Scale
 from lrx.records import Result, round_to_six_digits
 from lrx.training import Evaluation, Workload, train
 from lrx.workloads.datasets import load
-from lrx.workloads.full_batch import make_full_batch_workload, squared_loss, standardize_pixels, tanh_network
+from lrx.workloads.full_batch import make_full_batch_workload, standardize_pixels, tanh_network
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -92,15 +92,14 @@ POINTS = 250  # of a curve of losses, approximately
 
 
 def make_workload(x: np.ndarray, labels: np.ndarray, num_classes: int = 10) -> Workload:
-    """Build the workload of fitting all rows of `x` (n, features) at once; it evaluates sharpness and accuracy."""
+    """Build the workload of fitting all rows of `x` (n, features) at once; it evaluates the accuracy."""
     workload = make_full_batch_workload(x, labels, widths=WIDTHS, num_classes=num_classes)
 
     def evaluate(params: Any, model_state: Any, batch: Any) -> dict[str, jax.Array]:
         del model_state  # there is none
         inputs, labels = batch
         hits = jnp.argmax(tanh_network(params, inputs), axis=-1) == labels
-        found = lrx.sharpness(lambda params: squared_loss(params, batch), params, tol=TOLERANCE)
-        return {"sharpness": found.largest, "accuracy": jnp.mean(hits)}
+        return {"accuracy": jnp.mean(hits)}
 
     return dataclasses.replace(workload, evaluate=Evaluation(evaluate, workload.batches.arrays))
 
@@ -142,27 +141,31 @@ def measure(size: Size, job: Job) -> tuple[dict[str, Any], dict[str, Any]]:
     )
     curves = {}
     for label, run in runs(size).items():
-        with jax.default_matmul_precision("highest"):  # less would raise the loss by rounding on a GPU
-            by_seed = [
-                train(
-                    workload,
-                    run.tx,
-                    steps=run.steps,
-                    seed=seed,
-                    evaluate_every=run.every,
-                    checkpoint=job.folder(f"{label} {seed}"),
-                    progress=job.progress_title(f"{workload.name}, {label}, seed {seed}"),
-                    stop_on_nonfinite=False,
+        by_seed, monitors = [], []
+        for seed in job.seeds:
+            record = job.folder(f"{label} {seed} sharpness.json")
+            monitors.append(lrx.sharpness_monitor(workload, every=run.every, tol=TOLERANCE, path=record))
+            with jax.default_matmul_precision("highest"):  # less would raise the loss by rounding on a GPU
+                by_seed.append(
+                    train(
+                        workload,
+                        run.tx,
+                        steps=run.steps,
+                        seed=seed,
+                        evaluate_every=run.every,
+                        callback=monitors[-1],
+                        checkpoint=job.folder(f"{label} {seed}"),
+                        progress=job.progress_title(f"{workload.name}, {label}, seed {seed}"),
+                        stop_on_nonfinite=False,
+                    )
                 )
-                for seed in job.seeds
-            ]
         losses = np.array([history.loss for history in by_seed])
         stride = max(1, run.steps // POINTS) | 1  # odd, since the loss goes up and down with a period of two steps
         curves[label] = {
             "rate": run.rate,
-            "edge": run.edge,
-            "steps": by_seed[0].evaluation_steps,
-            "sharpness": round_to_six_digits([history.evaluations["sharpness"] for history in by_seed]),
+            "edge": round_to_six_digits(monitors[0].limits[-1]).item(),
+            "steps": monitors[0].steps,
+            "sharpness": round_to_six_digits([monitor.sharpness for monitor in monitors]),
             "accuracy": round_to_six_digits([history.evaluations["accuracy"] for history in by_seed]),
             # Of the steps since the measurement before: how many raised the loss, of all of them, and its mean.
             "rising": round_to_six_digits([_rising(each, run.every) for each in losses]),

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lrx import _checks
 from lrx.training.identity import describe
 
 
@@ -121,6 +122,7 @@ def as_callbacks(callback: Any) -> tuple[Callback, ...]:
 
     Raises:
       TypeError: if one is not a function.
+      ValueError: if the `every` of one is not a whole number of steps.
     """
     if callback is None:
         return ()
@@ -128,7 +130,16 @@ def as_callbacks(callback: Any) -> tuple[Callback, ...]:
     for one in listed:
         if not callable(one):
             raise TypeError(f"callback must be a function of a moment, or a list of them, got {one!r}.")
+        interval_of(one)
     return listed
+
+
+def interval_of(callback: Callback) -> int | None:
+    """Return the interval that a callback asks for by its attribute `every`, in steps; None if it has none."""
+    every = getattr(callback, "every", None)
+    if every is not None:
+        _checks.steps("callback.every", every)
+    return every
 
 
 def answer_of(callback: Callback, moment: Moment, opt_state: Any) -> tuple[Any, bool]:

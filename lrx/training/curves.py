@@ -20,7 +20,8 @@ class Curves:
         self.evaluation_steps = [int(step) for step in recorded.pop("evaluation_steps", ())]
         self.evaluations: dict[str, list[float]] = {}
         self._pieces: dict[str, list[np.ndarray]] = {}
-        self._recent: dict[str, list[np.ndarray]] = {}  # since the last call of `recent`
+        self._segments = 0  # pieces added
+        self._read: dict[int, int] = {}  # reader to the pieces that it has seen
         for name, values in recorded.items():
             if name.startswith("evaluations/"):
                 self.evaluations[name.removeprefix("evaluations/")] = values.tolist()
@@ -30,15 +31,14 @@ class Curves:
     def extend(self, recorded: dict[str, np.ndarray], number: int) -> None:
         """Append the first `number` values that a segment has recorded."""
         for name, values in recorded.items():
-            piece = values[:number].copy()
-            self._pieces.setdefault(name, []).append(piece)
-            self._recent.setdefault(name, []).append(piece)
+            self._pieces.setdefault(name, []).append(values[:number].copy())
+        self._segments += 1
 
-    def recent(self) -> dict[str, np.ndarray]:
-        """Return what has been recorded since this was called last."""
-        recent = {name: np.concatenate(pieces) for name, pieces in self._recent.items()}
-        self._recent = {}
-        return recent
+    def recent(self, reader: int = 0) -> dict[str, np.ndarray]:
+        """Return what has been recorded since this reader has asked last."""
+        new = self._segments - self._read.get(reader, 0)
+        self._read[reader] = self._segments
+        return {name: np.concatenate(pieces[-new:]) for name, pieces in self._pieces.items()} if new else {}
 
     def latest(self, name: str) -> np.ndarray:
         """Return the latest piece of a curve."""

@@ -94,7 +94,8 @@ def train(
         `lrx.STOP`, which ends the run as its last step would. A sequence of callbacks is allowed. `lrx.training` has
         `csv_writer`, `tensorboard_writer` and `wandb_writer`. Calling callbacks does not change the numbers of a run.
       callback_every: interval of calls, in the unit of `evaluate_every`; by default about a second, at steps that
-        depend on the machine. Callbacks are also called at each evaluation and at the end.
+        depend on the machine. Callbacks are also called at each evaluation and at the end. A callback with an attribute
+        `every` is called at multiples of that many steps and at the end, whatever this is.
       keep_best: name of a result of the workload's `evaluate`: `history.best` then holds the evaluated parameters with
         the best result. Lower is better for "loss" and names that end in loss or error, higher for names that end in
         accuracy; for others pass the pair, `("bleu", "max")`.

@@ -17,7 +17,7 @@ from lrx.observing import observe
 from lrx.run_state import can_stop, handles_divergence, stopped, tracks_best
 from lrx.training.batch_stats import evaluation_point, model_state_at
 from lrx.training.beginning import begin_from, checksum_of
-from lrx.training.callbacks import Moment, answer_of
+from lrx.training.callbacks import Moment, answer_of, interval_of
 from lrx.training.checkpoints import CheckpointFolder
 from lrx.training.checks import require_descent_once, require_scalars_once
 from lrx.training.curves import Curves, group
@@ -300,11 +300,17 @@ class Run:
         if not plan.callbacks or self.step == self.called_at:
             return False
         is_evaluated = self.curves.is_evaluated(self.step)
-        if not (is_evaluated or self._due(plan.callback_every) or plan.callback_every is None):
+        shared = is_evaluated or self._due(plan.callback_every) or plan.callback_every is None
+        turns = [
+            (reader, callback)
+            for reader, callback in enumerate(plan.callbacks)
+            if (shared if interval_of(callback) is None else self._due(interval_of(callback)))
+        ]
+        if not turns:
             return False
         evaluations = self.curves.latest_evaluation() if is_evaluated else {}
-        recent = self.curves.recent()
-        for callback in plan.callbacks:
+        for reader, callback in turns:
+            recent = self.curves.recent(reader)
             moment = Moment(self.step, plan.total, recent, evaluations, self.state, self.devices[0])
             try:
                 opt_state, ends = answer_of(callback, moment, self.state.opt_state)

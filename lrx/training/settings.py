@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Iterable
 from typing import Any
 
-from lrx.training.callbacks import Callback
+from lrx.training.callbacks import Callback, interval_of
 from lrx.training.following import BestBy
 
 
@@ -25,7 +25,9 @@ class Settings:
 
     def next_stop(self, step: int, others: Iterable[int] = ()) -> int:
         """Return the next step after which the host has something to do, one of `others` included."""
-        intervals = (self.evaluate_every, self.checkpoint_every, self.callback_every if self.callbacks else None)
+        own = [interval_of(callback) for callback in self.callbacks]
+        shared = self.callback_every if None in own else None
+        intervals = (self.evaluate_every, self.checkpoint_every, shared, *own)
         return min(
             self.total,
             *((step // every + 1) * every for every in intervals if every),

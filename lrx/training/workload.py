@@ -113,7 +113,7 @@ class Workload:
         evaluate = "" if self.evaluate is None else f", evaluate={name_of(self.evaluate)}"
         return f"Workload({self.name!r}, loss_fn={name_of(self.loss_fn)}, {self.batches!r}{evaluate})"
 
-    def loss_at(self, seed_or_batch: Any = 0, *, model_state: ModelState = None) -> Callable[[Params], jax.Array]:
+    def loss_at(self, seed_or_batch: Any = 0, *, model_state: ModelState = None) -> LossOfBatch:
         """Return the loss of one minibatch as a function of the parameters alone, for `lrx.sharpness` and others.
 
         Args:
@@ -147,7 +147,7 @@ class Workload:
             batch, key = seed_or_batch, self.batches.sampling.keys_of_step(keys.step, jnp.int32(0))[1]
         if model_state is None:
             model_state = jax.jit(lambda key: self.init(key)[1])(keys.init)
-        return _LossOfBatch(self.loss_fn, model_state, batch, key)
+        return LossOfBatch(self.loss_fn, model_state, batch, key)
 
     @classmethod
     def from_functions(
@@ -205,7 +205,9 @@ class Workload:
     jax.tree_util.register_dataclass, data_fields=("model_state", "batch", "key"), meta_fields=("loss_fn",)
 )
 @dataclasses.dataclass(frozen=True, eq=False)
-class _LossOfBatch:
+class LossOfBatch:
+    """The loss of one batch as a function of the parameters alone, which `Workload.loss_at` returns."""
+
     loss_fn: Callable[[Params, ModelState, Any, jax.Array], tuple[jax.Array, ModelState]]
     model_state: ModelState
     batch: Any
@@ -213,6 +215,10 @@ class _LossOfBatch:
 
     def __call__(self, params: Params) -> jax.Array:
         return self.loss_fn(params, self.model_state, self.batch, self.key)[0]
+
+    def with_model_state(self, model_state: ModelState) -> LossOfBatch:
+        """Return the loss of the same batch with another model state."""
+        return dataclasses.replace(self, model_state=model_state)
 
 
 # Objects and not closures, so that two workloads of the same functions are equal in what is compiled of them.
