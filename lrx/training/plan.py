@@ -38,6 +38,7 @@ def choose_plan(
     *,
     strategy: str = "auto",
     chunk_size: int | None = None,
+    compile_later: bool = False,
 ) -> Plan:
     """Choose the strategy and the number of members at a time, and compile.
 
@@ -47,12 +48,16 @@ def choose_plan(
       seeds: seeds of the runs of each member.
       strategy: "vmap", "map", or "auto", which measures both if a step is not small.
       chunk_size: members at a time; as many as fit by default.
+      compile_later: for a single member with the strategy "map", compile the steps only if `Plan.compile` is called, or
+        the first of them is made.
     """
     programs = _Programs(family, tuple(hyper), len(seeds))
     members = len(next(iter(hyper.values())))
     wide = members if chunk_size is None else min(chunk_size, members)
     if strategy == "auto" and len(seeds) * wide == 1:
         strategy = "map"
+    if compile_later and strategy == "map" and wide == 1:
+        return Plan(programs, strategy, 1)
     if strategy != "auto":
         return _fitting_plan(programs, strategy, wide)
 
@@ -70,7 +75,7 @@ def choose_plan(
 
 
 def _fitting_plan(programs: _Programs, strategy: str, members: int) -> Plan:
-    plan = Plan(programs, strategy, members)
+    plan = Plan(programs, strategy, members).compile()
     free = MEMORY_SHARE * _free_memory(programs.devices[0]) * len(programs.devices)
     needed = plan.bytes_needed()
     while needed > free and plan.members > 1:
@@ -171,8 +176,17 @@ class Plan:
         self.members = -(-members // len(devices)) * len(devices)  # filled up, so that every device has as many
         self._places = placement(devices)
         self._start = programs.compile_start(devices, self.members)
-        self._advance = programs.compile_advance(devices, self.members, strategy)
+        self._compile = functools.partial(programs.compile_advance, devices, self.members, strategy)
         self._data = jax.device_put(programs.data, self._places.everywhere)
+
+    @functools.cached_property
+    def _advance(self) -> Any:
+        return self._compile()
+
+    def compile(self) -> Plan:
+        """Compile the steps, unless they are compiled, and return the plan."""
+        _ = self._advance
+        return self
 
     def _place(self, hyper: Mapping[str, np.ndarray], seeds: np.ndarray) -> tuple[dict[str, jax.Array], Keys]:
         """Put hyperparameters, filled up to the number of members, and the keys of the seeds on their devices."""

@@ -56,6 +56,9 @@ class ProgressMeter:
         """Show the results of an evaluation after `step` steps."""
         self.step, self.evaluations = step, results
 
+    def announce(self, what: str) -> None:
+        """Show a line that stays, such as what a search will cost."""
+
     def parts(self) -> list[str]:
         """Return training loss, rate, speed and time left, then the latest evaluation."""
         if self.step == self._first:
@@ -92,6 +95,9 @@ class Lines(ProgressMeter):
             self._printed = now
             self._print()
 
+    def announce(self, what: str) -> None:
+        print(f"{self.title}: {what}", flush=True)
+
     def __exit__(self, *exception: object) -> None:
         if self.step > self._first:
             self._print()
@@ -119,6 +125,9 @@ class Bar(ProgressMeter):
 
     def __exit__(self, *exception: object) -> None:
         self._live.stop()
+
+    def announce(self, what: str) -> None:
+        self._console.print(f"{self.title}: {what}", highlight=False, markup=False)
 
     def _render(self) -> Any:
         from rich.console import Group

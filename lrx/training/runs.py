@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -111,8 +112,18 @@ def concatenate(
     return both
 
 
-def evaluate(workload: Workload, runs: Runs, seeds: np.ndarray, number: int) -> dict[str, np.ndarray]:
-    """Evaluate each run that did not diverge: return name to (seeds, members) float32, NaN where a run diverged."""
+def evaluate(
+    workload: Workload,
+    runs: Runs,
+    seeds: np.ndarray,
+    number: int,
+    point: Callable[[State, int], tuple[Any, Any]] | None = None,
+) -> dict[str, np.ndarray]:
+    """Evaluate each run that did not diverge: return name to (seeds, members) float32, NaN where a run diverged.
+
+    `point` returns parameters and model state to evaluate at, from the state of a run and its seed; by default it is
+    `evaluation_point`.
+    """
     if workload.evaluate is None:
         return {}
     diverged = np.asarray(runs.diverged)
@@ -120,9 +131,9 @@ def evaluate(workload: Workload, runs: Runs, seeds: np.ndarray, number: int) -> 
     device = data_devices(workload.batches)[0]
     for place in np.ndindex(diverged.shape[0], number):
         if not diverged[place]:
-            state = jax.device_put(run_at(runs.state, *place), device)
-            point = evaluation_point(workload, state, int(seeds[place[0]]))
-            for name, value in jax.device_get(workload.evaluate(*point)).items():
+            state, seed = jax.device_put(run_at(runs.state, *place), device), int(seeds[place[0]])
+            at = evaluation_point(workload, state, seed) if point is None else point(state, seed)
+            for name, value in jax.device_get(workload.evaluate(*at)).items():
                 results.setdefault(name, np.full(diverged.shape, np.nan, np.float32))[place] = value
     return results
 

@@ -43,20 +43,34 @@ class InitialLoss:
     Args:
       workload: the model, its data and its loss.
       batch: a batch to take the loss of at each step, in place of the minibatches.
+      initial: seed to `(params, model_state)`, if there is a program that computes them; otherwise they are part of the
+        program of the losses.
+      longest: the most losses that are computed at a time, if that is known: there is one program for all lengths.
     """
 
-    def __init__(self, workload: Workload, batch: Any = None) -> None:
-        parts = (workload.init, workload.loss_fn, workload.batches.sampling)
-        self._compute = _PROGRAMS.find(workload_key(workload), lambda: _losses(*parts))
-        self._arrays, self._batch = workload.batches.arrays, batch
+    def __init__(
+        self,
+        workload: Workload,
+        batch: Any = None,
+        initial: Callable[[int], tuple[Any, Any]] | None = None,
+        longest: int = 0,
+    ) -> None:
+        init = workload.init if initial is None else None
+        parts = (init, workload.loss_fn, workload.batches.sampling)
+        self._compute = _PROGRAMS.find((workload_key(workload), init is None), lambda: _losses(*parts))
+        self._arrays, self._batch, self._initial = workload.batches.arrays, batch, initial
+        self._least_room = max(FEWEST, longest)
         self._means: dict[tuple[int, int, int], float] = {}
 
     def losses(self, seed: int, start: int, stop: int) -> np.ndarray:
         """Return (stop - start,) float32, for the steps of a run with that seed."""
         number = int(stop) - int(start)
-        room = max(FEWEST, 1 << max(number - 1, 0).bit_length())  # one program for many lengths
+        room = (
+            self._least_room if number <= self._least_room else 1 << (number - 1).bit_length()
+        )  # one program for many lengths
         window = np.int32(seed), np.int32(start), np.int32(stop)
-        return np.asarray(self._compute(self._arrays, self._batch, *window, room))[:number]
+        start_state = None if self._initial is None else self._initial(int(seed))
+        return np.asarray(self._compute(self._arrays, self._batch, start_state, *window, room))[:number]
 
     def means(self, seeds: np.ndarray, starts: np.ndarray, stops: np.ndarray) -> np.ndarray:
         """Return (seeds, members) float32: the mean over the steps of each run; NaN if it made none."""
@@ -73,11 +87,15 @@ class InitialLoss:
 _PROGRAMS = Cache(maxsize=16)
 
 
-def _losses(init: Callable[..., Any], loss_fn: Callable[..., Any], sampling: Sampling) -> Callable[..., jax.Array]:
-    @functools.partial(jax.jit, static_argnums=5)
-    def losses(arrays: Any, batch: Any, seed: jax.Array, start: jax.Array, stop: jax.Array, room: int) -> jax.Array:
+def _losses(
+    init: Callable[..., Any] | None, loss_fn: Callable[..., Any], sampling: Sampling
+) -> Callable[..., jax.Array]:
+    @functools.partial(jax.jit, static_argnums=6)
+    def losses(
+        arrays: Any, batch: Any, initial: Any, seed: jax.Array, start: jax.Array, stop: jax.Array, room: int
+    ) -> jax.Array:
         keys = keys_of(seed)
-        params, model_state = init(keys.init)
+        params, model_state = initial if init is None else init(keys.init)
 
         def measure(count: jax.Array, permutation: jax.Array, found: jax.Array) -> tuple[jax.Array, jax.Array]:
             drawn, loss_key = sampling.draw(arrays, permutation, keys.step, count)

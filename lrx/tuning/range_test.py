@@ -37,6 +37,7 @@ from lrx.tuning.suggestions import (
 
 WINDOW = 1 / 20  # of the ladder: the reach of the smoothing to either side
 SEEN = 0.5  # of the highest gain: if the lowest loss has a smaller gain, it is low by chance
+DIVERGENCE_FACTOR = 4.0  # as the argument divergence_factor
 MEMBER = {"member": np.zeros(1)}  # a single member, whose rates are those of the ladder
 
 
@@ -49,7 +50,7 @@ def range_test(
     num_steps: int = 100,
     ladder: str = "exponential",
     smoothing: float | None = None,
-    divergence_factor: float = 4.0,
+    divergence_factor: float = DIVERGENCE_FACTOR,
     accumulate: int = 1,
     validation_batch: Any = None,
     seeds: int | Sequence[int] = 1,
@@ -121,7 +122,7 @@ def range_test(
     try_out_rates(tx, rates[[0, -1]])
     if smoothing is not None:
         _checks.in_interval("smoothing", smoothing, "[0, 1)", "at 1 all losses would count alike")
-    beta = float(np.exp(-1 / (WINDOW * num_steps))) if smoothing is None else float(smoothing)
+    beta = _default_smoothing(num_steps) if smoothing is None else float(smoothing)
     _checks.above("divergence_factor", divergence_factor, 1, "it multiplies the best loss")
     _checks.steps("accumulate", accumulate, unit="minibatches")
     _checks.flag("extend", extend)
@@ -278,18 +279,83 @@ def _divergence_watch(beta: float, factor: float, accumulate: int) -> Watch:
     return Watch(start, update)
 
 
+def read_losses(
+    rates: np.ndarray, losses: np.ndarray, initial: np.ndarray, num_steps: int, *, diverged: bool
+) -> RangeTest:
+    """Return what the training losses of one run on a ladder show, with the settings of `range_test`.
+
+    Args:
+      rates: (steps,) float32, the ladder.
+      losses: (steps,) float32, the training loss of each step, before its update; NaN where none was made. Losses
+        after the divergence are left out.
+      initial: (steps,) float32, the loss of the initial parameters on the same minibatches.
+      num_steps: steps of the ladder before it was continued.
+      diverged: whether the run ended at a loss that is not finite; one that is too high is found here.
+    """
+    beta = _default_smoothing(num_steps)
+    made, memory, too_high = (np.asarray(x) for x in _follow(beta)(np.asarray(losses, np.float32)))
+    seen = np.where(np.arange(len(losses)) < made, losses, np.nan).astype(np.float32)
+    best, first = memory.astype(np.float64)
+    return _read(rates, seen[None], made[None], best[None], first[None], too_high[None] | diverged, initial[None], beta)
+
+
+def _default_smoothing(num_steps: int) -> float:
+    return float(np.exp(-1 / (WINDOW * num_steps)))
+
+
+@functools.lru_cache(maxsize=64)
+def _follow(beta: float) -> Callable[[np.ndarray], Any]:
+    """Return a function of a run's losses: the steps made, the best and the first mean, and whether one is too high."""
+    watch = _divergence_watch(beta, DIVERGENCE_FACTOR, 1)
+
+    @jax.jit
+    def follow(losses: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        def body(carry: Any, at: Any) -> tuple[Any, None]:
+            memory, made, too_high = carry
+            alive = ~too_high
+            loss, count = at
+            after, well = watch.update(memory, loss, count)
+            finite = jnp.isfinite(loss)
+            kept = jax.tree.map(lambda new, old: jnp.where(alive & finite, new, old), after, memory)
+            too_high |= alive & finite & ~well
+            return (kept, made + (alive & finite), too_high), None
+
+        start = (jax.tree.map(jnp.asarray, watch.memory), jnp.int32(0), jnp.bool_(False))
+        (memory, made, too_high), _ = jax.lax.scan(body, start, (losses, jnp.arange(len(losses))))
+        return made, jnp.stack([memory["best"], memory["first"]]), too_high
+
+    return follow
+
+
 def _read_runs(
     rates: np.ndarray, runs: Runs, initial: np.ndarray, beta: float, factor: float, accumulate: int, lag: int
 ) -> RangeTest:
-    """Return what the runs of a ladder show; a loss is the effect of the rate `lag` steps before.
+    """Return what the runs of a ladder show.
 
     `initial` has the losses of the initial parameters, (seeds, steps).
     """
     losses_by_seed = curves(runs)[:, 0, : len(rates)]
     made = np.asarray(runs.steps)[:, 0] // accumulate  # losses of each seed that are finite
-    best, first_losses = (np.asarray(runs.memory[name], np.float64)[:, 0] for name in ("best", "first"))
+    best, first = (np.asarray(runs.memory[name], np.float64)[:, 0] for name in ("best", "first"))
+    diverged = np.asarray(runs.diverged)[:, 0]
+    return _read(rates, losses_by_seed, made, best, first, diverged, initial, beta, factor, lag)
+
+
+def _read(
+    rates: np.ndarray,
+    losses_by_seed: np.ndarray,
+    made: np.ndarray,
+    best: np.ndarray,
+    first_losses: np.ndarray,
+    has_diverged: np.ndarray,
+    initial: np.ndarray,
+    beta: float,
+    factor: float = DIVERGENCE_FACTOR,
+    lag: int = 1,
+) -> RangeTest:
+    """Return what the runs of all seeds show; a loss is the effect of the rate `lag` steps before."""
     limits = np.where(np.isfinite(best), divergence_bound(best, first_losses, factor), np.inf)
-    limits = np.where(np.asarray(runs.diverged)[:, 0], limits, np.nan)  # what each seed diverged by
+    limits = np.where(has_diverged, limits, np.nan)  # what each seed diverged by
     if np.median(made) < 1:
         raise ValueError(
             f"the loss is not finite at the first rate, {rates[0]:g}, which hardly changes the parameters: look at the "

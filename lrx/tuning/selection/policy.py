@@ -102,7 +102,9 @@ class Observation:
       final_loss: mean training loss of the last tenth of the steps made, infinite if the run diverged.
       initial_loss: mean training loss of the initial parameters on the same minibatches.
       diverged: whether a loss was not finite.
-      seconds: of the steps and the evaluations; NaN if they were not measured.
+      seconds: of the steps alone; NaN if they were not measured.
+      noise: two standard errors of `initial_loss - final_loss`, from the differences of the steps that they average; 0
+        if these are fewer than three, or not known.
     """
 
     training: Training
@@ -113,6 +115,7 @@ class Observation:
     initial_loss: float
     diverged: bool
     seconds: float = math.nan
+    noise: float = 0.0
 
     @property
     def last(self) -> Scores:
@@ -121,8 +124,9 @@ class Observation:
 
     @property
     def learnt(self) -> bool:
-        """Whether the training loss is below that of the initial parameters on the same minibatches."""
-        return bool(is_below(self.initial_loss, self.final_loss))
+        """Whether the training loss is below that of the initial parameters on the same minibatches beyond noise."""
+        below = bool(is_below(self.initial_loss, self.final_loss))
+        return below and not self.initial_loss - self.final_loss <= self.noise
 
 
 class Answer(NamedTuple):

@@ -49,6 +49,9 @@ class Method:
       variant_of: the method that differs only in its schedule, and whose rate this one takes. A variant enters only the
         last round, and only if that method leads. That method must not be a variant itself.
       always_advance: True to keep the method in all rounds with all its rates, whatever the short runs show.
+      flat: True if the update does not depend on how the parameters are divided into arrays: it treats each parameter
+        alone, or all together. `select` then gives the method all parameters as one vector, which compiles in a
+        fraction of the time. False for what depends on a parameter's shape or path, as `muon` or a mask.
 
     Raises:
       ValueError: if a number is out of its range.
@@ -65,6 +68,7 @@ class Method:
     reusable_fraction: float = 1.0
     variant_of: str | None = None
     always_advance: bool = False
+    flat: bool = False
 
     def __post_init__(self) -> None:
         for name in ("default", "max_rate", "scale"):
@@ -83,6 +87,7 @@ class Method:
         )
         _checks.flag("has_rate", self.has_rate)
         _checks.flag("always_advance", self.always_advance)
+        _checks.flag("flat", self.flat)
 
 
 def momentum_sgd(rate: Any) -> optax.GradientTransformation:
@@ -100,7 +105,7 @@ def stable_decay(rate: Any, num_steps: Any) -> Schedule:
 
 SGD, ADAMW = "sgd, warmup-stable-decay", "adamw, warmup-stable-decay"
 
-PORTFOLIO: dict[str, Method] = {
+_METHODS: dict[str, Method] = {
     SGD: Method(
         lambda rate, num_steps: momentum_sgd(stable_decay(rate, num_steps)),
         default=0.05,
@@ -173,3 +178,6 @@ PORTFOLIO: dict[str, Method] = {
         default=3e-3,
     ),
 }
+
+# None of them depends on how the parameters are divided into arrays.
+PORTFOLIO: dict[str, Method] = {name: dataclasses.replace(method, flat=True) for name, method in _METHODS.items()}

@@ -1,4 +1,4 @@
-"""The runs of `select`: one compiled program for each method, which takes the rate and the length as arguments."""
+"""The runs of `select`: one compiled program for all methods; method, rate and length are its arguments."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import dataclasses
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import jax
@@ -13,33 +14,56 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from lrx.training.batch_stats import recompute_batch_stats
+from lrx.training.checks import initial_shapes
+from lrx.training.equality import settings_key
 from lrx.training.following import BestBy
-from lrx.training.identity import Identity, family_identity, run_identity
+from lrx.training.identity import Identity, describe, family_identity, run_identity
 from lrx.training.many import RunFamily, Runs
 from lrx.training.plan import Plan, choose_plan
 from lrx.training.progress import ProgressMeter
-from lrx.training.runs import advance, curves, evaluate, tail_loss, tail_steps, to_host
+from lrx.training.runs import TAIL, advance, curves, evaluate, run_at, tail_loss, tail_steps, to_host
+from lrx.training.step import State
 from lrx.training.workload import Workload
 from lrx.tuning.arguments import require_descent_on
 from lrx.tuning.execution import NUM_POINTS
 from lrx.tuning.initial_loss import InitialLoss
-from lrx.tuning.selection.policy import Observation, Run, Scores, Training
-from lrx.tuning.selection.portfolio import Method
+from lrx.tuning.ladder import extend_ladder, make_ladder
+from lrx.tuning.range_test import read_losses
+from lrx.tuning.range_test_result import RangeTest
+from lrx.tuning.selection.policy import Observation, RangeProbe, Run, Scores, Training
+from lrx.tuning.selection.portfolio import PORTFOLIO, Method
+from lrx.tuning.selection.switch import Branch, switch
+
+LONGEST_LADDER = 200  # steps of a range test, with those that it is continued by
+TIMED_STEPS = 4  # that a step's duration is measured on
+LADDER_PARTS = 4  # of a range test, after each of which it may end
 
 
 @dataclasses.dataclass(frozen=True)
-class _MadeForLength:
-    """A method's transformation from its hyperparameters; equal for equal methods, so that it compiles once."""
+class _Switched:
+    """The transformation from its hyperparameters; equal for equal methods, so that it compiles once.
 
-    make: Callable[[Any, Any], optax.GradientTransformation]
+    Behind the methods come the optimizers of the range tests, whose rate follows a ladder of `num_steps` steps from
+    `rate` to `last_rate`.
+    """
+
+    names: tuple[str, ...]
+    makes: tuple[Callable[[Any, Any], optax.GradientTransformation], ...]
+    flat: tuple[bool, ...]  # one for each method and for each optimizer
+    tested: tuple[Callable[[Any], optax.GradientTransformation], ...]
 
     def __call__(self, hyper: Any, count: jax.Array) -> optax.GradientTransformation:
-        del count
-        return self.make(hyper["rate"], jnp.int32(jnp.round(hyper["num_steps"])))
+        method, num_steps = (jnp.int32(jnp.round(hyper[name])) for name in ("method", "num_steps"))
+        place = count / jnp.maximum(num_steps - 1, 1)
+        on_ladder = hyper["rate"] * (hyper["last_rate"] / hyper["rate"]) ** place
+        made = [make(hyper["rate"], num_steps) for make in self.makes] + [tx(on_ladder) for tx in self.tested]
+        names = [*self.names, *map(str, self.tested)]
+        return switch([Branch(*parts) for parts in zip(made, names, self.flat, strict=True)], method)
 
 
 class MethodRunner:
-    """The methods of a portfolio, each compiled once for one workload.
+    """The methods of a portfolio, compiled once for one workload.
 
     Args:
       workload: the model, its data and its loss.
@@ -56,8 +80,22 @@ class MethodRunner:
         # or the evaluation's "loss", if it has one
         self.compared = "training loss" if best_by is None else best_by.metric
         self._sign = -1 if best_by is not None and best_by.mode == "max" else 1
-        self._plans: dict[str, Plan] = {}
-        self._initial_loss = InitialLoss(workload)
+        self._places = {name: place for place, name in enumerate(portfolio)}
+        self._tested = list(dict.fromkeys(each.range_test_of for each in portfolio.values() if each.range_test_of))
+        makes = tuple(each.make for each in portfolio.values())
+        flat = [each.flat for each in portfolio.values()]
+        for tested in self._tested:
+            flat.append(all(each.flat for each in portfolio.values() if each.range_test_of is tested))
+        transformation = _Switched(tuple(portfolio), makes, tuple(flat), tuple(self._tested))
+        # A point for each step, since range tests look at each.
+        points = max(num_steps, LONGEST_LADDER if self._tested else 0)
+        self._family = RunFamily(workload, transformation, points, points)
+        self._initial: dict[int, tuple[Any, Any]] = {}  # of the latest seed
+        self._initial_tails: dict[tuple[int, int, int], np.ndarray] = {}  # the latest
+        self._plan: Plan | None = None
+        self._compilation: Future[object] | None = None
+        longest = max(math.ceil(TAIL * num_steps) + 1, min(points, LONGEST_LADDER))
+        self._initial_loss = InitialLoss(workload, initial=self.initial_state, longest=longest)
 
     def run_once(self, method: str, rate: float, seed: int) -> float:
         """Train for `num_steps`, and return the metric; it is not finite if the run diverged."""
@@ -68,11 +106,11 @@ class MethodRunner:
 
         The steps up to a stop are made when its metric is asked for.
         """
-        plan, seeds, hyper = self.plan(method), np.array([seed]), hyperparameters(rate, self.num_steps)
+        plan, seeds, hyper = self.plan(), np.array([seed]), self._of_run(Run(method, rate, seed, self.num_steps))
         runs, done = plan.start(hyper, seeds), 0
         for stop in stops:
             runs, done = plan.advance(runs, hyper, seeds, done, stop), stop
-            yield self.score(runs, seed).metric
+            yield self.score(runs, method, seed).metric
 
     def train(
         self, training: Training, state: Runs | None, status: ProgressMeter, before: int
@@ -88,57 +126,179 @@ class MethodRunner:
         Returns:
           What was observed, and the state to keep, on the host; None if none is.
         """
-        began = time.monotonic()
-        method, rate, seed, length = training.run
-        plan, seeds, hyper = self.plan(method), np.array([seed]), hyperparameters(rate, length)
+        method, _, seed, _ = training.run
+        plan, seeds, hyper = self.plan(), np.array([seed]), self._of_run(training.run)
         runs = plan.start(hyper, seeds) if state is None else plan.put(state)
-        kept, scores, done = None, {}, training.start
+        kept, scores, done, seconds = None, {}, training.start, 0.0
         for stop in sorted({training.keep, *training.evaluate_at, training.stop}):
             if stop > done:
+                began = time.monotonic()
                 runs = advance(plan, runs, hyper, seeds, done, stop, status, before + done - training.start)
-                done = stop
+                jax.block_until_ready(runs.steps)
+                done, seconds = stop, seconds + time.monotonic() - began
             if stop == training.keep > 0:
                 kept = to_host(runs)
             if stop in training.evaluate_at:
-                scores[stop] = self.score(runs, seed)
+                scores[stop] = self.score(runs, method, seed)
+        initial, noise = self._initial_tail(runs, seed)
         observation = Observation(
             training,
-            curves(runs)[0, 0],
-            self._family(method).steps_per_point,
+            self._bins(runs),
+            self._steps_per_bin,
             scores,
             float(tail_loss(runs)[0, 0]),
-            float(self._initial_loss.means(seeds, *tail_steps(runs))[0, 0]),
+            initial,
             bool(np.asarray(runs.diverged)[0, 0]),
-            time.monotonic() - began,
+            seconds,
+            noise,
         )
         return observation, kept
 
+    def _initial_tail(self, runs: Runs, seed: int) -> tuple[float, float]:
+        """Return mean loss of the initial parameters over the tail of a run, and the noise of its difference."""
+        start, stop = (int(steps[0, 0]) for steps in tail_steps(runs))
+        if stop <= start:
+            return math.nan, 0.0
+        if (seed, start, stop) not in self._initial_tails:  # runs of one round share it
+            self._initial_tails = {(seed, start, stop): self._initial_loss.losses(seed, start, stop)}
+        initial = self._initial_tails[seed, start, stop].astype(np.float64)
+        differences = initial - curves(runs)[0, 0, start:stop]
+        noise = 2 * float(np.std(differences, ddof=1)) / math.sqrt(len(differences)) if len(differences) > 2 else 0.0
+        return float(initial.mean()), noise if math.isfinite(noise) else 0.0
+
     def start(self, run: Run) -> Runs:
         """Return a run before its first step, as a checkpoint restores it."""
-        return self.plan(run.method).start(hyperparameters(run.rate, run.length), np.array([run.seed]))
+        return self.plan().start(self._of_run(run), np.array([run.seed]))
 
-    def plan(self, method: str) -> Plan:
-        """Return the compiled program of a method; rate and length are its arguments."""
-        if method not in self._plans:
-            hyper, seeds = hyperparameters(1.0, 1), np.zeros(1, np.int64)
-            self._plans[method] = choose_plan(self._family(method), hyper, seeds, strategy="map")
-        return self._plans[method]
+    def initial_state(self, seed: int) -> tuple[Any, Any]:
+        """Return parameters and model state before the first step."""
+        if seed not in self._initial:
+            state = run_at(self._begin().start(hyperparameters(0, 1.0, 1), np.array([seed])).state, 0, 0)
+            self._initial = {seed: (state.params, state.model_state)}
+        return self._initial[seed]
 
-    def _family(self, method: str) -> RunFamily:
-        make_tx = _MadeForLength(self.portfolio[method].make)
-        return RunFamily(self.workload, make_tx, self.num_steps, min(NUM_POINTS, self.num_steps))
+    def seconds_of_step(self, seed: int) -> float:
+        """Measure the seconds of a step on a few steps of the first method."""
+        plan, seeds, hyper = self.plan(), np.array([seed]), hyperparameters(0, 1e-6, self.num_steps)
+        runs = jax.block_until_ready(plan.advance(plan.start(hyper, seeds), hyper, seeds, 0, 1))
+        done, least = 1, math.inf
+        for steps in (TIMED_STEPS, TIMED_STEPS, 8 * TIMED_STEPS):  # the last ones only if they take less than a moment
+            began = time.monotonic()
+            runs = jax.block_until_ready(plan.advance(runs, hyper, seeds, done, done + steps))
+            done += steps
+            least = min(least, (time.monotonic() - began) / steps)
+            if 16 * TIMED_STEPS * least > 0.2:
+                break
+        return least
 
-    def score(self, runs: Runs, seed: int) -> Scores:
-        """Evaluate a run as it is now."""
+    def seconds_of_evaluation(self, seed: int) -> float:
+        """Measure the seconds of an evaluation, which must have been made before."""
+        assert self.workload.evaluate is not None
+        state = self.initial_state(seed)
+        began = time.monotonic()
+        jax.block_until_ready(self.workload.evaluate(*state))
+        return time.monotonic() - began
+
+    def test_range(self, probe: RangeProbe) -> RangeTest:
+        """Make the range test that a policy asks for.
+
+        Raises:
+          ValueError: if the loss is not finite at the first rate.
+        """
+        rates = make_ladder(probe.min_rate, probe.max_rate, probe.num_steps, "exponential")
+        longer = np.concatenate([rates, extend_ladder(rates, "exponential")]) if probe.extend else rates
+        if len(longer) > self._family.num_steps:
+            raise ValueError(
+                f"a range test must have at most {self._family.num_steps} steps, with those that it is continued by, "
+                f"got {len(longer)}."
+            )
+        tested = self.portfolio[probe.method].range_test_of
+        assert tested is not None
+        optimizer = self._tested.index(tested)
+        hyper = hyperparameters(len(self.portfolio) + optimizer, probe.min_rate, probe.num_steps, probe.max_rate)
+        plan, seeds = self.plan(), np.array([probe.seed])
+        runs, done = plan.start(hyper, seeds), 0
+        for number in dict.fromkeys((len(rates), len(longer))):
+            for stop in np.linspace(done, number, LADDER_PARTS + 1).astype(int)[1:].tolist():
+                runs, done = plan.advance(runs, hyper, seeds, done, stop), stop
+                test = self._read_ladder(longer[:number], runs, probe)
+                if test.diverged_at is not None:
+                    return test
+            if not test.is_flat():
+                break
+        return test
+
+    def _read_ladder(self, rates: np.ndarray, runs: Runs, probe: RangeProbe) -> RangeTest:
+        losses, initial = curves(runs)[0, 0, : len(rates)], np.full(len(rates), np.nan, np.float32)
+        made = int(np.isfinite(losses).sum())
+        initial[:made] = self._initial_loss.losses(probe.seed, 0, made)
+        diverged = bool(np.asarray(runs.diverged)[0, 0])
+        return read_losses(rates, losses, initial, probe.num_steps, diverged=diverged)
+
+    def compile_ahead(self) -> None:
+        """Begin to compile in a thread, behind what runs meanwhile."""
+        plan = self._begin()
+        if self._compilation is None:
+            executor = ThreadPoolExecutor(1, "lrx-select")
+            settings = settings_key()
+            # A thread does not see what a context manager has set.
+            self._compilation = executor.submit(lambda: settings_key() == settings and plan.compile())
+            executor.shutdown(wait=False)
+
+    def plan(self) -> Plan:
+        """Return the compiled program of all methods."""
+        plan = self._begin()
+        if self._compilation is not None:
+            self._compilation.result()
+        return plan.compile()
+
+    def _begin(self) -> Plan:
+        """Return the program whose steps may still have to be compiled."""
+        if self._plan is None:
+            self._plan = choose_plan(
+                self._family, hyperparameters(0, 1.0, 1), np.zeros(1, np.int64), strategy="map", compile_later=True
+            )
+        return self._plan
+
+    def _of_run(self, run: Run) -> dict[str, np.ndarray]:
+        return hyperparameters(self._places[run.method], run.rate, run.length)
+
+    @property
+    def _steps_per_bin(self) -> int:
+        return -(-self.num_steps // NUM_POINTS)
+
+    def _bins(self, runs: Runs) -> np.ndarray:
+        """Return (bins,) float32, means of the losses of a run; NaN where no step was made."""
+        width = self._steps_per_bin
+        room = -(-self.num_steps // width) * width
+        losses = np.full(room, np.nan)
+        losses[: self.num_steps] = curves(runs)[0, 0, : self.num_steps]
+        counts = np.isfinite(losses).reshape(-1, width).sum(axis=1)
+        sums = np.nansum(losses.reshape(-1, width), axis=1)
+        return np.where(counts > 0, sums / np.maximum(counts, 1), np.nan).astype(np.float32)
+
+    def score(self, runs: Runs, method: str, seed: int) -> Scores:
+        """Evaluate a run of a method as it is now."""
         if np.any(np.asarray(runs.diverged)):
             return Scores(math.inf, self._sign * math.inf)
-        results = evaluate(self.workload, runs, np.array([seed]), 1)
+        place = self._places[method]
+
+        def point(state: State, seed: int) -> tuple[Any, Any]:
+            params = state.opt_state.evaluation_point(place, state.params)
+            if params is state.params:
+                return params, state.model_state
+            return params, recompute_batch_stats(self.workload, params, state.model_state, seed=seed)
+
+        found = evaluate(self.workload, runs, np.array([seed]), 1, point)
+        return self._scores({name: float(values[0, 0]) for name, values in found.items()}, runs)
+
+    def _scores(self, results: Mapping[str, float], runs: Runs | None) -> Scores:
         self._set_compared(results)
-        if self.compared not in results:
-            results = {self.compared: tail_loss(runs)}
-        metric = float(results[self.compared][0, 0])
+        if self.compared not in results and runs is not None:
+            results = {self.compared: float(tail_loss(runs)[0, 0])}
+        metric = results.get(self.compared, math.nan)
         has_loss = self.compared != "loss" and "loss" in results
-        return Scores(float(results["loss"][0, 0]) if has_loss else self._sign * metric, metric)
+        return Scores(results["loss"] if has_loss else self._sign * metric, metric)
 
     def _set_compared(self, results: Mapping[str, Any]) -> None:
         """Choose the result by which runs are compared, from those of an evaluation."""
@@ -149,21 +309,24 @@ class MethodRunner:
 
     def initial_scores(self, seed: int) -> Scores | None:
         """Evaluate the initial parameters, which refuses an unknown metric; None if the workload does not evaluate."""
-        name = next(iter(self.portfolio))
-        untrained = self.start(Run(name, self.portfolio[name].default, seed, self.num_steps))
-        scores = self.score(untrained, seed)
+        if self.workload.evaluate is None:
+            return None
+        results = self.workload.evaluate(*self.initial_state(seed))
+        scores = self._scores({name: float(value) for name, value in results.items()}, None)
         return None if self.compared == "training loss" else scores
 
     def require_states(self) -> None:
         """Check that every method has a state for the workload's parameters and descends; nothing is trained."""
         for name, method in self.portfolio.items():
             try:
-                self._family(name).describe_state(hyperparameters(1.0, 1))
+                self._describe_state(name)
             except Exception as error:
                 raise TypeError(
                     f"portfolio[{name!r}].make gives a transformation whose init fails on the parameters of workload "
                     f"{self.workload.name!r}: {error}"
                 ) from error
+            if any(method is known for known in PORTFOLIO.values()):
+                continue  # these descend
             made = {"make": method.make(method.default, self.num_steps)}
             if method.range_test_of is not None:
                 made["range_test_of"] = method.range_test_of(method.default / method.scale)
@@ -173,13 +336,20 @@ class MethodRunner:
                 except ValueError as error:
                     raise ValueError(f"portfolio[{name!r}].{field}: {error}") from error
 
+    def _describe_state(self, method: str) -> dict[str, str]:
+        """Return path to type and shape of a method's state, by tracing only."""
+        rate, steps = jax.ShapeDtypeStruct((), jnp.float32), jax.ShapeDtypeStruct((), jnp.int32)
+        params, _ = initial_shapes(self.workload)
+        make = self.portfolio[method].make
+        return describe(jax.eval_shape(lambda rate, steps, params: make(rate, steps).init(params), rate, steps, params))
+
     def identity(self, **settings: Any) -> Identity:
         """Return everything that determines the numbers of all runs.
 
         Args:
           **settings: everything else that determines them.
         """
-        params, _ = jax.eval_shape(self.workload.init, jax.random.key(0))
+        params, _ = initial_shapes(self.workload)
         known = run_identity(
             self.workload,
             optax.identity(),
@@ -197,7 +367,7 @@ class MethodRunner:
                 for field in dataclasses.fields(method)
                 if not callable(value := getattr(method, field.name))
             }
-            known[f"{place}.state"] = self._family(name).describe_state(hyperparameters(1.0, 1))["opt_state"]
+            known[f"{place}.state"] = self._describe_state(name)
             programs = {"make": family_identity(method.make, (rate, steps), params)}
             if method.range_test_of is not None:
                 programs["range_test_of"] = family_identity(method.range_test_of, (rate,), params)
@@ -206,6 +376,7 @@ class MethodRunner:
         return known
 
 
-def hyperparameters(rate: float, num_steps: int) -> dict[str, np.ndarray]:
-    """Return what the program of a method takes, for one run."""
-    return {"rate": np.array([rate], np.float32), "num_steps": np.array([num_steps], np.float32)}
+def hyperparameters(method: int, rate: float, num_steps: int, last_rate: float = 1.0) -> dict[str, np.ndarray]:
+    """Return what the program takes, for one run of the method at a place."""
+    values = {"method": method, "rate": rate, "num_steps": num_steps, "last_rate": last_rate}
+    return {name: np.array([value], np.float32) for name, value in values.items()}

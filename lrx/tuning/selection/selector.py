@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 import time
 from collections.abc import Mapping
@@ -13,12 +14,13 @@ from lrx.training.following import BestBy
 from lrx.training.many import Runs
 from lrx.training.progress import ProgressMeter
 from lrx.training.workload import Workload
-from lrx.tuning.range_test import range_test
-from lrx.tuning.range_test_result import RangeTest
 from lrx.tuning.selection.bracket import Bracket
-from lrx.tuning.selection.policy import Answer, Ask, Choice, Observation, Observed, Policy, RangeProbe, Run, Training
+from lrx.tuning.selection.certainty import assess, next_run
+from lrx.tuning.selection.code import shortest
+from lrx.tuning.selection.doubts import list_doubts
+from lrx.tuning.selection.policy import Answer, Ask, Choice, Observation, Observed, Policy, Run, Training
 from lrx.tuning.selection.portfolio import Method
-from lrx.tuning.selection.result import Selection, record_of
+from lrx.tuning.selection.result import Selection, record_of, show_seconds
 from lrx.tuning.selection.runner import MethodRunner
 from lrx.tuning.selection.state import from_arrays, to_arrays
 from lrx.tuning.study import Study
@@ -60,6 +62,7 @@ class Selector:
         observed = Observed(self.num_steps, float(budget), self.portfolio, self.runner.compared, self.mode, int(seed))
         self.policy.decide(observed)  # raises if the budget is too small
         self.runner.require_states()
+        self.runner.compile_ahead()
         initial = self.runner.initial_scores(seed)
         observed = dataclasses.replace(observed, metric=self.runner.compared, initial=initial)
         title = f"select, {self.runner.workload.name}"
@@ -71,18 +74,40 @@ class Selector:
                 rounds = len(observed.rounds)
                 study.announce(f"resumed after {rounds} round{'' if rounds == 1 else 's'}")
             status = study.show(observed.spent, observed.allowed)
+            if status.enabled:
+                status.announce(self._estimate(observed))
             status.start()
             while isinstance(decision := self.policy.decide(observed), Ask):
                 answer = self._answer(decision, observed, states, status)
                 observed = observed.extend(decision, answer)
                 study.save(len(observed.range_tests) + len(observed.rounds), to_arrays(observed), states.kept)
+        self._require_learnt(decision, observed)
         return self._selection(decision, observed, time.monotonic() - began)
+
+    def _require_learnt(self, choice: Choice, observed: Observed) -> None:
+        """Refuse a choice whose runs have learnt nothing, whatever policy has made it."""
+        runs = [each for each in observed.runs if each.training.run[:2] == (choice.method, choice.rate)]
+        if runs and not any(each.learnt for each in runs):
+            raise ValueError(
+                f"nothing was learnt: after {max(each.training.stop for each in runs):,} steps the training loss of "
+                f"{choice.method} at {choice.rate:.3g} is not below that of the initial parameters by more than its "
+                "noise. Give a longer run, num_steps, or look at the gradients."
+            )
+
+    def _estimate(self, observed: Observed) -> str:
+        """Return what the selection will cost, as measured on a few steps and one evaluation."""
+        run = self.runner.seconds_of_step(observed.seed) * self.num_steps
+        steps = observed.left / self.num_steps
+        text = f"at most {steps:.2f} full runs of {show_seconds(run)}, {show_seconds(steps * run)}"
+        if observed.initial is not None:
+            text += f", and evaluations of {show_seconds(self.runner.seconds_of_evaluation(observed.seed))}"
+        return text
 
     def _answer(self, ask: Ask, observed: Observed, states: _States, status: ProgressMeter) -> Answer:
         spent, tests, runs = observed.spent, [], []
         for probe in ask.range_tests:
             status.title = ask.title
-            test = self._test_range(probe)
+            test = self.runner.test_range(probe)
             spent += len(test.rates)
             tests.append(test)
             status.update(spent, float(np.nanmin(test.losses)), float(test.rates[-1]))
@@ -95,25 +120,16 @@ class Selector:
             status.update(spent, observation.last.metric, training.run.rate)
         return Answer(tuple(tests), tuple(runs))
 
-    def _test_range(self, probe: RangeProbe) -> RangeTest:
-        tx = self.portfolio[probe.method].range_test_of
-        assert tx is not None
-        return range_test(
-            self.runner.workload,
-            tx,
-            min_rate=probe.min_rate,
-            max_rate=probe.max_rate,
-            num_steps=probe.num_steps,
-            seeds=[probe.seed],
-            extend=probe.extend,
-            progress=False,
-        )
-
     def _selection(self, choice: Choice, observed: Observed, seconds: float) -> Selection:
+        certainty = assess(observed, choice.method, choice.rate)
+        rate = shortest(choice.rate)
+        compared = len({each.training.run.method for each in observed.runs}) > 1 or len(observed.runs) > 1
+        steps = sum(each.training.stop - each.training.start for each in observed.runs)
+        timed = sum(each.seconds for each in observed.runs)
         return Selection(
             choice.method,
             choice.rate,
-            self.portfolio[choice.method].make(choice.rate, self.num_steps),
+            self.portfolio[choice.method].make(rate, self.num_steps),
             self.num_steps,
             self.portfolio,
             [record_of(each, number) for number, round_ in enumerate(observed.rounds, 1) for each in round_],
@@ -123,6 +139,12 @@ class Selector:
             seconds,
             observed.metric,
             self.mode,
+            evaluations=sum(len(each.scores) for each in observed.runs) + (observed.initial is not None),
+            run_seconds=timed / steps * self.num_steps if steps else math.nan,
+            certainty=certainty if compared else None,
+            reasons=choice.reasons,
+            doubts=(*choice.doubts, *list_doubts(observed, certainty, choice.method, choice.rate)),
+            next_run=choice.next_run or next_run(observed, certainty, choice.method, choice.rate),
         )
 
     def _identity(self, budget: float, seed: int) -> dict[str, object]:

@@ -10,8 +10,8 @@ import numpy as np
 from lrx.tuning.range_test_result import RangeTest
 from lrx.tuning.selection.policy import Observation, Observed, RangeProbe, Run, Scores, Training
 
-# The columns of a run: round, method, rate, seed, length, stop, start, keep, final loss, initial loss, diverged,
-# seconds and steps of a bin; of a range test: method, seed, steps, first and last rate, extend.
+# The columns of a run: round, method, rate, seed, length, stop, start, keep, final loss, initial loss, its noise,
+# diverged, seconds and steps of a bin; of a range test: method, seed, steps, first and last rate, extend.
 
 
 def to_arrays(observed: Observed) -> dict[str, np.ndarray]:
@@ -24,7 +24,7 @@ def to_arrays(observed: Observed) -> dict[str, np.ndarray]:
         for each in round_:
             (method, *run), *request, _ = each.training
             scores += [(len(rows), step, *found) for step, found in each.scores.items()]
-            numbers = each.final_loss, each.initial_loss, each.diverged, each.seconds, each.bin_steps
+            numbers = each.final_loss, each.initial_loss, each.noise, each.diverged, each.seconds, each.bin_steps
             rows.append((number, places[method], *run, *request, *numbers))
     if rows:
         arrays["runs"] = np.array(rows, np.float64)
@@ -50,12 +50,14 @@ def from_arrays(arrays: Mapping[str, np.ndarray], beginning: Observed) -> Observ
         scores.setdefault(int(row), {})[int(step)] = Scores(*map(float, found))
     rounds: dict[int, list[Observation]] = {}
     for row, values in enumerate(arrays.get("runs", ())):
-        number, method, rate, seed, *steps, final, initial, diverged, seconds, bin_steps = values.tolist()
+        number, method, rate, seed, *steps, final, initial, noise, diverged, seconds, bin_steps = values.tolist()
         length, stop, start, keep = map(int, steps)
         found = scores.get(row, {})
         training = Training(Run(methods[int(method)], rate, int(seed), length), stop, start, keep, tuple(found))
         rounds.setdefault(int(number), []).append(
-            Observation(training, arrays["losses"][row], int(bin_steps), found, final, initial, bool(diverged), seconds)
+            Observation(
+                training, arrays["losses"][row], int(bin_steps), found, final, initial, bool(diverged), seconds, noise
+            )
         )
     tests: dict[int, dict[str, np.ndarray]] = {}
     for key, values in arrays.items():

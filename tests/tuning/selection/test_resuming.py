@@ -15,7 +15,6 @@ from tuning.selection.methods import SMALL, chosen
 
 import lrx
 from lrx.tuning import Method, Selection, select
-from lrx.tuning.selection import selector as selector_module
 from lrx.tuning.selection.policy import Training
 from lrx.tuning.selection.runner import MethodRunner
 
@@ -43,7 +42,7 @@ def test_an_interrupted_selection_loses_a_round_at_most(
     else:
         bracket.run(3.0, 0, tmp_path / "kept")
     before = len(made)
-    monkeypatch.setattr(selector_module, "range_test", None)  # what is kept is not made again
+    monkeypatch.setattr(MethodRunner, "test_range", None)  # what is kept is not made again
     resumed = bracket.run(3.0, 0, tmp_path / "kept")
     assert made[before:] == [each.steps for each in found.records if each.round > rounds]
     assert resumed.records == found.records

@@ -1,0 +1,76 @@
+"""How many full runs does `lrx.select` cost, with compilation and evaluations?
+
+A character transformer on English text is trained for two lengths, so that a full run takes about five and about thirty
+seconds on two cores of a CPU. What is measured is CPU time, in this process and without a cache of compiled programs:
+that of a full run with AdamW, the median of three after one that compiles; and that of `select`, which compiles its own
+programs. The aim is a ratio to the budget of at most 3 for the short run, and of at most 1.3 for the long one. The
+number of compilations and of evaluations is printed too.
+
+    lrx bench select_cost
+    lrx bench select_cost --steps 350 --budget 1
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import jax
+import numpy as np
+import typer
+
+import lrx
+from lrx.benchmarks.timing import describe_machine
+from lrx.workloads.text import make_text_workload
+
+COMPILATION = "/jax/core/compile/backend_compile_duration"
+
+
+def cpu_seconds(function: Callable[..., Any], *arguments: Any, **options: Any) -> tuple[float, Any]:
+    """Call a function; return the CPU seconds of all threads, and the result."""
+    began = time.process_time()
+    result = function(*arguments, **options)
+    return time.process_time() - began, result
+
+
+def count_compilations() -> list[float]:
+    """Return a list to which the duration of each compilation is appended."""
+    found: list[float] = []
+
+    def listen(event: str, duration_secs: float, **details: Any) -> None:
+        del details
+        if event == COMPILATION:
+            found.append(duration_secs)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    return found
+
+
+def measure(length: int, budget: float, repeats: int, width: int, compilations: list[float]) -> str:
+    """Return what `select` costs for full runs of a length, as a line of text."""
+    workload = make_text_workload(width=width)
+    tx = lrx.adamw(lrx.linear_decay(1e-3, length))
+    lrx.train(workload, tx, steps=length)  # compiles
+    each = [cpu_seconds(lrx.train, workload, tx, steps=length, seed=seed)[0] for seed in range(1, repeats + 1)]
+    run, before = float(np.median(each)), len(compilations)
+    spent, found = cpu_seconds(lrx.select, workload, num_steps=length, budget=budget, progress=False)
+    return (
+        f"{length:,} steps: a full run takes {run:.1f} CPU-s ({min(each):.1f} to {max(each):.1f}), select {spent:.1f}: "
+        f"{spent / run:.1f} full runs, {spent / run / budget:.2f} of its budget of {budget:g}, "
+        f"with {len(compilations) - before} compilations and {found.evaluations} evaluations"
+    )
+
+
+def main(
+    steps: Annotated[list[int], typer.Option("--steps", min=1, help="Of a full run; once for each.")] = [350, 2100],  # noqa: B006
+    budget: Annotated[float, typer.Option(help="Full runs that `select` may spend.")] = 3.0,
+    repeats: Annotated[int, typer.Option(min=1, help="Full runs that are timed.")] = 3,
+    width: Annotated[int, typer.Option(min=4, help="Of the transformer, a multiple of 4.")] = 64,
+) -> None:
+    """Measure and print."""
+    jax.config.update("jax_enable_compilation_cache", False)
+    compilations = count_compilations()
+    print(f"a character transformer of width {width}, {describe_machine()}")
+    for length in steps:
+        print(measure(length, budget, repeats, width, compilations), flush=True)
