@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import textwrap
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lrx.figures import BLUE, LIGHT, PALETTE, VERMILION, empty, is_wide, legend, panels, scale_axis
+from lrx.figures import BLUE, DARK, LIGHT, PALETTE, VERMILION, empty, is_wide, legend, panels, scale_axis
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 Named = tuple[str, np.ndarray]
 MOST_WRITTEN = 16  # cells along a side of a map whose numbers are readable
+CLOSE = 0.1  # of an axis: lengths that are nearer than that have one label
 SHOWN = 2.0  # range of a scale from the best value, in distances between the best value and the median
 
 
@@ -155,21 +156,54 @@ def halving_curves(steps: np.ndarray, losses: np.ndarray, members: dict[str, np.
     return figure
 
 
-def selection_curves(runs: dict[tuple[str, float], dict[int, float]], metric: str, mode: str) -> Figure:
-    """Draw the metric of runs over the lengths at which they were scored; the longest ones are named, best first."""
-    figure, (axes,) = panels()
-    furthest = max(max(values) for values in runs.values())
+def selection_curves(
+    runs: dict[tuple[str, float], dict[int, float]], metric: str, mode: str, chosen: tuple[str, float]
+) -> Figure:
+    """Draw the metric of runs over the lengths at which they were scored; the longest ones are named, best first.
+
+    The lengths of the rounds are marked with the number of their runs; a cross is a run that diverged.
+    """
+    figure, (axes,) = panels(size=(8.0, 4.5))
+    lengths = sorted({steps for values in runs.values() for steps in values})
     finite = [value for values in runs.values() for value in values.values() if np.isfinite(value)]
-    for place, ((method, rate), values) in reversed(list(enumerate(runs.items()))):
+    named = 0
+    for run, values in reversed(runs.items()):
         known = {steps: value for steps, value in values.items() if np.isfinite(value)}
-        in_final = max(values) == furthest and furthest in known
-        style = {"color": PALETTE[place % len(PALETTE)], "lw": 1.8, "zorder": 3} if in_final else {"color": "#B8BDC2"}
-        label = f"{method}, {rate:.2g}" if in_final else None
+        in_final = max(values) == lengths[-1] and lengths[-1] in known
+        style: dict[str, Any] = {"color": LIGHT, "lw": 1.0}
+        if in_final:
+            style = {"color": PALETTE[named % len(PALETTE)], "lw": 3.0 if run == chosen else 1.6, "zorder": 3}
+            named += 1
+        label = f"{run[0]}, {run[1]:.2g}" + (" (chosen)" if run == chosen else "") if in_final else None
         axes.plot(list(known), list(known.values()), "o-", ms=4, label=label, **style)
     axes.set_xscale("log")
-    if mode == "min" and min(finite) > 0:
+    if mode == "min" and finite and min(finite) > 0:
         axes.set_yscale("log")
+    ticks: list[int] = []
+    places, nearest = np.log(lengths), np.inf
+    for length, place in reversed(list(zip(lengths, places, strict=True))):
+        axes.axvline(length, color=LIGHT, lw=0.6, ls=":", zorder=0)
+        if nearest - place < CLOSE * np.ptp(places):  # the texts would overlap
+            continue
+        nearest = place
+        ran = [values for values in runs.values() if length in values]
+        lost = sum(not np.isfinite(values[length]) for values in ran)
+        said = f"{len(ran)} runs" if len(ran) > 1 else "1 run"
+        axes.annotate(
+            said + (f"\n{lost} diverged" if lost else ""),
+            (length, 1.0),
+            xycoords=("data", "axes fraction"),
+            xytext=(0, 3),
+            textcoords="offset points",
+            ha="center",
+            va="bottom",
+            fontsize=8,
+            color=DARK,
+        )
+        ticks.append(length)
+    axes.set_xticks(ticks, [f"{length:,}" for length in ticks])
+    axes.minorticks_off()
     axes.set_xlabel("length of the run in steps")
     axes.set_ylabel(metric)
-    legend(figure, axes, reverse=True)
+    legend(figure, axes, 1, reverse=True, loc="outside right upper")
     return figure

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 
+from lrx.tuning.range_test_result import RangeTest
 from lrx.tuning.selection.policy import Ask, Choice, Observation, Observed, RangeProbe, Run, Training
+from lrx.tuning.selection.portfolio import MIN_RATE
+from lrx.tuning.selection.rates import sees_fall
 from lrx.tuning.selection.result import RunRecord, record_of
 from lrx.tuning.selection.rounds import FEWEST_STEPS, ROUNDS, Candidate, Costs, Rules, plan_costs
 
@@ -18,9 +22,9 @@ class Bracket:
         """Return the next range test or the next round, or the choice; see `Policy`."""
         rules = Rules(observed.portfolio, observed.mode)
         costs = plan_costs(rules, observed.budget, observed.num_steps)
-        if len(observed.range_tests) < len(rules.range_tests):
+        if len({probe.method for probe, _ in observed.range_tests}) < len(rules.range_tests):
             return _next_range_test(rules, costs, observed)
-        return _Rounds(rules, costs, observed).decide()
+        return _second_range_test(rules, costs, observed) or _Rounds(rules, costs, observed).decide()
 
 
 def _next_range_test(rules: Rules, costs: Costs, observed: Observed) -> Ask:
@@ -35,6 +39,29 @@ def _next_range_test(rules: Rules, costs: Costs, observed: Observed) -> Ask:
         extend=2 * costs.range_test + later <= observed.left,
     )
     return Ask(range_tests=(probe,), title=f"range test of {name}")
+
+
+def _second_range_test(rules: Rules, costs: Costs, observed: Observed) -> Ask | None:
+    """Return a longer range test of higher rates only, for an optimizer whose first one saw no fall; None if none did.
+
+    It begins at a hundredth of the default, or of the rate that diverged, and takes twice as many steps, so each rate
+    has many times as long.
+    """
+    steps = 2 * costs.range_test
+    tests: dict[str, list[RangeTest]] = {}
+    for probe, test in observed.range_tests:
+        tests.setdefault(probe.method, []).append(test)
+    for name, made in tests.items():
+        if len(made) > 1 or sees_fall(made[0]):
+            continue
+        if observed.rounds or steps + FEWEST_STEPS * sum(costs.rounds) > observed.left:
+            continue
+        method = rules.leaders[name]
+        last = min(method.max_rate, math.inf if made[0].diverged_at is None else made[0].diverged_at)
+        first = max(min(method.default / method.scale, last) / 100, MIN_RATE)
+        probe = RangeProbe(name, observed.seed, steps, first, max(last, 10 * first))
+        return Ask(range_tests=(probe,), title=f"second range test of {name}")
+    return None
 
 
 class _Rounds:

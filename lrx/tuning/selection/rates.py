@@ -11,13 +11,28 @@ from lrx.tuning.range_test_result import RangeTest
 
 RATE_SPAN = (1.5, 18.0)  # of the rates to try, in means of the range test's suggestion and of the default
 FARTHEST = 10.0  # factor between that mean and the suggestion, at most
+FLAT = 1e-3  # times the last rate: a lowest loss below that rate may be one by chance
+SMALL_GAIN = 0.02  # of the loss: such a lowest loss counts only if its gain is above this
 NEAREST = 1 / 8  # of the step from one rate to the next: a rate that is nearer to a known one is not new
+
+
+def sees_fall(test: RangeTest) -> bool:
+    """Return whether a range test has shown at which rates the loss falls.
+
+    On a plateau the lowest loss lies anywhere. If its rate is far below the rates at which the loss rises, and it is
+    hardly below the others, it is taken to be there by chance.
+    """
+    found = test.suggestions["minimum"]
+    if found is None:
+        return False
+    last = float(test.rates[-1]) if test.diverged_at is None else test.diverged_at
+    return 10 * found >= FLAT * last or test.gain > SMALL_GAIN * abs(float(np.nanmedian(test.losses)))
 
 
 def trial_rates(test: RangeTest, number: int, default: float) -> np.ndarray:
     """Return the rates to try, around the geometric mean of a range test's suggestion and the optimizer's default.
 
-    That mean is at most a factor `FARTHEST` away from the suggestion. If nothing was learnt at any rate, the default
+    That mean is at most a factor `FARTHEST` away from the suggestion. If no fall was seen (`sees_fall`), the default
     takes its place, or a tenth of the rate that diverged if that is less.
 
     Args:
@@ -29,7 +44,7 @@ def trial_rates(test: RangeTest, number: int, default: float) -> np.ndarray:
       (number,) float64, equally spaced in the logarithm.
     """
     found = test.suggestions["minimum"]
-    if found is not None:
+    if found is not None and sees_fall(test):
         middle = min(max(math.sqrt(found * default), found / FARTHEST), found * FARTHEST)
     else:
         middle = default if test.diverged_at is None else min(default, test.diverged_at / FARTHEST)

@@ -14,7 +14,9 @@ from lrx import _checks
 from lrx.training.progress import require_progress
 from lrx.training.workload import Workload, require_workload
 from lrx.tuning.arguments import as_best
+from lrx.tuning.selection.bracket import Bracket
 from lrx.tuning.selection.portfolio import PORTFOLIO, Method
+from lrx.tuning.selection.prior import Prior
 from lrx.tuning.selection.result import Selection
 from lrx.tuning.selection.selector import Selector
 
@@ -39,7 +41,7 @@ def select(
     depend on the length. Promotion to the next round uses the evaluation loss, because accuracy barely separates short
     runs. Among the longest runs, the metric picks the method and the loss picks the rate within it. A run that has
     learnt nothing is never chosen: its training loss is not below that of the initial parameters on the same
-    minibatches.
+    minibatches, by more than the noise of that difference.
 
     A method can be marked `always_advance` because short runs misjudge it. In `PORTFOLIO` that is schedule-free AdamW:
     its low learning rates lead after a tenth of a run and lose at the end. It is chosen only if it is the best of the
@@ -48,7 +50,8 @@ def select(
     Args:
       workload: the model, its data and its loss.
       num_steps: length of the run that the method is chosen for; 10 epochs by default.
-      budget: upper bound of all steps, in full runs.
+      budget: upper bound of all steps, in full runs; compilation and evaluations come on top. Below 1, no methods are
+        compared: the first method of a fixed order that learns is chosen, with the rate of a range test.
       portfolio: name to `lrx.tuning.Method`, by default `lrx.tuning.PORTFOLIO`; to add a method,
         `lrx.tuning.PORTFOLIO | {"mine": Method(...)}`.
       metric: a result of the workload's `evaluate` to compare by, such as "accuracy"; ("score", "max") if the name does
@@ -63,7 +66,7 @@ def select(
 
     Returns:
       A `Selection`. Train with `lrx.train(workload, selection.tx, steps=selection.num_steps)`; `print(selection)` shows
-      the table of all runs.
+      the table of all runs, how sure the choice is and what is not known; `selection.code` is the choice as code.
 
     Raises:
       ValueError: if an argument is out of its range, the portfolio is empty, a method of it ascends, the budget is too
@@ -101,7 +104,8 @@ def select(
         num_steps = DEFAULT_EPOCHS * workload.batches.steps_per_epoch
     _checks.steps("num_steps", num_steps)
     best_by = None if metric is None else as_best(metric, workload)
-    return Selector(workload, num_steps, portfolio, best_by).run(budget, seed, checkpoint, progress)
+    policy = Bracket() if budget >= 1 else Prior()
+    return Selector(workload, num_steps, portfolio, best_by, policy).run(budget, seed, checkpoint, progress)
 
 
 def _require_portfolio(portfolio: Any) -> None:

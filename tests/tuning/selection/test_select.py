@@ -15,7 +15,7 @@ from tuning.selection.methods import SMALL, chosen, late_decay
 import lrx
 from lrx.training import train
 from lrx.tuning import PORTFOLIO, Method, Selection, select
-from lrx.tuning.selection import selector as selector_module
+from lrx.tuning.selection.runner import MethodRunner
 from lrx.workloads import make_workload
 
 
@@ -63,16 +63,25 @@ def test_ten_epochs_are_the_default() -> None:
 
 def test_the_table_and_the_picture_show_every_run(found: Selection) -> None:
     text = str(found)
-    assert text.count("\n") == len({(each.method, each.rate) for each in found.records}) + 4
+    runs = {(each.method, each.rate) for each in found.records}
+    assert text.splitlines()[len(runs) + 1].startswith("chosen: "), "a line for each run below the head"
     assert "diverged" in text
     assert repr(found).startswith(f"Selection({found.method}")
     assert len(repr(found)) < 150
-    assert max(map(len, text.splitlines())) <= 80
-    assert f"chosen: {found.method} at {found.rate:.3g}, by error (min)" in text
-    assert f"cost: {found.cost:.2f} full runs of 3 allowed, 0.10 of them for 1 range test" in text
+    assert max(map(len, text.splitlines())) <= 88
+    assert f"chosen: {found.method} at {found.rate:.3g}, by error (min)" in " ".join(text.split())
+    assert found.code in text
+    assert found.evaluations == 1 + len(found.records)
+    assert found.next_run is not None
+    assert found.certainty is not None
+    assert 0 <= found.certainty.probability <= 1
+    assert found.run_seconds > 0
+    assert f"cost: {found.cost:.2f} full runs of 3 allowed, 0.10 of them for 1 range test" in " ".join(text.split())
     (axes,) = found.plot().axes
     finite = {(each.method, each.rate) for each in found.records if math.isfinite(each.value)}
-    assert sum(len(drawn.get_xdata()) > 0 for drawn in axes.get_lines()) == len(finite)
+    drawn = [each for each in axes.get_lines() if each.get_marker() == "o" and len(each.get_xdata())]
+    assert len(drawn) == len(finite)
+    assert sum("(chosen)" in str(each.get_label()) for each in drawn) == 1
 
 
 def test_a_metric_that_is_nan_is_said_to_be_so() -> None:
@@ -84,7 +93,7 @@ def test_a_metric_that_is_nan_is_said_to_be_so() -> None:
 def test_a_metric_that_no_evaluation_gives_is_refused_before_anything_is_trained(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(selector_module, "range_test", None)
+    monkeypatch.setattr(MethodRunner, "test_range", None)
     with pytest.raises(ValueError, match=r"metric must be one of \['error'\]"):
         chosen(metric="accuracy")
 
@@ -92,7 +101,7 @@ def test_a_metric_that_no_evaluation_gives_is_refused_before_anything_is_trained
 def test_a_method_that_has_no_state_for_the_parameters_is_refused_before_anything_is_trained(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(selector_module, "range_test", None)
+    monkeypatch.setattr(MethodRunner, "test_range", None)
     matrices = optax.GradientTransformation(lambda params: params.shape[1], lambda u, s, p: (u, s))
     portfolio = SMALL | {"matrices only": Method(lambda rate, num_steps: matrices)}
     with pytest.raises(TypeError, match=r"portfolio\['matrices only'\].make gives a transformation whose init fails"):
@@ -135,10 +144,15 @@ def test_a_method_that_has_no_state_for_the_parameters_is_refused_before_anythin
             r"portfolio\['a'\].make must be a function of a rate and a number of steps, but make\(1.0, 100\) failed",
         ),
         (
-            {"budget": 0.15},
+            {"budget": 1.0, "num_steps": 300},
             ValueError,
-            "budget must be at least 0.89 full runs of 400 steps for 1 range test\\(s\\) and a first round of 7 "
-            "runs, got budget=0.15",
+            "budget must be at least 1.1[0-9] full runs of 300 steps for 1 range test\\(s\\) and a first round of 7 "
+            "runs, got budget=1: ",
+        ),
+        (
+            {"budget": 0.01},
+            ValueError,
+            "budget must be at least 0.15 full runs of 400 steps, for a range test and a run",
         ),
         ({"budget": -1}, ValueError, "budget must be"),
         ({"seed": 0.5}, ValueError, "seed must be a whole number from 0 to 2\\^31 - 1, got seed=0.5"),
