@@ -58,11 +58,11 @@ def test_importing_the_command_imports_no_models_and_no_plots():
 def test_help_names_the_commands_in_any_width(tmp_path, columns):
     done = lrx("--help", cwd=tmp_path, columns=columns)
     assert done.returncode == 0
-    for command in ("train", "range-test", "plot", "reproduce", "papers", "names", "bench"):
+    for command in COMMANDS:
         assert command in done.stdout
 
 
-COMMANDS = ("train", "range-test", "plot", "reproduce", "papers", "names", "bench")
+COMMANDS = ("train", "range-test", "select", "plot", "reproduce", "papers", "names", "bench")
 
 
 @pytest.mark.slow
@@ -118,7 +118,7 @@ def test_names_lists_each_data_set_and_model(here):
     assert len(set(texts.values())) == len(texts)
 
 
-@pytest.mark.parametrize("command", ["train", "range-test"])
+@pytest.mark.parametrize("command", ["train", "range-test", "select"])
 def test_help_refers_to_the_list_of_data_sets_and_models(here, command):
     text = re.sub(r"\s+", " ", here(command, "--help").stdout)
     for option in ("data", "model"):
@@ -199,6 +199,9 @@ def test_plot_writes_the_png_it_names(here, tmp_path):
         (["range-test", "--tx", "sgd(0.1)"], "the word rate must stand where the rate belongs"),
         (["range-test", "--tx", "sgd(rat)"], "did you mean rate?"),
         (["range-test", "--steps", "2"], "Invalid value for '--steps'"),
+        (["select", "--epochs", "1", "--steps", "1"], "--epochs and --steps must not both be given, got 1 and 1"),
+        (["select", "--budget", "-1"], "budget must be a finite number > 0"),
+        (["select", "--metric", "f1"], "metric must say whether the least or the greatest is best, got metric='f1'"),
         (["train", "--tx", "lion(1e-3)"], "lion is no name: give the direction a rate, chain(scale_by_lion()"),
         (["train", "--tx", "qwxz(1e-3)"], "qwxz is no name: `lrx names` lists all"),
         (["train", "--epochs", "1", "--steps", "1"], "--epochs and --steps must not both be given, got 1 and 1"),
@@ -327,6 +330,21 @@ def test_the_range_test_says_where_to_start(here, tmp_path, place):
     for rule in ("steepest", "valley", "minimum / 10", "slide", "divergence / 10"):
         assert rule in done.stdout
     assert 1e-4 < float(done.stdout.split("start with ")[1].split()[0]) < 1
+
+
+@pytest.mark.slow
+def test_select_prints_the_command_that_trains_what_it_has_chosen(here, tmp_path):
+    arguments = ("select", "--steps", "60", "--budget", "0.9", "--metric", "accuracy")
+    done = here(*arguments)
+    assert done.returncode == 0, done.stderr
+    assert [os.path.basename(path) for path in written(done)] == ["select.png", "select.txt"]
+    assert "a budget below 1 compares no methods" in " ".join(done.stdout.split())
+    command = done.stdout.split("train with it: lrx ")[1].strip()
+    assert command.startswith("train --data digits --model mlp --steps 60 --tx ")
+    assert here(*shlex.split(command), "--out", str(tmp_path / "trained")).returncode == 0
+    again = here(*arguments)
+    assert "resumed after" in again.stderr
+    assert again.stdout.split("cost:")[0].split("method")[1] == done.stdout.split("cost:")[0].split("method")[1]
 
 
 def test_results_of_another_paper_are_refused(here, tmp_path):

@@ -19,6 +19,7 @@ from lrx.cli.papers import papers
 from lrx.cli.plot import plot
 from lrx.cli.range_test import range_test
 from lrx.cli.reproduce import reproduce
+from lrx.cli.select import select
 from lrx.cli.train import train
 
 app = typer.Typer(
@@ -51,6 +52,7 @@ def options(
 
 app.command(short_help="Train a model, or resume a run.")(train)
 app.command("range-test", short_help="Find the rate to start with.")(range_test)
+app.command(short_help="Choose optimizer, schedule and rate.")(select)
 app.command(short_help="Draw schedules.")(plot)
 app.command(short_help="Reproduce a paper's figures and claims.")(reproduce)
 app.command(short_help="List the papers, and what they cost.")(papers)

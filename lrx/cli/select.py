@@ -1,0 +1,72 @@
+"""`lrx select`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lrx.cli.console import interruptible, out, print_written, refuse
+from lrx.cli.folders import folder_of_run, options_for_other_run, require_folder, set_aside
+from lrx.cli.options import BatchSize, Data, DataDir, Model
+
+
+def select(
+    data: Data = "digits",
+    model: Model = "mlp",
+    budget: Annotated[float, typer.Option(help="Full runs to spend; below 1 a default is chosen.")] = 3.0,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Length of a full run; 10 if no length is given.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Length of a full run, in optimizer steps.")] = None,
+    metric: Annotated[
+        str | None, typer.Option(help="What to compare by, such as accuracy; the evaluation's loss by default.")
+    ] = None,
+    batch_size: BatchSize = 128,
+    seed: Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Seed of all runs.")] = 0,
+    data_dir: DataDir = None,
+    folder: Annotated[
+        Path | None, typer.Option("--out", help="Where it is kept; by default a folder named after what is run.")
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume/--fresh", help="Resume an earlier selection, or move it aside.")
+    ] = True,
+) -> None:
+    """Choose optimizer, schedule and rate for the compute of a few runs; the same command resumes.
+
+    \b
+    lrx select --data digits --model mlp --metric accuracy
+    lrx select --data cifar10 --model resnet8 --epochs 5 --budget 2
+    """
+    if epochs is not None and steps is not None:
+        refuse(f"--epochs and --steps must not both be given, got {epochs} and {steps}: one follows from the other.")
+    folder = folder or folder_of_run(data, model, "select", batch=(batch_size, 128), seed=(seed, 0))
+    require_folder(folder)
+    from lrx import figures, tuning, workloads
+    from lrx.records import write_atomically
+
+    workload = workloads.make_workload(data, model, batch_size=batch_size, data_dir=data_dir)
+    if steps is None and epochs is not None:
+        steps = epochs * workload.batches.steps_per_epoch
+    if not resume:
+        set_aside(folder / "checkpoints")
+    with interruptible(), options_for_other_run():
+        found = tuning.select(
+            workload,
+            num_steps=steps,
+            budget=budget,
+            metric=metric,
+            seed=seed,
+            checkpoint=folder / "checkpoints",
+            progress=True,
+        )
+    out.print(str(found), markup=False, highlight=False)
+    if found.records:
+        print_written(figures.save(found.plot(), folder / "select.png"))
+    print_written(write_atomically(folder / "select.txt", f"{found}\n"))
+    expression = found.code.removeprefix("tx = ").replace("lrx.", "")
+    out.print(
+        f'train with it: lrx train --data {data} --model {model} --steps {found.num_steps} --tx "{expression}"',
+        markup=False,
+        highlight=False,
+        soft_wrap=True,
+    )
