@@ -63,6 +63,7 @@ ROOMS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "tuning": (("tuning/*.py", "tuning/*/*.py"), ("tests/tuning/",)),
 }
 IDLE_SECONDS = 120.0
+INTERNAL_ERROR = 3  # pytest's exit status
 # The suite's own meta-tests are about the tests.
 LEFT_OUT = "not mutants"
 FAR = (
@@ -136,7 +137,10 @@ def run_tests(tree: Path, plan: dict[str, Any], arguments: list[str]) -> dict[st
         if output is None:
             return {"caught_by": "a wait without end", "how": "no CPU used"} if plan["kind"] == "run" else None
         if out.exists():
-            return json.loads(out.read_text()) | {"rc": process.returncode}
+            found = json.loads(out.read_text()) | {"rc": process.returncode}
+            if plan["kind"] == "run" and process.returncode == INTERNAL_ERROR and not found["caught_by"]:
+                found |= {"caught_by": "start of pytest", "how": output[-300:]}  # in an import of a hook
+            return found
         return {"caught_by": "start of pytest", "how": output[-300:], "rc": process.returncode}
 
 
