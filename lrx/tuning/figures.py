@@ -179,6 +179,9 @@ def selection_curves(
     axes.set_xscale("log")
     if mode == "min" and finite and min(finite) > 0:
         axes.set_yscale("log")
+        # What blew up later would press the others together.
+        begun = [values[lengths[0]] for values in runs.values() if np.isfinite(values.get(lengths[0], np.nan))]
+        axes.set_ylim(min(finite) / 1.5, 1.5 * max(begun, default=max(finite)))
     ticks: list[int] = []
     places, nearest = np.log(lengths), np.inf
     for length, place in reversed(list(zip(lengths, places, strict=True))):

@@ -31,6 +31,7 @@ from lrx.tuning.initial_loss import InitialLoss
 from lrx.tuning.ladder import extend_ladder, make_ladder
 from lrx.tuning.range_test import read_losses
 from lrx.tuning.range_test_result import RangeTest
+from lrx.tuning.selection.grouping import group, merge
 from lrx.tuning.selection.policy import Observation, RangeProbe, Run, Scores, Training
 from lrx.tuning.selection.portfolio import PORTFOLIO, Method
 from lrx.tuning.selection.switch import Branch, switch
@@ -50,8 +51,9 @@ class _Switched:
 
     names: tuple[str, ...]
     makes: tuple[Callable[[Any, Any], optax.GradientTransformation], ...]
-    flat: tuple[bool, ...]  # one for each method and for each optimizer
     tested: tuple[Callable[[Any], optax.GradientTransformation], ...]
+    flat: tuple[bool, ...]  # one for each method and for each optimizer
+    groups: tuple[int, ...]  # likewise: numbers of those that share an update
 
     def __call__(self, hyper: Any, count: jax.Array) -> optax.GradientTransformation:
         method, num_steps = (jnp.int32(jnp.round(hyper[name])) for name in ("method", "num_steps"))
@@ -59,7 +61,22 @@ class _Switched:
         on_ladder = hyper["rate"] * (hyper["last_rate"] / hyper["rate"]) ** place
         made = [make(hyper["rate"], num_steps) for make in self.makes] + [tx(on_ladder) for tx in self.tested]
         names = [*self.names, *map(str, self.tested)]
-        return switch([Branch(*parts) for parts in zip(made, names, self.flat, strict=True)], method)
+        branches = []
+        for number in dict.fromkeys(self.groups):
+            members = [each for each, group_of in enumerate(self.groups) if group_of == number]
+            places = [members.index(each) if each in members else 0 for each in range(len(made))]
+            merged = merge([made[each] for each in members], jnp.asarray(places, jnp.int32)[method])
+            branches.append(Branch(merged, names[members[0]], self.flat[members[0]]))
+        return switch(branches, jnp.asarray(self.groups, jnp.int32)[method])
+
+    @classmethod
+    def of(cls, portfolio: Mapping[str, Method], tested: Sequence[Callable[[Any], Any]]) -> _Switched:
+        """Group the methods of a portfolio and the optimizers of its range tests."""
+        flat = [each.flat for each in portfolio.values()]
+        flat += [all(each.flat for each in portfolio.values() if each.range_test_of is tx) for tx in tested]
+        made = [each.make(each.default, 100) for each in portfolio.values()] + [tx(0.01) for tx in tested]
+        makes = tuple(each.make for each in portfolio.values())
+        return cls(tuple(portfolio), makes, tuple(tested), tuple(flat), group(made, flat))
 
 
 class MethodRunner:
@@ -82,11 +99,8 @@ class MethodRunner:
         self._sign = -1 if best_by is not None and best_by.mode == "max" else 1
         self._places = {name: place for place, name in enumerate(portfolio)}
         self._tested = list(dict.fromkeys(each.range_test_of for each in portfolio.values() if each.range_test_of))
-        makes = tuple(each.make for each in portfolio.values())
-        flat = [each.flat for each in portfolio.values()]
-        for tested in self._tested:
-            flat.append(all(each.flat for each in portfolio.values() if each.range_test_of is tested))
-        transformation = _Switched(tuple(portfolio), makes, tuple(flat), tuple(self._tested))
+        transformation = _Switched.of(portfolio, self._tested)
+        self._groups = transformation.groups
         # A point for each step, since range tests look at each.
         points = max(num_steps, LONGEST_LADDER if self._tested else 0)
         self._family = RunFamily(workload, transformation, points, points)
@@ -281,7 +295,7 @@ class MethodRunner:
         """Evaluate a run of a method as it is now."""
         if np.any(np.asarray(runs.diverged)):
             return Scores(math.inf, self._sign * math.inf)
-        place = self._places[method]
+        place = self._groups[self._places[method]]
 
         def point(state: State, seed: int) -> tuple[Any, Any]:
             params = state.opt_state.evaluation_point(place, state.params)

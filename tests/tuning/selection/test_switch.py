@@ -15,6 +15,7 @@ import pytest
 import lrx
 from lrx.extra_args import tolerant_update
 from lrx.tuning import PORTFOLIO
+from lrx.tuning.selection.grouping import group, merge
 from lrx.tuning.selection.switch import Branch, switch
 
 PARAMS = {"a": jnp.linspace(-1.0, 1.0, 6).reshape(2, 3), "b": jnp.full(3, 0.5)}
@@ -105,3 +106,26 @@ def test_a_state_whose_types_change_is_refused_by_name() -> None:
     alone = switch([Branch(tx, "grows")], jnp.int32(0))
     with pytest.raises(TypeError, match="keeps the structure of its state"):
         alone.update(PARAMS, alone.init(PARAMS), PARAMS)
+
+
+def test_methods_that_differ_in_their_schedules_share_an_update() -> None:
+    tx = [
+        lrx.sgd(lrx.linear_decay(0.1, 10), momentum=0.9),
+        lrx.sgd(0.1),
+        lrx.sgd(lrx.one_cycle(0.3, 10), momentum=0.9),
+        lrx.sgd(jnp.float32(0.2), momentum=0.9),
+        lrx.sgd(0.1 * lrx.relative_adaptation(), momentum=0.9),
+        optax.sgd(0.1),
+    ]
+    flat = [True] * len(tx)
+    assert group(tx, flat) == (0, 1, 0, 0, 2, 3)
+    assert group(tx[:3], [True, True, False]) == (0, 1, 2), "vectors and arrays are not the same"
+    of_portfolio = group([method.make(0.01, 20) for method in PORTFOLIO.values()], [True] * len(PORTFOLIO))
+    assert len(set(of_portfolio)) == len(PORTFOLIO) - 4, "SGD's three schedules, and AdamW's"
+    members = [tx[0], tx[2], tx[3]]
+    together = jax.jit(lambda place: trained(merge(members, place)))
+    for place, member in enumerate(members):
+        found, _ = together(jnp.int32(place))
+        expected, _ = jax.jit(functools.partial(trained, member))()
+        for leaf in found:
+            np.testing.assert_allclose(found[leaf], expected[leaf], rtol=1e-6)
