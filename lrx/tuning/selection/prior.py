@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Mapping
 
 import numpy as np
 
 from lrx.tuning.ladder import FEWEST_STEPS
 from lrx.tuning.selection.policy import Ask, Choice, Observed, RangeProbe, Run, Training
+from lrx.tuning.selection.portfolio import Method
 from lrx.tuning.selection.rates import trial_rates
 from lrx.tuning.selection.rounds import range_test_steps
 
@@ -26,7 +28,7 @@ class Prior:
     but whether a method learns at all.
 
     Attributes:
-      order: names of methods; those that the portfolio lacks are left out, and its others follow in its order.
+      order: names of methods; those that the portfolio lacks are left out. If it lacks all, its own order is used.
     """
 
     order: tuple[str, ...] = ORDER
@@ -46,7 +48,7 @@ class Prior:
                 f"budget must be at least {least:g} full runs of {observed.num_steps:,} steps, for a range test and a "
                 f"run that shows whether a method learns, got budget={observed.budget:g}: give that much."
             )
-        for name in self._names(observed):
+        for name in self._names(observed.portfolio):
             method = observed.portfolio[name]
             if name in known:
                 if known[name].learnt:
@@ -75,9 +77,14 @@ class Prior:
             "gradients, which may be zero where training starts."
         )
 
-    def _names(self, observed: Observed) -> list[str]:
-        first = [name for name in self.order if name in observed.portfolio]
-        return first + [name for name in observed.portfolio if name not in first]
+    def needed(self, portfolio: Mapping[str, Method]) -> dict[str, Method]:
+        """Return the methods that may be tried and those whose range tests they use; all if none is in the order."""
+        tried = [portfolio[name] for name in self._names(portfolio)]
+        leaders = {method.variant_of for method in tried}
+        return {name: method for name, method in portfolio.items() if method in tried or name in leaders}
+
+    def _names(self, portfolio: Mapping[str, Method]) -> list[str]:
+        return [name for name in self.order if name in portfolio] or list(portfolio)
 
     def _choice(self, observed: Observed, name: str, rate: float) -> Choice:
         leader = observed.portfolio[observed.portfolio[name].variant_of or name]

@@ -104,8 +104,11 @@ def select(
         num_steps = DEFAULT_EPOCHS * workload.batches.steps_per_epoch
     _checks.steps("num_steps", num_steps)
     best_by = None if metric is None else as_best(metric, workload)
-    policy = Bracket() if budget >= 1 else Prior()
-    return Selector(workload, num_steps, portfolio, best_by, policy).run(budget, seed, checkpoint, progress)
+    if budget >= 1:
+        return Selector(workload, num_steps, portfolio, best_by, Bracket()).run(budget, seed, checkpoint, progress)
+    prior = Prior()
+    needed = prior.needed(portfolio)  # the others are not even compiled
+    return Selector(workload, num_steps, needed, best_by, prior).run(budget, seed, checkpoint, progress)
 
 
 def _require_portfolio(portfolio: Any) -> None:

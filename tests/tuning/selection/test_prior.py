@@ -11,7 +11,7 @@ from tuning.selection.observations import STEPS, add, add_range_test, beginning,
 import lrx
 from lrx.tuning import PORTFOLIO
 from lrx.tuning.selection.policy import Ask, Choice, Observed
-from lrx.tuning.selection.portfolio import SGD
+from lrx.tuning.selection.portfolio import ADAMW, SGD
 from lrx.tuning.selection.prior import ORDER, Prior
 
 
@@ -41,6 +41,12 @@ def test_the_next_method_takes_its_rate_from_a_range_test() -> None:
     assert training.run.method == "sgd, linear decay"
     assert training.run.rate == pytest.approx(0.05 * (1.5 * 18) ** 0.5)
     assert training.stop == (300 - 30) // 2
+
+
+def test_only_the_methods_of_the_order_and_their_leaders_are_compiled() -> None:
+    assert list(Prior().needed(PORTFOLIO)) == [SGD, "sgd, linear decay", ADAMW, "adamw, linear decay", ORDER[0]]
+    others = {name: PORTFOLIO[name] for name in ("dog", "cocob")}
+    assert Prior().needed(others) == others
 
 
 def test_a_budget_that_is_too_small_or_shows_no_learning_is_refused() -> None:
