@@ -52,6 +52,7 @@ def test_arrays_are_stacked_already():
     whole = {"x": np.zeros((5, 8, 3)), "y": np.zeros((5, 8))}
     assert Batches.stack(whole).steps_per_epoch == 5
     assert Batches.stack(tuple(whole.values())).num_examples == 5
+    assert Batches.stack(np.zeros((1, 8))).steps_per_epoch == 1
 
 
 @pytest.mark.parametrize(
@@ -61,6 +62,7 @@ def test_arrays_are_stacked_already():
         ((minibatches(), 5), ValueError, "batches must last for 5 steps, but the iterable ended after 4"),
         (([np.zeros(2), np.zeros(1)],), ValueError, "batches must all have the same shapes, got 2 different"),
         ((np.zeros(()),), ValueError, "batches must have one leading axis that counts batches"),
+        ((np.zeros((0, 8)),), ValueError, "batches must have one leading axis that counts batches"),
         (((np.zeros(2), np.zeros(3)),), ValueError, "batches must have one leading axis that counts batches"),
         ((None,), TypeError, "batches must be given"),
         ((3,), TypeError, "batches must be a Batches, arrays or an iterable of batches, got batches=3"),

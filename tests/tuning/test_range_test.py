@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -209,6 +210,11 @@ def test_the_picture_shows_losses_and_suggestions() -> None:
     found = laddered(seeds=3)
     axes = found.plot().axes[0]
     assert axes.get_xscale() == "log"
+    (band,) = axes.collections  # from the lowest to the highest loss of a seed
+    corners = {tuple(corner) for corner in np.float32(band.get_paths()[0].vertices)}
+    first = found.losses_by_seed[:, 0]
+    assert {(found.rates[0], first.min()), (found.rates[0], first.max())} <= corners
+    assert not dataclasses.replace(found, losses_by_seed=found.losses_by_seed[:1]).plot().axes[0].collections
     labels = [text.get_label() for text in axes.get_lines()]
     assert sum(":" in str(label) for label in labels) == 6  # five rules, and where it diverged
     assert found.plot(title="bowl: sgd").axes[0].get_title("left") == "bowl: sgd"
