@@ -54,7 +54,7 @@ REFERENCE: dict[str, tuple[str, ...]] = {
     "Federated learning": ("lrx.federated",),
     "Reading and editing": ("lrx", "lrx.run_state.minibatches"),
     "Expressions": ("lrx.expressions",),
-    "Workloads": ("lrx.workloads",),
+    "Workloads": ("lrx.workloads", "lrx.workloads.suite"),
     "Diagnostics": ("lrx.diagnostics",),
     "Doctor": ("lrx.doctor",),
     "Papers": ("lrx.papers",),
