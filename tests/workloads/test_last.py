@@ -50,6 +50,8 @@ def test_every_last_task_is_learnt_at_one_rate(name: str) -> None:
 def test_a_recurrent_network_reads_one_step_after_the_other() -> None:
     network = recurrent_network(3, 2, width=4)
     params = network.init(KEY)
+    np.testing.assert_array_equal(params["carry"], np.eye(4))
+    params["carry"] = jax.random.normal(jax.random.key(2), (4, 4))
     sequence = jax.random.normal(jax.random.key(1), (1, 2, 3))
     state = jnp.tanh(sequence[:, 0] @ params["read"]["kernel"])
     state = jnp.tanh(sequence[:, 1] @ params["read"]["kernel"] + state @ params["carry"])

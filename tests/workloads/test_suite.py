@@ -30,7 +30,8 @@ needs_files = pytest.mark.skipif(
 
 
 ALL = EARLIER | UNSEEN | TASKS
-RATES = {  # of AdamW, where 5e-3 is too low to learn anything in a fifth of a run
+RATES = {  # of AdamW, where nothing is learnt in a fifth of a run at 5e-3: too low, or too high for large inputs
+    "friedman-large-inputs": 1e-4,
     "sparse-logistic": 0.1,
     "sparse-small": 0.1,
     "least_squares": 0.1,
