@@ -14,7 +14,7 @@ from lrx import _checks
 from lrx.training.progress import require_progress
 from lrx.training.workload import Workload, require_workload
 from lrx.tuning.arguments import as_best
-from lrx.tuning.selection.bracket import Bracket
+from lrx.tuning.selection.policy import Policy
 from lrx.tuning.selection.portfolio import PORTFOLIO, Method
 from lrx.tuning.selection.prior import Prior
 from lrx.tuning.selection.result import Selection
@@ -29,6 +29,7 @@ def select(
     num_steps: int | None = None,
     budget: float = 3.0,
     portfolio: Mapping[str, Method] | None = None,
+    policy: Policy | None = None,
     metric: str | tuple[str, str] | None = None,
     seed: int = 0,
     checkpoint: str | os.PathLike[str] | None = None,
@@ -54,6 +55,8 @@ def select(
         compared: the first method of a fixed order that learns is chosen, with the rate of a range test.
       portfolio: name to `lrx.tuning.Method`, by default `lrx.tuning.PORTFOLIO`; to add a method,
         `lrx.tuning.PORTFOLIO | {"mine": Method(...)}`.
+      policy: the rules by which the budget is spent, an object with a method `decide` as
+        `lrx.tuning.selection.policy.Policy` describes it; by default the rounds above.
       metric: a result of the workload's `evaluate` to compare by, such as "accuracy"; ("score", "max") if the name does
         not say which is better; by default its "loss", or, if it has none, the training loss of the last tenth of the
         steps.
@@ -103,12 +106,16 @@ def select(
     if num_steps is None:
         num_steps = DEFAULT_EPOCHS * workload.batches.steps_per_epoch
     _checks.steps("num_steps", num_steps)
+    if policy is not None and not callable(getattr(policy, "decide", None)):
+        raise TypeError(
+            f"policy must have a method decide, as lrx.tuning.selection.policy.Policy has it, got policy={policy!r}: give "
+            "lrx.tuning.selection.bracket.Bracket(), or leave it out."
+        )
     best_by = None if metric is None else as_best(metric, workload)
-    if budget >= 1:
-        return Selector(workload, num_steps, portfolio, best_by, Bracket()).run(budget, seed, checkpoint, progress)
-    prior = Prior()
-    needed = prior.needed(portfolio)  # the others are not even compiled
-    return Selector(workload, num_steps, needed, best_by, prior).run(budget, seed, checkpoint, progress)
+    if policy is None and budget < 1:
+        policy = Prior()
+        portfolio = policy.needed(portfolio)  # the others are not even compiled
+    return Selector(workload, num_steps, portfolio, best_by, policy).run(budget, seed, checkpoint, progress)
 
 
 def _require_portfolio(portfolio: Any) -> None:

@@ -17,6 +17,7 @@ import lrx
 from lrx.training import train
 from lrx.training.following import BestBy
 from lrx.tuning import Method, RunRecord, Selection, select
+from lrx.tuning.selection.policy import RangeProbe
 from lrx.tuning.selection.selector import Selector
 
 
@@ -168,6 +169,30 @@ def test_a_selection_in_which_nothing_is_learnt_says_so(noise: float) -> None:
     result = select(workload, num_steps=300, portfolio=few | {"adam": adam})
     assert result.method == "adam"
     assert {each.learnt for each in result.records if each.round == 4} == {True, False}
+
+
+@pytest.mark.parametrize("max_rate", [10.0, 1e5])
+def test_a_range_test_in_the_program_of_the_runs_is_that_of_range_test(bracket: Selector, max_rate: float) -> None:
+    found = bracket.runner.test_range(RangeProbe("late decay", 0, 40, 1e-4, max_rate))
+    expected = lrx.range_test(
+        *(NOISY_LINE, lrx.sgd),
+        min_rate=1e-4,
+        max_rate=max_rate,
+        num_steps=40,
+        seeds=[0],
+        extend=False,
+        progress=False,
+    )
+    assert (found.diverged_at is None) == (max_rate == 10)
+    np.testing.assert_allclose(found.losses, expected.losses, rtol=2e-3, atol=1e-6)
+    assert found.diverged_at == expected.diverged_at
+    for rule, rate in expected.suggestions.items():
+        assert found.suggestions[rule] == (None if rate is None else pytest.approx(rate, rel=1e-2)), rule
+
+
+def test_a_range_test_that_the_program_has_no_room_for_is_refused(bracket: Selector) -> None:
+    with pytest.raises(ValueError, match="a range test must have at most 400 steps, with those that it is continued"):
+        bracket.runner.test_range(RangeProbe("late decay", 0, 300, extend=True))
 
 
 def test_a_flat_range_test_is_continued_within_the_budget() -> None:

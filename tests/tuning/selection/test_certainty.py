@@ -64,9 +64,13 @@ def test_a_table_whose_order_does_not_change_is_surer() -> None:
 def test_a_run_that_diverged_is_no_rival_and_one_that_blew_up_does_not_make_the_rest_unsure() -> None:
     observed = two_rounds(crossing=0.01)
     before = assess(observed, ADAMW, 0.01)
-    observed = add(observed, run_of("momo", 1.0, 250, 1e6), run_of("momo", 1.0, STEPS, math.inf))
+    observed = add(observed, run_of("momo", 1.0, 250, 0.9), run_of("momo", 1.0, STEPS, math.inf))
+    observed = add(
+        observed, run_of("prodigy, linear decay", 1.0, 250, 1e6), run_of("prodigy, linear decay", 1.0, STEPS, 1e3)
+    )
     after = assess(observed, ADAMW, 0.01)
-    assert after.probability == pytest.approx(before.probability)
+    assert after.drift == pytest.approx(before.drift)
+    assert after.probability == pytest.approx(before.probability, abs=1e-6)
     assert next(each.probability for each in after.rivals if each.method == "momo") == 0.0
 
 

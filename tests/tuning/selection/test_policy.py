@@ -12,7 +12,7 @@ from tuning.selection.methods import SMALL
 
 import lrx
 from lrx.training.following import BestBy
-from lrx.tuning.selection.policy import Ask, Choice, Observed, Run, Training
+from lrx.tuning.selection.policy import Ask, Choice, Observation, Observed, Run, Training
 from lrx.tuning.selection.selector import Selector
 
 
@@ -84,3 +84,27 @@ def test_a_policy_is_asked_again_with_what_it_has_seen(tmp_path: Path) -> None:
     assert resumed.records == whole.records
     with pytest.raises(ValueError, match=r"policy is .*Halves\(stop=40\)' there and .*Halves\(stop=20\)' here"):
         selector(Halves(20)).run(1.0, 0, tmp_path / "kept")
+
+
+@dataclasses.dataclass(frozen=True)
+class Stubborn:
+    """Choose a method whatever its run shows."""
+
+    method: str
+
+    def decide(self, observed: Observed) -> Ask | Choice:
+        run = Run(self.method, SMALL[self.method].default, observed.seed, observed.num_steps)
+        return Choice(run.method, run.rate) if observed.rounds else Ask(runs=(Training(run, 20, evaluate_at=(20,)),))
+
+
+def test_a_choice_that_has_learnt_nothing_is_refused_whatever_policy_has_made_it() -> None:
+    few = {"slow": SMALL["slow"]}
+    with pytest.raises(ValueError, match="nothing was learnt: after 20 steps the training loss of slow at 1e-06"):
+        lrx.select(NOISY_LINE, num_steps=40, portfolio=few, metric="error", policy=Stubborn("slow"))
+
+
+def test_a_gain_within_its_noise_is_no_learning() -> None:
+    training = Training(Run("constant", 0.1, 0, 40), 40)
+    losses = np.full(40, 0.9, np.float32)
+    found = [Observation(training, losses, 1, {}, 0.9, 1.0, False, 1.0, noise).learnt for noise in (0.05, 0.2)]
+    assert found == [True, False]

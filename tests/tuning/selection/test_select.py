@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from typing import Any
 
 import jax.numpy as jnp
@@ -16,6 +17,7 @@ import lrx
 from lrx.training import train
 from lrx.tuning import PORTFOLIO, Method, Selection, select
 from lrx.tuning.selection.runner import MethodRunner
+from lrx.tuning.selection.selector import Selector
 from lrx.workloads import make_workload
 
 
@@ -82,6 +84,12 @@ def test_the_table_and_the_picture_show_every_run(found: Selection) -> None:
     drawn = [each for each in axes.get_lines() if each.get_marker() == "o" and len(each.get_xdata())]
     assert len(drawn) == len(finite)
     assert sum("(chosen)" in str(each.get_label()) for each in drawn) == 1
+
+
+def test_what_it_will_cost_is_shown_before_it_begins(bracket: Selector, capsys: pytest.CaptureFixture[str]) -> None:
+    bracket.run(1.0, 0, progress=True)
+    first = capsys.readouterr().out.splitlines()[0]
+    assert re.match(r"select, line: at most 1.00 full runs of .* s, .* s, and evaluations of .* s$", first), first
 
 
 def test_a_metric_that_is_nan_is_said_to_be_so() -> None:
@@ -155,6 +163,11 @@ def test_a_method_that_has_no_state_for_the_parameters_is_refused_before_anythin
             "budget must be at least 0.15 full runs of 400 steps, for a range test and a run",
         ),
         ({"budget": -1}, ValueError, "budget must be"),
+        (
+            {"policy": "race"},
+            TypeError,
+            "policy must have a method decide, as lrx.tuning.selection.policy.Policy has it",
+        ),
         ({"seed": 0.5}, ValueError, "seed must be a whole number from 0 to 2\\^31 - 1, got seed=0.5"),
         ({"num_steps": 0}, ValueError, "num_steps must be"),
         ({"metric": ("error", "best")}, ValueError, 'the mode of metric must be "min" or "max"'),
