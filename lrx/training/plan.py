@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import PartitionSpec, Sharding
 
+from lrx.direction import QUICK
 from lrx.training.equality import Cache
 from lrx.training.many import RunFamily, Runs
 from lrx.training.placement import data_devices, local_devices, placement
@@ -49,7 +50,7 @@ def choose_plan(
       strategy: "vmap", "map", or "auto", which measures both if a step is not small.
       chunk_size: members at a time; as many as fit by default.
       compile_later: for a single member with the strategy "map", compile the steps only if `Plan.compile` is called, or
-        the first of them is made.
+        the first of them is made, and the function that builds the runs without optimizing it.
     """
     programs = _Programs(family, tuple(hyper), len(seeds))
     members = len(next(iter(hyper.values())))
@@ -57,7 +58,7 @@ def choose_plan(
     if strategy == "auto" and len(seeds) * wide == 1:
         strategy = "map"
     if compile_later and strategy == "map" and wide == 1:
-        return Plan(programs, strategy, 1)
+        return Plan(programs, strategy, 1, quick_start=True)
     if strategy != "auto":
         return _fitting_plan(programs, strategy, wide)
 
@@ -109,19 +110,21 @@ class _Programs:
         """About how many operations a step of one run makes."""
         return self._traced[1]
 
-    def compile_start(self, devices: tuple[jax.Device, ...], members: int) -> Any:
-        """Compile the function that builds the runs."""
-        return _COMPILED.find((self.key, devices, members), lambda: self._compile_start(devices, members))
+    def compile_start(self, devices: tuple[jax.Device, ...], members: int, *, quick: bool) -> Any:
+        """Compile the function that builds the runs; a quick one is not optimized."""
+        options = QUICK if quick and devices[0].platform == "cpu" else None
+        key = (self.key, devices, members, options is None)
+        return _COMPILED.find(key, lambda: self._compile_start(devices, members, options))
 
     def compile_advance(self, devices: tuple[jax.Device, ...], members: int, strategy: str) -> Any:
         """Compile the function that runs the steps."""
         key = (self.key, devices, members, strategy)
         return _COMPILED.find(key, lambda: self._compile_advance(devices, members, strategy))
 
-    def _compile_start(self, devices: tuple[jax.Device, ...], members: int) -> Any:
+    def _compile_start(self, devices: tuple[jax.Device, ...], members: int, options: Any) -> Any:
         hyper, keys = self._arguments(devices, members)
         by_run = placement(devices).along(1)
-        return jax.jit(self._start, out_shardings=by_run).lower(hyper, keys.init).compile()
+        return jax.jit(self._start, out_shardings=by_run).lower(hyper, keys.init).compile(options)
 
     def _compile_advance(self, devices: tuple[jax.Device, ...], members: int, strategy: str) -> Any:
         places = placement(devices)
@@ -169,13 +172,13 @@ class Plan:
       seconds: strategy to the seconds of a step of one run; empty if they were not measured.
     """
 
-    def __init__(self, programs: _Programs, strategy: str, members: int) -> None:
+    def __init__(self, programs: _Programs, strategy: str, members: int, *, quick_start: bool = False) -> None:
         self.strategy, self.seeds = strategy, programs.seeds
         self.seconds: dict[str, float] = {}
         devices = programs.devices[: max(1, min(len(programs.devices), members))]
         self.members = -(-members // len(devices)) * len(devices)  # filled up, so that every device has as many
         self._places = placement(devices)
-        self._start = programs.compile_start(devices, self.members)
+        self._start = programs.compile_start(devices, self.members, quick=quick_start)
         self._compile = functools.partial(programs.compile_advance, devices, self.members, strategy)
         self._data = jax.device_put(programs.data, self._places.everywhere)
 

@@ -108,8 +108,8 @@ def select(
     _checks.steps("num_steps", num_steps)
     if policy is not None and not callable(getattr(policy, "decide", None)):
         raise TypeError(
-            f"policy must have a method decide, as lrx.tuning.selection.policy.Policy has it, got policy={policy!r}: give "
-            "lrx.tuning.selection.bracket.Bracket(), or leave it out."
+            f"policy must have a method decide, as lrx.tuning.selection.policy.Policy has it, got policy={policy!r}: "
+            "give lrx.tuning.selection.bracket.Bracket(), or leave it out."
         )
     best_by = None if metric is None else as_best(metric, workload)
     if policy is None and budget < 1:

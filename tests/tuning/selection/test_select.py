@@ -166,7 +166,7 @@ def test_a_method_that_has_no_state_for_the_parameters_is_refused_before_anythin
         (
             {"policy": "race"},
             TypeError,
-            "policy must have a method decide, as lrx.tuning.selection.policy.Policy has it",
+            "policy must have a method decide, as lrx.tuning.selection.policy.Policy",
         ),
         ({"seed": 0.5}, ValueError, "seed must be a whole number from 0 to 2\\^31 - 1, got seed=0.5"),
         ({"num_steps": 0}, ValueError, "num_steps must be"),
