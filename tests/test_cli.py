@@ -347,6 +347,29 @@ def test_select_prints_the_command_that_trains_what_it_has_chosen(here, tmp_path
     assert again.stdout.split("cost:")[0].split("method")[1] == done.stdout.split("cost:")[0].split("method")[1]
 
 
+@pytest.mark.slow
+def test_the_doctor_prints_a_report_and_writes_json_a_picture_and_a_page(here, tmp_path):
+    arguments = ("doctor", "--tx", "adam(cosine_decay(1e-3, 40))", "--steps", "200", "--out", "found")
+    done = here(*arguments)
+    assert done.returncode == 0, done.stderr
+    assert [os.path.basename(path) for path in written(done)] == ["diagnosis.json", "diagnosis.png", "diagnosis.html"]
+    assert "schedule-ends-early (certain" in done.stdout
+    assert "lrx.adam(lrx.cosine_decay(0.001, 200))" in done.stdout
+    saved = json.loads((tmp_path / "found" / "diagnosis.json").read_text())
+    assert saved["findings"][0]["code"] == "schedule-ends-early"
+    assert saved["steps_used"] <= 0.3 * 200
+    page = (tmp_path / "found" / "diagnosis.html").read_text()
+    assert "data:image/png;base64," in page
+    assert "schedule-ends-early" in page
+    assert json.loads(here(*arguments, "--json").stdout)["findings"] == saved["findings"]
+
+
+def test_the_doctor_refuses_a_budget_that_is_too_small_before_anything_is_trained(here):
+    done = here("doctor", "--steps", "20")
+    assert done.returncode == 2
+    assert "budget must allow 42 steps, got budget=0.3, which is 6 of 20 steps" in done.stderr
+
+
 def test_results_of_another_paper_are_refused(here, tmp_path):
     papers.Result("other_2000", "demo", "digits", [0], {}, {}, 0.0).save(tmp_path / "result.json")
     done = here("reproduce", "smith_2017", "--from-results", "result.json")

@@ -14,6 +14,7 @@ except ImportError as error:  # pragma: no cover - the other tests need both
 
 from lrx.cli.bench import bench
 from lrx.cli.console import err, out
+from lrx.cli.doctor import doctor
 from lrx.cli.names import names
 from lrx.cli.papers import papers
 from lrx.cli.plot import plot
@@ -53,6 +54,7 @@ def options(
 app.command(short_help="Train a model, or resume a run.")(train)
 app.command("range-test", short_help="Find the rate to start with.")(range_test)
 app.command(short_help="Choose optimizer, schedule and rate.")(select)
+app.command(short_help="Find out what is wrong with a run.")(doctor)
 app.command(short_help="Draw schedules.")(plot)
 app.command(short_help="Reproduce a paper's figures and claims.")(reproduce)
 app.command(short_help="List the papers, and what they cost.")(papers)

@@ -59,16 +59,15 @@ def check_batch(seen: BatchEvidence, limits: Thresholds) -> list[Finding]:
     numbers = {"batch_size": size, "noise_scale_at_first": seen.first, "noise_scale_later": seen.later}
     if size >= seen.examples or np.isnan(seen.later) or np.isnan(seen.first):
         return []
-    if seen.later > limits.batch_small * size:
-        wanted = min(seen.examples, int(2 ** np.floor(np.log2(min(seen.later, 16.0 * size)))))
+    if seen.later > limits.batch_small * size or np.inf > seen.first > limits.batch_small_at_first * size:
+        wanted = min(seen.examples, int(2 ** np.round(np.log2(np.clip(seen.first, 8.0 * size, 64.0 * size)))))
         return [
             Finding(
                 "batch-too-small",
                 "likely",
                 0.5,
-                f"After a run in miniature the gradient noise scale is "
-                f"{seen.later / size if np.isfinite(seen.later) else np.inf:.2g} times the batch: a step follows the "
-                "noise of its examples.",
+                f"The gradient noise scale is {seen.first / size:.2g} times the batch at the beginning, and "
+                f"{seen.later / size:.2g} times after a run in miniature: a step follows the noise of its examples.",
                 numbers,
                 Remedy(f"Use batches of {wanted} examples, or accumulate gradients.", Change(batch_size=wanted)),
             )

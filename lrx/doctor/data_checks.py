@@ -94,7 +94,8 @@ def check_data(seen: DataEvidence, limits: Thresholds) -> list[Finding]:
                 )
             )
     score = seen.label_score()
-    if np.isfinite(score) and score < limits.label_score and not seen.not_finite:
+    enough = seen.batch_size * len(seen.label_products) >= limits.label_examples
+    if enough and np.isfinite(score) and score < limits.label_score and not seen.not_finite:
         found.append(
             Finding(
                 "labels-are-noise",

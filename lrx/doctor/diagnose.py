@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, overload
 
+import jax
 import numpy as np
 import optax
 
@@ -14,14 +15,17 @@ from lrx.doctor import (
     batch_checks,
     data_checks,
     decay_checks,
+    device_checks,
     gradient_checks,
     history_checks,
     rate_checks,
     schedule_checks,
+    stability_checks,
 )
 from lrx.doctor.batch_checks import check_batch
 from lrx.doctor.data_checks import check_data
 from lrx.doctor.decay_checks import DecayEvidence, check_decay, measure_decay
+from lrx.doctor.device_checks import check_devices, measure_devices
 from lrx.doctor.diagnosis import Diagnosis
 from lrx.doctor.finding import CODES, Finding, Remedy, in_order
 from lrx.doctor.gradient_checks import check_gradients
@@ -30,6 +34,7 @@ from lrx.doctor.measure_run import branch_steps, measure_run
 from lrx.doctor.optimizer_parts import OptimizerParts, apply_change, read_optimizer
 from lrx.doctor.rate_checks import check_rates
 from lrx.doctor.schedule_checks import ScheduleEvidence, check_schedule, measure_schedule
+from lrx.doctor.stability_checks import check_stability, measure_stability
 from lrx.doctor.thresholds import THRESHOLDS, Thresholds
 from lrx.records import stopwatch
 from lrx.training.checks import initial_shapes
@@ -46,6 +51,8 @@ _CHECKS: dict[str, Any] = {
     "rates": check_rates,
     "batch": check_batch,
     "history": check_history,
+    "stability": check_stability,
+    "devices": check_devices,
 }
 _CHECKED: dict[str, dict[str, str]] = {
     "schedule": schedule_checks.CHECKED,
@@ -55,6 +62,8 @@ _CHECKED: dict[str, dict[str, str]] = {
     "rates": rate_checks.CHECKED,
     "batch": batch_checks.CHECKED,
     "history": history_checks.CHECKED,
+    "stability": stability_checks.CHECKED,
+    "devices": device_checks.CHECKED,
 }
 
 
@@ -184,8 +193,9 @@ def _diagnose_history(
     if tx is not None:
         _checks.transformation(tx)
     steps = len(history.loss)
-    evidence: dict[str, Any] = {"history": measure_history(history)}
-    parts = None
+    state = {"params": history.params, "opt_state": history.opt_state}
+    evidence: dict[str, Any] = {"history": measure_history(history), "devices": measure_devices(state)}
+    parts, used = None, 0
     if tx is not None:
         parts = read_optimizer(tx, history.params)
         evidence["schedule"] = measure_schedule(parts, steps)
@@ -196,9 +206,12 @@ def _diagnose_history(
         evidence["schedule"] = schedule_checks.measure_curve(
             lambda counts: rates[np.minimum(counts, steps - 1)], steps, steps
         )
+    if workload is not None and jax.tree.leaves(history.opt_state):
+        seen = evidence["stability"] = measure_stability(history, workload)
+        used = 0 if seen is None else 2 * seen.products
     named = "run" if workload is None else workload.name
     subject = f"{named}: {steps:,} steps" + ("" if tx is None else f" of {_name(tx)}")
-    return _result(evidence, parts, subject, steps, 0, elapsed())
+    return _result(evidence, parts, subject, steps, used, elapsed())
 
 
 def _name(tx: Any) -> str:
@@ -216,7 +229,7 @@ def _result(
     skipped = {}
     for code in CODES:
         if code not in checked:
-            skipped[code] = next((_WHY[group] for group, texts in _CHECKED.items() if code in texts), _WHY["other"])
+            skipped[code] = next(_WHY[group] for group, texts in _CHECKED.items() if code in texts)
     plain = {group: dataclasses.asdict(seen) for group, seen in known.items()}
     return Diagnosis(findings, checked, skipped, subject, steps, used, seconds, plain)
 
@@ -229,7 +242,8 @@ _WHY = {
     "rates": "since this needs a workload",
     "batch": "since this needs a workload",
     "history": "since this needs the history of a run",
-    "other": "since this needs the history of a run",
+    "stability": "since this needs the history of a run and its workload",
+    "devices": "since no device holds a copy of another's values",
 }
 
 

@@ -136,20 +136,29 @@ EXPLAINS: dict[str, tuple[str, ...]] = {
         *("diverges", "dead-layer", "exploding-gradients", "rate-too-high", "rate-too-low", "labels-are-noise"),
         *("vanishing-gradients", "frozen-by-mistake", "warmup-missing", "batch-too-small", "batch-too-large"),
     ),
+    "devices-disagree": ("diverges", "rate-too-high"),
     "loss-is-summed": ("diverges", "rate-too-high", "exploding-gradients", "warmup-missing"),
     "labels-are-noise": (
         *("rate-too-low", "rate-too-high", "batch-too-small", "batch-too-large", "warmup-missing", "noise-floor"),
     ),
-    "dead-layer": ("vanishing-gradients", "rate-too-low", "rate-too-high", "batch-too-small", "batch-too-large"),
-    "vanishing-gradients": ("rate-too-low", "rate-too-high", "batch-too-small", "batch-too-large", "warmup-missing"),
+    "dead-layer": (
+        *("vanishing-gradients", "rate-too-low", "rate-too-high", "batch-too-small", "batch-too-large"),
+        "labels-are-noise",
+    ),
+    "vanishing-gradients": (
+        *("rate-too-low", "rate-too-high", "batch-too-small", "batch-too-large", "warmup-missing", "diverges"),
+        "labels-are-noise",
+    ),
     "exploding-gradients": (
         *("diverges", "rate-too-high", "rate-too-low", "warmup-missing", "batch-too-small", "batch-too-large"),
+        "labels-are-noise",
     ),
     "frozen-by-mistake": ("rate-too-low", "rate-too-high"),
     "eps-too-large": ("rate-too-low", "rate-too-high"),
-    "diverges": ("rate-too-high", "warmup-missing", "batch-too-small", "edge-of-stability"),
+    "diverges": ("rate-too-high", "warmup-missing", "edge-of-stability", "weight-decay-too-strong"),
     "warmup-missing": ("rate-too-high",),
-    "rate-too-high": ("batch-too-small", "edge-of-stability"),
+    "rate-too-high": ("edge-of-stability", "weight-decay-too-strong"),
+    "batch-too-small": ("diverges", "rate-too-high", "warmup-missing", "labels-are-noise", "noise-floor"),
     "schedule-counts-minibatches": (
         *("schedule-never-ends", "schedule-ends-early", "warmup-too-long", "restart-cut", "rate-too-low"),
     ),
@@ -157,7 +166,7 @@ EXPLAINS: dict[str, tuple[str, ...]] = {
     "schedule-ends-early": ("rate-too-low",),
     "schedule-never-ends": ("noise-floor", "restart-cut"),
     "restart-cut": ("noise-floor",),
-    "weight-decay-too-strong": ("rate-too-high", "rate-too-low"),
+    "weight-decay-too-strong": ("rate-too-low",),
     "noise-floor": ("edge-of-stability",),
 }
 

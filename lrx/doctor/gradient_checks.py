@@ -116,14 +116,14 @@ def _vanishing(seen: GradientEvidence, limits: Thresholds) -> Finding | None:
     ]
     if len(kernels) < 2:
         return None
-    (least, path), (most, _) = min(kernels), max(kernels)
+    (least, path), most = min(kernels), max(seen.rms)
     if not np.isfinite(most) or least > limits.vanishing * most:
         return None
     return Finding(
         "vanishing-gradients",
         "likely",
         0.8,
-        f"The gradient of {path} is {least / most:.1g} of the largest layer's: layers far from the loss hardly learn.",
+        f"The gradient of {path} is {least / most:.1g} of the largest one: layers far from the loss hardly learn.",
         {"least_rms": least, "largest_rms": most, "ratio": least / most},
         Remedy(
             "Initialise with the scale of the activation (He or LeCun), add normalisation or residual connections, "

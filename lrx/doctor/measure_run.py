@@ -13,7 +13,7 @@ from lrx.doctor.data_checks import DataEvidence, count_not_finite
 from lrx.doctor.gradient_checks import GradientEvidence
 from lrx.doctor.optimizer_parts import OptimizerParts
 from lrx.doctor.probe import Gradients, Probe, Start, branch_end, repeat
-from lrx.doctor.rate_checks import Branch, RateEvidence, end_loss
+from lrx.doctor.rate_checks import Branch, RateEvidence, end_loss, last_steps
 from lrx.training.workload import Workload
 
 MINIBATCHES = 4  # whose gradients are measured at the same parameters
@@ -45,9 +45,12 @@ def branch_steps(steps: int, budget: float) -> tuple[int, int]:
     _checks.in_interval("budget", budget, "(0, 1]", "it is the part of a run that probes may take")
     allowed = int(budget * steps) - OTHER_STEPS
     for rounds in (2, 1):
-        if (number := allowed // (rounds * BRANCHES)) >= FEWEST:
+        number = allowed // (rounds * BRANCHES)
+        while number >= FEWEST and rounds * BRANCHES * number + last_steps(number) > allowed:
+            number -= 1
+        if number >= FEWEST:
             return number, rounds
-    least = FEWEST * BRANCHES + OTHER_STEPS
+    least = FEWEST * BRANCHES + last_steps(FEWEST) + OTHER_STEPS
     raise ValueError(
         f"budget must allow {least} steps, got budget={budget}, which is {int(budget * steps)} of {steps} steps: "
         f"give budget={min(1.0, np.ceil(100 * least / steps) / 100):g}"
@@ -134,7 +137,9 @@ def _branches(
     factors = [1 / WIDE, 1.0, WIDE]
     outer = probe.run(starts, np.stack([curve * factor for factor in factors]), rows)
     found = [Branch(factor, "scaled", losses.tolist()) for factor, losses in zip(factors, outer.losses, strict=True)]
-    initial = float(np.mean([*first.losses, outer.losses[0, 0]]))
+    # On the minibatches of the ends, so that the noise of minibatches cancels.
+    ones, zeros = np.ones(len(first.paths)), np.zeros(len(first.paths))
+    initial = float(np.mean([probe.losses_at(start, ones, zeros, row) for row in rows[-last_steps(number) :]]))
     ends = [end_loss(branch) for branch in found]
     place = int(np.nanargmin([end if np.isfinite(end) else np.inf for end in ends]))
     best = factors[place]

@@ -102,15 +102,17 @@ def read_optimizer(tx: optax.GradientTransformation, params: Any) -> OptimizerPa
         found = list(_held_schedules(tx, False, DEEPEST))
         schedule = found[0][0] if len({id(each) for each, _ in found}) == 1 else None
         inside = inside and (not found or found[0][1])
-    shown = _shown(tx, params)
-    decay = next((float(value) for name, value in shown.items() if name.rpartition("/")[2] == "weight_decay"), None)
+    decay = core.arguments.get("weight_decay") if core is not None else None
+    if not isinstance(decay, int | float):
+        shown = {} if rebuilt and decay is None else _shown(tx, params)
+        decay = next((value for name, value in shown.items() if name.rpartition("/")[2] == "weight_decay"), None)
     eps = core.arguments.get("eps") if core is not None else None
     return OptimizerParts(
         tx=tx,
         schedule=schedule,
         every=every,
         counts_minibatches=every > 1 and not inside,
-        weight_decay=decay,
+        weight_decay=None if decay is None else float(decay),
         decays_with_schedule=core is not None and core.arguments.get("decoupling") == "schedule",
         eps=float(eps) if isinstance(eps, int | float) else None,
         rebuilt=rebuilt,

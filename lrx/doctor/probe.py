@@ -15,10 +15,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from lrx._paths import named_leaves
+from lrx._paths import named_leaves, write_path
 from lrx.doctor.optimizer_parts import OptimizerParts
 from lrx.extra_args import tolerant_update
 from lrx.run_state import apply_updates
+from lrx.training.checks import workload_key
 from lrx.training.equality import Cache, Same, UndecidedError, key_of
 from lrx.training.sampling import Sampling, keys_of
 from lrx.training.workload import Workload
@@ -82,7 +83,10 @@ class Probe:
         self._rng = np.random.default_rng(self.seed)
         self._order: list[np.ndarray] = []
         self.hyper = {name: np.float32(value) for name, value in self.parts.hyper.items()}
-        self._loss_key = _key_or_own(lambda: key_of((self.workload.loss_fn, self.sampling)))
+        try:
+            self._loss_key: Any = key_of((self.workload.loss_fn, self.sampling))
+        except UndecidedError:
+            self._loss_key = workload_key(self.workload)  # traces it
         self._key = (self._loss_key, _key_or_own(self._tx_key))
 
     def _tx_key(self) -> Any:
@@ -98,7 +102,10 @@ class Probe:
         return Start(params, model_state, self._init_tx(params))
 
     def _init_tx(self, params: Any) -> Any:
-        return jax.jit(self._make(jnp.float32(1.0), self.hyper).init)(params)
+        program = _PROGRAMS.find(
+            ("init", self._key), lambda: jax.jit(lambda params, hyper: self._make(jnp.float32(1.0), hyper).init(params))
+        )
+        return program(params, self.hyper)
 
     def _make(self, rate: Any, hyper: Mapping[str, Any]) -> optax.GradientTransformation:
         return self.parts.with_rate(rate, hyper) if self.parts.rebuilt else self.parts.tx
@@ -191,7 +198,7 @@ class Probe:
         leaves = named_leaves(at.params)
         return Gradients(
             mean=mean,
-            paths=["/".join(path) for path, _ in leaves],
+            paths=[write_path(path) for path, _ in leaves],
             dimensions=np.array([np.ndim(leaf) for _, leaf in leaves]),
             **known,
         )
@@ -244,7 +251,7 @@ class Probe:
     def label_products(self, at: Start, rows: np.ndarray) -> np.ndarray:
         """Return the inner products of what labels add to the gradients of minibatches, (minibatches, minibatches).
 
-        What they add is the difference of the gradient and of that with the labels of other examples of the minibatch.
+        What they add is the difference of the gradient and of that with the labels of other examples.
         If labels do not depend on the inputs, these differences have the mean 0.
         """
 
@@ -252,23 +259,25 @@ class Probe:
             loss_fn, transform = self.workload.loss_fn, self.sampling.transform
             flags = _label_flags(self.arrays)
 
-            def products(params: Any, model_state: Any, rows: Any, arrays: Any, key: Any) -> Any:
+            def products(params: Any, model_state: Any, rows: Any, others: Any, arrays: Any, key: Any) -> Any:
                 def gradient(row: Any, other: Any) -> Any:
                     raw = jax.tree.map(lambda x, label: x[other if label else row], arrays, flags)
                     grads = jax.grad(lambda p: loss_fn(p, model_state, transform(raw, key), key)[0])(params)
                     return jnp.concatenate([jnp.ravel(g).astype(jnp.float32) for g in jax.tree.leaves(grads)])
 
-                def difference(row: Any) -> Any:
-                    return gradient(row, row) - gradient(row, jnp.roll(row, row.shape[0] // 2))
+                def difference(pair: Any) -> Any:
+                    row, other = pair
+                    return gradient(row, row) - gradient(row, other)
 
-                differences = jax.lax.map(difference, rows)
+                differences = jax.lax.map(difference, (rows, others))
                 return differences @ differences.T
 
             return products
 
         program = _PROGRAMS.find(("labels", self._loss_key, rows.shape), lambda: jax.jit(make()))
+        others = self._rng.permutation(rows.ravel()).reshape(rows.shape)
         self.steps_used += 2 * len(rows)
-        return np.asarray(program(at.params, at.model_state, rows, self.arrays, self.keys.step), np.float64)
+        return np.asarray(program(at.params, at.model_state, rows, others, self.arrays, self.keys.step), np.float64)
 
     def losses_at(self, at: Start, scale: np.ndarray, noise: np.ndarray, row: np.ndarray) -> float:
         """Return the loss of a minibatch at changed parameters.
@@ -344,7 +353,8 @@ def _key_or_own(key: Callable[[], Any]) -> Any:
 
 
 def _compiled_init(workload: Workload, key: jax.Array) -> Any:
-    return jax.jit(workload.init)(key)
+    function = _key_or_own(lambda: key_of(workload.init))
+    return _PROGRAMS.find(("params", function), lambda: jax.jit(workload.init))(key)
 
 
 def _label_flags(arrays: Any) -> Any:

@@ -38,7 +38,7 @@ class RateEvidence:
 
     Attributes:
       branches: the runs.
-      initial: loss of the initial parameters.
+      initial: loss of the initial parameters on the last minibatches.
       steps: steps of each.
     """
 
@@ -47,10 +47,15 @@ class RateEvidence:
     steps: int
 
 
+def last_steps(number: int) -> int:
+    """Return the number of last steps of a branch whose losses are averaged."""
+    return max(2, number // 4)
+
+
 def end_loss(branch: Branch) -> float:
     """Return the mean loss of the last quarter of a branch; infinite if it has diverged."""
     losses = np.array([np.inf if loss is None else loss for loss in branch.losses], float)
-    last = losses[-max(2, len(losses) // 4) :]
+    last = losses[-last_steps(len(losses)) :]
     return float(np.mean(last)) if np.all(np.isfinite(last)) else float("inf")
 
 
@@ -82,7 +87,8 @@ def check_rates(seen: RateEvidence, limits: Thresholds) -> list[Finding]:
     if not np.isfinite(seen.initial):
         return []
     if not np.isfinite(end) or end - seen.initial > limits.diverged * max(abs(seen.initial), gain):
-        return [_diverges(numbers, limits)]
+        lower = [_too_high(numbers, 1.0, limits)] if best < limits.high_factor else []
+        return [_diverges(numbers, limits), *lower]
     found: list[Finding] = []
     if gain <= limits.learnt * abs(seen.initial):
         return found

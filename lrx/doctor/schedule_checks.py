@@ -222,11 +222,15 @@ def _ends_early(seen: ScheduleEvidence, limits: Thresholds) -> Finding | None:
         "schedule-ends-early",
         "certain",
         lost,
-        f"After update {last:,.0f} of {seen.updates:,} the rate is at most {max(seen.end, seen.last):.2g} of its peak: "
-        f"{lost:.0%} of the run hardly moves the parameters.",
+        f"From update {last:,.0f} of {seen.updates:,} on the rate is {_part(max(seen.end, seen.last))}: {lost:.0%} of "
+        "the run hardly moves the parameters.",
         {"schedule_steps": int(last), "updates": seen.updates, "last_rate": seen.last * seen.peak},
         Remedy("Let the schedule end with the run.", Change(time_factor=seen.updates / max(last, 1))),
     )
+
+
+def _part(share: float) -> str:
+    return f"at most {share:.2g} of its peak" if share > 1e-4 else "0"
 
 
 def _never_ends(seen: ScheduleEvidence, limits: Thresholds) -> Finding | None:

@@ -29,6 +29,7 @@ class Thresholds:
       decay_weak: share by which weights shrink in a run below which a weight decay has no effect.
       summed_ratio: difference from 1 of (the sum of the losses of a minibatch's halves) / (its loss) for a sum.
       label_score: standard errors above 0 that the agreement of the labels' gradients needs to show a relation.
+      label_examples: examples that the check of labels needs.
       perturbed: relative change of the loss that shows that it depends on a parameter.
       dead_share: share of a layer's units without a gradient above which it is dead.
       vanishing: ratio of the layers' gradients below which they vanish.
@@ -45,7 +46,9 @@ class Thresholds:
       warm_lost: share of the possible fall that a rate loses, to need a warm-up.
       warm_near: distance from the best end, relative to the fall, that a run with a warm-up may have.
       batch_small: noise scale over the batch size above which the batch is too small.
+      batch_small_at_first: the same at the initial parameters, where gradients are largest.
       batch_large: the same below which the batch is too large.
+      edge: sharpness, relative to the limit of the rate, above which a run is at the edge of stability.
       overfit_rise: relative rise of the evaluation loss after its minimum that shows overfitting.
       steady_rate: rate at the end, relative to the peak, above which it counts as not falling.
       floor_fall: fall of the loss in the second half, relative to that in the run, below which it has ended.
@@ -63,24 +66,27 @@ class Thresholds:
     decay_strong: float = 8.0
     decay_weak: float = 1e-3
     summed_ratio: float = 0.1
-    label_score: float = 2.5
+    label_score: float = 2.0
+    label_examples: int = 96
     perturbed: float = 1e-4
     dead_share: float = 0.8
     vanishing: float = 1e-3
     initial_ratio: float = 5.0
     spike: float = 20.0
     eps_ratio: float = 3.0
-    diverged: float = 1.0
+    diverged: float = 4.0
     learnt: float = 0.03
-    high_factor: float = 0.3
+    high_factor: float = 0.25
     high_lost: float = 0.2
-    low_factor: float = 20.0
+    low_factor: float = 18.0
     low_lost: float = 0.3
-    horizon: float = 3.0
-    warm_lost: float = 0.2
+    horizon: float = 1.5
+    warm_lost: float = 0.5
     warm_near: float = 0.0
     batch_small: float = 25.0
-    batch_large: float = 0.1
+    batch_small_at_first: float = 10.0
+    batch_large: float = 0.25
+    edge: float = 0.8
     overfit_rise: float = 0.05
     steady_rate: float = 0.5
     floor_fall: float = 0.02

@@ -8,6 +8,9 @@ import numpy as np
 import pytest
 
 import lrx
+from lrx.doctor.device_checks import DeviceEvidence
+from lrx.doctor.diagnose import find
+from lrx.doctor.evidence import as_evidence
 from lrx.doctor.measure_run import branch_steps
 
 STEPS = 300
@@ -168,7 +171,7 @@ def test_a_history_with_its_optimizer_has_its_schedule_checked():
             (workload(), HEALTHY),
             {"steps": 50},
             ValueError,
-            r"budget must allow 40 steps, got budget=0.3, .*give budget=0.8",
+            r"budget must allow 42 steps, got budget=0.3, .*give budget=0.84",
         ),
         ((workload(), HEALTHY), {"steps": 500, "budget": 1.5}, ValueError, "budget must be in"),
         ((workload(), "adam"), {"steps": 500}, TypeError, "transformation"),
@@ -200,3 +203,38 @@ def test_the_data_set_is_not_changed():
     diagnosed(workload(), HEALTHY)
     for kept, now in zip(jax.tree.leaves(before[0]), (X, Y), strict=True):
         np.testing.assert_array_equal(kept, now)
+
+
+def test_a_run_that_ends_at_the_limit_of_its_rate_is_at_the_edge_of_stability():
+    curvatures = np.array([1.0, 10.0], np.float32)
+    bowl = lrx.Workload.from_functions(
+        lambda w, batch, key: 0.5 * jnp.mean(jnp.sum(batch * w[None, :] ** 2, axis=1)),
+        lambda key: jnp.ones(2),
+        lrx.Batches(np.tile(curvatures, (4, 1)), batch_size=4),
+    )
+    for rate, codes in ((0.19, ["edge-of-stability"]), (0.1, [])):
+        tx = lrx.sgd(rate)
+        state = tx.init(jnp.ones(2))
+        run = history(np.linspace(1, 0.5, 40), rate=np.full(40, rate), params=jnp.ones(2), opt_state=state)
+        found = lrx.diagnose(run, bowl)
+        assert found.codes == codes
+        if codes:
+            assert found.findings[0].level == "hint"
+            np.testing.assert_allclose(found.findings[0].evidence["sharpness"], 10, rtol=0.02)
+            np.testing.assert_allclose(found.findings[0].evidence["limit"], 2 / rate, rtol=1e-5)
+
+
+def test_copies_that_differ_between_devices_are_named():
+    evidence = DeviceEvidence(replicated=3, paths=["lin/bias"], example="lin/bias: 0.0 on CPU 0, 1.0 on CPU 1")
+    (finding,) = find({"devices": evidence})
+    assert (finding.code, finding.level) == ("devices-disagree", "certain")
+    assert "1 of 3 arrays: lin/bias" in finding.summary
+    assert find({"devices": dataclasses.replace(evidence, paths=[], example="")}) == ()
+
+
+def test_findings_follow_from_saved_evidence_alone():
+    found = diagnosed(workload(), lrx.adam(lrx.cosine_decay(3e-5, STEPS)))
+    again = find(as_evidence(found.evidence))
+    assert [(each.code, each.level, each.summary) for each in again] == [
+        (each.code, each.level, each.summary) for each in found.findings
+    ]

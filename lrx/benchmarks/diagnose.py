@@ -1,0 +1,343 @@
+"""Does `lrx.diagnose` name the fault of a run, and does its remedy repair the run?
+
+    lrx bench diagnose
+    lrx bench diagnose --half measured --seeds 1
+
+Faults are planted with severities drawn from a range on ten kinds of small workloads, one fault at a time and, in one
+case in ten, two; as many healthy runs with other schedules, rates and seeds are diagnosed too. The thresholds of
+`lrx.doctor` were found on five kinds, and are measured on the five others; which is which was drawn before. A fault
+that should cost something, such as a rate that is too high, counts only if it does: the final loss is more than 5 %
+above that of the same run without it. Otherwise another severity is drawn, six times at most.
+
+A run is repaired if its final loss, after the change that the remedy of the planted code consists of, is within 5 % of
+that of the healthy run. Losses are those of the clean training examples; for `overfits`, of held-out ones.
+
+Every case is kept in runs.json, so that an interrupted benchmark resumes. The output is diagnose.json, diagnose.png,
+and a README.md with the matrix of planted and named codes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import zlib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import typer
+
+from lrx._checks import known
+from lrx.benchmarks.diagnose_faults import FAMILIES, FAULTS, PAIRS, Case, Draw, healthy
+from lrx.benchmarks.diagnose_kinds import FOUND_ON, KINDS, MEASURED_ON, STEPS
+from lrx.benchmarks.diagnose_report import summary, write
+from lrx.doctor import diagnose as doctor
+from lrx.doctor.evidence import as_evidence
+from lrx.doctor.finding import Change
+from lrx.doctor.optimizer_parts import apply_change, read_optimizer
+from lrx.doctor.probe import Probe, branch_end, repeat
+from lrx.records import Result, stopwatch, write_atomically
+from lrx.training.history import History
+
+if TYPE_CHECKING:
+    from lrx.doctor.probe import Start
+
+HALVES = {"found": FOUND_ON, "measured": MEASURED_ON}
+GRID = 10.0 ** np.arange(-3.5, 1.3, 0.25)  # of rates, to find the best one
+HARM = 0.05  # rise of the final loss that a fault must cause, and within which a run counts as repaired
+DRAWS = 6  # of severities, until a fault does harm
+PARTS = 12  # evaluations of a run whose history is diagnosed
+HELD_OUT = 0.3  # of the examples, for evaluations
+BUDGET = 0.3
+
+
+def run_fully(
+    case: Case, seed: int, tx: Any = None, workload: Any = None, parts: int = 1
+) -> tuple[list[Start], Any, Any]:
+    """Train a case, in so many parts: return the ends of the parts, the losses and the rates of all steps."""
+    workload = case.workload() if workload is None else workload
+    read = read_optimizer(case.tx() if tx is None else tx, jax.eval_shape(workload.init, jax.random.key(0))[0])
+    probe = Probe(workload, read, seed)
+    counts = np.arange(STEPS) // (1 if read.counts_minibatches else read.every)
+    rates = read.rates(counts) if read.rebuilt else np.ones(STEPS)
+    rows, ends, losses = probe.draw(STEPS), [], []
+    at = repeat(probe.start(), 1)
+    for chosen in np.array_split(np.arange(STEPS), parts):
+        branches = probe.run(at, rates[None, chosen], rows[chosen])
+        at = branches.ends
+        ends.append(branch_end(branches, 0))
+        losses.append(branches.losses[0])
+    return ends, np.concatenate(losses), rates
+
+
+class Evaluator:
+    """The losses of a kind on its clean examples."""
+
+    def __init__(self, kind: str) -> None:
+        self.arrays = tuple(map(jnp.asarray, KINDS[kind].data()))
+        self.function = jax.jit(lambda params, arrays: jnp.mean(KINDS[kind].loss(params, arrays)))
+
+    def loss(self, at: Start, first: int = 0, last: int = 1000) -> float:
+        """Return the mean loss of some examples; infinite if it is not finite."""
+        value = float(self.function(at.params, tuple(x[first:last] for x in self.arrays)))
+        return value if math.isfinite(value) else math.inf
+
+
+class Bench:
+    """The cases of one kind, each measured once and kept in a file that all kinds share."""
+
+    def __init__(self, kind: str, path: Path) -> None:
+        self.kind, self.path = kind, path
+        self.kept: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+        self.evaluator = Evaluator(kind)
+
+    def save(self) -> None:
+        """Write what is kept, whole or not at all."""
+        write_atomically(self.path, json.dumps(self.kept) + "\n")
+
+    def keep(self, key: str, make: Any) -> Any:
+        """Return what is kept under a key; it is made if there is nothing."""
+        if key not in self.kept:
+            self.kept[key] = make()
+        return self.kept[key]
+
+    def best_rate(self, family: str) -> float:
+        """Return the best rate of a grid for full runs with a cosine decay."""
+
+        def search() -> float:
+            losses = []
+            for rate in GRID:
+                case = Case(self.kind, family, float(f"{rate:.4g}"), _cosine)
+                losses.append(np.mean([self.final(case, seed) for seed in (0, 1)]))
+            return float(GRID[int(np.argmin(losses))])
+
+        return float(self.keep(f"best | {self.kind} | {family}", search))
+
+    def final(self, case: Case, seed: int, tx: Any = None, workload: Any = None) -> float:
+        """Return the final loss of a case."""
+        return self.evaluator.loss(run_fully(case, seed, tx, workload)[0][-1])
+
+    def case(self, codes: tuple[str, ...], family: str, seed: int, draw: int) -> tuple[Case, Case]:
+        """Return the case with these faults, and the same without them."""
+        name = f"{self.kind} | {'+'.join(codes)} | {family} | {seed} | {draw}"
+        rng = np.random.default_rng(zlib.crc32(name.encode()))
+        best = self.best_rate(family)
+        sound = faulty = healthy(self.kind, family, best, rng)
+        if codes:
+            sound = faulty = dataclasses.replace(sound, schedule=_cosine, rate=float(f"{best:.4g}"))
+        for code in codes:
+            faulty = FAULTS[code].plant(faulty, Draw(best, rng))
+        if faulty.every > 1:
+            sound = dataclasses.replace(sound, every=faulty.every, schedule=_short_cosine)
+        return faulty, sound
+
+    def measure(self, codes: tuple[str, ...], family: str, seed: int, index: int) -> None:
+        """Measure a case, unless it is kept."""
+        key = f"{self.kind} | {'+'.join(codes) or 'healthy'} | {family} | {seed} | {index}"
+
+        def make() -> dict[str, Any] | None:
+            for draw in range(DRAWS):
+                faulty, sound = self.case(codes, family, seed, 100 * index + draw)
+                ends = run_fully(faulty, seed)[0] if not faulty.history else []
+                if faulty.history:
+                    return_value = self._history_case(faulty, codes, seed)
+                else:
+                    values = self.evaluator.loss(ends[-1]), self.final(sound, seed)
+                    return_value = None
+                    if self._counts(codes, faulty, *values, seed):
+                        found = doctor(faulty.workload(), faulty.tx(), steps=STEPS, budget=BUDGET, seed=seed)
+                        return_value = self._record(faulty, found, *values, draw)
+                if return_value is not None:
+                    return return_value
+            return None
+
+        self.keep(key, make)
+
+    def _counts(self, codes: tuple[str, ...], faulty: Case, lost: float, sound: float, seed: int) -> bool:
+        """Return whether the faults of a case do the harm that they should."""
+        if len(codes) != 1:
+            return True
+        (code,) = codes
+        initial = self.evaluator.loss(Probe(faulty.workload(), _parts_of(faulty), seed).start())
+        if code == "diverges":
+            return not lost <= initial
+        if code == "rate-too-high":
+            return (1 + HARM) * sound < lost <= initial
+        if code == "warmup-missing":
+            warm = dataclasses.replace(faulty, schedule=_warm_cosine)
+            value = self.final(warm, seed)
+            return value < 1.05 * sound and lost > 1.15 * value
+        return not FAULTS[code].harms or lost > (1 + HARM) * sound
+
+    def _record(self, case: Case, found: Any, lost: float, sound: float, draw: int) -> dict[str, Any]:
+        return {
+            "severity": case.severity,
+            "lost": lost,
+            "sound": sound,
+            "draw": draw,
+            "steps_used": found.steps_used,
+            "seconds": found.seconds,
+            "evidence": found.evidence,
+            "history": case.history,
+        }
+
+    def _history_case(self, faulty: Case, codes: tuple[str, ...], seed: int) -> dict[str, Any] | None:
+        examples = len(self.evaluator.arrays[0])
+        cut = int((1 - HELD_OUT) * examples)
+        trained = dataclasses.replace(faulty, examples=faulty.examples or cut)
+        ends, losses, rates = run_fully(trained, seed, parts=PARTS)
+        evaluated = [self.evaluator.loss(end, cut, examples) for end in ends]
+        steps = np.cumsum([len(part) for part in np.array_split(np.arange(STEPS), PARTS)])
+        if "overfits" in codes:
+            lost, best = evaluated[-1], min(evaluated)
+        else:
+            lost = self.evaluator.loss(ends[-1])
+            decayed = dataclasses.replace(trained, schedule=_cosine)
+            best = self.final(decayed, seed) if codes else lost
+        if codes and not lost > (1 + HARM) * best:
+            return None
+        history = History(
+            loss=losses.astype(np.float32),
+            rate=rates.astype(np.float32),
+            metrics={},
+            evaluations={} if "noise-floor" in codes else {"loss": np.array(evaluated, np.float32)},
+            evaluation_steps=np.zeros(0, np.int32) if "noise-floor" in codes else steps.astype(np.int32),
+            params=ends[-1].params,
+            model_state=(),
+            opt_state=ends[-1].opt_state,
+        )
+        found = doctor(history, trained.workload(), trained.tx())
+        return self._record(faulty, found, lost, best, 0) | {"evaluated": evaluated, "evaluation_steps": steps.tolist()}
+
+    def repaired(self, key: str, codes: tuple[str, ...], change: Change) -> float | None:
+        """Return the final loss after the change of a remedy; None if it cannot be made."""
+        _, _, family, seed, index = (part.strip() for part in key.split("|"))
+        kept = self.kept[key]
+        name = f"repaired | {key} | {json.dumps(change.given())}"
+
+        def make() -> float | None:
+            if kept["history"] and change.steps is not None:
+                place = int(np.argmin(np.abs(np.array(kept["evaluation_steps"]) - change.steps)))
+                return float(kept["evaluated"][place])
+            case, _ = self.case(codes, family, int(seed), 100 * int(index) + kept["draw"])
+            if kept["history"]:
+                cut = int((1 - HELD_OUT) * len(self.evaluator.arrays[0]))
+                case = dataclasses.replace(case, examples=case.examples or cut)
+            if change.batch_size is not None:
+                return self.final(dataclasses.replace(case, batch_size=min(change.batch_size, 1024)), int(seed))
+            made = apply_change(_parts_of(case), change, STEPS // case.every)
+            return None if made is None or made[0] is None else self.final(case, int(seed), made[0])
+
+        value: float | None = self.keep(name, make)
+        return value
+
+
+def _cosine(peak: float) -> Any:
+    from lrx.schedules import cosine_decay
+
+    return cosine_decay(peak, STEPS)
+
+
+def _short_cosine(peak: float) -> Any:
+    from lrx.schedules import cosine_decay
+
+    return cosine_decay(peak, STEPS // 4)
+
+
+def _warm_cosine(peak: float) -> Any:
+    from lrx.schedules import warmup_cosine_decay
+
+    return warmup_cosine_decay(peak, STEPS // 5, STEPS)
+
+
+def _parts_of(case: Case) -> Any:
+    return read_optimizer(case.tx(), jax.eval_shape(case.workload().init, jax.random.key(0))[0])
+
+
+def plan(kind: str, seeds: Iterable[int]) -> list[tuple[tuple[str, ...], str, int, int]]:
+    """Return the cases of a kind: codes, family, seed and index."""
+    cases: list[tuple[tuple[str, ...], str, int, int]] = []
+    for seed in seeds:
+        for place, (code, fault) in enumerate(FAULTS.items()):
+            families = [FAMILIES[(seed + place + shift) % 2] for shift in (0, 1)]
+            family = next((each for each in families if fault.suits(kind, each)), None)
+            if family is not None:
+                cases.append(((code,), family, seed, 0))
+        pairs = [
+            (pair, family)
+            for pair in PAIRS
+            for family in FAMILIES
+            if all(FAULTS[code].suits(kind, family) for code in pair)
+        ]
+        chosen = np.random.default_rng(zlib.crc32(f"{kind} {seed}".encode())).permutation(len(pairs))[
+            : round(len(cases) / 9 / len(list(seeds)))
+        ]
+        cases += [(*pairs[place], seed, 0) for place in chosen]
+    number = len(cases)
+    cases += [((), FAMILIES[index % 2], 10 + index // 2, index) for index in range(number)]
+    return cases
+
+
+def judge(bench: Bench, repair: bool = True) -> list[dict[str, Any]]:
+    """Return for every kept case of a kind what is found in its evidence by the present thresholds."""
+    rows = []
+    for key, kept in list(bench.kept.items()):
+        parts = [part.strip() for part in key.split("|")]
+        if len(parts) != 5 or parts[0] != bench.kind or kept is None:
+            continue
+        codes = () if parts[1] == "healthy" else tuple(parts[1].split("+"))
+        from lrx.doctor.diagnose import find
+
+        findings = find(as_evidence(kept["evidence"]))
+        row: dict[str, Any] = {
+            "kind": bench.kind,
+            "planted": list(codes),
+            "family": parts[2],
+            "severity": kept["severity"],
+            "named": [[each.code, each.level] for each in findings],
+            "harm": kept["lost"] / kept["sound"] - 1 if kept["sound"] > 0 else 0.0,
+            "cost": kept["steps_used"] / STEPS,
+            "seconds": kept["seconds"],
+            "repair": None,
+        }
+        mended = next((each for each in findings if each.code in codes and each.remedy.change is not None), None)
+        if repair and len(codes) == 1 and mended is not None and mended.remedy.change is not None:
+            value = bench.repaired(key, codes, mended.remedy.change)
+            row["repair"] = None if value is None else (value / kept["sound"] - 1 if math.isfinite(value) else math.inf)
+        rows.append(row)
+    return rows
+
+
+def main(
+    half: Annotated[str, typer.Option(help="found, measured or both: the kinds on which thresholds are.")] = "both",
+    kinds: Annotated[list[str] | None, typer.Option("--kind", help="Kinds of workloads; once for each.")] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Seeds of every fault.")] = 2,
+    folder: Annotated[Path, typer.Option("--out", help="Where results are written.")] = Path("lrx-results/diagnose"),
+) -> None:
+    """Measure, print and draw."""
+    known("--half", half, ("both", *HALVES))
+    chosen = kinds or [kind for name, members in HALVES.items() if half in ("both", name) for kind in members]
+    for kind in chosen:
+        known("--kind", kind, KINDS)
+    elapsed = stopwatch()
+    folder.mkdir(parents=True, exist_ok=True)
+    rows: list[dict[str, Any]] = []
+    for kind in chosen:
+        bench = Bench(kind, folder / "runs.json")
+        for number, case in enumerate(plan(kind, range(seeds))):
+            bench.measure(*case)
+            if number % 10 == 9:
+                bench.save()
+        rows += judge(bench)
+        bench.save()
+        print(f"{kind}: {elapsed():.0f} s", flush=True)
+    settings = {"steps": STEPS, "budget": BUDGET, "halves": {name: list(members) for name, members in HALVES.items()}}
+    curves: Mapping[str, Any] = {"rows": rows}
+    result = Result("diagnose", "cpu", ", ".join(chosen), list(range(seeds)), settings, dict(curves), elapsed())
+    print(f"\n{result.origin()}\n\n{summary(result)}\n")
+    for path in write(result, folder):
+        print(f"wrote {path}")
