@@ -70,11 +70,10 @@ def measure_run(workload: Workload, parts: OptimizerParts, *, steps: int, budget
     curve = _miniature(parts, steps, number)
     peak = float(curve.max()) if parts.rebuilt else 1.0
     moved = probe.update_sizes(start, first.mean, peak)
-    leaves = len(first.paths)
-    small = probe.losses_at(start, np.full(leaves, 0.1), np.zeros(leaves), rows[0])
+    small = probe.loss_at(start, rows[0], 0.1)
     perturbed = _perturbed(probe, start, first, rows[0])
     products = probe.label_products(start, probe.draw(PAIRS)) if probe.has_labels else np.zeros((0, 0))
-    rates, middle, norms = _branches(probe, start, curve, first, number, rounds)
+    rates, middle, norms = _branches(probe, start, curve, number, rounds)
     later = probe.gradients(middle, probe.draw(MINIBATCHES))
     size = workload.batches.examples_per_step
     return Measured(
@@ -119,17 +118,16 @@ def _perturbed(probe: Probe, start: Start, first: Gradients, row: np.ndarray) ->
     """Return the relative change of the loss when each leaf without a gradient is perturbed; NaN for the others."""
     silent = np.flatnonzero((first.rms == 0) & np.isfinite(first.losses[0]))[:MINIBATCHES]
     found = np.full(len(first.paths), np.nan)
-    ones, zeros = np.ones(len(found)), np.zeros(len(found))
     for place in silent:
-        noise = zeros.copy()
+        noise = np.zeros(len(found))
         noise[place] = 0.3 * max(first.param_rms[place], 0.1)
-        changed = probe.losses_at(start, ones, noise, row)
+        changed = probe.loss_at(start, row, noise=noise)
         found[place] = (changed - first.losses[0]) / max(abs(first.losses[0]), 1e-30)
     return found.tolist()
 
 
 def _branches(
-    probe: Probe, start: Start, curve: np.ndarray, first: Gradients, number: int, rounds: int
+    probe: Probe, start: Start, curve: np.ndarray, number: int, rounds: int
 ) -> tuple[RateEvidence, Start, list[float]]:
     """Run branches around the rate; return what they show, the end of the best one, and norms of gradients."""
     rows = probe.draw(number)
@@ -138,8 +136,7 @@ def _branches(
     outer = probe.run(starts, np.stack([curve * factor for factor in factors]), rows)
     found = [Branch(factor, "scaled", losses.tolist()) for factor, losses in zip(factors, outer.losses, strict=True)]
     # On the minibatches of the ends, so that the noise of minibatches cancels.
-    ones, zeros = np.ones(len(first.paths)), np.zeros(len(first.paths))
-    initial = float(np.mean([probe.losses_at(start, ones, zeros, row) for row in rows[-last_steps(number) :]]))
+    initial = float(np.mean([probe.loss_at(start, row) for row in rows[-last_steps(number) :]]))
     ends = [end_loss(branch) for branch in found]
     place = int(np.nanargmin([end if np.isfinite(end) else np.inf for end in ends]))
     best = factors[place]

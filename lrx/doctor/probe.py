@@ -279,36 +279,39 @@ class Probe:
         self.steps_used += 2 * len(rows)
         return np.asarray(program(at.params, at.model_state, rows, others, self.arrays, self.keys.step), np.float64)
 
-    def losses_at(self, at: Start, scale: np.ndarray, noise: np.ndarray, row: np.ndarray) -> float:
+    def loss_at(self, at: Start, row: np.ndarray, scale: float = 1.0, noise: np.ndarray | None = None) -> float:
         """Return the loss of a minibatch at changed parameters.
 
         Args:
           at: the parameters.
-          scale: (leaves,) factors.
-          noise: (leaves,) standard deviations of normal numbers that are added.
           row: (batch_size,) the examples.
+          scale: factor of the parameters.
+          noise: (leaves,) standard deviations of normal numbers that are added; None for none.
         """
+        noisy = noise is not None  # a program of its own: drawing numbers takes the compiler long
 
         def make() -> Callable[..., Any]:
             loss_fn, transform = self.workload.loss_fn, self.sampling.transform
 
             def loss(params: Any, model_state: Any, scale: Any, noise: Any, row: Any, arrays: Any, key: Any) -> Any:
                 leaves, structure = jax.tree.flatten(params)
-                keys = jax.random.split(key, len(leaves))
-                changed = [
-                    (scale[i] * leaf + noise[i] * jax.random.normal(keys[i], leaf.shape)).astype(leaf.dtype)
-                    for i, leaf in enumerate(leaves)
-                ]
+                changed = [(scale * leaf).astype(leaf.dtype) for leaf in leaves]
+                if noisy:
+                    keys = jax.random.split(key, len(leaves))
+                    changed = [
+                        (leaf + noise[i] * jax.random.normal(keys[i], leaf.shape)).astype(leaf.dtype)
+                        for i, leaf in enumerate(changed)
+                    ]
                 batch = transform(jax.tree.map(lambda x: x[row], arrays), key)
                 return loss_fn(jax.tree.unflatten(structure, changed), model_state, batch, key)[0]
 
             return loss
 
-        program = _PROGRAMS.find(("loss", self._loss_key), lambda: jax.jit(make()))
+        program = _PROGRAMS.find(("loss", self._loss_key, noisy), lambda: jax.jit(make()))
+        added = jnp.asarray(noise if noisy else 0.0, jnp.float32)
         row = np.asarray(row, np.int32)
-        scaled, noisy = jnp.asarray(scale, jnp.float32), jnp.asarray(noise, jnp.float32)
         self.steps_used += 1
-        return float(program(at.params, at.model_state, scaled, noisy, row, self.arrays, self.keys.step))
+        return float(program(at.params, at.model_state, jnp.float32(scale), added, row, self.arrays, self.keys.step))
 
     def update_sizes(self, at: Start, gradient: Any, rate: float) -> np.ndarray:
         """Return the largest change of each leaf by an update with a gradient and a rate, (leaves,)."""
