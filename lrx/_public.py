@@ -12,6 +12,7 @@ from lrx.diagnostics import robbins_monro as robbins_monro
 from lrx.diagnostics import sharpness as sharpness
 from lrx.diagnostics import stability_limit as stability_limit
 from lrx.doctor import compare_rates as compare_rates
+from lrx.doctor import coordinate_check as coordinate_check
 from lrx.doctor import critical_batch_size as critical_batch_size
 from lrx.doctor import diagnose as diagnose
 from lrx.doctor import sharpness_monitor as sharpness_monitor
@@ -43,6 +44,7 @@ from lrx.training import TrainingInterrupted as TrainingInterrupted
 from lrx.training import Workload as Workload
 from lrx.training import train as train
 from lrx.tuning import halve_until_trains as halve_until_trains
+from lrx.tuning import mup_factors as mup_factors
 from lrx.tuning import optuna_objective as optuna_objective
 from lrx.tuning import range_test as range_test
 from lrx.tuning import select as select

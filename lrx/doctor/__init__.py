@@ -2,6 +2,7 @@
 
 from lrx.doctor.batch_branches import CriticalBatchSize
 from lrx.doctor.compare_rates import compare_rates
+from lrx.doctor.coordinate_check import CoordinateCheck, coordinate_check
 from lrx.doctor.critical_batch_size import critical_batch_size
 from lrx.doctor.diagnose import diagnose
 from lrx.doctor.diagnosis import Diagnosis
@@ -14,6 +15,7 @@ __all__ = [
     "CODES",
     "THRESHOLDS",
     "Change",
+    "CoordinateCheck",
     "CriticalBatchSize",
     "Diagnosis",
     "Finding",
@@ -22,6 +24,7 @@ __all__ = [
     "SharpnessMonitor",
     "Thresholds",
     "compare_rates",
+    "coordinate_check",
     "critical_batch_size",
     "diagnose",
     "sharpness_monitor",

@@ -4,6 +4,7 @@ from lrx.tuning.execution import Execution
 from lrx.tuning.halve_until_trains import TrialTable, halve_until_trains
 from lrx.tuning.halving import successive_halving
 from lrx.tuning.halving_result import HalvingResult
+from lrx.tuning.mup import MupFactors, MupLeaf, mup_factors
 from lrx.tuning.optuna_objective import optuna_objective
 from lrx.tuning.range_test import range_test
 from lrx.tuning.range_test_result import RangeTest
@@ -19,6 +20,8 @@ __all__ = [
     "Execution",
     "HalvingResult",
     "Method",
+    "MupFactors",
+    "MupLeaf",
     "Random",
     "Range",
     "RangeTest",
@@ -28,6 +31,7 @@ __all__ = [
     "TrialTable",
     "halve_until_trains",
     "log_uniform",
+    "mup_factors",
     "optuna_objective",
     "range_test",
     "select",
