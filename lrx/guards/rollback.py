@@ -44,6 +44,10 @@ class RollbackState(NamedTuple):
         """Return the state of the transformation; what is kept does not act."""
         return (self.inner,)
 
+    def kept(self) -> tuple[Any, ...]:
+        """Return the snapshot, whose state acts again after a rollback."""
+        return (self.snapshot,)
+
     def stops(self) -> jax.Array:
         """Return whether the run is over."""
         return self.stopped
