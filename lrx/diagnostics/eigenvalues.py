@@ -109,10 +109,10 @@ def largest_eigenvalues(
         # The directions so far then span an invariant subspace of the matrix.
         closed = length <= NEGLIGIBLE * norm
         direction = jax.lax.cond(closed, lambda: draw(place + block, products + 1), lambda: rest)
-        # Within the whole space there are n directions.
-        row = jnp.where(place + block < n, orthogonal(direction, rows), 0.0)
         projected = projected.at[:, place].set(column).at[place + block, place].set(jnp.where(closed, 0.0, length))
-        return _Basis(rows.at[place + block].set(row), projected, norm), products + 1
+        # If the basis is the whole space, the last directions are rounding errors, whose images are not asked for.
+        rows = rows.at[place + block].set(orthogonal(direction, rows))
+        return _Basis(rows, projected, norm), products + 1
 
     def combinations(projected: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
         """Return the eigenvalues within the basis, descending, their combinations in columns, and the residuals."""

@@ -103,6 +103,8 @@ def sharpness(
     its basis is full and stops when each residual ||H v - lambda v|| is at most `tol` |lambda|, or is rounding error:
     2e-6 of the largest image H v of a unit vector.
 
+    Each call compiles a program; within a compiled function of your own it is compiled once.
+
     Args:
       loss: `params -> loss`, a scalar, twice differentiable, such as `workload.loss_at(0)`. It is differentiated in
         float32, whatever the types of the parameters are.

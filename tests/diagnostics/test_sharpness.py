@@ -56,6 +56,17 @@ def test_the_largest_eigenvalues_of_a_quadratic_are_found_as_often_as_they_occur
     assert np.all(np.asarray(found.residuals) <= allowed)
 
 
+def test_of_a_multiple_of_the_identity_every_direction_is_an_eigenvector():
+    # For some random vectors not even a rounding error is left of the first image; a direction of zeros would have the
+    # eigenvalue 0.
+    def found(value, key):
+        return lrx.sharpness(lambda x: value * jnp.sum(x**2), jnp.ones(40), num_eigenvalues=2, key=key).eigenvalues
+
+    keys, values = jax.random.split(jax.random.key(0), 12), jnp.tile(jnp.array([-4.0, 0.0, 4.0]), 4)
+    expected = jnp.broadcast_to(2 * values[:, None], (12, 2))
+    np.testing.assert_allclose(jax.jit(jax.vmap(found))(values, keys), expected, rtol=1e-6)
+
+
 @pytest.mark.parametrize("size", [1, 2, 4])
 def test_all_eigenvalues_of_a_small_matrix_are_found(size):
     curvatures = jnp.arange(1.0, size + 1) - 2.5
