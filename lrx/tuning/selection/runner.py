@@ -182,7 +182,7 @@ class MethodRunner:
 
     def start(self, run: Run) -> Runs:
         """Return a run before its first step, as a checkpoint restores it."""
-        return self.plan().start(self._of_run(run), np.array([run.seed]))
+        return self._begin().start(self._of_run(run), np.array([run.seed]))
 
     def initial_state(self, seed: int) -> tuple[Any, Any]:
         """Return parameters and model state before the first step."""

@@ -62,7 +62,8 @@ class Selector:
         observed = Observed(self.num_steps, float(budget), self.portfolio, self.runner.compared, self.mode, int(seed))
         self.policy.decide(observed)  # raises if the budget is too small
         self.runner.require_states()
-        self.runner.compile_ahead()
+        if checkpoint is None:  # otherwise what is resumed may be finished
+            self.runner.compile_ahead()
         initial = self.runner.initial_scores(seed)
         observed = dataclasses.replace(observed, metric=self.runner.compared, initial=initial)
         title = f"select, {self.runner.workload.name}"
@@ -74,13 +75,17 @@ class Selector:
                 rounds = len(observed.rounds)
                 study.announce(f"resumed after {rounds} round{'' if rounds == 1 else 's'}")
             status = study.show(observed.spent, observed.allowed)
-            if status.enabled:
-                status.announce(self._estimate(observed))
+            decision = self.policy.decide(observed)
+            if isinstance(decision, Ask):
+                self.runner.compile_ahead()
+                if status.enabled:
+                    status.announce(self._estimate(observed))
             status.start()
-            while isinstance(decision := self.policy.decide(observed), Ask):
+            while isinstance(decision, Ask):
                 answer = self._answer(decision, observed, states, status)
                 observed = observed.extend(decision, answer)
                 study.save(len(observed.range_tests) + len(observed.rounds), to_arrays(observed), states.kept)
+                decision = self.policy.decide(observed)
         self._require_learnt(decision, observed)
         return self._selection(decision, observed, time.monotonic() - began)
 
