@@ -110,3 +110,11 @@ def test_the_picture_of_the_applied_rate_is_drawn_from_one_epoch(tmp_path):
     path = tmp_path / "rate.png"
     example.save(example.plot(history), path)
     assert path.stat().st_size > 10_000
+
+
+@pytest.mark.slow
+def test_the_rates_of_the_guide_are_too_small_good_and_too_large():
+    found = _load("effects_of_the_rate").compare(num_steps=120, num_points=3)
+    assert found.best == "good"
+    assert found.final_loss["good"] < 0.3 < found.final_loss["too small"]
+    assert found.lengths["too large"] > 5 * found.lengths["good"]

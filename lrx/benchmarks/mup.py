@@ -23,7 +23,7 @@ import typer
 
 import lrx
 from lrx._checks import known
-from lrx.figures import PALETTE, panels, save
+from lrx.figures import PALETTE, panels, save, scale_axis
 from lrx.records import Result, load, markdown_table, stopwatch, write_atomically
 from lrx.training import Workload
 from lrx.tuning import Execution, MupFactors, mup_factors, sweep
@@ -242,8 +242,8 @@ def plot(result: Result) -> Any:
                 panel.plot(rates, means, color=color, lw=1.5, label=f"{width}")
                 panel.plot(rates[best], means[best], "o", color=color, ms=7, mec="white")
             panel.set_xscale("log", base=2)
-            panel.set_yscale("log")
-            panel.set_ylim(0.7 * min(lows), highest)
+            scale_axis(panel, "y", np.array([*lows, highest]))
+            panel.set_ylim(0.9 * min(lows), highest)
             panel.set_title(f"{NETWORKS[name].title}, {kind}", loc="left", fontsize=10)
             panel.set_xlabel("learning rate of the smallest width" if kind == "muP" else "learning rate")
             panel.set_ylabel("final training loss")

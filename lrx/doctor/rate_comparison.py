@@ -13,6 +13,8 @@ from lrx.figures import DARK, PALETTE, panels, scale_axis
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+HIGHEST = 3.0  # of the first loss: higher ones are beyond the picture
+
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class RateComparison:
@@ -91,13 +93,17 @@ class RateComparison:
         below.grid(True)
         below.set_xlabel("step")
         below.set_ylabel("training loss")
-        every = np.concatenate(list(self.losses.values()))
-        scale_axis(below, "y", every)
         # A loss that explodes would hide all others.
-        known = every[np.isfinite(every)]
-        first = max(float(losses[0]) for losses in self.losses.values())
-        if known.max() > 10 * abs(first):
-            below.set_ylim(top=10 * abs(first))
+        first = max(abs(float(losses[0])) for losses in self.losses.values())
+        every = np.concatenate(list(self.losses.values()))
+        shown = every[np.isfinite(every) & (every <= HIGHEST * first)]
+        scale_axis(below, "y", shown)
+        if len(shown) and shown.max() > shown.min():
+            low, high = float(shown.min()), float(shown.max())
+            if below.get_yscale() == "log":
+                below.set_ylim(low / 1.2, high * 1.2)
+            else:
+                below.set_ylim(low - 0.05 * (high - low), high + 0.05 * (high - low))
         return figure
 
 
