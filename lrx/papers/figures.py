@@ -26,6 +26,7 @@ STYLES: dict[str, dict[str, Any]] = {
     "cosine": {"color": ORANGE, "ls": "--"},
     "step": {"color": GREEN, "ls": "-."},
     "step, restarted": {"color": VERMILION, "ls": "-"},
+    "SGDR": {"color": BLUE, "ls": "-"},
     "1 / t": {"color": SKY, "ls": ":"},
     "1 / sqrt t": {"color": PINK, "ls": (0, (5, 1, 1, 1, 1, 1))},
     "refined": {"color": VERMILION, "ls": (0, (4, 1.5))},
