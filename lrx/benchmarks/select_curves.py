@@ -23,6 +23,7 @@ from lrx._checks import known
 from lrx.benchmarks.selection.candidates import FAMILIES
 from lrx.benchmarks.selection.record import Recorder
 from lrx.workloads.suite import TASKS
+from lrx.workloads.suite.last import LAST
 
 
 def main(
@@ -32,13 +33,16 @@ def main(
     families: Annotated[
         list[int] | None, typer.Option("--family", help="Place of a family of methods; once for each, by default all.")
     ] = None,
+    last: Annotated[bool, typer.Option("--last", help="Record the tasks made last instead.")] = False,
     folder: Annotated[Path, typer.Option("--out", help="Folder of the curves.")] = Path("lrx-results/select/curves"),
     data_dir: Annotated[Path | None, typer.Option(help="Folder of the data files; also LRX_DATA_DIR.")] = None,
 ) -> None:
     """Record the curves."""
     for task in tasks or []:
-        known("--task", task, TASKS)
+        known("--task", task, TASKS | LAST)
     chosen = FAMILIES if not families else [FAMILIES[place] for place in families]
-    for name in tasks or TASKS:
-        Recorder(name, TASKS[name], folder / f"{name}.npz", data_dir).record(chosen)
+    for name in tasks or (LAST if last else TASKS):
+        recorder = Recorder(name, (TASKS | LAST)[name], folder / f"{name}.npz", data_dir)
+        recorder.record(chosen)
+        recorder.test_ranges()
         jax.clear_caches()  # a task's programs serve no other task

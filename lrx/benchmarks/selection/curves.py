@@ -135,6 +135,11 @@ class TaskCurves:
         """The metric of a run that diverged."""
         return math.inf if self.mode == "min" else -math.inf
 
+    def is_judged(self, method: str, rate: float) -> bool:
+        """Return whether a method was trained with the held-out seeds, from the nearest rate of its grid."""
+        curves = self.methods[method]
+        return bool(curves.judged[curves.place(rate)])
+
     def judged(self, method: str, rate: float) -> np.ndarray:
         """Return (held-out seeds,) float64: the metric at the end; infinitely bad where a run diverged.
 

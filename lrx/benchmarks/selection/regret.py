@@ -10,6 +10,7 @@ import numpy as np
 from lrx.benchmarks.selection.curves import TaskCurves
 
 NEAR = 0.01  # regret that counts as reaching the oracle
+FAR = 0.05  # regret by the choosing seeds, above which a choice is not trained again
 CANDIDATES = 5  # pairs of method and rate, the best by the choosing seeds, of which the oracle is one
 
 
@@ -76,6 +77,33 @@ def oracle_values(chosen: np.ndarray, judged: np.ndarray, mode: str) -> np.ndarr
     return np.array(found)
 
 
+def mean_regrets(curves: TaskCurves) -> dict[tuple[str, float], float]:
+    """Return the regret of every method at every rate, by the mean of all seeds with which it was trained.
+
+    It is that to the least mean, so it is never negative. It serves where not every pair was judged.
+    """
+    sign = 1 if curves.mode == "min" else -1
+    means = {}
+    for name, runs in curves.methods.items():
+        for place, rate in enumerate(runs.rates.astype(float)):
+            values = curves.chosen_by(name)[place]
+            if runs.judged[place]:
+                values = np.concatenate([values, curves.judged(name, rate)])
+            means[name, float(rate)] = sign * float(np.mean(values))
+    best = min(means.values())
+    span = sign * float(np.mean(curves.initial[curves.metric], dtype=np.float64)) - best
+    return {pair: (mean - best) / span for pair, mean in means.items()}
+
+
+def is_far(curves: TaskCurves, method: str, rate: float) -> bool:
+    """Return whether the choosing seeds show a pair to be more than `FAR` worse than the best."""
+    sign = 1 if curves.mode == "min" else -1
+    best = min(float((sign * curves.chosen_by(name)).mean(axis=1).min()) for name in curves.methods)
+    span = sign * float(np.mean(curves.initial[curves.metric], dtype=np.float64)) - best
+    values = curves.chosen_by(method)[curves.methods[method].place(rate)]
+    return bool((sign * float(values.mean()) - best) / span > FAR)
+
+
 class Judge:
     """The oracle of one task, and the regret of any choice.
 
@@ -95,5 +123,12 @@ class Judge:
         self.initial = float(np.mean(curves.initial[curves.metric], dtype=np.float64))
 
     def __call__(self, method: str, rate: float) -> Judgement:
-        """Return the regret of a choice; its rate is that of the grid which is nearest."""
+        """Return the regret of a choice; its rate is that of the grid which is nearest.
+
+        If the choosing seeds show it to be far from the best, and it was not trained with the others, they judge it.
+        """
+        if not self.curves.is_judged(method, rate) and is_far(self.curves, method, rate):
+            values = self.curves.chosen_by(method)[self.curves.methods[method].place(rate)]
+            regret = (float(values.mean()) - float(self.oracle.mean())) / (self.initial - float(self.oracle.mean()))
+            return Judgement(regret if math.isfinite(regret) else math.inf, math.nan, False)
         return judge(self.curves.judged(method, rate), self.oracle, self.initial)

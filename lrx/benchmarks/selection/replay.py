@@ -10,7 +10,7 @@ import numpy as np
 
 from lrx.benchmarks.selection.curves import CHOOSING, TaskCurves, bin_edges
 from lrx.tuning.execution import NUM_POINTS
-from lrx.tuning.selection.policy import Answer, Ask, Choice, Observation, Observed, Policy, Scores, Training
+from lrx.tuning.selection.policy import Answer, Ask, Choice, Observation, Observed, Policy, Run, Scores, Training
 from lrx.tuning.selection.portfolio import Method
 
 
@@ -26,6 +26,7 @@ class Replay:
         self.curves, self.seed = curves, CHOOSING.index(seed)
         self.sign = 1 if curves.mode == "min" else -1
         self.parts = [stop / curves.num_steps for stop in curves.stops]
+        self._seen: dict[Training, Observation] = {}
 
     def rate(self, method: str, rate: float) -> float:
         """Return the rate of the method's grid that is nearest in the logarithm."""
@@ -47,6 +48,10 @@ class Replay:
         values = {name: float(each[self.seed]) for name, each in self.curves.initial.items()}
         metric = values[self.curves.metric]
         return Scores(values.get("loss", self.sign * metric), metric)
+
+    def value(self, scores: Scores, ends: bool) -> float:
+        """Return what runs are compared by, so that less is better: the metric of complete runs, the loss of others."""
+        return self.sign * scores.metric if ends else scores.loss
 
     def choose(self, policy: Policy, budget: float, portfolio: Mapping[str, Method]) -> tuple[Choice, float]:
         """Let a policy choose; return its choice and what it spent, in full runs.
@@ -73,7 +78,12 @@ class Replay:
         """Look up what was asked for."""
         if ask.range_tests:
             raise ValueError("range tests are not stored: replay a policy that asks for runs only.")
-        return Answer((), tuple(self._observe(training) for training in ask.runs))
+        return Answer((), tuple(self._look_up(training) for training in ask.runs))
+
+    def _look_up(self, training: Training) -> Observation:
+        if training not in self._seen:
+            self._seen[training] = self._observe(training)
+        return self._seen[training]
 
     def _observe(self, training: Training) -> Observation:
         run, steps = training.run, self.curves.num_steps
@@ -90,17 +100,19 @@ class Replay:
         fine = np.searchsorted(edges, np.arange(0, steps, width) + width // 2, side="right") - 1
         fine = np.minimum(fine, len(row) - 1)
         losses = np.where(begun[fine], row[fine], np.nan).astype(np.float32)
-        tail = (edges[1:] > 0.9 * training.stop) & begun & np.isfinite(row)
-        final = math.inf if diverged else float(row[tail].mean()) if tail.any() else math.nan
-        return Observation(training, losses, width, scores, final, self._first_loss(), diverged)
+        initial = self.initial().loss
+        final = initial - 1 - abs(initial) if self._has_learnt(run, place, row) else initial
+        return Observation(training, losses, width, scores, math.inf if diverged else final, initial, diverged)
 
-    def _first_loss(self) -> float:
-        """Return about the training loss of the initial parameters: the largest first bin of all stored runs."""
-        firsts = []
-        for curves in self.curves.methods.values():
-            losses = curves.losses[0, self.seed]  # at the lowest rate
-            firsts += list(losses[np.isfinite(losses)][:1])
-        return float(np.median(firsts))
+    def _has_learnt(self, run: Run, place: int, row: np.ndarray) -> bool:
+        """Return whether a run is better than the initial parameters in anything that is stored.
+
+        The loss of the initial parameters on the minibatches of the run is not.
+        """
+        scores, initial = self.scores(run.method, run.rate, place), self.initial()
+        known = row[np.isfinite(row)]
+        falls = len(known) > 1 and known[-1] < known[0]
+        return scores.loss < initial.loss or self.sign * (scores.metric - initial.metric) < 0 or bool(falls)
 
     def _place(self, stop: int) -> int:
         """Return the place of the stop that is within a grain of a step."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -14,6 +14,10 @@ from lrx.records import Result, markdown_table
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+TITLES = {  # of the results, by the stem of their files
+    "select": "Rules found without the kind of the task",
+    "last": "Tasks made last, of kinds that no rule was found with",
+}
 MOST = 1.0  # regret that a mean counts for a worse choice: as bad as no training
 BEST_DEFAULT = "best default"  # of all methods at their default rate, the one with the least mean regret
 DRAWN = (
@@ -186,7 +190,49 @@ def plot(result: Result) -> Figure:
     return figure
 
 
-def choices_of(measured: Mapping[str, Any]) -> list[tuple[str, float]]:
-    """Return every pair of method and rate that a strategy chose on a task."""
-    picks = (pick for rows in measured["strategies"].values() for row in rows for pick in row)
-    return list(dict.fromkeys((pick["method"], pick["rate"]) for pick in picks))
+def source_table(result: Result) -> str:
+    """Return a table in Markdown: where the mean regret of `select` at 3 full runs comes from, by kind."""
+    names = ["total", "optimizer", "schedule", "rate", "oracle's method"]
+    rows, every = [], []
+    for kind in dict.fromkeys(measured["kind"] for measured in result.curves.values()):
+        found = [
+            [source[name] for name in names]
+            for measured in result.curves.values()
+            if measured["kind"] == kind
+            for source in measured["sources"]
+        ]
+        rows.append([kind, *map(percent, np.mean(found, axis=0).tolist())])
+        every.append(np.mean(found, axis=0))
+    rows = [*sorted(rows), ["mean of the kinds", *map(percent, np.mean(every, axis=0).tolist())]]
+    return markdown_table(["kind", *names[:-1], "oracle's method at the chosen rate"], rows)
+
+
+def section(result: Result, title: str, picture: str) -> list[str]:
+    """Return the tables of a result, as lines of Markdown."""
+    count, kinds = len(result.curves), len({measured["kind"] for measured in result.curves.values()})
+    lines = [f"## {title}", "", f"{count} tasks of {kinds} kinds. {result.origin()}", ""]
+    lines += [f"![Regret of strategies over the budget]({picture})", "", "With 3 full runs:", "", summary(result, 3.0)]
+    lines += ["", "Over the budget, in full runs:", "", curve_table(result)]
+    by_kind = [name for name in DRAWN if name in statistics(result) and name != BEST_DEFAULT]
+    lines += ["", "Mean regret by kind, with 3 full runs:", "", kind_table(result, by_kind, 3.0)]
+    lines += ["", "Task by task, with 3 full runs and three seeds; a star marks what is not near:", ""]
+    lines += [
+        task_table(result, "select", 3.0),
+        "",
+        "Where the regret comes from, by the means of all seeds: the best of",
+    ]
+    lines[-1] += " the chosen optimizer, what the schedule adds to it, and what the rate adds:"
+    return [*lines, "", source_table(result), ""]
+
+
+def page(results: Mapping[str, Result], introduction: str) -> str:
+    """Return the tables of results as a page in Markdown.
+
+    Args:
+      results: stem of the files to result.
+      introduction: what was measured, in Markdown.
+    """
+    lines = [introduction, ""]
+    for stem, result in results.items():
+        lines += section(result, TITLES[stem], f"{stem}.png")
+    return "\n".join(lines)

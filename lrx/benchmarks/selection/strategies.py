@@ -57,7 +57,7 @@ def random_search(replay: Replay) -> list[Pick]:
     rng = np.random.default_rng(CHOOSING[replay.seed])
     pairs = []
     for _ in range(math.floor(max(BUDGETS))):
-        method = str(rng.choice(list(METHODS)))
+        method = str(rng.choice(list(replay.curves.methods)))
         pairs.append((method, float(rng.choice(METHODS[method].rates))))
     return _full_runs(replay, pairs)
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from lrx import expressions
+from lrx.tuning.selection.portfolio import PORTFOLIO
 
 
 def shortest(rate: float) -> float:
@@ -40,4 +41,6 @@ def write_code(tx: Any, method: str, rate: float, num_steps: int) -> str:
                 node.id = f"lrx.{node.id}"
         return f"tx = {ast.unparse(tree)}"
     except (SyntaxError, ValueError):
+        if method in PORTFOLIO and tx == PORTFOLIO[method].make(rate, num_steps):
+            return f"tx = lrx.tuning.PORTFOLIO[{method!r}].make({rate!r}, {num_steps})"
         return f"tx = portfolio[{method!r}].make({rate!r}, {num_steps})"

@@ -12,6 +12,7 @@ from lrx import _checks
 from lrx.controllers import reduce_on_plateau, relative_adaptation
 from lrx.optimizers import (
     adamw,
+    averaged,
     cocob,
     dog,
     hypergradient_adam,
@@ -22,7 +23,8 @@ from lrx.optimizers import (
     sgd,
 )
 from lrx.rates import Schedule
-from lrx.schedules import constant, linear_decay, one_cycle, warmup_stable_decay
+from lrx.schedules import constant, linear_decay, one_cycle, warmup_linear_decay, warmup_stable_decay
+from lrx.transformations import factory
 
 MOMENTUM = 0.9
 MIN_RATE = 1e-6  # of every range test
@@ -103,6 +105,26 @@ def stable_decay(rate: Any, num_steps: Any) -> Schedule:
     )
 
 
+def warmup_linear(rate: Any, num_steps: Any) -> Schedule:
+    """Return warm-up over a tenth of a run, then linear decay."""
+    return warmup_linear_decay(rate, num_steps // 10, num_steps)
+
+
+@factory
+def lion(rate: Any) -> optax.GradientTransformation:
+    """Return Lion of optax, with a rate of lrx."""
+    return optax.chain(optax.scale_by_lion(), optax.add_decayed_weights(1e-3), rate)
+
+
+@factory
+def muon(rate: Any) -> optax.GradientTransformation:
+    """Return Muon of optax, with a rate of lrx: matrices are orthogonalized, and the other parameters have Adam.
+
+    Updates of matrices have the root mean square 0.2, which is about that of Adam's, so that one rate serves both.
+    """
+    return optax.chain(optax.contrib.muon(-1.0, adam_learning_rate=-1.0, consistent_rms=0.2), rate)
+
+
 SGD, ADAMW = "sgd, warmup-stable-decay", "adamw, warmup-stable-decay"
 
 _METHODS: dict[str, Method] = {
@@ -145,6 +167,24 @@ _METHODS: dict[str, Method] = {
         reusable_fraction=0.0,
         variant_of=ADAMW,
     ),
+    "adamw, warm-up and linear decay": Method(
+        lambda rate, num_steps: adamw(warmup_linear(rate, num_steps)),
+        default=1e-3,
+        reusable_fraction=0.0,
+        variant_of=ADAMW,
+    ),
+    "adamw, averaged": Method(
+        lambda rate, num_steps: averaged(adamw(rate), start_after=num_steps // 2),
+        default=1e-3,
+        reusable_fraction=0.5,
+        variant_of=ADAMW,
+    ),
+    "muon, linear decay": Method(
+        lambda rate, num_steps: muon(linear_decay(rate, num_steps)), default=3e-3, reusable_fraction=0.0
+    ),
+    "lion, linear decay": Method(
+        lambda rate, num_steps: lion(linear_decay(rate, num_steps)), default=3e-4, reusable_fraction=0.0
+    ),
     "schedule_free_sgd": Method(
         lambda rate, num_steps: schedule_free_sgd(rate),  # noqa: ARG005
         default=1.0,
@@ -180,4 +220,7 @@ _METHODS: dict[str, Method] = {
 }
 
 # None of them depends on how the parameters are divided into arrays.
-PORTFOLIO: dict[str, Method] = {name: dataclasses.replace(method, flat=True) for name, method in _METHODS.items()}
+SHAPED = ("muon, linear decay",)  # methods whose updates depend on the shapes of the parameters
+PORTFOLIO: dict[str, Method] = {
+    name: dataclasses.replace(method, flat=name not in SHAPED) for name, method in _METHODS.items()
+}

@@ -14,6 +14,8 @@ from lrx import _checks
 from lrx.training.progress import require_progress
 from lrx.training.workload import Workload, require_workload
 from lrx.tuning.arguments import as_best
+from lrx.tuning.selection.experience import shipped
+from lrx.tuning.selection.freeze_thaw import FreezeThaw
 from lrx.tuning.selection.policy import Policy
 from lrx.tuning.selection.portfolio import PORTFOLIO, Method
 from lrx.tuning.selection.prior import Prior
@@ -37,16 +39,17 @@ def select(
 ) -> Selection:
     """Choose optimizer, schedule or controller, and the rate, for the compute of `budget` full runs.
 
-    Range tests find which rates to try, then runs compete in four rounds of increasing length. Each run is made as if
-    it were to end there, so its schedule decays to its end; a later round continues from the part of it that does not
-    depend on the length. Promotion to the next round uses the evaluation loss, because accuracy barely separates short
-    runs. Among the longest runs, the metric picks the method and the loss picks the rate within it. A run that has
-    learnt nothing is never chosen: its training loss is not below that of the initial parameters on the same
-    minibatches, by more than the noise of that difference.
+    What did well on other tasks decides which methods are begun, and at which rates. All runs are full ones, of which
+    most are stopped early: after a ninth and a third of a run, those go on that are predicted to end best, by how they
+    stand against what is usual for them at that point. The next rates of the one that leads are tried too. So no step
+    is made twice, and no schedule is judged by a shorter one. The end of a run is judged by the metric, its beginning
+    by the evaluation loss, because accuracy barely separates short runs. A run that has learnt nothing is never chosen:
+    its training loss is not below that of the initial parameters on the same minibatches, by more than the noise of
+    that difference.
 
-    A method can be marked `always_advance` because short runs misjudge it. In `PORTFOLIO` that is schedule-free AdamW:
-    its low learning rates lead after a tenth of a run and lose at the end. It is chosen only if it is the best of the
-    last round. `examples/guides/which-method.md` has the rules as a table of the rounds.
+    Methods that are added to `PORTFOLIO` are begun at their default rate. In a portfolio that lacks some of the methods
+    of `PORTFOLIO`, nothing is known beforehand: range tests find which rates to try, and all methods compete in four
+    rounds of increasing length. `examples/guides/which-method.md` has the rules of both.
 
     Args:
       workload: the model, its data and its loss.
@@ -79,9 +82,10 @@ def select(
       ImportError: if `checkpoint` is given and orbax is not installed.
 
     Source:
-      The question is that of "Revisiting Learning Rate Control" (M. Henheik, T. Eimer, M. Lindauer, 2025). The rounds
-      are successive halving (K. Jamieson, A. Talwalkar, 2016, arXiv:1502.07943) with the cooldown branches of A. Hägele
-      et al., 2024, arXiv:2405.18392.
+      The question is that of "Revisiting Learning Rate Control" (M. Henheik, T. Eimer, M. Lindauer, 2025). Runs that
+      are stopped and continued are those of K. Swersky, J. Snoek, R. P. Adams, "Freeze-Thaw Bayesian Optimization",
+      2014, arXiv:1406.3896, with successive halving (K. Jamieson, A. Talwalkar, 2016, arXiv:1502.07943). The rounds of
+      other portfolios add the cooldown branches of A. Hägele et al., 2024, arXiv:2405.18392.
 
     Example:
       >>> import jax, jax.numpy as jnp, lrx
@@ -115,6 +119,8 @@ def select(
     if policy is None and budget < 1:
         policy = Prior()
         portfolio = policy.needed(portfolio)  # the others are not even compiled
+    if policy is None and shipped().serves(portfolio):
+        policy, portfolio = FreezeThaw(), shipped().relevant(portfolio)
     return Selector(workload, num_steps, portfolio, best_by, policy).run(budget, seed, checkpoint, progress)
 
 

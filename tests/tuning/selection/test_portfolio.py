@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 import jax
+import jax.flatten_util
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -95,3 +96,15 @@ def test_rates_to_try_go_from_the_range_test_and_the_default() -> None:
     found = test.suggestions["minimum"]
     np.testing.assert_allclose(trial_rates(test, 2, 1e9 * found), 10 * found * np.array([1.5, 18]))
     np.testing.assert_allclose(trial_rates(test, 2, 1e-9 * found), 0.1 * found * np.array([1.5, 18]))
+
+
+@pytest.mark.parametrize("name", ["muon, linear decay", "lion, linear decay", "adamw, averaged"])
+def test_a_method_that_is_given_one_vector_does_the_same_with_arrays(name: str) -> None:
+    method = PORTFOLIO[name]
+    tx = method.make(0.1, 20)
+    arrays = {"w": jnp.arange(6.0).reshape(2, 3) - 2.0, "b": jnp.array([1.0, -3.0])}
+    vector, unravel = jax.flatten_util.ravel_pytree(arrays)
+    apart, _ = tx.update(arrays, tx.init(arrays), arrays)
+    together, _ = tx.update(vector, tx.init(vector), vector)
+    gap = jax.tree.leaves(jax.tree.map(lambda x, y: jnp.abs(x - y).max(), apart, unravel(together)))
+    assert (max(map(float, gap)) < 1e-6) == method.flat

@@ -1,0 +1,36 @@
+"""What does `select` know from the tasks of the suite?
+
+    lrx bench select_prior
+
+The curves that `lrx bench select_curves` has recorded are fitted: which method at which rate does well, what a run says
+about its end after a part of its length, and how many runs to train up to where with each budget. The output is
+experience.json, which lrx ships in lrx/tuning/selection.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lrx.benchmarks.selection.curves import load_all
+from lrx.benchmarks.selection.fit import KNOWN, fit
+from lrx.records import write_atomically
+from lrx.workloads.suite import FOLDS, TASKS
+
+
+def main(
+    curves: Annotated[Path, typer.Option("--curves", help="Folder of the recorded curves.")] = Path(
+        "examples/gallery/select/curves"
+    ),
+    folder: Annotated[Path, typer.Option("--out", help="Where experience.json is written.")] = Path(
+        "lrx-results/select"
+    ),
+) -> None:
+    """Fit, and write what was found."""
+    tasks = [task for name, task in load_all(curves).items() if name in TASKS]
+    found = fit(tasks, FOLDS, KNOWN)
+    for budget, plan in found.plans:
+        print(f"{budget:g} full runs: {plan}")
+    print(f"wrote {write_atomically(folder / 'experience.json', found.to_json())}")
