@@ -5,7 +5,7 @@
 
 Faults are planted with severities drawn from a range on ten kinds of small workloads, one fault at a time and, in one
 case in ten, two; as many healthy runs with other schedules, rates and seeds are diagnosed too. The thresholds of
-`lrx.doctor` were found on five kinds, and are measured on the five others; which is which was drawn before. A fault
+`lrx.doctor` were found on some of the kinds, and are measured on the others; which is which was drawn before. A fault
 that should cost something, such as a rate that is too high, counts only if it does: the final loss is more than 5 %
 above that of the same run without it. Otherwise another severity is drawn, six times at most.
 

@@ -59,12 +59,13 @@ def check_batch(seen: BatchEvidence, limits: Thresholds) -> list[Finding]:
     numbers = {"batch_size": size, "noise_scale_at_first": seen.first, "noise_scale_later": seen.later}
     if size >= seen.examples or np.isnan(seen.later) or np.isnan(seen.first):
         return []
-    if seen.later > limits.batch_small * size or np.inf > seen.first > limits.batch_small_at_first * size:
+    at_first = np.inf > seen.first > limits.batch_small_at_first * size
+    if seen.later > limits.batch_small * size or at_first:
         wanted = min(seen.examples, int(2 ** np.round(np.log2(np.clip(seen.first, 8.0 * size, 64.0 * size)))))
         return [
             Finding(
                 "batch-too-small",
-                "likely",
+                "likely" if at_first else "hint",
                 0.5,
                 f"The gradient noise scale is {seen.first / size:.2g} times the batch at the beginning, and "
                 f"{seen.later / size:.2g} times after a run in miniature: a step follows the noise of its examples.",

@@ -69,7 +69,7 @@ def measure_run(workload: Workload, parts: OptimizerParts, *, steps: int, budget
     first = probe.gradients(start, rows)
     curve = _miniature(parts, steps, number)
     peak = float(curve.max()) if parts.rebuilt else 1.0
-    moved = probe.update_sizes(start, first.mean, peak)
+    moved = probe.update_sizes(start, first.largest, peak)
     small = probe.loss_at(start, rows[0], 0.1)
     perturbed = _perturbed(probe, start, first, rows[0])
     products = probe.label_products(start, probe.draw(PAIRS)) if probe.has_labels else np.zeros((0, 0))
@@ -143,7 +143,7 @@ def _branches(
     middle = branch_end(outer, place)
     norms = outer.gradient_norms[min(place, 1)].tolist()
     if rounds == 2:
-        plan = second_round(best)
+        plan = second_round(best, ends[place] < initial)
         ramp = np.minimum(1.0, (np.arange(number) + 0.5) / (0.5 * number))
         rates = [curve * factor * (ramp if kind == "warm" else 1.0) for factor, kind in plan]
         inner = probe.run(starts, np.stack(rates), rows)
@@ -153,8 +153,15 @@ def _branches(
     return RateEvidence(found, initial, number), middle, norms
 
 
-def second_round(best: float) -> list[tuple[float, str]]:
-    """Return the factors and kinds of the second branches, given the best factor of the first."""
+def second_round(best: float, learns: bool) -> list[tuple[float, str]]:
+    """Return the factors and kinds of the second branches.
+
+    Args:
+      best: the best factor of the first.
+      learns: whether its end is below the initial loss.
+    """
+    if best < 1 and not learns:
+        return [(1 / WIDE**power, "scaled") for power in (2, 3, 4)]
     if best < 1:
         return [(1 / WIDE**2, "scaled"), (1 / NEAR, "scaled"), (1.0, "warm")]
     if best > 1:

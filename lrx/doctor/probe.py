@@ -47,7 +47,7 @@ class Branches(NamedTuple):
 class Gradients(NamedTuple):
     """The gradients of several minibatches at the same parameters, leaf by leaf: (leaves,) each."""
 
-    mean: Any  # the mean gradient, a tree on the device
+    largest: Any  # largest absolute entries over the minibatches, a tree on the device
     paths: list[str]
     rms: np.ndarray  # root mean square of a gradient's entries
     square_of_mean: np.ndarray  # |mean gradient|^2
@@ -193,11 +193,11 @@ class Probe:
         program = _PROGRAMS.find(("gradients", self._loss_key, rows.shape), lambda: jax.jit(self._gradients()))
         found = program(at.params, at.model_state, jnp.asarray(rows), self.arrays, self.keys.step)
         self.steps_used += len(rows)
-        mean, numbers = found
+        largest, numbers = found
         known = {name: np.asarray(value, np.float64) for name, value in numbers.items()}
         leaves = named_leaves(at.params)
         return Gradients(
-            mean=mean,
+            largest=largest,
             paths=[write_path(path) for path, _ in leaves],
             dimensions=np.array([np.ndim(leaf) for _, leaf in leaves]),
             **known,
@@ -244,7 +244,7 @@ class Probe:
                 ),
                 "param_rms": stacked(lambda p: jnp.sqrt(jnp.mean(jnp.abs(p.astype(jnp.float32)) ** 2)), params),
             }
-            return mean, numbers
+            return largest, numbers
 
         return measure
 

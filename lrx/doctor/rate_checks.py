@@ -87,7 +87,7 @@ def check_rates(seen: RateEvidence, limits: Thresholds) -> list[Finding]:
     if not np.isfinite(seen.initial):
         return []
     if not np.isfinite(end) or end - seen.initial > limits.diverged * max(abs(seen.initial), gain):
-        lower = [_too_high(numbers, 1.0, limits)] if best < limits.high_factor else []
+        lower = [_too_high(numbers, 1.0, True, limits)] if best < limits.high_factor else []
         return [_diverges(numbers, limits), *lower]
     found: list[Finding] = []
     if gain <= limits.learnt * abs(seen.initial):
@@ -97,9 +97,10 @@ def check_rates(seen: RateEvidence, limits: Thresholds) -> list[Finding]:
     if warm and lost > limits.warm_lost and warm[0] < least + limits.warm_near * gain:
         found.append(_warmup_missing(numbers | {"loss_with_warmup": warm[0]}, lost))
     if best < limits.high_factor and lost > limits.high_lost:
-        found.append(_too_high(numbers, lost, limits))
-    if best > limits.low_factor and lost > limits.low_lost:
-        found.append(_too_low(numbers, lost, limits))
+        risen = end - seen.initial > limits.high_rise * max(abs(seen.initial), gain)
+        found.append(_too_high(numbers, lost, risen, limits))
+    if best > limits.low_factor_hint and lost > limits.low_lost:
+        found.append(_too_low(numbers, lost, best > limits.low_factor, limits))
     return found
 
 
@@ -134,11 +135,11 @@ def _warmup_missing(numbers: dict[str, float], lost: float) -> Finding:
     )
 
 
-def _too_high(numbers: dict[str, float], lost: float, limits: Thresholds) -> Finding:
+def _too_high(numbers: dict[str, float], lost: float, sure: bool, limits: Thresholds) -> Finding:
     change = _change(numbers, limits)
     return Finding(
         "rate-too-high",
-        "likely",
+        "likely" if sure else "hint",
         min(1.0, lost),
         f"In runs in miniature {numbers['best_factor']:.2g} times the rate ends at {numbers['best_loss']:.3g}, the "
         f"rate itself at {numbers['loss']:.3g}.",
@@ -147,11 +148,11 @@ def _too_high(numbers: dict[str, float], lost: float, limits: Thresholds) -> Fin
     )
 
 
-def _too_low(numbers: dict[str, float], lost: float, limits: Thresholds) -> Finding:
+def _too_low(numbers: dict[str, float], lost: float, sure: bool, limits: Thresholds) -> Finding:
     change = _change(numbers, limits)
     return Finding(
         "rate-too-low",
-        "likely",
+        "likely" if sure else "hint",
         min(1.0, lost),
         f"In runs in miniature {numbers['best_factor']:.2g} times the rate ends at {numbers['best_loss']:.3g}, the "
         f"rate itself at {numbers['loss']:.3g}.",

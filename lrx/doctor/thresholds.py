@@ -39,7 +39,10 @@ class Thresholds:
       diverged: rise of the loss, relative to its beginning, that is a divergence.
       learnt: relative fall of the loss that shows that something was learnt.
       high_factor: best factor of the rate in runs in miniature below which the rate is too high.
+      high_rise: rise of the loss over its beginning, relative to the larger of it and the possible fall, above which a
+        rate is likely too high; below, a run that decays may still end well, and it is a hint.
       high_lost: share of the possible fall of the loss that a rate loses, to be too high.
+      low_factor_hint: the same above which it is a hint that the rate is too low.
       low_factor: best factor above which the rate is too low.
       low_lost: share of the possible fall that a rate loses, to be too low.
       horizon: ratio of the best rates of a run in miniature and of a whole run.
@@ -77,7 +80,9 @@ class Thresholds:
     diverged: float = 4.0
     learnt: float = 0.03
     high_factor: float = 0.25
+    high_rise: float = 0.3
     high_lost: float = 0.2
+    low_factor_hint: float = 10.0
     low_factor: float = 18.0
     low_lost: float = 0.3
     horizon: float = 1.5

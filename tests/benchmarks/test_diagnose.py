@@ -13,7 +13,7 @@ from lrx.records import Result
 from lrx.schedules import cosine_decay
 
 
-def row(planted, *named, repair=None, kind="logistic"):
+def row(planted, *named, repair=None, kind="relu-two"):
     return {
         "kind": kind,
         "planted": list(planted),
