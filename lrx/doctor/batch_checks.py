@@ -78,7 +78,7 @@ def check_batch(seen: BatchEvidence, limits: Thresholds) -> list[Finding]:
         return [
             Finding(
                 "batch-too-large",
-                "likely",
+                "hint",  # it costs examples, not steps
                 0.3,
                 f"The gradient noise scale is {max(seen.first, seen.later):.3g} examples, and the batch {size}: most "
                 "examples of a batch add nothing to its gradient.",

@@ -74,7 +74,7 @@ class Thresholds:
     perturbed: float = 1e-4
     dead_share: float = 0.8
     vanishing: float = 1e-3
-    initial_ratio: float = 5.0
+    initial_ratio: float = 15.0
     spike: float = 20.0
     eps_ratio: float = 3.0
     diverged: float = 4.0
