@@ -9,6 +9,7 @@ import numpy as np
 from lrx.doctor.finding import Change, Finding, Remedy
 from lrx.doctor.thresholds import Thresholds
 
+SMALLEST = 1e-3  # of the largest norm: smaller ones are those of a loss that is fitted
 CHECKED = {
     "dead-layer": "the units of each layer without a gradient",
     "vanishing-gradients": "the layers' gradients, relative to each other",
@@ -134,12 +135,12 @@ def _vanishing(seen: GradientEvidence, limits: Thresholds) -> Finding | None:
 
 def _exploding(seen: GradientEvidence, limits: Thresholds) -> Finding | None:
     norms = np.array([norm for norm in seen.norms if np.isfinite(norm) and norm > 0])
-    spike = float(norms.max() / np.median(norms)) if len(norms) > 3 else 1.0
+    spike = _largest_rise(norms)
     ratio = seen.loss / seen.small_loss if seen.small_loss > 0 else 1.0
     numbers = {
         "loss": seen.loss,
         "loss_at_a_tenth_of_the_parameters": seen.small_loss,
-        "largest_norm_to_median": spike,
+        "largest_rise_of_the_norm": spike,
     }
     if ratio > limits.initial_ratio or not np.isfinite(ratio):
         return Finding(
@@ -163,6 +164,14 @@ def _exploding(seen: GradientEvidence, limits: Thresholds) -> Finding | None:
             Remedy("Clip the gradient's norm at its usual size.", Change(max_norm=float(f"{usual:.2g}"))),
         )
     return None
+
+
+def _largest_rise(norms: np.ndarray) -> float:
+    """Return the largest ratio of a norm to one before it; norms that only fall, as in training, have none above 1."""
+    if len(norms) < 4:
+        return 1.0
+    before = np.maximum(np.minimum.accumulate(norms)[:-1], SMALLEST * norms.max())
+    return float(np.max(norms[1:] / before))
 
 
 def _eps(seen: GradientEvidence, limits: Thresholds) -> Finding | None:

@@ -34,7 +34,7 @@ class Thresholds:
       dead_share: share of a layer's units without a gradient above which it is dead.
       vanishing: ratio of the layers' gradients below which they vanish.
       initial_ratio: initial loss, relative to that at a tenth of the parameters, that shows growing activations.
-      spike: norm of a gradient, relative to the median, that shows a spike.
+      spike: norm of a gradient, relative to one of a step before, that shows a spike.
       eps_ratio: eps, relative to the median of the layers' gradients, above which it is too large.
       diverged: rise of the loss, relative to its beginning, that is a divergence.
       learnt: relative fall of the loss that shows that something was learnt.
