@@ -19,8 +19,8 @@ STEPS = 300  # of a run
 BATCH = 32
 
 # Drawn before any threshold was looked at: random.Random(20).sample(sorted(KINDS), 5) are the first five of FOUND_ON.
-# "logistic" and "autoencoder" were drawn for measuring. At first 16 of 22 and 20 of 24 of their healthy runs had a finding;
-# they have been among the kinds on which thresholds are found since.
+# "logistic" and "autoencoder" were drawn for measuring. At first 16 of 22 and 20 of 24 of their healthy runs had a
+# finding; they have been among the kinds on which thresholds are found since.
 FOUND_ON = ("least-squares", "next-token", "convolution", "softmax", "teacher", "logistic", "autoencoder")
 MEASURED_ON = ("relu-two", "tanh-deep", "sparse")
 

@@ -33,7 +33,8 @@ class GradientEvidence:
       perturbed: relative change of the loss when a leaf without a gradient is perturbed; NaN for the others.
       loss: mean loss.
       small_loss: loss at a tenth of the initial parameters.
-      norms: norms of the gradients over the steps of the branch with the optimizer's own rate, or below.
+      norms: norms of what labels add to the gradients of minibatches at the initial parameters; if no labels are
+        known, norms of the gradients over the steps of a branch that learns.
       eps: eps of the method; NaN if there is none.
     """
 

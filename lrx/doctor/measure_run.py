@@ -96,7 +96,7 @@ def measure_run(workload: Workload, parts: OptimizerParts, *, steps: int, budget
             perturbed=perturbed,
             loss=float(first.losses[0]),
             small_loss=small,
-            norms=norms,
+            norms=np.sqrt(np.diag(products)).tolist() if probe.has_labels else norms,
             eps=float("nan") if parts.eps is None else parts.eps,
         ),
         BatchEvidence.of(first, later, size, workload.batches.num_examples, parts.every),
@@ -141,9 +141,10 @@ def _branches(
     place = int(np.nanargmin([end if np.isfinite(end) else np.inf for end in ends]))
     best = factors[place]
     middle = branch_end(outer, place)
-    norms = outer.gradient_norms[min(place, 1)].tolist()
+    learns = ends[place] < initial
+    norms = outer.gradient_norms[min(place, 1)].tolist() if learns else []
     if rounds == 2:
-        plan = second_round(best, ends[place] < initial)
+        plan = second_round(best, learns)
         ramp = np.minimum(1.0, (np.arange(number) + 0.5) / (0.5 * number))
         rates = [curve * factor * (ramp if kind == "warm" else 1.0) for factor, kind in plan]
         inner = probe.run(starts, np.stack(rates), rows)
