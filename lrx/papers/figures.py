@@ -63,7 +63,7 @@ _looks: contextvars.ContextVar[Mapping[str, dict[str, Any]] | None] = contextvar
 
 @contextlib.contextmanager
 def looks_of_changes(own: Iterable[str], beside: Mapping[str, tuple[str, str]]) -> Iterator[None]:
-    """Give arms of the caller and arms of other results their looks, in the figures that are drawn meanwhile.
+    """Set the looks of arms of the caller and of arms of other results, in the figures that are drawn meanwhile.
 
     Args:
       own: labels of the arms of the caller.
