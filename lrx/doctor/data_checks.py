@@ -99,7 +99,7 @@ def check_data(seen: DataEvidence, limits: Thresholds) -> list[Finding]:
         found.append(
             Finding(
                 "labels-are-noise",
-                "likely",
+                "hint",  # a relation may also be too weak, or too sparse, for so few examples
                 0.9,
                 "What the labels add to the gradient of one minibatch says nothing about another: they do not differ "
                 "from labels of other examples.",
