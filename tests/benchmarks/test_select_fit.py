@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+import pathlib
 
 import numpy as np
 import pytest
 from benchmarks.made_up_curves import curves_of
 
 from lrx.benchmarks.selection import fit as fits
-from lrx.benchmarks.selection.curves import TaskCurves
-from lrx.benchmarks.selection.fit import PLANS, Table, choose_plans, configuration, cost, fit
-from lrx.tuning.selection.experience import Configuration, Plan, phi
+from lrx.benchmarks.selection.curves import TaskCurves, load_all
+from lrx.benchmarks.selection.fit import KNOWN, PLANS, Table, choose_plans, configuration, cost, fit
+from lrx.tuning.selection.experience import Configuration, Plan, phi, shipped
 from lrx.tuning.selection.portfolio import PORTFOLIO
+from lrx.workloads.suite import FOLDS
+from lrx.workloads.suite import TASKS as SUITE
 
+GALLERY = pathlib.Path(__file__).parents[2] / "examples/gallery/select"
 LINEAR, MUON = "adamw, linear decay", "muon, linear decay"
 
 
@@ -88,3 +92,12 @@ def test_the_fit_has_a_plan_for_each_budget(monkeypatch: pytest.MonkeyPatch) -> 
     portfolio = {name: PORTFOLIO[name] for name in (LINEAR, MUON)}
     found = fit(TASKS, [["tables"], ["text"], ["convex"]], portfolio)
     assert [budget for budget, _ in found.plans] == list(fits.BUDGETS)
+
+
+@pytest.mark.slow
+def test_what_lrx_ships_is_fitted_to_the_recorded_curves() -> None:
+    tasks = [curves for name, curves in load_all(GALLERY / "curves").items() if name in SUITE]
+    found, known = fit(tasks, FOLDS, KNOWN), shipped()
+    assert (found.order, found.plans) == (known.order, known.plans)
+    # Some configurations were trained with the held-out seeds since.
+    assert {each: pytest.approx(mean, abs=0.02) for each, mean in found.means.items()} == dict(known.means)
