@@ -14,7 +14,7 @@ from lrx.tuning.selection.portfolio import Method
 from lrx.tuning.selection.rates import trial_rates
 from lrx.tuning.selection.rounds import range_test_steps
 
-# Of the methods at their defaults on the fourteen tasks of examples/gallery/select, the first has the smallest worst
+# Of the methods at their defaults on the fourteen tasks of an earlier suite, the first has the smallest worst
 # regret (26 %) and the second the smallest median of those with a rate.
 ORDER = ("prodigy, linear decay", "sgd, linear decay", "adamw, linear decay")
 FEWEST = 10  # steps of a run, at least, that is to show whether a method learns
