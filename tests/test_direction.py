@@ -13,7 +13,7 @@ import lrx
 from lrx.direction import MOST_ELEMENTS, require_descent
 from lrx.training import Batches, Workload, train
 
-UNSIGNED = ("scale_by_", "multiplier", "controller * controller")
+UNSIGNED = ("scale_by_", "multiplier", "controller * controller", "update_ratio")
 RATE = lrx.cosine_decay(0.1, 50)
 
 

@@ -42,7 +42,7 @@ def sharpness_of(matrix, point, number):
     return lrx.sharpness(lambda x: 0.5 * x @ (matrix @ x), point, num_eigenvalues=number)
 
 
-@pytest.mark.parametrize("number", [1, 3])
+@pytest.mark.parametrize("number", [1, pytest.param(3, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", QUADRATICS)
 def test_the_largest_eigenvalues_of_a_quadratic_are_found_as_often_as_they_occur(name, number):
     eigenvalues = np.sort(QUADRATICS[name])[::-1]
@@ -56,6 +56,7 @@ def test_the_largest_eigenvalues_of_a_quadratic_are_found_as_often_as_they_occur
     assert np.all(np.asarray(found.residuals) <= allowed)
 
 
+@pytest.mark.slow
 def test_of_a_multiple_of_the_identity_every_direction_is_an_eigenvector():
     # For some random vectors not even a rounding error is left of the first image; a direction of zeros would have the
     # eigenvalue 0.
@@ -75,6 +76,7 @@ def test_all_eigenvalues_of_a_small_matrix_are_found(size):
         np.testing.assert_allclose(found(point).eigenvalues, curvatures[::-1], rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_products_are_made_until_the_residual_is_below_the_tolerance():
     curvatures = jnp.linspace(0.1, 1, 200)
 
@@ -93,6 +95,7 @@ def test_products_are_made_until_the_residual_is_below_the_tolerance():
     assert repr(stopped).endswith("not converged)")
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_number_of_products():
     size = 200_000
     curvatures = jnp.linspace(0.1, 1, size)
@@ -110,6 +113,7 @@ def test_memory_does_not_grow_with_the_number_of_products():
     assert many <= 18 * 4 * size  # the basis has 9 rows; the rest are the image, the direction and the loss
 
 
+@pytest.mark.slow
 def test_eigenvectors_solve_the_problem_with_the_preconditioner():
     matrix, point = (jnp.asarray(part, jnp.float32) for part in quadratic(np.linspace(-1, 4, SIZE)))
     diagonal = jnp.linspace(0.5, 2.0, SIZE)

@@ -54,6 +54,7 @@ def test_changes_of_hidden_layers_are_flat_with_mup_and_grow_without():
     assert "grows" not in str(scaled)
 
 
+@pytest.mark.slow
 def test_changes_are_those_of_train_and_are_drawn(tmp_path):
     found = lrx.coordinate_check(lambda width: make(width, mup=False, tx=lrx.sgd(0.1)), (4, 8), num_steps=2, seeds=[3])
     assert found.changes["output"].shape == (2, 2, 1)

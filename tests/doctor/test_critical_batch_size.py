@@ -45,6 +45,7 @@ def loss_on_all(params):
     return float(np.mean((X @ np.asarray(params["w"]) - Y) ** 2))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", first_tier_has([1], range(3)))
 def test_a_branch_is_the_run_with_that_batch_and_rate_from_the_state(history, found, place):
     multiple = 2**place

@@ -53,6 +53,7 @@ def test_chunks_change_nothing(chunk_size: int | None) -> None:
     np.testing.assert_allclose(found.losses, halved(execution=MAP).losses, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["min", "max"])
 def test_hyperband_begins_its_brackets_later(mode: str) -> None:
     found = halved(

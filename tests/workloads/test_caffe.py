@@ -18,6 +18,7 @@ def test_caffe_net_has_the_number_of_parameters_counted_by_hand():
     assert number == 25 * (3 * 32 + 32 * 32 + 32 * 64) + 128 + 4 * 4 * 64 * 10 + 10
 
 
+@pytest.mark.slow
 def test_caffe_net_refuses_other_numbers_of_widths_and_images_too_small_to_be_pooled():
     with pytest.raises(ValueError, match="widths must be three numbers of channels"):
         CaffeNet((8, 8, 1), 10, widths=(8, 8), rngs=nnx.Rngs(0))

@@ -68,7 +68,7 @@ def test_batch_norm_of_a_constant_channel_is_finite():
     # Here the rounded mean of the squares is less than the square of the mean, by 8.
     y, mean, variance = normalize_batch(jnp.full((4, 8, 8, 1), 3333.3), jnp.ones(1), jnp.zeros(1))
     assert np.isfinite(y).all()
-    np.testing.assert_allclose(mean, 3333.3, rtol=1e-6)
+    np.testing.assert_allclose(mean, 3333.3, rtol=1e-5)
     assert variance == 0
 
 

@@ -90,6 +90,7 @@ def test_standardized_tables_use_the_statistics_of_the_training_rows() -> None:
     np.testing.assert_allclose(y, expected, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_fine_tuned_network_begins_with_what_it_has_learnt_and_a_new_last_layer() -> None:
     rng = np.random.default_rng(0)
     labels = rng.integers(4, size=400).astype(np.int32)

@@ -13,6 +13,7 @@ IMAGES = np.random.default_rng(0).normal(size=(40, 6)).astype(np.float32)
 LABELS = np.arange(40, dtype=np.int32) % 4
 
 
+@pytest.mark.slow
 def test_embeddings_that_are_all_alike_have_the_loss_of_a_guess() -> None:
     workload = make_contrastive_workload("images", IMAGES, IMAGES[:17], hidden=4, width=2, batch_size=8)
     params = workload.init(jax.random.key(0))[0]

@@ -42,6 +42,7 @@ def test_shortcut_keeps_every_stride_th_pixel_and_fills_new_channels_with_zeros(
     assert not out[..., 16:].any()
 
 
+@pytest.mark.slow
 def test_a_block_whose_residual_is_zero_is_its_shortcut():
     block = ResidualBlock(16, 32, 2, rngs=nnx.Rngs(0))
     block.conv2.kernel[...] = jnp.zeros_like(block.conv2.kernel[...])

@@ -124,6 +124,7 @@ def test_inputs_and_losses_have_the_scales_that_the_tasks_say() -> None:
         assert low < float(workload.loss_fn(params, state, batch, jax.random.key(0))[0]) < high
 
 
+@pytest.mark.slow
 def test_factored_least_squares_stays_where_it_is_and_then_falls() -> None:
     workload = make_factored_workload(num_train=500, num_test=100)
     found = lrx.sweep(workload, lambda lr: lrx.sgd(lr), {"lr": [1e-6, 1e-2, 1.0]}, num_steps=200, evaluate_every=100)
@@ -159,6 +160,7 @@ def test_the_transformer_looks_at_nothing_that_comes_later() -> None:
     assert np.all(np.any(np.abs(before - after)[:, 5:] > 1e-3, axis=-1))
 
 
+@pytest.mark.slow
 def test_losses_of_the_text_are_nats_per_character() -> None:
     workload = make_text_workload()
     params, _ = jax.eval_shape(workload.init, jax.random.key(0))

@@ -240,6 +240,7 @@ def test_on_a_plateau_a_second_range_test_finds_the_rates_and_what_is_chosen_has
     assert short.cost <= 1
 
 
+@pytest.mark.slow
 def test_if_all_diverge_late_a_run_that_did_not_is_chosen() -> None:
     def bursts(rate: Any, num_steps: Any) -> Any:
         late = lrx.tabulated(jnp.where(jnp.arange(400) < 60, rate, 1e9))
