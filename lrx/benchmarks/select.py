@@ -1,7 +1,7 @@
 """Does `lrx.select` choose as well as an exhaustive search, and better than common practice?
 
     lrx bench select
-    lrx bench select --task wine-unscaled --task digits-attention
+    lrx bench select --task wine-unscaled --task balance
     lrx bench select --last
 
 The tasks are those of `lrx.workloads.suite.TASKS`. What every method reaches from every rate is looked up in curves

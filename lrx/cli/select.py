@@ -35,7 +35,8 @@ def select(
 
     \b
     lrx select --data digits --model mlp --metric accuracy
-    lrx select --data cifar10 --model resnet8 --epochs 5 --budget 2
+    lrx select --data cifar10 --model resnet8 \\
+      --epochs 5 --budget 2
     """
     if epochs is not None and steps is not None:
         refuse(f"--epochs and --steps must not both be given, got {epochs} and {steps}: one follows from the other.")

@@ -236,7 +236,7 @@ def _add_noise(
     square = total(abs_square, updates, extra_args=extra_args)
     squares = noise.squares + jnp.where(counts, share * square, 0.0)
     mean_square = total(square_of_mean, updates, sums, extra_args=extra_args)
-    trace = jnp.maximum(squares - weights * mean_square, 0.0) / jnp.maximum(parts - 1, 1)
+    trace = jnp.maximum(squares - weights * mean_square, 0.0) / jnp.maximum(parts - 1, 1).astype(jnp.float32)
     known = full & (parts > 1) & jnp.isfinite(trace)
 
     def blend(before: jax.Array, new: jax.Array) -> jax.Array:

@@ -12,10 +12,11 @@ from units import Case
 
 import lrx
 
+# Of NumPy, so that collecting the cases starts no backend.
 PARAMS = {
-    "body": {"w": jnp.full((2, 3), 2.0), "b": jnp.zeros(3)},
-    "deep": {"attn": {"q": jnp.ones(4), "k": jnp.full(2, 3.0)}},
-    "scale": jnp.full(1, 0.5),
+    "body": {"w": np.full((2, 3), 2.0, np.float32), "b": np.zeros(3, np.float32)},
+    "deep": {"attn": {"q": np.ones(4, np.float32), "k": np.full(2, 3.0, np.float32)}},
+    "scale": np.full(1, 0.5, np.float32),
 }
 GROUPS = {"body": ["body/w", "body/b"], "deep/attn": ["deep/attn/q", "deep/attn/k"], "scale": ["scale"]}
 

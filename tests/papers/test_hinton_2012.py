@@ -85,7 +85,7 @@ def test_a_timed_gradient_and_record_see_the_number_of_updates() -> None:
 @pytest.mark.slow
 def test_the_early_error_is_that_of_the_first_steps_at_the_best_rate(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hinton_2012, "SHORT", 200)
-    arm = hinton_2012.follow(1000, "SGD", (0, 1))
+    arm = hinton_2012.follow(1000, hinton_2012.ARMS["SGD"], (0, 1))
     assert arm["early"]["best"] == int(np.argmin(arm["early"]["errors"]))
     parts = np.asarray(arm["early"]["parts"])  # of 50 steps each
     np.testing.assert_allclose(arm["early"]["chosen_by"], parts[:, :4].mean(axis=1), rtol=1e-4)

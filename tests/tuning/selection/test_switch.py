@@ -65,7 +65,8 @@ def test_a_method_takes_the_steps_that_it_takes_alone(flat: bool) -> None:
 @pytest.mark.slow
 def test_all_methods_of_the_portfolio_take_the_steps_that_they_take_alone() -> None:
     makes = [functools.partial(method.make, 0.01, 20) for method in PORTFOLIO.values()]
-    branches = [Branch(make(), name, True) for name, make in zip(PORTFOLIO, makes, strict=True)]
+    flat = [method.flat for method in PORTFOLIO.values()]
+    branches = [Branch(make(), *rest) for make, *rest in zip(makes, PORTFOLIO, flat, strict=True)]
     require_equal_steps(branches, makes)
 
 
