@@ -1,7 +1,7 @@
 """What does every method reach from every rate, on every task of the suite?
 
     lrx bench select_curves
-    lrx bench select_curves --task wine-unscaled --task digits-attention
+    lrx bench select_curves --task balance
 
 On each task of `lrx.workloads.suite.TASKS`, every method of a portfolio is trained from a grid of rates, half a decade
 apart, with three seeds over the full length. The training losses are kept in bins that are geometric in time, with the
