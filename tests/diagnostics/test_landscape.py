@@ -43,6 +43,7 @@ def test_several_points_at_once_give_the_same_plane_as_one_after_the_other():
     assert several.centre == one.centre
 
 
+@pytest.mark.slow
 def test_random_directions_have_the_norm_of_every_filter_and_leave_biases_alone():
     params = {"conv": jax.random.normal(jax.random.key(1), (3, 3, 2, 4)), "bias": jnp.ones(4)}
     one, other = draw_directions(params, jax.random.key(0), 2, "filter", -1)

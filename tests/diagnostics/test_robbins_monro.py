@@ -84,6 +84,7 @@ def test_the_numerical_test_agrees_with_what_is_known_exactly():
         assert None not in (found.sum_diverges, found.squares_converge) or "restarts as" in name, name
 
 
+@pytest.mark.slow
 def test_two_cycles_that_are_0_in_turn_are_tested_numerically():
     product = WAVE * lrx.warmup(WAVE, 1)
     assert float(jnp.max(product(jnp.arange(10, 100)))) == 0

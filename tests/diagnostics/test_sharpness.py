@@ -189,6 +189,7 @@ def test_sharpness_lowers_for_accelerators_and_is_float32_with_64_bit_types_too(
     assert not re.search(r"tensor<\d+x[^>]*f64>", text) if x64 else "f64" not in text
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_not_finite_has_no_sharpness():
     found = jax.jit(
         lambda x: lrx.sharpness(lambda x: jnp.sum(x**2) + jnp.where(x[0] > 0, jnp.nan, 0.0) * x[0], x).largest

@@ -24,6 +24,7 @@ def found():
     return lrx.compare_rates(LINE, lrx.sgd, RATES, num_steps=200, num_points=5, snapshots=12)
 
 
+@pytest.mark.slow
 def test_a_run_is_that_of_train_and_its_path_lies_on_the_plane(found):
     history = lrx.train(LINE, lrx.sgd(RATES["good"]), steps=200)
     np.testing.assert_allclose(found.losses["good"], history.loss, rtol=1e-3, atol=1e-7)

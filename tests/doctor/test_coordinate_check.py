@@ -87,6 +87,7 @@ def test_bad_arguments_are_refused():
             lrx.coordinate_check(*arguments, **options)
 
 
+@pytest.mark.slow
 def test_other_names_at_another_width_are_refused():
     def named(width):
         workload, tx, _ = make(width, mup=False, tx=lrx.sgd(0.1))

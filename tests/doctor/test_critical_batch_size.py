@@ -61,6 +61,7 @@ def test_a_branch_is_the_run_with_that_batch_and_rate_from_the_state(history, fo
     assert found.losses[place, 0] != found.losses[place, 1]
 
 
+@pytest.mark.slow
 def test_the_loss_is_a_mean_over_the_last_quarter_of_the_updates(history):
     options = {"tx": TX, "multiples": (1, 2), "seeds": [5], "measure_on": 24, "updates": 8}
     found = lrx.critical_batch_size(line(), history, **options)
@@ -71,6 +72,7 @@ def test_the_loss_is_a_mean_over_the_last_quarter_of_the_updates(history):
     assert found.losses[0, 0] == pytest.approx(np.mean(expected), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_the_noise_scale_is_that_of_the_start(history, found):
     batches = X.reshape(24, 4, 3), Y.reshape(24, 4)
     own = lrx.noise_scale(lambda params, batch: squares(params, batch, None), history.params, batches)
@@ -92,6 +94,7 @@ def test_the_start_may_be_a_tuple_and_the_rule_linear(history, found):
     assert not np.allclose(linear.losses[2], found.losses[2], rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_with_noise_the_batch_may_grow_and_without_it_may_not():
     tx = lrx.sgd(0.01)
     results = {}

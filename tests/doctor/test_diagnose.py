@@ -98,6 +98,7 @@ def test_data_that_are_not_finite_are_named_and_explain_the_rest():
     assert {each.because for each in found.findings[1:]} <= {"not-finite-input"}
 
 
+@pytest.mark.slow
 def test_a_layer_whose_units_are_silent_is_dead_and_one_behind_stop_gradient_is_frozen():
     assert diagnosed(workload(init=silent_init), HEALTHY).codes[0] == "dead-layer"
 

@@ -114,6 +114,7 @@ def test_epochs_are_passes_over_each_clients_own_examples() -> None:
     assert (run(partition=partition, local_steps=None, num_rounds=2, local_epochs=2.0).steps == 8 + 1 + 5).all()
 
 
+@pytest.mark.slow
 def test_clients_of_a_round_are_drawn_anew_without_replacement() -> None:
     history = run(clients_per_round=4, num_rounds=5)
     assert (history.counted == 4).all()
@@ -194,6 +195,7 @@ def test_a_round_without_clients_changes_nothing() -> None:
     np.testing.assert_array_equal(history.dropped, empty)
 
 
+@pytest.mark.slow
 def test_stragglers_make_a_part_of_their_steps() -> None:
     history = run(stragglers=0.5, local_steps=20, num_rounds=10)
     assert 0.5 < history.steps.sum() / (20 * 10 * 10) < 0.95
@@ -220,6 +222,7 @@ def test_an_equal_simulation_and_one_with_other_numbers_compile_nothing() -> Non
     assert compiled.names(COMPILED) == []
 
 
+@pytest.mark.slow
 def test_an_interrupted_simulation_continues_bit_for_bit(tmp_path: Path) -> None:
     arguments = {"evaluate_every": 2, "server": fed_adam(0.1), "clients_per_round": 5}
     whole = run(**arguments)

@@ -90,6 +90,7 @@ def test_the_norm_of_the_gradient_alone_is_recorded(method: str, norm: float) ->
         np.testing.assert_allclose(optax.tree.norm(first, ord=jnp.inf), 0.1, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_error_is_of_the_test_images_and_loss_of_all_training_images() -> None:
     task = defazio_2023.DIGITS._replace(options={"widths": ()})
     workload = defazio_2023.workload_of(task, Job((0,), "digits"))

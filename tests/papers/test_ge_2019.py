@@ -65,6 +65,7 @@ def test_the_expected_risk_is_the_mean_of_many_plain_runs() -> None:
     assert float(expected[-1]) == pytest.approx(measured, rel=0.02)
 
 
+@pytest.mark.slow
 def test_measured_risks_have_the_expectation_of_their_own_schedule(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ge_2019, "CONDITIONS", (20,))
     monkeypatch.setattr(ge_2019, "FRACTIONS", np.array([0.75, 0.1]))

@@ -127,6 +127,7 @@ def test_a_direction_is_back_where_theory_says() -> None:
     assert np.all(grown[np.searchsorted(rates, 1e-6) : -1] < 0)
 
 
+@pytest.mark.slow
 def test_each_seed_diverges_after_the_step_that_takes_the_loss_up_for_good() -> None:
     workload = howard_2018.quadratic(0.0)
     rates = np.geomspace(howard_2018.FINDER["min_rate"], howard_2018.FINDER["max_rate"], 100)

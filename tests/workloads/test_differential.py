@@ -20,6 +20,7 @@ def test_the_evaluated_solution_solves_the_equation_of_the_oscillator() -> None:
     assert slope[0] == pytest.approx(0.0, abs=5e-3)
 
 
+@pytest.mark.slow
 def test_the_residual_is_that_of_the_network_and_in_units_of_the_amplitude() -> None:
     losses = []
     for amplitude in (1.0, 0.01):

@@ -143,6 +143,7 @@ def test_evaluation_equals_a_loop_over_the_test_images(model, num_test, monkeypa
     np.testing.assert_allclose(result["accuracy"], np.mean(hits), rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_training_images_are_evaluated_as_test_images_are(monkeypatch):
     monkeypatch.setattr("lrx.workloads.images.EVALUATION_CHUNK", 20)
     dataset = small_dataset()

@@ -47,6 +47,7 @@ def test_every_last_task_is_learnt_at_one_rate(name: str) -> None:
     assert after < 0.9 * before if task.mode == "min" else after > before + 0.1
 
 
+@pytest.mark.slow
 def test_a_recurrent_network_reads_one_step_after_the_other() -> None:
     network = recurrent_network(3, 2, width=4)
     params = network.init(KEY)
@@ -59,6 +60,7 @@ def test_a_recurrent_network_reads_one_step_after_the_other() -> None:
     np.testing.assert_allclose(network.apply(params, sequence), expected, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_filter_is_a_sum_of_damped_turning_states() -> None:
     workload = make_filter_workload(width=2, length=6, num_train=8, num_test=4, batch_size=8)
     params = workload.init(KEY)[0] | {"direct": jnp.float32(0.3)}
@@ -73,12 +75,14 @@ def test_the_filter_is_a_sum_of_damped_turning_states() -> None:
     assert float(found) == pytest.approx(np.mean(losses) / 2, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_a_measurement_of_the_oscillation_has_the_noise_that_it_says() -> None:
     seen, signal = make_filter_workload(num_train=500, num_test=4).batches.arrays
     assert float(jnp.std(seen - signal)) == pytest.approx(0.5, rel=0.05)
     assert float(jnp.std(signal)) == pytest.approx(1.0, rel=0.05)
 
 
+@pytest.mark.slow
 def test_the_true_factors_leave_only_the_noise_of_the_ratings() -> None:
     workload = make_ratings_workload(num_users=8, num_items=6, rank=2, noise=0.0, num_train=4000, num_test=50)
     pairs, ratings = (np.asarray(part) for part in workload.batches.arrays)
@@ -99,6 +103,7 @@ def test_the_true_factors_leave_only_the_noise_of_the_ratings() -> None:
     assert float(workload.evaluate(params, ())["loss"]) < 1e-6
 
 
+@pytest.mark.slow
 def test_grades_have_the_chances_of_cumulative_logits() -> None:
     table = make_friedman_table(num_rows=100)
     workload = make_ordinal_workload(table, 4, hidden=3)
@@ -112,6 +117,7 @@ def test_grades_have_the_chances_of_cumulative_logits() -> None:
     assert float(found) == pytest.approx(-np.mean(np.log(chances)), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_the_partial_likelihood_compares_an_event_with_those_still_at_risk() -> None:
     workload = make_survival_workload(num_features=2, num_train=5, num_test=10, batch_size=5)
     params = workload.init(KEY)[0]
@@ -129,6 +135,7 @@ def test_the_partial_likelihood_compares_an_event_with_those_still_at_risk() -> 
     assert 0 < float(workload.evaluate(still, ())["loss"]) < np.log(5)
 
 
+@pytest.mark.slow
 def test_the_pinball_loss_is_least_at_the_quantiles() -> None:
     targets = jnp.asarray(np.random.default_rng(0).normal(size=999), jnp.float32)
     measure = pinball((0.1, 0.8))
@@ -138,6 +145,7 @@ def test_the_pinball_loss_is_least_at_the_quantiles() -> None:
     assert float(measure(jnp.array([[1.0, 1.0]]), jnp.array([3.0]))["loss"]) == pytest.approx((0.1 + 0.8) * 2 / 2)
 
 
+@pytest.mark.slow
 def test_a_mixture_density_integrates_to_one() -> None:
     outputs = jnp.array([0.3, -0.2, -1.0, 2.0, -0.5, 0.4])
     grid = jnp.linspace(-12.0, 14.0, 2601)
@@ -149,6 +157,7 @@ def test_a_mixture_density_integrates_to_one() -> None:
     assert np.ptp(y[middle]) > 1.5  # several y for one x
 
 
+@pytest.mark.slow
 def test_a_graph_network_gives_alike_nodes_the_mean_of_their_neighbours_and_hides_the_labels_of_the_others() -> None:
     workload = make_graph_workload(num_nodes=40, labelled=8, batch_size=8, within=1.0, between=0.0)
     nodes, labels = workload.batches.arrays
@@ -166,6 +175,7 @@ def test_a_graph_network_gives_alike_nodes_the_mean_of_their_neighbours_and_hide
     assert float(workload.loss_fn(zero, (), (nodes, labels), KEY)[0]) == pytest.approx(np.log(4))
 
 
+@pytest.mark.slow
 def test_images_with_their_noise_taken_away_have_no_loss() -> None:
     images = np.random.default_rng(0).normal(size=(64, 5)).astype(np.float32)
     workload = make_denoising_workload("images", images, images, noise=0.5, hidden=4)
@@ -177,6 +187,7 @@ def test_images_with_their_noise_taken_away_have_no_loss() -> None:
     assert losses[0] != losses[1]
 
 
+@pytest.mark.slow
 def test_an_energy_of_no_slope_leaves_the_noise() -> None:
     workload = make_energy_workload(noise=0.3, hidden=4, num_train=64, num_test=500)
     params = workload.init(KEY)[0]

@@ -50,6 +50,7 @@ def test_a_block_whose_residual_is_zero_is_its_shortcut():
     np.testing.assert_array_equal(block(x, train=True), shortcut(x, 32, 2))
 
 
+@pytest.mark.slow
 def test_a_convolution_of_stride_2_is_centred_on_the_pixels_that_the_shortcut_keeps():
     block = ResidualBlock(16, 32, 2, rngs=nnx.Rngs(0))
     block.conv1.kernel[...] = jnp.zeros((3, 3, 16, 32)).at[1, 1, :, :16].set(jnp.eye(16))

@@ -24,6 +24,7 @@ def _convolve(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
     )
 
 
+@pytest.mark.slow
 def test_the_matrix_product_of_neighbourhoods_is_a_convolution() -> None:
     network = convolutional_network(2, 3, widths=(4, 5))
     first, second, last = layers = network.init(jax.random.key(0))
@@ -34,6 +35,7 @@ def test_the_matrix_product_of_neighbourhoods_is_a_convolution() -> None:
     np.testing.assert_allclose(network.apply(layers, IMAGES), expected, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_batch_norm_trains_with_the_minibatch_and_evaluates_with_running_statistics() -> None:
     workload = make_normalized_convolution_workload(
         "images", (IMAGES, LABELS), (IMAGES, LABELS), batch_size=6, widths=(4, 5)
