@@ -87,7 +87,7 @@ def check_rates(seen: RateEvidence, limits: Thresholds) -> list[Finding]:
     if not np.isfinite(seen.initial):
         return []
     if not np.isfinite(end) or end - seen.initial > limits.diverged * max(abs(seen.initial), gain):
-        lower = [_too_high(numbers, 1.0, True, limits)] if best < limits.high_factor else []
+        lower = [_wrong_rate("rate-too-high", numbers, 1.0, True, limits)] if best < limits.high_factor else []
         return [_diverges(numbers, limits), *lower]
     found: list[Finding] = []
     if gain <= limits.learnt * abs(seen.initial):
@@ -98,9 +98,9 @@ def check_rates(seen: RateEvidence, limits: Thresholds) -> list[Finding]:
         found.append(_warmup_missing(numbers | {"loss_with_warmup": warm[0]}, lost))
     if best < limits.high_factor and lost > limits.high_lost:
         risen = end - seen.initial > limits.high_rise * max(abs(seen.initial), gain)
-        found.append(_too_high(numbers, lost, risen, limits))
+        found.append(_wrong_rate("rate-too-high", numbers, lost, risen, limits))
     if best > limits.low_factor_hint and lost > limits.low_lost:
-        found.append(_too_low(numbers, lost, best > limits.low_factor, limits))
+        found.append(_wrong_rate("rate-too-low", numbers, lost, best > limits.low_factor, limits))
     return found
 
 
@@ -135,23 +135,11 @@ def _warmup_missing(numbers: dict[str, float], lost: float) -> Finding:
     )
 
 
-def _too_high(numbers: dict[str, float], lost: float, sure: bool, limits: Thresholds) -> Finding:
+def _wrong_rate(code: str, numbers: dict[str, float], lost: float, sure: bool, limits: Thresholds) -> Finding:
+    """Return the finding that another rate ends lower, `rate-too-high` or `rate-too-low`."""
     change = _change(numbers, limits)
     return Finding(
-        "rate-too-high",
-        "likely" if sure else "hint",
-        min(1.0, lost),
-        f"In runs in miniature {numbers['best_factor']:.2g} times the rate ends at {numbers['best_loss']:.3g}, the "
-        f"rate itself at {numbers['loss']:.3g}.",
-        numbers,
-        Remedy(f"Multiply the rate by {change.rate_factor:g}.", change),
-    )
-
-
-def _too_low(numbers: dict[str, float], lost: float, sure: bool, limits: Thresholds) -> Finding:
-    change = _change(numbers, limits)
-    return Finding(
-        "rate-too-low",
+        code,
         "likely" if sure else "hint",
         min(1.0, lost),
         f"In runs in miniature {numbers['best_factor']:.2g} times the rate ends at {numbers['best_loss']:.3g}, the "

@@ -33,9 +33,9 @@ ORDERED = 30  # configurations in `Experience.order`
 SOFT = 0.1  # of phi: how far the second best of a set counts beside the best
 FEWEST = 0.5  # of the tasks that have a configuration, at least
 PLANS: Mapping[float, tuple[Plan, ...]] = {
-    1.0: tuple(
-        Plan(*each)
-        for each in [
+    budget: tuple(Plan(*numbers) for numbers in plans)
+    for budget, plans in {
+        1.0: [
             (0, 0, 0, 0, 1),
             (0, 3, 0, 0, 0),
             (9, 0, 0, 0, 0),
@@ -43,22 +43,9 @@ PLANS: Mapping[float, tuple[Plan, ...]] = {
             (4, 2, 0, 0, 0),
             (5, 2, 0, 0, 0),
             (6, 1, 0, 0, 0),
-        ]
-    ),
-    1.5: tuple(
-        Plan(*each)
-        for each in [
-            (0, 4, 0, 0, 0),
-            (7, 3, 0, 0, 0),
-            (9, 2, 0, 0, 0),
-            (6, 2, 1, 0, 0),
-            (5, 1, 2, 0, 0),
-            (8, 1, 1, 0, 0),
-        ]
-    ),
-    2.0: tuple(
-        Plan(*each)
-        for each in [
+        ],
+        1.5: [(0, 4, 0, 0, 0), (7, 3, 0, 0, 0), (9, 2, 0, 0, 0), (6, 2, 1, 0, 0), (5, 1, 2, 0, 0), (8, 1, 1, 0, 0)],
+        2.0: [
             (10, 4, 0, 0, 0),
             (9, 3, 1, 0, 0),
             (9, 1, 2, 0, 0),
@@ -66,11 +53,8 @@ PLANS: Mapping[float, tuple[Plan, ...]] = {
             (6, 3, 0, 0, 1),
             (8, 3, 1, 0, 0),
             (0, 4, 2, 0, 0),
-        ]
-    ),
-    3.0: tuple(
-        Plan(*each)
-        for each in [
+        ],
+        3.0: [
             (9, 3, 2, 0, 1),
             (9, 4, 3, 0, 0),
             (9, 5, 2, 0, 0),
@@ -82,11 +66,8 @@ PLANS: Mapping[float, tuple[Plan, ...]] = {
             (9, 4, 0, 2, 1),
             (6, 3, 2, 2, 0),
             (0, 5, 2, 2, 0),
-        ]
-    ),
-    5.0: tuple(
-        Plan(*each)
-        for each in [
+        ],
+        5.0: [
             (14, 6, 2, 3, 1),
             (14, 6, 0, 0, 3),
             (0, 9, 0, 0, 3),
@@ -94,18 +75,9 @@ PLANS: Mapping[float, tuple[Plan, ...]] = {
             (15, 6, 2, 0, 2),
             (18, 8, 2, 2, 0),
             (0, 9, 2, 3, 1),
-        ]
-    ),
-    10.0: tuple(
-        Plan(*each)
-        for each in [
-            (20, 10, 2, 6, 4),
-            (24, 12, 2, 6, 3),
-            (0, 15, 2, 6, 4),
-            (24, 10, 2, 0, 5),
-            (0, 18, 2, 4, 3),
-        ]
-    ),
+        ],
+        10.0: [(20, 10, 2, 6, 4), (24, 12, 2, 6, 3), (0, 15, 2, 6, 4), (24, 10, 2, 0, 5), (0, 18, 2, 4, 3)],
+    }.items()
 }
 
 
