@@ -123,26 +123,30 @@ class Batches:
         return cls(_stack_minibatches(minibatches, num_batches), 1, transform=first_of, shuffle=False)
 
     @classmethod
-    def stream(cls, make_iterator: Callable[[], Iterator[Any]], *, steps_per_epoch: int) -> Batches:
+    def stream(cls, make_iterator: Callable[[], Iterator[Any]] | Iterable[Any], *, steps_per_epoch: int) -> Batches:
         """Build `Batches` that are read while a run trains, for data that do not fit into memory.
 
-        Minibatches are stacked in chunks of up to 64 MiB and put on the device while the chunk before trains, in a
-        thread of its own. Each minibatch is one step, in the order of the iterator; shuffle and augment there. A run
-        has the same numbers as with the same minibatches in `Batches.stack`. `train` and `range_test` take a stream;
-        other tools go over the same minibatches many times and refuse it. A run trains on one device.
+        Each minibatch is one step, in the order of the iterator; shuffle and augment there. A run has the same numbers
+        as with the same minibatches in `Batches.stack`. A thread of its own reads minibatches into chunks of up to 64
+        MiB and puts them on the device while the chunk before trains; training that has to wait is given a smaller
+        chunk. `train`, `range_test` and `diagnose` take a stream. Other tools go over the same minibatches many times;
+        they take `batches.take(100)`, the first minibatches as arrays.
 
-        A resumed run creates a new iterator and skips the minibatches of the completed steps. A checkpoint identifies
-        the data of a stream by the workload's name and the minibatches' shapes only.
+        If the iterator has `get_state` and `set_state`, as the iterators of Grain have, a checkpoint holds its
+        position, and a resumed run goes on from there. Otherwise the run creates a new iterator and skips the
+        minibatches of the completed steps. A checkpoint identifies the data of a stream by the workload's name and the
+        minibatches' shapes only.
 
         Args:
-          make_iterator: `() -> iterator` of pytrees of arrays that have the same structure, shapes and types. It is
+          make_iterator: `() -> iterator` of pytrees of arrays that have the same structure, shapes and types; or a
+            loader from which `iter` makes a new iterator, such as `grain.DataLoader` or `grain.IterDataset`. It is
             called at the start of a run and whenever the iterator ends, and should return the same minibatches each
-            time for a run that can be resumed.
+            time for a run that can be resumed. `get_state()` returns bytes or JSON values.
           steps_per_epoch: minibatches that count as an epoch.
 
         Raises:
           ValueError: if `steps_per_epoch` is not a whole number above 0.
-          TypeError: if `make_iterator` is not a function.
+          TypeError: if `make_iterator` is neither a function nor such a loader.
 
         Example:
           >>> import numpy as np
@@ -150,8 +154,11 @@ class Batches:
           >>> def make_iterator():
           ...     rng = np.random.default_rng(0)
           ...     return (rng.normal(size=(8, 3)).astype(np.float32) for _ in range(100))
-          >>> Batches.stream(make_iterator, steps_per_epoch=100)
+          >>> batches = Batches.stream(make_iterator, steps_per_epoch=100)
+          >>> batches
           Batches.stream(make_iterator, steps_per_epoch=100)
+          >>> batches.take(10)
+          Batches(float32[10,8,3], batch_size=1, transform=first_of, shuffle=False)
         """
         from lrx.training.stream import Stream
 

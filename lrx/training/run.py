@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 import time
@@ -22,6 +23,7 @@ from lrx.training.checkpoints import CheckpointFolder
 from lrx.training.checks import require_descent_once, require_scalars_once
 from lrx.training.curves import Curves, group
 from lrx.training.divergence import DivergenceError, divergence_error, final_divergence_error
+from lrx.training.feed import Feed
 from lrx.training.following import read_feedback, require_results
 from lrx.training.history import Best, History
 from lrx.training.identity import Identity, as_json, run_identity
@@ -35,7 +37,6 @@ from lrx.training.rounds import describe_rest, has_rounds, is_within_round
 from lrx.training.sampling import keys_of
 from lrx.training.settings import Settings
 from lrx.training.step import State
-from lrx.training.stream import Feed
 from lrx.training.workload import Workload
 
 CHECKPOINT_SECONDS = 30.0  # between two checkpoints if `checkpoint_every` is not given
@@ -89,6 +90,7 @@ class Run:
         self.accumulates = has_rounds(self.shapes.opt_state)
         self.called_at = 0
         self.saved_step, self.saved_at = 0, time.monotonic()
+        self.position: Any = None  # of the reader of a stream, where the run begins
 
     # --- where it begins
 
@@ -147,6 +149,7 @@ class Run:
         if isinstance(kept, Best):
             self.kept, self.kept_value = jax.device_put(kept, self.devices[0]), about["best_value"]
         self.resumed_at = self.saved_step = self.called_at = self.step
+        self.position = about.get("position")
         self._say_what_comes_too_late(about)
         if self.folder is not None:
             self.folder.pinned |= set(about.get("pinned", ()))
@@ -186,13 +189,20 @@ class Run:
 
     def go(self, status: ProgressMeter, interrupted: Callable[[], bool]) -> None:
         """Train to the end."""
-        feed = Feed(self.workload.batches, self.step, self.plan.total, self.placement)
+        self.feed = Feed(
+            self.workload.batches,
+            self.step,
+            self.plan.total,
+            functools.partial(jax.device_put, device=self.placement),
+            position=self.position,
+            keeps_positions=self.folder is not None,
+        )
         try:
-            self._go(feed, status, interrupted)
+            self._go(status, interrupted)
         finally:
-            feed.close()
+            self.feed.close()
 
-    def _go(self, feed: Feed, status: ProgressMeter, interrupted: Callable[[], bool]) -> None:
+    def _go(self, status: ProgressMeter, interrupted: Callable[[], bool]) -> None:
         plan = self.plan
         pace = Pace(SEGMENT_STEPS)
         compiling = True
@@ -216,7 +226,7 @@ class Run:
                 for text in describe_rest(self.state.opt_state, self.step):
                     self._say(text)
                 return
-            found = feed.at(self.step, interrupted)
+            found = self.feed.at(self.step, interrupted)
             if found is None:
                 continue  # interrupted
             arrays, end = found
@@ -346,6 +356,7 @@ class Run:
             "pinned": sorted(folder.pinned),
             "best_by": None if best_by is None else list(best_by),
             "best_value": self.kept_value,
+            "position": self.feed.position(self.step),
         }
         saved = _Saved(**self.state._asdict(), kept=() if self.kept is None else self.kept)
         folder.save(self.step, saved, self.curves.arrays(), {**self.identity, "about": about})
