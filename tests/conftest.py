@@ -42,11 +42,11 @@ for name, value in {
     os.environ.setdefault(name.upper(), str(value))
     jax.config.update(name, type(value)(os.environ[name.upper()]))
 
-# Programs of tests are small and run a few times: what the compiler saves counts, not what the program does. XLA's older
-# generator of machine code, without optimizations and without a split for many cores, compiles them in a third of the
-# time. With LRX_TEST_CODE=users the tests run the machine code that users run, and so CI holds the bits and the rounding
-# of that code to account. Versions of JAX after 0.10 may have the newer generator alone, and end the process at a flag
-# that they do not know.
+# Programs of tests are small and run a few times: what the compiler saves counts, not what the program does. XLA's
+# older generator of machine code, without optimizations and without a split for many cores, compiles them in a third
+# of the time. With LRX_TEST_CODE=users the tests run the machine code that users run, and so CI holds the bits and the
+# rounding of that code to account. Versions of JAX after 0.10 may have the newer generator alone, and end the process
+# at a flag that they do not know.
 QUICK = "--xla_backend_optimization_level=0"
 if jax.__version_info__ < (0, 11):
     QUICK += " --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
