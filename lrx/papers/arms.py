@@ -7,9 +7,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 
+import lrx
 from lrx.papers.reproduction import Claim, Job
 from lrx.records import round_to_six_digits
 from lrx.training import Workload
@@ -145,6 +147,65 @@ def compare_after_trials(
     for label, arm in found.items():
         arm["tried"] = {key: tried[label][key] for key in ("rates", "final_loss")}
     return found
+
+
+def compare_schedules(
+    workload: Workload,
+    schedules: Mapping[str, lrx.Schedule],
+    make: Callable[[lrx.Schedule], optax.GradientTransformation],
+    rates: Sequence[float],
+    job: Job,
+    *,
+    num_steps: int,
+    metric: str | None = None,
+    evaluate_every: int | None = None,
+    name: str = "",
+    strategy: str = "vmap",
+) -> dict[str, Any]:
+    """Train with every schedule, peak and seed in one program, and with the arms of the caller.
+
+    Args:
+      workload: as in `compare`.
+      schedules: label to a schedule whose peak is 1.
+      make: rate to method.
+      rates: the peaks.
+      job: as in `compare`.
+      num_steps: as in `compare`.
+      metric: as in `compare`.
+      evaluate_every: as in `compare`.
+      name: as in `compare`.
+      strategy: as in `compare`.
+
+    Returns:
+      What `compare` returns.
+    """
+    # Tables, so that one program trains with all of them.
+    table = jnp.stack([schedule(jnp.arange(num_steps)) for schedule in schedules.values()])
+    swept = sweep(
+        workload,
+        lambda shape, lr: make(lrx.tabulated(lr * table[jnp.asarray(shape, jnp.int32)])),
+        {"shape": list(range(len(schedules))), "lr": list(rates)},
+        num_steps=num_steps,
+        seeds=job.seeds,
+        num_points=50,
+        evaluate_every=evaluate_every,
+        execution=Execution(strategy),
+        checkpoint=job.folder(name or "schedules"),
+        progress=job.progress_title(name or workload.name),
+    )
+    arms = {label: summarize_arm(swept, at=(place,), metric=metric) for place, label in enumerate(schedules)}
+    both = with_own(dict.fromkeys(schedules, Arm(lambda lr: make(lrx.constant(lr)))), job)
+    own = {label: arm for label, arm in both.items() if label not in schedules}
+    return arms | compare(
+        workload,
+        own,
+        job,
+        num_steps=num_steps,
+        metric=metric,
+        evaluate_every=evaluate_every,
+        name=name,
+        strategy=strategy,
+    )
 
 
 def summarize_arm(

@@ -22,18 +22,16 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 import lrx
 from lrx.figures import legend, panels
-from lrx.papers.arms import claim_best_rates_inside_grid, compare, decades, final_values, summarize_arm, with_own
+from lrx.papers.arms import claim_best_rates_inside_grid, compare_schedules, decades, final_values
 from lrx.papers.figures import arm_style, band
 from lrx.papers.reproduction import Claim, Job, Paper, Scale
 from lrx.records import Result, round_to_six_digits
 from lrx.training import Workload
-from lrx.tuning import Execution, sweep
 from lrx.workloads.text import make_text_workload
 from lrx.workloads.words import make_ngram_workload, make_sequence_workload
 
@@ -91,12 +89,6 @@ def schedule(shape: str, peak: Any, steps: int) -> lrx.Schedule:
     return lrx.warmup(SHAPES[shape](peak, steps - warmup), warmup)
 
 
-def optimizer(rates: jax.Array, shape: Any, peak: Any) -> Any:
-    """Return AdamW with one of several schedules, given as (shapes, steps) rates for a peak of 1."""
-    rate = lrx.tabulated(peak * rates[jnp.asarray(shape, jnp.int32)])
-    return lrx.adamw(rate, b2=B2, weight_decay=WEIGHT_DECAY)
-
-
 def update_weights(rates: np.ndarray, weight_decay: float) -> np.ndarray:
     """Return c_{T,i} for every i: how much each update counts in AdamW's last weights, (steps,)."""
     shrink = np.asarray(rates, np.float64) * weight_decay
@@ -110,21 +102,16 @@ def measure(size: Size, job: Job) -> tuple[dict[str, Any], dict[str, Any]]:
     lengths: dict[str, Any] = {}
     strategy = "auto" if size.model == "transformer" else "vmap"
     for steps in size.steps:
-        # Tables, so that one program trains with all of them.
-        table = jnp.stack([schedule(shape, 1.0, steps)(jnp.arange(steps)) for shape in SHAPES])
-        swept = sweep(
+        arms = compare_schedules(
             workload,
-            lambda shape, lr, table=table: optimizer(table, shape, lr),
-            {"shape": list(range(len(SHAPES))), "lr": list(size.rates)},
+            {shape: schedule(shape, 1.0, steps) for shape in SHAPES},
+            lambda rate: lrx.adamw(rate, b2=B2, weight_decay=WEIGHT_DECAY),
+            size.rates,
+            job,
             num_steps=steps,
-            seeds=job.seeds,
-            execution=Execution(strategy),
-            checkpoint=job.folder(f"{steps} steps"),
-            progress=job.progress_title(f"{workload.name}, {steps} steps"),
-        )
-        arms = {shape: summarize_arm(swept, at=(place,), metric="loss") for place, shape in enumerate(SHAPES)}
-        arms |= compare(
-            workload, with_own({}, job), job, num_steps=steps, metric="loss", name=f"{steps} steps", strategy=strategy
+            metric="loss",
+            name=f"{steps} steps",
+            strategy=strategy,
         )
         lengths[str(steps)] = {"arms": arms}
     longest = size.steps[-1]

@@ -29,6 +29,8 @@ STYLES: dict[str, dict[str, Any]] = {
     "SGDR": {"color": BLUE, "ls": "-"},
     "1 / t": {"color": SKY, "ls": ":"},
     "1 / sqrt t": {"color": PINK, "ls": (0, (5, 1, 1, 1, 1, 1))},
+    "WSD, linear": {"color": BLUE, "ls": (0, (4, 1.5))},
+    "WSD, 1 - sqrt": {"color": BLUE, "ls": "-"},
     "refined": {"color": VERMILION, "ls": (0, (4, 1.5))},
     # Optimizers.
     "SGD": {"color": GREY, "ls": "-"},
