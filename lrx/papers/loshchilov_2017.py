@@ -39,7 +39,7 @@ from lrx.workloads.datasets import load
 from lrx.workloads.dense import perceptron
 from lrx.workloads.pixels import flatten, shrink
 from lrx.workloads.small_convolution import convolutional_network
-from lrx.workloads.supervised import Examples, cross_entropy, make_supervised_workload
+from lrx.workloads.supervised import Examples, error_in_percent, make_supervised_workload
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -101,13 +101,9 @@ def build(size: Size, job: Job) -> tuple[Workload, Network, Examples]:
     else:
         network = convolutional_network(train_images[0].shape[-1], widths=(size.widths[0], size.widths[-1]))
 
-    def measure(outputs: jax.Array, labels: jax.Array) -> dict[str, jax.Array]:
-        found = cross_entropy(outputs, labels)
-        return {"loss": found["loss"], "error": 100 * (1 - found["accuracy"])}
-
     name = f"{job.data}-{size.network}"
     return (
-        make_supervised_workload(name, network, train_images, test, measure, batch_size=size.batch_size),
+        make_supervised_workload(name, network, train_images, test, error_in_percent, batch_size=size.batch_size),
         network,
         test,
     )

@@ -50,6 +50,12 @@ def cross_entropy(logits: jax.Array, labels: jax.Array) -> dict[str, jax.Array]:
     return {"loss": losses.mean(), "accuracy": (logits.argmax(axis=-1) == labels).mean()}
 
 
+def error_in_percent(logits: jax.Array, labels: jax.Array) -> dict[str, jax.Array]:
+    """Return the mean cross-entropy of (n, classes) logits, in nats, and the `error`, in percent."""
+    found = cross_entropy(logits, labels)
+    return {"loss": found["loss"], "error": 100 * (1 - found["accuracy"])}
+
+
 def binary_cross_entropy(scores: jax.Array, labels: jax.Array) -> dict[str, jax.Array]:
     """Return the mean logistic loss of (n,) scores and labels 0 or 1, in nats, and the accuracy."""
     losses = optax.sigmoid_binary_cross_entropy(scores, labels.astype(jnp.float32))
