@@ -32,14 +32,11 @@ from lrx.figures import legend, panels
 from lrx.papers.arms import compare, final_values, with_own, without_grid
 from lrx.papers.figures import REFERENCE, arm_style, band
 from lrx.papers.reproduction import Claim, Job, Paper, Scale
+from lrx.papers.small_images import Images, load_problem, workload_of
 from lrx.records import Result, round_to_six_digits
 from lrx.training import Evaluation, Moment, Workload, train
 from lrx.workloads._network import Network
-from lrx.workloads.datasets import load
-from lrx.workloads.dense import perceptron
-from lrx.workloads.pixels import flatten, shrink
-from lrx.workloads.small_convolution import convolutional_network
-from lrx.workloads.supervised import Examples, error_in_percent, make_supervised_workload
+from lrx.workloads.supervised import Examples
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -94,19 +91,9 @@ def optimizer(schedule: lrx.Schedule) -> optax.GradientTransformation:
 
 def build(size: Size, job: Job) -> tuple[Workload, Network, Examples]:
     """Return the workload, which evaluates the test error in percent, its network and the test images."""
-    train_images, test = shrink(load(job.data, job.data_dir).first(size.images, size.test_images), size.shrink)
-    if size.network == "perceptron":
-        train_images, test = flatten(train_images), flatten(test)
-        network = perceptron((train_images[0].shape[1], *size.widths, 10))
-    else:
-        network = convolutional_network(train_images[0].shape[-1], widths=(size.widths[0], size.widths[-1]))
-
-    name = f"{job.data}-{size.network}"
-    return (
-        make_supervised_workload(name, network, train_images, test, error_in_percent, batch_size=size.batch_size),
-        network,
-        test,
-    )
+    images = Images(size.network, size.images, size.test_images, size.shrink, size.widths)
+    problem = load_problem(images, job)
+    return workload_of(problem, f"{job.data}-{size.network}", size.batch_size), problem.network, problem.test
 
 
 def measure(size: Size, job: Job) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -27,13 +27,9 @@ import lrx
 from lrx.figures import legend, panels
 from lrx.papers.figures import band
 from lrx.papers.reproduction import Claim, Job, Paper, Scale
+from lrx.papers.small_images import Images, load_problem, workload_of
 from lrx.records import Result, round_to_six_digits
 from lrx.tuning import Execution, sweep
-from lrx.workloads.datasets import load
-from lrx.workloads.dense import perceptron
-from lrx.workloads.labels import mislabel
-from lrx.workloads.pixels import flatten, shrink
-from lrx.workloads.supervised import error_in_percent, make_supervised_workload
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -95,13 +91,9 @@ def measure(size: Size, job: Job) -> tuple[dict[str, Any], dict[str, Any]]:
     """Train with every decay and seed on every size of the data."""
     sizes = {}
     for number in size.images:
-        train, test = shrink(load(job.data, job.data_dir).first(number, size.test_images), size.shrink)
-        train = mislabel(flatten(train), size.wrong_labels)
-        network = perceptron((train[0].shape[1], *size.widths, 10))
+        images = Images("perceptron", number, size.test_images, size.shrink, size.widths, size.wrong_labels)
         name = f"{job.data}, {number:,} images"
-        workload = make_supervised_workload(
-            name, network, train, flatten(test), error_in_percent, batch_size=size.batch_size
-        )
+        workload = workload_of(load_problem(images, job), name, size.batch_size)
         epoch = workload.batches.steps_per_epoch
         schedule = lrx.cosine_decay(size.rate, size.epochs * epoch, end_value=FINAL_RATE * size.rate)
         swept = sweep(
