@@ -8,7 +8,7 @@ arXiv:2405.15682, figures 1, 5 and 11. The rate gamma stays constant; gradients 
 with c = 1 / (t + 1). Beta = 0 is Polyak averaging, which evaluates gradients at the newest iterate, and beta = 1 primal
 averaging, at the average; 0.9 is better than both.
 
-    lrx reproduce defazio_2024                 a perceptron on six characters, 200, 500 and 1,250 steps, 3 seeds
+    lrx reproduce defazio_2024                 a perceptron on six characters, 100, 200 and 400 steps, 3 seeds
     lrx reproduce defazio_2024 --scale cpu     a block of attention, 250, 1,000 and 4,000 steps, 3 seeds
 
 Published test accuracies (CIFAR-10, WRN-16-8, 300 epochs, 10 seeds): Schedule-Free 96.03, cosine 95.73, steps 95.59;
@@ -50,9 +50,9 @@ class Size(NamedTuple):
 
 SCALES = {
     "demo": Scale(
-        "characters from the six before, a perceptron, 200 to 1,250 steps, 3 seeds",
+        "characters from the six before, a perceptron, 100 to 400 steps, 3 seeds",
         "half a minute, 2 CPU cores",
-        Size("n-gram", (200, 500, 1250), (0.01, 0.02, 0.04, 0.08, 0.16), 50),
+        Size("n-gram", (100, 200, 400), (0.02, 0.04, 0.08, 0.16), 50),
     ),
     "cpu": Scale(
         "a block of attention of width 32, 250 to 4,000 steps, 3 seeds",

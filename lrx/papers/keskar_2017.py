@@ -55,7 +55,7 @@ SCALES = {
     "demo": Scale(
         "a perceptron of 64 units, batches of 8 and 144, 3 seeds",
         "half a minute, 2 CPU cores",
-        Size(Images("perceptron", 1437, 360, 1, (64,)), 8, 144, (30, 150), 0.05),
+        Size(Images("perceptron", 1437, 360, 1, (64,)), 8, 144, (15, 120), 0.05),
         "digits",
     ),
     "cpu": Scale(

@@ -9,7 +9,7 @@ proportional to sign(X^T y), which fits the training examples as well and calls 
 Section 4: networks, each method at the rate with the lowest training loss; SGD has the lower test error, 7.65 % against
 9.60 % of the best adaptive method (CIFAR-10, VGG with batch norm).
 
-    lrx reproduce wilson_2017                 digits, a perceptron, 30 epochs, 5 methods, 7 rates, 3 seeds
+    lrx reproduce wilson_2017                 digits, a perceptron, 12 epochs, 5 methods, 7 rates, 3 seeds
     lrx reproduce wilson_2017 --scale cpu     CIFAR-10, ResNet-8, 10,000 images, 10 epochs, 5 rates, 3 seeds
 
 The gap in test errors is shown and is not a claim: with small networks it is within the spread of the seeds.
@@ -56,9 +56,9 @@ class Size(NamedTuple):
 
 SCALES = {
     "demo": Scale(
-        "a perceptron of 64 units, 30 epochs, 7 rates, 3 seeds",
+        "a perceptron of 64 units, 12 epochs, 7 rates, 3 seeds",
         "half a minute, 2 CPU cores",
-        Size("mlp", {"widths": (64,)}, 1437, 30, 2),
+        Size("mlp", {"widths": (64,)}, 1437, 12, 2),
         "digits",
     ),
     "cpu": Scale(

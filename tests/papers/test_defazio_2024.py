@@ -49,6 +49,7 @@ def test_a_run_that_is_good_at_every_length_makes_every_claim_hold_and_others_fa
     assert failing(made_up(best=0)) == [5]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("label", "same"), [(paper.POLYAK, "newest"), (paper.PRIMAL, "average")])
 def test_gradients_are_taken_at_the_newest_iterate_or_at_the_average(label: str, same: str) -> None:
     tx = paper.optimizer(label, 1, 0.1)

@@ -8,36 +8,56 @@ from reproductions import Tiny, failing
 
 import lrx
 from lrx.papers import kalra_2024 as paper
+from lrx.papers.small_images import Images
 from lrx.records import Result
+from lrx.workloads.dense import perceptron
 
-TINY = Tiny(paper.Size("mlp", {"widths": (8,)}, 64, 10, (0.002, 0.004), (1, 4), 32), "digits")
+TINY = Tiny(paper.Size(Images("perceptron", 64, 32, 2, (8,)), 8, (0.1,), (0.01,), (1, 4), 2.0, 32), "digits")
+Places = tuple[int, int]
 
 
-def made_up(*, adam: tuple[int, ...] = (2, 4, 6), gi: int = 5, best: float = 0.0, low: float = 0.0) -> Result:
-    """A result in which a rate is stable up to a place: of Adam for each warm-up, of GI-Adam without."""
-    rates, seeds = [2.0**power for power in range(8)], np.array([-0.1, 0.0, 0.1])
+def made_up(
+    *, sharp: Places = (1, 4), usual: Places = (4, 4), gi: int = 3, low: float = 0.0, best: float = 0.0
+) -> Result:
+    """A result whose highest stable rates have these places: without and with warm-up, and of GI-Adam without."""
+    rates, seeds = [2.0**power for power in range(6)], np.array([-0.1, 0.0, 0.1])
 
-    def ladder(places: tuple[int, ...], floor: float = 3.0) -> np.ndarray:
-        steps = np.arange(8)[:, None] > np.array(places)[None, :]
-        return np.where(steps, 60.0, floor)[..., None] + seeds
+    def errors(places: Places) -> np.ndarray:
+        above = np.arange(6)[:, None] > np.array(places)[None, :]
+        return np.where(above, 60.0, 3.0)[..., None] + seeds
 
-    errors = ladder(adam)
-    errors[..., -1, :] += best
-    other = ladder((gi, 6, 6))
+    maps = {
+        start: {name: {"rates": rates, "error": errors(places)} for name in ("SGD", "Adam", "GI-Adam")}
+        for start, places in (("usual start", usual), ("sharp start", sharp))
+    }
+    other = errors((gi, 4))
     other[0, 0] += low
-    maps = {"Adam": {"error": errors.tolist()}, "GI-Adam": {"error": other.tolist()}}
-    return Result(
-        "kalra_2024", "cpu", "digits", [0, 1, 2], {}, {"rates": rates, "warmups": [1, 16, 256], "maps": maps}, 1.0
-    )
+    warmed = errors(sharp)
+    warmed[:, 1] += best
+    maps["sharp start"]["GI-Adam"] = {"rates": rates, "error": other}
+    maps["sharp start"]["Adam"] = {"rates": rates, "error": warmed}
+    found = {
+        start: {name: {**each, "error": each["error"].tolist()} for name, each in m.items()}
+        for start, m in maps.items()
+    }
+    return Result("kalra_2024", "cpu", "digits", [0, 1, 2], {}, {"warmups": [1, 100], "maps": found}, 1.0)
 
 
-def test_stable_rates_that_grow_with_the_warmup_make_every_claim_hold_and_others_fail() -> None:
+def test_stable_rates_that_rise_from_a_sharp_start_make_every_claim_hold_and_others_fail() -> None:
     assert failing(made_up()) == []
-    assert failing(made_up(adam=(3, 4, 4))) == [0, 4]
-    assert failing(made_up(adam=(2, 5, 4))) == [1]
-    assert failing(made_up(gi=2)) == [2, 4]
-    assert failing(made_up(low=1.0)) == [3]
-    assert failing(made_up(best=1.0)) == [5]
+    assert failing(made_up(sharp=(3, 4))) == [1, 4]
+    assert failing(made_up(sharp=(4, 4))) == [0, 1, 2, 3, 4, 5]
+    assert failing(made_up(usual=(1, 4))) == [2, 3]
+    assert failing(made_up(gi=1)) == [4]
+    assert failing(made_up(low=1.0)) == [5]
+    assert failing(made_up(best=1.0)) == [6]
+
+
+def test_a_larger_start_has_the_same_network() -> None:
+    network = perceptron((4, 3))
+    params = [{"kernel": jnp.ones((4, 3)), "bias": jnp.ones(3)}]
+    start = paper.enlarged(network._replace(init=lambda key: params), 4.0).init(jnp.zeros(2))
+    assert start[0]["kernel"].max() == start[0]["kernel"].min() == 4.0
 
 
 def test_the_first_step_of_gi_adam_is_shorter_by_the_root_of_the_weight() -> None:
@@ -56,7 +76,9 @@ def test_the_schedule_peaks_after_its_warmup_and_ends_at_a_tenth() -> None:
     np.testing.assert_allclose(rates[jnp.array([10, 100])], [2.0, 0.2], rtol=1e-5)
 
 
-def test_figures_have_a_map_a_method() -> None:
+def test_figures_have_a_map_for_each_method_and_start() -> None:
     figure = paper.plot(made_up())["warmups"]
-    assert [axes.get_title(loc="left") for axes in figure.axes[:2]] == ["Adam", "GI-Adam"]
-    assert len(figure.axes[2].get_lines()) == 3 + 1
+    titles = [axes.get_title(loc="left") for axes in figure.axes[:5]]
+    assert titles[:2] == ["SGD, usual start", "Adam, usual start"]
+    assert titles[3:] == ["SGD, sharp start", "Adam, sharp start"]
+    assert len(figure.axes[5].get_lines()) == 2 + 1
