@@ -211,12 +211,9 @@ def plot(result: Result) -> dict[str, Figure]:
     left.set_ylabel("test error (%), mean and range of seeds")
     middle.set_xlabel(r"epochs that AdamW averages over, $1 / (\eta \lambda M)$")
     counts = np.array([int(number) for number in numbers])
-    for found, label, look in (
-        (best_decay, "best", {"color": "black", "ls": "-"}),
-        (harmless_decay, "largest harmless", {"color": "black", "ls": "--"}),
-    ):
-        octaves = np.stack([found(result, number) for number in numbers])
-        right.plot(counts, 2.0 ** octaves.mean(axis=1), marker="o", ms=4, **look)
+    for find, label, stroke in ((best_decay, "best", "-"), (harmless_decay, "largest harmless", "--")):
+        octaves = np.stack([find(result, number) for number in numbers])
+        right.plot(counts, 2.0 ** octaves.mean(axis=1), marker="o", ms=4, color="black", ls=stroke)
         right.vlines(counts, 2.0 ** octaves.min(axis=1), 2.0 ** octaves.max(axis=1), color="black", lw=1)
         right.annotate(
             label, (counts[0], 2.0 ** octaves[0].mean()), xytext=(4, 6), textcoords="offset points", fontsize=9
