@@ -164,6 +164,74 @@ class Batches:
 
         return Stream(make_iterator, steps_per_epoch=steps_per_epoch)
 
+    @classmethod
+    def records(
+        cls,
+        dataset: Any,
+        batch_size: int | Callable[[jax.Array], Any],
+        *,
+        drop_remainder: bool = True,
+        process_index: int | None = None,
+        process_count: int | None = None,
+        read_options: Any = None,
+    ) -> Batches:
+        """Build `Batches` of examples that are read one by one from files while a run trains; needs Grain.
+
+        The data set says what an example is and in which order they come: `grain.MapDataset.source(source)
+        .shuffle(seed=0).map(decode)`. Each epoch goes once through it, with a new order if it shuffles. Step t takes
+        the b examples after those of the steps before; process i of k reads the i-th part of them, b/k examples. So the
+        minibatches do not depend on the number of processes. A checkpoint holds the number of examples taken. A resumed
+        run goes on from there bit for bit, in the middle of an epoch, on any number of processes; with
+        `on_mismatch="continue"` also with another batch size.
+
+        Everything else is as for `Batches.stream`. To use a position of Grain's own, worker processes or other
+        transformations of an iterator, stream a `grain.IterDataset`.
+
+        Args:
+          dataset: a `grain.MapDataset` of one epoch, without `repeat` and `batch`; or a source with `__len__` and
+            `__getitem__`, such as `grain.sources.ArrayRecordDataSource`. Examples are pytrees of arrays and numbers
+            that have the same structure, shapes and types.
+          batch_size: b, examples in a minibatch over all processes, a multiple of their number, 1 to n; or a schedule,
+            a function of the number of completed steps, such as `lrx.piecewise_constant(64, {1000: 2})`, which doubles
+            it after step 1000. The steps compile once for each size. An epoch of `steps_per_epoch` is then the first.
+          drop_remainder: whether an epoch leaves out the examples at its end that are too few for a minibatch.
+            Otherwise this minibatch also takes the first examples of the next epoch, and an epoch of `train` has n/b
+            steps, rounded down.
+          process_index: i, from 0 on; by default that of JAX.
+          process_count: k; by default that of JAX. `train` takes the shares of the processes that run it only.
+          read_options: `grain.ReadOptions`: threads, and minibatches that are read ahead; by default 8 of each, or
+            fewer if these minibatches would have more than 64 MiB.
+
+        Raises:
+          ValueError: if the data set is empty, endless or drops examples, or a number is not whole or out of range.
+          TypeError: if the data set has no examples by their number, or the schedule is something else.
+          ImportError: if Grain is not installed.
+
+        Example:
+          >>> import grain, lrx
+          >>> import numpy as np
+          >>> images, labels = np.zeros((100, 8, 8), np.uint8), np.arange(100) % 10
+          >>> dataset = grain.MapDataset.range(100).shuffle(seed=0).map(lambda i: (images[i], labels[i]))
+          >>> batches = lrx.Batches.records(dataset, batch_size=32)
+          >>> batches
+          Batches.records(<100 records>, batch_size=32)
+          >>> batches.steps_per_epoch
+          3
+          >>> share = lrx.Batches.records(dataset, 32, process_index=1, process_count=2)
+          >>> [x.shape for x in next(share.read())]
+          [(16, 8, 8), (16,)]
+        """
+        from lrx.training.records import Records
+
+        return Records(
+            dataset,
+            batch_size,
+            drop_remainder=drop_remainder,
+            process_index=process_index,
+            process_count=process_count,
+            read_options=read_options,
+        )
+
     def __post_init__(self) -> None:
         lengths = {}
         for key, leaf in leaves_by_key(self.arrays).items():

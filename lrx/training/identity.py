@@ -26,6 +26,7 @@ from lrx.extra_args import tolerant_update
 from lrx.training.batches import Batches
 from lrx.training.code import function_digest, may_act
 from lrx.training.program_hash import ADDRESS, program_identity
+from lrx.training.records import Records
 from lrx.training.stream import Stream
 from lrx.training.workload import Workload
 
@@ -80,7 +81,7 @@ def run_identity(workload: Workload, tx: optax.GradientTransformation, **setting
     gradient = jax.value_and_grad(workload.loss_fn, has_aux=True)
     return {
         "workload": workload.name,
-        "batch_size": batches.batch_size,
+        "batch_size": _batch_size_identity(batches),
         "shuffle": batches.shuffle,
         **settings,
         "data": data_identity(batches),
@@ -249,14 +250,29 @@ def as_json(run: Identity) -> Identity:
     return values
 
 
+def _batch_size_identity(batches: Batches) -> Any:
+    if not isinstance(batches, Records):
+        return batches.batch_size
+    schedule = batches.sizes.schedule
+    if schedule is None:
+        return batches.sizes.given
+    return program_identity(schedule, jax.ShapeDtypeStruct((), jnp.int32))
+
+
 _known_data: weakref.WeakKeyDictionary[Batches, dict[str, str]] = weakref.WeakKeyDictionary()
 
 
 def data_identity(batches: Batches) -> dict[str, str]:
     """Return path to type, shape and checksum of every array: `{"[0]": "float32[64, 8], checksum 3ac5ec2c"}`.
 
-    The data of a stream are not read: they are identified by the shapes of a minibatch and the name of the workload.
+    The data of a stream are not read: they are identified by the shapes of a minibatch and the name of the workload,
+    and records by their number and the first of them.
     """
+    if isinstance(batches, Records):
+        first = batches.first_example
+        types, sums = describe(first), checksums(first)
+        found = {name: f"{types[name]}, checksum {sums[name]}, the first of {batches.num_examples}" for name in types}
+        return {**found, "drop_remainder": str(batches.drop_remainder)}
     if isinstance(batches, Stream):
         return {name: f"{text}, a stream" for name, text in describe(batches.minibatch_shapes()).items()}
     if batches not in _known_data:

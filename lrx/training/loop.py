@@ -10,12 +10,14 @@ from typing import Any
 import optax
 
 from lrx import _checks
+from lrx.training.batches import Batches
 from lrx.training.callbacks import Moment, as_callbacks
 from lrx.training.checkpoints import KEPT, CheckpointFolder
 from lrx.training.following import best_by
 from lrx.training.history import History
 from lrx.training.interrupt import ctrl_c
 from lrx.training.progress import reporter, require_progress
+from lrx.training.records import Records
 from lrx.training.run import Run
 from lrx.training.settings import Settings
 from lrx.training.workload import Workload, require_workload
@@ -143,7 +145,9 @@ def train(
     """
     require_workload(workload)
     _require_transformation(tx)
-    total, unit = _length(epochs, steps, workload.batches.steps_per_epoch)
+    if isinstance(workload.batches, Records):
+        workload.batches.require_processes(1)
+    total, unit = _length(epochs, steps, workload.batches)
     plan = Settings(
         total,
         _interval("evaluate_every", evaluate_every, unit) or workload.batches.steps_per_epoch,
@@ -189,8 +193,9 @@ def _require_transformation(tx: Any) -> None:
         raise TypeError(f"tx must be an optax transformation, with init and update, got a {type(tx).__name__}.")
 
 
-def _length(epochs: Any, steps: Any, steps_per_epoch: int) -> tuple[int, int]:
+def _length(epochs: Any, steps: Any, batches: Batches) -> tuple[int, int]:
     """Return the number of steps of the run, and of the unit that its intervals are given in."""
+    steps_per_epoch = batches.steps_per_epoch
     if (epochs is None) == (steps is None):
         raise ValueError(
             f"exactly one of epochs and steps must be given, got epochs={epochs}, steps={steps}: the other follows "
@@ -201,6 +206,11 @@ def _length(epochs: Any, steps: Any, steps_per_epoch: int) -> tuple[int, int]:
         return int(steps), 1
     _checks.positive("epochs", epochs)
     _checks.steps("epochs", epochs)
+    if isinstance(batches, Records) and batches.grows:
+        raise ValueError(
+            f"epochs must be left out if the batch size follows a schedule, got epochs={epochs}: epochs then differ in "
+            f"length. Give steps={batches.steps_of(int(epochs))}, which take as many examples."
+        )
     _checks.steps("epochs * steps_per_epoch", epochs * steps_per_epoch)
     return int(epochs) * steps_per_epoch, steps_per_epoch
 
