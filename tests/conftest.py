@@ -42,16 +42,18 @@ for name, value in {
     os.environ.setdefault(name.upper(), str(value))
     jax.config.update(name, type(value)(os.environ[name.upper()]))
 
-# Programs of tests are small and run a few times: what the compiler saves counts, not what the program does. XLA's
-# older generator of machine code, without optimizations and without a split for many cores, compiles them in a third
-# of the time. With LRX_TEST_CODE=users the tests run the machine code that users run, and so CI holds the bits and the
-# rounding of that code to account. Versions of JAX after 0.10 may have the newer generator alone, and end the process
-# at a flag that they do not know.
-QUICK = "--xla_backend_optimization_level=0"
-if jax.__version_info__ < (0, 11):
-    QUICK += " --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
-if os.environ.get("LRX_TEST_CODE") != "users" and QUICK not in os.environ.get("XLA_FLAGS", ""):
-    os.environ["XLA_FLAGS"] = f"{QUICK} {os.environ.get('XLA_FLAGS', '')}".rstrip()
+# Programs of tests are small and run a few times: what the compiler takes counts, not what it gains. XLA's older
+# generator of machine code, without optimizations and without a split for many cores, takes a third of the time. Tests
+# that compute for longer are marked `optimized`. With LRX_TEST_CODE=users all tests run the machine code that users run,
+# and so CI holds the bits and the rounding of that code to account. Versions of JAX after 0.10 may have the newer
+# generator alone, and end the process at a flag that they do not know.
+QUICK = os.environ.get("LRX_TEST_CODE") != "users"
+OLDER = "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
+if QUICK:
+    os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
+    jax.config.update("jax_disable_most_optimizations", True)
+    if jax.__version_info__ < (0, 11) and OLDER not in os.environ.get("XLA_FLAGS", ""):
+        os.environ["XLA_FLAGS"] = f"{OLDER} {os.environ.get('XLA_FLAGS', '')}".rstrip()
 
 # Arrays of different ranks meet only where the code says so; scalars are free.
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -102,6 +104,22 @@ def pytest_collection_finish() -> None:
     # `cases` collects the units; within a test that hypothesis draws, it would define other such tests.
     if "units" in sys.modules:
         importlib.import_module("cases")
+
+
+def _optimize(item: pytest.Item, quick: bool) -> None:
+    if item.get_closest_marker("optimized"):
+        os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = str(int(quick))
+        jax.config.update("jax_disable_most_optimizations", quick)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    _optimize(item, quick=False)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(item: pytest.Item) -> None:
+    _optimize(item, quick=QUICK)
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import concurrent.futures
 import sys
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +13,7 @@ import numpy as np
 import optax
 import pytest
 from cases import Case, all_schedules
+from compilations import counting
 from rate_examples import GRADS, PARAMS, cosine, halving, plateau, run
 
 import lrx
@@ -129,7 +129,7 @@ def test_lists_and_ranges_are_steps(counts: Any) -> None:
 
 
 @all_schedules
-def test_a_single_step_is_answered_as_compiled_and_costs_microseconds(case: Case) -> None:
+def test_a_single_step_is_answered_as_compiled_and_the_second_call_only_runs(case: Case) -> None:
     schedule = case()
     compiled = jax.jit(lambda count: schedule(count))
     for step in (0, 1, np.int32(2), np.uint8(3), 5, 10_000, 2**31 - 1, jnp.int32(4)):
@@ -137,13 +137,11 @@ def test_a_single_step_is_answered_as_compiled_and_costs_microseconds(case: Case
         assert isinstance(rate, jax.Array)
         assert (rate.shape, rate.dtype, rate.weak_type) == ((), jnp.float32, False)
         assert rate.tobytes() == compiled(jnp.int32(step)).tobytes()
-    seconds = []
-    for _ in range(5):
-        began = time.process_time()
-        for step in range(100):
-            float(schedule(step))
-        seconds.append((time.process_time() - began) / 100)
-    assert min(seconds) < 50e-6
+    # `lrx bench schedules` measures its time: microseconds, since nothing is traced or compiled again.
+    with counting() as counter:
+        for step in range(3):
+            schedule(step)
+    assert counter.events == []
 
 
 def test_equal_schedules_share_the_program_for_a_single_step() -> None:

@@ -18,6 +18,7 @@ from lrx.workloads import make_workload
 
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.optimized,
     pytest.mark.skipif(not os.environ.get("LRX_DATA_DIR"), reason="LRX_DATA_DIR names no folder with the real data"),
 ]
 

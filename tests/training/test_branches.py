@@ -61,8 +61,8 @@ def test_several_cooldowns_branch_from_one_stable_run(tmp_path):
     assert cooled.resumed_at == 20
     assert list(cooled.changes) == [20]
     at_once = train(line(), COOLED, steps=30)
-    np.testing.assert_array_equal(cooled.loss, at_once.loss)
-    np.testing.assert_array_equal(cooled.params["w"], at_once.params["w"])
+    np.testing.assert_allclose(cooled.loss, at_once.loss, rtol=1e-6)  # a rate and a join are two programs
+    np.testing.assert_allclose(cooled.params["w"], at_once.params["w"], rtol=1e-6)
     np.testing.assert_array_equal(cooled.loss[:20], stable.loss[:20])
     assert kept(tmp_path / "stable") == [20, 40]
     # The same call goes on with the branch.

@@ -176,6 +176,7 @@ def test_images_that_fill_up_the_last_chunk_count_for_nothing(monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.optimized
 @pytest.mark.parametrize("model", ["mlp", "resnet8"])
 def test_training_lowers_the_loss(model):
     workload = make_workload("digits", model, batch_size=64)
