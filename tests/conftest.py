@@ -44,8 +44,8 @@ for name, value in {
 
 # Programs of tests are small and run a few times: what the compiler takes counts, not what it gains. XLA's older
 # generator of machine code, without optimizations and without a split for many cores, takes a third of the time. Tests
-# that compute for longer are marked `optimized`. With LRX_TEST_CODE=users all tests run the machine code that users run,
-# and so CI holds the bits and the rounding of that code to account. Versions of JAX after 0.10 may have the newer
+# that compute for longer are marked `optimized`. With LRX_TEST_CODE=users all tests run the code that users run, and so
+# CI holds its bits and its rounding to account. Versions of JAX after 0.10 may have the newer
 # generator alone, and end the process at a flag that they do not know.
 QUICK = os.environ.get("LRX_TEST_CODE") != "users"
 OLDER = "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
