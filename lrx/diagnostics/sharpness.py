@@ -12,11 +12,15 @@ import numpy as np
 from lrx import _checks
 from lrx._numbers import ArrayLike
 from lrx.diagnostics.eigenvalues import Eigenpairs, largest_eigenvalues
-from lrx.diagnostics.losses import Flat, flatten, require_scalar
+from lrx.diagnostics.losses import Flat, flatten
+from lrx.diagnostics.programs import Evaluate, TracedLoss
 from lrx.figures import BLUE, VERMILION, panels
+from lrx.training.equality import Cache
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+_PROGRAMS = Cache(maxsize=32)
 
 
 class Sharpness(NamedTuple):
@@ -103,7 +107,8 @@ def sharpness(
     its basis is full and stops when each residual ||H v - lambda v|| is at most `tol` |lambda|, or is rounding error:
     2e-6 of the largest image H v of a unit vector.
 
-    Each call compiles a program; within a compiled function of your own it is compiled once.
+    Calls with equal losses compile one program: the loss is traced at each call, and the arrays that it closes over,
+    such as a batch, are arguments of the program.
 
     Args:
       loss: `params -> loss`, a scalar, twice differentiable, such as `workload.loss_at(0)`. It is differentiated in
@@ -146,31 +151,38 @@ def sharpness(
       gradient descent is stable up to a rate of 0.400
     """
     flat = flatten(params)
-    require_scalar(loss, params)
+    traced = TracedLoss(loss, params)
     _checks.steps("num_eigenvalues", num_eigenvalues, unit="eigenvalues")
     _checks.not_above("num_eigenvalues", num_eigenvalues, "the number of parameters", flat.point.size)
     _checks.positive("tol", tol)
     _checks.flag("eigenvectors", eigenvectors)
     _checks.steps("max_products", max_products, unit="products")
     root = None if preconditioner is None else jnp.sqrt(_flat_preconditioner(preconditioner, params, flat))
+    wanted = (int(num_eigenvalues), int(max_products))
+    find = traced.compile_once(_PROGRAMS, wanted, lambda evaluate: jax.jit(_program(evaluate, *wanted)))
+    found = find(traced.constants, params, root, tol, jax.random.key(0) if key is None else key)
+    vectors = jax.vmap(lambda vector: flat.split(_over(vector, root)))(found.vectors) if eigenvectors else None
+    return Sharpness(found.values, found.residuals, found.products, found.converged, vectors)
 
-    @jax.jit  # one program, where there would be dozens
-    def find(point: jax.Array, root: jax.Array | None, tol: ArrayLike, key: jax.Array) -> Eigenpairs:
+
+def _program(evaluate: Evaluate, number: int, max_products: int) -> Callable[..., Eigenpairs]:
+    """Return `(constants, params, root, tol, key) -> eigenpairs` of a loss."""
+
+    def find(constants: Any, params: Any, root: jax.Array | None, tol: ArrayLike, key: jax.Array) -> Eigenpairs:
+        flat = flatten(params)
         gradient, hessian_times = jax.linearize(
-            jax.grad(lambda point: jnp.asarray(loss(flat.unravel(point)), jnp.float32)), point
+            jax.grad(lambda point: evaluate(constants, flat.unravel(point))), flat.point
         )
         return largest_eigenvalues(
             lambda vector: _over(hessian_times(_over(vector, root)), root),
             _over(gradient, root),
-            int(num_eigenvalues),
+            number,
             tol=tol,
-            max_products=int(max_products),
+            max_products=max_products,
             key=key,
         )
 
-    found = find(flat.point, root, tol, jax.random.key(0) if key is None else key)
-    vectors = jax.vmap(lambda vector: flat.split(_over(vector, root)))(found.vectors) if eigenvectors else None
-    return Sharpness(found.values, found.residuals, found.products, found.converged, vectors)
+    return find
 
 
 def _over(vector: jax.Array, root: jax.Array | None) -> jax.Array:

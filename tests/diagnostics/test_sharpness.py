@@ -239,3 +239,24 @@ def test_the_eigenvalues_are_drawn_beside_a_limit():
     axes = found.plot(limit=4.0).axes[0]
     np.testing.assert_allclose(axes.lines[0].get_ydata(), [5, 1], rtol=1e-5)
     assert [text.get_text() for text in axes.get_legend().get_texts()] == ["stability limit", "eigenvalue"]
+
+
+def test_an_equal_loss_on_other_data_compiles_nothing_and_a_changed_one_is_seen():
+    events, scale = [], {"of": 1.0}
+
+    def loss_on(data):
+        return lambda x: scale["of"] * 0.5 * jnp.sum(data * x**2)
+
+    point = jnp.asarray(np.ones(3, np.float32))
+    measure = functools.partial(lrx.sharpness, params=point, key=jax.random.key(1))
+    np.testing.assert_allclose(float(measure(loss_on(jnp.asarray(np.arange(1.0, 4, dtype=np.float32))))), 3, rtol=1e-4)
+    other = loss_on(jnp.asarray(np.arange(2.0, 5, dtype=np.float32)))
+    jax.monitoring.register_event_duration_secs_listener(listener := lambda event, *_, **__: events.append(event))
+    try:
+        found = measure(other)
+        assert "/jax/core/compile/backend_compile_duration" not in events
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listener)
+    np.testing.assert_allclose(float(found), 4, rtol=1e-4)
+    scale["of"] = 10.0
+    np.testing.assert_allclose(float(measure(other)), 40, rtol=1e-4)
