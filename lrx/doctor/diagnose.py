@@ -17,6 +17,7 @@ from lrx.doctor import (
     decay_checks,
     device_checks,
     gradient_checks,
+    heart_checks,
     history_checks,
     rate_checks,
     schedule_checks,
@@ -29,9 +30,11 @@ from lrx.doctor.device_checks import check_devices, measure_devices
 from lrx.doctor.diagnosis import Diagnosis
 from lrx.doctor.finding import CODES, Finding, Remedy, in_order
 from lrx.doctor.gradient_checks import check_gradients
+from lrx.doctor.heart_checks import check_heart
 from lrx.doctor.history_checks import check_history, measure_history
-from lrx.doctor.measure_run import branch_steps, measure_run
-from lrx.doctor.optimizer_parts import OptimizerParts, apply_change, read_optimizer
+from lrx.doctor.measure_run import measure_run, plan_probes
+from lrx.doctor.optimizer_changes import apply_change
+from lrx.doctor.optimizer_parts import OptimizerParts, read_optimizer
 from lrx.doctor.rate_checks import check_rates
 from lrx.doctor.schedule_checks import ScheduleEvidence, check_schedule, measure_schedule
 from lrx.doctor.stability_checks import check_stability, measure_stability
@@ -50,6 +53,7 @@ _CHECKS: dict[str, Any] = {
     "gradients": check_gradients,
     "rates": check_rates,
     "batch": check_batch,
+    "heart": check_heart,
     "history": check_history,
     "stability": check_stability,
     "devices": check_devices,
@@ -61,6 +65,7 @@ _CHECKED: dict[str, dict[str, str]] = {
     "gradients": gradient_checks.CHECKED,
     "rates": rate_checks.CHECKED,
     "batch": batch_checks.CHECKED,
+    "heart": heart_checks.CHECKED,
     "history": history_checks.CHECKED,
     "stability": stability_checks.CHECKED,
     "devices": device_checks.CHECKED,
@@ -157,7 +162,7 @@ def _diagnose_workload(
 ) -> Diagnosis:
     elapsed = stopwatch()
     _checks.transformation(tx)
-    branch_steps(steps, budget)
+    plan_probes(steps, budget)
     if isinstance(workload.batches, Stream):
         workload = dataclasses.replace(workload, batches=workload.batches.take(max(8, int(budget * steps))))
     parts = read_optimizer(tx, initial_shapes(workload)[0])
@@ -170,6 +175,8 @@ def _diagnose_workload(
         "gradients": measured.gradients,
         "rates": measured.rates,
         "batch": measured.batch,
+        "heart": measured.heart,
+        "stability": measured.stability,
     }
     subject = f"{workload.name}: {_name(tx)}, {steps:,} steps"
     return _result(evidence, parts, subject, steps, measured.steps_used, elapsed())
@@ -242,7 +249,8 @@ _WHY = {
     "rates": "since this needs a workload",
     "batch": "since this needs a workload",
     "history": "since this needs the history of a run",
-    "stability": "since this needs the history of a run and its workload",
+    "heart": "since this needs a workload, and a larger budget",
+    "stability": "since this needs a workload, a method whose stability is known, and a larger budget",
     "devices": "since no device holds a copy of another's values",
 }
 

@@ -10,6 +10,7 @@ from lrx.doctor.data_checks import DataEvidence
 from lrx.doctor.decay_checks import DecayEvidence
 from lrx.doctor.device_checks import DeviceEvidence
 from lrx.doctor.gradient_checks import GradientEvidence
+from lrx.doctor.heart_checks import HeartEvidence
 from lrx.doctor.history_checks import HistoryEvidence
 from lrx.doctor.rate_checks import Branch, RateEvidence
 from lrx.doctor.schedule_checks import ScheduleEvidence
@@ -21,6 +22,7 @@ _KINDS: dict[str, Any] = {
     "data": DataEvidence,
     "gradients": GradientEvidence,
     "batch": BatchEvidence,
+    "heart": HeartEvidence,
     "history": HistoryEvidence,
     "stability": StabilityEvidence,
     "devices": DeviceEvidence,

@@ -83,13 +83,16 @@ def _draw_gradients(axes: Axes, seen: dict[str, Any]) -> None:
         color=VERMILION,
         label="no gradient",
     )
+    ratios = np.array(seen["update_ratios"][:MOST_LAYERS], float)
+    shown = np.isfinite(ratios) & (ratios > 0)
+    axes.plot(ratios[shown], places[shown], "D", color=PALETTE[3], ms=6, label="update ratio")
     axes.set_yticks(places, names, fontsize=8)
     axes.invert_yaxis()
-    if known.any():
-        scale_axis(axes, "x", rms[known])
-    axes.set(xlabel="root mean square of the gradient", title="Gradients at the beginning")
-    if (~known).any():
-        axes.legend(frameon=False)
+    drawn = np.concatenate([rms[known], ratios[shown]])
+    if len(drawn):
+        scale_axis(axes, "x", drawn)
+    axes.set(xlabel="root mean square of the gradient; |update| / |parameters|", title="Gradients and updates")
+    axes.legend(frameon=False)
     axes.grid(visible=False, axis="y")
 
 

@@ -14,7 +14,7 @@ CHECKED = {
     "dead-layer": "the units of each layer without a gradient",
     "vanishing-gradients": "the layers' gradients, relative to each other",
     "exploding-gradients": "the loss at smaller initial parameters, and the norms of gradients over steps",
-    "frozen-by-mistake": "the update of each parameter, and gradients that are zero though the loss depends on it",
+    "frozen-by-mistake": "the update ratio of each parameter, and gradients of zero though the loss depends on it",
     "eps-too-large": "eps, against the root of the mean square of the gradients",
 }
 
@@ -36,6 +36,8 @@ class GradientEvidence:
       norms: norms of what labels add to the gradients of minibatches at the initial parameters; if no labels are
         known, norms of the gradients over the steps of a branch that learns.
       eps: eps of the method; NaN if there is none.
+      update_rms: root mean square of the updates in a run in miniature, mean over its steps.
+      update_ratios: the same over the root mean square of the parameters at the end of that run.
     """
 
     paths: list[str]
@@ -49,6 +51,8 @@ class GradientEvidence:
     small_loss: float
     norms: list[float]
     eps: float
+    update_rms: list[float]
+    update_ratios: list[float]
 
 
 def check_gradients(seen: GradientEvidence, limits: Thresholds) -> list[Finding]:
@@ -71,19 +75,48 @@ def _frozen(seen: GradientEvidence, limits: Thresholds) -> Finding | None:
     rms, moved = np.array(seen.rms), np.array(seen.moved)
     still = (rms > 0) & (moved == 0)
     stopped = _stops_gradient(seen, limits)
-    frozen = [path for path, flag in zip(seen.paths, still | stopped, strict=True) if flag]
+    slow = _moves_slowly(seen, limits) & ~still
+    frozen = [path for path, flag in zip(seen.paths, still | stopped | slow, strict=True) if flag]
     if not frozen:
         return None
-    why = "have a gradient, but updates of zero" if still.any() else "change the loss, but have a gradient of zero"
-    where = "the masks and groups of the optimizer" if still.any() else "stop_gradient in the model"
+    numbers: dict[str, float] = {"frozen": len(frozen), "parameters": len(seen.paths)}
+    why, where = "change the loss, but have a gradient of zero", "stop_gradient in the model"
+    if slow.any():
+        ratios = np.array(seen.update_ratios)
+        numbers |= {"update_ratio": float(ratios[slow].max()), "largest_update_ratio": float(ratios.max())}
+        why = f"have update ratios of at most {ratios[slow].max():.1g}, where others have {ratios.max():.1g}"
+        where = "the masks, groups and factors of the optimizer"
+    if still.any():
+        why, where = "have a gradient, but updates of zero", "the masks and groups of the optimizer"
     return Finding(
         "frozen-by-mistake",
         "likely",
         len(frozen) / len(seen.paths),
         f"{len(frozen)} of {len(seen.paths)} parameters {why}: {_listed(frozen)}.",
-        {"frozen": len(frozen), "parameters": len(seen.paths)},
+        numbers,
         Remedy(f"If they are to be trained, look at {where}."),
     )
+
+
+def _moves_slowly(seen: GradientEvidence, limits: Thresholds) -> np.ndarray:
+    """Return for each leaf whether its updates are small by themselves, per gradient, and per parameter.
+
+    Gradient descent has the same updates per gradient everywhere, and Adam the same updates, so that neither has such
+    leaves, unless groups with other rates make them.
+    """
+    updates, rms = np.array(seen.update_rms, float), np.array(seen.rms, float)
+    ratios = np.array(seen.update_ratios, float)
+    if not (np.isfinite(updates).all() and np.isfinite(rms).all() and len(updates)):
+        return np.zeros(len(rms), bool)
+    per_gradient = np.where(rms > 0, updates / np.where(rms > 0, rms, 1.0), np.inf)
+    most = per_gradient[np.isfinite(per_gradient)].max(initial=0.0)
+    found: np.ndarray = (
+        (updates > 0)
+        & (updates < limits.slow_update * updates.max())
+        & (per_gradient < limits.slow_update * most)
+        & (ratios < limits.slow_update * ratios.max())
+    )
+    return found
 
 
 def _dead(seen: GradientEvidence, limits: Thresholds) -> Finding | None:

@@ -11,18 +11,22 @@ from lrx import _checks
 from lrx.doctor.batch_checks import BatchEvidence
 from lrx.doctor.data_checks import DataEvidence, count_not_finite
 from lrx.doctor.gradient_checks import GradientEvidence
+from lrx.doctor.heart_checks import HeartEvidence
 from lrx.doctor.optimizer_parts import OptimizerParts
-from lrx.doctor.probe import Gradients, Probe, Start, branch_end, repeat
+from lrx.doctor.probe import Branches, Gradients, Probe, Start
 from lrx.doctor.rate_checks import Branch, RateEvidence, end_loss, last_steps
+from lrx.doctor.stability_checks import PRODUCTS, StabilityEvidence, measure_early_stability
 from lrx.training.workload import Workload
 
 MINIBATCHES = 4  # whose gradients are measured at the same parameters
 PAIRS = 6  # minibatches whose labels are permuted too
 OTHER_STEPS = 3 * MINIBATCHES + 2 * PAIRS + 1  # of gradients and single losses, at most
-BRANCHES = 3  # side by side, in one program
+BRANCHES = 3  # of a round
 WIDE = 8.0  # factors of the rate of the first branches, to either side
 NEAR = 2.8  # factors of the second, around the best
 FEWEST = 5  # steps of a branch: fewer show nothing
+ENOUGH = 10  # steps of a branch, for two further probes: the curvature, and a minibatch that is learnt by heart
+CURVATURE_SHARE = 0.15  # of what branches may take, at most 8 minibatches for each product
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,24 +36,45 @@ class Measured:
     data: DataEvidence
     gradients: GradientEvidence
     batch: BatchEvidence
-    rates: RateEvidence | None
+    rates: RateEvidence
+    heart: HeartEvidence | None
+    stability: StabilityEvidence | None
     steps_used: int
 
 
-def branch_steps(steps: int, budget: float) -> tuple[int, int]:
-    """Return how many steps a branch takes within a budget, and the number of rounds of branches.
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What a budget is spent on.
+
+    Attributes:
+      steps: of a branch.
+      rounds: of branches.
+      curvature_minibatches: of the loss whose sharpness is measured; 0 if the budget is too small for further probes.
+    """
+
+    steps: int
+    rounds: int
+    curvature_minibatches: int
+
+
+def plan_probes(steps: int, budget: float) -> Plan:
+    """Return what a budget is spent on.
 
     Raises:
-      ValueError: if the budget is too small for one round.
+      ValueError: if the budget is too small for one round of branches.
     """
     _checks.in_interval("budget", budget, "(0, 1]", "it is the part of a run that probes may take")
     allowed = int(budget * steps) - OTHER_STEPS
-    for rounds in (2, 1):
-        number = allowed // (rounds * BRANCHES)
-        while number >= FEWEST and rounds * BRANCHES * number + last_steps(number) > allowed:
+    minibatches = int(np.clip(CURVATURE_SHARE * allowed / (2 * PRODUCTS), 1, 8))
+    for rounds, further in ((2, True), (2, False), (1, False)):
+        branches = rounds * BRANCHES + further  # one more learns a minibatch by heart
+        room = allowed - further * 2 * PRODUCTS * minibatches
+        number = room // branches
+        least = ENOUGH if further else FEWEST
+        while number >= least and branches * number + last_steps(number) > room:
             number -= 1
-        if number >= FEWEST:
-            return number, rounds
+        if number >= least:
+            return Plan(number, rounds, further * minibatches)
     least = FEWEST * BRANCHES + last_steps(FEWEST) + OTHER_STEPS
     raise ValueError(
         f"budget must allow {least} steps, got budget={budget}, which is {int(budget * steps)} of {steps} steps: "
@@ -60,21 +85,29 @@ def branch_steps(steps: int, budget: float) -> tuple[int, int]:
 
 def measure_run(workload: Workload, parts: OptimizerParts, *, steps: int, budget: float, seed: int) -> Measured:
     """Measure what a run will meet, within a budget of steps."""
-    number, rounds = branch_steps(steps, budget)
+    plan = plan_probes(steps, budget)
     arrays = [np.asarray(leaf) for leaf in jax.tree.leaves(workload.batches.arrays)]
     bad, bad_examples = count_not_finite(arrays)
     probe = Probe(workload, parts, seed)
     start = probe.start()
     rows = probe.draw(MINIBATCHES)
     first = probe.gradients(start, rows)
-    curve = _miniature(parts, steps, number)
+    curve = _miniature(parts, steps, plan.steps)
     peak = float(curve.max()) if parts.rebuilt else 1.0
     moved = probe.update_sizes(start, first.largest, peak)
     small = probe.loss_at(start, rows[0], 0.1)
     perturbed = _perturbed(probe, start, first, rows[0])
     products = probe.label_products(start, probe.draw(PAIRS)) if probe.has_labels else np.zeros((0, 0))
-    rates, middle, norms = _branches(probe, start, curve, number, rounds)
-    later = probe.gradients(middle, probe.draw(MINIBATCHES))
+    rates, outer, best = _branches(probe, start, curve, plan, max(1, steps // parts.every))
+    later = probe.gradients(outer.ends[best], probe.draw(MINIBATCHES))
+    learns = end_loss(rates.branches[best]) < rates.initial
+    norms = outer.gradient_norms[min(best, 1)].tolist() if learns else []
+    updates = outer.update_rms[1].mean(axis=0)
+    at_end = np.array([np.mean(np.abs(np.asarray(leaf)) ** 2) ** 0.5 for leaf in jax.tree.leaves(outer.ends[1].params)])
+    heart = stability = None
+    if plan.curvature_minibatches:
+        heart = _learn_by_heart(probe, start, curve, rates, rows[0])
+        stability = measure_early_stability(probe, outer, peak, probe.draw(plan.curvature_minibatches))
     size = workload.batches.examples_per_step
     return Measured(
         DataEvidence(
@@ -98,9 +131,13 @@ def measure_run(workload: Workload, parts: OptimizerParts, *, steps: int, budget
             small_loss=small,
             norms=np.sqrt(np.diag(products)).tolist() if probe.has_labels else norms,
             eps=float("nan") if parts.eps is None else parts.eps,
+            update_rms=updates.tolist(),
+            update_ratios=(updates / np.maximum(at_end, 1e-30)).tolist(),
         ),
         BatchEvidence.of(first, later, size, workload.batches.num_examples, parts.every),
         rates,
+        heart,
+        stability,
         probe.steps_used,
     )
 
@@ -127,35 +164,32 @@ def _perturbed(probe: Probe, start: Start, first: Gradients, row: np.ndarray) ->
 
 
 def _branches(
-    probe: Probe, start: Start, curve: np.ndarray, number: int, rounds: int
-) -> tuple[RateEvidence, Start, list[float]]:
-    """Run branches around the rate; return what they show, the end of the best one, and norms of gradients."""
+    probe: Probe, start: Start, curve: np.ndarray, plan: Plan, updates: int
+) -> tuple[RateEvidence, Branches, int]:
+    """Run branches around the rate; return what they show, those of the first round, and the best of them."""
+    number = plan.steps
     rows = probe.draw(number)
-    starts = repeat(start, BRANCHES)
     factors = [1 / WIDE, 1.0, WIDE]
-    outer = probe.run(starts, np.stack([curve * factor for factor in factors]), rows)
+    outer = probe.run([start] * BRANCHES, np.stack([curve * factor for factor in factors]), rows)
     found = [Branch(factor, "scaled", losses.tolist()) for factor, losses in zip(factors, outer.losses, strict=True)]
     # On the minibatches of the ends, so that the noise of minibatches cancels.
     initial = float(np.mean([probe.loss_at(start, row) for row in rows[-last_steps(number) :]]))
     ends = [end_loss(branch) for branch in found]
-    place = int(np.nanargmin([end if np.isfinite(end) else np.inf for end in ends]))
-    best = factors[place]
-    middle = branch_end(outer, place)
-    learns = ends[place] < initial
-    norms = outer.gradient_norms[min(place, 1)].tolist() if learns else []
-    if rounds == 2:
-        plan = second_round(best, learns)
-        ramp = np.minimum(1.0, (np.arange(number) + 0.5) / (0.5 * number))
-        rates = [curve * factor * (ramp if kind == "warm" else 1.0) for factor, kind in plan]
-        inner = probe.run(starts, np.stack(rates), rows)
+    best = int(np.argmin(ends))
+    if plan.rounds == 2:
+        chosen = second_round(factors[best], ends[best] < initial)
+        starts = [outer.ends[0] if kind == "warm" else start for _, kind in chosen]
+        inner = probe.run(starts, np.stack([curve * factor for factor, _ in chosen]), rows)
         found += [
-            Branch(factor, kind, losses.tolist()) for (factor, kind), losses in zip(plan, inner.losses, strict=True)
+            Branch(factor, kind, losses.tolist()) for (factor, kind), losses in zip(chosen, inner.losses, strict=True)
         ]
-    return RateEvidence(found, initial, number), middle, norms
+    return RateEvidence(found, initial, number, updates), outer, best
 
 
 def second_round(best: float, learns: bool) -> list[tuple[float, str]]:
     """Return the factors and kinds of the second branches.
+
+    A "warm" one begins where the branch at the lowest rate of the first round has ended.
 
     Args:
       best: the best factor of the first.
@@ -168,3 +202,13 @@ def second_round(best: float, learns: bool) -> list[tuple[float, str]]:
     if best > 1:
         return [(NEAR, "scaled"), (WIDE**2, "scaled"), (WIDE**3, "scaled")]
     return [(1 / NEAR, "scaled"), (NEAR, "scaled"), (1.0, "warm")]
+
+
+def _learn_by_heart(
+    probe: Probe, start: Start, curve: np.ndarray, rates: RateEvidence, row: np.ndarray
+) -> HeartEvidence:
+    """Train on one minibatch alone, at the best rate of the branches."""
+    scaled = [branch for branch in rates.branches if branch.kind == "scaled"]
+    factor = min(scaled, key=end_loss).factor
+    found = probe.run([start], curve[None] * factor, np.repeat(row[None], len(curve), axis=0))
+    return HeartEvidence(factor, found.losses[0].tolist(), min(branch.factor for branch in scaled))

@@ -7,7 +7,7 @@ every rate. Runs in miniature go through the whole schedule in these steps.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -41,7 +41,8 @@ class Branches(NamedTuple):
 
     losses: np.ndarray  # (branches, steps)
     gradient_norms: np.ndarray  # (branches, steps)
-    ends: Start  # on the device
+    update_rms: np.ndarray  # (branches, steps, leaves): root mean square of a leaf's update
+    ends: list[Start]  # on the device
 
 
 class Gradients(NamedTuple):
@@ -128,31 +129,31 @@ class Probe:
 
     def run(
         self,
-        starts: Start,
+        starts: Sequence[Start],
         rates: np.ndarray,
         rows: np.ndarray,
         *,
         hyper: Mapping[str, np.ndarray] | None = None,
     ) -> Branches:
-        """Run branches side by side.
+        """Run branches, one after the other, all with the program of one.
 
         Args:
-          starts: where each begins; leading axis (branches,).
+          starts: where each begins.
           rates: (branches, steps), the rate of each step. For an optimizer that cannot be built again, the factor of
             its own rate.
           rows: (steps, batch_size), the examples of each step.
           hyper: values of the tuned hyperparameters, (branches,) each; by default the optimizer's own.
         """
-        branches, steps = rates.shape
-        each = {name: np.full(branches, value, np.float32) for name, value in self.hyper.items()} | dict(hyper or {})
-        program = _PROGRAMS.find(("run", self._key, branches, rows.shape), lambda: jax.jit(self._branches()))
-        ends, losses, norms = program(
-            starts, jnp.asarray(rates, jnp.float32), each, jnp.asarray(rows), self.arrays, self.keys.step
-        )
-        self.steps_used += branches * steps
-        return Branches(np.asarray(losses, np.float64), np.asarray(norms, np.float64), ends)
+        program = _PROGRAMS.find(("run", self._key, rows.shape), lambda: jax.jit(self._branch()))
+        found, order = [], jnp.asarray(rows)
+        for place, (start, own) in enumerate(zip(starts, np.asarray(rates, np.float32), strict=True)):
+            each = self.hyper | {name: np.float32(values[place]) for name, values in (hyper or {}).items()}
+            found.append(program(start, own, each, order, self.arrays, self.keys.step))
+        self.steps_used += int(np.size(rates))
+        losses, norms, moved = (np.array([each[place] for each in found], np.float64) for place in (1, 2, 3))
+        return Branches(losses, norms, moved, [each[0] for each in found])
 
-    def _branches(self) -> Callable[..., Any]:
+    def _branch(self) -> Callable[..., Any]:
         make, rebuilt = self._make, self.parts.rebuilt
         loss_fn, transform = self.workload.loss_fn, self.sampling.transform
 
@@ -175,18 +176,16 @@ class Probe:
                 if not rebuilt:
                     updates = jax.tree.map(lambda u: (rate * u).astype(u.dtype), updates)
                 params = apply_updates(carry.params, updates, opt_state)
-                return Start(params, model_state, opt_state), (loss.astype(jnp.float32), optax.tree.norm(grads))
+                moved = _stacked(lambda u: jnp.sqrt(jnp.sum(jnp.abs(u) ** 2) / max(u.size, 1)), updates)
+                return Start(params, model_state, opt_state), (
+                    loss.astype(jnp.float32), optax.tree.norm(grads), moved,
+                )  # fmt: skip
 
             steps = jnp.arange(rates.shape[0], dtype=jnp.int32)
-            end, (losses, norms) = jax.lax.scan(body, start, (rates, rows, steps))
-            return end, losses, norms
+            end, (losses, norms, moved) = jax.lax.scan(body, start, (rates, rows, steps))
+            return end, losses, norms, moved
 
-        def run(starts: Any, rates: Any, hyper: Any, rows: Any, arrays: Any, key: Any) -> Any:
-            return jax.lax.map(
-                lambda each: branch(each[0], each[1], each[2], rows, arrays, key), (starts, rates, hyper)
-            )
-
-        return run
+        return branch
 
     def gradients(self, at: Start, rows: np.ndarray) -> Gradients:
         """Measure the gradients of minibatches at the same parameters."""
@@ -228,21 +227,17 @@ class Probe:
             number = rows.shape[0]
             mean = jax.tree.map(lambda t: t / number, total)
 
-            def stacked(function: Callable[..., Any], *trees: Any) -> Any:
-                found = jax.tree.leaves(jax.tree.map(function, *trees))
-                return jnp.stack([jnp.asarray(x, jnp.float32) for x in found]) if found else jnp.zeros(0)
-
             numbers = {
-                "rms": stacked(lambda s, p: jnp.sqrt(s / number / max(p.size, 1)), squares, params),
-                "square_of_mean": stacked(lambda m: jnp.sum(m**2), mean),
-                "mean_of_squares": stacked(lambda s: s / number, squares),
-                "silent_units": stacked(_silent_share, largest),
-                "not_finite": stacked(lambda b: b, bad),
+                "rms": _stacked(lambda s, p: jnp.sqrt(s / number / max(p.size, 1)), squares, params),
+                "square_of_mean": _stacked(lambda m: jnp.sum(m**2), mean),
+                "mean_of_squares": _stacked(lambda s: s / number, squares),
+                "silent_units": _stacked(_silent_share, largest),
+                "not_finite": _stacked(lambda b: b, bad),
                 "losses": losses,
                 "half_losses": _half_losses(
                     lambda batch: loss_fn(params, model_state, batch, key)[0], batch_of(rows[0]), rows.shape[1]
                 ),
-                "param_rms": stacked(lambda p: jnp.sqrt(jnp.mean(jnp.abs(p.astype(jnp.float32)) ** 2)), params),
+                "param_rms": _stacked(lambda p: jnp.sqrt(jnp.mean(jnp.abs(p.astype(jnp.float32)) ** 2)), params),
             }
             return largest, numbers
 
@@ -313,6 +308,22 @@ class Probe:
         self.steps_used += 1
         return float(program(at.params, at.model_state, jnp.float32(scale), added, row, self.arrays, self.keys.step))
 
+    def hessian_times(self, at: Start, vector: Any, row: np.ndarray) -> tuple[Any, Any]:
+        """Return the gradient of the loss of some examples, and the product of its Hessian with a vector."""
+
+        def make() -> Callable[..., Any]:
+            loss_fn, transform = self.workload.loss_fn, self.sampling.transform
+
+            def product(params: Any, model_state: Any, vector: Any, row: Any, arrays: Any, key: Any) -> Any:
+                batch = transform(jax.tree.map(lambda x: x[row], arrays), key)
+                return jax.jvp(jax.grad(lambda p: loss_fn(p, model_state, batch, key)[0]), (params,), (vector,))
+
+            return product
+
+        program = _PROGRAMS.find(("hessian", self._loss_key, row.shape), lambda: jax.jit(make()))
+        found: tuple[Any, Any] = program(at.params, at.model_state, vector, row, self.arrays, self.keys.step)
+        return found
+
     def update_sizes(self, at: Start, gradient: Any, rate: float) -> np.ndarray:
         """Return the largest change of each leaf by an update with a gradient and a rate, (leaves,)."""
 
@@ -327,7 +338,7 @@ class Probe:
                         grad_fn=lambda *_: gradient,
                     )  # fmt: skip
                     moved = jax.tree.map(lambda m, u: jnp.maximum(m, jnp.max(jnp.abs(u), initial=0.0)), moved, updates)
-                return jnp.stack([jnp.asarray(x, jnp.float32) for x in jax.tree.leaves(moved)])
+                return _stacked(lambda m: m, moved)
 
             return sizes
 
@@ -336,15 +347,10 @@ class Probe:
         return np.asarray(program(at, gradient, jnp.float32(rate), self.hyper), np.float64)
 
 
-def repeat(start: Start, number: int) -> Start:
-    """Return a start for each of several branches."""
-    return jax.tree.map(lambda x: jnp.broadcast_to(x, (number, *jnp.shape(x))), start)
-
-
-def branch_end(branches: Branches, place: int) -> Start:
-    """Return where a branch has ended."""
-    end: Start = jax.tree.map(lambda x: x[place], branches.ends)
-    return end
+def _stacked(function: Callable[..., Any], *trees: Any) -> jax.Array:
+    """Return a number of each leaf, (leaves,) float32."""
+    found = jax.tree.leaves(jax.tree.map(function, *trees))
+    return jnp.stack([jnp.asarray(x, jnp.float32) for x in found]) if found else jnp.zeros(0)
 
 
 def _key_or_own(key: Callable[[], Any]) -> Any:

@@ -9,11 +9,12 @@ import numpy as np
 from lrx.doctor.finding import Change, Finding, Remedy
 from lrx.doctor.thresholds import Thresholds
 
+WARMUP_SHARE = 0.1  # of the run, for a warm-up that is missing: the usual ones take 1 % to 10 %
 CHECKED = {
     "diverges": "the loss of a run in miniature",
     "rate-too-high": "runs in miniature at lower rates",
     "rate-too-low": "runs in miniature at higher rates",
-    "warmup-missing": "a run in miniature with a warm-up",
+    "warmup-missing": "a run in miniature that begins with lower rates",
 }
 
 
@@ -23,7 +24,7 @@ class Branch:
 
     Attributes:
       factor: of the rate.
-      kind: "scaled", or "warm" if its rate rises at first.
+      kind: "scaled", or "warm" if as many steps at an eighth of the rate come before.
       losses: of its steps.
     """
 
@@ -40,11 +41,13 @@ class RateEvidence:
       branches: the runs.
       initial: loss of the initial parameters on the last minibatches.
       steps: steps of each.
+      updates: length of the run in updates.
     """
 
     branches: list[Branch]
     initial: float
     steps: int
+    updates: int
 
 
 def last_steps(number: int) -> int:
@@ -86,16 +89,21 @@ def check_rates(seen: RateEvidence, limits: Thresholds) -> list[Finding]:
     numbers = {"initial_loss": seen.initial, "loss": end, "best_factor": best, "best_loss": least, "steps": seen.steps}
     if not np.isfinite(seen.initial):
         return []
-    if not np.isfinite(end) or end - seen.initial > limits.diverged * max(abs(seen.initial), gain):
-        lower = [_wrong_rate("rate-too-high", numbers, 1.0, True, limits)] if best < limits.high_factor else []
-        return [_diverges(numbers, limits), *lower]
     found: list[Finding] = []
-    if gain <= limits.learnt * abs(seen.initial):
+    learns = gain > limits.learnt * abs(seen.initial)
+    lost = (end - least) / gain if learns else 0.0
+    warm = min((branch for branch in seen.branches if branch.kind == "warm"), key=end_loss, default=None)
+    if warm is not None and learns:
+        level = _needs_warmup(seen, own, warm, least, limits)
+        if level is not None:
+            found.append(_warmup_missing(numbers | {"loss_with_warmup": end_loss(warm)}, level, lost, seen.updates))
+    if not np.isfinite(end) or end - seen.initial > limits.diverged * max(abs(seen.initial), gain):
+        found.append(_diverges(numbers, limits))
+        if best < limits.high_factor:
+            found.append(_wrong_rate("rate-too-high", numbers, 1.0, True, limits))
         return found
-    lost = (end - least) / gain
-    warm = [end_loss(branch) for branch in seen.branches if branch.kind == "warm"]
-    if warm and lost > limits.warm_lost and warm[0] < least + limits.warm_near * gain:
-        found.append(_warmup_missing(numbers | {"loss_with_warmup": warm[0]}, lost))
+    if not learns:
+        return found
     if best < limits.high_factor and lost > limits.high_lost:
         risen = end - seen.initial > limits.high_rise * max(abs(seen.initial), gain)
         found.append(_wrong_rate("rate-too-high", numbers, lost, risen, limits))
@@ -123,15 +131,27 @@ def _diverges(numbers: dict[str, float], limits: Thresholds) -> Finding:
     )
 
 
-def _warmup_missing(numbers: dict[str, float], lost: float) -> Finding:
+def _needs_warmup(seen: RateEvidence, own: Branch, warm: Branch, least: float, limits: Thresholds) -> str | None:
+    """Return the level at which a warm-up is missing; None if it is not."""
+    gain = seen.initial - least
+    lost, short = (end_loss(own) - least) / gain, (end_loss(warm) - least) / gain
+    if lost > limits.warm_lost and short < limits.warm_near:
+        return "likely"
+    highest = [max(np.inf if loss is None else loss for loss in branch.losses) for branch in (own, warm)]
+    rises = highest[0] - seen.initial > limits.warm_rise * max(abs(seen.initial), gain) > highest[1] - seen.initial
+    return "hint" if rises and lost > limits.warm_lost_hint and short < limits.warm_near_hint else None
+
+
+def _warmup_missing(numbers: dict[str, float], level: str, lost: float, updates: int) -> Finding:
+    steps = max(1, round(WARMUP_SHARE * updates))
     return Finding(
         "warmup-missing",
-        "likely",
+        level,
         min(1.0, lost),
-        f"With a rate that rises at first, a run in miniature ends at {numbers['loss_with_warmup']:.3g}, without at "
-        f"{numbers['loss']:.3g}.",
+        f"After as many steps at an eighth of the rate, a run in miniature ends at {numbers['loss_with_warmup']:.3g}; "
+        f"without them it ends at {numbers['loss']:.3g}, and the best end of any rate is {numbers['best_loss']:.3g}.",
         numbers,
-        Remedy("Warm up the rate.", Change(warmup_steps=0)),
+        Remedy(f"Warm up the rate over the first {steps:,} updates.", Change(warmup_steps=steps)),
     )
 
 

@@ -31,7 +31,9 @@ class Thresholds:
       label_score: standard errors above 0 that the agreement of the labels' gradients needs to show a relation.
       label_examples: examples that the check of labels needs.
       perturbed: relative change of the loss that shows that it depends on a parameter.
-      dead_share: share of a layer's units without a gradient above which it is dead.
+      slow_update: update of a leaf, relative to the largest of all leaves, below which it hardly moves.
+      slow_update: float = 1e-3
+    dead_share: share of a layer's units without a gradient above which it is dead.
       vanishing: ratio of the layers' gradients below which they vanish.
       initial_ratio: initial loss, relative to that at a tenth of the parameters, that shows growing activations.
       spike: norm of a gradient, relative to one of a step before, that shows a spike.
@@ -47,7 +49,11 @@ class Thresholds:
       low_lost: share of the possible fall that a rate loses, to be too low.
       horizon: ratio of the best rates of a run in miniature and of a whole run.
       warm_lost: share of the possible fall that a rate loses, to need a warm-up.
-      warm_near: distance from the best end, relative to the fall, that a run with a warm-up may have.
+      warm_near: distance from the best end of any rate, relative to the fall, that the end after lower rates may have.
+      warm_rise: rise of the loss over its beginning, relative to the larger of it and the possible fall, which the full
+        rate causes at first, and not after lower ones, for a hint that a warm-up is missing.
+      warm_lost_hint: the same as `warm_lost`, for the hint.
+      warm_near_hint: the same as `warm_near`, for the hint.
       batch_small: noise scale over the batch size above which the batch is too small.
       batch_small_at_first: the same at the initial parameters, where gradients are largest.
       batch_large: the same below which the batch is too large.
@@ -72,6 +78,7 @@ class Thresholds:
     label_score: float = 2.0
     label_examples: int = 96
     perturbed: float = 1e-4
+    slow_update: float = 1e-3
     dead_share: float = 0.8
     vanishing: float = 1e-3
     initial_ratio: float = 15.0
@@ -88,6 +95,9 @@ class Thresholds:
     horizon: float = 1.5
     warm_lost: float = 0.5
     warm_near: float = 0.0
+    warm_rise: float = 1.0
+    warm_lost_hint: float = 0.2
+    warm_near_hint: float = 0.25
     batch_small: float = 25.0
     batch_small_at_first: float = 10.0
     batch_large: float = 0.25

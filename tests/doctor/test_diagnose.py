@@ -1,6 +1,9 @@
 """A diagnosis names what is wrong with a run, and nothing if nothing is; all share the programs of one workload."""
 
 import dataclasses
+import os
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +14,9 @@ import lrx
 from lrx.doctor.device_checks import DeviceEvidence
 from lrx.doctor.diagnose import find
 from lrx.doctor.evidence import as_evidence
-from lrx.doctor.measure_run import branch_steps
+from lrx.doctor.heart_checks import HeartEvidence
+from lrx.doctor.measure_run import plan_probes
+from lrx.doctor.rate_checks import Branch, RateEvidence
 
 STEPS = 300
 RNG = np.random.default_rng(0)
@@ -186,17 +191,19 @@ def test_bad_arguments_are_refused_before_anything_is_trained(arguments, options
         lrx.diagnose(*arguments, **options)
 
 
-def test_a_budget_is_divided_into_branches():
-    number, rounds = branch_steps(STEPS, 0.3)
-    assert rounds == 2
-    assert 3 * rounds * number <= 0.3 * STEPS
-    assert branch_steps(140, 0.3)[1] == 1
+def test_a_budget_is_divided_into_branches_and_further_probes_if_it_is_large_enough():
+    plan = plan_probes(STEPS, 0.3)
+    assert (plan.rounds, plan.curvature_minibatches) == (2, 0)
+    assert 3 * 2 * plan.steps <= 0.3 * STEPS
+    assert plan_probes(140, 0.3).rounds == 1
+    assert plan_probes(400, 0.3).curvature_minibatches == 1
+    assert plan_probes(10_000, 0.3).curvature_minibatches == 8
 
 
 def test_a_diagnosis_draws_what_it_has_measured():
     figure = diagnosed(workload(), HEALTHY).plot()
     titles = [axes.get_title() for axes in figure.axes]
-    assert titles == ["Schedule", "Runs in miniature", "Gradients at the beginning", "Batch and gradient noise"]
+    assert titles == ["Schedule", "Runs in miniature", "Gradients and updates", "Batch and gradient noise"]
 
 
 def test_the_data_set_is_not_changed():
@@ -223,6 +230,127 @@ def test_a_run_that_ends_at_the_limit_of_its_rate_is_at_the_edge_of_stability():
             assert found.findings[0].level == "hint"
             np.testing.assert_allclose(found.findings[0].evidence["sharpness"], 10, rtol=0.02)
             np.testing.assert_allclose(found.findings[0].evidence["limit"], 2 / rate, rtol=1e-5)
+
+
+def rates(warm, *, own=8.0, low=3.0):
+    """Runs in miniature from a loss of 10: at the rate itself, at an eighth of it, and after an eighth of it."""
+    ends = {(0.125, "scaled"): low, (1.0, "scaled"): own, (8.0, "scaled"): 20.0, (1.0, "warm"): warm}
+    branches = [Branch(factor, kind, [10.0, end, end]) for (factor, kind), end in ends.items()]
+    return RateEvidence(branches, 10.0, 3, updates=200)
+
+
+def test_a_rate_that_is_safe_after_lower_ones_only_needs_a_warm_up():
+    found = find({"rates": rates(warm=2.0)})
+    assert [(each.code, each.level) for each in found] == [("warmup-missing", "likely"), ("rate-too-high", "hint")]
+    assert found[0].remedy.change.warmup_steps == 20
+    assert found[1].because == "warmup-missing"
+    assert [each.code for each in find({"rates": rates(warm=4.0)})] == ["rate-too-high"]
+    risen = rates(warm=4.0)  # near the best end, and the loss does not rise as it does without lower rates
+    for branch in risen.branches:
+        if branch.kind == "scaled" and branch.factor == 1:
+            branch.losses[1] = 40.0
+    hint = next(each for each in find({"rates": risen}) if each.code == "warmup-missing")
+    assert (hint.level, hint.remedy.change.warmup_steps) == ("hint", 20)
+    diverges = find({"rates": rates(warm=2.0, own=float("inf"))})
+    assert [(each.code, each.because) for each in diverges[:2]] == [
+        ("warmup-missing", None),
+        ("diverges", "warmup-missing"),
+    ]
+
+
+@pytest.mark.slow
+def test_a_warm_up_that_is_missing_is_named_first_and_its_remedy_repairs_the_run():
+    # Curvature is high where the run begins. A step at the full rate goes to where there is no gradient any more.
+    def loss(w, batch, key):
+        return 20 + jnp.minimum(jnp.mean(batch) * 0.25 * jnp.sum(w**4), 50.0)
+
+    steep = lrx.Workload.from_functions(loss, lambda key: jnp.full(1, 3.0), lrx.Batches(np.ones(64, np.float32), 32))
+    tx = lrx.sgd(lrx.cosine_decay(0.25, 400))
+    found = lrx.diagnose(steep, tx, steps=400)
+    assert found.codes[0] == "warmup-missing", found
+    remedy = found.findings[0].remedy
+    assert remedy.change.warmup_steps == 40
+    ends = [float(lrx.train(steep, each, steps=400).loss[-1]) for each in (tx, remedy.tx)]
+    assert ends[1] < 20.1 < 60 < ends[0]
+
+
+def test_a_layer_whose_updates_are_tiny_beside_those_of_others_is_frozen():
+    labels = {"hidden": "slow", "bias": "rest", "output": "rest"}
+    tx = lrx.group_rates(HEALTHY, labels, {"slow": 1e-5, "rest": 1.0})
+    finding = next(each for each in diagnosed(workload(), tx).findings if each.code == "frozen-by-mistake")
+    assert finding.evidence["frozen"] == 1
+    assert "hidden" in finding.summary
+    ratios = finding.evidence["update_ratio"], finding.evidence["largest_update_ratio"]
+    assert 0 < ratios[0] < 1e-3 * ratios[1]
+
+
+def test_the_update_ratio_of_each_layer_is_measured():
+    seen = diagnosed(workload(), lrx.adam(0.01)).evidence["gradients"]
+    assert seen["update_rms"] == pytest.approx([0.01] * 3, rel=0.5)  # the first updates of Adam are the rate
+    ratios = dict(zip(seen["paths"], seen["update_ratios"], strict=True))
+    assert ratios["hidden"] == pytest.approx(0.01 / 0.5, rel=0.5)
+    assert ratios["bias"] > 2 * ratios["hidden"]  # it begins at 0
+
+
+@pytest.mark.slow
+def test_updates_that_ascend_do_not_learn_one_batch_by_heart():
+    def ascending(params, batch, key):
+        loss = mean_loss(params, batch, key)
+        return 2 * jax.lax.stop_gradient(loss) - loss
+
+    found = lrx.diagnose(workload(ascending), lrx.adam(lrx.cosine_decay(0.03, 400)), steps=400)
+    assert found.codes[0] == "batch-not-learnt", found
+    assert found.steps_used <= 0.3 * 400
+    assert "batch-not-learnt" in diagnosed(workload(ascending), HEALTHY).skipped
+
+
+def test_a_minibatch_whose_loss_does_not_fall_is_not_learnt():
+    still = HeartEvidence(0.125, [2.0, 2.1, 1.99, None], 0.002)
+    assert [(each.code, each.level) for each in find({"heart": still})] == [("batch-not-learnt", "likely")]
+    assert find({"heart": dataclasses.replace(still, losses=[2.0, 1.9, 1.8, 1.7])}) == ()
+    assert find({"heart": dataclasses.replace(still, losses=[float("nan")] * 4)}) == ()
+
+
+def test_the_sharpness_after_a_run_in_miniature_is_compared_with_the_limit_of_the_peak():
+    curvatures = np.tile(np.array([1.0, 10.0], np.float32), (64, 1))
+    bowl = lrx.Workload.from_functions(
+        lambda w, batch, key: 0.5 * jnp.mean(jnp.sum(batch * w[None, :] ** 2, axis=1)),
+        lambda key: jnp.ones(2),
+        lrx.Batches(curvatures, batch_size=4),
+    )
+    for rate, near in ((0.19, True), (0.1, False)):
+        found = lrx.diagnose(bowl, lrx.sgd(lrx.cosine_decay(rate, 400)), steps=400)
+        assert ("edge-of-stability" in found.codes) == near
+        np.testing.assert_allclose(found.evidence["stability"]["sharpness"], 10, rtol=0.02)
+        np.testing.assert_allclose(found.evidence["stability"]["limit"], 2 / rate, rtol=0.01)
+    assert all(each.level == "hint" for each in found.findings if each.code == "edge-of-stability")
+
+
+DISAGREE = """
+import jax, numpy as np, lrx
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+mesh = Mesh(np.array(jax.devices()), ("d",))
+def placed(*copies):
+    copies = [jax.device_put(np.float32(x), device) for x, device in zip(copies, jax.devices())]
+    return jax.make_array_from_single_device_arrays((), NamedSharding(mesh, PartitionSpec()), copies)
+def codes(*bias):
+    n = 40
+    run = lrx.History(loss=np.linspace(1, 0.5, n, dtype=np.float32), rate=np.linspace(0.1, 0, n, dtype=np.float32),
+        metrics={}, evaluations={}, evaluation_steps=np.zeros(0, np.int32),
+        params={"bias": placed(*bias), "kernel": placed(2.0, 2.0)}, model_state=(), opt_state=())
+    return [(each.code, each.level, each.summary) for each in lrx.diagnose(run).findings]
+assert codes(1.0, 1.0) == [], codes(1.0, 1.0)
+((code, level, summary),) = codes(1.0, 1.5)
+assert (code, level) == ("devices-disagree", "certain")
+assert "1 of 2 arrays: params/bias: 1.0 on cpu:0, 1.5 on cpu:1" in summary, summary
+"""
+
+
+@pytest.mark.slow
+def test_a_history_whose_devices_hold_different_copies_is_named():
+    flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2", "JAX_PLATFORMS": "cpu"}
+    done = subprocess.run([sys.executable, "-c", DISAGREE], env=os.environ | flags, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_copies_that_differ_between_devices_are_named():

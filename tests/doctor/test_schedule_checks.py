@@ -7,7 +7,8 @@ import pytest
 
 import lrx
 from lrx.doctor.decay_checks import check_decay, measure_decay
-from lrx.doctor.optimizer_parts import apply_change, read_optimizer
+from lrx.doctor.optimizer_changes import apply_change
+from lrx.doctor.optimizer_parts import read_optimizer
 from lrx.doctor.schedule_checks import check_schedule, measure_schedule
 from lrx.doctor.thresholds import THRESHOLDS
 
