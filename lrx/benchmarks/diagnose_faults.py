@@ -6,144 +6,28 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 import lrx
-from lrx.benchmarks.diagnose_kinds import BATCH, KINDS, STEPS, MeanLoss
-from lrx.training import Batches, Workload
-
-FAMILIES = ("adamw", "sgd")
-
-
-@dataclasses.dataclass(frozen=True)
-class Case:
-    """A run to be diagnosed; faults change its fields.
-
-    Attributes:
-      kind: name of the kind of workload.
-      family: "adamw" or "sgd" (with momentum).
-      rate: the peak of the rate.
-      schedule: maps the peak to the schedule, of unit peak.
-      weight_decay: of adamw.
-      eps: of adamw; None for its default.
-      every: minibatches of an update.
-      frozen: path of a frozen leaf, or None.
-      batch_size: examples in a minibatch.
-      summed: whether the loss is a sum.
-      stopped: whether the first leaf is behind stop_gradient.
-      change_arrays: changes the data.
-      change_params: changes the initial parameters.
-      history: whether the run is diagnosed when it is over.
-      examples: number of training examples; None for all.
-      severity: how far the fault goes, in its own unit.
-    """
-
-    kind: str
-    family: str
-    rate: float
-    schedule: Callable[[float], Any]
-    weight_decay: float = 0.0
-    eps: float | None = None
-    every: int = 1
-    frozen: bool = False
-    batch_size: int = BATCH
-    summed: bool = False
-    stopped: bool = False
-    change_arrays: Callable[[Any], Any] | None = None
-    change_params: Callable[[Any], Any] | None = None
-    history: bool = False
-    examples: int | None = None
-    severity: float = 0.0
-
-    def tx(self) -> Any:
-        """Return the optimizer."""
-        rate = self.schedule(self.rate)
-        if self.family == "sgd":
-            tx: Any = lrx.sgd(rate, momentum=0.9)
-        else:
-            tx = lrx.adamw(rate, weight_decay=self.weight_decay, eps=1e-8 if self.eps is None else self.eps)
-        if self.frozen:
-            tx = lrx.group_rates(tx, _label_frozen, {"frozen": 0.0, "rest": 1.0})
-        return lrx.accumulate(tx, self.every) if self.every > 1 else tx
-
-    def workload(self) -> Workload:
-        """Return the workload."""
-        kind = KINDS[self.kind]
-        arrays = kind.data()
-        if self.examples is not None:
-            arrays = tuple(x[: self.examples] for x in arrays)  # type: ignore[assignment]
-        if self.change_arrays is not None:
-            arrays = self.change_arrays(arrays)
-        loss: Any = MeanLoss(kind.loss, self.summed)
-        if self.stopped:
-            loss = _Stopped(loss)
-        init = _Init(kind.init, self.change_params)
-        return Workload(self.kind, init, loss, Batches(arrays, self.batch_size))
-
-
-def _label_frozen(path: str, leaf: Any) -> str:
-    """Label the kernel of the second layer as frozen."""
-    del leaf
-    return "frozen" if path == "1/kernel" else "rest"
-
-
-@dataclasses.dataclass(frozen=True)
-class _Stopped:
-    loss: Any
-
-    def __call__(self, params: Any, model_state: Any, batch: Any, key: jax.Array) -> Any:
-        leaves, structure = jax.tree.flatten(params)
-        largest = max(range(len(leaves)), key=lambda place: leaves[place].size)
-        leaves[largest] = jax.lax.stop_gradient(leaves[largest])
-        return self.loss(jax.tree.unflatten(structure, leaves), model_state, batch, key)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Init:
-    init: Callable[[jax.Array], Any]
-    change: Callable[[Any], Any] | None
-
-    def __call__(self, key: jax.Array) -> Any:
-        params = self.init(key)
-        return (params if self.change is None else self.change(params)), ()
-
-
-def log_uniform(rng: np.random.Generator, low: float, high: float) -> float:
-    """Draw a number whose logarithm is uniform."""
-    return float(np.exp(rng.uniform(np.log(low), np.log(high))))
-
-
-def healthy(kind: str, family: str, best: float, rng: np.random.Generator) -> Case:
-    """Draw a healthy case: a usual schedule, and a rate around the best of a grid."""
-    warm = int(rng.integers(5, 31))
-    choices: list[tuple[Callable[[float], Any], float]] = [
-        (lambda peak: lrx.cosine_decay(peak, STEPS), 1.0),
-        (lambda peak: lrx.linear_decay(peak, STEPS), 1.0),
-        (lambda peak: lrx.warmup_cosine_decay(peak, warm, STEPS), 1.0),
-        (lambda peak: lrx.warmup_linear_decay(peak, warm, STEPS), 1.0),
-        (lambda peak: lrx.warmup_stable_decay(peak, warmup_steps=warm, stable_steps=240 - warm, decay_steps=60), 0.7),
-        (lambda peak: lrx.one_cycle(peak, STEPS), 1.0),
-        (lambda peak: lrx.cosine_restarts(peak, 100), 1.0),
-        (lambda peak: peak, 0.4),
-    ]
-    schedule, usual = choices[int(rng.integers(len(choices)))]
-    rate = float(f"{best * usual * log_uniform(rng, 0.5, 1.5):.4g}")
-    case = Case(kind, family, rate, schedule)
-    if family == "adamw" and rng.random() < 0.5:
-        case = dataclasses.replace(
-            case, weight_decay=float(f"{log_uniform(rng, 0.03, 1.0) / (0.5 * rate * STEPS):.4g}")
-        )
-    return case
+from lrx.benchmarks.diagnose_cases import Case, log_uniform
+from lrx.benchmarks.diagnose_kinds import BATCH, KINDS, STEPS
 
 
 @dataclasses.dataclass(frozen=True)
 class Draw:
-    """What a fault is drawn with: the best rate of its kind, and a generator."""
+    """What a fault is drawn with.
+
+    Attributes:
+      best: the best rate of the kind.
+      rng: a generator.
+      largest_stable: returns the largest constant rate at which a run on large batches does not end above its
+        beginning.
+    """
 
     best: float
     rng: np.random.Generator
+    largest_stable: Callable[[], float] = lambda: np.nan
 
 
 def _with_schedule(case: Case, schedule: Callable[[float], Any], severity: float) -> Case:
@@ -223,8 +107,9 @@ def _decay_weak(case: Case, draw: Draw) -> Case:
 def _dead(case: Case, draw: Draw) -> Case:
     share, depth = draw.rng.uniform(0.9, 1.0), -log_uniform(draw.rng, 30, 1000)
 
+    place = KINDS[case.kind].silenced or 0
+
     def silence(params: Any) -> Any:
-        place = 1 if case.kind == "next-token" else 0
         size = params[place]["bias"].size
         bias = jnp.where(jnp.arange(size) < np.ceil(share * size), depth, 0.0)
         return [*params[:place], params[place] | {"bias": bias}, *params[place + 1 :]]
@@ -319,6 +204,27 @@ def _noise_floor(case: Case, draw: Draw) -> Case:
     return dataclasses.replace(case, rate=float(f"{draw.best * factor:.4g}"), severity=factor)
 
 
+def _edge(case: Case, draw: Draw) -> Case:
+    factor = draw.rng.uniform(0.75, 1.0)
+    case = at_constant_rate(case)
+    return dataclasses.replace(case, rate=float(f"{draw.largest_stable() * factor:.4g}"), severity=factor)
+
+
+def at_constant_rate(case: Case) -> Case:
+    """Return a case with large batches and a constant rate, on which the sharpness can grow up to its limit."""
+    return dataclasses.replace(case, schedule=lambda peak: peak, weight_decay=0.0, batch_size=512)
+
+
+def _ascending(case: Case, draw: Draw) -> Case:
+    del draw
+    return dataclasses.replace(case, ascends=True, severity=1)
+
+
+def _alone(case: Case, draw: Draw) -> Case:
+    steps = int(draw.rng.integers(1, 26))
+    return dataclasses.replace(case, history=True, alone=steps, severity=steps)
+
+
 @dataclasses.dataclass(frozen=True)
 class Fault:
     """A fault.
@@ -345,7 +251,28 @@ def _adaptive(kind: str, family: str) -> bool:
 
 
 def _rectified(kind: str, family: str) -> bool:
-    return _deep(kind, family) and kind != "tanh-deep"
+    del family
+    return KINDS[kind].silenced is not None
+
+
+def _labelled(kind: str, family: str) -> bool:
+    del family
+    return KINDS[kind].has_labels
+
+
+def _has_floats(kind: str, family: str) -> bool:
+    del family
+    return any(array.dtype.kind == "f" for array in KINDS[kind].data())
+
+
+def _can_explode(kind: str, family: str) -> bool:
+    del family
+    return KINDS[kind].is_deep or KINDS[kind].data()[0].dtype.kind == "f"
+
+
+def _descent(kind: str, family: str) -> bool:
+    del kind
+    return family == "sgd"  # for it the sharpness itself counts, without a preconditioner
 
 
 FAULTS: Mapping[str, Fault] = {
@@ -362,16 +289,19 @@ FAULTS: Mapping[str, Fault] = {
     "weight-decay-without-effect": Fault(_decay_weak, _adaptive),
     "dead-layer": Fault(_dead, _rectified),
     "vanishing-gradients": Fault(_vanishing, _deep),
-    "exploding-gradients": Fault(_exploding, lambda kind, family: kind != "sparse"),  # noqa: ARG005
-    "not-finite-input": Fault(_not_finite, lambda kind, family: kind not in ("sparse", "next-token")),  # noqa: ARG005
+    "exploding-gradients": Fault(_exploding, _can_explode),
+    "not-finite-input": Fault(_not_finite, _has_floats),
     "loss-is-summed": Fault(_summed),
     "batch-too-small": Fault(_batch_small),
     "batch-too-large": Fault(_batch_large),
-    "labels-are-noise": Fault(_labels, lambda kind, family: KINDS[kind].has_labels),  # noqa: ARG005
+    "labels-are-noise": Fault(_labels, _labelled),
     "frozen-by-mistake": Fault(_frozen, _deep),
     "eps-too-large": Fault(_eps, _adaptive, harms=True),
     "overfits": Fault(_overfits, harms=True),
     "noise-floor": Fault(_noise_floor, harms=True),
+    "batch-not-learnt": Fault(_ascending),
+    "edge-of-stability": Fault(_edge, _descent),
+    "devices-disagree": Fault(_alone),
 }
 
 # Pairs of faults that one case in ten has.

@@ -5,15 +5,20 @@ import numpy as np
 import pytest
 
 from lrx.benchmarks.diagnose import plan
-from lrx.benchmarks.diagnose_faults import FAULTS, PAIRS, Case, Draw, healthy
+from lrx.benchmarks.diagnose_cases import Case, healthy
+from lrx.benchmarks.diagnose_faults import FAULTS, PAIRS, Draw
 from lrx.benchmarks.diagnose_kinds import FOUND_ON, KINDS, MEASURED_ON, STEPS
 from lrx.benchmarks.diagnose_report import code_table, matrix, plot, summary
+from lrx.benchmarks.diagnose_runs import diagnose_two_devices, history_of, run_fully
 from lrx.doctor import CODES
+from lrx.doctor.diagnose import find
+from lrx.doctor.evidence import as_evidence
+from lrx.doctor.probe import Start
 from lrx.records import Result
 from lrx.schedules import cosine_decay
 
 
-def row(planted, *named, repair=None, kind="relu-two"):
+def row(planted, *named, repair=None, kind="counts"):
     return {
         "kind": kind,
         "planted": list(planted),
@@ -68,7 +73,7 @@ def test_a_fault_is_one_of_the_codes_and_changes_the_case_by_its_severity(code):
     kind = "teacher"
     family = next(family for family in ("adamw", "sgd") if FAULTS[code].suits(kind, family))
     sound = Case(kind, family, 0.03, lambda peak: cosine_decay(peak, STEPS))
-    faulty = FAULTS[code].plant(sound, Draw(0.03, np.random.default_rng(0)))
+    faulty = FAULTS[code].plant(sound, Draw(0.03, np.random.default_rng(0), lambda: 0.5))
     assert faulty != sound
     assert faulty.severity > 0
     jax.eval_shape(faulty.tx().init, jax.eval_shape(KINDS[kind].init, jax.random.key(0)))
@@ -86,3 +91,20 @@ def test_one_case_in_ten_has_two_faults_and_as_many_cases_are_healthy():
 def test_healthy_cases_of_one_seed_are_the_same_again():
     one, two = (healthy("teacher", "adamw", 0.03, np.random.default_rng(5)) for _ in range(2))
     assert repr(one.tx()) == repr(two.tx())
+
+
+@pytest.mark.slow
+def test_a_run_whose_second_device_has_other_parameters_is_diagnosed_in_a_process_with_two():
+    start = Start({"weights": np.ones(2, np.float32)}, (), ())
+    run = history_of(np.linspace(1, 0.5, 40), np.linspace(0.1, 0, 40), start)
+    found = [diagnose_two_devices(run, {"weights": np.array([1, last], np.float32)}) for last in (1, 1.5)]
+    codes = [[each.code for each in find(as_evidence(each["evidence"]))] for each in found]
+    assert codes == [[], ["devices-disagree"]]
+
+
+def test_the_last_steps_of_a_second_device_are_on_other_minibatches():
+    case = Case("least-squares", "sgd", 0.03, lambda peak: peak)
+    one, same, other = (run_fully(case, 0, alone=alone)[0][-1].params["weights"] for alone in (0, 0, 3))
+    np.testing.assert_array_equal(one, same)
+    assert np.any(one != other)
+    np.testing.assert_allclose(one, other, atol=0.1)
