@@ -41,8 +41,8 @@ def check_heart(seen: HeartEvidence, limits: Thresholds) -> list[Finding]:
             "batch-not-learnt",
             "likely",
             1.0,
-            f"In {len(losses)} steps on one minibatch, at {seen.factor:.2g} times the rate, the best of those tried, "
-            f"the loss begins at {losses[0]:.3g} and is never below {least:.3g}.",
+            f"In {len(losses)} steps on one minibatch, at {seen.factor:.2g} times the rate, the best tried from "
+            f"{seen.lowest_factor:.2g} times on, the loss begins at {losses[0]:.3g} and is never below {least:.3g}.",
             numbers,
             Remedy(
                 "Look at the sign of the updates and of the loss (each rate descends once), at stop_gradient and other "

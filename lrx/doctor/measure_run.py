@@ -103,7 +103,9 @@ def measure_run(workload: Workload, parts: OptimizerParts, *, steps: int, budget
     learns = end_loss(rates.branches[best]) < rates.initial
     norms = outer.gradient_norms[min(best, 1)].tolist() if learns else []
     updates = outer.update_rms[1].mean(axis=0)
-    at_end = np.array([np.mean(np.abs(np.asarray(leaf)) ** 2) ** 0.5 for leaf in jax.tree.leaves(outer.ends[1].params)])
+    at_end = [
+        np.sqrt(np.mean(np.abs(np.asarray(leaf)).astype(float) ** 2)) for leaf in jax.tree.leaves(outer.ends[1].params)
+    ]
     heart = stability = None
     if plan.curvature_minibatches:
         heart = _learn_by_heart(probe, start, curve, rates, rows[0])

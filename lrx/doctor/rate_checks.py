@@ -57,9 +57,13 @@ def last_steps(number: int) -> int:
 
 def end_loss(branch: Branch) -> float:
     """Return the mean loss of the last quarter of a branch; infinite if it has diverged."""
+    return float(np.mean(_finite_or_infinite(branch)[-last_steps(len(branch.losses)) :]))
+
+
+def _finite_or_infinite(branch: Branch) -> np.ndarray:
+    """Return the losses of a branch; those that are not finite are infinite."""
     losses = np.array([np.inf if loss is None else loss for loss in branch.losses], float)
-    last = losses[-last_steps(len(losses)) :]
-    return float(np.mean(last)) if np.all(np.isfinite(last)) else float("inf")
+    return np.where(np.isfinite(losses), losses, np.inf)
 
 
 def best_factor(seen: RateEvidence) -> tuple[float, float]:
@@ -137,7 +141,7 @@ def _needs_warmup(seen: RateEvidence, own: Branch, warm: Branch, least: float, l
     lost, short = (end_loss(own) - least) / gain, (end_loss(warm) - least) / gain
     if lost > limits.warm_lost and short < limits.warm_near:
         return "likely"
-    highest = [max(np.inf if loss is None else loss for loss in branch.losses) for branch in (own, warm)]
+    highest = [np.max(_finite_or_infinite(branch)) for branch in (own, warm)]
     rises = highest[0] - seen.initial > limits.warm_rise * max(abs(seen.initial), gain) > highest[1] - seen.initial
     return "hint" if rises and lost > limits.warm_lost_hint and short < limits.warm_near_hint else None
 
