@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lrx.benchmarks.diagnose_kinds import FOUND_ON
+from lrx.benchmarks.diagnose_kinds import FOUND_ON, MEASURED_ON
 from lrx.figures import panels, save
 from lrx.records import Result, markdown_table, write_atomically
 
@@ -71,6 +72,7 @@ def summary(result: Result) -> str:
             f"{np.median([row['seconds'] for row in members]):.2f}, {max(row['seconds'] for row in members):.1f}",
         ]
         rows.append([half, *cells])
+    rows.append(["aim", "90%", "75%", "at most 5%", "80%", "0.30", ""])
     heads = ["kinds", "named", "named first", "healthy runs with a finding", "repaired", "cost in runs, at most",
              "seconds, median and most"]  # fmt: skip
     return markdown_table(heads, rows)
@@ -158,13 +160,21 @@ def page(result: Result) -> str:
     titles = {"found": "Kinds on which the thresholds were found", "measured": "Kinds that were not used"}
     for half, rows in halves(result).items():
         if rows:
-            kinds = ", ".join(dict.fromkeys(row["kind"] for row in rows))
-            lines += ["", f"## {titles[half]}", "", f"{kinds}.", "", code_table(rows)]
+            kinds = list(dict.fromkeys(row["kind"] for row in rows))
+            missing = [kind for kind in MEASURED_ON if kind not in kinds] if half == "measured" else []
+            left = f" Not measured yet: {', '.join(missing)}." if missing else ""
+            lines += ["", f"## {titles[half]}", "", f"{', '.join(kinds)}.{left}", "", code_table(rows)]
             false = [row for row in rows if not row["planted"] and firm(row)]
             if false:
-                said = ", ".join(f"{row['kind']} ({row['family']}): {', '.join(firm(row))}" for row in false)
-                lines += ["", f"Healthy runs with a finding: {said}."]
+                number = sum(not row["planted"] for row in rows)
+                lines += ["", f"{len(false)} of {number} healthy runs have a finding: {_listed(false)}."]
     return "\n".join(lines) + "\n"
+
+
+def _listed(false: list[dict[str, Any]]) -> str:
+    """Return what is said of healthy runs, with the number of them for each kind and family."""
+    said = Counter(f"{', '.join(firm(row))} on {row['kind']} ({row['family']})" for row in false)
+    return "; ".join(f"{text}, {number} times" if number > 1 else text for text, number in said.most_common())
 
 
 def write(result: Result, folder: Path) -> list[Path]:
