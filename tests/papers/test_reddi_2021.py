@@ -1,0 +1,61 @@
+"""Reddi et al. (2021): documents are sparse and can be told apart, verdicts can fail."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from reproductions import Tiny, failing
+
+from lrx.papers import reddi_2021
+from lrx.records import Result
+
+TINY = Tiny(reddi_2021.Size("digits", 200, 4, 100, 100, 4, 2, 8, 2, (0.1,), (1.0,)))
+
+
+def made_up(*, lead: float = 10.0, images: float = 1.0, narrow: str = "FedAvg", place: int = 1) -> Result:
+    """A result in which adaptive rules win by `lead` on documents, and all but FedAvg by `images` on images."""
+    tasks: dict[str, Any] = {}
+    for task in ("images", "documents"):
+        tasks[task] = {}
+        for rule, (_, rates) in reddi_2021.RULES.items():
+            gain = lead if task == "documents" and rule in reddi_2021.ADAPTIVE else 0.0
+            gain += images if task == "images" and rule != "FedAvg" else 0.0
+            best = 60 + gain
+            final = np.full((5, 2, 3), best - (20 if rule == narrow else 2))
+            final[place, 0] = best
+            tasks[task][rule] = {
+                "server_rates": list(rates),
+                "client_rates": [0.1, 1.0],
+                "final": final.tolist(),
+                "best": [place, 0],
+                "accuracy": [[20.0, 40.0, best]] * 3,
+            }
+    curves = {"rounds": [10, 20, 30], "tasks": tasks}
+    return Result("reddi_2021", "cpu", "", [0, 1, 2], {}, curves, 1.0)
+
+
+def test_adaptive_rules_that_win_make_every_claim_hold_and_others_fail() -> None:
+    assert failing(made_up()) == []
+    assert failing(made_up(lead=-1.0)) == [0, 1, 2]
+    assert failing(made_up(images=-2.0)) == [3, 4, 5]
+    assert failing(made_up(narrow="FedYogi")) == [6, 7]
+    assert failing(made_up(place=0)) == [8]
+
+
+def test_documents_have_few_words_and_their_classes_words_of_their_own() -> None:
+    bags, labels = reddi_2021.documents(500, 400)
+    assert bags.sum(axis=1).max() <= reddi_2021.WORDS
+    others, theirs = reddi_2021.documents(500, 400, seed=1)
+    means = np.stack([bags[labels == each].mean(axis=0) for each in range(reddi_2021.CLASSES)])
+    rare = slice(100, None)
+    right = np.argmax(others[:, rare] @ means[:, rare].T, axis=1) == theirs
+    assert right.mean() > 0.8
+
+
+def test_figures_show_every_rule_on_both_tasks() -> None:
+    figure = reddi_2021.PAPER.draw(made_up())["adaptive_servers"]
+    assert len(figure.axes) == 4
+    for axes in figure.axes:
+        labels = {line.get_label() for line in axes.get_lines() if not line.get_label().startswith("_")}
+        assert labels == set(reddi_2021.RULES)
