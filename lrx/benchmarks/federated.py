@@ -48,7 +48,7 @@ SMOOTHED = 3  # rounds whose accuracy is averaged
 GRID = tuple(float(rate) for rate in np.round(np.logspace(-0.75, 1.75, 11), 4))  # four to a decade
 STARTS = (1e-3, 0.1, 1.0, 10.0)  # times the best constant rate
 SEEDS = (0, 1, 2, 3, 4)
-WIDE = {"min_factor": 1e-4, "max_factor": 1e4}
+WIDE: dict[str, Any] = {"min_factor": 1e-4, "max_factor": 1e4}
 
 
 @dataclasses.dataclass(frozen=True)

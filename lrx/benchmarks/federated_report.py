@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -118,7 +118,11 @@ def plot(result: Result) -> Figure:
         upper.axhspan(fewest, NEAR * fewest, color=VERMILION, alpha=0.12, lw=0)
         rounds = np.arange(1, result.settings["rounds"] + 1)
         for place, method in enumerate(followers(result, data)):
-            look = {"color": PALETTE[place % len(PALETTE)], "ls": STROKES[place % len(STROKES)], "lw": 1.5}
+            look: dict[str, Any] = {
+                "color": PALETTE[place % len(PALETTE)],
+                "ls": STROKES[place % len(STROKES)],
+                "lw": 1.5,
+            }
             taken = result.array(data, method, "rounds")
             spread = np.std(taken, axis=1)
             upper.errorbar(

@@ -137,7 +137,7 @@ class ServerRule:
             gradient, state.server, state.params, value=start_loss, grad=gradient
         )
         after = ServerState(apply_updates(state.params, updates, server), model_state, server)
-        shown = {"start_loss": start_loss, "loss": loss, "norm": norm_of(change), "counted": len(good)}
+        shown: dict[str, Any] = {"start_loss": start_loss, "loss": loss, "norm": norm_of(change), "counted": len(good)}
         return after, {name: float(value) for name, value in shown.items()}, refused
 
 
