@@ -141,7 +141,9 @@ def plot(result: Result) -> Figure:
         lower.set_xlabel("round")
     axes[0].set_ylabel("rounds to the target")
     axes[columns].set_ylabel("rate of the server, over the best constant one")
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=5, frameon=False, fontsize=9)
+    figure.legend(
+        *axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2 + columns, frameon=False, fontsize=9
+    )
     return figure
 
 

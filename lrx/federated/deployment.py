@@ -125,7 +125,7 @@ class ServerRule:
         refused = [Refused(number, each.client, why) for each, why in zip(sent, reasons, strict=True) if why]
         good = [each for each, why in zip(sent, reasons, strict=True) if why is None]
         if not good:
-            return state, {"counted": 0.0}, refused
+            return state, dict.fromkeys(("start_loss", "loss", "norm"), math.nan) | {"counted": 0.0}, refused
         weights = jnp.asarray([each.examples if self.weighting == "examples" else 1.0 for each in good], jnp.float32)
         parts = [from_arrays(each.arrays, state.params, state.model_state) for each in good]
         change, model_state = jax.tree.map(lambda *leaves: _mean(leaves, weights), *parts)

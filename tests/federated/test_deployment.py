@@ -102,7 +102,8 @@ def test_a_round_in_which_nothing_counts_changes_nothing() -> None:
     state = rule.begin(workload_of(slice(0, 2)))
     after, shown, refused = rule.advance(state, 1, [sent((np.nan, 0, 0))])
     assert after is state
-    assert shown == {"counted": 0}
+    assert shown["counted"] == 0
+    assert np.isnan(shown["loss"])
     assert len(refused) == 1
 
 
