@@ -24,6 +24,9 @@ from lrx.benchmarks.selection.candidates import FAMILIES
 from lrx.benchmarks.selection.record import Recorder
 from lrx.workloads.suite import TASKS
 from lrx.workloads.suite.last import LAST
+from lrx.workloads.suite.latest import LATEST
+
+EVERY = TASKS | LAST | LATEST
 
 
 def main(
@@ -39,10 +42,10 @@ def main(
 ) -> None:
     """Record the curves."""
     for task in tasks or []:
-        known("--task", task, TASKS | LAST)
+        known("--task", task, EVERY)
     chosen = FAMILIES if not families else [FAMILIES[place] for place in families]
     for name in tasks or (LAST if last else TASKS):
-        recorder = Recorder(name, (TASKS | LAST)[name], folder / f"{name}.npz", data_dir)
+        recorder = Recorder(name, EVERY[name], folder / f"{name}.npz", data_dir)
         recorder.record(chosen)
         recorder.test_ranges()
         jax.clear_caches()  # a task's programs serve no other task

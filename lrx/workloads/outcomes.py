@@ -1,4 +1,4 @@
-"""Regression with other losses than squares: ordered grades, times until an event, quantiles and whole densities."""
+"""Regression with other losses than squares: ordered grades, times until an event, quantiles, densities and counts."""
 
 from __future__ import annotations
 
@@ -148,3 +148,15 @@ def make_folded_curve(number: int, rng: np.random.Generator) -> Examples:
     y = rng.random(number)
     x = y + 0.3 * np.sin(2 * np.pi * y) + rng.uniform(-0.1, 0.1, number)
     return (4 * (x - 0.5)).astype(np.float32)[:, None], (4 * (y - 0.5)).astype(np.float32)
+
+
+def poisson(logs: jax.Array, counts: jax.Array) -> dict[str, jax.Array]:
+    """Return the mean of exp(f) - k f: the negative log-likelihood of counts k at rates exp(f), up to a constant."""
+    return {"loss": jnp.mean(jnp.exp(logs) - counts * logs)}
+
+
+def draw_counts(number: int, rng: np.random.Generator, *, features: int = 8) -> Examples:
+    """Draw points and counts with the rate exp(1 + x_1 / 2 + sin(2 x_2) + x_3 x_4 / 2)."""
+    x = rng.normal(size=(number, features))
+    logs = 1 + x[:, 0] / 2 + np.sin(2 * x[:, 1]) + x[:, 2] * x[:, 3] / 2
+    return x.astype(np.float32), rng.poisson(np.exp(np.minimum(logs, 4))).astype(np.float32)
