@@ -2,9 +2,9 @@
 
     lrx bench select_prior
 
-The curves that `lrx bench select_curves` has recorded are fitted: which method at which rate does well, what a run says
-about its end after a part of its length, and how many runs to train up to where with each budget. The output is
-experience.json, which lrx ships in lrx/tuning/selection.
+The curves that `lrx bench select_curves` has recorded are fitted: which method at which rate does well, which of them
+do well on the same tasks, and what a part of a run says about its end. The output is experience.json, which lrx ships
+in lrx/tuning/selection.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import typer
 from lrx.benchmarks.selection.curves import load_all
 from lrx.benchmarks.selection.fit import KNOWN, fit
 from lrx.records import write_atomically
-from lrx.workloads.suite import FOLDS, TASKS
+from lrx.workloads.suite import TASKS
 
 
 def main(
@@ -30,7 +30,6 @@ def main(
 ) -> None:
     """Fit, and write what was found."""
     tasks = [task for name, task in load_all(curves).items() if name in TASKS]
-    found = fit(tasks, FOLDS, KNOWN)
-    for budget, plan in found.plans:
-        print(f"{budget:g} full runs: {plan}")
+    found = fit(tasks, KNOWN)
+    print(f"{len(found.configurations)} configurations on {len(tasks)} tasks")
     print(f"wrote {write_atomically(folder / 'experience.json', found.to_json())}")

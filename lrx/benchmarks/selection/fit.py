@@ -1,15 +1,10 @@
-"""Fit what `select` knows from other tasks: `lrx.tuning.selection.experience`, from stored curves.
-
-The plans are chosen by replay on tasks whose kinds were left out of the rest of the fit. So what is measured on a fold
-of kinds has used nothing of that fold.
-"""
+"""Fit what `select` knows from other tasks: `lrx.tuning.selection.experience`, from stored curves."""
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 
@@ -17,10 +12,8 @@ from lrx.benchmarks.selection.candidates import METHODS
 from lrx.benchmarks.selection.curves import CHOOSING, TaskCurves
 from lrx.benchmarks.selection.regret import mean_regrets
 from lrx.benchmarks.selection.replay import Replay
-from lrx.benchmarks.selection.strategies import BUDGETS
-from lrx.tuning.selection.experience import PARTS, Configuration, Experience, Plan, phi
-from lrx.tuning.selection.freeze_thaw import FreezeThaw
-from lrx.tuning.selection.portfolio import PORTFOLIO, Method
+from lrx.tuning.selection.experience import Configuration, Experience, phi
+from lrx.tuning.selection.portfolio import PORTFOLIO
 
 KNOWN = {  # methods that are fitted: those of the portfolio that are ever the best
     name: PORTFOLIO[name]
@@ -29,56 +22,11 @@ KNOWN = {  # methods that are fitted: those of the portfolio that are ever the b
     not in ("cocob", "dog", "momo", "hypergradient_adam", "sgd, relative_adaptation", "adamw, reduce_on_plateau")
 }
 STOPS = (1, 2, 3, 4)  # places among the stored stops of `PARTS`
-ORDERED = 30  # configurations in `Experience.order`
-SOFT = 0.1  # of phi: how far the second best of a set counts beside the best
+REFERENCE = 20  # configurations with the least means: gaps are to the best of them
 FEWEST = 0.5  # of the tasks that have a configuration, at least
-PLANS: Mapping[float, tuple[Plan, ...]] = {
-    budget: tuple(Plan(*numbers) for numbers in plans)
-    for budget, plans in {
-        1.0: [
-            (0, 0, 0, 0, 1),
-            (0, 3, 0, 0, 0),
-            (9, 0, 0, 0, 0),
-            (3, 1, 1, 0, 0),
-            (4, 2, 0, 0, 0),
-            (5, 2, 0, 0, 0),
-            (6, 1, 0, 0, 0),
-        ],
-        1.5: [(0, 4, 0, 0, 0), (7, 3, 0, 0, 0), (9, 2, 0, 0, 0), (6, 2, 1, 0, 0), (5, 1, 2, 0, 0), (8, 1, 1, 0, 0)],
-        2.0: [
-            (10, 4, 0, 0, 0),
-            (9, 3, 1, 0, 0),
-            (9, 1, 2, 0, 0),
-            (6, 3, 2, 0, 0),
-            (6, 3, 0, 0, 1),
-            (8, 3, 1, 0, 0),
-            (0, 4, 2, 0, 0),
-        ],
-        3.0: [
-            (9, 3, 2, 0, 1),
-            (9, 4, 3, 0, 0),
-            (9, 5, 2, 0, 0),
-            (9, 3, 0, 0, 2),
-            (9, 4, 2, 1, 0),
-            (9, 3, 2, 2, 0),
-            (12, 4, 2, 0, 0),
-            (12, 5, 1, 0, 0),
-            (9, 4, 0, 2, 1),
-            (6, 3, 2, 2, 0),
-            (0, 5, 2, 2, 0),
-        ],
-        5.0: [
-            (14, 6, 2, 3, 1),
-            (14, 6, 0, 0, 3),
-            (0, 9, 0, 0, 3),
-            (12, 6, 2, 2, 2),
-            (15, 6, 2, 0, 2),
-            (18, 8, 2, 2, 0),
-            (0, 9, 2, 3, 1),
-        ],
-        10.0: [(20, 10, 2, 6, 4), (24, 12, 2, 6, 3), (0, 15, 2, 6, 4), (24, 10, 2, 0, 5), (0, 18, 2, 4, 3)],
-    }.items()
-}
+OWN = 0.5  # weight of the variance of a configuration's own values beside the mean of all variances
+TELLING = 80  # configurations with the least means, from which the correlations of the parts are taken
+NOISE = 0.5  # part of the variance between seeds that counts as noise of a gap
 
 
 class Table:
@@ -101,28 +49,18 @@ class Table:
         )
         found = []
         for task in self.tasks:
-            regrets = _regrets(task)
+            regrets = {configuration(*pair): regret for pair, regret in mean_regrets(task).items()}
             found.append([phi(regrets.get(each, math.inf)) for each in self.configurations])
         self.phi = np.array(found)
 
-    def order(self, number: int = ORDERED) -> list[Configuration]:
-        """Return configurations of which each adds most to those before: to a soft minimum of phi."""
-        chosen: list[int] = []
-        reached = np.full(len(self.tasks), np.inf)
-        for _ in range(min(number, len(self.configurations))):
-            both = -SOFT * np.logaddexp(-self.phi / SOFT, -reached[:, None] / SOFT)
-            total = self.weights @ both
-            total[chosen] = np.inf
-            chosen.append(int(total.argmin()))
-            reached = both[:, chosen[-1]]
-        return [self.configurations[each] for each in chosen]
-
-    def gaps(self, order: Sequence[Configuration], stop: int) -> np.ndarray:
-        """Return (tasks x seeds, configurations) phi of the gap to the best of the first of an order, at a stop."""
-        rows = []
+    def gaps(self, stop: int) -> np.ndarray:
+        """Return (tasks, seeds, configurations) phi of the gap to the best of `REFERENCE` configurations at a stop."""
+        means = self.weights @ self.phi
+        reference = [self.configurations[place] for place in np.argsort(means)[:REFERENCE]]
         ends = stop == STOPS[-1]
-        for task, places in zip(self.tasks, self.places, strict=True):
-            for seed in CHOOSING:
+        found = np.empty((len(self.tasks), len(CHOOSING), len(self.configurations)))
+        for number, (task, places) in enumerate(zip(self.tasks, self.places, strict=True)):
+            for place, seed in enumerate(CHOOSING):
                 replay = Replay(task, seed)
                 initial = replay.value(replay.initial(), ends)
                 losses = {
@@ -130,11 +68,11 @@ class Table:
                     for each in self.configurations
                     if each in places
                 }
-                best = min(losses[each] for each in order if each in losses)
+                best = min(losses[each] for each in reference if each in losses)
                 span = initial - best
-                gaps = {each: (loss - best) / span if span > 0 else math.inf for each, loss in losses.items()}
-                rows.append([phi(gaps.get(each, math.inf)) for each in self.configurations])
-        return np.array(rows)
+                gaps = {each: (loss - best) / span if span > 0 else float(loss > best) for each, loss in losses.items()}
+                found[number, place] = [phi(gaps.get(each, math.inf)) for each in self.configurations]
+        return found
 
 
 def configuration(method: str, rate: float) -> Configuration:
@@ -149,86 +87,31 @@ def _configurations(task: TaskCurves) -> dict[Configuration, float]:
     }
 
 
-def _regrets(task: TaskCurves) -> dict[Configuration, float]:
-    return {configuration(*pair): regret for pair, regret in mean_regrets(task).items()}
-
-
-def fit_without_plans(tasks: Sequence[TaskCurves], methods: Collection[str], plans: Mapping[float, Plan]) -> Experience:
-    """Fit everything to the curves of tasks but the plans, which are given."""
-    table = Table(tasks, methods)
-    order = table.order()
-    means = table.weights @ table.phi
-    excess = np.repeat(table.phi - means, len(CHOOSING), axis=0)
-    weights = np.repeat(table.weights, len(CHOOSING)) / len(CHOOSING)
-    usual, slopes = [], []
-    for stop in STOPS:
-        gaps = table.gaps(order[:9], stop)
-        usual.append(weights @ gaps)
-        shift = gaps - usual[-1]
-        slopes.append(float((weights[:, None] * shift * excess).sum() / (weights[:, None] * shift**2).sum()))
-    rows = np.array(usual).T
-    return Experience(
-        tuple(order),
-        dict(zip(table.configurations, means.tolist(), strict=True)),
-        {each: tuple(row) for each, row in zip(table.configurations, rows.tolist(), strict=True)},
-        tuple(slopes),
-        tuple(sorted(plans.items())),
-    )
-
-
-def choose_plans(
-    tasks: Sequence[TaskCurves], folds: Iterable[Sequence[str]], portfolio: Mapping[str, Method]
-) -> dict[float, Plan]:
-    """Choose the plan of each budget by replay, fold by fold, with what was fitted to the other folds."""
-    totals: dict[tuple[float, Plan], list[float]] = {}
-    for fold in folds:
-        left_out = [task for task in tasks if task.kind in fold]
-        others = [task for task in tasks if task.kind not in fold]
-        if not left_out or not others:
-            continue
-        fitted = fit_without_plans(others, portfolio, {})
-        regrets = {task.name: _regrets(task) for task in left_out}
-        replays = [Replay(task, seed) for task, seed in itertools.product(left_out, CHOOSING)]
-        for budget, plans in PLANS.items():
-            for plan, replay in itertools.product(plans, replays):
-                policy = FreezeThaw(_with_plan(fitted, plan))
-                try:
-                    choice, _ = replay.choose(policy, budget, portfolio)
-                except ValueError:  # nothing was learnt
-                    regret = math.inf
-                else:
-                    rate = replay.rate(choice.method, choice.rate)
-                    regret = regrets[replay.curves.name][configuration(choice.method, rate)]
-                totals.setdefault((budget, plan), []).append(phi(regret))
-    return {
-        budget: min(plans, key=lambda plan: float(np.mean(totals[budget, plan]))) for budget, plans in PLANS.items()
-    }
-
-
-def _with_plan(experience: Experience, plan: Plan) -> Experience:
-    return Experience(experience.order, experience.means, experience.usual, experience.slopes, ((0.0, plan),))
-
-
-def fit(tasks: Sequence[TaskCurves], folds: Sequence[Sequence[str]], portfolio: Mapping[str, Method]) -> Experience:
+def fit(tasks: Sequence[TaskCurves], methods: Collection[str]) -> Experience:
     """Fit everything to the curves of tasks.
 
     Args:
       tasks: their curves.
-      folds: kinds that are left out together where the plans are chosen.
-      portfolio: the methods that plans are replayed with.
+      methods: names of the methods to consider.
     """
-    plans = choose_plans(tasks, folds, portfolio)
-    assert set(plans) == set(BUDGETS)
-    return fit_without_plans(tasks, portfolio, plans)
-
-
-def cost(plan: Plan) -> float:
-    """Return what a plan costs, in full runs, if no run diverges."""
-    begun, third, half = PARTS[0], PARTS[1], PARTS[2]
-    total, reached = plan.first * begun, begun if plan.first else 0.0
-    if plan.second:
-        total, reached = total + plan.second * (third - reached), third
-    total += plan.neighbors * third
-    if plan.third:
-        total, reached = total + plan.third * (half - reached), half
-    return total + plan.last * (1 - reached)
+    table = Table(tasks, methods)
+    regrets = np.repeat(table.phi[:, None], len(CHOOSING), axis=1)
+    values = np.stack([*(table.gaps(stop) for stop in STOPS), regrets])  # (parts + 1, tasks, seeds, configurations)
+    means = np.einsum("t,ptsc->pc", table.weights, values) / len(CHOOSING)
+    excess = values - means[:, None, None]
+    variances = np.einsum("t,ptsc->pc", table.weights, excess**2) / len(CHOOSING)
+    deviations = np.sqrt(OWN * variances + (1 - OWN) * variances.mean(axis=1, keepdims=True))
+    between_seeds = np.einsum("t,ptc->pc", table.weights, excess.var(axis=2, ddof=1)).mean(axis=1)
+    scaled = excess / deviations[:, None, None]
+    telling = np.argsort(means[-1])[:TELLING]
+    between = np.einsum("t,ptsc,qtsc->pq", table.weights, scaled[..., telling], scaled[..., telling])
+    profiles = np.sqrt(table.weights)[:, None] * scaled[-1].mean(axis=1)
+    norms = np.linalg.norm(profiles, axis=0)
+    return Experience(
+        tuple(table.configurations),
+        means,
+        deviations,
+        profiles / np.where(norms > 0, norms, 1.0),
+        between / np.sqrt(np.outer(np.diag(between), np.diag(between))),
+        NOISE * between_seeds[:-1],
+    )

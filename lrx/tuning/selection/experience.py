@@ -1,14 +1,19 @@
-"""What is known from other tasks: which method at which rate does well, and what a short run says about a full one.
+"""What is known from other tasks: which method at which rate does well, and what a part of a run says about its end.
 
 The numbers are fitted by `lrx bench select_prior` to stored curves of the tasks of `lrx.workloads.suite`. A regret R is
 0 for the best method and rate of a task and 1 for its initial parameters, and
 
     phi(R) = ln(min(R, 1) + 0.01)
 
-is what is predicted. Of a configuration c, a method at a rate, the experience has the mean m(c) of phi over the tasks,
-and, for a run that was stopped after a part of its length, the mean n(c) of phi of the gap to the best of the runs that
-were stopped there. The gap x of a new run then predicts m(c) + b (phi(x) - n(c)): a run that is better than this
-configuration usually is at that point will be better at the end. One slope b serves all configurations.
+is what is predicted. A configuration c is a method at a rate. Its values are phi of the regret at the end, and phi of
+the gap to the best of the runs that were stopped after the same part of their length, for each of `PARTS`. They are
+taken as jointly normal:
+
+    cov(value (p, c), value (q, d)) = s(p, c) s(q, d) B(p, q) C(c, d),
+
+with s the standard deviations over the tasks, B the correlations of the parts, and C those of the configurations: 0.6
+times what the tasks show, and 0.4 times a kernel by which configurations with the same optimizer, the same method and
+near rates are alike. What was seen of some runs so tells about all configurations, with an uncertainty.
 """
 
 from __future__ import annotations
@@ -17,7 +22,7 @@ import dataclasses
 import functools
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,8 +31,11 @@ import numpy as np
 from lrx.tuning.selection.portfolio import PORTFOLIO, Method
 
 PARTS = (1 / 9, 1 / 3, 3**-0.5, 1.0)  # of a run, after which it may be stopped
-EARLY = 3  # configurations that are tried before methods that a caller has added
+REGRET = len(PARTS)  # place of the regret behind the parts
 NEAR = 0.01  # regret that is as good as none
+SHOWN = 0.6  # weight of the correlations that the tasks show
+SAME = (0.1, 0.3, 0.5)  # weights of the kernel: any two configurations, the same optimizer, the same method
+JITTER = 1e-4  # variance that is added to every observation
 FILE = Path(__file__).with_name("experience.json")
 
 
@@ -43,14 +51,12 @@ class Configuration(NamedTuple):
         return float(np.float32(method.default * 10.0 ** (self.place / 2))) if method.has_rate else method.default
 
 
-class Plan(NamedTuple):
-    """How many runs are trained up to which part of their length."""
+class Seen(NamedTuple):
+    """What a run showed after a part of its length."""
 
-    first: int  # to a ninth, in the order of the experience
-    second: int  # to a third, those with the best predictions
-    neighbors: int  # to a third too: the next rates of the one that leads then
-    third: int  # to 0.58
-    last: int  # to the end
+    configuration: Configuration
+    part: int  # place among `PARTS`
+    gap: float  # phi of the gap to the best run that was seen there
 
 
 def phi(gap: float) -> float:
@@ -58,108 +64,127 @@ def phi(gap: float) -> float:
     return math.log(min(max(gap, 0.0), 1.0) + NEAR) if math.isfinite(gap) else math.log(1.0 + NEAR)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Experience:
     """What was fitted.
 
     Attributes:
-      order: configurations, those to try first at the beginning: each adds most to the ones before.
-      means: configuration to m, as above.
-      usual: configuration to n for each of `PARTS`; at the end of a run it is that of the metric, before of the loss.
-      slopes: b for each of `PARTS`; at the end it is below 1 as far as the noise of one seed is in the way.
-      plans: budget in full runs, and the plan for it and for more, in increasing order.
+      configurations: the configurations, n of them.
+      means: (parts + 1, n) means of the values; the last row is that of the regret.
+      deviations: (parts + 1, n) their standard deviations.
+      profiles: (tasks, n) how the regret on each task differs from its mean, so that profiles.T @ profiles are the
+        correlations that the tasks show.
+      between: (parts + 1, parts + 1) correlations of the parts, B.
+      noise: (parts,) variances of the gaps between seeds.
     """
 
-    order: tuple[Configuration, ...]
-    means: Mapping[Configuration, float]
-    usual: Mapping[Configuration, tuple[float, ...]]
-    slopes: tuple[float, ...]
-    plans: tuple[tuple[float, Plan], ...]
-
-    def plan(self, budget: float) -> Plan:
-        """Return the plan for a budget of at least 1."""
-        return [plan for least, plan in self.plans if least <= budget + 1e-9][-1]
-
-    def known(self, portfolio: Mapping[str, Method]) -> list[Configuration]:
-        """Return the configurations of a portfolio in the order in which they are tried.
-
-        Those of `order` come first, then the others by their means. A method that a caller has added to those of lrx is
-        tried early, at its default rate.
-        """
-        methods = {configuration.method for configuration in self.means}
-        new = [Configuration(name, 0) for name in portfolio if name not in methods and name not in PORTFOLIO]
-        rest = sorted(self.means, key=lambda each: self.means[each])
-        first, later = self.order[:EARLY], self.order[EARLY:]
-        return [each for each in dict.fromkeys([*first, *new, *later, *rest]) if each.method in portfolio]
+    configurations: tuple[Configuration, ...]
+    means: np.ndarray
+    deviations: np.ndarray
+    profiles: np.ndarray
+    between: np.ndarray
+    noise: np.ndarray
 
     def relevant(self, portfolio: Mapping[str, Method]) -> dict[str, Method]:
         """Return the methods of a portfolio that are known, or that a caller has added to those of lrx."""
-        known = {configuration.method for configuration in self.means}
+        known = {configuration.method for configuration in self.configurations}
         return {name: method for name, method in portfolio.items() if name in known or name not in PORTFOLIO}
 
     def serves(self, portfolio: Mapping[str, Method]) -> bool:
         """Return whether a portfolio has every method that is known."""
-        return {configuration.method for configuration in self.means} <= set(portfolio)
+        return {configuration.method for configuration in self.configurations} <= set(portfolio)
 
-    def mean(self, configuration: Configuration) -> float:
-        """Return m of a configuration; of an unknown one, that of the median configuration."""
-        found = self.means.get(configuration)
-        return float(np.median(list(self.means.values()))) if found is None else found
+    def extend(self, names: Sequence[str]) -> Experience:
+        """Return the experience with methods of which nothing is known, at their default rates.
 
-    def predict(self, losses: Mapping[Configuration, float], initial: float, part: int) -> dict[Configuration, float]:
-        """Return phi of the regret that runs are predicted to have at the end; infinite for one that diverged.
+        Each is expected to be as good as the best of what is known, so that it is tried early, and tells about nothing
+        but itself.
 
         Args:
-          losses: configuration to the loss of its run after a part of its length; at the end to the metric, negated if
-            more is better.
-          initial: the same of the initial parameters.
-          part: place among `PARTS`.
+          names: their names; those that are known are left out.
         """
-        best = min(losses.values(), default=math.inf)
-        span = initial - best
-        found = {}
-        for configuration, loss in losses.items():
-            if not math.isfinite(loss):
-                found[configuration] = math.inf
-                continue
-            gap = (loss - best) / span if span > 0 else float(loss > best)
-            usual = self.usual.get(configuration)
-            known = phi(1.0) / 2 if usual is None else usual[part]
-            found[configuration] = self.mean(configuration) + self.slopes[part] * (phi(gap) - known)
-        return found
+        known = {configuration.method for configuration in self.configurations}
+        new = tuple(Configuration(name, 0) for name in dict.fromkeys(names) if name not in known)
+        if not new:
+            return self
+        best = int(np.argmin(self.means[REGRET]))
 
-    def neighbors(self, configuration: Configuration, taken: Iterable[Configuration]) -> list[Configuration]:
-        """Return the next rates of a configuration that are not taken, the higher one first."""
-        method, place = configuration
-        both = [Configuration(method, place + 1), Configuration(method, place - 1)]
-        held = set(taken)
-        return [each for each in both if each not in held and each in self.means]
+        def widen(values: np.ndarray) -> np.ndarray:
+            return np.concatenate([values, np.repeat(values[:, [best]], len(new), axis=1)], axis=1)
+
+        profiles = np.zeros((len(self.profiles) + len(new), len(self.configurations) + len(new)))
+        profiles[: len(self.profiles), : len(self.configurations)] = self.profiles
+        profiles[len(self.profiles) :, len(self.configurations) :] = np.eye(len(new))
+        return Experience(
+            self.configurations + new,
+            widen(self.means),
+            widen(self.deviations),
+            profiles,
+            self.between,
+            self.noise,
+        )
+
+    @functools.cached_property
+    def places(self) -> dict[Configuration, int]:
+        """Place of each configuration."""
+        return {configuration: place for place, configuration in enumerate(self.configurations)}
+
+    @functools.cached_property
+    def correlations(self) -> np.ndarray:
+        """(n, n) correlations of the configurations, C."""
+        return SHOWN * self.profiles.T @ self.profiles + (1 - SHOWN) * _kernel(self.configurations)
+
+    def predict(self, seen: Sequence[Seen]) -> tuple[np.ndarray, np.ndarray]:
+        """Return what phi of the regrets of all configurations is predicted to be.
+
+        Args:
+          seen: what runs have shown.
+
+        Returns:
+          (n,) means and (n,) standard deviations.
+        """
+        means, deviations = self.means[REGRET], self.deviations[REGRET]
+        if not seen:
+            return means, deviations
+        at = np.array([self.places[each.configuration] for each in seen])
+        parts = np.array([each.part for each in seen])
+        scales = self.deviations[parts, at]
+        covariance = self.between[np.ix_(parts, parts)] * self.correlations[np.ix_(at, at)] * np.outer(scales, scales)
+        covariance[np.diag_indices(len(at))] += self.noise[parts] + JITTER
+        across = self.between[REGRET, parts] * self.correlations[:, at] * np.outer(deviations, scales)
+        shift = np.array([each.gap for each in seen]) - self.means[parts, at]
+        solved = np.linalg.solve(covariance, np.column_stack([shift, across.T]))
+        variances = deviations**2 - np.sum(across * solved[:, 1:].T, axis=1)
+        return means + across @ solved[:, 0], np.sqrt(np.maximum(variances, JITTER))
 
     def to_json(self) -> str:
         """Return everything as JSON, a line for each configuration."""
+        columns = np.concatenate([self.means, self.deviations, self.profiles]).T
         rows = [
-            json.dumps([*each, round(self.means[each], 3), *(round(usual, 3) for usual in self.usual[each])])
-            for each in sorted(self.means)
+            json.dumps([*configuration, *(round(value, 3) for value in column)])
+            for configuration, column in zip(self.configurations, columns.tolist(), strict=True)
         ]
-        head = {
-            "order": [list(each) for each in self.order],
-            "slopes": [round(slope, 3) for slope in self.slopes],
-            "plans": [[budget, list(plan)] for budget, plan in self.plans],
-        }
+        head = {"between": self.between.round(3).tolist(), "noise": self.noise.round(3).tolist()}
         return json.dumps(head)[:-1] + ', "configurations": [\n' + ",\n".join(rows) + "\n]}\n"
 
     @classmethod
     def from_json(cls, text: str) -> Experience:
         """Read what `to_json` wrote."""
         read: dict[str, Any] = json.loads(text)
-        rows = [(Configuration(row[0], row[1]), row[2], tuple(row[3:])) for row in read["configurations"]]
-        return cls(
-            tuple(Configuration(*each) for each in read["order"]),
-            {each: mean for each, mean, _ in rows},
-            {each: usual for each, _, usual in rows},
-            tuple(read["slopes"]),
-            tuple((budget, Plan(*plan)) for budget, plan in read["plans"]),
-        )
+        columns = np.array([row[2:] for row in read["configurations"]]).T
+        means, deviations, profiles = np.split(columns, [REGRET + 1, 2 * (REGRET + 1)])
+        names = tuple(Configuration(row[0], row[1]) for row in read["configurations"])
+        return cls(names, means, deviations, profiles, np.array(read["between"]), np.array(read["noise"]))
+
+
+def _kernel(configurations: Sequence[Configuration]) -> np.ndarray:
+    """Return (n, n) how alike configurations are by their names and rates; 1 for equal ones."""
+    methods = np.array([configuration.method for configuration in configurations])
+    optimizers = np.array([name.split(",")[0] for name in methods.tolist()])
+    places = np.array([configuration.place for configuration in configurations], float)
+    by_name = [np.ones((len(methods), len(methods))), *(each[:, None] == each[None] for each in (optimizers, methods))]
+    alike = sum(weight * same for weight, same in zip(SAME, by_name, strict=True)) / sum(SAME)
+    return np.asarray(alike * np.exp(-0.5 * (places[:, None] - places[None]) ** 2))
 
 
 @functools.cache

@@ -5,18 +5,29 @@ from __future__ import annotations
 import dataclasses
 import math
 
-from lrx.tuning.selection.experience import PARTS, Configuration, Experience, Plan, shipped
+import numpy as np
+
+from lrx.tuning.selection.experience import PARTS, Configuration, Experience, Seen, phi, shipped
 from lrx.tuning.selection.policy import Ask, Choice, Observation, Observed, Run, Scores, Training
+from lrx.tuning.selection.portfolio import PORTFOLIO
 
 NINTH, THIRD, HALF, END = range(len(PARTS))
+USED = (  # least budget, and the parts of a run after which it may be stopped with that budget and more
+    (0.0, (NINTH, THIRD, END)),
+    (1.5, (NINTH, THIRD, HALF)),
+    (2.0, (THIRD, HALF, END)),
+)
+COST_POWER = 0.5  # of the cost of the next part of a run, by which its expected improvement is divided
 
 
 @dataclasses.dataclass(frozen=True)
 class FreezeThaw:
-    """Begin the configurations that did best on other tasks, and go on with those that are predicted to end best.
+    """Train part after part, each time of the run from which most improvement is expected for its cost.
 
     All runs are full ones, of which parts are trained: no part is trained twice, and nothing depends on what a schedule
-    would have done in a shorter run. `Experience` has the predictions, and how many runs there are of each length.
+    would have done in a shorter run. `Experience` predicts from what was seen how every configuration ends, with an
+    uncertainty. With m and s the predicted mean and deviation of phi of a regret, and m* the least mean of all, the
+    expected improvement is E[max(m* - X, 0)] for X normal with m and s.
 
     Attributes:
       experience: what is known from other tasks; None for what lrx ships.
@@ -25,62 +36,95 @@ class FreezeThaw:
     experience: Experience | None = None
 
     def decide(self, observed: Observed) -> Ask | Choice:
-        """Return the next parts of runs, or the choice; see `Policy`.
+        """Return the next part of a run, or the choice; see `Policy`.
 
         Raises:
           ValueError: if nothing that was trained can be chosen.
         """
-        return _Race(observed, shipped() if self.experience is None else self.experience).decide()
+        experience = shipped() if self.experience is None else self.experience
+        new = [name for name in observed.portfolio if name not in PORTFOLIO]
+        return _Race(observed, experience.extend(new)).decide()
 
 
 class _Race:
-    """The runs so far, followed stage by stage from the first one on."""
+    """The runs so far, and what they predict."""
 
     def __init__(self, observed: Observed, experience: Experience) -> None:
         self.observed, self.experience = observed, experience
-        self.plan: Plan = experience.plan(observed.budget)
         self.steps = [max(1, round(part * observed.num_steps)) for part in PARTS]
+        self.used = [parts for least, parts in USED if least <= observed.budget + 1e-9][-1]
+        self.latest = observed.latest()
+        self.runs = {each: self._run(each) for each in experience.configurations if each.method in observed.portfolio}
+        self.begun = {each: run for each, run in self.runs.items() if run in self.latest}
         self.scores: dict[Run, dict[int, Scores]] = {}
         for each in observed.runs:
             self.scores.setdefault(each.training.run, {}).update(each.scores)
-        self.latest = observed.latest()
+        means, self.deviations = experience.predict(self._seen())
+        diverged = [self.runs[each] in self.latest and self.latest[self.runs[each]].diverged for each in self.runs]
+        self.places = np.array([experience.places[each] for each in self.runs])
+        self.means = means
+        self.open = self.places[~np.array(diverged, bool)]  # of what can still be chosen
 
-    def run(self, configuration: Configuration) -> Run:
+    def _run(self, configuration: Configuration) -> Run:
         """Return the full run of a configuration."""
         observed = self.observed
-        rate = configuration.rate(observed.portfolio)
-        return Run(configuration.method, rate, observed.seed, observed.num_steps)
+        return Run(configuration.method, configuration.rate(observed.portfolio), observed.seed, observed.num_steps)
 
     def decide(self) -> Ask | Choice:
-        """Follow the stages, and stop at the first one that needs runs that were not made."""
-        plan, experience = self.plan, self.experience
-        configurations = experience.known(self.observed.portfolio)
-        going = configurations[: max(plan)]
-        part = END
-        for stage, (number, title) in enumerate(zip(_numbers(plan), TITLES, strict=True)):
-            if not number:
+        """Return the part of a run that promises most, or the choice if the budget pays for no further part."""
+        improvement = self._expected_improvement()
+        best: tuple[float, Training, int] | None = None
+        for place, configuration in zip(self.places.tolist(), self.runs, strict=True):
+            training = self._next(configuration)
+            if training is None:
                 continue
-            if stage > 0 and part < END:
-                going = self._best(going, part)
-            going, part = going[:number], stage
-            if ask := self._ask(going, part, title):
-                return ask
-            if stage == THIRD and plan.neighbors:
-                leader = self._best(going, part)[0]
-                added = experience.neighbors(leader, going)[: plan.neighbors]
-                if ask := self._ask(added, part, "the next rates of the leader"):
-                    return ask
-                going = [*going, *added]
-        return self._choose(going, part)
+            worth = improvement[place] / ((training.stop - training.start) / training.run.length) ** COST_POWER
+            if best is None or worth > best[0]:
+                best = worth, training, self.steps.index(training.stop)
+        return self._choose() if best is None else Ask(runs=(best[1],), title=TITLES[best[2]])
 
-    def _best(self, going: list[Configuration], part: int) -> list[Configuration]:
-        """Return configurations by their predictions after a part of their runs, the best first."""
-        values = {each: self._value(self._score(each, part), part) for each in going}
-        predicted = self.experience.predict(values, self._initial(part), part)
-        return sorted(going, key=lambda each: (predicted[each], values[each]))
+    def _expected_improvement(self) -> np.ndarray:
+        """Return (n,) the expected improvement of phi by each configuration."""
+        least = self.means[self.open].min() if len(self.open) else 0.0
+        scaled = (least - self.means) / self.deviations
+        below = np.array([0.5 * math.erfc(-each / math.sqrt(2)) for each in scaled.tolist()])
+        return np.asarray(self.deviations * (scaled * below + np.exp(-0.5 * scaled**2) / math.sqrt(2 * math.pi)))
 
-    def _value(self, scores: Scores, part: int) -> float:
-        """Return what runs are compared by, so that less is better: the metric of complete runs, the loss of others."""
+    def _next(self, configuration: Configuration) -> Training | None:
+        """Return the next part of a run; None if it is complete, has diverged, or costs more than is left."""
+        run = self.runs[configuration]
+        last = self.latest.get(run)
+        start = 0 if last is None else last.training.stop
+        stop = next((self.steps[part] for part in self.used if self.steps[part] > start), None)
+        if stop is None or (last is not None and last.diverged) or stop - start > self.observed.left:
+            return None
+        return Training(run, stop, start, stop if stop < run.length else 0, (stop,))
+
+    def _seen(self) -> list[Seen]:
+        """Return the gaps of all runs at all parts."""
+        seen: list[Seen] = []
+        for part in range(len(PARTS)):
+            values = {each: self._value(run, part) for each, run in self.begun.items()}
+            known = {each: value for each, value in values.items() if value is not None}
+            best = min(known.values(), default=math.inf)
+            if known:
+                span = self._initial(part) - best
+                seen += [Seen(each, part, phi(_gap(value, best, span))) for each, value in known.items()]
+        return seen
+
+    def _value(self, run: Run, part: int) -> float | None:
+        """Return what runs are compared by, less being better: the metric of complete runs, the loss of others.
+
+        It is infinite if the run had diverged, and None if it was not seen there.
+        """
+        scores = self.scores.get(run, {}).get(self.steps[part])
+        if scores is None:
+            return None
+        if not math.isfinite(scores.metric) or not math.isfinite(scores.loss):
+            return math.inf
+        return self._compared(scores, part)
+
+    def _compared(self, scores: Scores, part: int) -> float:
         if part < END:
             return scores.loss
         return scores.metric if self.observed.mode == "min" else -scores.metric
@@ -88,47 +132,30 @@ class _Race:
     def _initial(self, part: int) -> float:
         """Return the same of the initial parameters."""
         if self.observed.initial is not None:
-            return self._value(self.observed.initial, part)
+            return self._compared(self.observed.initial, part)
         return next(iter(self.latest.values())).initial_loss
 
-    def _score(self, configuration: Configuration, part: int) -> Scores:
-        """Return the scores of a run after a part; infinitely bad if it had diverged before."""
-        run = self.run(configuration)
-        worst = Scores(math.inf, math.inf if self.observed.mode == "min" else -math.inf)
-        return self.scores.get(run, {}).get(self.steps[part], worst)
+    def _choose(self) -> Choice:
+        """Choose the run with the least expected regret, of those that have begun and have learnt something.
 
-    def _ask(self, going: list[Configuration], part: int, title: str) -> Ask | None:
-        """Return the requests by which runs reach a part; None if all have, or diverged, or the budget is spent."""
-        stop, left, requests = self.steps[part], self.observed.left, []
-        for each in going:
-            run = self.run(each)
-            last = self.latest.get(run)
-            start = 0 if last is None else last.training.stop
-            if start >= stop or (last is not None and last.diverged):
-                continue
-            if left < stop - start:
-                break
-            left -= stop - start
-            requests.append(Training(run, stop, start, stop if stop < run.length else 0, (stop,)))
-        return Ask(runs=tuple(requests), title=title) if requests else None
-
-    def _choose(self, going: list[Configuration], part: int) -> Choice:
-        """Choose the run of the last stage with the best prediction that has learnt something."""
-        reached = [each for each in going if self.run(each) in self.latest]
-        ranked = self._best(reached, part)
-        for each in ranked:
-            run = self.run(each)
-            if self.latest[run].learnt:
-                return Choice(run.method, run.rate)
-        raise ValueError(_nothing(self.observed, [self.latest[self.run(each)] for each in reached]))
+        The mean of exp(X), for X normal with m and s, is exp(m + s^2 / 2).
+        """
+        expected = self.means + self.deviations**2 / 2
+        reached = sorted(self.begun, key=lambda each: expected[self.experience.places[each]])
+        for each in reached:
+            last = self.latest[self.begun[each]]
+            if last.learnt and not last.diverged:
+                return Choice(last.training.run.method, last.training.run.rate)
+        raise ValueError(_nothing(self.observed, [self.latest[run] for run in self.begun.values()]))
 
 
-def _numbers(plan: Plan) -> tuple[int, int, int, int]:
-    """Return how many runs there are in each stage."""
-    return plan.first, plan.second, plan.third, plan.last
+TITLES = ("a ninth of a run", "a third of a run", "more of a run", "a full run")
 
 
-TITLES = ("a ninth of the runs", "a third of the best", "more of the best", "full runs")
+def _gap(value: float, best: float, span: float) -> float:
+    if not math.isfinite(value):
+        return math.inf
+    return (value - best) / span if span > 0 else float(value > best)
 
 
 def _nothing(observed: Observed, runs: list[Observation]) -> str:

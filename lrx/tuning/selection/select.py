@@ -40,12 +40,12 @@ def select(
     """Choose optimizer, schedule or controller, and the rate, for the compute of `budget` full runs.
 
     What did well on other tasks decides which methods are begun, and at which rates. All runs are full ones, of which
-    most are stopped early: after a ninth and a third of a run, those go on that are predicted to end best, by how they
-    stand against what is usual for them at that point. The next rates of the one that leads are tried too. So no step
-    is made twice, and no schedule is judged by a shorter one. The end of a run is judged by the metric, its beginning
-    by the evaluation loss, because accuracy barely separates short runs. A run that has learnt nothing is never chosen:
-    its training loss is not below that of the initial parameters on the same minibatches, by more than the noise of
-    that difference.
+    most are stopped early. After each part of a run it is predicted how every method at every rate will end, with an
+    uncertainty, and the run goes on from which the largest improvement is expected for its cost. So no step is made
+    twice, and no schedule is judged by a shorter one. The end of a run is judged by the metric, its beginning by the
+    evaluation loss, because accuracy barely separates short runs. A run that has learnt nothing is never chosen: its
+    training loss is not below that of the initial parameters on the same minibatches, by more than the noise of that
+    difference.
 
     Methods that are added to `PORTFOLIO` are begun at their default rate. In a portfolio that lacks some of the methods
     of `PORTFOLIO`, nothing is known beforehand: range tests find which rates to try, and all methods compete in four

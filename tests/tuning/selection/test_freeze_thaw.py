@@ -1,4 +1,4 @@
-"""Freeze-thaw: what is predicted, which runs are asked for stage by stage, and what is chosen."""
+"""Freeze-thaw: what is predicted, which parts of runs are asked for, and what is chosen."""
 
 from __future__ import annotations
 
@@ -8,21 +8,28 @@ import math
 import numpy as np
 import pytest
 
-from lrx.tuning.selection.experience import PARTS, Configuration, Experience, Plan, phi, shipped
+from lrx.tuning.selection.experience import JITTER, PARTS, REGRET, Configuration, Experience, Seen, phi, shipped
 from lrx.tuning.selection.freeze_thaw import FreezeThaw
-from lrx.tuning.selection.policy import Answer, Ask, Choice, Observation, Observed, Scores, Training
+from lrx.tuning.selection.policy import Answer, Ask, Choice, Observation, Observed, Scores
 from lrx.tuning.selection.portfolio import PORTFOLIO, Method, momentum_sgd
 
 NAMES = ("first", "second", "third")
 METHODS = {name: Method(lambda rate, num_steps: momentum_sgd(rate), default=0.1) for name in NAMES}
-ORDER = (Configuration("first", 0), Configuration("second", 1), Configuration("third", 0), Configuration("first", 2))
-KNOWN = [*ORDER, *(Configuration("second", place) for place in (0, 2))]
+KNOWN = (Configuration("first", 0), Configuration("first", 2), Configuration("second", 0), Configuration("third", 0))
+TASKS = np.array([[1.0, 0.9, -0.5, 0.2], [-1.0, -1.0, 0.8, 0.1], [0.2, 0.1, 0.3, -1.0]])
 
 
-def experience(plan: Plan, means: dict[Configuration, float] | None = None) -> Experience:
-    """An experience in which every configuration is as usual as the others."""
-    known = dict.fromkeys(KNOWN, -2.0) | (means or {})
-    return Experience(ORDER, known, {each: (-2.0,) * 4 for each in known}, (0.5, 0.7, 0.8, 0.9), ((1.0, plan),))
+def experience(means: tuple[float, ...] = (-2.0, -2.0, -2.0, -2.0), noise: float = 0.01) -> Experience:
+    """An experience in which each part tells the next one with a correlation of 0.9."""
+    parts = REGRET + 1
+    return Experience(
+        KNOWN,
+        np.repeat(np.array([means]), parts, axis=0),
+        np.ones((parts, len(KNOWN))),
+        TASKS / np.linalg.norm(TASKS, axis=0),
+        0.9 ** np.abs(np.subtract.outer(np.arange(parts), np.arange(parts))),
+        np.full(len(PARTS), noise),
+    )
 
 
 def observed(budget: float = 3.0, **changes: object) -> Observed:
@@ -58,105 +65,139 @@ def test_phi_is_bounded_at_both_ends() -> None:
     assert phi(1.0) == phi(50.0) == phi(math.inf) == pytest.approx(math.log(1.01))
 
 
-def test_a_run_that_is_better_than_usual_is_predicted_to_end_better() -> None:
-    known = experience(Plan(0, 0, 0, 0, 1))
-    one, two = KNOWN[:2]
-    found = known.predict({one: 0.2, two: 0.6}, initial=1.0, part=1)
-    assert found[one] == pytest.approx(-2.0 + 0.7 * (math.log(0.01) + 2.0))
-    assert found[two] == pytest.approx(-2.0 + 0.7 * (math.log(0.51) + 2.0))
-    assert known.predict({one: math.inf, two: 0.6}, 1.0, 1)[one] == math.inf
+def test_predictions_are_those_of_the_joint_normal_distribution() -> None:
+    known = experience((-2.0, -2.5, -3.0, -1.5))
+    seen = [Seen(KNOWN[0], 1, -4.0), Seen(KNOWN[2], 1, -1.0), Seen(KNOWN[0], 3, -4.5)]
+    means, deviations = known.predict(seen)
+    # By the density of everything together, conditioned one observation after the other.
+    at = [(each.part, known.places[each.configuration]) for each in seen] + [(REGRET, place) for place in range(4)]
+    covariance = np.array([[known.between[p, q] * known.correlations[c, d] for q, d in at] for p, c in at])
+    covariance[range(3), range(3)] += 0.01 + JITTER
+    expected = np.array([known.means[p, c] for p, c in at])
+    for number, each in enumerate(seen):
+        gain = covariance[:, number] / covariance[number, number]
+        expected = expected + gain * (each.gap - expected[number])
+        covariance = covariance - np.outer(gain, covariance[number])
+    np.testing.assert_allclose(means, expected[3:], rtol=1e-8)
+    np.testing.assert_allclose(deviations, np.sqrt(np.diag(covariance))[3:], rtol=1e-8)
 
 
-def test_a_configuration_that_is_usually_slow_is_not_dropped_for_being_slow() -> None:
-    one, two = KNOWN[:2]
-    known = experience(Plan(0, 0, 0, 0, 1))
-    late = dataclasses.replace(known, usual={**known.usual, two: (-0.5,) * 4})  # two begins worse and ends alike
-    found = late.predict({one: 0.2, two: 0.3}, initial=1.0, part=0)
-    assert found[two] < found[one] + 0.5 * (math.log(0.135) - math.log(0.01))
-    assert found[two] - known.predict({one: 0.2, two: 0.3}, 1.0, 0)[two] == pytest.approx(-0.75)
+def test_nothing_seen_predicts_what_is_usual() -> None:
+    known = experience((-2.0, -2.5, -3.0, -1.5))
+    means, deviations = known.predict([])
+    np.testing.assert_array_equal(means, [-2.0, -2.5, -3.0, -1.5])
+    np.testing.assert_array_equal(deviations, 1.0)
 
 
-def test_stages_stop_most_runs_early_and_train_no_part_twice() -> None:
-    policy = FreezeThaw(experience(Plan(first=3, second=2, neighbors=1, third=0, last=1)))
+def test_a_good_run_speaks_for_what_did_well_on_the_same_tasks() -> None:
+    means, deviations = experience().predict([Seen(KNOWN[0], 1, -4.0)])
+    assert means[0] < means[1] < -2.5  # the same method at another rate
+    assert means[2] > -2.0  # did badly where the first did well
+    assert deviations[0] < deviations[1] < 1.0
+
+
+def test_no_part_is_trained_twice_and_most_runs_end_early() -> None:
+    policy = FreezeThaw(experience((-2.0, -2.0, -2.5, -2.0)))
     asks, choice, end = play(policy, {"first": 0.4, "second": 0.3, "third": 0.9}, observed())
-    assert pairs(asks[0]) == [("first", 0.1), ("second", 0.1 * 10**0.5), ("third", 0.1)]
-    assert [(each.start, each.stop, each.keep) for each in asks[0].runs] == [(0, 30, 30)] * 3
-    assert pairs(asks[1]) == [("second", 0.1 * 10**0.5), ("first", 0.1)]
-    assert [(each.start, each.stop) for each in asks[1].runs] == [(30, 90)] * 2
-    assert pairs(asks[2]) == [("second", 1.0)]  # the next rate of the leader, from the start
-    assert [(each.start, each.stop) for each in asks[2].runs] == [(0, 90)]
-    assert [(each.start, each.stop, each.keep) for each in asks[3].runs] == [(90, 270, 0)]
     assert choice.method == "second"
-    assert end.spent == 3 * 30 + 2 * 60 + 90 + 180
+    reached: dict[object, int] = {}
+    for training in (each for ask in asks for each in ask.runs):
+        assert training.start == reached.get(training.run, 0)
+        reached[training.run] = training.stop
+        assert training.keep == (training.stop if training.stop < 270 else 0)
+        assert training.evaluate_at == (training.stop,)
+    assert sorted(reached.values())[0] < 270
     assert {each.training.run.length for each in end.runs} == {270}
     assert {each.training.run.seed for each in end.runs} == {7}
 
 
+@pytest.mark.parametrize(("budget", "first", "second"), [(1.0, 30, 90), (1.5, 30, 90), (2.0, 90, 156), (10.0, 90, 156)])
+def test_the_parts_depend_on_the_budget(budget: float, first: int, second: int) -> None:
+    asks, _, _ = play(FreezeThaw(experience()), dict.fromkeys(NAMES, 0.3), observed(budget))
+    trained = [each for ask in asks for each in ask.runs]
+    assert trained[0].stop == first
+    assert next((each.stop for each in trained if each.start == first), second) == second
+
+
+def test_the_first_run_is_of_the_best_and_costs_are_weighed() -> None:
+    ask = FreezeThaw(experience((-2.0, -3.5, -2.0, -2.0))).decide(observed())
+    assert isinstance(ask, Ask)
+    assert pairs(ask) == [("first", 1.0)]
+
+
+def test_the_least_expected_regret_is_chosen_not_the_least_mean_of_its_logarithm() -> None:
+    means = (-2.0, -2.1, -9.0, -9.0)
+    wide = dataclasses.replace(experience(means, noise=1e6), deviations=np.ones((REGRET + 1, 4)) * [0.1, 2.0, 1, 1])
+    methods = {"first": METHODS["first"]}
+    _, choice, _ = play(FreezeThaw(wide), {"first": 0.3}, observed(2.0, portfolio=methods))
+    assert choice.rate == pytest.approx(0.1)
+
+
 def test_a_run_that_diverged_is_not_continued() -> None:
-    policy = FreezeThaw(experience(Plan(3, 3, 0, 0, 1)))
-    asks, choice, _ = play(policy, {"first": math.inf, "second": math.inf, "third": 0.5}, observed())
-    assert pairs(asks[1]) == [("third", 0.1)]
+    asks, choice, _ = play(FreezeThaw(experience()), {"first": math.inf, "second": math.inf, "third": 0.5}, observed())
     assert (choice.method, choice.rate) == ("third", pytest.approx(0.1))
+    trained = [each.run for ask in asks for each in ask.runs if each.run.method != "third"]
+    assert len(trained) == len(set(trained))
 
 
-def test_no_more_is_asked_for_than_the_budget_pays_for() -> None:
-    policy = FreezeThaw(experience(Plan(4, 4, 2, 2, 2)))
-    for budget in (1.0, 1.4, 2.0):
-        asks, _, end = play(policy, {"first": 0.4, "second": 0.3, "third": 0.2}, observed(budget))
-        assert end.spent <= end.allowed
-        assert end.left < 180 or len(asks[-1].runs) == 2
+@pytest.mark.parametrize("budget", [1.0, 1.4, 2.0, 7.0])
+def test_no_more_is_asked_for_than_the_budget_pays_for(budget: float) -> None:
+    asks, _, end = play(FreezeThaw(experience()), {"first": 0.4, "second": 0.3, "third": 0.2}, observed(budget))
+    assert end.spent <= end.allowed
+    complete = [each for each in end.latest().values() if each.training.stop == 270]
+    assert end.left < 180 or len(complete) == len(KNOWN)
+    assert len(asks) == len(end.runs)
+
+
+def test_runs_of_few_steps_have_fewer_parts() -> None:
+    start = dataclasses.replace(observed(10.0), num_steps=2)
+    asks, _, _ = play(FreezeThaw(experience()), dict.fromkeys(NAMES, 0.3), start)
+    assert {each.stop for ask in asks for each in ask.runs} == {1, 2}
 
 
 def test_the_end_of_a_run_is_judged_by_the_metric() -> None:
-    policy = FreezeThaw(experience(Plan(0, 0, 0, 0, 2)))
-    start = observed(mode="max", metric="accuracy", initial=Scores(2.0, 0.1))
-    ask = policy.decide(start)
-    assert isinstance(ask, Ask)
-    found = [Observation(each, np.zeros(1), 1, {270: Scores(0.5, 0.6)}, 0.5, 2.0, False) for each in ask.runs]
-    found[1] = dataclasses.replace(found[1], scores={270: Scores(0.9, 0.8)})
-    choice = policy.decide(start.extend(ask, Answer((), tuple(found))))
-    assert isinstance(choice, Choice)
-    assert choice.method == found[1].training.run.method
+    start = observed(4.0, mode="max", metric="accuracy", initial=Scores(2.0, 0.1))
+    policy = FreezeThaw(experience(noise=1e-4))
+    while isinstance(ask := policy.decide(start), Ask):
+        found = []
+        for each in ask.runs:
+            best = each.run.method == "third"
+            scores = Scores(0.9 if best else 0.5, 0.8 if best else 0.6)  # the loss says the contrary
+            found.append(Observation(each, np.zeros(1), 1, {each.stop: scores}, 0.5, 2.0, False))
+        start = start.extend(ask, Answer((), tuple(found)))
+    assert ask.method == "third"
 
 
 def test_what_has_learnt_nothing_is_never_chosen() -> None:
-    policy = FreezeThaw(experience(Plan(0, 0, 0, 0, 2)))
-    _, choice, _ = play(policy, {"first": 1.0, "second": 0.9, "third": 0.9}, observed())
+    policy = FreezeThaw(experience())
+    _, choice, _ = play(policy, {"first": 1.0, "second": 0.9, "third": 1.0}, observed(4.0))
     assert choice.method == "second"
-    with pytest.raises(ValueError, match="nothing was learnt: after 270 steps no run has a training loss below"):
+    with pytest.raises(ValueError, match=r"nothing was learnt: after \d+ steps no run has a training loss below"):
         play(policy, dict.fromkeys(NAMES, 1.0), observed())
     with pytest.raises(ValueError, match="every run diverged within 270 steps: look at the data"):
         play(policy, dict.fromkeys(NAMES, math.inf), observed())
 
 
 def test_a_method_of_the_caller_is_tried_early_at_its_default() -> None:
-    known = experience(Plan(4, 0, 0, 0, 0))
     mine = {"mine": Method(lambda rate, num_steps: momentum_sgd(rate), default=0.5)}
-    assert known.known({name: METHODS["first"] for name in ("first", "second")})[0] == ORDER[0]
-    assert Configuration("mine", 0) in known.known(METHODS | mine)[:4]
-    assert Configuration("mine", 0).rate(mine) == 0.5
-
-
-def test_a_plan_serves_its_budget_and_all_up_to_the_next() -> None:
-    plans = ((1.0, Plan(1, 0, 0, 0, 0)), (3.0, Plan(2, 0, 0, 0, 0)))
-    known = dataclasses.replace(experience(Plan(0, 0, 0, 0, 1)), plans=plans)
-    assert [known.plan(budget).first for budget in (1.0, 2.9, 3.0, 100.0)] == [1, 1, 2, 2]
+    known = experience((-2.0, -2.0, -2.0, -3.5))
+    asks, _, _ = play(FreezeThaw(known), dict.fromkeys([*NAMES, "mine"], 0.3), observed(portfolio=METHODS | mine))
+    begun = list(dict.fromkeys(each.run.method for ask in asks for each in ask.runs))
+    assert begun[:2] == ["third", "mine"]
+    assert {each.run.rate for ask in asks for each in ask.runs if each.run.method == "mine"} == {0.5}
+    extended = known.extend(["mine"])
+    assert extended.extend(["mine"]) is extended
 
 
 def test_the_shipped_experience_is_complete() -> None:
     found = shipped()
     assert found.serves(PORTFOLIO)
     assert not found.serves({name: PORTFOLIO[name] for name in list(PORTFOLIO)[:3]})
-    assert Experience.from_json(found.to_json()) == found
-    assert len(found.slopes) == len(PARTS)
-    assert set(found.order) <= set(found.means) == set(found.usual)
-    assert found.plans[0][0] == 1.0
-    for each in found.means:
+    assert Experience.from_json(found.to_json()).to_json() == found.to_json()
+    number = len(found.configurations)
+    assert found.means.shape == found.deviations.shape == (len(PARTS) + 1, number)
+    assert found.between.shape == (len(PARTS) + 1, len(PARTS) + 1)
+    np.testing.assert_allclose(np.diag(found.correlations), 1, atol=0.01)
+    assert np.linalg.eigvalsh(found.correlations).min() > -0.01
+    for each in found.configurations:
         assert 0 < each.rate(PORTFOLIO) < 1e6
-
-
-def test_one_request_names_its_run_and_its_part() -> None:
-    ask = FreezeThaw(experience(Plan(1, 0, 0, 0, 0))).decide(observed())
-    assert isinstance(ask, Ask)
-    (training,) = ask.runs
-    assert training == Training(training.run, 30, 0, 30, (30,))
