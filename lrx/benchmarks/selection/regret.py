@@ -10,7 +10,7 @@ import numpy as np
 from lrx.benchmarks.selection.curves import TaskCurves
 
 NEAR = 0.01  # regret that counts as reaching the oracle
-FAR = 0.05  # regret by the choosing seeds, above which a choice is not trained again
+FAR = 0.01  # regret by the choosing seeds, above which a choice is not trained again
 CANDIDATES = 5  # pairs of method and rate, the best by the choosing seeds, of which the oracle is one
 
 

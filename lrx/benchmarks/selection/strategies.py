@@ -18,6 +18,7 @@ HYPERBAND = (0, 1, 2, 4)  # places of 1/27, 1/9, 1/3 and 1 among the stops, afte
 RULE_OF_THUMB = "adamw, warm-up and linear decay"
 THUMB_RATES = (1e-3, 3e-4, 3e-3)
 RANGE_TEST_STEPS = 100
+EVERY_RUN = "every run, one seed"
 ADAMW_ALONE = ("adamw, linear decay",)
 
 Strategy = Callable[[Replay], list[Pick]]  # one for each of `BUDGETS`
@@ -75,6 +76,15 @@ def range_tested(optimizer: str, method: str) -> Strategy:
         return [pick] * len(BUDGETS)
 
     return choose
+
+
+def every_run(replay: Replay) -> list[Pick]:
+    """Train every method from every rate of its grid to the end, whatever the budget, and choose the best.
+
+    It shows how far the noise of one seed lets any strategy come that knows nothing of other tasks.
+    """
+    pairs = [(name, float(rate)) for name, curves in replay.curves.methods.items() for rate in curves.rates]
+    return [Pick(*best_of(replay, pairs), float(len(pairs)))] * len(BUDGETS)
 
 
 class _Spent(Exception):  # noqa: N818
@@ -143,6 +153,7 @@ def strategies(methods: Sequence[str]) -> dict[str, Strategy]:
         "optuna, portfolio": with_optuna(methods),
         "optuna, adamw with linear decay": with_optuna(ADAMW_ALONE),
         "random search": random_search,
+        EVERY_RUN: every_run,
         "rule of thumb": rule_of_thumb,
         "range test, sgd one-cycle": range_tested("sgd", "sgd, one-cycle"),
         "range test, adamw one-cycle": range_tested("adamw", "adamw, one-cycle"),
