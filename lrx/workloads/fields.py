@@ -106,7 +106,7 @@ def make_kernel_workload(
     y = (np.sin(2 * x[:, 0]) + x[:, 1] / 2 + noise * rng.normal(size=number)).astype(np.float32)
 
     def loss(params: Any, x: jax.Array, y: jax.Array) -> jax.Array:
-        scaled = x * jnp.exp(params["log_inverse_scales"])
+        scaled = x * jnp.exp(params["log_inverse_scales"])[None]
         squares = jnp.sum((scaled[:, None] - scaled[None]) ** 2, axis=2)
         kernel = jnp.exp(2 * params["log_amplitude"] - squares / 2)
         kernel = kernel + (jnp.exp(2 * params["log_noise"]) + 1e-4) * jnp.eye(len(y))
