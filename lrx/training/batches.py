@@ -127,7 +127,7 @@ class Batches:
         """Build `Batches` that are read while a run trains, for data that do not fit into memory.
 
         Each minibatch is one step, in the order of the iterator; shuffle and augment there. A run has the same numbers
-        as with the same minibatches in `Batches.stack`. A thread of its own reads minibatches into chunks of up to 64
+        as with the same minibatches in `Batches.stack`. A thread of its own reads minibatches into chunks of up to 8
         MiB and puts them on the device while the chunk before trains; training that has to wait is given a smaller
         chunk. `train`, `range_test` and `diagnose` take a stream. Other tools go over the same minibatches many times;
         they take `batches.take(100)`, the first minibatches as arrays.

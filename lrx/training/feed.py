@@ -15,10 +15,10 @@ import numpy as np
 from lrx.training.batches import Batches
 from lrx.training.stream import Reader, Stream, as_host, shapes_of
 
-CHUNK_BYTES = 2**26  # of a chunk; two are in memory
+CHUNK_BYTES = 2**23  # of a chunk; two are in memory. Larger ones would delay the start, and save little
 CHUNK_STEPS = 256  # at most
 WAIT_SECONDS = 0.1  # seconds between two checks for an interruption
-READ_PER_PUT = 20  # a chunk that is not full is handed over after so many times the seconds that handing it over takes
+READ_PER_PUT = 4  # a chunk that is not full is handed over after so many times the seconds that handing it over takes
 
 
 class Chunk(NamedTuple):
