@@ -29,6 +29,7 @@ GUIDES = [  # in the order of the site
     "controllers-and-feedback",
     "groups",
     "accumulation-and-batch-size",
+    "data",
     "many-devices",
     "federated",
     "equinox-and-linen",

@@ -8,6 +8,7 @@ import doctest
 import functools
 import io
 import json
+import os
 import pathlib
 import re
 from typing import Any
@@ -33,6 +34,9 @@ CHEAP = {"language-models", "own-controller", "own-optimizer"}
 def as_users_run_it(tmp_path, monkeypatch):
     """In an empty folder, without the strictness that the other tests set, and without a window."""
     monkeypatch.chdir(tmp_path)
+    cifar10 = pathlib.Path(os.environ.get("LRX_DATA_DIR", "")).absolute() / "cifar-10-batches-bin"
+    if cifar10.is_dir():  # otherwise the guide on data makes a stand-in
+        pathlib.Path(cifar10.name).symlink_to(cifar10)
     mpl.use("agg")
     with jax.numpy_rank_promotion("allow"):
         yield
