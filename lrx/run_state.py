@@ -116,6 +116,12 @@ def handles_divergence(state: Any) -> bool:
     )
 
 
+def gave_up(state: Any) -> bool:
+    """Return whether a state that handles divergence by itself has ended the run, as after its last rollback."""
+    views = nodes_with(state_of("gave_up", state), "handles_divergence")
+    return any(view.handles_divergence() and has_method(view, "stops") and bool(view.stops()) for view in views)
+
+
 def minibatches(state: Any) -> list[tuple[jax.Array, jax.Array | None]]:
     """Return how many minibatches are gathered for the next update, and how many make one.
 

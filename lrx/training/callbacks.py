@@ -63,7 +63,7 @@ class Moment:
         curves: dict[str, np.ndarray],
         evaluations: dict[str, float],
         state: Any,
-        device: jax.Device,
+        device: jax.Device | None,
     ) -> None:
         self.step, self.total, self.evaluations = step, total, evaluations
         nothing = np.zeros(0, np.float32)
@@ -88,17 +88,17 @@ class Moment:
 
     @property
     def params(self) -> Any:
-        """Return a copy of the parameters, on the first device."""
+        """Return a copy of the parameters, on the first device, or on the mesh that `train` was given."""
         return self._copy("params")
 
     @property
     def model_state(self) -> Any:
-        """Return a copy of the model state, on the first device."""
+        """Return a copy of the model state, likewise."""
         return self._copy("model_state")
 
     @property
     def opt_state(self) -> Any:
-        """Return a copy of the optimizer state, on the first device."""
+        """Return a copy of the optimizer state, likewise."""
         return self._copy("opt_state")
 
     def _copy(self, name: str) -> Any:
@@ -107,7 +107,8 @@ class Moment:
                 f"moment.{name} must be read while the callback runs: afterwards the run has taken its memory over. "
                 "Keep what you need of it, not the moment."
             )
-        return jax.device_put(jax.tree.map(jnp.copy, getattr(self._state, name)), self._device)
+        copied = jax.tree.map(jnp.copy, getattr(self._state, name))
+        return copied if self._device is None else jax.device_put(copied, self._device)
 
     def close(self) -> None:
         """Drop the state, whose buffers the next step takes over."""

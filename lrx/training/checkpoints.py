@@ -2,7 +2,8 @@
 
 A checkpoint holds the whole state, the history so far, and a description of the run, which distinguishes it from other
 runs. Orbax writes it under a temporary name and renames it when it is complete, so a process killed at any time leaves
-only whole checkpoints.
+only whole checkpoints. If a run belongs to several processes, each writes what its devices hold, and the first renames
+the whole; it can be restored on another number of devices and processes.
 """
 
 from __future__ import annotations
@@ -56,6 +57,7 @@ class CheckpointFolder:
         newest three.
       read_only: whether nothing is to be written, in a folder that must exist.
       unit: what checkpoints are counted in: "step", or "trial", "rung" and the like for a search.
+      background: whether `save` returns as soon as the state is copied, and writes while the run goes on.
 
     Raises:
       ValueError: if it cannot be created or written, or `keep` is not such a number or numbers.
@@ -69,6 +71,7 @@ class CheckpointFolder:
         keep: int | Sequence[int] = KEPT,
         read_only: bool = False,
         unit: str = "step",
+        background: bool = False,
     ) -> None:
         try:
             import orbax.checkpoint as ocp
@@ -76,17 +79,22 @@ class CheckpointFolder:
             raise ImportError('checkpoints need orbax-checkpoint: pip install "lrx[papers]".') from error
         self.path = path = Path(path).expanduser().absolute()
         self.newest, self.pinned = _read_keep(keep)
-        self.unit = unit
+        self.unit, self._background = unit, background
+        self._has_saved = False
         if not read_only:
             _require_writable(path)
         self._args = ocp.args
         self._manager = ocp.CheckpointManager(
             path,
-            item_names=("state", "history", "run"),
+            item_handlers={
+                "state": ocp.StandardCheckpointHandler(),
+                "history": ocp.StandardCheckpointHandler(),
+                "run": ocp.JsonCheckpointHandler(),
+            },
             options=ocp.CheckpointManagerOptions(
                 max_to_keep=None,
                 read_only=read_only,
-                enable_async_checkpointing=False,
+                enable_async_checkpointing=background,
                 # What Orbax sets itself for reading, with a warning for each.
                 **({"save_interval_steps": 0, "create": False} if read_only else {}),
             ),
@@ -99,6 +107,10 @@ class CheckpointFolder:
     def steps(self) -> list[int]:
         """Return the numbers of steps of all checkpoints, the newest last."""
         return sorted(self._manager.all_steps())
+
+    def missed(self, step: int) -> list[int]:
+        """Return the pinned steps before `step` of which there is no checkpoint."""
+        return [pinned for pinned in sorted(self.pinned - set(self.steps())) if pinned < step]
 
     def identity(self, step: int | None = None) -> Identity:
         """Read what made the checkpoint of `step`, by default the newest."""
@@ -125,11 +137,14 @@ class CheckpointFolder:
             )
 
     def save(self, step: int, state: Any, history: dict[str, np.ndarray], run: Identity) -> None:
-        """Write a checkpoint, and delete those that are not kept."""
-        leaves = {
-            name: np.asarray(jax.random.key_data(leaf) if _is_key(leaf) else leaf)
-            for name, leaf in leaves_by_key(state).items()
-        }
+        """Write a checkpoint, and delete those that are not kept.
+
+        In the background an error is raised by the next call, and old checkpoints are deleted when the next one is
+        written: at no time is there none that is whole.
+        """
+        self.wait()
+        self._has_saved = True
+        leaves = {name: _to_save(leaf) for name, leaf in leaves_by_key(state).items()}
         self._manager.save(
             step,
             args=self._args.Composite(
@@ -139,36 +154,58 @@ class CheckpointFolder:
             ),
             force=True,
         )
+        if not self._background:
+            self.wait()
+
+    def wait(self) -> None:
+        """Wait until the latest checkpoint is whole, and delete those that are not kept any more."""
         self._manager.wait_until_finished()
-        for old in self.steps()[: -self.newest]:
+        for old in self.steps()[: -self.newest] if self._has_saved else ():
             if old not in self.pinned:
                 self._manager.delete(old)
 
-    def restore(self, state: Any, step: int | None = None) -> tuple[int, Any, dict[str, np.ndarray]]:
+    def restore(
+        self, state: Any, step: int | None = None, shardings: Any = None
+    ) -> tuple[int, Any, dict[str, np.ndarray]]:
         """Read a checkpoint, by default the newest, into a state of the shapes of `state`.
+
+        Args:
+          state: a pytree of arrays, or of their shapes.
+          step: which checkpoint.
+          shardings: where each leaf is put, a pytree like `state`; without it arrays come as those of NumPy, keys
+            excepted.
 
         Returns:
           Step, state and history.
         """
         step = self.latest() if step is None else step
         assert step is not None
-        args = self._args.Composite(state=self._args.StandardRestore(), history=self._args.StandardRestore())
+        wanted = leaves_by_key(state)
+        lie = dict.fromkeys(wanted) if shardings is None else dict(zip(wanted, jax.tree.leaves(shardings), strict=True))
+        written = self._manager.item_metadata(step)["state"].tree.keys()
+        targets = {name: _to_restore(leaf, lie[name]) for name, leaf in wanted.items() if name in written}
+        targets |= {} if targets else {"none": np.zeros(1)}
+        args = self._args.Composite(
+            state=self._args.StandardRestore(targets, strict=False), history=self._args.StandardRestore()
+        )
         found = self._manager.restore(step, args=args)
         leaves = []
-        for name, leaf in leaves_by_key(state).items():
-            if _is_key(leaf):
-                leaves.append(jax.random.wrap_key_data(found["state"][name], impl=_implementation(leaf)))
-            elif name not in found["state"] and leaf.size:
+        for name, leaf in wanted.items():
+            if name in written:
+                value = found["state"][name]
+                leaves.append(jax.random.wrap_key_data(value, impl=_implementation(leaf)) if _is_key(leaf) else value)
+            elif leaf.size:
                 raise ValueError(
                     f"checkpoint={str(self.path)!r} lacks {name} at {self.unit} {step}: give another folder."
                 )
             else:
-                leaves.append(found["state"].get(name, np.zeros(leaf.shape, leaf.dtype)))
+                leaves.append(np.zeros(leaf.shape, leaf.dtype))
         history = {name: np.asarray(values) for name, values in found["history"].items()}
         return step, jax.tree.unflatten(jax.tree.structure(state), leaves), history
 
     def discard(self, step: int) -> None:
         """Delete the checkpoint of `step` if there is an older one."""
+        self.wait()
         steps = self._manager.all_steps()
         if step in steps and len(steps) > 1:
             self._manager.delete(step)
@@ -180,8 +217,27 @@ class CheckpointFolder:
                 self._manager.delete(later)
 
     def close(self) -> None:
-        """Release what Orbax holds."""
-        self._manager.close()
+        """Wait until the latest checkpoint is whole, and release what Orbax holds."""
+        try:
+            self.wait()
+        finally:
+            self._manager.close()
+
+
+def _to_save(leaf: Any) -> Any:
+    """Return a leaf as it is written: of a mesh in parts, otherwise an array of NumPy."""
+    leaf = jax.random.key_data(leaf) if _is_key(leaf) else leaf
+    is_on_one = not isinstance(leaf, jax.Array) or len(leaf.sharding.device_set) == 1
+    return np.array(leaf) if is_on_one else leaf
+
+
+def _to_restore(leaf: Any, sharding: Any) -> Any:
+    """Return the target of a leaf, from its shape and where it is put."""
+    if _is_key(leaf):
+        leaf = jax.eval_shape(jax.random.key_data, leaf)
+    if sharding is None:
+        return np.empty(leaf.shape, leaf.dtype)
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
 
 def _read_keep(keep: Any) -> tuple[int, set[int]]:

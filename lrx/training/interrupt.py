@@ -7,6 +7,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 from lrx.training.history import History
@@ -23,6 +24,23 @@ class TrainingInterrupted(KeyboardInterrupt):
     def __init__(self, message: str, step: int, history: History) -> None:
         super().__init__(message)
         self.step, self.history = step, history
+
+
+def interruption(step: int, total: int, folder: Path | None, history: History) -> TrainingInterrupted:
+    """Return the exception of a run that Ctrl-C has stopped.
+
+    Args:
+      step: completed steps.
+      total: steps of the whole run.
+      folder: where its state is saved, if it is.
+      history: the history of the run until then.
+    """
+    message = f"stopped by Ctrl-C after {step:,} of {total:,} steps. "
+    if folder is None:
+        message += "Nothing is saved, for want of checkpoint=FOLDER; the state is in the exception's history."
+    else:
+        message += f"Saved in {str(folder)!r}: start it again with the same arguments to go on."
+    return TrainingInterrupted(message, step, history)
 
 
 @contextlib.contextmanager

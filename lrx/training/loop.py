@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import optax
+from jax.sharding import Mesh
 
 from lrx import _checks
 from lrx.training.batches import Batches
@@ -16,6 +17,7 @@ from lrx.training.checkpoints import KEPT, CheckpointFolder
 from lrx.training.following import best_by
 from lrx.training.history import History
 from lrx.training.interrupt import ctrl_c
+from lrx.training.layout import layout_of
 from lrx.training.progress import reporter, require_progress
 from lrx.training.records import Records
 from lrx.training.run import Run
@@ -44,6 +46,8 @@ def train(
     feedback_metric: str | Mapping[str, str | None] | None = None,
     progress: bool | str | None = None,
     stop_on_nonfinite: bool = True,
+    mesh: Mesh | None = None,
+    param_sharding: Any = None,
 ) -> History:
     """Train a workload with an optimizer, with every step inside a compiled loop.
 
@@ -110,6 +114,15 @@ def train(
       stop_on_nonfinite: whether to stop at a loss that is NaN or infinite. With False the update is made, for
         transformations that recover by themselves (`optax.apply_if_finite`). A transformation wrapped in
         `rollback_on_divergence` is never stopped by it.
+      mesh: the devices that the run is on, `jax.make_mesh((jax.device_count(),), ("data",))`. The batch is split over
+        the mesh's first axis, which must divide its size. Parameters, states, `history` and what `evaluate` and
+        callbacks are given stay on the mesh. If the mesh has devices of several processes, all of them make the same
+        call with the same data; the first shows progress.
+      param_sharding: which axes of the mesh split each parameter; by default each device has a copy. "fsdp" splits the
+        longest dimension that the mesh's first axis divides. Otherwise a function `(path, shape) -> PartitionSpec`,
+        with paths like "lin/kernel" and shapes as `jax.ShapeDtypeStruct`, or a tree of PartitionSpecs with the
+        structure of the parameters or a prefix of it. What the optimizer's state holds for a parameter is split as
+        the parameter is.
 
     Returns:
       The `History` from step 0 on, also of a resumed run.
@@ -118,7 +131,8 @@ def train(
       ValueError: before the run is compiled, if not exactly one of `epochs` and `steps` is given, a number is not whole
         or out of range, the folder cannot be written, holds another run, a longer one, or any run with `resume=False`,
         the updates of `tx` ascend (`lrx.direction.require_descent`), a controller with `feedback="observed"` would
-        observe nothing, or a named result is not one that `evaluate` returns.
+        observe nothing, a named result is not one that `evaluate` returns, or the mesh does not divide the batch size
+        or a parameter.
       TypeError: if an argument is of the wrong type, `loss_fn` or `tx` change the type of the state, or a callback
         returns something else.
       DivergenceError: if the loss is not finite: a `FloatingPointError` with the step, the rate and the history. The
@@ -165,16 +179,17 @@ def train(
     _checks.one_of("on_mismatch", on_mismatch, ("error", "continue"))
     if resume_from is not None:
         _require_source(resume_from, resume)
+    layout = layout_of(workload, mesh, param_sharding)
 
     with contextlib.ExitStack() as stack:
         folder = None
         if checkpoint is not None:
-            folder = stack.enter_context(contextlib.closing(CheckpointFolder(checkpoint, keep=keep)))
-        run = Run(workload, tx, int(seed), plan, folder, init)
+            folder = stack.enter_context(contextlib.closing(CheckpointFolder(checkpoint, keep=keep, background=True)))
+        run = Run(workload, tx, int(seed), plan, folder, init, layout)
         run.begin(resume, resume_from, on_mismatch)
         batches = workload.batches
         status = reporter(
-            progress,
+            progress if run.speaks else False,
             workload.name,
             step=run.step,
             total=total,

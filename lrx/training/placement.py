@@ -50,8 +50,8 @@ class Placement(NamedTuple):
     """Where arrays are put on several devices."""
 
     everywhere: Sharding  # a copy on each device
-    along: Callable[[int], Sharding]  # an axis of the array is split over the devices
-    mesh: Mesh | None  # with the axis "devices"; None for a single device
+    along: Callable[[int], Sharding]  # an axis of the array is split over the first axis of the mesh
+    mesh: Mesh | None  # None for a single device
 
 
 def placement(devices: tuple[jax.Device, ...]) -> Placement:
@@ -59,9 +59,13 @@ def placement(devices: tuple[jax.Device, ...]) -> Placement:
     if len(devices) == 1:
         single = SingleDeviceSharding(devices[0])
         return Placement(single, lambda axis: single, None)  # noqa: ARG005
-    mesh = Mesh(np.array(devices), ("devices",))
+    return mesh_placement(Mesh(np.array(devices), ("devices",)))
+
+
+def mesh_placement(mesh: Mesh) -> Placement:
+    """Return where arrays are put on a mesh, along whose first axis they are split."""
 
     def along(axis: int) -> Sharding:
-        return NamedSharding(mesh, PartitionSpec(*[None] * axis, "devices"))
+        return NamedSharding(mesh, PartitionSpec(*[None] * axis, mesh.axis_names[0]))
 
     return Placement(NamedSharding(mesh, PartitionSpec()), along, mesh)

@@ -18,9 +18,10 @@ import optax
 from lrx.extra_args import tolerant_update
 from lrx.reading import monitor
 from lrx.run_state import can_stop, handles_divergence, minibatches, stopped
+from lrx.training.batches import first_of
 from lrx.training.checks import optimizer_key, workload_key
 from lrx.training.equality import Cache
-from lrx.training.placement import batch_devices, placement
+from lrx.training.layout import Layout, layout_of
 from lrx.training.sampling import Keys, Sampling
 from lrx.training.step import State, better, initial, step
 from lrx.training.workload import Workload
@@ -36,17 +37,26 @@ class Program(NamedTuple):
     # (state, arrays, keys, start, stop, complete_at) -> (state, completed steps, curves); the state is used up. In step
     # `complete_at`, if any, what has been accumulated is applied even if the round is not full.
     # curves: name to (SEGMENT_STEPS,), of step start + i at i, and at `completed` of a step that failed.
-    judge: Callable[[State, Any, jax.Array], State]  # with the optimizer state that an observation has changed
+    judge: Callable[..., State]  # (state, opt_state, count), with the optimizer state that an observation has changed
+    shardings: Any  # of a `State`: one for all leaves, or a `State` of them
 
 
-def program_of(workload: Workload, tx: optax.GradientTransformation, *, stop_on_nonfinite: bool) -> Program:
+def program_of(
+    workload: Workload, tx: optax.GradientTransformation, *, stop_on_nonfinite: bool, layout: Layout | None = None
+) -> Program:
     """Return the program of a workload and an optimizer, compiled when it is first called.
 
     Several seeds of one run, a run and its extension, and equal runs of equal optimizers share a program.
+
+    Args:
+      workload: what is trained.
+      tx: the optimizer.
+      stop_on_nonfinite: as for `train`.
+      layout: where the run lies; by default on the devices of the data.
     """
-    devices = batch_devices(workload.batches)
-    key = (workload_key(workload), optimizer_key(lambda: tx, (), workload), stop_on_nonfinite, devices)
-    parts = (workload.init, workload.loss_fn, workload.batches.sampling, tx, stop_on_nonfinite, devices)
+    layout = layout_of(workload) if layout is None else layout
+    key = (workload_key(workload), optimizer_key(lambda: tx, (), workload), stop_on_nonfinite, layout.key)
+    parts = (workload.init, workload.loss_fn, workload.batches.sampling, tx, stop_on_nonfinite, layout)
     return _PROGRAMS.find(key, lambda: _program(*parts))
 
 
@@ -61,10 +71,19 @@ def _program(
     sampling: Sampling,
     tx: optax.GradientTransformation,
     stop_on_nonfinite: bool,
-    devices: tuple[jax.Device, ...],
+    layout: Layout,
 ) -> Program:
-    places = placement(devices)
-    split = functools.partial(_constrain, sharding=places.along(0)) if len(devices) > 1 else _leave
+    places, devices = layout.places, layout.devices
+    initialize = functools.partial(initial, init, tx)
+    state_shardings = layout.of_state(jax.eval_shape(initialize, jax.eval_shape(lambda: jax.random.key(0))))
+    split, split_whole = _leave, _leave
+    if len(devices) > 1:
+        constrain = functools.partial(_constrain, sharding=places.along(0))
+        if sampling.transform is first_of:
+            number = len(devices) if places.mesh is None else places.mesh.devices.shape[0]
+            split_whole = lambda x: constrain(x) if x.ndim and x.shape[0] % number == 0 else x  # noqa: E731
+        else:
+            split = constrain
     update = tolerant_update(tx)
 
     def judge(state: State, told: Any, count: jax.Array) -> State:
@@ -75,8 +94,11 @@ def _program(
     ) -> Any:
         """Run one step; return the new state, what is recorded, and whether the loss is finite."""
         batch, loss_key = sampling.draw(arrays, permutation, key, count, split)
+        batch = jax.tree.map(split_whole, batch)
         complete = {"complete": count == complete_at} if minibatches(state.opt_state) else {}
         new, loss = step(loss_fn, functools.partial(update, **complete), state, batch, loss_key, count)
+        if layout.specs:  # else the copies follow from those of the state before
+            new = jax.lax.with_sharding_constraint(new, state_shardings)
         report = dict(monitor(new.opt_state))
         record = {"loss": loss, "rate": report.pop("learning_rate", jnp.nan)}
         record |= {f"metrics/{name}": value for name, value in report.items()}
@@ -116,9 +138,10 @@ def _program(
         return state, count, curves
 
     return Program(
-        jax.jit(functools.partial(initial, init, tx), out_shardings=places.everywhere),
-        jax.jit(segment, donate_argnums=0, out_shardings=places.everywhere),
-        jax.jit(judge, out_shardings=places.everywhere),
+        jax.jit(initialize, out_shardings=state_shardings),
+        jax.jit(segment, donate_argnums=0, out_shardings=(state_shardings, places.everywhere, places.everywhere)),
+        jax.jit(judge, out_shardings=state_shardings),
+        state_shardings,
     )
 
 

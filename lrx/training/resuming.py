@@ -123,6 +123,23 @@ def _mixed_run(source: CheckpointFolder, mixed: dict[str, list[str]]) -> OtherRu
     )
 
 
+def compare_interval(before: int | None, every: int, step: int, total: int) -> tuple[str, str]:
+    """Return what to note and what to say if a resumed run is evaluated at another interval; empty if it is not.
+
+    Args:
+      before: the interval there, in steps; None if it is not known.
+      every: the interval here.
+      step: completed steps.
+      total: steps of the whole run.
+    """
+    if before in (None, every):
+        return "", ""
+    if step == total:
+        return "", f"was evaluated every {before:,} steps; evaluate_every={every:,} comes too late"
+    said = f"was evaluated every {before:,} steps until step {step:,}, and from there every {every:,}"
+    return f"evaluate_every is {before} steps there and {every} here", said
+
+
 def require_length(source: CheckpointFolder, step: int, total: int) -> None:
     """Check that a run is at least as long as the checkpoint from which it continues.
 

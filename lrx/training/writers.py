@@ -1,4 +1,7 @@
-"""Callbacks that write the numbers of a run to a file, to TensorBoard or to Weights & Biases."""
+"""Callbacks that write the numbers of a run to a file, to TensorBoard or to Weights & Biases.
+
+If a run belongs to several processes, the first writes.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,8 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+import jax
 
 from lrx.records import write_atomically
 from lrx.training.callbacks import Moment
@@ -46,6 +51,8 @@ def csv_writer(path: str | os.PathLike[str]) -> Callable[[Moment], None]:
 
     def write(moment: Moment) -> None:
         nonlocal rows, columns
+        if jax.process_index() > 0:
+            return
         if rows is None:
             rows = [row for row in _rows(path) if int(row["step"]) < moment.step]
             columns = list(rows[0]) if rows else []
@@ -104,6 +111,8 @@ def tensorboard_writer(to: Any) -> Callable[[Moment], None]:
         writer = SummaryWriter(os.fspath(to))
 
     def write(moment: Moment) -> None:
+        if jax.process_index() > 0:
+            return
         for name, value in moment.scalars().items():
             writer.add_scalar(name, value, moment.step)
         if hasattr(writer, "flush"):
@@ -136,6 +145,8 @@ def wandb_writer(run: Any = None, **settings: Any) -> Callable[[Moment], None]:
         run = wandb.init(**settings)
 
     def write(moment: Moment) -> None:
+        if jax.process_index() > 0:
+            return
         run.log(moment.scalars(), step=moment.step)
 
     return write

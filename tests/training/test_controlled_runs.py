@@ -216,6 +216,12 @@ def _observed(**arguments):
 
 
 @pytest.mark.slow
+def test_an_early_stop_within_a_rollback_is_not_a_divergence():
+    tx = lrx.rollback_on_divergence(lrx.sgd(0.1 * lrx.early_stopping(patience=2, min_delta=1e9)))
+    history = train(_line(), tx, epochs=50)
+    assert history.ended == "stopped"
+
+
 @pytest.mark.parametrize("wrap", [lambda tx: tx, lrx.rollback_on_divergence], ids=["plain", "rolled back"])
 def test_a_product_of_controllers_trains(wrap):
     plateau, stopping = _observed(factor=0.5, patience=0, rtol=0.9)
