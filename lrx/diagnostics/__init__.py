@@ -4,6 +4,7 @@ from lrx.diagnostics.consistency import Consistency, Disagreement, check_consist
 from lrx.diagnostics.landscape import landscape
 from lrx.diagnostics.landscape_result import Landscape
 from lrx.diagnostics.noise_scale import NoiseScale, noise_scale
+from lrx.diagnostics.parallel_step import ParallelCheck, check_parallel_step
 from lrx.diagnostics.robbins_monro import RobbinsMonro, robbins_monro
 from lrx.diagnostics.sharpness import Sharpness, sharpness
 from lrx.diagnostics.stability import preconditioner_of, stability_limit
@@ -13,9 +14,11 @@ __all__ = [
     "Disagreement",
     "Landscape",
     "NoiseScale",
+    "ParallelCheck",
     "RobbinsMonro",
     "Sharpness",
     "check_consistency",
+    "check_parallel_step",
     "landscape",
     "noise_scale",
     "preconditioner_of",

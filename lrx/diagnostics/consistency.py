@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import dataclasses
 import math
+import zlib
 from typing import Any
 
 import jax
@@ -12,6 +13,7 @@ import numpy as np
 
 from lrx import _checks
 from lrx._paths import named_leaves, write_path
+from lrx.training.turns import gather
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +49,7 @@ class Disagreement:
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class Consistency:
-    """Whether the devices of this host hold equal copies.
+    """Whether the devices of this host, and the processes of a run, hold equal copies.
 
     Attributes:
       disagreements: what differs, in the order of the state.
@@ -82,7 +84,12 @@ def check_consistency(state: Any, *, max_reported: int = 20) -> Consistency:
     compared bit by bit, so 0 and -0 differ, and equal NaNs do not.
 
     The parts that an array is divided into are compared only with copies of the same part. All copies are fetched to
-    the host, one array at a time: call it every few thousand steps, not at each. Only devices of this host are seen.
+    the host, one array at a time: call it every few thousand steps, not at each. `lrx.diagnostics.check_parallel_step`
+    checks within a compiled step.
+
+    If `jax.distributed` has joined several processes, all of them must call it with states of the same structure. Each
+    sends a checksum of what it holds, and of copies that differ the copies. An array that each process has for itself,
+    such as the order of its examples, is taken for a copy of those of the others.
 
     Args:
       state: a pytree of arrays, such as `{"params": params, "opt_state": opt_state}`; what is not a JAX array is passed
@@ -115,11 +122,59 @@ def check_consistency(state: Any, *, max_reported: int = 20) -> Consistency:
         for part in copies:
             if len(found) < max_reported:
                 found += _compare(write_path(path), part)[: int(max_reported) - len(found)]
+    if jax.process_count() > 1:
+        found += _compare_processes(state, int(max_reported) - len(found))
     if not arrays:
         raise TypeError(
             f"state must hold JAX arrays, got a {type(state).__name__} without any: give params or an optimizer state."
         )
     return Consistency(tuple(found), replicated, arrays)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Process:
+    """A process, named as a device is."""
+
+    id: int
+    platform: str = "process"
+
+
+@dataclasses.dataclass(frozen=True)
+class _Copy:
+    """What a process holds of a part."""
+
+    device: _Process
+    data: np.ndarray
+
+
+def _compare_processes(state: Any, most: int) -> list[Disagreement]:
+    """Compare the copies of different processes; those within a process have been compared."""
+    found: list[Disagreement] = []
+    for path, leaf in named_leaves(state):
+        if not isinstance(leaf, jax.Array):
+            continue
+        leaf = _plain_array(leaf)
+        mine = {part.start: np.asarray(part.shards[0].data) for part in _parts(leaf)}
+        starts = sorted({_start(index) for index in leaf.sharding.devices_indices_map(leaf.shape).values()})
+        sums = [
+            (start in mine, np.uint32(zlib.crc32(mine[start].tobytes()) if start in mine else 0)) for start in starts
+        ]
+        of_all = gather([[held, checksum.view(np.int32)] for held, checksum in sums])
+        for place, start in enumerate(starts):
+            holders = np.flatnonzero(of_all[:, place, 0])
+            if len(set(of_all[holders, place, 1].tolist())) > 1 and len(found) < most:
+                shape = leaf.sharding.shard_shape(leaf.shape)
+                own = mine.get(start, np.zeros(shape, leaf.dtype))
+                # Bytes in words, for they are sent as numbers of one type.
+                text = own.tobytes()
+                words = np.frombuffer(text + bytes(-len(text) % 4), np.int32)
+                texts = [row.tobytes()[: len(text)] for row in gather(words)]
+                copies = [
+                    _Copy(_Process(int(process)), np.frombuffer(texts[process], own.dtype).reshape(own.shape))
+                    for process in holders
+                ]
+                found += _compare(write_path(path), _Part(start, copies))[: most - len(found)]
+    return found
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,12 +187,19 @@ class _Part:
 
 def _parts(leaf: jax.Array) -> list[_Part]:
     """Return the parts of an array that this host holds, each with its copies in the order of the devices."""
-    if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-        leaf = jax.random.key_data(leaf)
+    leaf = _plain_array(leaf)
     parts: dict[tuple[int, ...], list[Any]] = collections.defaultdict(list)
     for shard in leaf.addressable_shards:
-        parts[tuple(each.start or 0 for each in shard.index)].append(shard)
+        parts[_start(shard.index)].append(shard)
     return [_Part(start, sorted(shards, key=lambda each: each.device.id)) for start, shards in parts.items()]
+
+
+def _plain_array(leaf: jax.Array) -> jax.Array:
+    return jax.random.key_data(leaf) if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf
+
+
+def _start(index: tuple[slice, ...]) -> tuple[int, ...]:
+    return tuple(each.start or 0 for each in index)
 
 
 def _compare(path: str, part: _Part) -> list[Disagreement]:
