@@ -40,6 +40,7 @@ def choose_plan(
     strategy: str = "auto",
     chunk_size: int | None = None,
     compile_later: bool = False,
+    devices: tuple[jax.Device, ...] | None = None,
 ) -> Plan:
     """Choose the strategy and the number of members at a time, and compile.
 
@@ -51,8 +52,9 @@ def choose_plan(
       chunk_size: members at a time; as many as fit by default.
       compile_later: for a single member with the strategy "map", compile the steps only if `Plan.compile` is called, or
         the first of them is made, and the function that builds the runs without optimizing it.
+      devices: over which the members are split, or the seeds of a single member; by default those of the data.
     """
-    programs = _Programs(family, tuple(hyper), len(seeds))
+    programs = _Programs(family, tuple(hyper), len(seeds), devices)
     members = len(next(iter(hyper.values())))
     wide = members if chunk_size is None else min(chunk_size, members)
     if strategy == "auto" and len(seeds) * wide == 1:
@@ -94,9 +96,11 @@ _CHOICES = Cache(maxsize=256)
 class _Programs:
     """The programs of a family of runs, for any number of members."""
 
-    def __init__(self, family: RunFamily, names: tuple[str, ...], seeds: int) -> None:
+    def __init__(
+        self, family: RunFamily, names: tuple[str, ...], seeds: int, devices: tuple[jax.Device, ...] | None
+    ) -> None:
         self.family, self.names, self.seeds = family, names, seeds
-        self.devices = data_devices(family.workload.batches)
+        self.devices = data_devices(family.workload.batches) if devices is None else devices
         self.data = jax.tree.map(jnp.asarray, (family.workload.batches.arrays, family.measured_on))
         shapes = [(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(self.data)]
         self.key = (family.key(names), jax.tree.structure(self.data), *shapes, seeds, self.devices)
@@ -123,13 +127,13 @@ class _Programs:
 
     def _compile_start(self, devices: tuple[jax.Device, ...], members: int, options: Any) -> Any:
         hyper, keys = self._arguments(devices, members)
-        by_run = placement(devices).along(1)
+        by_run = _Split(devices, members).runs
         return jax.jit(self._start, out_shardings=by_run).lower(hyper, keys.init).compile(options)
 
     def _compile_advance(self, devices: tuple[jax.Device, ...], members: int, strategy: str) -> Any:
-        places = placement(devices)
+        places, split = placement(devices), _Split(devices, members)
         hyper, keys = self._arguments(devices, members)
-        runs = _shapes(jax.eval_shape(self._start, hyper, keys.init), places.along(1))
+        runs = _shapes(jax.eval_shape(self._start, hyper, keys.init), split.runs)
         data, count = _shapes((self.data, jax.eval_shape(lambda: jnp.int32(0))), places.everywhere)
         one_step = self._traced[0]
 
@@ -137,15 +141,16 @@ class _Programs:
             return self.family.advance(strategy, one_step, *arguments)
 
         if places.mesh is not None:
-            by_run, by_member, everywhere = (PartitionSpec(*axes) for axes in ((None, "devices"), ("devices",), ()))
+            by_run, by_member, by_seed = (place.spec for place in (split.runs, split.members, split.seeds))
+            everywhere = PartitionSpec()
             advance = jax.shard_map(
                 advance,
                 mesh=places.mesh,
-                in_specs=(by_run, by_member, everywhere, everywhere, everywhere, everywhere),
+                in_specs=(by_run, by_member, by_seed, everywhere, everywhere, everywhere),
                 out_specs=by_run,
                 check_vma=False,
             )
-        program = jax.jit(advance, donate_argnums=0, out_shardings=places.along(1))
+        program = jax.jit(advance, donate_argnums=0, out_shardings=split.runs)
         return program.lower(runs, hyper, keys, data, count, count).compile()
 
     def _start(self, hyper: Any, init_keys: jax.Array) -> Runs:
@@ -153,10 +158,27 @@ class _Programs:
         return jax.vmap(of_seed, in_axes=(None, 0))(hyper, init_keys)
 
     def _arguments(self, devices: tuple[jax.Device, ...], members: int) -> tuple[Any, Any]:
-        places = placement(devices)
+        split = _Split(devices, members)
         hyper = {name: jax.ShapeDtypeStruct((members,), jnp.float32) for name in self.names}
         keys = jax.eval_shape(keys_of_seeds, jax.ShapeDtypeStruct((self.seeds,), jnp.int32))
-        return _shapes(hyper, places.along(0)), _shapes(keys, places.everywhere)
+        return _shapes(hyper, split.members), _shapes(keys, split.seeds)
+
+
+class _Split:
+    """How runs are split over devices: by their members, or by their seeds if there is a single member.
+
+    Attributes:
+      runs: where arrays of runs are put, (seeds, members).
+      members: where those of hyperparameters are put, (members,).
+      seeds: where keys are put, (seeds,).
+    """
+
+    def __init__(self, devices: tuple[jax.Device, ...], members: int) -> None:
+        places = placement(devices)
+        by_seed = members == 1
+        self.runs: Any = places.along(0 if by_seed else 1)
+        self.members: Any = places.everywhere if by_seed else places.along(0)
+        self.seeds: Any = places.along(0) if by_seed else places.everywhere
 
 
 def _shapes(tree: Any, sharding: Sharding) -> Any:
@@ -175,9 +197,13 @@ class Plan:
     def __init__(self, programs: _Programs, strategy: str, members: int, *, quick_start: bool = False) -> None:
         self.strategy, self.seeds = strategy, programs.seeds
         self.seconds: dict[str, float] = {}
-        devices = programs.devices[: max(1, min(len(programs.devices), members))]
-        self.members = -(-members // len(devices)) * len(devices)  # filled up, so that every device has as many
-        self._places = placement(devices)
+        if members == 1:  # every device has as many of its seeds
+            number = max(k for k in range(1, len(programs.devices) + 1) if programs.seeds % k == 0)
+            devices, self.members = programs.devices[:number], 1
+        else:
+            devices = programs.devices[: min(len(programs.devices), members)]
+            self.members = -(-members // len(devices)) * len(devices)  # filled up, so that every device has as many
+        self._places, self._split = placement(devices), _Split(devices, self.members)
         self._start = programs.compile_start(devices, self.members, quick=quick_start)
         self._compile = functools.partial(programs.compile_advance, devices, self.members, strategy)
         self._data = jax.device_put(programs.data, self._places.everywhere)
@@ -196,11 +222,11 @@ class Plan:
         padded = {
             name: jax.device_put(
                 np.concatenate([values, np.repeat(values[-1:], self.members - len(values))]).astype(np.float32),
-                self._places.along(0),
+                self._split.members,
             )
             for name, values in hyper.items()
         }
-        return padded, jax.device_put(keys_of_seeds(np.asarray(seeds, np.int32)), self._places.everywhere)
+        return padded, jax.device_put(keys_of_seeds(np.asarray(seeds, np.int32)), self._split.seeds)
 
     def start(self, hyper: Mapping[str, np.ndarray], seeds: np.ndarray) -> Runs:
         """Build the runs before their first step."""
@@ -216,7 +242,7 @@ class Plan:
         """Put runs that were kept on the host on their devices, filled up to the number of members."""
         number = runs.alive.shape[1]
         places = np.minimum(np.arange(self.members), number - 1)
-        return jax.device_put(jax.tree.map(lambda x: x[:, places], runs), self._places.along(1))
+        return jax.device_put(jax.tree.map(lambda x: x[:, places], runs), self._split.runs)
 
     def bytes_needed(self) -> float:
         """Return how much memory the program needs besides the data, 0 if the device does not say."""

@@ -208,8 +208,10 @@ class _Search:
             running = record["running"]
         hyper = {name: values[running] for name, values in self.members.items()}
         strategy, chunk_size = self.execution.strategy, self.execution.chunk_size
-        plan = choose_plan(self.family, hyper, self.seeds, strategy=strategy, chunk_size=chunk_size)
-        self.execution = Execution(plan.strategy, chunk_size)  # measured once
+        plan = choose_plan(
+            self.family, hyper, self.seeds, strategy=strategy, chunk_size=chunk_size, devices=self.execution.devices
+        )
+        self.execution = dataclasses.replace(self.execution, strategy=plan.strategy)  # measured once
         status.start()
         pieces = []
         for first in range(0, len(running), plan.members):

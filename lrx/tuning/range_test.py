@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import Mesh
 
 from lrx import _checks
 from lrx.optimizers.accumulation import accumulate as accumulated
@@ -21,6 +22,7 @@ from lrx.training.runs import curves
 from lrx.training.stream import Stream
 from lrx.training.workload import Workload, require_workload
 from lrx.tuning.arguments import as_seeds, require_descent_on, require_no_accumulation
+from lrx.tuning.execution import devices_of, require_local_mesh
 from lrx.tuning.initial_loss import MIN_CHANGE, InitialLoss
 from lrx.tuning.ladder import extend_ladder, make_ladder
 from lrx.tuning.range_test_result import RangeTest
@@ -56,6 +58,7 @@ def range_test(
     seeds: int | Sequence[int] = 1,
     extend: bool = True,
     progress: bool | str | None = None,
+    mesh: Mesh | None = None,
 ) -> RangeTest:
     """Train for a few steps while the rate rises from far too small to far too large, and record the loss.
 
@@ -89,6 +92,8 @@ def range_test(
       extend: whether the ladder may continue beyond `max_rate`, as above.
       progress: True shows a bar, or lines without a terminal; None shows a bar on a terminal and nothing elsewhere; a
         string is its title; False shows nothing.
+      mesh: the devices, of this process, over which the seeds are split: as many of them as divide the number of seeds;
+        by default those that the data were put on, or else all of this process.
 
     Returns:
       A `RangeTest`. Its `suggestion` raises an error if nothing was learnt at any rate.
@@ -127,6 +132,7 @@ def range_test(
     _checks.steps("accumulate", accumulate, unit="minibatches")
     _checks.flag("extend", extend)
     require_progress(progress)
+    require_local_mesh(mesh)
     seed_array = as_seeds(seeds)
     if isinstance(workload.batches, Stream):
         longest = num_steps + (len(extend_ladder(rates, ladder)) if extend else 0)
@@ -134,7 +140,10 @@ def range_test(
     require_no_accumulation(workload, tx(float(rates[0])))
     require_descent_on(workload, tx(float(rates[0])))
     longer = np.concatenate([rates, extend_ladder(rates, ladder)]) if extend else rates
-    runs = _LadderRuns(workload, tx, longer, beta, float(divergence_factor), accumulate, validation_batch, seed_array)
+    runs = _LadderRuns(
+        *(workload, tx, longer, beta, float(divergence_factor), accumulate, validation_batch, seed_array),
+        devices_of(mesh),
+    )
     status = reporter(
         progress,
         f"range test, {workload.name}",
@@ -189,7 +198,9 @@ class _LadderRuns:
         accumulate: int,
         validation_batch: Any,
         seeds: np.ndarray,
+        devices: tuple[jax.Device, ...] | None,
     ) -> None:
+        self.devices = devices
         self.rates, self.beta, self.divergence_factor = rates, beta, divergence_factor
         self.accumulate, self.seeds = accumulate, seeds
         self.lag = 1 if validation_batch is None else 0  # a training loss is that before the step
@@ -208,7 +219,7 @@ class _LadderRuns:
     def start(self, status: ProgressMeter) -> None:
         """Compile, and build the runs before their first step."""
         strategy = "map" if len(self.seeds) == 1 else "vmap"
-        self.plan: Plan = choose_plan(self.family, MEMBER, self.seeds, strategy=strategy)
+        self.plan: Plan = choose_plan(self.family, MEMBER, self.seeds, strategy=strategy, devices=self.devices)
         self.runs: Runs = self.plan.start(MEMBER, self.seeds)
         self.done = 0  # minibatches
         status.start()

@@ -144,7 +144,14 @@ class _Sweep:
         rest = {name: values[self.made :] for name, values in self.space.members.items()}
         if self.plan is None:
             strategy, chunk_size = self.execution.strategy, self.execution.chunk_size
-            self.plan = choose_plan(self.family, rest, self.seeds, strategy=strategy, chunk_size=chunk_size)
+            self.plan = choose_plan(
+                self.family,
+                rest,
+                self.seeds,
+                strategy=strategy,
+                chunk_size=chunk_size,
+                devices=self.execution.devices,
+            )
             status.start()
         hyper = {name: values[: self.plan.members] for name, values in rest.items()}
         number = len(next(iter(hyper.values())))

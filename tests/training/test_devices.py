@@ -68,3 +68,33 @@ def test_several_devices_give_the_same_run(tmp_path):
         for name in ("loss", "w", "norm"):
             # The mean over a batch is summed in another order.
             np.testing.assert_allclose(results["2"][size][name], results["1"][size][name], rtol=2e-5, err_msg=name)
+
+
+MESHES = (
+    LINEAR
+    + """
+from jax.sharding import Mesh
+one, four = (Mesh(jax.devices()[:n], ("runs",)) for n in (1, 4))
+rates = {"learning_rate": [0.01, 0.03, 0.1, 0.3, 1.0, 1e9]}
+for strategy in ("vmap", "map"):
+    found = [
+        lrx.sweep(linear(), lrx.adam, rates, num_steps=7, seeds=2, execution=lrx.tuning.Execution(strategy, mesh=mesh))
+        for mesh in (one, four)
+    ]
+    print(strategy, found[0].chunk_size, found[1].chunk_size, np.max(np.abs(found[0].losses / found[1].losses - 1)))
+for seeds in (4, 3):
+    tests = [lrx.range_test(linear(), lrx.sgd, num_steps=20, seeds=seeds, mesh=mesh) for mesh in (one, four)]
+    assert [test.suggestion for test in tests][0] == [test.suggestion for test in tests][1]
+    print(seeds, np.nanmax(np.abs(tests[0].losses / tests[1].losses - 1)))
+"""
+)
+
+
+@pytest.mark.slow
+def test_runs_side_by_side_are_spread_over_the_devices_of_a_mesh():
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=4"
+    out, errors = start(MESHES, XLA_FLAGS=flags, JAX_PLATFORMS="cpu").communicate(timeout=600)
+    assert errors == ""
+    rows = [line.split() for line in out.splitlines()]
+    assert [row[:-1] for row in rows] == [["vmap", "6", "8"], ["map", "6", "8"], ["4"], ["3"]]
+    assert max(float(row[-1]) for row in rows) < 1e-5

@@ -209,6 +209,13 @@ def test_members_are_split_over_devices(strategy: str) -> None:
     np.testing.assert_allclose(split, alone.final_loss, rtol=1e-3)
 
 
+def test_what_is_not_a_mesh_is_refused() -> None:
+    with pytest.raises(TypeError, match=r"^mesh must be a jax.sharding.Mesh, got mesh=4: make one"):
+        lrx.tuning.Execution(mesh=4)
+    with pytest.raises(TypeError, match=r"^mesh must be a jax.sharding.Mesh, got mesh='all'"):
+        lrx.range_test(LINE, lrx.sgd, mesh="all")
+
+
 @pytest.mark.slow
 def test_convolutions_are_swept_too() -> None:
     workload = make_workload("digits", "resnet8", batch_size=16)
