@@ -1,7 +1,12 @@
 """The scripts that users fork run, learn, and show the rate that was applied."""
 
 import importlib.util
+import os
 import pathlib
+import re
+import socket
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -118,3 +123,23 @@ def test_the_rates_of_the_guide_are_too_small_good_and_too_large():
     assert found.best == "good"
     assert found.final_loss["good"] < 0.3 < found.final_loss["too small"]
     assert found.lengths["too large"] > 5 * found.lengths["good"]
+
+
+@pytest.mark.slow
+def test_data_parallel_example_trains_with_two_processes_over_loopback(tmp_path):
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=2"
+    environment = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    command = [sys.executable, str(EXAMPLES / "data_parallel.py"), "--fsdp", "--epochs", "3"]
+    command += ["--checkpoint", str(tmp_path / "run"), "--coordinator", address, "--processes", "2", "--process"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "env": environment, "cwd": ROOT}
+    processes = [subprocess.Popen([*command, str(place)], **pipes) for place in range(2)]
+    (first, errors), (second, _) = (process.communicate(timeout=600) for process in processes)
+    assert [process.returncode for process in processes] == [0, 0], errors[-3000:]
+    assert "4 devices of 2 processes, batch 128, rate 0.4" in first
+    assert re.search(r"rate +0\.1 at first, .* greatest 0\.4 at step", first)
+    assert "Consistency(consistent: " in first
+    assert "devices" not in second  # the first process speaks for all
+    assert any((tmp_path / "run").iterdir())
