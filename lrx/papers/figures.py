@@ -26,6 +26,8 @@ STYLES: dict[str, dict[str, Any]] = {
     "cosine": {"color": ORANGE, "ls": "--"},
     "step": {"color": GREEN, "ls": "-."},
     "step, restarted": {"color": VERMILION, "ls": "-"},
+    "1cycle": {"color": BLUE, "ls": "-"},
+    "relative adaptation": {"color": BLUE, "ls": "-"},
     "SGDR": {"color": BLUE, "ls": "-"},
     "1 / t": {"color": SKY, "ls": ":"},
     "1 / sqrt t": {"color": PINK, "ls": (0, (5, 1, 1, 1, 1, 1))},
