@@ -11,6 +11,9 @@ with the maximum of ten iterations of L-BFGS-B. Figure 3 shows the loss on the l
     lrx reproduce keskar_2017                 digits, a perceptron, batches of 8 and 144, 3 seeds
     lrx reproduce keskar_2017 --scale cpu     CIFAR-10 of 8 x 8 pixels, convolutions, batches of 64 and 1,000, 3 seeds
 
+Measured at the demo scale, large batches end at the lower training loss, and flatter, and where both have the same
+loss their largest eigenvalues agree: the sharpness of the end is that of its loss, not of its batches.
+
 Published test accuracies: 98.03 and 97.81 % (F1, MNIST), 80.04 and 77.26 % (C1, CIFAR-10).
 
 Differs from the source: small networks; the box spans all parameters (A = I). The cross-entropy is flatter the lower it
@@ -29,7 +32,7 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 
 import lrx
-from lrx.figures import BLUE, VERMILION, legend, panels
+from lrx.figures import BLUE, GREY, VERMILION, legend, panels
 from lrx.papers.reproduction import Claim, Job, Paper, Scale
 from lrx.papers.small_images import Images, Problem, load_problem, workload_of
 from lrx.records import Result, round_to_six_digits
@@ -188,8 +191,8 @@ def claims(result: Result) -> list[Claim]:
     )
     found.append(Claim.of_values(text, "> 1", beyond / before, 1.0))
     gap = result.array("minima", "large", "error") - result.array("minima", "small", "error")
-    text = "table 2: test error of large minus that of small batches, above 0 (points)"
-    return [*found, Claim.of_values(text, "0.22 F1, 2.8 C1", gap, 1e-9)]
+    text = "table 2: test error of large minus that of small batches, at least 0.01 (points)"
+    return [*found, Claim.of_values(text, "0.22 F1, 2.8 C1", gap, 0.01)]
 
 
 def plot(result: Result) -> dict[str, Figure]:
@@ -198,7 +201,7 @@ def plot(result: Result) -> dict[str, Figure]:
     figure.set_size_inches(13, 4.4)
     left, middle, right = axes
     alpha, lines = np.asarray(result.curves["alpha"]), result.array("line")
-    for place, (name, color, stroke) in enumerate((("training loss", BLUE, "-"), ("test loss", VERMILION, "--"))):
+    for place, (name, color, stroke) in enumerate((("training loss", "black", "-"), ("test loss", GREY, "--"))):
         for each in lines[:, place]:
             left.plot(alpha, each, color=color, ls=stroke, lw=1, label=name)
     left.set_yscale("log")

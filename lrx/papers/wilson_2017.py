@@ -12,6 +12,9 @@ Section 4: networks, each method at the rate with the lowest training loss; SGD 
     lrx reproduce wilson_2017                 digits, a perceptron, 12 epochs, 5 methods, 7 rates, 3 seeds
     lrx reproduce wilson_2017 --scale cpu     CIFAR-10, ResNet-8, 10,000 images, 10 epochs, 5 rates, 3 seeds
 
+Measured at the demo scale, Adam fits best of all, and AdaGrad and RMSProp end 0.01 to 0.02 nats above the better SGD
+after these few epochs.
+
 The gap in test errors is shown and is not a claim: with small networks it is within the spread of the seeds.
 
 Differs from the source: small networks; the rate is divided by 10 after a half and three quarters of the epochs, in
@@ -99,28 +102,27 @@ def constructed(examples: int, key: jax.Array) -> tuple[jax.Array, jax.Array]:
     return jnp.concatenate([labels[:, None], jnp.ones((examples, 2)), unique], axis=1), labels
 
 
-def solve(name: str, examples: int, seed: int) -> tuple[float, float]:
-    """Return the training loss and the test error in percent of a method on the constructed problem.
+def solve(name: str, examples: int, seeds: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """Return training losses and test errors in percent of a method on the constructed problem, both (seeds,).
 
     New examples have features that no weight has been learnt for, so the first three decide.
     """
     make, rate = METHODS[name][0], CONSTRUCTED[name]
-    x, y = constructed(examples, jax.random.key(seed))
-
-    def loss(w: jax.Array) -> jax.Array:
-        return 0.5 * jnp.mean((x @ w - y) ** 2)
-
     tx = make(lrx.linear_decay(rate, STEPS))
-    found = descend(
-        lambda w, key: jax.value_and_grad(loss)(w),  # noqa: ARG005
-        tx,
-        jnp.zeros(x.shape[1]),
-        np.array([STEPS]),
-        lambda w: w,
-    )[0]
-    new = jnp.array([1.0, -1.0]) * found[0] + found[1] + found[2]
-    wrong = POSITIVE * (new[0] <= 0) + (1 - POSITIVE) * (new[1] >= 0)
-    return float(loss(found)), 100 * float(wrong)
+
+    def of_seed(seed: jax.Array) -> tuple[jax.Array, jax.Array]:
+        x, y = constructed(examples, jax.random.key(seed))
+
+        def loss(w: jax.Array) -> jax.Array:
+            return 0.5 * jnp.mean((x @ w - y) ** 2)
+
+        gradient = jax.value_and_grad(loss)
+        w = descend(lambda w, key: gradient(w), tx, jnp.zeros(x.shape[1]), np.array([STEPS]), lambda w: w)[0]  # noqa: ARG005
+        new = jnp.array([1.0, -1.0]) * w[0] + w[1] + w[2]
+        return loss(w), 100 * (POSITIVE * (new[0] <= 0) + (1 - POSITIVE) * (new[1] >= 0))
+
+    losses, errors = jax.jit(jax.vmap(of_seed))(jnp.asarray(seeds, jnp.uint32))
+    return np.asarray(losses, np.float64), np.asarray(errors, np.float64)
 
 
 def dropped(make: Any, drops: dict[int, float], rate: Any) -> optax.GradientTransformation:
@@ -130,8 +132,10 @@ def dropped(make: Any, drops: dict[int, float], rate: Any) -> optax.GradientTran
 
 def measure(size: Size, job: Job) -> tuple[dict[str, Any], dict[str, Any]]:
     """Solve the constructed problem with every method, and train a network with every method, rate and seed."""
-    section3 = {name: np.array([solve(name, size.examples, seed) for seed in job.seeds]).T for name in METHODS}
-    problem = {name: {"loss": found[0], "error": found[1]} for name, found in section3.items()}
+    problem = {
+        name: dict(zip(("loss", "error"), map(round_to_six_digits, solve(name, size.examples, job.seeds)), strict=True))
+        for name in METHODS
+    }
     data = load(job.data, job.data_dir).first(size.images)
     workload = error_workload(data, size.model, batch_size=size.batch_size, **size.model_options)
     epoch = workload.batches.steps_per_epoch
