@@ -126,7 +126,8 @@ def search(name: str, log_rates: np.ndarray, curves: np.ndarray, trials: int, se
     pruner = optuna.pruners.MedianPruner() if name == PRUNED else optuna.pruners.NopPruner()
     study = optuna.create_study(sampler=sampler, pruner=pruner)
     times = curves.shape[1]
-    best, spent = [], []
+    best: list[float] = []
+    spent: list[float] = []
     for _ in range(trials):
         trial = study.ask()
         at = np.log10(trial.suggest_float("lr", 10 ** RANGE[0], 10 ** RANGE[1], log=True))
