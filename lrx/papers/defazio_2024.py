@@ -14,8 +14,8 @@ averaging, at the average; 0.9 is better than both.
 Published test accuracies (CIFAR-10, WRN-16-8, 300 epochs, 10 seeds): Schedule-Free 96.03, cosine 95.73, steps 95.59;
 Polyak averaging 95.56, primal averaging 92.09.
 
-Measured at the demo scale, one run of Schedule-Free ends within 2 % of the schedules that are tuned for each length, and
-better than a constant rate and than both other averages; below the schedules, as published, it is not.
+Measured at the demo scale, one run of Schedule-Free ends within 2 % of the schedules that are tuned for each length,
+and better than a constant rate and than both other averages; below the schedules, as published, it is not.
 
 Differs from the source: models and lengths are smaller by orders of magnitude. One run of Schedule-Free at one rate,
 the best one for its last step, is compared with a run of each length at the best peak for that length.
@@ -168,6 +168,8 @@ def plot(result: Result) -> dict[str, Figure]:
     *_, longest = result.curves["scheduled"]
     sensitivity(right, {**result.curves["arms"], **result.curves["scheduled"][longest]})
     right.set_ylim(0.97 * lowest, 1.4 * lowest)
+    right.set_xticks(result.settings["rates"], [f"{rate:g}" for rate in result.settings["rates"]])
+    right.minorticks_off()
     right.set_title(f"after {int(longest):,} steps", loc="left", fontsize=10)
     legend(figure, left, columns=3)
     return {"schedule_free": figure}

@@ -38,7 +38,8 @@ def made_up(*, short: float = 2.5, long: float = 2.0, other: float = 2.1, best: 
     }
     arms = {label: arm({100: 2.6, 400: other}, best) for label in ("Polyak averaging", "primal averaging", "constant")}
     arms["Schedule-Free"] = arm({100: short, 400: long})
-    return Result("defazio_2024", "cpu", "", [0, 1, 2], {}, {"scheduled": scheduled, "arms": arms}, 1.0)
+    settings = {"rates": [0.02, 0.04, 0.08]}
+    return Result("defazio_2024", "cpu", "", [0, 1, 2], settings, {"scheduled": scheduled, "arms": arms}, 1.0)
 
 
 def test_a_run_that_is_good_at_every_length_makes_every_claim_hold_and_others_fail() -> None:
