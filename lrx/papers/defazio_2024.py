@@ -150,7 +150,7 @@ def claims(result: Result) -> list[Claim]:
 
 def plot(result: Result) -> dict[str, Figure]:
     """Draw the losses of one run without schedule and of the runs of each length, and the losses over rates."""
-    figure, (left, right) = panels(2, size=(11.0, 4.6), width_ratios=(3, 2))
+    figure, (left, right) = panels(2, size=(10.5, 4.4), width_ratios=(3, 2))
     lowest = np.inf
     for place, (label, arm) in enumerate(result.curves["arms"].items()):
         band(left, arm["evaluation_steps"], arm["evaluations"]["loss"], label, place, middle=np.mean)

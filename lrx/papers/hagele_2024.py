@@ -181,7 +181,7 @@ def grids(result: Result) -> list[tuple[str, str, Any]]:
 def plot(result: Result) -> dict[str, Figure]:
     """Draw the stable run with its branches and the cosines, the losses over length, and those over the cool-down."""
     figure, (left, middle, right) = panels(3)
-    figure.set_size_inches(13, 4.4)
+    figure.set_size_inches(12, 4.2)
     lengths = result.curves["lengths"]
     *_, longest = lengths
     for place, kind in enumerate((COSINE, SQRT), start=1):

@@ -210,7 +210,7 @@ def claims(result: Result) -> list[Claim]:
 
 def plot(result: Result) -> dict[str, Figure]:
     """Draw the maps of SGD and Adam from both starts, and for the sharp start the errors over the rate."""
-    figure, axes = panels(3, rows=2, size=(13.0, 6.6), grid=False)
+    figure, axes = panels(3, rows=2, size=(12.0, 6.0), grid=False)
     warmups = result.curves["warmups"]
     for row, start in enumerate((USUAL, SHARP)):
         for column, name in enumerate((SGD, ADAM)):

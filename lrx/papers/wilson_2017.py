@@ -217,7 +217,7 @@ def claims(result: Result) -> list[Claim]:
 def plot(result: Result) -> dict[str, Figure]:
     """Draw training losses and test errors over epochs, each at the best rate, and the errors at the end."""
     figure, (left, middle, right) = panels(3)
-    figure.set_size_inches(13, 4.4)
+    figure.set_size_inches(12, 4.2)
     arms, epoch = result.curves["arms"], result.settings["epoch"]
     for axes, key in ((left, "training_loss"), (middle, "error")):
         for place, (name, arm) in enumerate(arms.items()):
