@@ -218,7 +218,7 @@ def test_plot_writes_the_png_it_names(here, tmp_path):
         (["reproduce", "--all", "--from-results", "gone"], "--from-results must be a folder of results, got 'gone'"),
         (["range-test", "--out", "found.jpg"], "must be a file whose name ends in .png, .pdf or .svg"),
         (["plot", "0.1", "--out", "schedule.jpg"], "must be a file whose name ends in .png, .pdf or .svg"),
-        (["reproduce", "smith_2018"], "got PAPER='smith_2018': did you mean 'smith_2017'?"),
+        (["reproduce", "smith_2017x"], "got PAPER='smith_2017x': did you mean 'smith_2017'?"),
         (["reproduce", "smith_2017", "--scale", "big"], "--scale must be one of demo, cpu, paper"),
         (["bench", "selct"], "NAME must be one of"),
         (["bench", "selct"], "did you mean 'select'?"),

@@ -1,7 +1,7 @@
 """Does `lrx.diagnose` name the fault of a run, and does its remedy repair the run?
 
     lrx bench diagnose
-    lrx bench diagnose --half measured --seeds 1 --kind counts
+    lrx bench diagnose --half measured --seeds 1
 
 Faults are planted with severities drawn from a range on small workloads of fourteen kinds, one fault at a time and, in
 one case in ten, two; as many healthy runs with other schedules, rates and seeds are diagnosed too. The thresholds of

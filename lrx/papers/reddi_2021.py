@@ -123,7 +123,7 @@ def document_workload(size: Size) -> tuple[Workload, np.ndarray]:
     train, test = documents(size.vocabulary, size.num_documents), documents(size.vocabulary, 1000, seed=2)
 
     def logits(params: Any, bags: jax.Array) -> jax.Array:
-        return bags @ params["w"] + params["b"]
+        return bags @ params["w"] + params["b"][None]
 
     def loss_fn(params: Any, batch: Any, key: jax.Array) -> jax.Array:
         del key

@@ -184,11 +184,10 @@ class CheckpointFolder:
         lie = dict.fromkeys(wanted) if shardings is None else dict(zip(wanted, jax.tree.leaves(shardings), strict=True))
         written = self._manager.item_metadata(step)["state"].tree.keys()
         targets = {name: _to_restore(leaf, lie[name]) for name, leaf in wanted.items() if name in written}
-        targets |= {} if targets else {"none": np.zeros(1)}
-        args = self._args.Composite(
-            state=self._args.StandardRestore(targets, strict=False), history=self._args.StandardRestore()
-        )
-        found = self._manager.restore(step, args=args)
+        items = {"history": self._args.StandardRestore()}
+        if targets:
+            items["state"] = self._args.StandardRestore(targets, strict=False)
+        found = self._manager.restore(step, args=self._args.Composite(**items))
         leaves = []
         for name, leaf in wanted.items():
             if name in written:
