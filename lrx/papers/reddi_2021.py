@@ -219,7 +219,7 @@ def claims(result: Result) -> list[Claim]:
 def plot(result: Result) -> dict[str, Figure]:
     """Draw the accuracy over rounds at the best rates, and the final accuracy over the rate of the server."""
     tasks = result.curves["tasks"]
-    figure, axes = panels(2, len(tasks), size=(11, 1 + 3.8 * len(tasks)))
+    figure, axes = panels(2, len(tasks), size=(8, 1 + 2.4 * len(tasks)))
     for row, (task, rules) in enumerate(tasks.items()):
         left, right = axes[2 * row : 2 * row + 2]
         for place, rule in enumerate(rules):
@@ -230,10 +230,10 @@ def plot(result: Result) -> dict[str, Figure]:
             band(right, rules[rule]["server_rates"], final.T, rule, place, marker="o", ms=3)
         left.set_xlabel("round")
         left.set_ylabel("accuracy (%)")
-        left.set_title(f"{task}, each at its best rates", loc="left", fontsize=10)
+        left.set_title(f"{task}, each at its best rates", loc="left", fontsize=9)
         right.set_xscale("log")
         right.set_xlabel("rate of the server")
-        right.set_title(f"{task}, the last rounds, at the best rate of the clients", loc="left", fontsize=10)
+        right.set_title(f"{task}, last rounds, best rate of the clients", loc="left", fontsize=9)
     legend(figure, axes[0], columns=5)
     return {"adaptive_servers": figure}
 
