@@ -38,6 +38,8 @@ def test_hypergradient_descent_reaches_the_published_losses(baydin: tuple[str, W
     }
     if not published:
         pytest.skip("there is no published run of the perceptron with Adam-HD")
+    if model == "perceptron" and name in baydin_2018.PAIRS.values():
+        pytest.skip("methods with a fixed rate are compared in logistic regression, and in the paper's result")
     history = train(workload, baydin_2018.method(name), epochs=max(epoch for _, epoch in published))
     by_epoch = history.loss.reshape(-1, workload.batches.steps_per_epoch).mean(axis=1)
     reached = {"training": by_epoch, "validation": history.evaluations["loss"]}
@@ -60,10 +62,10 @@ def test_cocob_reaches_the_published_log() -> None:
 # hardly depends on the rate, where that of SGD with momentum does.
 def test_momo_keeps_its_accuracy_over_four_decades_of_rates() -> None:
     workload = make_workload("mnist", "mlp", widths=(128,))
-    rates = {"lr": np.logspace(-3, 1, 9)}
+    rates = {"lr": np.logspace(-3, 1, 5)}
 
     def spread(tx: Callable[[Any], optax.GradientTransformation]) -> float:
-        found = lrx.sweep(workload, lambda lr: tx(lr), rates, num_steps=500, execution=Execution("vmap"))
+        found = lrx.sweep(workload, lambda lr: tx(lr), rates, num_steps=300, execution=Execution("vmap"))
         accuracy = np.nan_to_num(found.evaluations["accuracy"], nan=0.1)  # of a run that diverged
         return float(np.ptp(accuracy))
 

@@ -69,7 +69,7 @@ def test_two_processes_give_the_run_of_one_device_and_their_checkpoints_fit_any_
 def test_runs_of_which_a_process_is_killed_go_on_bit_for_bit_from_the_newest_whole_checkpoint(tmp_path):
     for process in start_processes(2, 2, UNSTORED, str(tmp_path / "whole.npz"), "120"):
         require_success(process)
-    for newest, resumed in kill_and_restart(tmp_path, moments=2, steps=120, seed=0):
+    for newest, resumed in kill_and_restart(tmp_path, moments=1, steps=120, seed=0):
         assert 0 < newest == resumed
     whole, restarted = (dict(np.load(tmp_path / f"{name}.npz")) for name in ("whole", "restarted"))
     assert whole.keys() == restarted.keys()
