@@ -5,7 +5,7 @@ import tomllib
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-NOT_TESTED = {"federated", "docs"}  # extras whose lowest versions no test runs
+NOT_TESTED = {"flower", "docs"}  # extras whose lowest versions no test runs
 COMPANIONS = {
     "jaxlib": "has the version of jax",
     "pyparsing": "matplotlib 3.9 uses what later ones deprecate",

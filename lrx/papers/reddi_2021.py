@@ -88,6 +88,11 @@ SCALES = {
         "an hour, 2 CPU cores",
         Size("cifar10", 10_000, 64, 5000, 10_000, 100, 10, 200, 10, (0.01, 0.03), (0.3, 3.0)),
     ),
+    "paper": Scale(
+        "all of CIFAR-10 by a perceptron, 100,000 documents by logistic regression, 500 clients, 4,000 rounds",
+        "some hours, 1 GPU",
+        Size("cifar10", None, 256, 10_000, 100_000, 500, 10, 4000, 100, (0.01, 0.03, 0.1), (0.3, 1.0, 3.0)),
+    ),
 }
 BATCH_SIZE, LOCAL_STEPS = 10, 5
 CLASSES, WORDS = 20, 10  # of the documents

@@ -119,9 +119,9 @@ def test_a_tiny_run_records_every_policy_and_seed(monkeypatch):
 
 def test_a_paper_that_is_not_there_is_refused_with_those_that_are():
     with pytest.raises(
-        ValueError, match=r"PAPER must be one of cauchy_1847, .*, got PAPER='smith': did you mean 'smith_2017'\?"
+        ValueError, match=r"PAPER must be one of cauchy_1847, .*, got PAPER='smith_2017x': did you mean 'smith_2017'\?"
     ):
-        papers.load("smith")
+        papers.load("smith_2017x")
 
 
 def test_every_paper_names_its_scales_and_their_cost():
