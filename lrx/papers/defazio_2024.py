@@ -25,30 +25,23 @@ from __future__ import annotations
 
 import dataclasses
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import optax
 
 import lrx
 from lrx.figures import legend, panels
+from lrx.papers import hagele_2024
 from lrx.papers.arms import Arm, claim_best_rates_inside_grid, compare, compare_schedules, final_values, with_own
 from lrx.papers.bergsma_2025 import B2, MODELS, WARMUP, WEIGHT_DECAY
 from lrx.papers.figures import arm_style, band, sensitivity
+from lrx.papers.hagele_2024 import Size
 from lrx.papers.reproduction import Claim, Job, Paper, Scale
 from lrx.records import Result
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-
-class Size(NamedTuple):
-    """The model of text, the lengths of the runs and the rates."""
-
-    model: str  # in `lrx.papers.bergsma_2025.MODELS`
-    steps: tuple[int, ...]
-    rates: tuple[float, ...]
-    every: int  # steps between evaluations; divides all lengths
 
 
 SCALES = {
@@ -57,16 +50,7 @@ SCALES = {
         "half a minute, 2 CPU cores",
         Size("n-gram", (100, 200, 400), (0.02, 0.04, 0.08, 0.16), 50),
     ),
-    "cpu": Scale(
-        "a block of attention of width 32, 250 to 4,000 steps, 3 seeds",
-        "20 minutes, 2 CPU cores",
-        Size("attention", (250, 1000, 4000), (0.001, 0.002, 0.004, 0.008, 0.016), 125),
-    ),
-    "paper": Scale(
-        "a transformer of width 128, 1,000 to 16,000 steps, 3 seeds",
-        "hours on one GPU",
-        Size("transformer", (1000, 4000, 16_000), (0.0005, 0.001, 0.002, 0.004, 0.008), 500),
-    ),
+    **{scale: hagele_2024.SCALES[scale] for scale in ("cpu", "paper")},
 }
 FREE, POLYAK, PRIMAL, CONSTANT = "Schedule-Free", "Polyak averaging", "primal averaging", "constant"
 BETAS = {FREE: 0.9, POLYAK: 1e-6, PRIMAL: 1.0}  # 0 itself is no average of y
