@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lrx.figures import DARK, LIGHT, panels
+from lrx.figures import LIGHT, PALETTE, STROKES, panels
 from lrx.records import Result, markdown_table
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 STEM = "robustness"  # of the files that are written
@@ -61,38 +61,12 @@ def summary(result: Result) -> str:
     return markdown_table(["method", *(f"{data}, best (decades)" for data in result.curves)], rows)
 
 
-# A group has its colors, dark to light, and, for black and white, its own stroke and markers.
-@dataclasses.dataclass(frozen=True)
-class Style:
-    """How the lines of a group of methods are drawn."""
-
-    colors: tuple[str, ...]
-    markers: str
-    filled: bool = True
-    dashed: bool = False
-    width: float = 1.3
-
-    def line(self, index: int) -> dict[str, Any]:
-        """Return the arguments of `Axes.plot` for a method of the group."""
-        color = self.colors[index % len(self.colors)]
-        return {
-            "color": color,
-            "marker": self.markers[index % len(self.markers)],
-            "markerfacecolor": color if self.filled else "white",
-            "markersize": 4.5 * self.width**0.5,
-            "linestyle": (0, (4.0, 1.5)) if self.dashed else "-",
-            "linewidth": self.width,
-        }
-
-
-STYLES = (
-    Style(("#6E7378", "#6E7378", "#9AA0A6", "#9AA0A6"), "osD^", width=0.7),
-    Style(("#0B2E6B", "#14509E", "#1F77C4", "#3F9BE0", "#0E7C86", "#22B0BC"), "osD^vP"),
-    Style(("#7A2E00", "#B34700", "#E06A0A", "#F2972E", "#A31515", "#D9534F"), "osD^vP", filled=False),
-    Style(("#114D14", "#2E7D32", "#55A630", "#8DB600"), "X*ph", dashed=True),
-    Style(("#4A126B", "#8E24AA", "#C2185B", "#E573B5"), "<>d8", filled=False, dashed=True),
-    Style((DARK, LIGHT), "12348", dashed=True, width=0.7),  # of methods that are not in GROUPS
+# Within a panel, color, stroke and marker each tell the methods apart.
+LOOKS: tuple[dict[str, Any], ...] = tuple(
+    {"color": color, "linestyle": stroke, "marker": marker, "markersize": 5.0, "linewidth": 1.7}
+    for color, stroke, marker in zip(PALETTE, STROKES, "osD^vP", strict=False)
 )
+CONTEXT = {"color": "#D0D5DA", "linewidth": 0.6}  # of the methods of the other groups
 TICKS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99)
 
 
@@ -100,91 +74,98 @@ def readable(ticks: Iterable[float], high: float) -> list[float]:
     """Return the ticks below `high` that do not crowd on the axis of `plot`."""
     chosen: list[float] = []
     for tick in ticks:
-        if tick < high and (not chosen or np.log((1 - chosen[-1]) / (1 - tick)) > 0.035 * -np.log(1 - high)):
+        if tick < high and (not chosen or np.log((1 - chosen[-1]) / (1 - tick)) > 0.06 * -np.log(1 - high)):
             chosen.append(tick)
     return chosen
 
 
 def plot(result: Result, groups: Mapping[str, Iterable[str]]) -> Figure:
-    """Draw accuracy over the rate, a panel for each data set and a line for each method.
+    """Draw accuracy over the rate: a row of panels for each data set, a column for each group of methods.
 
-    The axis is the logarithm of the error, which separates good methods.
+    In each panel the methods of the other groups are pale lines. The axis is the logarithm of the error, which
+    separates good methods.
 
     Args:
       result: the result of the benchmark.
-      groups: name of a group to its methods, which share a style; methods of the result that are in none are drawn as
-        "others", methods that were not measured are left out.
+      groups: name of a group to its methods; methods of the result that are in none are drawn as "others", methods that
+        were not measured are left out.
     """
-    rates, columns = np.asarray(result.settings["rates"]), len(result.curves)
-    figure, axes = panels(columns, 2, size=(15.0, 8.2), height_ratios=(3.4, 1))
-    from matplotlib.legend import Legend
+    measured = list(next(iter(result.curves.values())))
+    grouped = {group: [method for method in methods if method in measured] for group, methods in groups.items()}
+    known = {method for methods in grouped.values() for method in methods}
+    grouped |= {"others": [method for method in measured if method not in known]}
+    grouped = {group: methods for group, methods in grouped.items() if methods}
+    rows, columns = len(result.curves), len(grouped)
+    size = (2.9 * columns, 1.9 + 2.7 * rows)
+    figure, axes = panels(columns, rows + 1, size=size, height_ratios=(0.62, *[1] * rows))
+    for column, (group, methods) in enumerate(grouped.items()):
+        for row, data in enumerate(result.curves, start=1):
+            _panel(axes[row * columns + column], result, data, methods, first=column == 0, last=row == rows)
+        _legend(axes[column], group, methods, result)
+    note = (
+        "In brackets: decades of rates from which the method comes within 2 points of its own best, on each data set. "
+        "Pale: all other methods. ×: not finite in the end, counted as guessing (dotted)."
+    )
+    figure.text(0.01, 0.99, note, fontsize=10, va="top")
+    figure.get_layout_engine().set(rect=(0, 0, 1, 0.97))
+    return figure
+
+
+def _panel(panel: Axes, result: Result, data: str, methods: Iterable[str], *, first: bool, last: bool) -> None:
+    """Draw the methods of a group on a data set; `first` and `last` panels have the labels of the axes."""
     from matplotlib.ticker import FixedLocator, NullLocator
 
-    grid = axes[columns].get_gridspec()
-    assert grid is not None
-    for panel in axes[columns:]:
-        panel.remove()
-    legend = figure.add_subplot(grid[1, :])
-    legend.set_axis_off()
-    grouped = {group: list(methods) for group, methods in groups.items()}
-    known = {method for methods in grouped.values() for method in methods}
-    others = [method for method in next(iter(result.curves.values())) if method not in known]
-    grouped |= {"others": others} if others else {}
-    lines: dict[str, Any] = {}
-    decades: dict[str, list[str]] = {}
-    for column, (data, curves) in enumerate(result.curves.items()):
-        panel = axes[column]
-        panel.axhline(CHANCE, color="black", linestyle=":", linewidth=0.8)
-        highest = CHANCE
-        for order, (methods, style) in enumerate(zip(grouped.values(), STYLES, strict=False)):
-            for index, method in enumerate(methods):
-                if method not in curves:
-                    continue
-                accuracies = result.array(data, method, "accuracy").mean(axis=0)
-                finite = np.all(curves[method]["finite"], axis=0)
-                (line,) = panel.plot(rates, accuracies, zorder=2 + order / 10, **style.line(index))
-                panel.plot(rates[~finite], accuracies[~finite], "x", color="black", markersize=7, zorder=3)
-                lines.setdefault(method, line)
-                decades.setdefault(method, []).append(f"{decades_near_best(accuracies, rates):.3g}")
-                highest = max(highest, accuracies.max())
-        panel.set_xscale("log")
-        panel.set_yscale("function", functions=(lambda y: -np.log(np.maximum(1 - y, 1e-9)), lambda y: 1 - np.exp(-y)))
-        low, high = CHANCE - 0.06, 1 - 0.9 * (1 - highest)
-        panel.set_ylim(low, high)
-        ticks = readable(TICKS, high)
-        panel.yaxis.set_major_locator(FixedLocator(ticks))
-        panel.yaxis.set_minor_locator(NullLocator())
-        panel.set_yticklabels([f"{100 * tick:.3g}" for tick in ticks])
-        panel.set_xticks(10.0 ** np.arange(-6, 2))
-        settings = result.settings["workloads"][data]
-        panel.set_title(f"{data}, {settings['epochs']} epochs", loc="left", fontsize=11)
+    rates, curves = np.asarray(result.settings["rates"]), result.curves[data]
+    means = {method: result.array(data, method, "accuracy").mean(axis=0) for method in curves}
+    panel.axhline(CHANCE, color="black", linestyle=":", linewidth=0.8)
+    for accuracies in means.values():
+        panel.plot(rates, accuracies, **CONTEXT)
+    for method, look in zip(methods, LOOKS, strict=False):
+        if method not in curves:
+            continue
+        finite = np.all(curves[method]["finite"], axis=0)
+        panel.plot(rates, means[method], zorder=3, **look)
+        panel.plot(rates[~finite], means[method][~finite], "x", color="black", markersize=6, zorder=4)
+    panel.set_xscale("log")
+    panel.set_yscale("function", functions=(lambda y: -np.log(np.maximum(1 - y, 1e-9)), lambda y: 1 - np.exp(-y)))
+    high = 1 - 0.9 * (1 - max(accuracies.max() for accuracies in means.values()))
+    panel.set_ylim(CHANCE - 0.06, high)
+    ticks = readable(TICKS, high)
+    panel.yaxis.set_major_locator(FixedLocator(ticks))
+    panel.yaxis.set_minor_locator(NullLocator())
+    panel.set_yticklabels([f"{100 * tick:.3g}" for tick in ticks] if first else [])
+    panel.set_xticks(10.0 ** np.arange(-6, 2, 2))
+    if last:
         panel.set_xlabel("rate at the start")
-        if column == 0:
-            panel.set_ylabel("test accuracy (%), by the logarithm of the error")
-    for number, (group, methods) in enumerate(grouped.items()):
-        shown = [method for method in methods if method in lines]
-        if shown:
-            labels = [f"{method} ({', '.join(decades[method])})" for method in shown]
-            part = Legend(
-                legend,
-                [lines[method] for method in shown],
-                labels,
-                title=group,
-                loc="upper left",
-                bbox_to_anchor=(number / len(grouped), 1.0),
-                frameon=False,
-                fontsize=9,
-                title_fontproperties={"weight": "bold", "size": 9},
-                alignment="left",
-                handlelength=3.5,
-            )
-            legend.add_artist(part)
-    note = (
-        "In brackets: decades of rates from which the method comes within 2 points of its own best, on each data set."
-        "   ×: not finite in the end, counted as guessing (dotted)."
+    else:
+        panel.set_xticklabels([])
+    if first:
+        panel.set_ylabel(f"{data}, {result.settings['workloads'][data]['epochs']} epochs\ntest accuracy (%)")
+
+
+def _legend(panel: Axes, group: str, methods: Iterable[str], result: Result) -> None:
+    """List the methods of a group above its panels, with the decades of rates near their best on each data set."""
+    from matplotlib.lines import Line2D
+
+    rates, lines = np.asarray(result.settings["rates"]), []
+    for method, look in zip(methods, LOOKS, strict=False):
+        accuracies = [result.array(data, method, "accuracy").mean(axis=0) for data in result.curves]
+        decades = ", ".join(f"{decades_near_best(each, rates):.3g}" for each in accuracies)
+        lines.append(Line2D([], [], label=f"{method} ({decades})", **look))
+    panel.set_axis_off()
+    legend = panel.legend(
+        handles=lines,
+        title=group,
+        loc="lower left",
+        bbox_to_anchor=(-0.08, -0.05),
+        borderaxespad=0.0,
+        frameon=False,
+        fontsize=10,
+        title_fontproperties={"weight": "bold", "size": 11},
+        alignment="left",
+        handlelength=3.0,
     )
-    legend.text(0.0, 0.0, note, fontsize=9, transform=legend.transAxes)
-    return figure
+    legend.set_in_layout(False)  # long names make no panel narrower
 
 
 def page(result: Result, heading: str) -> str:
