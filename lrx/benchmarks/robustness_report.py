@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lrx.figures import LIGHT, PALETTE, STROKES, panels
+from lrx.figures import PALETTE, STROKES, panels
 from lrx.records import Result, markdown_table
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ LOOKS: tuple[dict[str, Any], ...] = tuple(
     {"color": color, "linestyle": stroke, "marker": marker, "markersize": 5.0, "linewidth": 1.7}
     for color, stroke, marker in zip(PALETTE, STROKES, "osD^vP", strict=False)
 )
-CONTEXT = {"color": "#D0D5DA", "linewidth": 0.6}  # of the methods of the other groups
+CONTEXT: dict[str, Any] = {"color": "#D0D5DA", "linewidth": 0.6}  # of the methods of the other groups
 TICKS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99)
 
 
@@ -106,8 +106,7 @@ def plot(result: Result, groups: Mapping[str, Iterable[str]]) -> Figure:
         "In brackets: decades of rates from which the method comes within 2 points of its own best, on each data set. "
         "Pale: all other methods. ×: not finite in the end, counted as guessing (dotted)."
     )
-    figure.text(0.01, 0.99, note, fontsize=10, va="top")
-    figure.get_layout_engine().set(rect=(0, 0, 1, 0.97))
+    figure.suptitle(note, x=0.01, ha="left", fontsize=10)
     return figure
 
 

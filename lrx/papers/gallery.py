@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from lrx.papers.registry import available
-from lrx.papers.reproduction import Paper
+from lrx.papers.reproduction import Claim, Paper
 from lrx.records import Result, load, markdown_table
 
 PAGE = "README.md"
+SHOWN = 3  # claims that do not hold, in the table at the top; the others are counted
 
 
 class Entry(NamedTuple):
@@ -47,22 +48,36 @@ def page(folder: Path, failed: dict[str, str] | None = None) -> str:
       failed: paper to the message of what went wrong.
     """
     found = entries(folder)
+    verdicts = [entry.paper.check(entry.result).claims for entry in found]
+    held = sum(claim.holds for claims in verdicts for claim in claims)
+    number = sum(map(len, verdicts))
     lines = [
         "# Reproduced",
         "",
-        "Verdicts are computed from the numbers in each `result.json`; ± is the deviation over seeds.",
+        f"Of {number} claims of {len({entry.paper.name for entry in found})} papers, {held} hold here. Verdicts are "
+        "computed from the numbers in each `result.json`; the sections below show each claim with its measured value, "
+        "where ± is the deviation over seeds.",
         "",
     ]
-    rows = []
-    for entry in found:
-        claims = entry.paper.check(entry.result).claims
-        title = f"[{entry.paper.authors} {entry.paper.year}](#{_anchor(entry)})"
-        rows.append((title, entry.result.scale, f"{sum(claim.holds for claim in claims)} of {len(claims)}"))
-    rows += [(name, "failed", message) for name, message in (failed or {}).items()]
-    lines.append(markdown_table(["paper", "scale", "claims that hold"], rows, align="llr"))
+    rows = [_glance(entry, claims, folder) for entry, claims in zip(found, verdicts, strict=True)]
+    rows += [("", name, "failed", message, "") for name, message in (failed or {}).items()]
+    heads = ["picture", "paper", "scale", "claims that hold", "claims that do not"]
+    lines.append(markdown_table(heads, rows, align="lllrl"))
     for entry in found:
         lines += ["", *_section(entry, folder)]
     return "\n".join(lines) + "\n"
+
+
+def _glance(entry: Entry, claims: list[Claim], folder: Path) -> tuple[str, ...]:
+    """Return the row of a result at the top: a picture, how many claims hold, and which do not."""
+    paper, result, place = entry
+    picture = min(place.glob("*.png"), default=None)
+    shown = f"[![{_heading(entry)}]({picture.relative_to(folder).as_posix()})](#{_anchor(entry)})" if picture else ""
+    failing = [claim.text for claim in claims if not claim.holds]
+    more = [f"{len(failing) - SHOWN} more"] if len(failing) > SHOWN else []
+    title = f"[{paper.authors} {paper.year}](#{_anchor(entry)}): *{paper.title}*"
+    count = f"{len(claims) - len(failing)} of {len(claims)}"
+    return shown, title, result.scale, count, "; ".join(failing[:SHOWN] + more)
 
 
 def _heading(entry: Entry) -> str:
