@@ -144,7 +144,6 @@ def keep(history, file):
 """
 )
 STORED = ENDLESS + "\nkeep(run(sys.argv[1], int(sys.argv[3])), sys.argv[2])\n"
-UNSTORED = ENDLESS + "\nkeep(run(None, int(sys.argv[2])), sys.argv[1])\n"
 
 
 def steps_in(folder: Path) -> list[int]:
