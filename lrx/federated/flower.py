@@ -114,6 +114,8 @@ def make_strategy(
             number, sent, silent = self.made + 1, [], set(self.asked)
             for reply in replies:
                 node = reply.metadata.src_node_id
+                if node not in self.asked:
+                    continue  # the server itself answers for a node that is gone, which is named below
                 silent.discard(node)
                 name = self.names.get(node, f"node {node}")
                 try:
@@ -124,7 +126,9 @@ def make_strategy(
                 except (KeyError, ValueError, TypeError) as error:
                     self._refuse([Refused(number, name, str(error))])
             for node in sorted(silent):
-                self._refuse([Refused(number, self.names.get(node, f"node {node}"), "it has not answered in time")])
+                self._refuse(
+                    [Refused(number, self.names.get(node, f"node {node}"), "it is gone, or has not answered in time")]
+                )
             self.state, shown, refused = rule.advance(self.state, number, sent)
             self._refuse(refused)
             self.made = number

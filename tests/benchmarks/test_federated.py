@@ -13,7 +13,7 @@ import lrx
 from lrx.benchmarks import federated
 from lrx.benchmarks import federated_report as report
 from lrx.federated import simulate
-from lrx.records import Result
+from lrx.records import Result, load
 
 TINY = federated.Settings(target=0.3, client_rate=0.05, num_train=300, num_test=100, width=4, local_steps=2)
 
@@ -91,3 +91,9 @@ def test_runs_that_miss_the_target_are_shown() -> None:
 def test_pixels_are_averaged_over_squares() -> None:
     images = np.arange(16, dtype=np.uint8).reshape(1, 4, 4, 1)
     assert federated.pooled(images, 2)[0, :, :, 0].tolist() == [[2, 4], [10, 12]]
+
+
+def test_the_page_in_the_gallery_is_what_the_result_says() -> None:
+    folder = pathlib.Path(__file__).parents[2] / "examples/gallery/federated"
+    found = load(folder / "federated.json")
+    assert (folder / "README.md").read_text() == report.page(found, federated.__doc__.splitlines()[0])

@@ -93,7 +93,7 @@ FAULTS = {
     "the shape of": changed(lambda a: a[:-1]),
     "above max_norm=10": changed(lambda a: a + np.float32(1e20)),
     "it has failed: out of memory": lambda message, _: Message(Error(code=0, reason="out of memory"), reply_to=message),
-    "it has not answered in time": lambda message, _: None,
+    "it is gone, or has not answered in time": lambda message, _: None,
     "metrics": without_metrics,
 }
 
@@ -112,12 +112,25 @@ def test_rounds_are_those_of_simulate() -> None:
 def test_a_client_that_fails_is_named_and_the_model_is_that_of_the_others(reason: str) -> None:
     strategy, others = strategy_of(), strategy_of()
     params = strategy.run(Grid({(2, 1): FAULTS[reason]}), 2)
-    silent = FAULTS["it has not answered in time"]
+    silent = FAULTS["it is gone, or has not answered in time"]
     np.testing.assert_array_equal(params, others.run(Grid({(2, 1): silent}), 2))
     [found] = strategy.refused
     assert (found.round, found.client) == (2, "client 1 (node 102)")
     assert reason in found.reason
     assert [int(each["counted"]) for each in strategy.rounds] == [3, 2]
+
+
+def test_an_answer_of_the_server_for_a_node_that_is_gone_names_the_node() -> None:
+    def of_the_server(message: Any, _: Any) -> Any:
+        answer = Message(Error(code=0, reason="unavailable"), reply_to=message)
+        answer.metadata._src_node_id = 1
+        return answer
+
+    strategy = strategy_of()
+    strategy.run(Grid({(1, 1): of_the_server}), 1)
+    assert [(each.client, each.reason) for each in strategy.refused] == [
+        ("node 102", "it is gone, or has not answered in time")
+    ]
 
 
 def test_a_round_in_which_every_client_fails_changes_nothing() -> None:
