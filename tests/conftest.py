@@ -44,11 +44,16 @@ for name, value in {
 
 # Programs of tests are small and run a few times: what the compiler takes counts, not what it gains. XLA's older
 # generator of machine code, without optimizations and without a split for many cores, takes a third of the time. Tests
-# that compute for longer are marked `optimized`. With LRX_TEST_CODE=users all tests run the code that users run, and so
-# CI holds its bits and its rounding to account. Versions of JAX after 0.10 may have the newer
-# generator alone, and end the process at a flag that they do not know.
+# that compute for longer are marked `optimized`. With LRX_TEST_CODE=users all tests run the code that users run. So CI
+# runs the quick tests of the files in BITS, marked `bits`, which are about equal bits and exact rates. Versions of JAX
+# after 0.10 may have the newer generator alone, and end the process at a flag that they do not know.
 QUICK = os.environ.get("LRX_TEST_CODE") != "users"
 OLDER = "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
+BITS = {
+    *(f"laws/test_{name}.py" for name in ("compiled_once", "exact_in_time", "resumable", "transcribed")),
+    *(f"training/test_{name}.py" for name in ("branches", "loop", "resume", "stream")),
+    *(f"tuning/test_{name}.py" for name in ("halving", "sweep")),
+}
 if QUICK:
     os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
     jax.config.update("jax_disable_most_optimizations", True)
@@ -78,6 +83,11 @@ class ByProgram(LoadScopeScheduling):
 
     def _split_scope(self, nodeid: str) -> str:
         return scope_of(nodeid)
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    if item.nodeid.partition("::")[0].removeprefix("tests/") in BITS:
+        item.add_marker("bits")
 
 
 @pytest.hookimpl(trylast=True)
@@ -135,7 +145,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.option.loadscopereorder = False  # of xdist, by the number of tests alone
-    hypothesis.settings.load_profile("first tier" if config.option.markexpr else "all")
+    hypothesis.settings.load_profile("first tier" if config.option.markexpr == "not slow" else "all")
     if config.getoption("--cpu-times"):
         config.pluginmanager.register(CpuTimes(), "cpu-times")
 
