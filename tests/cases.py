@@ -141,7 +141,8 @@ def parametrized_sweeps(cases: Mapping[str, Case]) -> pytest.MarkDecorator:
 
 
 all_cases = parametrized(CASES, variants=True)
-all_sweeps = parametrized_sweeps(CASES)
+all_state_sweeps = parametrized_sweeps(STATES)
+all_schedule_sweeps = parametrized_sweeps({label: case for label, case in SCHEDULES.items() if case.sweep})
 all_schedules = parametrized(SCHEDULES, variants=True)
 all_optimizers = parametrized(OPTIMIZERS, variants=False)
 all_states = parametrized(STATES, variants=False)
