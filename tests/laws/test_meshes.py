@@ -6,6 +6,7 @@ types, compiled or not, and programs written for one device with `shard_map`.
 
 from __future__ import annotations
 
+import functools
 import os
 import pathlib
 import subprocess
@@ -17,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import optax
 import pytest
-from cases import CASES
+from cases import STATES
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from problems import assert_trees_close, gradient_stream, value_stream
@@ -46,7 +47,7 @@ AROUND = {
 
 
 def transformations() -> dict[str, Any]:
-    made = {label: case() for label, case in CASES.items()}
+    made = {label: case() for label, case in STATES.items()}
     return made | {label: optax.with_extra_args_support(make()) for label, make in AROUND.items()}
 
 
@@ -80,11 +81,21 @@ def looks_at_coordinates(tx: Any) -> bool:
     return any(leaf.shape in SHAPES for leaf in jax.tree.leaves(state))
 
 
-def run(params: Any, gradients: Any, values: jax.Array) -> Any:
-    """Run all transformations that use coordinates in one program, since compiling is what takes the time."""
-    coupled = {label for label, case in CASES.items() if case.coupled}
+# A statistic of all coordinates is a reduction, which a mesh could get wrong.
+FIRST = {case.make: label for label, case in reversed(STATES.items())}.values()
+COUPLED = [label for label, case in STATES.items() if case.coupled]
+
+
+def using_coordinates() -> list[str]:
+    """Name what computes such a statistic, and the first case of each factory whose state has coordinates."""
+    elementwise = [label for label, tx in transformations().items() if looks_at_coordinates(tx)]
+    return [*COUPLED, *(label for label in elementwise if label not in COUPLED and label in {*FIRST, *AROUND})]
+
+
+def run(labels: list[str], params: Any, gradients: Any, values: jax.Array) -> Any:
+    """Run transformations in one program, since compiling is what takes the time."""
     made = transformations()
-    txs = {label: tx for label, tx in made.items() if label in coupled or looks_at_coordinates(tx)}
+    txs = {label: made[label] for label in labels}
 
     def step(states: Any, seen: Any) -> Any:
         of_step, value = seen
@@ -96,8 +107,8 @@ def run(params: Any, gradients: Any, values: jax.Array) -> Any:
     return first, last, updates
 
 
-def eager_run(tx: Any, params: Any, stream: list[Any]) -> Any:
-    """Return the first state, and what one update makes of it, without a program around it."""
+def first_step(tx: Any, params: Any, stream: list[Any]) -> Any:
+    """Return the first state, and what one update makes of it."""
     state = tx.init(params)
     return state, *tx.update(stream[0], state, params, value=1.0)
 
@@ -108,12 +119,13 @@ def check() -> None:
     params, stream = parameters(), gradient_stream(parameters(), STEPS)
     values = jnp.asarray(value_stream(STEPS))
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *stream)
-    alone = jax.jit(run)(params, stacked, values)
+    all_run = functools.partial(run, using_coordinates())
+    alone = jax.jit(all_run)(params, stacked, values)
 
     # Shardings that the partitioner follows, as with parameters split over devices (FSDP) and tensor parallelism.
     mesh = jax.make_mesh((4, 2), ("data", "model"), axis_types=(AxisType.Auto, AxisType.Auto))
     steps = {name: NamedSharding(mesh, P(None, *spec)) for name, spec in SPECS.items()}
-    split = jax.jit(run)(laid_out(params, mesh), jax.device_put(stacked, steps), values)
+    split = jax.jit(all_run)(laid_out(params, mesh), jax.device_put(stacked, steps), values)
     assert_trees_close(split, alone, rtol=1e-5, atol=1e-6)
     # What MultiSteps starts with in a compiled init is optax's own affair.
     faults = [f"compiled: {fault}" for fault in misplaced(split) if "MultiSteps'].acc_grads" not in fault]
@@ -121,25 +133,34 @@ def check() -> None:
         faults += [f"init: {label} {fault}" for fault in misplaced(tx.init(laid_out(params, mesh)))]
 
     # The same program on every device, with gradients of its own share of the batch.
-    def on_each(params: Any, shares: Any, values: jax.Array) -> Any:
-        return run(params, jax.lax.pmean(jax.tree.map(lambda leaf: leaf[0], shares), ("data", "model")), values)
+    def on_each(labels: list[str], params: Any, shares: Any, values: jax.Array) -> Any:
+        return run(labels, params, jax.lax.pmean(jax.tree.map(lambda leaf: leaf[0], shares), ("data", "model")), values)
+
+    def mapped(labels: list[str]) -> Any:
+        function = functools.partial(on_each, labels)
+        return jax.jit(jax.shard_map(function, mesh=mesh, in_specs=(P(), every, P()), out_specs=P()))
 
     # Half of the devices have twice the gradient and half have none, whose mean is the gradient to the last bit.
     twice = jnp.asarray([2, 0] * 4)
     shares = jax.tree.map(lambda leaf: jnp.multiply.outer(twice.astype(leaf.dtype), leaf), stacked)
     every = P(("data", "model"))
-    mapped = jax.jit(jax.shard_map(on_each, mesh=mesh, in_specs=(P(), every, P()), out_specs=P()))
-    assert_trees_close(mapped(params, shares, values), alone, rtol=1e-5, atol=1e-6)
+    # What is the same on every device is so by the types of all; numbers show it where coordinates meet.
+    jax.eval_shape(mapped(using_coordinates()), params, shares, values)
+    labels = [label for label in COUPLED if label in FIRST]
+    coupled = mapped(labels)(params, shares, values)
+    expected = tuple({label: part[label] for label in labels} for part in alone)
+    assert_trees_close(coupled, expected, rtol=1e-5, atol=1e-6)
 
     # Shardings in the types: tracing alone shows them, and a step that loses one is refused by JAX.
     mesh = jax.make_mesh((4, 2), ("data", "model"), axis_types=(AxisType.Explicit, AxisType.Explicit))
     with jax.set_mesh(mesh):
         params, stream = laid_out(params, mesh), [laid_out(of_step, mesh) for of_step in stream]
         for label, tx in transformations().items():
-            state, updates, after = jax.eval_shape(lambda *trees, tx=tx: eager_run(tx, *trees), params, stream)
-            faults += [f"typed: {label} {fault}" for fault in misplaced((state, updates, after))]
-            try:
-                faults += [f"eager: {label} {fault}" for fault in misplaced(eager_run(tx, params, stream))]
+            step = functools.partial(first_step, tx)
+            faults += [f"typed: {label} {fault}" for fault in misplaced(jax.eval_shape(step, params, stream))]
+            try:  # operation by operation, each of which is compiled for these shardings
+                eager = step(params, stream) if label in AROUND else tx.init(params)
+                faults += [f"eager: {label} {fault}" for fault in misplaced(eager)]
             except TypeError as error:
                 faults.append(f"eager: {label} {error}")
             if label == "inject_hyperparams":
