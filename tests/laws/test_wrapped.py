@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,10 +21,10 @@ from problems import assert_trees_close, gradient_stream, vector_params
 from tiers import first_tier_has
 
 import lrx
+from lrx.feedback import controller
 
 PARAMS = {"w": jnp.zeros(2), "b": jnp.zeros(())}
 ONES = jax.tree.map(jnp.ones_like, PARAMS)
-CALLS = 5
 
 
 def labels(params: Any) -> Any:
@@ -58,8 +58,22 @@ WRAPPERS: dict[str, Callable[[Any], Any]] = {
 }
 
 
+class HalvedState(NamedTuple):
+    seen: jax.Array  # () int32: losses
+
+
+def halve_after_a_loss() -> lrx.Controller:
+    """Build the smallest controller that follows what it observes: a method of lrx takes most of a step's time."""
+
+    def update(memory, value):
+        del value
+        return jnp.where(memory.seen >= 1, 0.5, 1.0), HalvedState(memory.seen + 1)
+
+    return controller(init=lambda params: HalvedState(jnp.int32(0)), update=update, feedback="observed")
+
+
 def inner() -> Any:
-    return lrx.sgd(lrx.linear_decay(0.8, 16) * lrx.reduce_on_plateau(factor=0.5, patience=1, feedback="observed"))
+    return lrx.sgd(lrx.linear_decay(0.8, 16) * halve_after_a_loss())
 
 
 def only(rates: dict[str, jax.Array]) -> float:
@@ -111,7 +125,7 @@ def test_within_two_wrappers_the_rate_that_is_read_is_the_applied_one(outer, wit
     with jax.disable_jit():  # compiling the branches of all pairs is what would take the time
         params, state = PARAMS, tx.init(PARAMS)
         first, applied = only(lrx.learning_rates(state)), []
-        for _ in range(8 if outer in GATHERING and within in GATHERING else 5):
+        for _ in range((3, 5, 8)[(outer in GATHERING) + (within in GATHERING)]):
             state = lrx.observe(state, value=1.0)
             updates, state = tx.update(ONES, state, params, value=1.0)
             params = optax.apply_updates(params, updates)
@@ -186,12 +200,12 @@ def test_in_a_training_loop_the_rate_that_is_read_is_the_applied_one(loop, wrapp
 
 
 def updates_of(tx: Any) -> list[Any]:
-    """Return the updates of four steps, and the last state."""
+    """Return the updates of three steps, and the last state."""
     params = vector_params()
     tx = optax.with_extra_args_support(tx)
     with jax.disable_jit():
         state, rows = tx.init(params), []
-        for gradients in gradient_stream(params, 4):
+        for gradients in gradient_stream(params, 3):
             updates, state = tx.update(gradients, state, params, value=1.0)
             params = optax.apply_updates(params, updates)
             rows.append(updates)
@@ -212,7 +226,7 @@ def test_a_direction_of_optax_with_an_lrx_rate_gives_optaxs_updates(name):
     rows, state = updates_of(optax.chain(make(), ours))
     expected, _ = updates_of(optax.chain(make(), optax.scale_by_learning_rate(theirs)))
     assert_trees_close(rows, expected, rtol=1e-6)
-    np.testing.assert_allclose(lrx.learning_rate(state), ours(3), rtol=1e-6)
+    np.testing.assert_allclose(lrx.learning_rate(state), ours(2), rtol=1e-6)
 
 
 ALIASES: dict[str, Callable[[Any], Any]] = {
@@ -255,4 +269,4 @@ def test_an_lrx_schedule_in_an_optimizer_of_optax_is_optaxs_schedule(name):
     # Beside optax's own injection, which rounds the other hyperparameters to float32 first.
     expected, _ = updates_of(optax.inject_hyperparams(ALIASES[name])(learning_rate=theirs))
     assert_trees_close(injected, expected, rtol=1e-6, atol=1e-7)
-    np.testing.assert_allclose(lrx.learning_rate(state), ours(3), rtol=1e-6)
+    np.testing.assert_allclose(lrx.learning_rate(state), ours(2), rtol=1e-6)
