@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 from typing import Any
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -61,15 +62,30 @@ def eager_run(tx: Any, params: Any, stream: list[Any], values: list[float], *, m
     return rows, state
 
 
+BARE = 4  # steps, after which every controller of the cases that will act has acted
+
+
 @functools.cache
 def bare_run(case: Case) -> tuple[list[Any], list[Any]]:
     """Return the updates of a case alone on two leaves, and the parameters after each: what wrappers must equal."""
     params, tx, points = vector_params(), case(), []
-    rows, _ = eager_run(tx, params, gradient_stream(params), value_stream(), moving=True)
+    rows, _ = eager_run(tx, params, gradient_stream(params, BARE), value_stream(BARE), moving=True)
     for row in rows:
         params = optax.apply_updates(params, row)
         points.append(params)
     return rows, points
+
+
+def taking_branches() -> Any:
+    """Have `jax.lax.cond` call the branch that is taken: outside of a program both are compiled at every call."""
+    both = jax.lax.cond
+
+    def cond(condition: Any, yes: Any, no: Any, *operands: Any, **operand: Any) -> Any:
+        if isinstance(condition, jax.core.Tracer):
+            return both(condition, yes, no, *operands, **operand)
+        return (yes if condition else no)(*operands, *operand.values())
+
+    return mock.patch.object(jax.lax, "cond", cond)
 
 
 def observed(state: Any, value: Any) -> Any:

@@ -16,6 +16,7 @@ import optax
 import pytest
 from flax import nnx
 from flax.training.train_state import TrainState
+from laws.programs import taking_branches
 from laws.test_problems import DIRECTIONS
 from problems import assert_trees_close, gradient_stream, vector_params
 from tiers import first_tier_has
@@ -122,7 +123,7 @@ GATHERING = ("MultiSteps", "accumulate", "conditionally_mask")
 )
 def test_within_two_wrappers_the_rate_that_is_read_is_the_applied_one(outer, within):
     tx = optax.with_extra_args_support(WRAPPERS[outer](WRAPPERS[within](inner())))
-    with jax.disable_jit():  # compiling the branches of all pairs is what would take the time
+    with taking_branches():
         params, state = PARAMS, tx.init(PARAMS)
         first, applied = only(lrx.learning_rates(state)), []
         for _ in range((3, 5, 8)[(outer in GATHERING) + (within in GATHERING)]):
@@ -187,7 +188,7 @@ LOOPS = [
 
 @pytest.mark.parametrize(("loop", "wrapper"), LOOPS, ids=[f"{loop} with {wrapper}" for loop, wrapper in LOOPS])
 def test_in_a_training_loop_the_rate_that_is_read_is_the_applied_one(loop, wrapper):
-    with jax.disable_jit():
+    with taking_branches():
         before = 0.0
         for at, rates in itertools.islice(OUTERMOST[loop](WRAPPERS[wrapper](inner())), 4):
             if at != before:
@@ -203,7 +204,7 @@ def updates_of(tx: Any) -> list[Any]:
     """Return the updates of three steps, and the last state."""
     params = vector_params()
     tx = optax.with_extra_args_support(tx)
-    with jax.disable_jit():
+    with taking_branches():
         state, rows = tx.init(params), []
         for gradients in gradient_stream(params, 3):
             updates, state = tx.update(gradients, state, params, value=1.0)
