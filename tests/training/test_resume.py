@@ -6,6 +6,7 @@ import re
 import signal
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -122,32 +123,41 @@ SLOW_RUN = (
     LINEAR
     + """
 def slowly(params):
-    time.sleep(0.02)
+    time.sleep(0.04)
     return norm(params)
 
 def run(folder):
     tx = lrx.adam(lrx.cosine_decay(0.1, 600) * lrx.reduce_on_plateau(patience=20))
-    return train(linear(evaluate=slowly), tx, steps=600, evaluate_every=10, checkpoint=folder, checkpoint_every=10)
+    return train(linear(evaluate=slowly), tx, steps=600, evaluate_every=20, checkpoint=folder, checkpoint_every=20)
 """
 )
 
 
+def newest_in(folder: Path) -> int:
+    """Return the step of the newest checkpoint that is whole by its name, 0 if there is none."""
+    return max((int(path.name) for path in folder.glob("*") if path.name.isdigit()), default=0)
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
-def test_a_killed_process_goes_on_bit_for_bit(tmp_path, number):
-    process = start(SLOW_RUN + "\nimport sys\nrun(sys.argv[1])\n", str(tmp_path / "run"))
-    deadline = time.monotonic() + 60
-    while not any((tmp_path / "run" / str(step)).is_dir() for step in range(40, 600, 10)):
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
-    process.send_signal(number)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode != 0
-    if number == signal.SIGINT:
-        assert re.search(r"TrainingInterrupted: stopped by Ctrl-C after \d+ of 600 steps. Saved in", errors)
-    newest = max(int(path.name) for path in (tmp_path / "run").iterdir() if path.name.isdigit())
-    assert 40 <= newest < 600
+def test_a_run_that_is_interrupted_and_then_killed_goes_on_bit_for_bit(tmp_path):
+    for number in (signal.SIGINT, signal.SIGKILL):
+        before = newest_in(tmp_path / "run")
+        process = start(SLOW_RUN + "\nimport sys\nrun(sys.argv[1])\n", str(tmp_path / "run"))
+        deadline = time.monotonic() + 60
+        while newest_in(tmp_path / "run") < before + 40:
+            assert process.poll() is None, process.communicate()
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
+        process.send_signal(number)
+        _, errors = process.communicate(timeout=60)
+        assert process.returncode != 0
+        if number == signal.SIGINT:
+            assert re.search(r"TrainingInterrupted: stopped by Ctrl-C after \d+ of 600 steps. Saved in", errors)
+        else:
+            assert f"resumed at step {before}" in errors
+    assert 80 <= newest_in(tmp_path / "run") < 600
     namespace: dict[str, Any] = {}
     exec(SLOW_RUN, namespace)
-    assert_identical(namespace["run"](tmp_path / "run"), namespace["run"](None))
+    resumed = namespace["run"](tmp_path / "run")
+    assert resumed.resumed_at >= 80
+    assert_identical(resumed, namespace["run"](None))
