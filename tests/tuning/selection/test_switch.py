@@ -40,9 +40,9 @@ def trained(tx: optax.GradientTransformation) -> tuple[Any, Any]:
 
 def require_equal_steps(branches: Sequence[Branch], alone: Sequence[Callable[[], Any]]) -> None:
     together = jax.jit(lambda place: trained(switch(branches, place)))
-    for place, (branch, make) in enumerate(zip(branches, alone, strict=True)):
+    each_alone = jax.jit(lambda: [trained(make()) for make in alone])()
+    for place, (branch, (expected, expected_state)) in enumerate(zip(branches, each_alone, strict=True)):
         params, state = together(jnp.int32(place))
-        expected, expected_state = jax.jit(functools.partial(trained, make()))()
         at, expected_at = state.evaluation_point(place, params), lrx.eval_params(expected_state, expected)
         for found, right in ((params, expected), (at, expected_at)):
             for leaf in found:
