@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import functools
 from typing import Any
-from unittest import mock
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from cases import Case
 from problems import gradient_stream, value_stream, vector_params
@@ -76,18 +76,6 @@ def bare_run(case: Case) -> tuple[list[Any], list[Any]]:
     return rows, points
 
 
-def taking_branches() -> Any:
-    """Have `jax.lax.cond` call the branch that is taken: outside of a program both are compiled at every call."""
-    both = jax.lax.cond
-
-    def cond(condition: Any, yes: Any, no: Any, *operands: Any, **operand: Any) -> Any:
-        if isinstance(condition, jax.core.Tracer):
-            return both(condition, yes, no, *operands, **operand)
-        return (yes if condition else no)(*operands, *operand.values())
-
-    return mock.patch.object(jax.lax, "cond", cond)
-
-
 def observed(state: Any, value: Any) -> Any:
     """Return the state with an observation, if it holds a controller."""
     try:
@@ -99,11 +87,11 @@ def observed(state: Any, value: Any) -> Any:
 
 
 def is_finite(tree: Any) -> bool:
-    return all(bool(jnp.all(jnp.isfinite(leaf))) for leaf in jax.tree.leaves(tree))
+    return all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(jax.device_get(tree)))
 
 
 def has_nan(tree: Any) -> bool:
-    return any(bool(jnp.any(jnp.isnan(leaf))) for leaf in jax.tree.leaves(tree))
+    return any(np.any(np.isnan(leaf)) for leaf in jax.tree.leaves(jax.device_get(tree)))
 
 
 def sweep_values(case: Case, name: str) -> jax.Array:

@@ -11,10 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from branches import taking_branches
 from cases import CASES, all_states
 from flax import nnx
 from flax.training.train_state import TrainState
-from laws.programs import BARE, NAN, bare_run, eager_run, observed, taking_branches
+from laws.programs import BARE, NAN, bare_run, eager_run, observed
 from problems import (
     assert_trees_close,
     assert_trees_equal,

@@ -14,9 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from branches import taking_branches
 from flax import nnx
 from flax.training.train_state import TrainState
-from laws.programs import taking_branches
 from laws.test_problems import DIRECTIONS
 from problems import assert_trees_close, gradient_stream, vector_params
 from tiers import first_tier_has

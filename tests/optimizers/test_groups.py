@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from branches import taking_branches
 from flax import nnx
 from group_examples import FACTORS, KINDS_OF_TREES, LABELS, METHODS, PARAMS, SCHEDULE, NnxNet, trees_of_parameters
 from problems import assert_trees_close, assert_trees_equal, gradient_stream
@@ -19,17 +20,23 @@ from units import (
 
 import lrx
 
-STEPS = 12
+STEPS = 8  # a warm-up, and a boundary at the seventh
 
 
-def run(tx, params, stream):
+def run(tx, params, stream, compiled=True):
     tx = optax.with_extra_args_support(tx)
-    state, update, rows = tx.init(params), jax.jit(tx.update), []
+    state, update, rows = tx.init(params), jax.jit(tx.update) if compiled else tx.update, []
     for gradients in stream:
         updates, state = update(gradients, state, params)
         params = optax.apply_updates(params, updates)
         rows.append(updates)
     return rows, state, params
+
+
+def eager(tx, params, stream):
+    """Run a method without groups, whose few operations take less time than a program of them."""
+    with taking_branches():
+        return run(tx, params, stream, compiled=False)
 
 
 @pytest.mark.parametrize("name", first_tier_has(["nesterov", "masked", "injected"], METHODS))
@@ -39,7 +46,7 @@ def test_each_group_has_a_rate_of_its_own_wherever_the_method_has_it(name):
     alone = METHODS["heavy_ball" if name in ("masked", "partition") else name]
     # Clipping by value, Adam and the rest treat leaves one by one, so a group alone is a run of its own.
     for group, label in LABELS.items():
-        expected, _, _ = run(
+        expected, _, _ = eager(
             alone(SCHEDULE * FACTORS[label]),
             {group: PARAMS[group]},
             [{group: gradients[group]} for gradients in stream],
@@ -49,12 +56,14 @@ def test_each_group_has_a_rate_of_its_own_wherever_the_method_has_it(name):
 
 
 def test_a_factor_that_follows_the_step_is_inside_the_velocity():
-    factor = lrx.step_decay(1.0, 5, factor=0.1)
+    factor = lrx.step_decay(1.0, 3, factor=0.1)
     stream = gradient_stream(PARAMS, STEPS)
     rows, state, _ = run(
         lrx.group_rates(lrx.heavy_ball(SCHEDULE), LABELS, {"slow": factor, "fast": 1.0}), PARAMS, stream
     )
-    expected, _, _ = run(lrx.heavy_ball(SCHEDULE * factor), PARAMS["body"], [gradients["body"] for gradients in stream])
+    expected, _, _ = eager(
+        lrx.heavy_ball(SCHEDULE * factor), PARAMS["body"], [gradients["body"] for gradients in stream]
+    )
     assert_trees_close([row["body"] for row in rows], expected)
     np.testing.assert_allclose(lrx.learning_rate(state, "slow"), SCHEDULE(STEPS - 1) * 0.01, rtol=1e-6)
 
@@ -62,7 +71,7 @@ def test_a_factor_that_follows_the_step_is_inside_the_velocity():
 def test_evaluation_points_know_the_groups_rates():
     stream = gradient_stream(PARAMS, STEPS)
     _, state, params = run(lrx.group_rates(lrx.nesterov(SCHEDULE), LABELS, FACTORS), PARAMS, stream)
-    _, alone, head = run(lrx.nesterov(SCHEDULE * 2.0), PARAMS["head"], [gradients["head"] for gradients in stream])
+    _, alone, head = eager(lrx.nesterov(SCHEDULE * 2.0), PARAMS["head"], [gradients["head"] for gradients in stream])
     assert_trees_close(lrx.eval_params(state, params)["head"], lrx.eval_params(alone, head))
 
 
@@ -220,7 +229,7 @@ def test_the_inner_update_may_be_compiled(name):
         return inner.update(updates, state, params, **extra_args)
 
     compiled = optax.GradientTransformationExtraArgs(inner.init, update)
-    stream = gradient_stream(PARAMS, 4)
+    stream = gradient_stream(PARAMS, 3)
     expected, _, _ = run(lrx.group_rates(inner, LABELS, FACTORS), PARAMS, stream)
     tx = lrx.group_rates(compiled, LABELS, FACTORS)
     state, params = tx.init(PARAMS), PARAMS
