@@ -89,6 +89,7 @@ def test_the_best_survives_an_interruption(tmp_path):
     jax.tree.map(np.testing.assert_array_equal, resumed, at_once)
 
 
+@pytest.mark.slow
 def test_a_rollback_is_no_improvement():
     rate = lrx.interpolate({0: 0.1, 20: 0.1, 21: 1e4}) * lrx.early_stopping(patience=1000)
     history = train(_line(), lrx.rollback_on_divergence(lrx.sgd(rate), max_rollbacks=100), epochs=10)
@@ -108,6 +109,7 @@ def test_evaluations_are_at_the_evaluation_point():
     np.testing.assert_allclose(history.evaluations["loss"][-1], (averaged["slope"] - 3.0) ** 2, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_best_is_at_the_evaluation_point_of_its_step():
     tx = lrx.schedule_free_sgd(lrx.constant(0.3) * lrx.early_stopping(patience=1000))
     best = train(_line(), tx, steps=12).best
@@ -222,6 +224,7 @@ def test_an_early_stop_within_a_rollback_is_not_a_divergence():
     assert history.ended == "stopped"
 
 
+@pytest.mark.slow
 def test_a_product_of_controllers_trains_within_a_rollback():
     plateau, stopping = _observed(factor=0.5, patience=0, rtol=0.9)
     tx = lrx.rollback_on_divergence(lrx.sgd(0.1 * plateau * stopping))
@@ -355,6 +358,7 @@ def test_a_run_that_ends_within_a_round_applies_the_rest(steps, capsys):
     assert capsys.readouterr().err == ""
 
 
+@pytest.mark.slow
 def test_a_longer_run_goes_on_within_the_round_bit_for_bit(tmp_path):
     def make():
         return lrx.accumulate(lrx.adam(lrx.linear_decay(0.1, 20)), 4)

@@ -14,6 +14,7 @@ import jax.extend
 import jax.numpy as jnp
 import optax
 import pytest
+from tiers import first_tier_has
 from training.linear import LINEAR, SGD, assert_identical, linear, start, traced_workload
 
 import lrx
@@ -32,7 +33,7 @@ TRANSFORMATIONS = {
 }
 
 
-@pytest.mark.parametrize("name", TRANSFORMATIONS)
+@pytest.mark.parametrize("name", first_tier_has(["sgd", "two types"], TRANSFORMATIONS))
 def test_a_longer_run_extends_a_checkpoint_bit_for_bit(tmp_path, name):
     tx = TRANSFORMATIONS[name]()
     first = train(linear(), tx, steps=10, checkpoint=tmp_path)

@@ -39,6 +39,7 @@ def test_the_better_third_goes_on_from_where_it_was() -> None:
     assert np.isinf(found.final_loss[6]).all() or found.steps_made[6] == 6
 
 
+@pytest.mark.slow
 def test_the_best_by_an_evaluation_is_found() -> None:
     by_error = halved(metric="error")
     assert by_error.best["lr"] in (0.03, 0.1, 0.3)
@@ -46,6 +47,7 @@ def test_the_best_by_an_evaluation_is_found() -> None:
     assert worst.best["lr"] == 1e-4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("chunk_size", [None, 2])
 def test_chunks_change_nothing(chunk_size: int | None) -> None:
     found = halved(execution=Execution("vmap", chunk_size))

@@ -68,6 +68,7 @@ def test_a_member_that_diverges_is_frozen_alone(strategy: str) -> None:
     assert found.best("error") == {"lr": 0.1}
 
 
+@pytest.mark.slow
 def test_rates_betas_decays_and_durations_can_be_swept() -> None:
     def tx(lr: Any, b1: Any, weight_decay: Any, warmup_steps: Any) -> Any:
         rate = lrx.warmup(lrx.constant(lr), warmup_steps)
@@ -182,6 +183,7 @@ def test_what_is_not_a_mesh_is_refused() -> None:
         lrx.range_test(LINE, lrx.sgd, mesh="all")
 
 
+@pytest.mark.slow
 def test_convolutions_and_the_state_of_a_model_are_swept_too() -> None:
     def loss_fn(kernel: jax.Array, mean: jax.Array, x: jax.Array, key: jax.Array) -> Any:
         out = jax.lax.conv(x, kernel, (1, 1), "SAME")
@@ -198,6 +200,7 @@ def test_convolutions_and_the_state_of_a_model_are_swept_too() -> None:
     assert history.model_state > 0
 
 
+@pytest.mark.slow
 def test_a_member_that_its_controller_stops_has_not_diverged() -> None:
     found = sweep(
         LINE,

@@ -147,6 +147,7 @@ def test_the_last_round_has_a_new_rate_of_the_method_that_always_advances() -> N
     assert last[1].steps_paid == last[1].steps > last[0].steps_paid
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("noise", [0.0, 0.1])
 def test_a_selection_in_which_nothing_is_learnt_says_so(noise: float) -> None:
     """A product of factors near zero is flat for SGD at any rate that does not blow up once it fits."""
@@ -168,7 +169,7 @@ def test_a_selection_in_which_nothing_is_learnt_says_so(noise: float) -> None:
     assert {each.learnt for each in result.records if each.round == 4} == {True, False}
 
 
-@pytest.mark.parametrize("max_rate", [10.0, 1e5])
+@pytest.mark.parametrize("max_rate", [10.0, pytest.param(1e5, marks=pytest.mark.slow)])
 def test_a_range_test_in_the_program_of_the_runs_is_that_of_range_test(bracket: Selector, max_rate: float) -> None:
     found = bracket.runner.test_range(RangeProbe("late decay", 0, 40, 1e-4, max_rate))
     expected = lrx.range_test(
@@ -213,6 +214,7 @@ def test_a_flat_range_test_is_continued_within_the_budget() -> None:
         select(workload, num_steps=400, portfolio=few, budget=least)
 
 
+@pytest.mark.slow
 def test_on_a_plateau_a_second_range_test_finds_the_rates_and_what_is_chosen_has_left_it() -> None:
     """Least squares in products of two small factors: nothing happens in a first range test that begins at 1e-6."""
     rng = np.random.default_rng(0)
@@ -328,7 +330,7 @@ def test_a_method_takes_its_rates_from_its_range_test_times_its_scale() -> None:
     np.testing.assert_allclose(rates[2:], 3 * np.array(rates[:2]), rtol=1e-6)
 
 
-@pytest.mark.parametrize("mode", ["min", "max"])
+@pytest.mark.parametrize("mode", ["min", pytest.param("max", marks=pytest.mark.slow)])
 def test_the_loss_decides_promotion_and_the_metric_the_choice(mode: str) -> None:
     sign = 1.0 if mode == "min" else -1.0
     # The metric is against what trains: by it alone the slow ones would be in the last round.

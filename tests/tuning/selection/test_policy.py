@@ -49,6 +49,7 @@ def test_a_run_in_parts_is_the_run_of_train_and_is_paid_once(tmp_path: Path) -> 
     np.testing.assert_allclose(found.records[-1].value, history.evaluations["error"][-1], rtol=1e-4, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_a_policy_is_asked_again_with_what_it_has_seen(tmp_path: Path) -> None:
     """A resumed selection goes on with the same policy; another policy is refused in its folder."""
     few = {"constant": SMALL["constant"]}

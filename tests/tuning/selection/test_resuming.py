@@ -66,6 +66,7 @@ def test_a_finished_selection_that_is_read_again_says_what_it_was_compared_by(
     assert first.records == again.records
 
 
+@pytest.mark.slow
 def test_the_numbers_of_numpy_are_kept_as_those_of_python(tmp_path: Path) -> None:
     method = dataclasses.replace(SMALL["constant"], default=np.float32(0.03), trials=np.int64(1))
     arguments = {"budget": np.float32(3), "seed": np.int64(0), "num_steps": np.int64(40), "portfolio": {"a": method}}
