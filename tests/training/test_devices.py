@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 
 import numpy as np
 import pytest
@@ -46,22 +47,21 @@ if jax.device_count() == 2:
 
 
 @pytest.mark.slow
-def test_several_devices_give_the_same_run(tmp_path):
-    results = {}
+def test_several_devices_give_the_same_run(tmp_path, monkeypatch):
     for devices in ("1", "2"):
-        folder = tmp_path / devices
-        folder.mkdir()
-        flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}"
-        process = start(TWO_DEVICES, str(folder), devices, XLA_FLAGS=flags, JAX_PLATFORMS="cpu")
-        out, errors = process.communicate(timeout=120)
-        assert process.returncode == 0, errors
-        results[devices] = {size: np.load(folder / f"{size}.npz") for size in (8, 5, "moved")}
-        if devices == "2":
-            assert "[2, 1]" in out  # an odd batch is not split
-            assert "(CpuDevice(id=1),)" in out  # the default device, where one is set, is used alone
-            assert re.search(
-                r"arrays must be on the same devices, got arrays\[1\] on .*1 and arrays\[2\] on .*0: put", out
-            )
+        (tmp_path / devices).mkdir()
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=2"
+    process = start(TWO_DEVICES, str(tmp_path / "2"), "2", XLA_FLAGS=flags, JAX_PLATFORMS="cpu")
+    monkeypatch.setattr(sys, "argv", ["-c", str(tmp_path / "1"), "1"])
+    exec(TWO_DEVICES, {})  # this process has one device
+    out, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+    assert "[2, 1]" in out  # an odd batch is not split
+    assert "(CpuDevice(id=1),)" in out  # the default device, where one is set, is used alone
+    assert re.search(r"arrays must be on the same devices, got arrays\[1\] on .*1 and arrays\[2\] on .*0: put", out)
+    results = {
+        devices: {size: np.load(tmp_path / devices / f"{size}.npz") for size in (8, 5, "moved")} for devices in "12"
+    }
     for name in ("loss", "swept", "norm"):
         np.testing.assert_array_equal(results["2"]["moved"][name], results["1"]["moved"][name], err_msg=name)
     for size in (8, 5):

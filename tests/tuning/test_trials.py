@@ -156,7 +156,7 @@ def test_a_trial_that_diverges_is_pruned_and_marked() -> None:
 def test_two_processes_share_a_study(tmp_path: Path) -> None:
     storage = f"sqlite:///{tmp_path / 'study.db'}"
     optuna.create_study(study_name="shared", storage=storage)
-    code = f"""
+    code = textwrap.dedent(f"""
         import jax, jax.numpy as jnp, lrx, optuna
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         x = jnp.linspace(-1.0, 1.0, 64)
@@ -167,12 +167,11 @@ def test_two_processes_share_a_study(tmp_path: Path) -> None:
         space = {{"lr": lrx.tuning.log_uniform(1e-4, 1.0)}}
         objective = lrx.optuna_objective(line, lambda lr: lrx.sgd(lr), space, num_steps=20)
         optuna.load_study(study_name="shared", storage={storage!r}).optimize(objective, n_trials=5)
-    """
-    command = [sys.executable, "-c", textwrap.dedent(code)]
-    workers = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(2)]
-    for worker in workers:
-        _, errors = worker.communicate(timeout=120)
-        assert worker.returncode == 0, errors
+    """)
+    with subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True) as other:
+        exec(code, {})  # this process is one of them
+        _, errors = other.communicate(timeout=120)
+    assert other.returncode == 0, errors
     study = optuna.load_study(study_name="shared", storage=storage)
     assert sorted(trial.number for trial in study.trials) == list(range(10))
     assert all(trial.state.is_finished() for trial in study.trials)
