@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -25,15 +27,20 @@ def test_convolutions_have_the_values_and_gradients_of_lax(n, size, kernel_size,
         layout = ("NHWC", "HWIO", "NHWC")
         return jax.lax.conv_general_dilated(x, kernel, (stride, stride), padding, dimension_numbers=layout)
 
-    expected, pullback = jax.vjp(lax_convolution, x, kernel)
-    out, ours = jax.vjp(lambda x, kernel: convolution(x, kernel, stride), x, kernel)
+    @functools.partial(jax.jit, static_argnums=0)
+    def value_and_gradients(function, dy):
+        out, pullback = jax.vjp(function, x, kernel)
+        return out, *pullback(dy)
+
+    dy = random_array(*jax.eval_shape(lax_convolution, x, kernel).shape, seed=2)
+    expected, *wanted = value_and_gradients(lax_convolution, dy)
+    out, *gradients = value_and_gradients(lambda x, kernel: convolution(x, kernel, stride), dy)
     np.testing.assert_array_equal(out, expected)
-    dy = random_array(*expected.shape, seed=2)
-    for gradient, wanted in zip(ours(dy), pullback(dy), strict=True):
+    ways = _cpu_layers._kernel_gradient_on_cpu, _cpu_layers._kernel_gradient
+    gradients += jax.jit(lambda dy: [way(stride, x, kernel, dy) for way in ways])(dy)
+    for gradient, want in zip(gradients, [*wanted, wanted[1], wanted[1]], strict=True):
         # Sums of up to 512 products of size 1 in float32, in another order.
-        np.testing.assert_allclose(gradient, wanted, rtol=1e-4, atol=3e-5)
-    for kernel_gradient in (_cpu_layers._kernel_gradient_on_cpu, _cpu_layers._kernel_gradient):
-        np.testing.assert_allclose(kernel_gradient(stride, x, kernel, dy), pullback(dy)[1], rtol=1e-4, atol=3e-5)
+        np.testing.assert_allclose(gradient, want, rtol=1e-4, atol=3e-5)
 
 
 @pytest.mark.slow
@@ -57,8 +64,8 @@ def test_batch_norm_equals_flax_in_values_statistics_and_gradients():
         return jnp.sum(weights * jnp.tanh((x - mean) / jnp.sqrt(variance + 1e-5) * scale + bias))
 
     arguments = x, ours.scale[...], ours.bias[...]
-    gradients = jax.grad(ours_loss, argnums=(0, 1, 2))(*arguments)
-    expected = jax.grad(automatic_loss, argnums=(0, 1, 2))(*arguments)
+    gradients = jax.jit(jax.grad(ours_loss, argnums=(0, 1, 2)))(*arguments)
+    expected = jax.jit(jax.grad(automatic_loss, argnums=(0, 1, 2)))(*arguments)
     for gradient, wanted in zip(gradients, expected, strict=True):
         # Differences of sums over 144 values of size 1 in float32.
         np.testing.assert_allclose(gradient, wanted, rtol=1e-4, atol=3e-5)
@@ -66,7 +73,7 @@ def test_batch_norm_equals_flax_in_values_statistics_and_gradients():
 
 def test_batch_norm_of_a_constant_channel_is_finite():
     # Here the rounded mean of the squares is less than the square of the mean, by 8.
-    y, mean, variance = normalize_batch(jnp.full((4, 8, 8, 1), 3333.3), jnp.ones(1), jnp.zeros(1))
+    y, mean, variance = jax.jit(normalize_batch)(jnp.full((4, 8, 8, 1), 3333.3), jnp.ones(1), jnp.zeros(1))
     assert np.isfinite(y).all()
     np.testing.assert_allclose(mean, 3333.3, rtol=1e-5)
     assert variance == 0
@@ -87,11 +94,12 @@ def windows(x):
 )
 def test_pooling_equals_loops_over_windows_cut_off_at_the_edge(size, pooled):
     x = random_array(2, *size, 3)
-    assert max_pool(x).shape == avg_pool(x).shape == (2, *pooled, 3)
+    found = jax.jit(lambda x: (max_pool(x), avg_pool(x)))(x)
+    assert found[0].shape == found[1].shape == (2, *pooled, 3)
     expected = np.stack([np.stack([w.max(axis=1) for w in row], axis=1) for row in windows(x)], axis=1)
-    np.testing.assert_array_equal(max_pool(x), expected)
+    np.testing.assert_array_equal(found[0], expected)
     expected = np.stack([np.stack([w.mean(axis=1) for w in row], axis=1) for row in windows(x)], axis=1)
-    np.testing.assert_allclose(avg_pool(x), expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(found[1], expected, rtol=1e-5, atol=1e-6)
 
 
 def test_pooling_has_the_gradients_of_reduce_window():
@@ -101,8 +109,8 @@ def test_pooling_has_the_gradients_of_reduce_window():
         padding = ((0, 0), (0, 1), (0, 1), (0, 0))
         return jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, (1, 3, 3, 1), (1, 2, 2, 1), padding)
 
-    gradient = jax.grad(lambda x: jnp.sum(weights * max_pool(x)))(x)
-    expected = jax.grad(lambda x: jnp.sum(weights * reduce_window(x)))(x)
+    gradient = jax.jit(jax.grad(lambda x: jnp.sum(weights * max_pool(x))))(x)
+    expected = jax.jit(jax.grad(lambda x: jnp.sum(weights * reduce_window(x))))(x)
     np.testing.assert_allclose(gradient, expected, rtol=1e-6)
 
 
@@ -114,4 +122,5 @@ def test_local_response_norm_equals_a_loop_over_neighbourhoods():
         for j in range(4):
             squares = (padded[:, i : i + 3, j : j + 3] ** 2).sum(axis=(1, 2))
             expected[:, i, j] = x[:, i, j] / (1 + 0.01 / 9 * squares) ** 0.75
-    np.testing.assert_allclose(local_response_norm(x, alpha=0.01), expected, rtol=1e-5)
+    found = jax.jit(lambda x: local_response_norm(x, alpha=0.01))(x)
+    np.testing.assert_allclose(found, expected, rtol=1e-5)

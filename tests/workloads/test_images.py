@@ -2,16 +2,36 @@
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 from flax import nnx
+from learning import learn
 from small_images import random_array, small_dataset
 
 from lrx.workloads import dataset_workload, make_workload, pixel_transform, shift_and_mirror
+from lrx.workloads.datasets import load
 from lrx.workloads.models import MODELS
+
+
+@functools.cache
+def first_loss(model):
+    """The workload of a model, its initial values, a batch of all images, and the loss and the state after it."""
+    workload = dataset_workload(small_dataset(), model, batch_size=40)
+    params, model_state = jax.jit(workload.init)(jax.random.key(0))
+    batch = workload.batches.transform(workload.batches.arrays, jax.random.key(1))
+    loss, new_state = jax.jit(workload.loss_fn)(params, model_state, batch, jax.random.key(2))
+    return workload, params, model_state, batch, loss, new_state
+
+
+@functools.partial(jax.jit, static_argnames=("model", "train"))
+def logits_of(model, params, model_state, images, *, train):
+    """What the network itself returns."""
+    network = nnx.eval_shape(lambda: MODELS[model].build((8, 8, 3), 10, rngs=nnx.Rngs(0)))
+    return nnx.merge(nnx.graphdef(network), params, model_state)(images, train=train)
 
 
 def test_without_augmentation_pixels_are_standardized_and_the_key_does_not_matter():
@@ -89,31 +109,23 @@ def test_augment_is_by_default_what_the_data_set_allows_and_can_be_chosen(monkey
     "model", ["mlp", pytest.param("resnet8", marks=pytest.mark.slow), pytest.param("caffe", marks=pytest.mark.slow)]
 )
 def test_parameters_are_nested_dicts_and_loss_is_the_mean_cross_entropy(model):
-    workload = dataset_workload(small_dataset(), model, batch_size=40)
-    params, model_state = workload.init(jax.random.key(0))
+    _, params, model_state, batch, loss, new_state = first_loss(model)
     for tree in (params, model_state):
         paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(tree)]
         assert all(
             isinstance(key, jax.tree_util.DictKey) and isinstance(key.key, str) for path in paths for key in path
         )
-    batch = workload.batches.transform(workload.batches.arrays, jax.random.key(1))
-    loss, new_state = jax.jit(workload.loss_fn)(params, model_state, batch, jax.random.key(2))
     assert jax.tree.structure(new_state) == jax.tree.structure(model_state)
     assert loss.dtype == jnp.float32
 
-    network = MODELS[model].build((8, 8, 3), 10, rngs=nnx.Rngs(0))
-    nnx.update(network, nnx.merge_state(*(nnx.State(tree) for tree in (params, model_state))))
-    logits = np.asarray(network(batch[0], train=True), np.float64)
+    logits = np.asarray(logits_of(model, params, model_state, batch[0], train=True), np.float64)
     log_probabilities = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
     np.testing.assert_allclose(loss, -log_probabilities[np.arange(40), batch[1]].mean(), rtol=1e-5)
 
 
 @pytest.mark.slow
 def test_running_statistics_move_a_tenth_of_the_way_to_the_batch():
-    workload = dataset_workload(small_dataset(), "resnet8", batch_size=40)
-    params, model_state = jax.jit(workload.init)(jax.random.key(0))
-    images, labels = workload.batches.transform(workload.batches.arrays, jax.random.key(1))
-    _, new_state = jax.jit(workload.loss_fn)(params, model_state, (images, labels), jax.random.key(2))
+    _, params, _, (images, _), _, new_state = first_loss("resnet8")
     first = jax.lax.conv_general_dilated(
         images, params["conv"]["kernel"], (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
     )
@@ -127,14 +139,14 @@ def test_evaluation_equals_a_loop_over_the_test_images(model, num_test, monkeypa
     monkeypatch.setattr("lrx.workloads.images.EVALUATION_CHUNK", 5)
     dataset = small_dataset(num_test=num_test)
     workload = dataset_workload(dataset, model, batch_size=40)
-    params, model_state = workload.init(jax.random.key(0))
-    model_state = jax.tree.map(lambda x: x + 0.5, model_state)  # running statistics unlike those of a batch
-    network = MODELS[model].build((8, 8, 3), 10, rngs=nnx.Rngs(0))
-    nnx.update(network, nnx.merge_state(*(nnx.State(tree) for tree in (params, model_state))))
+    params, model_state = jax.jit(workload.init)(jax.random.key(0))
+    model_state = jax.tree.map(lambda x: np.asarray(x) + 0.5, model_state)  # running statistics unlike those of a batch
     losses, hits = [], []
     for image, label in zip(dataset.test_images, dataset.test_labels, strict=True):
         x = (image / 255 - dataset.mean) / dataset.std
-        logits = np.asarray(network(x[None].astype(np.float32), train=False)[0], np.float64)
+        logits = np.asarray(
+            logits_of(model, params, model_state, x[None].astype(np.float32), train=False)[0], np.float64
+        )
         losses.append(np.log(np.exp(logits).sum()) - logits[label])
         hits.append(logits.argmax() == label)
     result = workload.evaluate(params, model_state)
@@ -150,7 +162,7 @@ def test_training_images_are_evaluated_as_test_images_are(monkeypatch):
     workload = dataset_workload(dataset, "mlp", batch_size=40, augment=True, evaluate_on=("test", "train"), widths=(8,))
     exchanged = dataset._replace(test_images=dataset.train_images, test_labels=dataset.train_labels)
     other = dataset_workload(exchanged, "mlp", batch_size=40, widths=(8,))
-    params, model_state = workload.init(jax.random.key(0))
+    params, model_state = jax.jit(workload.init)(jax.random.key(0))
     found, expected = workload.evaluate(params, model_state), other.evaluate(params, model_state)
     assert set(found) == {"loss", "accuracy", "train_loss", "train_accuracy"}
     for name in ("loss", "accuracy"):
@@ -168,7 +180,7 @@ def test_images_that_fill_up_the_last_chunk_count_for_nothing(monkeypatch):
     monkeypatch.setattr("lrx.workloads.images.EVALUATION_CHUNK", 20)
     dataset = small_dataset(num_test=23)
     workload = dataset_workload(dataset, "mlp", batch_size=40)
-    params, model_state = workload.init(jax.random.key(0))
+    params, model_state = jax.jit(workload.init)(jax.random.key(0))
     # Always class 0, the label of the filling.
     params["output"] = {"kernel": 0 * params["output"]["kernel"], "bias": jnp.zeros(10).at[0].set(1)}
     result = workload.evaluate(params, model_state)
@@ -176,27 +188,11 @@ def test_images_that_fill_up_the_last_chunk_count_for_nothing(monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.optimized
 @pytest.mark.parametrize("model", ["mlp", "resnet8"])
 def test_training_lowers_the_loss(model):
-    workload = make_workload("digits", model, batch_size=64)
-    arrays = jax.tree.map(lambda x: x[:256], workload.batches.arrays)
-    params, model_state = workload.init(jax.random.key(0))
-    tx = optax.sgd(0.1, momentum=0.9)
-
-    @jax.jit
-    def step(params, model_state, opt_state, key):
-        batch = workload.batches.transform(arrays, key)
-        gradient = jax.value_and_grad(workload.loss_fn, has_aux=True)
-        (loss, model_state), grads = gradient(params, model_state, batch, key)
-        updates, opt_state = tx.update(grads, opt_state)
-        return optax.apply_updates(params, updates), model_state, opt_state, loss
-
-    opt_state, losses = tx.init(params), []
-    for number in range(60):
-        params, model_state, opt_state, loss = step(params, model_state, opt_state, jax.random.key(number))
-        losses.append(float(loss))
-    assert losses[-1] < 0.5 * losses[0]
+    workload = dataset_workload(load("digits").first(32, 8), model, batch_size=8)
+    losses = learn(workload, 0.01, steps=24).losses
+    assert losses[-4:].mean() < 0.5 * losses[:4].mean()
 
 
 def test_unknown_names_are_answered_with_the_nearest_and_the_list():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +15,7 @@ from learning import learn
 
 import lrx
 from lrx.training import Workload, train
+from lrx.workloads.datasets import DATASETS
 from lrx.workloads.linear import (
     make_breast_cancer_workload,
     make_factored_workload,
@@ -42,6 +44,14 @@ ONE_OF_EACH = {task.kind: name for name, task in reversed(TASKS.items()) if not 
 for _name in CHEAP:
     ONE_OF_EACH.pop(TASKS[_name].kind, None)
 STEPS = 60  # of a run
+
+
+@pytest.fixture(autouse=True, scope="module")
+def files_that_are_read_once() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        for name, load in DATASETS.items():
+            patch.setitem(DATASETS, name, functools.cache(load))
+        yield
 
 
 @functools.cache
