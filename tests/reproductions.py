@@ -20,6 +20,8 @@ class Tiny(NamedTuple):
     data: str = ""
     constants: dict[str, Any] = {}  # noqa: RUF012  # of the paper's module, in place of its own
     holds: bool = False  # whether all claims hold at this size already
+    check: Callable[[Result], None] = lambda result: None  # what else holds of the result
+    kept: bool = False  # whether the runs are kept in a folder, where the same call finds them again
 
 
 GALLERY = Path(__file__).parents[1] / "examples/gallery"

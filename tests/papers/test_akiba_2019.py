@@ -10,7 +10,7 @@ from lrx.papers import akiba_2019 as paper
 from lrx.papers.small_images import Images
 from lrx.records import Result
 
-TINY = Tiny(paper.Size(Images("perceptron", 64, 32, 2, (8,)), 10, 1, 4, 2, 32), "digits")
+TINY = Tiny(paper.Size(Images("perceptron", 64, 32, 2, (8,)), 4, 1, 4, 1, 32), "digits", kept=True)
 
 
 def made_up(*, tpe: float = -0.2, spent: float = 0.4, cost: float = 0.0, grid: float = 4.0) -> Result:

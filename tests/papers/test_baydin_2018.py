@@ -23,6 +23,7 @@ TINY = Tiny(
         "METHODS": {name: baydin_2018.METHODS[name] for name in ("SGD", "SGD-HD")},
         "PAIRS": {"SGD-HD": "SGD"},
         "PUBLISHED": {},
+        "BATCH_SIZE": 12,  # so few operations in a step that no strategies of a sweep are compared
     },
 )
 

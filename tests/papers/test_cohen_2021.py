@@ -12,7 +12,7 @@ from lrx.papers import cohen_2021
 from lrx.records import Result
 from lrx.workloads.full_batch import squared_loss
 
-TINY = Tiny(cohen_2021.Size(100, (4,), 20, 2.0, 0.5, 5, 20, 10), "digits")
+TINY = Tiny(cohen_2021.Size(50, (4,), 20, 1.0, 0.5, 5, 4, 2), "digits", {"WIDTHS": (4, 4)}, kept=True)
 
 SEEDS = (0, 1, 2)
 TIMES = np.arange(1, 61)

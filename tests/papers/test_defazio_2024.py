@@ -13,7 +13,7 @@ import lrx
 from lrx.papers import defazio_2024 as paper
 from lrx.records import Result
 
-TINY = Tiny(paper.Size("n-gram", (10, 20), (0.02, 0.04), 10))
+TINY = Tiny(paper.Size("n-gram", (10,), (0.02, 0.04), 10))
 
 
 def arm(at_length: dict[int, float], best: int = 1) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from reproductions import Tiny
 
 import lrx
 from lrx import papers
+from lrx.papers.reproduction import Job
 
 
 def tiny_run_of(name: str) -> Tiny:
@@ -40,10 +41,30 @@ def test_a_few_steps_leave_a_result_that_draws_its_figures(
     monkeypatch.setitem(module.SCALES, "demo", dataclasses.replace(module.SCALES["demo"], size=tiny.size))
     for constant, value in tiny.constants.items():
         monkeypatch.setattr(module, constant, value)
+    folders: list[Path] = []
+
+    def folder(job: Job, name: str) -> Path | None:
+        folders.append(folder_of(dataclasses.replace(job, checkpoints=tmp_path), name))
+        return folder_of(job, name)
+
+    folder_of = Job.folder
+    monkeypatch.setattr(Job, "folder", folder)
     own = {"mine": lrx.sgd(lrx.linear_decay(0.01, 100))} if paper.arms else {}
-    run = paper.run("demo", data=tiny.data or None, seeds=(0, 1), arms=own, checkpoints=tmp_path / "checkpoints")
+    given = {"data": tiny.data or None, "seeds": (0, 1), "arms": own}
+    given["checkpoints"] = tmp_path / "checkpoints" if tiny.kept else None
+    run = paper.run("demo", **given)
+    assert len(set(folders)) == len(folders)  # each run has a folder of its own
     result = papers.load_result(run.save(tmp_path / "result.json"))
     assert result.seeds == [0, 1]
+    if tiny.kept:
+        again = papers.load_result(paper.run("demo", **given).save(tmp_path / "again.json"))
+        assert again.curves == result.curves
+    for place in paper.arms:
+        found = result.curves
+        for key in place:
+            found = next(iter(found.values())) if key == "*" else found[key]
+        assert "mine" in found
+    tiny.check(result)
     claims = paper.claims(result)
     assert claims
     if tiny.holds:

@@ -12,7 +12,7 @@ from reproductions import Tiny, failing
 from lrx.papers import hagele_2024 as paper
 from lrx.records import Result
 
-TINY = Tiny(paper.Size("n-gram", (10, 20), (0.02, 0.04), 10))
+TINY = Tiny(paper.Size("n-gram", (20,), (0.02, 0.04), 20))
 RATES = [0.02, 0.04, 0.08]
 
 

@@ -18,10 +18,12 @@ TINY = Tiny(
     kingma_2015.Size(1, (8,), 0, 1, 8, 2, 1),
     "digits",
     {
-        "REGRESSION": {name: kingma_2015.REGRESSION[name] for name in ("Adam", "SGD-Nesterov")},
-        "PERCEPTRON": {name: kingma_2015.PERCEPTRON[name] for name in ("Adam", "SGD-Nesterov")},
-        "FIGURE_1": (("Adam", "SGD-Nesterov", 1.05),),
+        "REGRESSION": {"Adam": kingma_2015.REGRESSION["Adam"]},
+        "PERCEPTRON": {name: kingma_2015.PERCEPTRON[name]._replace(rates=(0.01,)) for name in ("Adam", "SGD-Nesterov")},
+        "FIGURE_1": (),
         "FIGURE_2": ("SGD-Nesterov",),
+        "RATES": (1e-3, 1e-2),
+        "strategy_of_networks": lambda: "vmap",
         "QUIET_STEPS": 1000,
         "TRAINING_STEPS": 50,
     },
@@ -220,5 +222,3 @@ def test_figures_follow_from_the_saved_numbers(tmp_path):
     figures = kingma_2015.plot(loaded)
     assert set(figures) == {"training", "bias_correction", "steps"}
     assert len(figures["bias_correction"].axes) == 6
-    for figure in figures.values():
-        figure.savefig(tmp_path / "figure.png")

@@ -11,7 +11,7 @@ from reproductions import Tiny, failing
 from lrx.papers import loshchilov_2017
 from lrx.records import Result
 
-TINY = Tiny(loshchilov_2017.Size("perceptron", 64, 32, 1, 1, 32, (4,)), "digits")
+TINY = Tiny(loshchilov_2017.Size("perceptron", 16, 16, 1, 1, 16, (4,)), "digits")
 UNIT = 2  # epochs
 
 

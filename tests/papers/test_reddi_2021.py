@@ -10,7 +10,10 @@ from reproductions import Tiny, failing
 from lrx.papers import reddi_2021
 from lrx.records import Result
 
-TINY = Tiny(reddi_2021.Size("digits", 200, 4, 100, 100, 4, 2, 8, 2, (0.1,), (1.0,)))
+TINY = Tiny(
+    reddi_2021.Size("digits", 200, 4, 100, 100, 4, 2, 2, 1, (0.1,), (1.0,)),
+    constants={"RULES": {name: (server, rates[:1]) for name, (server, rates) in reddi_2021.RULES.items()}},
+)
 
 
 def made_up(*, lead: float = 10.0, images: float = 1.0, narrow: str = "FedAvg", place: int = 1) -> Result:

@@ -14,7 +14,24 @@ from lrx import papers
 from lrx.papers import smith_2017
 from lrx.records import Result
 
-TINY = Tiny(dataclasses.replace(smith_2017.SCALES["demo"].size, lengths=smith_2017.Lengths.divided_by(500)), "digits")
+LENGTHS = smith_2017.Lengths(fixed=12, drops=(8, 10), short=8, stepsize=2, range_test=8, every=2)
+
+
+def records_every_policy_and_seed(result):
+    fixed, cyclical = (result.curves["arms"][policy] for policy in ("fixed", "triangular2"))
+    assert np.shape(fixed["evaluations"]["accuracy"]) == (2, 6)
+    assert np.shape(cyclical["evaluations"]["accuracy"]) == (2, 4)
+    assert cyclical["evaluation_steps"] == [2, 4, 6, 8]
+    assert not np.array_equal(*fixed["evaluations"]["loss"])
+    assert len(smith_2017.claims(result)) == 3
+
+
+TINY = Tiny(
+    dataclasses.replace(smith_2017.SCALES["demo"].size, model_options={"widths": (8,)}, lengths=LENGTHS),
+    "digits",
+    {"strategy_of_networks": lambda: "vmap"},
+    check=records_every_policy_and_seed,
+)
 
 
 def made_up(fixed=81.4, decay=78.5, triangular2=81.4, peaks_off_by=0):
@@ -101,20 +118,6 @@ def test_a_file_that_is_no_result_is_refused_by_name(tmp_path):
 def test_unknown_scale_is_refused_with_the_known_ones():
     with pytest.raises(ValueError, match="scale must be one of demo, cpu, paper, got scale='full'"):
         smith_2017.PAPER.run("full")
-
-
-@pytest.mark.slow
-def test_a_tiny_run_records_every_policy_and_seed(monkeypatch):
-    demo = smith_2017.SCALES["demo"]
-    tiny = dataclasses.replace(demo.size, lengths=smith_2017.Lengths.divided_by(500))
-    monkeypatch.setitem(smith_2017.SCALES, "demo", dataclasses.replace(demo, size=tiny))
-    result = smith_2017.PAPER.run("demo", seeds=(0, 1))
-    fixed, cyclical = (result.curves["arms"][policy] for policy in ("fixed", "triangular2"))
-    assert np.shape(fixed["evaluations"]["accuracy"]) == (2, 140)
-    assert np.shape(cyclical["evaluations"]["accuracy"]) == (2, 50)
-    assert cyclical["evaluation_steps"][-1] == 50
-    assert not np.array_equal(*fixed["evaluations"]["accuracy"])
-    assert len(smith_2017.claims(result)) == 3
 
 
 def test_a_paper_that_is_not_there_is_refused_with_those_that_are():

@@ -12,7 +12,7 @@ from lrx.papers import smith_2019 as paper
 from lrx.papers.small_images import Images
 from lrx.records import Result
 
-TINY = Tiny(paper.Size(Images("perceptron", 64, 32, 4, (8,)), 32, 4, (0.01, 0.1), 16), "mnist")
+TINY = Tiny(paper.Size(Images("perceptron", 64, 32, 4, (8,)), 32, 4, (0.1,), 16), "digits", {"LONGER": 2})
 
 
 def arm(error: float, best: int = 1) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from reproductions import Tiny, failing
 from lrx.papers import wang_2025 as paper
 from lrx.records import Result
 
-TINY = Tiny(paper.Size((32, 64), 32, 4, (8,), 2, 0.01, (0.1, 1.0), 16), "mnist")
+TINY = Tiny(paper.Size((32, 64), 32, 4, (8,), 2, 0.01, (0.1, 1.0), 16), "digits")
 
 
 def made_up(*, slope: float = 1.0, depth: float = 3.0) -> Result:

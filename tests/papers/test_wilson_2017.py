@@ -12,7 +12,11 @@ from reproductions import Tiny, failing
 from lrx.papers import wilson_2017 as paper
 from lrx.records import Result
 
-TINY = Tiny(paper.Size("mlp", {"widths": (8,)}, 64, 2, 1, 32, 8), "digits", {"STEPS": 20})
+TINY = Tiny(
+    paper.Size("mlp", {"widths": (8,)}, 64, 1, 1, 32, 8),
+    "digits",
+    {"STEPS": 20, "METHODS": {name: (make, -2.0, -2.0) for name, (make, _, _) in paper.METHODS.items()}},
+)
 
 
 def made_up(
