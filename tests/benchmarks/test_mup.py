@@ -63,10 +63,10 @@ def test_the_page_has_every_width_and_the_picture_is_drawn(tmp_path):
 def test_what_is_measured_already_is_not_measured_again(tmp_path, monkeypatch, capsys):
     tiny = mup.Network(
         "perceptron on digits",
-        lambda width: make_workload("digits", "mlp", widths=(width, width), batch_size=64),
+        lambda width: make_workload("digits", "mlp", widths=(width,), batch_size=64),
         (4, 8),
         (-6, -4),
-        6,
+        2,
         (0,),
     )
     monkeypatch.setitem(mup.NETWORKS, "digits", tiny)

@@ -22,10 +22,10 @@ def tiny_workload():
 def test_runs_are_those_of_train():
     """The benchmark trains by the library's own loop: the same seed gives the same run."""
     workload, rates, seeds = tiny_workload(), np.array([0.01, 0.1]), [3, 5]
-    measured = robustness.measure(workload, 22, "adam", rates, seeds)
+    measured = robustness.measure(workload, 5, "adam", rates, seeds)
     tx = lrx.adam(0.1)
     for row, seed in enumerate(seeds):
-        history = lrx.train(workload, tx, steps=22, seed=seed)
+        history = lrx.train(workload, tx, steps=5, seed=seed)
         for name, evaluated in (("accuracy", "accuracy"), ("test_loss", "loss"), ("train_loss", "train_loss")):
             np.testing.assert_allclose(measured[name][row][1], history.evaluations[evaluated][-1], rtol=1e-3)
 
@@ -55,7 +55,7 @@ def test_digits_with_two_methods_leave_a_table_a_result_and_a_picture(tmp_path, 
 @pytest.mark.slow
 def test_a_run_that_ends_not_finite_counts_as_guessing(monkeypatch):
     monkeypatch.setitem(robustness.METHODS, "sgd", lambda rate: lrx.sgd(rate * 1e30))
-    measured = robustness.measure(tiny_workload(), 22, "sgd", np.array([1e-32, 1.0]), [0])
+    measured = robustness.measure(tiny_workload(), 4, "sgd", np.array([1e-32, 1.0]), [0])
     assert measured["finite"] == [[True, False]]
     assert measured["accuracy"][0][1] == report.CHANCE
 
@@ -115,6 +115,6 @@ def test_every_method_can_be_made_from_a_rate(method):
 
 @pytest.mark.slow
 def test_a_method_without_a_rate_is_run_once_and_holds_for_every_rate():
-    measured = robustness.measure(tiny_workload(), 22, "cocob", np.array([1e-3, 1.0, 10.0]), [0])
+    measured = robustness.measure(tiny_workload(), 4, "cocob", np.array([1e-3, 1.0, 10.0]), [0])
     assert len(set(measured["train_loss"][0])) == 1
     assert np.shape(measured["accuracy"]) == (1, 3)
