@@ -180,7 +180,8 @@ def compare_schedules(
       What `compare` returns.
     """
     # Tables, so that one program trains with all of them.
-    table = jnp.stack([schedule(jnp.arange(num_steps)) for schedule in schedules.values()])
+    rates_of = jax.jit(lambda counts: jnp.stack([schedule(counts) for schedule in schedules.values()]))
+    table = rates_of(jnp.arange(num_steps))
     swept = sweep(
         workload,
         lambda shape, lr: make(lrx.tabulated(lr * table[jnp.asarray(shape, jnp.int32)])),
