@@ -47,7 +47,7 @@ def test_every_last_task_is_learnt_at_one_rate(name: str) -> None:
 @pytest.mark.slow
 def test_a_recurrent_network_reads_one_step_after_the_other() -> None:
     network = recurrent_network(3, 2, width=4)
-    params = network.init(KEY)
+    params = jax.jit(network.init)(KEY)
     np.testing.assert_array_equal(params["carry"], np.eye(4))
     params["carry"] = jax.random.normal(jax.random.key(2), (4, 4))
     sequence = jax.random.normal(jax.random.key(1), (1, 2, 3))
@@ -60,7 +60,7 @@ def test_a_recurrent_network_reads_one_step_after_the_other() -> None:
 @pytest.mark.slow
 def test_the_filter_is_a_sum_of_damped_turning_states() -> None:
     workload = make_filter_workload(width=2, length=6, num_train=8, num_test=4, batch_size=8)
-    params = workload.init(KEY)[0] | {"direct": jnp.float32(0.3)}
+    params = jax.jit(workload.init)(KEY)[0] | {"direct": jnp.float32(0.3)}
     seen, signal = (np.asarray(part, np.float64) for part in workload.batches.arrays)
     pole = 1 / (1 + np.exp(-np.asarray(params["decay"]))) * np.exp(1j * np.asarray(params["angle"]))
     gain = np.asarray(params["gain"][0]) + 1j * np.asarray(params["gain"][1])
@@ -68,7 +68,7 @@ def test_the_filter_is_a_sum_of_damped_turning_states() -> None:
     for step in range(6):
         state = pole * state + seen[:, step, None]
         losses.append((np.real(state @ gain) + 0.3 * seen[:, step] - signal[:, step]) ** 2)
-    found = workload.loss_fn(params, (), workload.batches.arrays, KEY)[0]
+    found = jax.jit(workload.loss_fn)(params, (), workload.batches.arrays, KEY)[0]
     assert float(found) == pytest.approx(np.mean(losses) / 2, rel=1e-4)
 
 
@@ -106,18 +106,18 @@ def test_grades_have_the_chances_of_cumulative_logits() -> None:
     workload = make_ordinal_workload(table, 4, hidden=3)
     _, grades = workload.batches.arrays
     assert np.bincount(np.asarray(grades)).tolist() == [20, 20, 20, 20]
-    params = jax.tree.map(jnp.zeros_like, workload.init(KEY)[0])
+    params = jax.tree.map(jnp.zeros_like, jax.jit(workload.init)(KEY)[0])
     params["first"] = jnp.float32(-1.0)  # thresholds -1, 0, 1
     above = 1 / (1 + np.exp([-1.0, 0.0, 1.0]))
     chances = -np.diff([1.0, *above, 0.0])
-    found = workload.loss_fn(params, (), workload.batches.arrays, KEY)[0]
+    found = jax.jit(workload.loss_fn)(params, (), workload.batches.arrays, KEY)[0]
     assert float(found) == pytest.approx(-np.mean(np.log(chances)), rel=1e-5)
 
 
 @pytest.mark.slow
 def test_the_partial_likelihood_compares_an_event_with_those_still_at_risk() -> None:
     workload = make_survival_workload(num_features=2, num_train=5, num_test=10, batch_size=5)
-    params = workload.init(KEY)[0]
+    params = jax.jit(workload.init)(KEY)[0]
     x, outcomes = (np.asarray(part) for part in workload.batches.arrays)
     hidden = np.maximum(x @ np.asarray(params[0]["kernel"]), 0)
     risks = (hidden @ np.asarray(params[1]["kernel"]))[:, 0]
@@ -126,7 +126,7 @@ def test_the_partial_likelihood_compares_an_event_with_those_still_at_risk() -> 
         if happened:
             terms.append(np.log(np.exp(risks[outcomes[:, 0] >= time]).sum()) - risk)
     assert len(terms) >= 2
-    found = workload.loss_fn(params, (), workload.batches.arrays, KEY)[0]
+    found = jax.jit(workload.loss_fn)(params, (), workload.batches.arrays, KEY)[0]
     assert float(found) == pytest.approx(np.mean(terms), rel=1e-4)
     still = jax.tree.map(jnp.zeros_like, params)
     assert 0 < float(workload.evaluate(still, ())["loss"]) < np.log(5)
@@ -160,7 +160,7 @@ def test_a_graph_network_gives_alike_nodes_the_mean_of_their_neighbours_and_hide
     nodes, labels = workload.batches.arrays
     others, answers = workload.evaluate.function.arrays
     assert sorted([*np.asarray(nodes).tolist(), *np.asarray(others).tolist()]) == list(range(40))
-    params, measure = workload.init(KEY)[0], jax.jit(workload.evaluate.function.function)
+    params, measure = jax.jit(workload.init)(KEY)[0], jax.jit(workload.evaluate.function.function)
     # Groups are complete graphs here, so that each of their nodes sees the same: the mean of the group.
     losses = np.array([float(measure(params, (others[i : i + 1], answers[i : i + 1]))["loss"]) for i in range(32)])
     for group in range(4):
@@ -169,25 +169,27 @@ def test_a_graph_network_gives_alike_nodes_the_mean_of_their_neighbours_and_hide
         )
     assert np.ptp(losses) > 0.01
     zero = jax.tree.map(jnp.zeros_like, params)
-    assert float(workload.loss_fn(zero, (), (nodes, labels), KEY)[0]) == pytest.approx(np.log(4))
+    assert float(jax.jit(workload.loss_fn)(zero, (), (nodes, labels), KEY)[0]) == pytest.approx(np.log(4))
 
 
 @pytest.mark.slow
 def test_images_with_their_noise_taken_away_have_no_loss() -> None:
     images = np.random.default_rng(0).normal(size=(64, 5)).astype(np.float32)
     workload = make_denoising_workload("images", images, images, noise=0.5, hidden=4)
-    nothing = jax.tree.map(jnp.zeros_like, workload.init(KEY)[0])
+    nothing = jax.tree.map(jnp.zeros_like, jax.jit(workload.init)(KEY)[0])
     assert float(workload.evaluate(nothing, ())["loss"]) == pytest.approx(np.mean(images**2) / 2, rel=1e-5)
     # The noise of an evaluation is fixed; that of a step is drawn by the key.
-    params = workload.init(KEY)[0]
-    losses = [float(workload.loss_fn(params, (), jnp.asarray(images), jax.random.key(seed))[0]) for seed in (0, 1)]
+    params = jax.jit(workload.init)(KEY)[0]
+    losses = [
+        float(jax.jit(workload.loss_fn)(params, (), jnp.asarray(images), jax.random.key(seed))[0]) for seed in (0, 1)
+    ]
     assert losses[0] != losses[1]
 
 
 @pytest.mark.slow
 def test_an_energy_of_no_slope_leaves_the_noise() -> None:
     workload = make_energy_workload(noise=0.3, hidden=4, num_train=64, num_test=500)
-    params = workload.init(KEY)[0]
+    params = jax.jit(workload.init)(KEY)[0]
     flat = jax.tree.map(jnp.zeros_like, params)
     assert float(workload.evaluate(flat, ())["loss"]) == pytest.approx(1.0, abs=0.1)  # |z|^2 / 2 in the plane
     held_out, drawn = workload.evaluate.function.arrays

@@ -49,7 +49,7 @@ def test_the_loss_of_a_kernel_is_the_density_of_a_normal_distribution() -> None:
     _, log_determinant = np.linalg.slogdet(2 * np.pi * covariance)
     expected = (y @ np.linalg.solve(covariance, y) + log_determinant) / 2 / 5
     batch = tuple(part.astype(np.float32) for part in (x, y))
-    assert float(workload.loss_fn(params, (), batch, KEY)[0]) == pytest.approx(expected, rel=1e-4)
+    assert float(jax.jit(workload.loss_fn)(params, (), batch, KEY)[0]) == pytest.approx(expected, rel=1e-4)
 
 
 @pytest.mark.slow
@@ -66,7 +66,7 @@ def test_a_layout_of_the_points_themselves_has_no_stress() -> None:
 def test_a_set_has_no_order_and_its_shapes_can_be_told_by_their_radii() -> None:
     network, rng = set_network(2, 4, 3), np.random.default_rng(0)
     points, labels = draw_shapes(300, rng, noise=0.0)
-    params = network.init(KEY)
+    params = jax.jit(network.init)(KEY)
     np.testing.assert_allclose(network.apply(params, points), network.apply(params, points[:, ::-1]), atol=1e-5)
     spread = np.linalg.norm(points, axis=2).std(axis=1)
     assert spread[labels == 0].max() < 1e-5 < spread[labels == 1].min() < spread[labels == 2].max()
@@ -79,14 +79,14 @@ def test_inputs_are_moved_so_that_the_loss_rises() -> None:
     here, moved = (
         make_adversarial_workload("moved", examples, examples, size=size, batch_size=8) for size in (0.0, 0.2)
     )
-    params = here.init(KEY)[0]
+    params = jax.jit(here.init)(KEY)[0]
     assert float(moved.evaluate(params, ())["loss"]) > float(here.evaluate(params, ())["loss"]) + 0.02
 
 
 @pytest.mark.slow
 def test_units_are_binary_forwards_and_pass_slopes_near_zero() -> None:
     network = binary_network(3, 4, 2)
-    params = network.init(KEY)
+    params = jax.jit(network.init)(KEY)
     params[0]["kernel"] = 0.1 * params[0]["kernel"]
     x = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)
     np.testing.assert_allclose(network.apply(params, x), network.apply(params, 1.001 * x), atol=1e-6)
