@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lrx import figures
-from lrx.figures import BLUE, GREEN, GREY, ORANGE, PALETTE, PINK, SKY, STROKES, VERMILION
+from lrx.figures import BLUE, DARK, GREEN, GREY, LIGHT, ORANGE, PALETTE, PINK, SKY, STROKES, VERMILION
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -49,6 +49,14 @@ STYLES: dict[str, dict[str, Any]] = {
     "SGDN": {"color": VERMILION, "ls": "--"},
     "SGDN-HD": {"color": VERMILION, "ls": "-"},
     "Adam-HD": {"color": GREEN, "ls": "-"},
+    # Ways to set the rate.
+    "tuned Adam": {"color": VERMILION, "ls": "-"},
+    "cosine restarts": {"color": ORANGE, "ls": "--"},
+    "tuned restarts": {"color": PINK, "ls": "-."},
+    "D-Adaptation": {"color": SKY, "ls": ":"},
+    "Prodigy": {"color": "#8A6D00", "ls": "-"},
+    "DoWG": {"color": LIGHT, "ls": "-"},
+    "lrx.select": {"color": DARK, "ls": "-"},
     # Policies of the cyclical rates.
     "fixed": {"color": GREY, "ls": "-"},
     "decay": {"color": VERMILION, "ls": "--"},

@@ -1,0 +1,249 @@
+"""No paradigm of learning-rate control is best everywhere: fixed, tuned, scheduled and learnt rates, ranked over tasks.
+
+M. Henheik, T. Eimer, M. Lindauer, "Revisiting Learning Rate Control", AutoML 2025, arXiv:2507.01724: a default rate, a
+tuned one, cosine restarts, and methods that need no rate, each on logistic regressions of tables, on images, and on
+language. The best method differs between tasks; the methods that need no rate do well on images, and badly on tables.
+
+    lrx reproduce henheik_2025                 2 tables and 2 tasks of images of lrx.workloads.suite, 3 seeds
+    lrx reproduce henheik_2025 --scale cpu     all 31 tasks of 15 kinds, with lrx.select beside
+
+Differs from the source: the tasks are those of the suite, which take less than a second; the tuned rate is the best of
+a grid with a seed that is not judged, where the source gives SMAC 50 trials; restarts begin after a tenth of the run.
+Of `lrx.select` no claim is made, since its experience comes from these tasks: `lrx bench select` leaves their kinds
+out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+import lrx
+from lrx.figures import legend, panels
+from lrx.papers.arms import Arm, decades, with_own, without_grid
+from lrx.papers.figures import arm_style
+from lrx.papers.reproduction import Claim, Job, Paper, Scale
+from lrx.records import Result, round_to_six_digits
+from lrx.training import Workload
+from lrx.tuning import Execution, sweep
+from lrx.workloads.suite import TASKS, Task
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+TABLES, IMAGES = "tables", "images"
+GROUPS = {  # of the tasks that stand for those of the source
+    TABLES: ("wine-unscaled", "sparse-logistic"),
+    IMAGES: ("digits-narrow", "digits-attention"),
+}
+
+
+class Size(NamedTuple):
+    """The tasks, the rates of the grids, and the budget of `lrx.select` in full runs, 0 to leave it out."""
+
+    tasks: tuple[str, ...]
+    each: int  # rates in a decade
+    budget: float = 0.0
+    shorten: int = 1  # runs, by this factor
+
+
+SCALES = {
+    "demo": Scale(
+        "4 tasks of tables and images, 9 rates, 3 seeds",
+        "minutes, 2 CPU cores",
+        Size(tuple(task for tasks in GROUPS.values() for task in tasks), 2),
+    ),
+    "cpu": Scale(
+        "31 tasks of 15 kinds, 9 rates, lrx.select with 3 full runs, 3 seeds",
+        "20 minutes, 2 CPU cores",
+        Size(tuple(TASKS), 2, 3.0),
+    ),
+}
+RANGE = (-4.0, 0.0)  # log10 of the rates
+CHOOSING = 1000  # the seed with which rates are chosen
+DEFAULT, TUNED, RESTARTS, TUNED_RESTARTS = "Adam", "tuned Adam", "cosine restarts", "tuned restarts"
+COCOB, D_ADAPTATION, PRODIGY, DOWG, SELECT = "COCOB", "D-Adaptation", "Prodigy", "DoWG", "lrx.select"
+ADAM_RATE, RESTARTS_RATE = 1e-3, 5e-3
+LEARNT: dict[str, Callable[[], optax.GradientTransformation]] = {
+    COCOB: lrx.cocob,
+    D_ADAPTATION: lrx.d_adaptation,
+    PRODIGY: lrx.prodigy,
+    DOWG: lrx.dowg,
+}
+METHODS = (DEFAULT, TUNED, RESTARTS, TUNED_RESTARTS, *LEARNT)
+
+
+def adam(rate: Any) -> optax.GradientTransformation:
+    """Adam with the decays of the source."""
+    return lrx.adam(rate, b1=0.9, b2=0.99)
+
+
+def measure(size: Size, job: Job) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Train with every method on every task, and keep what is reached at the end."""
+    return size._asdict(), {name: measure_task(name, size, job) for name in size.tasks}
+
+
+def measure_task(name: str, size: Size, job: Job) -> dict[str, Any]:
+    """Train with every method on a task.
+
+    Returns:
+      "kind", "mode", "initial" (seeds,), the metric of the initial parameters, and "arms", label to the metric at the
+      end, (seeds,), not finite if the run diverged, with "rates", which were used.
+    """
+    task = TASKS[name]
+    workload, num_steps = task.make(job.data_dir), max(1, task.steps // size.shorten)
+    rates = decades(*RANGE, size.each)
+    # Schedules as tables, so that one program trains with both of them.
+    shapes = (lrx.constant(1.0), lrx.cosine_restarts(1.0, max(1, num_steps // 10), period_mult=2))
+    table = jnp.stack([shape(jnp.arange(num_steps)) for shape in shapes])
+    # A rate of 0 leaves the initial parameters as they are.
+    axes: dict[str, list[Any]] = {"shape": [0, 1], "lr": [ADAM_RATE, RESTARTS_RATE, *rates, 0.0]}
+
+    def make(shape: Any, lr: Any) -> optax.GradientTransformation:
+        return adam(lrx.tabulated(lr * table[jnp.asarray(shape, jnp.int32)]))
+
+    chosen, judged = reached(workload, task, make, axes, num_steps, job, TUNED)
+    arms: dict[str, Any] = {}
+    for shape, both in enumerate(((DEFAULT, TUNED), (RESTARTS, TUNED_RESTARTS))):
+        best = int(np.argmin(worse(chosen[shape, 2:-1], task.mode))) + 2
+        for label, place in zip(both, (shape, best), strict=True):
+            arms[label] = {"value": judged[shape][place], "rate": axes["lr"][place]}
+    learnt: dict[str, Arm] = with_own({label: without_grid(make()) for label, make in LEARNT.items()}, job)
+    if size.budget:
+        selection = lrx.select(
+            workload,
+            num_steps=num_steps,
+            budget=size.budget,
+            metric=(task.metric, task.mode),
+            seed=CHOOSING,
+            progress=job.progress_title(f"{name}, {SELECT}"),
+        )
+        learnt[SELECT] = without_grid(selection.tx)
+    for label, arm in learnt.items():
+        found = reached(workload, task, lambda lr, arm=arm: arm.make(lr), {"lr": arm.rates}, num_steps, job, label)
+        arms[label] = {"value": found[1][0], "rate": None}
+    return {"kind": task.kind, "mode": task.mode, "initial": judged[0][-1], "arms": arms}
+
+
+def reached(
+    workload: Workload, task: Task, make: Callable[..., Any], axes: dict[str, Any], num_steps: int, job: Job, label: str
+) -> tuple[np.ndarray, list[Any]]:
+    """Return the metric at the end over the axes: with the choosing seed, and with the judged seeds, (..., seeds)."""
+    swept = sweep(
+        workload,
+        make,
+        axes,
+        num_steps=num_steps,
+        seeds=(CHOOSING, *job.seeds),
+        num_points=1,
+        execution=Execution("vmap"),
+        checkpoint=job.folder(f"{workload.name} {label}"),
+        progress=job.progress_title(f"{workload.name}, {label}"),
+    )
+    values = np.where(np.isfinite(swept.final_loss), swept.evaluations[task.metric], np.nan)
+    return values[..., 0], round_to_six_digits(values[..., 1:]).tolist()
+
+
+def worse(values: Any, mode: str) -> np.ndarray:
+    """Return values of which a lower one is better; infinite where a run diverged."""
+    values = np.asarray(values, np.float64)
+    return np.where(np.isfinite(values), values if mode == "min" else -values, np.inf)
+
+
+# ------------------------------------------------------------------------------------------------- what follows from it
+
+
+def gaps(result: Result, task: str) -> dict[str, np.ndarray]:
+    """Return how far each method is from the best one, in percent of the way from the initial value, for each seed.
+
+    A run that diverged, or ends worse than it began, has made none of the way: 100.
+    """
+    found = result.curves[task]
+    start = worse(found["initial"], found["mode"])
+    values = {label: worse(arm["value"], found["mode"]) for label, arm in found["arms"].items()}
+    best = min(each.mean() for each in values.values())
+    return {label: np.clip(100 * (each - best) / (start - best), None, 100.0) for label, each in values.items()}
+
+
+def ranks(result: Result, task: str) -> dict[str, float]:
+    """Return the rank of the mean gap of each of the source's methods on a task, 1 for the best; ties share a rank."""
+    found = gaps(result, task)
+    means = {label: found[label].mean() for label in METHODS}
+    values = np.array(list(means.values()))
+    return {label: float(1 + np.sum(values < mean) + (np.sum(values == mean) - 1) / 2) for label, mean in means.items()}
+
+
+def tasks_of(result: Result, group: str) -> list[str]:
+    """Return the tasks of the result that stand for a group of the source's."""
+    return [task for task in GROUPS[group] if task in result.curves]
+
+
+def claims(result: Result) -> list[Claim]:
+    """Check that no method is best everywhere, and which do well on images and on tables, if there are such tasks."""
+    first = {task: min(ranks(result, task).items(), key=lambda item: item[1])[0] for task in result.curves}
+    counts = {label: list(first.values()).count(label) for label in set(first.values())}
+    often = max(counts, key=lambda label: counts[label])
+    text = "no method is best on every task: the share of tasks of the one that is best most often, below 1"
+    found = [Claim(text, "< 1", f"{counts[often]} of {len(first)} ({often})", counts[often] < len(first))]
+
+    def mean_rank(label: str, group: str) -> float:
+        return float(np.mean([ranks(result, task)[label] for task in tasks_of(result, group)]))
+
+    def gap(label: str, group: str) -> np.ndarray:
+        return np.mean([gaps(result, task)[label] for task in tasks_of(result, group)], axis=0)
+
+    if tasks_of(result, IMAGES):
+        text = "images: mean rank of Prodigy, at most 3 of 8"
+        found.append(Claim.of_values(text, "1 to 2", mean_rank(PRODIGY, IMAGES), high=3.0))
+    if tasks_of(result, TABLES):
+        text = "tables: mean rank of Prodigy, at least 5 of 8"
+        found.append(Claim.of_values(text, "6 to 7", mean_rank(PRODIGY, TABLES), low=5.0))
+        for better, other, expected in ((TUNED, DEFAULT, "-16"), (COCOB, DEFAULT, "-12"), (TUNED, DOWG, "-41")):
+            text = f"tables: mean gap to the best of {better} minus that of {other}, below 0 (%)"
+            found.append(Claim.of_values(text, expected, gap(better, TABLES) - gap(other, TABLES), high=0.0))
+    if tasks_of(result, IMAGES) and tasks_of(result, TABLES):
+        largest = {group: max(gap(label, group).mean() for label in METHODS) for group in GROUPS}
+        text = "the largest mean gap of a method: images over tables, at most 1"
+        found.append(Claim.of_values(text, "1.2 over 46", largest[IMAGES] / largest[TABLES], high=1.0))
+    return found
+
+
+def plot(result: Result) -> dict[str, Figure]:
+    """Draw the gap of each method on each task, tasks of one kind side by side."""
+    tasks = sorted(result.curves, key=lambda task: list(TASKS).index(task))
+    figure, (axes,) = panels(size=(4.0 + 0.55 * len(tasks), 5.2))
+    labels = list(result.curves[tasks[0]]["arms"])
+    shift = np.linspace(-0.3, 0.3, len(labels))
+    for place, label in enumerate(labels):
+        values = [gaps(result, task)[label].mean() for task in tasks]
+        look = arm_style(label, place)
+        at = np.arange(len(tasks)) + shift[place]
+        axes.plot(at, np.clip(values, 0.05, None), "osD^vP<>*"[place % 9], ms=6, color=look["color"], label=label)
+    axes.set_yscale("log")
+    axes.set_ylim(0.04, 130)
+    for edge in range(len(tasks) - 1):
+        axes.axvline(edge + 0.5, color="#D0D5DA", lw=0.6)
+    axes.set_xticks(range(len(tasks)), tasks, rotation=40, ha="right", fontsize=8)
+    axes.set_xlabel("task")
+    axes.set_ylabel("gap to the best, % of the way from the start (0.05: less)")
+    legend(figure, axes, columns=4)
+    return {"gaps": figure}
+
+
+PAPER = Paper(
+    name="henheik_2025",
+    title="Revisiting Learning Rate Control",
+    authors="M. Henheik, T. Eimer, M. Lindauer",
+    year=2025,
+    source="AutoML 2025, arXiv:2507.01724",
+    figure="the gap of each way to set the rate to the best one, over tasks",
+    scales=SCALES,
+    measure=measure,
+    claims=claims,
+    plot=plot,
+    arms=(("*", "arms"),),
+)
