@@ -6,9 +6,11 @@
 from __future__ import annotations
 
 import collections
+import functools
 import gc
 import hashlib
 import importlib
+import itertools
 import os
 import platform
 import resource
@@ -21,6 +23,7 @@ from typing import Any
 import hypothesis
 import jax
 import pytest
+from jax._src.interpreters import mlir
 from xdist.scheduler import LoadScopeScheduling
 
 
@@ -59,6 +62,20 @@ if QUICK:
     jax.config.update("jax_disable_most_optimizations", True)
     if jax.__version_info__ < (0, 11) and OLDER not in os.environ.get("XLA_FLAGS", ""):
         os.environ["XLA_FLAGS"] = f"{OLDER} {os.environ.get('XLA_FLAGS', '')}".rstrip()
+
+# JAX makes an MLIR context for each program that it lowers, in 5 ms, and its caches keep a megabyte of it. Programs of
+# tests share one; a new one now and then lets go of the constants of the old one.
+LOWERINGS = 100
+if jax.__version_info__ < (0, 11):
+    _make_context, _contexts = mlir.make_ir_context, itertools.count()
+
+    @functools.lru_cache(maxsize=1)
+    def _context_of(_: int) -> Any:
+        return _make_context()
+
+    mlir.make_ir_context = lambda: _context_of(next(_contexts) // LOWERINGS)
+
+collect_ignore = ["federated/unreliable_app.py"]  # needs flwr
 
 # Arrays of different ranks meet only where the code says so; scalars are free.
 jax.config.update("jax_numpy_rank_promotion", "raise")

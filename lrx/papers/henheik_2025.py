@@ -54,7 +54,7 @@ class Size(NamedTuple):
 SCALES = {
     "demo": Scale(
         "4 tasks of tables and images, 9 rates, 3 seeds",
-        "minutes, 2 CPU cores",
+        "5 minutes, 2 CPU cores",
         Size(tuple(task for tasks in GROUPS.values() for task in tasks), 2),
     ),
     "cpu": Scale(

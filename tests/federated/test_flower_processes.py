@@ -37,12 +37,18 @@ def test_training_goes_on_past_clients_that_fail_and_one_that_is_killed_and_come
         processes.start_server()
         clients = [processes.start_client(number) for number in range(3)]
 
+        ended = threading.Event()
+
         def come_back() -> None:
             clients[2].wait()
-            processes.start_client(2)
+            if not ended.is_set():
+                processes.start_client(2)
 
         threading.Thread(target=come_back, daemon=True).start()
-        processes.run()
+        try:
+            processes.run()
+        finally:
+            ended.set()
     found = json.loads((tmp_path / "result.json").read_text())
 
     assert [each["counted"] for each in found["rounds"]] == [3, 3, 1, 1, 3]
