@@ -62,6 +62,12 @@ SCALES = {
         "20 minutes, 2 CPU cores",
         Size(tuple(TASKS), 2, 3.0),
     ),
+    "paper": Scale(
+        "31 tasks of 15 kinds, 17 rates, lrx.select with 10 full runs, 10 seeds",
+        "an hour on one GPU",
+        Size(tuple(TASKS), 4, 10.0),
+        seeds=tuple(range(10)),
+    ),
 }
 RANGE = (-4.0, 0.0)  # log10 of the rates
 CHOOSING = 1000  # the seed with which rates are chosen
