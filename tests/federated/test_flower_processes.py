@@ -32,8 +32,7 @@ def test_training_goes_on_past_clients_that_fail_and_one_that_is_killed_and_come
 ) -> None:
     monkeypatch.syspath_prepend(Path(__file__).parent)
     app = importlib.import_module("unreliable_app")
-    env = {"RESULT": str(tmp_path / "result.json"), "ROUND_SECONDS": "40"}
-    with example.Processes(tmp_path, app.__file__, env) as processes:
+    with example.Processes(tmp_path, app.__file__, {"RESULT": str(tmp_path / "result.json")}) as processes:
         processes.start_server()
         clients = [processes.start_client(number) for number in range(3)]
 
