@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import optax
 import pytest
-from reproductions import published
 
 import lrx
 from lrx.papers import baydin_2018, orabona_2017
@@ -53,18 +52,13 @@ def test_hypergradient_descent_reaches_the_published_losses(model: str, name: st
 
 def test_cocob_reaches_the_published_log() -> None:
     workload = orabona_2017.workload_of("mnist", None, (1000, 1000))
-    found = train(workload, lrx.cocob(), epochs=1).evaluations
+    found = train(workload, lrx.cocob(), epochs=2).evaluations
     cost, error = orabona_2017.PUBLISHED[1]
     assert found["training_loss"][0] <= cost  # well below, so that the paper's own claim fails
     assert found["error"][0] <= error
-    # The run of the gallery with this seed, which is at the published values after the second epoch.
-    gallery = published("orabona_2017")
-    assert gallery.seeds[0] == 0
-    cost, error = (gallery.array("arms", "COCOB", key)[0] for key in ("cost", "error"))
-    np.testing.assert_allclose(found["training_loss"][0], cost[0], rtol=0.05)
-    np.testing.assert_allclose(found["error"][0], error[0], atol=0.2)
-    np.testing.assert_allclose(cost[1], orabona_2017.PUBLISHED[2][0], rtol=orabona_2017.COST_TOLERANCE)
-    np.testing.assert_allclose(error[1], orabona_2017.PUBLISHED[2][1], atol=orabona_2017.ERROR_TOLERANCE)
+    cost, error = orabona_2017.PUBLISHED[2]
+    np.testing.assert_allclose(found["training_loss"][1], cost, rtol=orabona_2017.COST_TOLERANCE)
+    np.testing.assert_allclose(found["error"][1], error, atol=orabona_2017.ERROR_TOLERANCE)
 
 
 # F. Schaipp et al., "MoMo: Momentum Models for Adaptive Learning Rates", ICML 2024, arXiv:2305.07583: the accuracy
