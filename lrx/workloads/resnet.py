@@ -31,20 +31,23 @@ def shortcut(x: jax.Array, out_features: int, stride: int) -> jax.Array:
 
 
 class ResidualBlock(nnx.Module):
-    """Two 3x3 convolutions with batch norm beside an option-A shortcut (He et al. 2015, figure 2)."""
+    """Two 3x3 convolutions with batch norm, beside an option-A shortcut unless it is left out (He et al., figure 2)."""
 
-    def __init__(self, in_features: int, out_features: int, stride: int, *, rngs: nnx.Rngs) -> None:
+    def __init__(
+        self, in_features: int, out_features: int, stride: int, *, shortcuts: bool = True, rngs: nnx.Rngs
+    ) -> None:
         self.conv1 = _conv3x3(in_features, out_features, stride, rngs)
         self.norm1 = BatchNorm(out_features, rngs=rngs)
         self.conv2 = _conv3x3(out_features, out_features, 1, rngs)
         self.norm2 = BatchNorm(out_features, rngs=rngs)
         self.out_features = out_features
         self.stride = stride
+        self.shortcuts = shortcuts
 
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         residual = nnx.relu(self.norm1(self.conv1(x), train=train))
         residual = self.norm2(self.conv2(residual), train=train)
-        return nnx.relu(shortcut(x, self.out_features, self.stride) + residual)
+        return nnx.relu(shortcut(x, self.out_features, self.stride) + residual if self.shortcuts else residual)
 
 
 class ResNet(nnx.Module):
@@ -58,6 +61,7 @@ class ResNet(nnx.Module):
       image_shape: (height, width, channels).
       num_classes: width of the output.
       depth: 8, 14, 20, 32, 44, 56, 110, ...
+      shortcuts: whether there are any; without them it is the plain network that the source compares.
       rngs: `nnx.Rngs` for the initial weights.
 
     Raises:
@@ -66,7 +70,9 @@ class ResNet(nnx.Module):
     Source: K. He, X. Zhang, S. Ren, J. Sun, 2015, arXiv 1512.03385, section 4.2.
     """
 
-    def __init__(self, image_shape: ImageShape, num_classes: int, *, depth: int, rngs: nnx.Rngs) -> None:
+    def __init__(
+        self, image_shape: ImageShape, num_classes: int, *, depth: int, shortcuts: bool = True, rngs: nnx.Rngs
+    ) -> None:
         if depth < 8 or depth % 6 != 2:
             raise ValueError(
                 f"depth must be 6 n + 2 with n >= 1, got depth={depth}: take 8, 14, 20, 32, 44, 56 or 110."
@@ -78,7 +84,7 @@ class ResNet(nnx.Module):
             for index in range(1, depth // 6 + 1):
                 stride = 2 if stage > 1 and index == 1 else 1
                 names.append(f"stage{stage}_block{index}")
-                setattr(self, names[-1], ResidualBlock(in_features, features, stride, rngs=rngs))
+                setattr(self, names[-1], ResidualBlock(in_features, features, stride, shortcuts=shortcuts, rngs=rngs))
                 in_features = features
         self.block_names = tuple(names)
         self.output = nnx.Linear(64, num_classes, kernel_init=nnx.initializers.he_normal(), rngs=rngs)

@@ -27,8 +27,8 @@ def convolutional_network(channels: int, num_classes: int = 10, *, widths: tuple
     shapes = _shapes(channels, num_classes, widths)
 
     def apply(layers: Any, images: jax.Array) -> jax.Array:
-        x = jax.nn.relu(_convolve(layers[0], images, 1))
-        x = jax.nn.relu(_convolve(layers[1], x, 2))
+        x = jax.nn.relu(convolve(layers[0], images, 1))
+        x = jax.nn.relu(convolve(layers[1], x, 2))
         return affine(layers[2], x.mean(axis=(1, 2)))
 
     return Network(lambda key: he_normal(key, shapes), apply)
@@ -59,18 +59,15 @@ def make_normalized_convolution_workload(
         x, labels = batch
         moved = []
         for layer, norm, old, stride in zip(params["layers"], params["norms"], statistics, (1, 2), strict=False):
-            x, mean, variance = normalize_batch(_convolve(layer, x, stride), norm["scale"], norm["bias"])
+            x, new = normalize(convolve(layer, x, stride), norm, old)
             x = jax.nn.relu(x)
-            new = {"mean": mean, "variance": variance}
-            moved.append(jax.tree.map(lambda old, new: MOMENTUM * old + (1 - MOMENTUM) * new, old, new))
+            moved.append(new)
         return cross_entropy(affine(params["layers"][2], x.mean(axis=(1, 2))), labels)["loss"], moved
 
     def measure(params: Any, statistics: Any, held_out: Any) -> dict[str, jax.Array]:
         x, labels = held_out
         for layer, norm, seen, stride in zip(params["layers"], params["norms"], statistics, (1, 2), strict=False):
-            gain = norm["scale"] * jax.lax.rsqrt(seen["variance"] + BATCH_NORM_EPSILON)
-            shift = norm["bias"] - seen["mean"] * gain
-            x = jax.nn.relu(_convolve(layer, x, stride) * gain[None, None, None] + shift[None, None, None])
+            x = jax.nn.relu(normalize_by(convolve(layer, x, stride), norm, seen))
         return cross_entropy(affine(params["layers"][2], x.mean(axis=(1, 2))), labels)
 
     return Workload.from_functions(
@@ -82,9 +79,37 @@ def _shapes(channels: int, num_classes: int, widths: tuple[int, int]) -> list[tu
     return [(9 * channels, widths[0]), (9 * widths[0], widths[1]), (widths[1], num_classes)]
 
 
-def _convolve(layer: Any, x: jax.Array, stride: int) -> jax.Array:
-    """Convolve as a matrix product of 3x3 neighbourhoods, since XLA's convolution on CPUs is slow under `vmap`."""
+def convolve(layer: Any, x: jax.Array, stride: int) -> jax.Array:
+    """Convolve with a layer's `kernel`, and add its `bias`."""
+    return neighbourhoods(x, stride) @ layer["kernel"] + layer["bias"][None, None, None]
+
+
+def neighbourhoods(x: jax.Array, stride: int) -> jax.Array:
+    """Return the 3x3 neighbourhoods of every `stride`-th pixel: (n, rows, columns, 9 channels).
+
+    A convolution is their product with a matrix, since XLA's convolution on CPUs is slow under `vmap`.
+    """
     height, width = x.shape[1:3]
     padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
     shifted = [padded[:, i : i + height : stride, j : j + width : stride] for i in range(3) for j in range(3)]
-    return jnp.concatenate(shifted, axis=-1) @ layer["kernel"] + layer["bias"][None, None, None]
+    return jnp.concatenate(shifted, axis=-1)
+
+
+def normalize(x: jax.Array, norm: Any, statistics: Any) -> tuple[jax.Array, Any]:
+    """Normalize by the statistics of the batch; return with it the running ones, moved towards these.
+
+    Args:
+      x: (n, rows, columns, channels).
+      norm: `scale` and `bias`, (channels,).
+      statistics: the running `mean` and `variance`, (channels,).
+    """
+    x, mean, variance = normalize_batch(x, norm["scale"], norm["bias"])
+    new = {"mean": mean, "variance": variance}
+    return x, jax.tree.map(lambda old, new: MOMENTUM * old + (1 - MOMENTUM) * new, statistics, new)
+
+
+def normalize_by(x: jax.Array, norm: Any, statistics: Any) -> jax.Array:
+    """Normalize by the running statistics; the arguments are those of `normalize`."""
+    gain = norm["scale"] * jax.lax.rsqrt(statistics["variance"] + BATCH_NORM_EPSILON)
+    shift = norm["bias"] - statistics["mean"] * gain
+    return x * gain[None, None, None] + shift[None, None, None]

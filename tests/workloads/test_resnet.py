@@ -56,3 +56,15 @@ def test_a_convolution_of_stride_2_is_centred_on_the_pixels_that_the_shortcut_ke
     block.conv1.kernel[...] = jnp.zeros((3, 3, 16, 32)).at[1, 1, :, :16].set(jnp.eye(16))
     x = random_array(2, 8, 8, 16)
     np.testing.assert_allclose(block.conv1(x)[..., :16], x[:, ::2, ::2], rtol=1e-6)
+
+
+@pytest.mark.slow
+def test_without_shortcuts_a_block_whose_residual_is_zero_is_zero():
+    block = ResidualBlock(16, 32, 2, shortcuts=False, rngs=nnx.Rngs(0))
+    block.conv2.kernel[...] = jnp.zeros_like(block.conv2.kernel[...])
+    assert not np.asarray(block(np.abs(random_array(2, 8, 8, 16)), train=True)).any()
+
+
+def test_resnet_without_shortcuts_has_none_in_any_block():
+    network = nnx.eval_shape(lambda: ResNet((8, 8, 1), 10, depth=14, shortcuts=False, rngs=nnx.Rngs(0)))
+    assert not any(getattr(network, name).shortcuts for name in network.block_names)

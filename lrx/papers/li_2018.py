@@ -1,0 +1,278 @@
+"""Loss landscapes, comparable by filter normalization: without shortcuts, deep networks have chaotic ones.
+
+H. Li, Z. Xu, G. Taylor, C. Studer, T. Goldstein, "Visualizing the Loss Landscape of Neural Nets", NeurIPS 2018,
+arXiv:1712.09913, figures 2, 3, 5 and 7. The loss on a plane through a minimum theta, along random directions whose
+filters have the norms of those of theta,
+
+    f(a, b) = L(theta + a d_1 + b d_2),   d_ij <- d_ij ||theta_ij|| / ||d_ij||,
+
+so that the scale of the weights, which does not change a network with batch norm, does not change the picture either.
+The deeper a network without shortcuts, the sharper and less convex its plane; with shortcuts depth changes little. Flat
+minima have the lower test error. Without the normalization, weight decay makes weights small and minima look sharp.
+
+    lrx reproduce li_2018                 digits, networks of 8 and 32 layers, 3 seeds
+    lrx reproduce li_2018 --scale cpu     CIFAR-10 of 8 x 8 pixels, networks of 8 and 56 layers, 3 seeds
+
+Differs from the source: small networks and short runs, with a weight decay that is as much larger; in place of large
+batches a small rate, whose noise is as small; figure 2 has random directions, all of one length, in place of the line
+between two minima. The rise of a plane is the median of L - L(theta) within half of its extent. Its convexity is that
+of the plane, from differences between neighbouring points, where figure 7 has the eigenvalues of the whole Hessian.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import jax
+import numpy as np
+import optax
+
+import lrx
+from lrx.figures import BLUE, DARK, GREEN, GREY, ORANGE, SKY, VERMILION, legend, panels
+from lrx.papers.figures import band
+from lrx.papers.reproduction import Claim, Job, Paper, Scale
+from lrx.papers.residual_networks import Network, residual_workload, train_to_ends
+from lrx.records import Result, round_to_six_digits
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+class Size(NamedTuple):
+    """The networks, their training, and the planes."""
+
+    network: Network
+    shallow: int  # layers
+    deep: int
+    steps: int
+    decay: float  # of the weights
+    points: int  # along each side of a plane, odd
+    rate: float = 0.1
+    slower: float = 20.0  # by which the small rate is lower
+
+
+SCALES = {
+    "demo": Scale(
+        "residual and plain networks of 8 and 32 layers, 300 steps, planes of 11 x 11 points, 3 seeds",
+        "a minute, 2 CPU cores",
+        Size(Network(1437, 360, 256, 32, 8), 8, 32, 300, 5e-3, 11),
+        "digits",
+    ),
+    "cpu": Scale(
+        "residual and plain networks of 8 and 56 layers, 1,500 steps, planes of 17 x 17 points, 3 seeds",
+        "20 minutes, 2 CPU cores",
+        Size(Network(10_000, 2000, 500, 64, 16, 4), 8, 56, 1500, 5e-3, 17),
+        "cifar10",
+    ),
+    "paper": Scale(
+        "ResNet-20 and ResNet-56 with and without shortcuts, 300 epochs, planes of 51 x 51 points, 3 seeds",
+        "a day on one GPU",
+        Size(Network(50_000, 10_000, 2000, 128, 0), 20, 56, 117_000, 5e-4, 51),
+        "cifar10",
+    ),
+}
+MOMENTUM = 0.9
+DROPS = (0.5, 0.75, 11 / 12)  # of the run, where the rate is divided by 10
+EXTENT = 1.0  # half of a plane, in lengths of the directions
+UNNORMALIZED = 0.1  # the same for directions of variance 1
+COARSE = 7  # points along each side of these planes
+NEAR = 0.5  # the distance within which a plane is judged
+FLAT = 1e-6  # least rise, nats
+RESIDUAL, PLAIN = "shortcuts", "no shortcuts"
+# Label to whether it is deep, whether it has shortcuts, and whether it has the large rate and weight decay.
+ARMS = {
+    f"shallow, {RESIDUAL}": (False, True, True, True),
+    f"deep, {RESIDUAL}": (True, True, True, True),
+    f"shallow, {PLAIN}": (False, False, True, True),
+    f"deep, {PLAIN}": (True, False, True, True),
+    "small rate": (False, True, False, True),
+    "no decay": (False, True, True, False),
+    "small rate, no decay": (False, True, False, False),
+}
+LARGE, DEEP, PLAIN_SHALLOW, PLAIN_DEEP, SMALL, NO_DECAY, SMALL_NO_DECAY = ARMS
+COLORS = dict(zip(ARMS, (BLUE, SKY, ORANGE, VERMILION, GREEN, DARK, GREY), strict=True))
+
+
+def optimizer(steps: int, rate: Any, decay: Any) -> optax.GradientTransformation:
+    """Return Nesterov's momentum with a step schedule and an L2 penalty, as the authors' code has it."""
+    schedule = lrx.piecewise_constant(rate, {round(part * steps): 0.1 for part in DROPS})
+    return optax.chain(optax.add_decayed_weights(decay), lrx.sgd(schedule, momentum=MOMENTUM, nesterov=True))
+
+
+def measure(size: Size, job: Job) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Train every network with every seed, and measure the loss on planes through where it ends."""
+    found: dict[str, Any] = {}
+    networks = list(dict.fromkeys(arm[:2] for arm in ARMS.values()))
+    for deep, shortcuts in networks:
+        workload = residual_workload(size.network, size.deep if deep else size.shallow, job, shortcuts=shortcuts)
+        labels = [label for label, arm in ARMS.items() if arm[:2] == (deep, shortcuts)]
+        members = {
+            "rate": [size.rate / (1.0 if ARMS[label][2] else size.slower) for label in labels],
+            "decay": [size.decay if ARMS[label][3] else 0.0 for label in labels],
+        }
+        ends = train_to_ends(workload, lambda rate, decay: optimizer(size.steps, rate, decay), members, size.steps, job)
+        for label, by_seed in zip(labels, ends, strict=True):
+            rows = [
+                look_around(workload, *end, size.points, seed) for seed, end in zip(job.seeds, by_seed, strict=True)
+            ]
+            found[label] = {name: round_to_six_digits(np.stack([row[name] for row in rows])) for name in rows[0]}
+    return size._asdict(), {"side": np.linspace(-EXTENT, EXTENT, size.points), "minima": found}
+
+
+def look_around(workload: Any, params: Any, model_state: Any, points: int, seed: int) -> dict[str, Any]:
+    """Return the evaluations at a minimum, and the training losses on planes along both kinds of directions."""
+
+    def loss(params: Any) -> jax.Array:
+        return workload.evaluate(params, model_state)["training_loss"]
+
+    key = jax.random.key(seed)
+    plane = lrx.landscape(loss, params, extent=EXTENT, num_points=points, normalization="filter", key=key)
+    coarse = min(points, COARSE)
+    other = lrx.landscape(loss, params, extent=UNNORMALIZED, num_points=coarse, normalization=None, key=key)
+    found = {name: float(value) for name, value in workload.evaluate(params, model_state).items()}
+    return found | {"plane": plane.losses, "unnormalized": other.losses}
+
+
+def distances(points: int) -> np.ndarray:
+    """Return the distances of a plane's points from its middle, (points, points), in parts of its extent."""
+    side = np.linspace(-1, 1, points)
+    return np.hypot(side[:, None], side[None, :])
+
+
+def rise(result: Result, label: str, kind: str = "plane") -> np.ndarray:
+    """Return by how much the loss rises around each minimum, (seeds,), in the median over points that are near."""
+    planes = result.array("minima", label, kind)
+    planes = np.where(np.isfinite(planes), planes, np.inf)
+    away = distances(planes.shape[-1])
+    near = planes[:, (away > 0) & (away <= NEAR + 1e-6)]
+    return np.maximum(np.median(near, axis=1) - result.array("minima", label, "training_loss"), FLAT)
+
+
+def concavity(result: Result, label: str) -> np.ndarray:
+    """Return the mean over near points of |lambda_min| / |lambda_max| where lambda_min of the plane is below 0."""
+    planes = result.array("minima", label, "plane")
+    planes = np.clip(np.where(np.isfinite(planes), planes, 1e30), None, 1e30)
+    middle, inner = planes[:, 1:-1, 1:-1], slice(1, -1)
+    first = planes[:, 2:, inner] - 2 * middle + planes[:, :-2, inner]
+    second = planes[:, inner, 2:] - 2 * middle + planes[:, inner, :-2]
+    mixed = (planes[:, 2:, 2:] - planes[:, 2:, :-2] - planes[:, :-2, 2:] + planes[:, :-2, :-2]) / 4
+    centre, spread = (first + second) / 2, np.hypot((first - second) / 2, mixed)
+    low, high = centre - spread, centre + spread
+    largest = np.maximum(np.maximum(np.abs(low), np.abs(high)), 1e-12)
+    near = distances(planes.shape[-1])[inner, inner] <= NEAR + 1e-6
+    return (np.maximum(-low, 0) / largest)[:, near].mean(axis=1)
+
+
+def rank_correlation(x: np.ndarray, y: np.ndarray) -> float:
+    """Return Spearman's correlation; equal values have the mean of their ranks."""
+    from scipy.stats import rankdata
+
+    return float(np.corrcoef(rankdata(x), rankdata(y))[0, 1])
+
+
+def claims(result: Result) -> list[Claim]:
+    """Compare the planes of networks with and without shortcuts, and of both rates, and sharpness with test error."""
+    rises = {label: rise(result, label) for label in ARMS}
+    errors = {label: result.array("minima", label, "error") for label in ARMS}
+    deep = f"{result.settings['deep']} layers"
+    ratios = [
+        (f"figure 5: {deep}: rise without shortcuts over that with, at least 2", PLAIN_DEEP, DEEP, 2.0, np.inf),
+        ("figure 5: without shortcuts: rise deep over shallow, at least 2", PLAIN_DEEP, PLAIN_SHALLOW, 2.0, np.inf),
+        ("figure 5: with shortcuts: rise deep over shallow, at most 2", DEEP, LARGE, 0.0, 2.0),
+    ]
+    found = [
+        Claim.of_values(text, "> 1" if low else "1", rises[one] / rises[other], low, high)
+        for text, one, other, low, high in ratios
+    ]
+    apart = concavity(result, PLAIN_DEEP) - concavity(result, DEEP)
+    text = f"figure 7: {deep}: |lambda_min / lambda_max| where not convex, without shortcuts minus with, at least 0.01"
+    found.append(Claim.of_values(text, "> 0", apart, 0.01))
+    gap = errors[PLAIN_DEEP] - errors[DEEP]
+    text = f"figure 5: {deep}: test error without shortcuts minus that with, at least 0.1 (points)"
+    found.append(Claim.of_values(text, "> 0", gap, 0.1))
+    table = np.array([list(rises.values()), list(errors.values())])  # (2, arms, seeds)
+    each = [rank_correlation(*table[:, :, place]) for place in range(table.shape[-1])]
+    text = "section 4: rank correlation of rise and test error over all minima, at least 0.5"
+    found.append(Claim.of_values(text, "> 0", each, 0.5))
+    for text, one, other in (("with", SMALL, LARGE), ("without", SMALL_NO_DECAY, NO_DECAY)):
+        text = f"figure 3: {text} weight decay: rise of the small rate over that of the large one, above 1"
+        found.append(Claim.of_values(text, "> 1", rises[one] / rises[other], 1.0))
+    raw = rise(result, LARGE, "unnormalized") / rise(result, NO_DECAY, "unnormalized")
+    text = "figure 2: directions of one length: rise with weight decay over that without, above 1"
+    return [*found, Claim.of_values(text, "> 1", raw, 1.0)]
+
+
+def plot(result: Result) -> dict[str, Figure]:
+    """Draw the planes of networks with and without shortcuts, as figure 5 does, and the sharpness of every minimum."""
+    return {"landscapes": _planes(result), "sharpness": _sharpness(result)}
+
+
+def _planes(result: Result) -> Figure:
+    from matplotlib.colors import LogNorm
+
+    figure, axes = panels(4, size=(14, 3.9), grid=False, sharex=True, sharey=True)
+    labels = (LARGE, PLAIN_SHALLOW, DEEP, PLAIN_DEEP)
+    planes = {label: result.array("minima", label, "plane")[0] for label in labels}
+    low = max(min(np.nanmin(plane) for plane in planes.values()), 1e-4)
+    levels = np.geomspace(low, 1e3 * low if low > 1e-2 else 10.0, 19)
+    side = np.asarray(result.curves["side"])
+    for panel, (label, plane) in zip(axes, planes.items(), strict=True):
+        shown = np.clip(np.where(np.isfinite(plane), plane, levels[-1]), levels[0], levels[-1]).T
+        filled = panel.contourf(side, side, shown, levels, cmap="cividis", norm=LogNorm(levels[0], levels[-1]))
+        panel.contour(side, side, shown, levels, colors="white", linewidths=0.4, alpha=0.7)
+        layers = result.settings["deep" if "deep" in label else "shallow"]
+        error = result.array("minima", label, "error")[0]
+        kind = label.partition(", ")[2]
+        panel.set_title(f"{layers} layers, {kind}: error {error:.1f} %", loc="left", fontsize=10)
+        panel.set_xlabel("first direction")
+        panel.set_aspect("equal")
+    axes[0].set_ylabel("second direction")
+    bar = figure.colorbar(filled, ax=axes, label="training loss, nats", format="%.2g")
+    bar.ax.minorticks_off()
+    return figure
+
+
+def _sharpness(result: Result) -> Figure:
+    figure, (left, middle, right) = panels(3, size=(14, 4.4))
+    side = np.asarray(result.curves["side"])
+    away = distances(len(side))
+    rings = np.unique(np.round(away[away <= 1 + 1e-6], 6))
+    for label, color in COLORS.items():
+        planes = result.array("minima", label, "plane")
+        losses = np.where(np.isfinite(planes), planes, np.nan)
+        if label not in (PLAIN_SHALLOW, PLAIN_DEEP, DEEP):
+            means = [[np.nanmean(plane[np.abs(away - ring) < 1e-5]) for ring in rings] for plane in losses]
+            band(left, rings, means, label, color=color, ls="-")
+        values, errors = rise(result, label), result.array("minima", label, "error")
+        right.plot(values, errors, "o", color=color, ms=6, alpha=0.75, mew=0, label=label)
+        place = list(COLORS).index(label)
+        middle.plot(values, np.full(len(values), place - 0.14), "o", color=color, ms=5, alpha=0.75, mew=0)
+        raw = rise(result, label, "unnormalized")
+        middle.plot(raw, np.full(len(raw), place + 0.14), "s", mfc="none", color=color, ms=5, alpha=0.75)
+    left.set_yscale("log")
+    left.set_xlabel("distance from the minimum, filter-normalized")
+    left.set_ylabel("training loss, nats")
+    left.set_title("shallow, with shortcuts", loc="left", fontsize=10)
+    for axes in (middle, right):
+        axes.set_xscale("log")
+    middle.set_yticks(range(len(COLORS)), list(COLORS))
+    middle.invert_yaxis()
+    middle.set_xlabel("rise, nats; squares: directions of one length")
+    right.set_xlabel("rise, filter-normalized, nats")
+    right.set_ylabel("test error (%)")
+    legend(figure, right, columns=7)
+    return figure
+
+
+PAPER = Paper(
+    name="li_2018",
+    title="Visualizing the Loss Landscape of Neural Nets",
+    authors="H. Li, Z. Xu, G. Taylor, C. Studer, T. Goldstein",
+    year=2018,
+    source="NeurIPS 2018, arXiv:1712.09913",
+    figure="Figures 2, 3, 5 and 7 (filter-normalized planes with and without shortcuts, of two rates), small networks",
+    scales=SCALES,
+    measure=measure,
+    claims=claims,
+    plot=plot,
+)
