@@ -10,7 +10,7 @@ so that the scale of the weights, which does not change a network with batch nor
 The deeper a network without shortcuts, the sharper and less convex its plane; with shortcuts depth changes little. Flat
 minima have the lower test error. Without the normalization, weight decay makes weights small and minima look sharp.
 
-    lrx reproduce li_2018                 digits, networks of 8 and 32 layers, 3 seeds
+    lrx reproduce li_2018                 digits, networks of 8 and 20 layers, 3 seeds
     lrx reproduce li_2018 --scale cpu     CIFAR-10 of 8 x 8 pixels, networks of 8 and 56 layers, 3 seeds
 
 Differs from the source: small networks and short runs, with a weight decay that is as much larger; in place of large
@@ -21,6 +21,7 @@ of the plane, from differences between neighbouring points, where figure 7 has t
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
@@ -28,11 +29,12 @@ import numpy as np
 import optax
 
 import lrx
-from lrx.figures import BLUE, DARK, GREEN, GREY, ORANGE, SKY, VERMILION, legend, panels
+from lrx.figures import BLUE, DARK, GREEN, GREY, ORANGE, SKY, VERMILION, legend, panels, scale_axis
 from lrx.papers.figures import band
 from lrx.papers.reproduction import Claim, Job, Paper, Scale
 from lrx.papers.residual_networks import Network, residual_workload, train_to_ends
 from lrx.records import Result, round_to_six_digits
+from lrx.training import Workload
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -48,14 +50,14 @@ class Size(NamedTuple):
     decay: float  # of the weights
     points: int  # along each side of a plane, odd
     rate: float = 0.1
-    slower: float = 20.0  # by which the small rate is lower
+    slower: float = 10.0  # by which the small rate is lower
 
 
 SCALES = {
     "demo": Scale(
-        "residual and plain networks of 8 and 32 layers, 300 steps, planes of 11 x 11 points, 3 seeds",
+        "residual and plain networks of 8 and 20 layers, 500 steps, planes of 11 x 11 points, 3 seeds",
         "a minute, 2 CPU cores",
-        Size(Network(1437, 360, 256, 32, 8), 8, 32, 300, 5e-3, 11),
+        Size(Network(1437, 360, 256, 32, 8), 8, 20, 500, 5e-3, 11),
         "digits",
     ),
     "cpu": Scale(
@@ -78,6 +80,7 @@ UNNORMALIZED = 0.1  # the same for directions of variance 1
 COARSE = 7  # points along each side of these planes
 NEAR = 0.5  # the distance within which a plane is judged
 FLAT = 1e-6  # least rise, nats
+HIGHEST = 30.0  # loss of the last contour
 RESIDUAL, PLAIN = "shortcuts", "no shortcuts"
 # Label to whether it is deep, whether it has shortcuts, and whether it has the large rate and weight decay.
 ARMS = {
@@ -102,35 +105,42 @@ def optimizer(steps: int, rate: Any, decay: Any) -> optax.GradientTransformation
 def measure(size: Size, job: Job) -> tuple[dict[str, Any], dict[str, Any]]:
     """Train every network with every seed, and measure the loss on planes through where it ends."""
     found: dict[str, Any] = {}
-    networks = list(dict.fromkeys(arm[:2] for arm in ARMS.values()))
-    for deep, shortcuts in networks:
+    for deep, shortcuts in dict.fromkeys(arm[:2] for arm in ARMS.values()):
         workload = residual_workload(size.network, size.deep if deep else size.shallow, job, shortcuts=shortcuts)
-        labels = [label for label, arm in ARMS.items() if arm[:2] == (deep, shortcuts)]
+        arms = {label: arm for label, arm in ARMS.items() if arm[:2] == (deep, shortcuts)}
         members = {
-            "rate": [size.rate / (1.0 if ARMS[label][2] else size.slower) for label in labels],
-            "decay": [size.decay if ARMS[label][3] else 0.0 for label in labels],
+            "rate": [size.rate / (1.0 if is_large else size.slower) for *_, is_large, _ in arms.values()],
+            "decay": [size.decay if decays else 0.0 for *_, decays in arms.values()],
         }
-        ends = train_to_ends(workload, lambda rate, decay: optimizer(size.steps, rate, decay), members, size.steps, job)
-        for label, by_seed in zip(labels, ends, strict=True):
+        make = partial(optimizer, size.steps)
+        ends = train_to_ends(workload, make, members, size.steps, job, next(iter(arms)))
+        for label, by_seed in zip(arms, ends, strict=True):
             rows = [
-                look_around(workload, *end, size.points, seed) for seed, end in zip(job.seeds, by_seed, strict=True)
+                look_around(workload, *end, size.points, jax.random.key(seed), both=len(arms) > 1)
+                for seed, end in zip(job.seeds, by_seed, strict=True)
             ]
             found[label] = {name: round_to_six_digits(np.stack([row[name] for row in rows])) for name in rows[0]}
     return size._asdict(), {"side": np.linspace(-EXTENT, EXTENT, size.points), "minima": found}
 
 
-def look_around(workload: Any, params: Any, model_state: Any, points: int, seed: int) -> dict[str, Any]:
-    """Return the evaluations at a minimum, and the training losses on planes along both kinds of directions."""
+def look_around(
+    workload: Workload, params: Any, model_state: Any, points: int, key: jax.Array, *, both: bool
+) -> dict[str, Any]:
+    """Return the evaluations at a minimum, and the training losses on a plane, or on one of both kinds."""
+    evaluate = workload.evaluate
+    assert evaluate is not None
 
     def loss(params: Any) -> jax.Array:
-        return workload.evaluate(params, model_state)["training_loss"]
+        return evaluate(params, model_state)["training_loss"]
 
-    key = jax.random.key(seed)
-    plane = lrx.landscape(loss, params, extent=EXTENT, num_points=points, normalization="filter", key=key)
-    coarse = min(points, COARSE)
-    other = lrx.landscape(loss, params, extent=UNNORMALIZED, num_points=coarse, normalization=None, key=key)
-    found = {name: float(value) for name, value in workload.evaluate(params, model_state).items()}
-    return found | {"plane": plane.losses, "unnormalized": other.losses}
+    found = {name: np.asarray(value) for name, value in evaluate(params, model_state).items()}
+    found["plane"] = lrx.landscape(loss, params, extent=EXTENT, num_points=points, key=key).losses
+    if both:
+        fewer = min(points, COARSE)
+        found["unnormalized"] = lrx.landscape(
+            loss, params, extent=UNNORMALIZED, num_points=fewer, normalization=None, key=key
+        ).losses
+    return found
 
 
 def distances(points: int) -> np.ndarray:
@@ -210,57 +220,59 @@ def plot(result: Result) -> dict[str, Figure]:
 def _planes(result: Result) -> Figure:
     from matplotlib.colors import LogNorm
 
-    figure, axes = panels(4, size=(14, 3.9), grid=False, sharex=True, sharey=True)
-    labels = (LARGE, PLAIN_SHALLOW, DEEP, PLAIN_DEEP)
-    planes = {label: result.array("minima", label, "plane")[0] for label in labels}
-    low = max(min(np.nanmin(plane) for plane in planes.values()), 1e-4)
-    levels = np.geomspace(low, 1e3 * low if low > 1e-2 else 10.0, 19)
+    figure, axes = panels(4, size=(13, 3.7), grid=False, sharex=True, sharey=True)
+    planes = {label: result.array("minima", label, "plane")[0] for label in (LARGE, PLAIN_SHALLOW, DEEP, PLAIN_DEEP)}
+    low = max(min(np.nanmin(plane) for plane in planes.values()), FLAT)
+    levels = np.geomspace(low, max(HIGHEST, 10 * low), 21)
     side = np.asarray(result.curves["side"])
     for panel, (label, plane) in zip(axes, planes.items(), strict=True):
         shown = np.clip(np.where(np.isfinite(plane), plane, levels[-1]), levels[0], levels[-1]).T
         filled = panel.contourf(side, side, shown, levels, cmap="cividis", norm=LogNorm(levels[0], levels[-1]))
         panel.contour(side, side, shown, levels, colors="white", linewidths=0.4, alpha=0.7)
-        layers = result.settings["deep" if "deep" in label else "shallow"]
+        depth, _, kind = label.partition(", ")
         error = result.array("minima", label, "error")[0]
-        kind = label.partition(", ")[2]
-        panel.set_title(f"{layers} layers, {kind}: error {error:.1f} %", loc="left", fontsize=10)
+        panel.set_title(f"{result.settings[depth]} layers, {kind}: {error:.1f} %", loc="left", fontsize=10)
         panel.set_xlabel("first direction")
         panel.set_aspect("equal")
     axes[0].set_ylabel("second direction")
-    bar = figure.colorbar(filled, ax=axes, label="training loss, nats", format="%.2g")
+    bar = figure.colorbar(filled, ax=axes, label="training loss, nats", shrink=0.9)
+    bar.set_ticks([tick for tick in 10.0 ** np.arange(-6, 3) if levels[0] <= tick <= levels[-1]])
     bar.ax.minorticks_off()
     return figure
 
 
 def _sharpness(result: Result) -> Figure:
-    figure, (left, middle, right) = panels(3, size=(14, 4.4))
+    figure, (left, middle, right) = panels(3, size=(13, 4.4))
     side = np.asarray(result.curves["side"])
     away = distances(len(side))
-    rings = np.unique(np.round(away[away <= 1 + 1e-6], 6))
-    for label, color in COLORS.items():
+    edges = np.linspace(0, 1, len(side) // 2 + 2) - 1e-6
+    rings = [(away >= low) & (away < high) for low, high in zip(edges, [*edges[1:-1], 1 + 1e-6], strict=False)]
+    for place, (label, color) in enumerate(COLORS.items()):
         planes = result.array("minima", label, "plane")
-        losses = np.where(np.isfinite(planes), planes, np.nan)
-        if label not in (PLAIN_SHALLOW, PLAIN_DEEP, DEEP):
-            means = [[np.nanmean(plane[np.abs(away - ring) < 1e-5]) for ring in rings] for plane in losses]
-            band(left, rings, means, label, color=color, ls="-")
-        values, errors = rise(result, label), result.array("minima", label, "error")
-        right.plot(values, errors, "o", color=color, ms=6, alpha=0.75, mew=0, label=label)
-        place = list(COLORS).index(label)
-        middle.plot(values, np.full(len(values), place - 0.14), "o", color=color, ms=5, alpha=0.75, mew=0)
-        raw = rise(result, label, "unnormalized")
-        middle.plot(raw, np.full(len(raw), place + 0.14), "s", mfc="none", color=color, ms=5, alpha=0.75)
+        finite = np.where(np.isfinite(planes), planes, np.nan)
+        if ARMS[label][:2] == ARMS[LARGE][:2]:
+            means = [[np.nanmedian(plane[ring]) for ring in rings] for plane in finite]
+            at = [away[ring].mean() for ring in rings]
+            band(left, at, means, label, color=color, ls="-" if ARMS[label][3] else "--")
+        rises, errors = rise(result, label), result.array("minima", label, "error")
+        middle.plot(rises, np.full(len(rises), place - 0.14), "o", color=color, ms=5, alpha=0.75, mew=0)
+        right.plot(rises, errors, "o", color=color, ms=6, alpha=0.75, mew=0, label=label)
+        if "unnormalized" in result.curves["minima"][label]:
+            raw = rise(result, label, "unnormalized")
+            middle.plot(raw, np.full(len(raw), place + 0.14), "s", mfc="none", color=color, ms=5, alpha=0.75)
     left.set_yscale("log")
-    left.set_xlabel("distance from the minimum, filter-normalized")
+    left.set_xlabel("distance, filter-normalized")
     left.set_ylabel("training loss, nats")
-    left.set_title("shallow, with shortcuts", loc="left", fontsize=10)
-    for axes in (middle, right):
-        axes.set_xscale("log")
+    left.set_title("shallow, shortcuts; dashed: no decay", loc="left", fontsize=10)
+    middle.set_xscale("log")
     middle.set_yticks(range(len(COLORS)), list(COLORS))
     middle.invert_yaxis()
     middle.set_xlabel("rise, nats; squares: directions of one length")
+    for axis in ("x", "y"):
+        scale_axis(right, axis, np.concatenate([line.get_data()[axis == "y"] for line in right.get_lines()]))
     right.set_xlabel("rise, filter-normalized, nats")
     right.set_ylabel("test error (%)")
-    legend(figure, right, columns=7)
+    legend(figure, right, columns=4)
     return figure
 
 

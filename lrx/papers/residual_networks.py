@@ -80,15 +80,17 @@ def train_to_ends(
     members: Mapping[str, Sequence[float]],
     num_steps: int,
     job: Job,
+    name: str,
 ) -> list[list[tuple[Any, Any]]]:
     """Train with every member of some hyperparameters and every seed, and return where the runs end.
 
     Args:
-      workload: what is trained; its name is that of the folder that keeps the runs.
+      workload: what is trained.
       tx: takes the hyperparameters by name.
       members: name to the value of each member.
       num_steps: length of a run.
-      job: the seeds, the folder and whether to show progress.
+      job: the seeds, the folder of checkpoints and whether to show progress.
+      name: name of the runs, which differs from that of others of the paper.
 
     Returns:
       For each member and seed the parameters and the model state.
@@ -100,9 +102,9 @@ def train_to_ends(
     seeds, number = np.asarray(job.seeds), len(next(iter(hyper.values())))
     family = RunFamily(workload, FromHyperparameters(tx), num_steps, num_steps)
     told = {"kind": "ends", "seeds": seeds.tolist(), "members": {name: list(each) for name, each in members.items()}}
-    folder, title = job.folder(workload.name), job.progress_title(workload.name)
+    title = job.progress_title(f"{workload.name}, {name}")
     structure = jax.tree.structure(jax.eval_shape(workload.init, jax.random.key(0)))
-    with Study(workload.name, folder, title, lambda: family.identity(hyper, **told), "member") as study:
+    with Study(name, job.folder(name), title, lambda: family.identity(hyper, **told), "member") as study:
         kept, made = study.restore(), study.made or 0
         status, each = (
             study.show(made * len(seeds) * num_steps, number * len(seeds) * num_steps),

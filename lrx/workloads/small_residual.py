@@ -88,10 +88,9 @@ def make_small_residual_workload(
         return cross_entropy(logits, batch[1])["loss"], statistics
 
     def measure(params: Any, statistics: Any, examples: Any) -> dict[str, jax.Array]:
-        (seen, seen_labels), (held_out, labels) = examples
-        logits, _ = apply(params, statistics, jnp.concatenate([seen, held_out]), train=False)
-        on_train = error_in_percent(logits[: len(seen)], seen_labels)
-        on_test = error_in_percent(logits[len(seen) :], labels)
+        on_train, on_test = (
+            error_in_percent(apply(params, statistics, images, train=False)[0], labels) for images, labels in examples
+        )
         return {
             "error": on_test["error"],
             "training_error": on_train["error"],
