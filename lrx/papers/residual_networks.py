@@ -103,7 +103,8 @@ def train_to_ends(
     family = RunFamily(workload, FromHyperparameters(tx), num_steps, num_steps)
     told = {"kind": "ends", "seeds": seeds.tolist(), "members": {name: list(each) for name, each in members.items()}}
     title = job.progress_title(f"{workload.name}, {name}")
-    structure = jax.tree.structure(jax.eval_shape(workload.init, jax.random.key(0)))
+    like = jax.eval_shape(workload.init, jax.random.key(0))
+    places, structure = range(len(jax.tree.leaves(like))), jax.tree.structure(like)
     with Study(name, job.folder(name), title, lambda: family.identity(hyper, **told), "member") as study:
         kept, made = study.restore(), study.made or 0
         status, each = (
@@ -125,7 +126,7 @@ def train_to_ends(
             study.save(made, kept)
     return [
         [
-            jax.tree.unflatten(structure, [kept[str(place)][member, seed] for place in range(structure.num_leaves)])
+            jax.tree.unflatten(structure, [kept[str(place)][member, seed] for place in places])
             for seed in range(len(seeds))
         ]
         for member in range(number)
