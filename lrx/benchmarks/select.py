@@ -2,9 +2,9 @@
 
     lrx bench select
     lrx bench select --task wine-unscaled --task balance
-    lrx bench select --last
+    lrx bench select --suite latest
 
-The tasks are those of `lrx.workloads.suite.TASKS`. What every method reaches from every rate is looked up in curves
+The tasks are those of `lrx.workloads.suite.TASKS` or of another suite. What every method reaches from every rate is looked up in curves
 that `lrx bench select_curves` has recorded, so that hundreds of selections take minutes. `select` is measured with
 rules that were found without the kind of the task: the kinds are split into folds, and the prior of each fold is that
 of the others.
@@ -15,9 +15,9 @@ decay at 1e-3, 3e-4 and 3e-3); a range test followed by one-cycle; and every met
 trained with ten other seeds. Regret is (value - oracle) / (initial value - oracle) there. The oracle is the best of
 all methods and rates, chosen for each seed without that seed.
 
-By default the rules of each task are those found on the other folds. With --last the tasks are those made last, and
-the rules are the ones that lrx ships. The output is select.json and select.png, or last.json and last.png, and a
-README.md with the tables of both.
+On the suite `folds` the rules of each task are those found on the other folds, on the suites `last` and `latest`, whose
+kinds are in no fold, those that lrx ships. The output is a file of numbers and a picture named by the suite, and a
+README.md with the tables of all.
 """
 
 from __future__ import annotations
@@ -36,15 +36,15 @@ from lrx.benchmarks.selection.curves import CHOOSING, HELD_OUT, TaskCurves, load
 from lrx.benchmarks.selection.fit import KNOWN, fit
 from lrx.benchmarks.selection.measure import by_policy, measure
 from lrx.benchmarks.selection.record import Recorder
-from lrx.benchmarks.selection.report import TITLES, page, percent, plot, summary
+from lrx.benchmarks.selection.report import page, percent, plot, summary
 from lrx.benchmarks.selection.strategies import BUDGETS, Strategy, strategies
+from lrx.benchmarks.selection.suites import SUITES
 from lrx.figures import save
 from lrx.records import Result, load, stopwatch, write_atomically
 from lrx.tuning.selection.experience import Experience, shipped
 from lrx.tuning.selection.freeze_thaw import FreezeThaw
 from lrx.tuning.selection.portfolio import PORTFOLIO
 from lrx.workloads.suite import FOLDS, TASKS
-from lrx.workloads.suite.last import LAST
 
 GALLERY = Path("examples/gallery/select")
 INTRODUCTION = """# Does `lrx.select` choose as well as an exhaustive search, and better than common practice?
@@ -83,29 +83,29 @@ def experience_without(recorded: Mapping[str, TaskCurves], fold: Sequence[str]) 
     return fit(others, KNOWN)
 
 
-def write(result: Result, folder: Path) -> list[Path]:
-    """Write a result, its picture, and the page of all results in the folder."""
-    stem = "last" if set(result.curves) <= set(LAST) else "select"
-    paths = [result.save(folder / f"{stem}.json"), save(plot(result), folder / f"{stem}.png")]
+def write(result: Result, suite: str, folder: Path) -> list[Path]:
+    """Write the result of a suite, its picture, and the page of all results in the folder."""
+    paths = [result.save(folder / f"{suite}.json"), save(plot(result), folder / f"{suite}.png")]
     return [*paths, write_atomically(folder / "README.md", page(measured_in(folder), INTRODUCTION))]
 
 
 def measured_in(folder: Path) -> dict[str, Result]:
-    """Load the results that a folder holds, by the stem of their files."""
-    return {stem: load(folder / f"{stem}.json") for stem in TITLES if (folder / f"{stem}.json").exists()}
+    """Load the results that a folder holds, by suite."""
+    return {suite: load(folder / f"{suite}.json") for suite in SUITES if (folder / f"{suite}.json").exists()}
 
 
 def main(
     tasks: Annotated[
-        list[str] | None, typer.Option("--task", help="Of `lrx.workloads.suite`; once for each, by default all.")
+        list[str] | None, typer.Option("--task", help="Of the suite; once for each, by default all.")
     ] = None,
-    last: Annotated[bool, typer.Option("--last", help="Measure the tasks made last, with the rules of lrx.")] = False,
+    suite: Annotated[str, typer.Option(help="Its tasks: " + ", ".join(SUITES) + ".")] = "folds",
     curves: Annotated[Path, typer.Option("--curves", help="Folder of the recorded curves.")] = GALLERY / "curves",
     folder: Annotated[Path, typer.Option("--out", help="Where the results are written.")] = Path("lrx-results/select"),
     data_dir: Annotated[Path | None, typer.Option(help="Folder of the data files; also LRX_DATA_DIR.")] = None,
 ) -> None:
     """Measure, print and draw."""
-    every = LAST if last else TASKS
+    known("--suite", suite, SUITES)
+    every = SUITES[suite].tasks
     for task in tasks or []:
         known("--task", task, every)
     elapsed, recorded = stopwatch(), load_all(curves)
@@ -113,7 +113,7 @@ def main(
         if name not in recorded:
             raise ValueError(
                 f"--curves must hold the curves of {name}, got --curves {curves}: record them, "
-                f"lrx bench select_curves --task {name} --out {curves}."
+                f"lrx bench select_curves --suite {suite} --task {name} --out {curves}."
             )
     found: dict[str, Any] = {}
     fitted: dict[tuple[str, ...], Experience] = {(): shipped()}
@@ -138,7 +138,7 @@ def main(
     settings = {"budgets": list(BUDGETS), "held_out_seeds": list(HELD_OUT), "folds": [list(fold) for fold in FOLDS]}
     result = Result("select", "cpu", ", ".join(found), list(CHOOSING), settings, found, elapsed())
     print(f"\n{result.origin()}\n\n{summary(result, 3.0)}\n")
-    for path in write(result, folder):
+    for path in write(result, suite, folder):
         print(f"wrote {path}")
 
 

@@ -2,8 +2,9 @@
 
     lrx bench select_curves
     lrx bench select_curves --task balance
+    lrx bench select_curves --suite latest
 
-On each task of `lrx.workloads.suite.TASKS`, every method of a portfolio is trained from a grid of rates, half a decade
+On each task of a suite, by default `lrx.workloads.suite.TASKS`, every method of a portfolio is trained from a grid of rates, half a decade
 apart, with three seeds over the full length. The training losses are kept in bins that are geometric in time, with the
 evaluations after 1/27, 1/9, 1/3, 0.58 and all of a run. `lrx bench select` replays strategies on these curves.
 
@@ -22,30 +23,28 @@ import typer
 from lrx._checks import known
 from lrx.benchmarks.selection.candidates import FAMILIES
 from lrx.benchmarks.selection.record import Recorder
-from lrx.workloads.suite import TASKS
-from lrx.workloads.suite.last import LAST
-from lrx.workloads.suite.latest import LATEST
-
-EVERY = TASKS | LAST | LATEST
+from lrx.benchmarks.selection.suites import SUITES
 
 
 def main(
     tasks: Annotated[
-        list[str] | None, typer.Option("--task", help="Of `lrx.workloads.suite`; once for each, by default all.")
+        list[str] | None, typer.Option("--task", help="Of the suite; once for each, by default all.")
     ] = None,
     families: Annotated[
         list[int] | None, typer.Option("--family", help="Place of a family of methods; once for each, by default all.")
     ] = None,
-    last: Annotated[bool, typer.Option("--last", help="Record the tasks made last instead.")] = False,
+    suite: Annotated[str, typer.Option(help="Its tasks: " + ", ".join(SUITES) + ".")] = "folds",
     folder: Annotated[Path, typer.Option("--out", help="Folder of the curves.")] = Path("lrx-results/select/curves"),
     data_dir: Annotated[Path | None, typer.Option(help="Folder of the data files; also LRX_DATA_DIR.")] = None,
 ) -> None:
     """Record the curves."""
+    known("--suite", suite, SUITES)
+    every = SUITES[suite].tasks
     for task in tasks or []:
-        known("--task", task, EVERY)
+        known("--task", task, every)
     chosen = FAMILIES if not families else [FAMILIES[place] for place in families]
-    for name in tasks or (LAST if last else TASKS):
-        recorder = Recorder(name, EVERY[name], folder / f"{name}.npz", data_dir)
+    for name in tasks or every:
+        recorder = Recorder(name, every[name], folder / f"{name}.npz", data_dir)
         recorder.record(chosen)
         recorder.test_ranges()
         jax.clear_caches()  # a task's programs serve no other task

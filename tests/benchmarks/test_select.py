@@ -134,20 +134,20 @@ def test_tables_name_every_strategy_task_and_kind() -> None:
 
 
 def test_a_result_leaves_its_tables_and_a_picture(tmp_path: pathlib.Path) -> None:
-    paths = select.write(made_up(REGRETS), tmp_path)
-    assert [path.name for path in paths] == ["select.json", "select.png", "README.md"]
+    paths = select.write(made_up(REGRETS), "folds", tmp_path)
+    assert [path.name for path in paths] == ["folds.json", "folds.png", "README.md"]
     page = (tmp_path / "README.md").read_text()
     assert report.summary(made_up(REGRETS), 3.0) in page
-    assert (tmp_path / "select.png").stat().st_size > 10_000
+    assert (tmp_path / "folds.png").stat().st_size > 10_000
 
 
 def test_the_page_in_the_gallery_is_what_its_results_say() -> None:
     results = select.measured_in(GALLERY)
-    assert "select" in results
+    assert "folds" in results
     page = (GALLERY / "README.md").read_text()
     assert page == report.page(results, select.INTRODUCTION)
-    for stem, result in results.items():
-        assert (GALLERY / f"{stem}.png").exists()
+    for suite, result in results.items():
+        assert (GALLERY / f"{suite}.png").exists()
         assert report.task_table(result, "select", 3.0) in page
 
 

@@ -8,16 +8,13 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from lrx.benchmarks.selection.suites import SUITES
 from lrx.figures import PALETTE, legend, panels
 from lrx.records import Result, markdown_table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-TITLES = {  # of the results, by the stem of their files
-    "select": "Rules found without the kind of the task",
-    "last": "Tasks made last, of kinds that no rule was found with",
-}
 MOST = 1.0  # regret that a mean counts for a worse choice: as bad as no training
 BEST_DEFAULT = "best default"  # of all methods at their default rate, the one with the least mean regret
 DRAWN = (
@@ -229,10 +226,10 @@ def page(results: Mapping[str, Result], introduction: str) -> str:
     """Return the tables of results as a page in Markdown.
 
     Args:
-      results: stem of the files to result.
+      results: by suite.
       introduction: what was measured, in Markdown.
     """
     lines = [introduction, ""]
-    for stem, result in results.items():
-        lines += section(result, TITLES[stem], f"{stem}.png")
+    for suite, result in results.items():
+        lines += section(result, SUITES[suite].title, f"{suite}.png")
     return "\n".join(lines)

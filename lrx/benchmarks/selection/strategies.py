@@ -136,6 +136,7 @@ def with_optuna(methods: Sequence[str]) -> Strategy:
             return value
 
         study = optuna.create_study(
+            study_name=str(CHOOSING[replay.seed]),  # Hyperband's brackets follow from it, and by default it is random
             direction="minimize" if replay.curves.mode == "min" else "maximize",
             sampler=optuna.samplers.TPESampler(seed=CHOOSING[replay.seed]),
             pruner=optuna.pruners.HyperbandPruner(min_resource=1, max_resource=27, reduction_factor=3),
