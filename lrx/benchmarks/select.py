@@ -4,10 +4,10 @@
     lrx bench select --task wine-unscaled --task balance
     lrx bench select --suite latest
 
-The tasks are those of `lrx.workloads.suite.TASKS` or of another suite. What every method reaches from every rate is looked up in curves
-that `lrx bench select_curves` has recorded, so that hundreds of selections take minutes. `select` is measured with
-rules that were found without the kind of the task: the kinds are split into folds, and the prior of each fold is that
-of the others.
+The tasks are those of `lrx.workloads.suite.TASKS` or of another suite. What every method reaches from every rate is
+looked up in curves that `lrx bench select_curves` has recorded, so that hundreds of selections take minutes. `select`
+is measured with rules that were found without the kind of the task: the kinds are split into folds, and the prior of
+each fold is that of the others.
 
 The strategies, with three seeds each and budgets of 1 to 10 full runs, are: `select`; Optuna (TPE, Hyperband) over the
 whole portfolio and over AdamW's rate with linear decay; random search; a rule of thumb (AdamW with warm-up and linear

@@ -4,9 +4,10 @@
     lrx bench select_curves --task balance
     lrx bench select_curves --suite latest
 
-On each task of a suite, by default `lrx.workloads.suite.TASKS`, every method of a portfolio is trained from a grid of rates, half a decade
-apart, with three seeds over the full length. The training losses are kept in bins that are geometric in time, with the
-evaluations after 1/27, 1/9, 1/3, 0.58 and all of a run. `lrx bench select` replays strategies on these curves.
+On each task of a suite, by default `lrx.workloads.suite.TASKS`, every method of a portfolio is trained from a grid of
+rates, half a decade apart, with three seeds over the full length. The training losses are kept in bins that are
+geometric in time, with the evaluations after 1/27, 1/9, 1/3, 0.58 and all of a run. `lrx bench select` replays
+strategies on these curves.
 
 A file is written for each task, after each family of methods; what is there is kept, so that an interrupted recording
 resumes. A task whose data or program has changed is recorded again.

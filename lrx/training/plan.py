@@ -89,6 +89,7 @@ def _fitting_plan(programs: _Programs, strategy: str, members: int) -> Plan:
     return plan
 
 
+_TRACED = Cache(maxsize=4)
 _COMPILED = Cache(maxsize=64)
 _CHOICES = Cache(maxsize=256)
 
@@ -114,26 +115,30 @@ class _Programs:
         """About how many operations a step of one run makes."""
         return self._traced[1]
 
+    def _traced_start(self, devices: tuple[jax.Device, ...], members: int) -> Any:
+        """Trace the function that builds the runs; it is compiled, and the shapes of the runs are those it returns."""
+
+        def trace() -> Any:
+            hyper, keys = self._arguments(devices, members)
+            return jax.jit(self._start, out_shardings=_Split(devices, members).runs).trace(hyper, keys.init)
+
+        return _TRACED.find((self.key, devices, members), trace)
+
     def compile_start(self, devices: tuple[jax.Device, ...], members: int, *, quick: bool) -> Any:
         """Compile the function that builds the runs; a quick one is not optimized."""
         options = QUICK if quick and devices[0].platform == "cpu" else None
         key = (self.key, devices, members, options is None)
-        return _COMPILED.find(key, lambda: self._compile_start(devices, members, options))
+        return _COMPILED.find(key, lambda: self._traced_start(devices, members).lower().compile(options))
 
     def compile_advance(self, devices: tuple[jax.Device, ...], members: int, strategy: str) -> Any:
         """Compile the function that runs the steps."""
         key = (self.key, devices, members, strategy)
         return _COMPILED.find(key, lambda: self._compile_advance(devices, members, strategy))
 
-    def _compile_start(self, devices: tuple[jax.Device, ...], members: int, options: Any) -> Any:
-        hyper, keys = self._arguments(devices, members)
-        by_run = _Split(devices, members).runs
-        return jax.jit(self._start, out_shardings=by_run).lower(hyper, keys.init).compile(options)
-
     def _compile_advance(self, devices: tuple[jax.Device, ...], members: int, strategy: str) -> Any:
         places, split = placement(devices), _Split(devices, members)
         hyper, keys = self._arguments(devices, members)
-        runs = _shapes(jax.eval_shape(self._start, hyper, keys.init), split.runs)
+        runs = _shapes(self._traced_start(devices, members).out_info, split.runs)
         data, count = _shapes((self.data, jax.eval_shape(lambda: jnp.int32(0))), places.everywhere)
         one_step = self._traced[0]
 
