@@ -1,8 +1,9 @@
 """How sure a choice is: what the runs of a selection say about those that were not made to the end.
 
-Runs of one seed are compared at several lengths, and their order changes in between. How much it changes is measured on
-the table itself. With v the metric of a run, v_0 that of the initial parameters and v_c(L) that of the chosen run, or,
-where that was not made, of the best run of length L, let the gap of a run be
+A policy that predicts how runs end says it itself (`FreezeThaw`). For others it is read from the table. Runs of one
+seed are compared at several lengths, and their order changes in between. How much it changes is measured on the table
+itself. With v the metric of a run, v_0 that of the initial parameters and v_c(L) that of the chosen run, or, where that
+was not made, of the best run of length L, let the gap of a run be
 
     g(L) = min(1, (v - v_c(L)) / |v_0 - v_c(L)|),    v - v_c(L) reversed in sign if more is better.
 
@@ -17,32 +18,14 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping
-from typing import NamedTuple
 
 import numpy as np
 
-from lrx.tuning.selection.policy import Observed, Run, Training
+from lrx.tuning.selection.policy import Certainty, Observed, Rival, Run, Training
 
 BETTER = 0.01  # of the gap between the initial metric and the chosen run's
 
 _Runs = Mapping[tuple[str, float], Mapping[int, float]]  # (method, rate) to length to metric
-
-
-class Rival(NamedTuple):
-    """A run of another method."""
-
-    method: str
-    rate: float
-    length: int  # its longest
-    probability: float  # that its method is better by 1 % after a full run
-
-
-class Certainty(NamedTuple):
-    """How sure a choice is."""
-
-    probability: float  # that some other method of the table is better by 1 %; NaN if the runs do not show it
-    rivals: tuple[Rival, ...]  # the best run of each other method, the most probable first
-    drift: float  # s, as above
 
 
 def assess(observed: Observed, method: str, rate: float) -> Certainty:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 
-from lrx.tuning.selection.certainty import Certainty
-from lrx.tuning.selection.policy import Observed
+from lrx.tuning.selection.policy import Certainty, Observed
 from lrx.tuning.selection.rates import sees_fall
 
 LIKELY = 0.05  # probability of being better by 1 %, above which a method that was dropped is named

@@ -141,11 +141,12 @@ class Experience:
           seen: what runs have shown.
 
         Returns:
-          (n,) means and (n,) standard deviations.
+          (n,) means and (n, n) covariances.
         """
         means, deviations = self.means[REGRET], self.deviations[REGRET]
+        before = self.correlations * np.outer(deviations, deviations)
         if not seen:
-            return means, deviations
+            return means, before
         at = np.array([self.places[each.configuration] for each in seen])
         parts = np.array([each.part for each in seen])
         scales = self.deviations[parts, at]
@@ -154,8 +155,9 @@ class Experience:
         across = self.between[REGRET, parts] * self.correlations[:, at] * np.outer(deviations, scales)
         shift = np.array([each.gap for each in seen]) - self.means[parts, at]
         solved = np.linalg.solve(covariance, np.column_stack([shift, across.T]))
-        variances = deviations**2 - np.sum(across * solved[:, 1:].T, axis=1)
-        return means + across @ solved[:, 0], np.sqrt(np.maximum(variances, JITTER))
+        after = before - across @ solved[:, 1:]
+        after[np.diag_indices(len(after))] = np.maximum(np.diag(after), JITTER)
+        return means + across @ solved[:, 0], after
 
     def to_json(self) -> str:
         """Return everything as JSON, a line for each configuration."""

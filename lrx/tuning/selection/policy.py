@@ -72,6 +72,23 @@ class Ask(NamedTuple):
     title: str = ""  # of this round, for the progress
 
 
+class Rival(NamedTuple):
+    """A run of another method."""
+
+    method: str
+    rate: float
+    length: int  # its longest
+    probability: float  # that its method is better by 1 % after a full run
+
+
+class Certainty(NamedTuple):
+    """How sure a choice is."""
+
+    probability: float  # that some other method of the table is better by 1 %; NaN if the runs do not show it
+    rivals: tuple[Rival, ...]  # the best run of each other method, the most probable first
+    drift: float = math.nan  # s of `lrx.tuning.selection.certainty`, where that was used
+
+
 class Choice(NamedTuple):
     """A decision: this is the answer."""
 
@@ -80,6 +97,7 @@ class Choice(NamedTuple):
     reasons: tuple[str, ...] = ()  # sentences
     doubts: tuple[str, ...] = ()  # sentences: what is not known
     next_run: Training | None = None  # what one more full run would be spent on
+    certainty: Certainty | None = None  # how sure it is; None to read it from the table
 
 
 class Scores(NamedTuple):

@@ -13,9 +13,8 @@ import numpy as np
 import optax
 
 from lrx.tuning.range_test_result import RangeTest
-from lrx.tuning.selection.certainty import Certainty
 from lrx.tuning.selection.code import shortest, write_code
-from lrx.tuning.selection.policy import Observation, Training
+from lrx.tuning.selection.policy import Certainty, Observation, Training
 from lrx.tuning.selection.portfolio import Method
 
 if TYPE_CHECKING:

@@ -126,7 +126,7 @@ class Selector:
         return Answer(tuple(tests), tuple(runs))
 
     def _selection(self, choice: Choice, observed: Observed, seconds: float) -> Selection:
-        certainty = assess(observed, choice.method, choice.rate)
+        certainty = choice.certainty or assess(observed, choice.method, choice.rate)
         rate = shortest(choice.rate)
         compared = len({each.training.run.method for each in observed.runs}) > 1 or len(observed.runs) > 1
         steps = sum(each.training.stop - each.training.start for each in observed.runs)

@@ -8,8 +8,8 @@ import math
 import numpy as np
 import pytest
 
-from lrx.tuning.selection.experience import JITTER, PARTS, REGRET, Configuration, Experience, Seen, phi, shipped
-from lrx.tuning.selection.freeze_thaw import FreezeThaw
+from lrx.tuning.selection.experience import JITTER, NEAR, PARTS, REGRET, Configuration, Experience, Seen, phi, shipped
+from lrx.tuning.selection.freeze_thaw import SPREAD, FreezeThaw, _Race
 from lrx.tuning.selection.policy import Answer, Ask, Choice, Observation, Observed, Scores
 from lrx.tuning.selection.portfolio import PORTFOLIO, Method, momentum_sgd
 
@@ -68,7 +68,7 @@ def test_phi_is_bounded_at_both_ends() -> None:
 def test_predictions_are_those_of_the_joint_normal_distribution() -> None:
     known = experience((-2.0, -2.5, -3.0, -1.5))
     seen = [Seen(KNOWN[0], 1, -4.0), Seen(KNOWN[2], 1, -1.0), Seen(KNOWN[0], 3, -4.5)]
-    means, deviations = known.predict(seen)
+    means, covariances = known.predict(seen)
     # By the density of everything together, conditioned one observation after the other.
     at = [(each.part, known.places[each.configuration]) for each in seen] + [(REGRET, place) for place in range(4)]
     covariance = np.array([[known.between[p, q] * known.correlations[c, d] for q, d in at] for p, c in at])
@@ -79,21 +79,44 @@ def test_predictions_are_those_of_the_joint_normal_distribution() -> None:
         expected = expected + gain * (each.gap - expected[number])
         covariance = covariance - np.outer(gain, covariance[number])
     np.testing.assert_allclose(means, expected[3:], rtol=1e-8)
-    np.testing.assert_allclose(deviations, np.sqrt(np.diag(covariance))[3:], rtol=1e-8)
+    np.testing.assert_allclose(covariances, covariance[3:, 3:], rtol=1e-8)
 
 
 def test_nothing_seen_predicts_what_is_usual() -> None:
     known = experience((-2.0, -2.5, -3.0, -1.5))
-    means, deviations = known.predict([])
+    means, covariances = known.predict([])
     np.testing.assert_array_equal(means, [-2.0, -2.5, -3.0, -1.5])
-    np.testing.assert_array_equal(deviations, 1.0)
+    np.testing.assert_array_equal(covariances, known.correlations)
 
 
 def test_a_good_run_speaks_for_what_did_well_on_the_same_tasks() -> None:
-    means, deviations = experience().predict([Seen(KNOWN[0], 1, -4.0)])
+    means, covariances = experience().predict([Seen(KNOWN[0], 1, -4.0)])
+    deviations = np.sqrt(np.diag(covariances))
     assert means[0] < means[1] < -2.5  # the same method at another rate
     assert means[2] > -2.0  # did badly where the first did well
     assert deviations[0] < deviations[1] < 1.0
+
+
+def test_the_probability_of_a_better_method_is_that_of_the_predicted_distribution() -> None:
+    policy = FreezeThaw(experience(noise=0.5))
+    _, choice, end = play(policy, {"first": 0.4, "second": 0.38, "third": 0.9}, observed())
+    assert choice.certainty is not None
+    race = _Race(end, policy.experience)
+    drawn = np.random.default_rng(5).multivariate_normal(race.means, SPREAD**2 * race.covariances, 100_000)
+    regrets = np.clip(np.exp(drawn) - NEAR, 0, 1)
+    chosen = next(each for each, run in race.begun.items() if (run.method, run.rate) == choice[:2])
+    own = regrets[:, race.experience.places[chosen]]
+    better = {
+        each: regrets[:, race.experience.places[each]] < own - 0.01
+        for each in race.begun
+        if each.method != choice.method
+    }
+    assert choice.certainty.probability == pytest.approx(np.any(list(better.values()), axis=0).mean(), abs=0.02)
+    assert 0.02 < choice.certainty.probability < 0.98
+    for rival in choice.certainty.rivals:
+        likely = max(chance.mean() for each, chance in better.items() if each.method == rival.method)
+        assert rival.probability == pytest.approx(likely, abs=0.02)
+    assert {each.method for each in choice.certainty.rivals} == {"first", "second", "third"} - {choice.method}
 
 
 def test_no_part_is_trained_twice_and_most_runs_end_early() -> None:

@@ -9,9 +9,8 @@ import pytest
 
 import lrx
 from lrx.tuning import PORTFOLIO
-from lrx.tuning.selection.certainty import Certainty, Rival
 from lrx.tuning.selection.code import shortest, write_code
-from lrx.tuning.selection.policy import Run, Training
+from lrx.tuning.selection.policy import Certainty, Rival, Run, Training
 from lrx.tuning.selection.portfolio import Method
 from lrx.tuning.selection.result import RunRecord, Selection, show_seconds
 
