@@ -17,7 +17,7 @@ from lrx.benchmarks.selection.measure import by_policy, measure, sources
 from lrx.benchmarks.selection.replay import Pick
 from lrx.benchmarks.selection.strategies import BUDGETS, at_default
 from lrx.records import Result
-from lrx.tuning.selection.policy import Ask, Choice, Observed
+from lrx.tuning.selection.policy import Ask, Certainty, Choice, Observed, Rival
 
 GALLERY = pathlib.Path(__file__).parents[2] / "examples/gallery/select"
 LINEAR, ONE_CYCLE, SGD = "adamw, linear decay", "adamw, one-cycle", "sgd, linear decay"
@@ -38,7 +38,7 @@ class Fixed:
         """Choose."""
         if observed.budget < 2:
             raise ValueError("nothing was learnt")
-        return Choice(LINEAR, 1.1e-2)
+        return Choice(LINEAR, 1.1e-2, certainty=Certainty(0.3, (Rival(SGD, 0.05, 10, 0.2), Rival(SGD, 0.5, 10, 0.1))))
 
 
 def test_each_choice_is_judged_against_the_oracle() -> None:
@@ -50,6 +50,7 @@ def test_each_choice_is_judged_against_the_oracle() -> None:
     assert rows[0][-1]["rate"] == pytest.approx(1e-2)
     assert rows[0][-1]["regret"] == pytest.approx(0.15 / 0.95, abs=1e-6)
     assert not rows[0][-1]["near"]
+    assert (rows[0][-1]["doubt"], rows[0][-1]["missed"]) == (0.3, True)  # the first of the rivals is better
     # Where nothing was learnt, the worst run of all stands for the choice.
     assert (rows[0][0]["method"], rows[0][0]["regret"]) == (SGD, None)
     # A strategy whose choice is the same with each budget has one.
@@ -85,16 +86,19 @@ def test_regret_is_cut_into_optimizer_schedule_and_rate() -> None:
     assert found["oracle's method"] == 0
 
 
-def _pick(regret: float | None) -> dict[str, Any]:
+def _pick(regret: float | None, *, doubts: bool) -> dict[str, Any]:
     near = regret is not None and regret <= 0.01
-    return {"method": "sgd", "rate": 0.1, "cost": 2.5, "regret": regret, "error": 0.001, "near": near}
+    found = {"method": "sgd", "rate": 0.1, "cost": 2.5, "regret": regret, "error": 0.001, "near": near}
+    return found | ({"doubt": 0.15 if near else 0.3, "missed": not near} if doubts else {})
 
 
 def made_up(regrets: dict[str, list[list[float | None]]], names: tuple[str, ...] = ("first", "second")) -> Result:
     """A result with two tasks, these regrets of strategies, and the same with each of two budgets."""
     curves: dict[str, Any] = {}
     for place, task in enumerate(names):
-        strategies = {name: [[_pick(each)] for each in tasks[place]] for name, tasks in regrets.items()}
+        strategies = {
+            name: [[_pick(each, doubts=name == "select")] for each in tasks[place]] for name, tasks in regrets.items()
+        }
         curves[task] = {
             "kind": ("text", "tables")[place],
             "steps": 10,
@@ -131,6 +135,8 @@ def test_tables_name_every_strategy_task_and_kind() -> None:
     assert "0.50 %, 3.00 % *" in tasks[3]
     assert "| tables | 1 | -0.50 % | 100 % |" in report.kind_table(result, ["select", "default: sgd"], 3.0)
     assert "| mean of the kinds | 0.50 % |" in report.source_table(result)
+    doubts = report.doubt_table(result, "select").splitlines()
+    assert doubts[2:] == ["| 10 to 20 % | 3 | 15 % | 0 % |", "| 20 to 40 % | 1 | 30 % | 100 % |"]
 
 
 def test_a_result_leaves_its_tables_and_a_picture(tmp_path: pathlib.Path) -> None:

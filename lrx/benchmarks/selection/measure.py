@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -12,7 +13,8 @@ from lrx.benchmarks.selection.regret import Judge, best_pairs, is_far, mean_regr
 from lrx.benchmarks.selection.replay import Pick, Replay
 from lrx.benchmarks.selection.report import MOST
 from lrx.benchmarks.selection.strategies import BUDGETS, Strategy
-from lrx.tuning.selection.policy import Policy
+from lrx.tuning.selection.certainty import BETTER
+from lrx.tuning.selection.policy import Choice, Policy
 from lrx.tuning.selection.portfolio import Method
 
 Judging = Callable[[list[tuple[str, float]]], TaskCurves]  # trains pairs with the held-out seeds where that is missing
@@ -34,10 +36,18 @@ def by_policy(policy: Policy, portfolio: Mapping[str, Method]) -> Strategy:
             except ValueError:  # nothing was learnt
                 picks.append(Pick(*_worst(replay), budget))
             else:
-                picks.append(Pick(choice.method, replay.rate(choice.method, choice.rate), cost))
+                picks.append(_pick(replay, choice, cost))
         return picks
 
     return choose
+
+
+def _pick(replay: Replay, choice: Choice, cost: float) -> Pick:
+    pick = Pick(choice.method, replay.rate(choice.method, choice.rate), cost)
+    if choice.certainty is None:
+        return pick
+    rivals = tuple((each.method, replay.rate(each.method, each.rate)) for each in choice.certainty.rivals)
+    return dataclasses.replace(pick, doubt=round(choice.certainty.probability, 4), rivals=rivals)
 
 
 def _worst(replay: Replay) -> tuple[str, float]:
@@ -89,7 +99,8 @@ def measure(curves: TaskCurves, strategies: Mapping[str, Strategy], judging: Jud
 
     Returns:
       The oracle, the initial value, and for each strategy a list over the seeds of lists over the budgets (of one, if
-      all are equal) of choices with their regret.
+      all are equal) of choices with their regret; where a strategy says how sure it is, with that and whether, by the
+      means of all seeds, another method that it has tried is better by 1 %.
 
     Raises:
       KeyError: if a choice was not trained with the held-out seeds, and `judging` is None.
@@ -99,12 +110,12 @@ def measure(curves: TaskCurves, strategies: Mapping[str, Strategy], judging: Jud
         chosen = [(pick.method, pick.rate) for rows in picked.values() for row in rows for pick in row]
         close = [pair for pair in chosen if not is_far(curves, *pair)]
         curves = judging(list(dict.fromkeys([*best_pairs(curves), *close])))
-    judge = Judge(curves)
+    judge, regrets = Judge(curves), mean_regrets(curves)
 
     def judged(pick: Pick) -> dict[str, Any]:
         found = judge(pick.method, pick.rate)
         regret, error = (round(value, 6) if math.isfinite(value) else None for value in found[:2])
-        return {
+        row = {
             "method": pick.method,
             "rate": float(f"{pick.rate:.6g}"),
             "cost": round(pick.cost, 3),
@@ -112,6 +123,10 @@ def measure(curves: TaskCurves, strategies: Mapping[str, Strategy], judging: Jud
             "error": error,
             "near": found.near,
         }
+        if pick.doubt is not None:
+            limit = regrets[pick.method, pick.rate] - BETTER
+            row |= {"doubt": pick.doubt, "missed": any(regrets[rival] < limit for rival in pick.rivals)}
+        return row
 
     rows = {
         name: [[judged(pick) for pick in (row[:1] if len(set(row)) == 1 else row)] for row in by_seed]

@@ -130,6 +130,8 @@ class Pick:
     method: str
     rate: float  # of the grid
     cost: float  # in full runs
+    doubt: float | None = None  # probability, as the strategy says, that one of `rivals` is better by 1 %
+    rivals: tuple[tuple[str, float], ...] = ()  # method and rate of runs of other methods
 
 
 def best_of(replay: Replay, pairs: Sequence[tuple[str, float]], place: int = -1) -> tuple[str, float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MOST = 1.0  # regret that a mean counts for a worse choice: as bad as no training
+DOUBTS = (0.05, 0.1, 0.2, 0.4)  # bounds between which probabilities are counted together
 BEST_DEFAULT = "best default"  # of all methods at their default rate, the one with the least mean regret
 DRAWN = (
     "select",
@@ -138,6 +140,20 @@ def task_table(result: Result, strategy: str, budget: float) -> str:
     return markdown_table(heads, sorted(rows), "lllrlrr")
 
 
+def doubt_table(result: Result, strategy: str) -> str:
+    """Return a table in Markdown: how often another method was better by 1 %, by how probable a strategy called it."""
+    picks = [pick for measured in result.curves.values() for row in measured["strategies"][strategy] for pick in row]
+    said, missed = (np.array([pick[key] for pick in picks if "doubt" in pick], float) for key in ("doubt", "missed"))
+    place = np.digitize(said, DOUBTS)
+    rows = []
+    for number, (low, high) in enumerate(itertools.pairwise([0.0, *DOUBTS, 1.0])):
+        own = place == number
+        if own.any():
+            shares = [f"{100 * values[own].mean():.0f} %" for values in (said, missed)]
+            rows.append([f"{100 * low:.0f} to {100 * high:.0f} %", str(int(own.sum())), *shares])
+    return markdown_table(["probability", "choices", "its mean", "happened"], rows)
+
+
 def kind_table(result: Result, strategies: Sequence[str], budget: float) -> str:
     """Return a table in Markdown: the mean regret of strategies by kind of task, with one budget."""
     place = result.settings["budgets"].index(budget)
@@ -219,7 +235,12 @@ def section(result: Result, title: str, picture: str) -> list[str]:
         "Where the regret comes from, by the means of all seeds: the best of",
     ]
     lines[-1] += " the chosen optimizer, what the schedule adds to it, and what the rate adds:"
-    return [*lines, "", source_table(result), ""]
+    lines += ["", source_table(result), ""]
+    lines += [
+        "How probable `select` calls it that another method that it has tried is better by 1 %, and how often one"
+    ]
+    lines[-1] += " is, by the means of all seeds, with all budgets:"
+    return [*lines, "", doubt_table(result, "select"), ""]
 
 
 def page(results: Mapping[str, Result], introduction: str) -> str:
