@@ -1,0 +1,265 @@
+"""Residual networks: with shortcuts, deeper is better; the deepest needs a small rate until it has begun to learn.
+
+K. He, X. Zhang, S. Ren, J. Sun, "Deep Residual Learning for Image Recognition", CVPR 2016, arXiv:1512.03385, section
+4.2, figure 6 and table 6. Plain networks have the higher training error the deeper they are; with shortcuts x + F(x) deeper
+ones are better. SGD with momentum, the rate 0.1 divided by 10 at 1/2 and 3/4 of the run. For 110 layers 0.1 is
+"slightly too large to start converging": the rate is 0.01 until the training error is below 80 %, about 400 steps,
+
+    eta(n) = 0.01 until the first n with error(n) < 80 %, then 0.1,   lrx.warmup_until(..., threshold=80),
+
+and where 0.1 is used from the start, the network converges later, to a similar error.
+
+    lrx reproduce he_2016                 digits, networks of 8 and 32 layers, 3 seeds
+    lrx reproduce he_2016 --scale cpu     CIFAR-10 of 8 x 8 pixels, networks of 8, 20 and 56 layers, 3 seeds
+
+Published test errors (CIFAR-10): 8.75, 7.51, 7.17, 6.97 and 6.43 % with 20, 32, 44, 56 and 110 layers.
+
+Differs from the source: small networks and short runs below the `paper` scale, whose 50,000 training images are not
+split. The training error of the warm-up is that of the evaluations, on the first training images.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import optax
+
+import lrx
+from lrx import figures
+from lrx.figures import PALETTE, legend, panels
+from lrx.papers.arms import compare_schedules, final_values, strategy_of_networks
+from lrx.papers.figures import band
+from lrx.papers.reproduction import Claim, Job, Paper, Scale
+from lrx.papers.residual_networks import Network, residual_workload
+from lrx.records import Result, round_to_six_digits
+from lrx.training import Workload
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+class Size(NamedTuple):
+    """The networks, and the length of a run."""
+
+    network: Network
+    depths: tuple[int, ...]  # layers, with shortcuts and without
+    steps: int
+    every: int  # steps between evaluations
+    rate: float = 0.1
+
+
+SCALES = {
+    "demo": Scale(
+        "residual and plain networks of 8 and 32 layers, 300 steps, 3 seeds",
+        "a minute, 2 CPU cores",
+        Size(Network(1437, 360, 256, 32, 8), (8, 32), 300, 10),
+        "digits",
+    ),
+    "cpu": Scale(
+        "residual and plain networks of 8, 20 and 56 layers, 2,000 steps, 3 seeds",
+        "20 minutes, 2 CPU cores",
+        Size(Network(10_000, 2000, 1000, 64, 16, 4), (8, 20, 56), 2000, 40),
+        "cifar10",
+    ),
+    "paper": Scale(
+        "ResNet-20 to ResNet-110 with and without shortcuts, 64,000 steps, 3 seeds",
+        "a day on one GPU",
+        Size(Network(50_000, 10_000, 5000, 128, 0), (20, 32, 44, 56, 110), 64_000, 200),
+        "cifar10",
+    ),
+}
+MOMENTUM = 0.9
+WEIGHT_DECAY = 1e-4
+DROPS = (0.5, 0.75)  # of the run, where the rate is divided by 10
+SMALL = 0.1  # part of the rate that the warm-up has
+THRESHOLD = 80.0  # training error at which it ends, in percent
+STEP, CONSTANT, WARMUP = "step", "constant", "warm-up, step"
+RESIDUAL, PLAIN = "residual", "plain"
+TABLE = {20: 8.75, 32: 7.51, 44: 7.17, 56: 6.97, 110: 6.43}  # test errors in percent
+FALL = 0.85  # of the training loss, within an epoch after a drop
+FIRST_PART = 0.1  # of the run, in which the warm-up ends
+
+
+def optimizer(rate: Any) -> optax.GradientTransformation:
+    """Return momentum with an L2 penalty."""
+    return optax.chain(optax.add_decayed_weights(WEIGHT_DECAY), lrx.sgd(rate, momentum=MOMENTUM))
+
+
+def step_schedule(steps: int, rate: float = 1.0) -> lrx.Schedule:
+    """Return the schedule of the source."""
+    return lrx.piecewise_constant(rate, {round(part * steps): 0.1 for part in DROPS})
+
+
+def measure(size: Size, job: Job) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Train every network with the step schedule, and the deepest one with shortcuts also with the others."""
+    networks: dict[str, Any] = {RESIDUAL: {}, PLAIN: {}}
+    arms: dict[str, Any] = {}
+    for kind, found in networks.items():
+        for depth in size.depths:
+            workload = residual_workload(size.network, depth, job, shortcuts=kind == RESIDUAL)
+            schedules, is_judged = {STEP: step_schedule(size.steps)}, (kind, depth) == (RESIDUAL, size.depths[-1])
+            if is_judged:
+                schedules[CONSTANT] = lrx.constant(1.0)
+            swept = compare_schedules(
+                workload,
+                schedules,
+                optimizer,
+                (size.rate,),
+                job if is_judged else dataclasses.replace(job, arms={}),
+                num_steps=size.steps,
+                metric="error",
+                evaluate_every=size.every,
+                name=f"{kind}, {depth} layers",
+                strategy=strategy_of_networks(),
+            )
+            found[str(depth)] = swept[STEP]
+            if is_judged:
+                arms = swept | {WARMUP: train_with_warmup(workload, size, job)}
+    return size._asdict(), {"networks": networks, "arms": arms}
+
+
+def train_with_warmup(workload: Workload, size: Size, job: Job) -> dict[str, Any]:
+    """Train with a small rate until the training error is low, and keep what `lrx.papers.arms.compare` does."""
+    after = step_schedule(size.steps, size.rate)
+    rate = lrx.warmup_until(after, warmup_value=SMALL * size.rate, threshold=THRESHOLD, feedback="observed")
+    histories = [
+        lrx.train(
+            workload,
+            optimizer(rate),
+            steps=size.steps,
+            seed=seed,
+            evaluate_every=size.every,
+            feedback_metric="training_error",
+            checkpoint=job.folder(f"{WARMUP}, seed {seed}"),
+            progress=job.progress_title(f"{workload.name}, {WARMUP}, seed {seed}"),
+        )
+        for seed in job.seeds
+    ]
+    above = [history.rate > 2 * SMALL * size.rate for history in histories]
+    return {
+        "evaluation_steps": histories[0].evaluation_steps,
+        "evaluations": {
+            name: round_to_six_digits(np.stack([history.evaluations[name] for history in histories]))
+            for name in histories[0].evaluations
+        },
+        "warm_steps": [int(np.argmax(each)) if each.any() else size.steps for each in above],
+    }
+
+
+def ends(result: Result, kind: str, depth: int, metric: str) -> np.ndarray:
+    """Return an evaluation at the end of the runs of a network, (seeds,)."""
+    return final_values(result.curves["networks"][kind][str(depth)], metric)
+
+
+def falls(result: Result, drop: float) -> np.ndarray:
+    """Return the training loss in the epoch after a drop over that in the epoch before, (seeds,), of the deepest."""
+    arm, settings = result.curves["arms"][STEP], result.settings
+    steps, loss = np.asarray(arm["steps"]), np.asarray(arm["loss"], np.float64)
+    network = Network(*settings["network"])
+    epoch = max(network.number // network.batch_size, float(steps[1] - steps[0]))
+    away = steps - round(drop * settings["steps"])
+    return loss[:, (away > 0) & (away <= epoch)].mean(axis=1) / loss[:, (away <= 0) & (away > -epoch)].mean(axis=1)
+
+
+def ahead(result: Result) -> np.ndarray:
+    """Return by how many points the training error is higher without warm-up when the warm-up ends, (seeds,)."""
+    arms = result.curves["arms"]
+    found = []
+    for seed, end in enumerate(arms[WARMUP]["warm_steps"]):
+        without, warm = (
+            np.interp(end, arms[name]["evaluation_steps"], arms[name]["evaluations"]["training_error"][seed])
+            for name in (STEP, WARMUP)
+        )
+        found.append(without - warm)
+    return np.array(found)
+
+
+def claims(result: Result) -> list[Claim]:
+    """Compare depths with shortcuts and without, the schedules, and the warm-up with none."""
+    first, last = min(result.settings["depths"]), max(result.settings["depths"])
+    pair = f"{last} layers minus {first}"
+    found = []
+    apart = ends(result, PLAIN, last, "training_error") - ends(result, PLAIN, first, "training_error")
+    text = f"figure 6: without shortcuts: training error of {pair}, at least 0.1 (points)"
+    found.append(Claim.of_values(text, "> 0", apart, 0.1))
+    apart = ends(result, RESIDUAL, last, "error") - ends(result, RESIDUAL, first, "error")
+    text = f"figure 6: with shortcuts: test error of {pair}, at most 0 (points)"
+    found.append(Claim.of_values(text, "-1.8, 56 and 20", apart, high=0.0))
+    ratio = ends(result, RESIDUAL, last, "training_loss") / ends(result, RESIDUAL, first, "training_loss")
+    text = f"with shortcuts: training loss of {last} layers over that of {first}, at most 1"
+    found.append(Claim.of_values(text, "< 1", ratio, high=1.0))
+    apart = ends(result, PLAIN, last, "training_error") - ends(result, RESIDUAL, last, "training_error")
+    text = f"{last} layers: training error without shortcuts minus that with, at least 0.1 (points)"
+    found.append(Claim.of_values(text, "> 0", apart, 0.1))
+    for drop in DROPS:
+        text = f"drop at {drop:g} of the run: training loss in the epoch after over that before, at most {FALL:g}"
+        found.append(Claim.of_values(text, "< 1", falls(result, drop), high=FALL))
+    errors = {name: final_values(result.curves["arms"][name], "error") for name in (STEP, CONSTANT, WARMUP)}
+    text = f"{last} layers: test error with a constant rate minus that with drops, at least 0.5 (points)"
+    found.append(Claim.of_values(text, "> 0", errors[CONSTANT] - errors[STEP], 0.5))
+    part = np.array(result.curves["arms"][WARMUP]["warm_steps"]) / result.settings["steps"]
+    text = f"the training error falls below {THRESHOLD:g} % in the first {FIRST_PART:g} of the run"
+    found.append(Claim.of_values(text, "0.006, 110 layers", part, 1e-9, FIRST_PART))
+    text = "then the training error without warm-up is higher, by above 0 (points)"
+    found.append(Claim.of_values(text, "> 10, 110 layers", ahead(result), 1e-9))
+    text = "with and without warm-up the test errors end within 1 point of each other"
+    found.append(Claim.of_values(text, "0", errors[WARMUP] - errors[STEP], -1.0, 1.0))
+    if result.scale == "paper":
+        for depth in sorted(set(TABLE) & set(result.settings["depths"])):
+            text = f"table 6: test error of {depth} layers, within 0.5 points of {TABLE[depth]:g} %"
+            reached = ends(result, RESIDUAL, depth, "error") if depth < last else errors[WARMUP]
+            low, high = TABLE[depth] - 0.5, TABLE[depth] + 0.5
+            found.append(Claim.of_values(text, f"{TABLE[depth]:g}", reached, low, high, published=True))
+    return found
+
+
+def plot(result: Result) -> dict[str, Figure]:
+    """Draw the errors of plain and residual networks, as figure 6 does, and those of the schedules and the warm-up."""
+    figure, (left, right, schedules, start) = panels(2, 2, size=(11, 7.2))
+    ends_at = []
+    for panel, kind in ((left, PLAIN), (right, RESIDUAL)):
+        for place, (depth, arm) in enumerate(result.curves["networks"][kind].items()):
+            look: dict[str, Any] = {"middle": np.mean, "color": PALETTE[place], "ls": "-"}
+            values = arm["evaluations"]
+            figures.band(panel, arm["evaluation_steps"], values["error"], f"{depth} layers", **look)
+            figures.band(
+                panel, arm["evaluation_steps"], values["training_error"], None, **look | {"ls": "--", "lw": 1.0}
+            )
+            ends_at.append(final_values(arm, "error").mean())
+        panel.set_title(f"{kind}; dashed: training error", loc="left", fontsize=10)
+        panel.legend(loc="upper right")
+    arms = result.curves["arms"]
+    for place, (name, arm) in enumerate(arms.items()):
+        band(schedules, arm["evaluation_steps"], arm["evaluations"]["error"], name, place, middle=np.mean)
+        ends_at.append(final_values(arm, "error").mean())
+        band(start, arm["evaluation_steps"], arm["evaluations"]["training_error"], name, place, middle=np.mean)
+    for panel in (left, right, schedules):
+        panel.set_ylim(0, min(100.0, max(3 * np.median(ends_at), 1.2 * max(ends_at))))
+    depth = f"residual, {max(result.settings['depths'])} layers"
+    schedules.set_title(depth, loc="left", fontsize=10)
+    start.set_title(f"{depth}, the first steps", loc="left", fontsize=10)
+    start.axhline(THRESHOLD, color="black", lw=0.8, alpha=0.5)
+    shown = max(2 * max(arms[WARMUP]["warm_steps"]), 5 * result.settings["every"])
+    start.set_xlim(0, min(shown, result.settings["steps"]))
+    for panel in (left, right, schedules, start):
+        panel.set_xlabel("step")
+        panel.set_ylabel("training error (%)" if panel is start else "error (%)")
+    legend(figure, schedules, columns=4)
+    return {"residual": figure}
+
+
+PAPER = Paper(
+    name="he_2016",
+    title="Deep Residual Learning for Image Recognition",
+    authors="K. He, X. Zhang, S. Ren, J. Sun",
+    year=2016,
+    source="CVPR 2016, arXiv:1512.03385",
+    figure="Figure 6 and table 6 (plain and residual networks of several depths, the warm-up of the deepest)",
+    scales=SCALES,
+    measure=measure,
+    claims=claims,
+    plot=plot,
+    arms=(("arms",),),
+)
