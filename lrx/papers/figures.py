@@ -25,6 +25,7 @@ STYLES: dict[str, dict[str, Any]] = {
     "linear": {"color": BLUE, "ls": "-"},
     "cosine": {"color": ORANGE, "ls": "--"},
     "step": {"color": GREEN, "ls": "-."},
+    "warm-up, step": {"color": VERMILION, "ls": "-"},
     "step, restarted": {"color": VERMILION, "ls": "-"},
     "1cycle": {"color": BLUE, "ls": "-"},
     "relative adaptation": {"color": BLUE, "ls": "-"},
