@@ -222,10 +222,11 @@ def claims(result: Result) -> list[Claim]:
 
 def plot(result: Result) -> dict[str, Figure]:
     """Draw the errors of plain and residual networks, as figure 6 does, and those of the schedules and the warm-up."""
-    figure, (left, right, schedules, start) = panels(2, 2, size=(10.5, 6.6))
+    figure, (left, right, schedules, start) = panels(2, 2, size=(9.2, 5.8))
     for panel, kind in ((left, PLAIN), (right, RESIDUAL)):
         for place, (depth, arm) in enumerate(result.curves["networks"][kind].items()):
-            times, look = arm["evaluation_steps"], {"color": PALETTE[place], "ls": "-"}
+            times = arm["evaluation_steps"]
+            look: dict[str, Any] = {"color": PALETTE[place], "ls": "-"}
             figures.band(panel, times, arm["evaluations"]["error"], f"{depth} layers", middle=np.mean, **look)
             training = np.mean(np.asarray(arm["evaluations"]["training_error"], np.float64), axis=0)
             panel.plot(times, training, **look | {"ls": "--", "lw": 1.0})
