@@ -61,8 +61,8 @@ best. What it misses, it misses by the noise of one seed.
 
 What `select` knows of other tasks is fitted without the fold of the task. The form of the rules was found while looking
 at the table of the folds. Nothing was fitted to the tasks made last, but they were measured with earlier rules too, and
-their table was seen while these were chosen. `lrx.workloads.suite.latest` has tasks that no rule has seen, for the next
-measurement."""
+their table was seen while these were chosen. The tasks of `lrx.workloads.suite.latest` were measured once, when the
+rules were fixed: what `select` does on a new kind of task is what their table says."""
 
 
 def strategies_for(curves: TaskCurves, experience: Experience) -> dict[str, Strategy]:

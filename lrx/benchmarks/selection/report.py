@@ -76,7 +76,9 @@ def statistics(result: Result) -> dict[str, list[Statistics]]:
 
 
 def percent(value: float) -> str:
-    """Return a regret in percent, in three digits."""
+    """Return a regret in percent, in three digits; a dash if it is not known."""
+    if math.isnan(value):
+        return "-"
     if not math.isfinite(value):
         return "diverged"
     scaled = 100 * value

@@ -3,7 +3,7 @@
 A rule is found on the kinds of some folds and judged on those of the others; tasks of one kind are never on both sides.
 A full run of a task takes 0.01 to 0.2 seconds of CPU as one of many runs in a sweep, plus the compilation.
 `lrx.workloads.suite.last.LAST` has tasks of kinds that are in no fold, for one measurement at the end, and
-`lrx.workloads.suite.latest.LATEST` more of them, for the measurement after the next rules.
+`lrx.workloads.suite.latest.LATEST` more of them, which were measured once, after the next rules.
 
 Example:
   >>> from lrx.workloads.suite import FOLDS, KINDS, TASKS

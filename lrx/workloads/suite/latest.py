@@ -1,6 +1,6 @@
-"""Tasks of more kinds that are in no fold, made after those of `last`, for the measurement after the next rules.
+"""Tasks of more kinds that are in no fold, made after those of `last`, for one measurement of the rules after those.
 
-No rule of `lrx.select` was found or judged on them, no rate was swept on them, and no curve of them is recorded yet.
+The rules of `lrx.select` were fixed before any rate was swept on them.
 """
 
 from __future__ import annotations
