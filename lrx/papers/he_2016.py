@@ -25,7 +25,6 @@ split. The training error of the warm-up is that of the evaluations, on the firs
 
 from __future__ import annotations
 
-import dataclasses
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -34,7 +33,7 @@ import optax
 import lrx
 from lrx import figures
 from lrx.figures import PALETTE, legend, panels
-from lrx.papers.arms import compare_schedules, final_values, strategy_of_networks
+from lrx.papers.arms import final_values, with_own, without_grid
 from lrx.papers.figures import band
 from lrx.papers.reproduction import Claim, Job, Paper, Scale
 from lrx.papers.residual_networks import Network, residual_workload
@@ -77,6 +76,7 @@ SCALES = {
 }
 MOMENTUM = 0.9
 WEIGHT_DECAY = 1e-4
+POINTS = 50  # of the curve of training losses
 DROPS = (0.5, 0.75)  # of the run, where the rate is divided by 10
 SMALL = 0.1  # part of the rate that the warm-up has
 THRESHOLD = 80.0  # training error at which it ends, in percent
@@ -92,61 +92,61 @@ def optimizer(rate: Any) -> optax.GradientTransformation:
     return optax.chain(optax.add_decayed_weights(WEIGHT_DECAY), lrx.sgd(rate, momentum=MOMENTUM))
 
 
-def step_schedule(steps: int, rate: float = 1.0) -> lrx.Schedule:
+def step_schedule(steps: int, rate: float) -> lrx.Schedule:
     """Return the schedule of the source."""
     return lrx.piecewise_constant(rate, {round(part * steps): 0.1 for part in DROPS})
 
 
 def measure(size: Size, job: Job) -> tuple[dict[str, Any], dict[str, Any]]:
     """Train every network with the step schedule, and the deepest one with shortcuts also with the others."""
-    networks: dict[str, Any] = {RESIDUAL: {}, PLAIN: {}}
-    arms: dict[str, Any] = {}
+    warm = lrx.warmup_until(
+        step_schedule(size.steps, size.rate),
+        warmup_value=SMALL * size.rate,
+        threshold=THRESHOLD,
+        feedback="observed",
+    )
+    rates = {STEP: step_schedule(size.steps, size.rate), CONSTANT: lrx.constant(size.rate), WARMUP: warm}
+    methods = with_own({name: without_grid(optimizer(rate)) for name, rate in rates.items()}, job)
+    networks: dict[str, Any] = {PLAIN: {}, RESIDUAL: {}}
     for kind, found in networks.items():
         for depth in size.depths:
             workload = residual_workload(size.network, depth, job, shortcuts=kind == RESIDUAL)
-            schedules, is_judged = {STEP: step_schedule(size.steps)}, (kind, depth) == (RESIDUAL, size.depths[-1])
-            if is_judged:
-                schedules[CONSTANT] = lrx.constant(1.0)
-            swept = compare_schedules(
-                workload,
-                schedules,
-                optimizer,
-                (size.rate,),
-                job if is_judged else dataclasses.replace(job, arms={}),
-                num_steps=size.steps,
-                metric="error",
-                evaluate_every=size.every,
-                name=f"{kind}, {depth} layers",
-                strategy=strategy_of_networks(),
-            )
-            found[str(depth)] = swept[STEP]
-            if is_judged:
-                arms = swept | {WARMUP: train_with_warmup(workload, size, job)}
+            found[str(depth)] = train(workload, optimizer(rates[STEP]), size, job, STEP)
+    arms = {STEP: networks[RESIDUAL][str(size.depths[-1])]}
+    for name, arm in methods.items():
+        if name != STEP:
+            arms[name] = train(workload, arm.make(size.rate), size, job, name)
     return size._asdict(), {"networks": networks, "arms": arms}
 
 
-def train_with_warmup(workload: Workload, size: Size, job: Job) -> dict[str, Any]:
-    """Train with a small rate until the training error is low, and keep what `lrx.papers.arms.compare` does."""
-    after = step_schedule(size.steps, size.rate)
-    rate = lrx.warmup_until(after, warmup_value=SMALL * size.rate, threshold=THRESHOLD, feedback="observed")
+def train(workload: Workload, tx: optax.GradientTransformation, size: Size, job: Job, name: str) -> dict[str, Any]:
+    """Train with every seed, and return the curves as `lrx.papers.arms.compare` does.
+
+    `warm_steps` counts the steps of each seed before the rate is above that of the warm-up.
+    """
     histories = [
         lrx.train(
             workload,
-            optimizer(rate),
+            tx,
             steps=size.steps,
             seed=seed,
             evaluate_every=size.every,
-            feedback_metric="training_error",
-            checkpoint=job.folder(f"{WARMUP}, seed {seed}"),
-            progress=job.progress_title(f"{workload.name}, {WARMUP}, seed {seed}"),
+            feedback_metric="training_error" if name == WARMUP else None,
+            stop_on_nonfinite=False,
+            checkpoint=job.folder(f"{workload.name}, {name}, seed {seed}"),
+            progress=job.progress_title(f"{workload.name}, {name}, seed {seed}"),
         )
         for seed in job.seeds
     ]
+    starts = np.arange(0, size.steps, -(-size.steps // POINTS))
+    lengths = np.diff([*starts, size.steps])
     above = [history.rate > 2 * SMALL * size.rate for history in histories]
     return {
+        "steps": starts + (lengths + 1) / 2,
+        "loss": round_to_six_digits([np.add.reduceat(history.loss, starts) / lengths for history in histories]),
         "evaluation_steps": histories[0].evaluation_steps,
         "evaluations": {
-            name: round_to_six_digits(np.stack([history.evaluations[name] for history in histories]))
+            name: round_to_six_digits([history.evaluations[name] for history in histories])
             for name in histories[0].evaluations
         },
         "warm_steps": [int(np.argmax(each)) if each.any() else size.steps for each in above],

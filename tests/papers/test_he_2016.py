@@ -5,16 +5,24 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import pytest
 from reproductions import Tiny, failing
 
 from lrx.papers import he_2016 as paper
-from lrx.papers.reproduction import Job
-from lrx.papers.residual_networks import Network, residual_workload
+from lrx.papers.residual_networks import Network
 from lrx.records import Result
 
-NETWORK = Network(40, 20, 40, 20, 2)
-TINY = Tiny(paper.Size(NETWORK, (4,), 4, 2), "digits", {"THRESHOLD": 101.0})
+
+def check_warm_up(result: Result) -> None:
+    """The warm-up ends at the first evaluation, at which the training error is below a threshold of 101 %."""
+    arms = result.curves["arms"]
+    assert {name: arms[name]["warm_steps"] for name in (paper.STEP, paper.WARMUP)} == {
+        paper.STEP: [0, 0],
+        paper.WARMUP: [2, 2],
+    }
+
+
+SIZE = paper.Size(Network(40, 20, 40, 20, 2), (4,), 4, 2)
+TINY = Tiny(SIZE, "digits", {"THRESHOLD": 101.0}, check=check_warm_up)
 STEPS = 300
 
 
@@ -75,15 +83,6 @@ def test_table_6_is_claimed_of_the_papers_own_scale_only() -> None:
     depths = Result(**{**vars(result), "scale": "paper", "settings": result.settings | {"depths": [8, 20, 32]}})
     depths.curves["networks"][paper.RESIDUAL]["20"] = depths.curves["networks"][paper.RESIDUAL]["8"]
     assert [claim.expected for claim in paper.claims(depths) if claim.published] == ["8.75", "7.51"]
-
-
-@pytest.mark.slow
-def test_the_warm_up_ends_at_the_first_evaluation_below_the_threshold(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(paper, "THRESHOLD", 101.0)
-    job = Job((0,), "digits")
-    found = paper.train_with_warmup(residual_workload(NETWORK, 4, job), paper.Size(NETWORK, (4,), 6, 2), job)
-    assert found["warm_steps"] == [2]
-    assert np.shape(found["evaluations"]["error"]) == (1, 3)
 
 
 def test_figures_show_errors_of_every_depth_and_schedule() -> None:
