@@ -231,7 +231,7 @@ def plot(result: Result) -> dict[str, Figure]:
             training = np.mean(np.asarray(arm["evaluations"]["training_error"], np.float64), axis=0)
             panel.plot(times, training, **look | {"ls": "--", "lw": 1.0})
         panel.set_title(f"{kind}; dashed: training error", loc="left", fontsize=10)
-    right.legend(loc="upper right")
+    right.legend(loc="lower left")
     arms = result.curves["arms"]
     for place, (name, arm) in enumerate(arms.items()):
         band(schedules, arm["evaluation_steps"], arm["evaluations"]["error"], name, place, middle=np.mean)
