@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 
 from lrx.doctor.finding import Change, Finding, Remedy
-from lrx.doctor.probe import Gradients
 from lrx.doctor.thresholds import Thresholds
 
 CHECKED = {
@@ -24,9 +24,11 @@ class BatchEvidence:
       batch_size: examples in a minibatch.
       examples: number of examples.
       every: minibatches of one update.
-      first: noise scale at the initial parameters, in examples; infinite if it is not resolved.
-      later: noise scale after a run in miniature, in examples; infinite if it is not resolved.
-      signal: |G|^2 after a run in miniature, in its standard errors.
+      first: noise scale at the initial parameters, in examples; infinite if |G|^2 is not resolved.
+      later: noise scale after a run in miniature, in examples; infinite if |G|^2 is not resolved.
+      first_least: the noise scale that `first` is at least, within two standard errors of |G|^2.
+      later_least: the same of `later`.
+      fall: largest fall of the loss in the runs in miniature, relative to its beginning.
     """
 
     batch_size: int
@@ -34,38 +36,71 @@ class BatchEvidence:
     every: int
     first: float
     later: float
-    signal: float
+    first_least: float
+    later_least: float
+    fall: float
 
     @classmethod
-    def of(cls, first: Gradients, later: Gradients, batch_size: int, examples: int, every: int) -> BatchEvidence:
-        """Estimate the noise scales from gradients of minibatches."""
-        scales = [_noise_scale(seen, batch_size) for seen in (first, later)]
-        return cls(batch_size, examples, every, scales[0][0], scales[1][0], scales[1][1])
+    def of(
+        cls,
+        first: Sequence[np.ndarray],
+        later: Sequence[np.ndarray],
+        *,
+        batch_size: int,
+        examples: int,
+        every: int,
+        fall: float,
+    ) -> BatchEvidence:
+        """Estimate the noise scales from inner products of the gradients of minibatches.
+
+        Args:
+          first: (minibatches, minibatches) each, at the initial parameters.
+          later: the same after a run in miniature.
+          batch_size: examples in a minibatch.
+          examples: number of examples.
+          every: minibatches of one update.
+          fall: largest fall of the loss in the runs in miniature, relative to its beginning.
+        """
+        scales = [_noise_scale(products, batch_size) for products in (first, later)]
+        return cls(batch_size, examples, every, scales[0][0], scales[1][0], scales[0][1], scales[1][1], fall)
 
 
-def _noise_scale(seen: Gradients, batch_size: int) -> tuple[float, float]:
-    """Return tr(S) / |G|^2 in examples from unbiased estimates of both, and |G|^2 in its standard errors."""
-    number = len(seen.losses)
-    squares, of_mean = float(np.sum(seen.mean_of_squares)), float(np.sum(seen.square_of_mean))
-    noise = number / (number - 1) * (squares - of_mean)  # tr(S) / B
-    signal = of_mean - noise / number
-    scale = batch_size * noise / signal if signal > 0 else float("inf")
-    return scale, signal / max(noise / number, 1e-30)
+def _noise_scale(products: Sequence[np.ndarray], batch_size: int) -> tuple[float, float]:
+    """Return tr(S) / |G|^2 in examples from unbiased estimates of both, and what it is at least.
+
+    The product of the gradients of two minibatches is |G|^2 in the mean. If |G|^2 is small, which is the case that has
+    to be told from that of a large one, products of different pairs do not correlate, and their spread gives the
+    standard error of their mean. With n minibatches a ratio of much more than n is not resolved.
+    """
+    pairs = np.concatenate([each[np.triu_indices(len(each), 1)] for each in products])
+    signal = float(np.mean(pairs))
+    noise = float(np.mean(np.concatenate([np.diag(each) for each in products]))) - signal  # tr(S) / B
+    highest = signal + 2 * float(np.std(pairs, ddof=1)) / len(pairs) ** 0.5
+    scale, least = (batch_size * noise / each if each > 0 else float("inf") for each in (signal, highest))
+    return scale, least
 
 
 def check_batch(seen: BatchEvidence, limits: Thresholds) -> list[Finding]:
-    """Return whether a batch is far below or far above the noise scale."""
+    """Return whether a batch is far below or far above the noise scale.
+
+    A noise scale far above the batch is found in healthy runs too: at the first step if this is near a saddle, where
+    the mean gradient is small, and later as the loss comes near its least value. A batch is likely too small only if
+    the noise scale is resolved to be far above it both at first and later, after something has been learnt; a run in
+    miniature that has learnt nothing may still be near the saddle. What is not resolved is a hint.
+    """
     size = seen.batch_size * seen.every
     numbers = {"batch_size": size, "noise_scale_at_first": seen.first, "noise_scale_later": seen.later}
     if size >= seen.examples or np.isnan(seen.later) or np.isnan(seen.first):
         return []
     at_first = np.inf > seen.first > limits.batch_small_at_first * size
-    if seen.later > limits.batch_small * size or at_first:
+    least = min(seen.first_least, seen.later_least)
+    throughout = least > limits.batch_small_at_first * size and seen.fall > limits.learnt
+    if seen.later > limits.batch_small * size or at_first or throughout:
         wanted = min(seen.examples, int(2 ** np.round(np.log2(np.clip(seen.first, 8.0 * size, 64.0 * size)))))
         return [
             Finding(
                 "batch-too-small",
-                "likely" if at_first else "hint",
+                "likely" if throughout else "hint",
                 0.5,
                 f"The gradient noise scale is {seen.first / size:.2g} times the batch at the beginning, and "
                 f"{seen.later / size:.2g} times after a run in miniature: a step follows the noise of its examples.",

@@ -88,7 +88,8 @@ def find(evidence: Mapping[str, Any], limits: Thresholds = THRESHOLDS) -> tuple[
 @overload
 def diagnose(
     subject: Workload, tx: optax.GradientTransformation, /, *, steps: int, budget: float = ..., seed: int = ...
-) -> Diagnosis: ...
+) -> Diagnosis:
+    """Find out what is wrong with a run that is planned."""
 
 
 @overload
@@ -99,7 +100,8 @@ def diagnose(
     /,
     *,
     seed: int = ...,
-) -> Diagnosis: ...
+) -> Diagnosis:
+    """Find out what is wrong with a run that is over."""
 
 
 def diagnose(

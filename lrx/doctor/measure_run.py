@@ -14,8 +14,9 @@ from lrx.doctor.gradient_checks import GradientEvidence
 from lrx.doctor.heart_checks import HeartEvidence
 from lrx.doctor.optimizer_parts import OptimizerParts
 from lrx.doctor.probe import Branches, Gradients, Probe, Start
-from lrx.doctor.rate_checks import Branch, RateEvidence, end_loss, last_steps
+from lrx.doctor.rate_checks import Branch, RateEvidence, end_loss, last_steps, relative_fall
 from lrx.doctor.stability_checks import PRODUCTS, StabilityEvidence, measure_early_stability
+from lrx.doctor.thresholds import THRESHOLDS
 from lrx.training.workload import Workload
 
 MINIBATCHES = 4  # whose gradients are measured at the same parameters
@@ -97,8 +98,11 @@ def measure_run(workload: Workload, parts: OptimizerParts, *, steps: int, budget
     moved = probe.update_sizes(start, first.largest, peak)
     small = probe.loss_at(start, rows[0], 0.1)
     perturbed = _perturbed(probe, start, first, rows[0])
-    products = probe.label_products(start, probe.draw(PAIRS)) if probe.has_labels else np.zeros((0, 0))
-    rates, outer, best = _branches(probe, start, curve, plan, max(1, steps // parts.every))
+    products, at_first = np.zeros((0, 0)), [first.products]
+    if probe.has_labels:
+        products, more = probe.label_products(start, probe.draw(PAIRS))
+        at_first.append(more)
+    rates, outer, best = _branches(probe, start, curve, plan, steps, parts.every)
     later = probe.gradients(outer.ends[best], probe.draw(MINIBATCHES))
     learns = end_loss(rates.branches[best]) < rates.initial
     norms = outer.gradient_norms[min(best, 1)].tolist() if learns else []
@@ -136,7 +140,14 @@ def measure_run(workload: Workload, parts: OptimizerParts, *, steps: int, budget
             update_rms=updates.tolist(),
             update_ratios=(updates / np.maximum(at_end, 1e-30)).tolist(),
         ),
-        BatchEvidence.of(first, later, size, workload.batches.num_examples, parts.every),
+        BatchEvidence.of(
+            at_first,
+            [later.products],
+            batch_size=size,
+            examples=workload.batches.num_examples,
+            every=parts.every,
+            fall=relative_fall(rates),
+        ),
         rates,
         heart,
         stability,
@@ -166,7 +177,7 @@ def _perturbed(probe: Probe, start: Start, first: Gradients, row: np.ndarray) ->
 
 
 def _branches(
-    probe: Probe, start: Start, curve: np.ndarray, plan: Plan, updates: int
+    probe: Probe, start: Start, curve: np.ndarray, plan: Plan, steps: int, every: int
 ) -> tuple[RateEvidence, Branches, int]:
     """Run branches around the rate; return what they show, those of the first round, and the best of them."""
     number = plan.steps
@@ -185,7 +196,7 @@ def _branches(
         found += [
             Branch(factor, kind, losses.tolist()) for (factor, kind), losses in zip(chosen, inner.losses, strict=True)
         ]
-    return RateEvidence(found, initial, number, updates), outer, best
+    return RateEvidence(found, initial, number, max(1, steps // every), steps), outer, best
 
 
 def second_round(best: float, learns: bool) -> list[tuple[float, str]]:
@@ -209,8 +220,24 @@ def second_round(best: float, learns: bool) -> list[tuple[float, str]]:
 def _learn_by_heart(
     probe: Probe, start: Start, curve: np.ndarray, rates: RateEvidence, row: np.ndarray
 ) -> HeartEvidence:
-    """Train on one minibatch alone, at the best rate of the branches."""
-    scaled = [branch for branch in rates.branches if branch.kind == "scaled"]
-    factor = min(scaled, key=end_loss).factor
+    """Train on one minibatch alone, at a rate that the branches have shown to be safe."""
+    fall = relative_fall(rates)
+    factor = factor_by_heart(rates, fall > THRESHOLDS.learnt)
     found = probe.run([start], curve[None] * factor, np.repeat(row[None], len(curve), axis=0))
-    return HeartEvidence(factor, found.losses[0].tolist(), min(branch.factor for branch in scaled))
+    return HeartEvidence(factor, found.losses[0].tolist(), fall, rates.run_steps)
+
+
+def factor_by_heart(rates: RateEvidence, learns: bool) -> float:
+    """Return the factor of the rate for a run on one minibatch.
+
+    If no branch learns, the lowest end may be that of a rate which moves nothing, and nothing is learnt at it. The
+    highest rate at which the loss does not rise moves as much as is safe.
+
+    Args:
+      rates: the branches.
+      learns: whether the best of them learns.
+    """
+    scaled = [branch for branch in rates.branches if branch.kind == "scaled"]
+    safe = rates.initial + THRESHOLDS.learnt * abs(rates.initial)
+    kept = [branch.factor for branch in scaled if end_loss(branch) <= safe]
+    return max(kept) if kept and not learns else min(scaled, key=end_loss).factor

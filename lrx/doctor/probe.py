@@ -51,11 +51,10 @@ class Gradients(NamedTuple):
     largest: Any  # largest absolute entries over the minibatches, a tree on the device
     paths: list[str]
     rms: np.ndarray  # root mean square of a gradient's entries
-    square_of_mean: np.ndarray  # |mean gradient|^2
-    mean_of_squares: np.ndarray  # mean of |gradient|^2
     silent_units: np.ndarray  # share of the last axis without any gradient
     not_finite: np.ndarray  # number of entries that are not finite, over all minibatches
     losses: np.ndarray  # (minibatches,)
+    products: np.ndarray  # (minibatches, minibatches), inner products of whole gradients
     half_losses: np.ndarray  # (2,) of the halves of the first minibatch; NaN if it cannot be divided
     param_rms: np.ndarray
     dimensions: np.ndarray  # number of axes
@@ -209,31 +208,18 @@ class Probe:
             def batch_of(row: Any) -> Any:
                 return transform(jax.tree.map(lambda x: x[row], arrays), key)
 
-            def one(carry: Any, row: Any) -> Any:
-                total, largest, squares, bad = carry
+            def one(row: Any) -> Any:
                 loss, grads = jax.value_and_grad(lambda p: loss_fn(p, model_state, batch_of(row), key)[0])(params)
-                grads = jax.tree.map(lambda g: g.astype(jnp.float32), grads)
-                total = jax.tree.map(jnp.add, total, grads)
-                largest = jax.tree.map(lambda a, g: jnp.maximum(a, jnp.abs(g)), largest, grads)
-                squares = jax.tree.map(lambda s, g: s + jnp.sum(g**2), squares, grads)
-                bad = jax.tree.map(lambda b, g: b + jnp.sum(~jnp.isfinite(g)), bad, grads)
-                return (total, largest, squares, bad), loss.astype(jnp.float32)
+                return loss.astype(jnp.float32), jax.tree.map(lambda g: g.astype(jnp.float32), grads)
 
-            zeros = jax.tree.map(lambda p: jnp.zeros(p.shape, jnp.float32), params)
-            scalars = jax.tree.map(lambda p: jnp.float32(0), params)  # noqa: ARG005
-            counts = jax.tree.map(lambda p: jnp.int32(0), params)  # noqa: ARG005
-            start = (zeros, zeros, scalars, counts)
-            (total, largest, squares, bad), losses = jax.lax.scan(one, start, rows)
-            number = rows.shape[0]
-            mean = jax.tree.map(lambda t: t / number, total)
-
+            losses, grads = jax.lax.map(one, rows)
+            largest = jax.tree.map(lambda g: jnp.max(jnp.abs(g), axis=0), grads)
             numbers = {
-                "rms": _stacked(lambda s, p: jnp.sqrt(s / number / max(p.size, 1)), squares, params),
-                "square_of_mean": _stacked(lambda m: jnp.sum(m**2), mean),
-                "mean_of_squares": _stacked(lambda s: s / number, squares),
+                "rms": _stacked(lambda g: jnp.sqrt(jnp.sum(g**2) / max(g.size, 1)), grads),
                 "silent_units": _stacked(_silent_share, largest),
-                "not_finite": _stacked(lambda b: b, bad),
+                "not_finite": _stacked(lambda g: jnp.sum(~jnp.isfinite(g)), grads),
                 "losses": losses,
+                "products": _products(grads),
                 "half_losses": _half_losses(
                     lambda batch: loss_fn(params, model_state, batch, key)[0], batch_of(rows[0]), rows.shape[1]
                 ),
@@ -243,11 +229,14 @@ class Probe:
 
         return measure
 
-    def label_products(self, at: Start, rows: np.ndarray) -> np.ndarray:
-        """Return the inner products of what labels add to the gradients of minibatches, (minibatches, minibatches).
+    def label_products(self, at: Start, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return inner products of what labels add to the gradients of minibatches, and of the gradients themselves.
 
-        What they add is the difference of the gradient and of that with the labels of other examples.
+        What labels add is the difference of the gradient and of that with the labels of other examples.
         If labels do not depend on the inputs, these differences have the mean 0.
+
+        Returns:
+          Two arrays, (minibatches, minibatches) each.
         """
 
         def make() -> Callable[..., Any]:
@@ -258,21 +247,23 @@ class Probe:
                 def gradient(row: Any, other: Any) -> Any:
                     raw = jax.tree.map(lambda x, label: x[other if label else row], arrays, flags)
                     grads = jax.grad(lambda p: loss_fn(p, model_state, transform(raw, key), key)[0])(params)
-                    return jnp.concatenate([jnp.ravel(g).astype(jnp.float32) for g in jax.tree.leaves(grads)])
+                    return jax.tree.map(lambda g: g.astype(jnp.float32), grads)
 
-                def difference(pair: Any) -> Any:
+                def with_difference(pair: Any) -> Any:
                     row, other = pair
-                    return gradient(row, row) - gradient(row, other)
+                    own = gradient(row, row)
+                    return jax.tree.map(jnp.subtract, own, gradient(row, other)), own
 
-                differences = jax.lax.map(difference, (rows, others))
-                return differences @ differences.T
+                differences, gradients = jax.lax.map(with_difference, (rows, others))
+                return _products(differences), _products(gradients)
 
             return products
 
         program = _PROGRAMS.find(("labels", self._loss_key, rows.shape), lambda: jax.jit(make()))
         others = self._rng.permutation(rows.ravel()).reshape(rows.shape)
         self.steps_used += 2 * len(rows)
-        return np.asarray(program(at.params, at.model_state, rows, others, self.arrays, self.keys.step), np.float64)
+        found = program(at.params, at.model_state, rows, others, self.arrays, self.keys.step)
+        return np.asarray(found[0], np.float64), np.asarray(found[1], np.float64)
 
     def loss_at(self, at: Start, row: np.ndarray, scale: float = 1.0, noise: np.ndarray | None = None) -> float:
         """Return the loss of a minibatch at changed parameters.
@@ -351,6 +342,12 @@ def _stacked(function: Callable[..., Any], *trees: Any) -> jax.Array:
     """Return a number of each leaf, (leaves,) float32."""
     found = jax.tree.leaves(jax.tree.map(function, *trees))
     return jnp.stack([jnp.asarray(x, jnp.float32) for x in found]) if found else jnp.zeros(0)
+
+
+def _products(trees: Any) -> jax.Array:
+    """Return the inner products of trees that are stacked along the first axis of their leaves, (number, number)."""
+    rows = [x.reshape(x.shape[0], -1) for x in jax.tree.leaves(trees)]
+    return jnp.sum(jnp.stack([x @ x.T for x in rows]), axis=0)
 
 
 def _key_or_own(key: Callable[[], Any]) -> Any:

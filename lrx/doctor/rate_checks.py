@@ -42,12 +42,14 @@ class RateEvidence:
       initial: loss of the initial parameters on the last minibatches.
       steps: steps of each.
       updates: length of the run in updates.
+      run_steps: length of the run in minibatches.
     """
 
     branches: list[Branch]
     initial: float
     steps: int
     updates: int
+    run_steps: int
 
 
 def last_steps(number: int) -> int:
@@ -84,6 +86,11 @@ def best_factor(seen: RateEvidence) -> tuple[float, float]:
     return float(np.exp(places[low])), float(ends[low])
 
 
+def relative_fall(seen: RateEvidence) -> float:
+    """Return the largest fall of the loss in a branch, relative to its beginning."""
+    return (seen.initial - best_factor(seen)[1]) / max(abs(seen.initial), 1e-30)
+
+
 def check_rates(seen: RateEvidence, limits: Thresholds) -> list[Finding]:
     """Return whether the rate is too high or too low, or needs a warm-up."""
     own = next(branch for branch in seen.branches if branch.kind == "scaled" and branch.factor == 1)
@@ -94,7 +101,7 @@ def check_rates(seen: RateEvidence, limits: Thresholds) -> list[Finding]:
     if not np.isfinite(seen.initial):
         return []
     found: list[Finding] = []
-    learns = gain > limits.learnt * abs(seen.initial)
+    learns = relative_fall(seen) > limits.learnt
     lost = (end - least) / gain if learns else 0.0
     warm = min((branch for branch in seen.branches if branch.kind == "warm"), key=end_loss, default=None)
     if warm is not None and learns:
@@ -112,8 +119,18 @@ def check_rates(seen: RateEvidence, limits: Thresholds) -> list[Finding]:
         risen = end - seen.initial > limits.high_rise * max(abs(seen.initial), gain)
         found.append(_wrong_rate("rate-too-high", numbers, lost, risen, limits))
     if best > limits.low_factor_hint and lost > limits.low_lost:
-        found.append(_wrong_rate("rate-too-low", numbers, lost, best > limits.low_factor, limits))
+        found.append(_wrong_rate("rate-too-low", numbers, lost, not _made_up_for(best, seen), limits))
     return found
+
+
+def _made_up_for(best: float, seen: RateEvidence) -> bool:
+    """Return whether the length of the run makes up for a rate below the best one of runs in miniature.
+
+    With small steps, the loss depends on the sum of the rates. The whole run, which is `run_steps / steps` times as
+    long, goes at its own rate as far as a run in miniature at so many times the rate. If the best run in miniature does
+    not go farther, it ends lower only because it had to hurry, and nothing shows that the whole run ends too early.
+    """
+    return best <= seen.run_steps / seen.steps
 
 
 def _change(numbers: dict[str, float], limits: Thresholds) -> Change:

@@ -32,8 +32,7 @@ class Thresholds:
       label_examples: examples that the check of labels needs.
       perturbed: relative change of the loss that shows that it depends on a parameter.
       slow_update: update of a leaf, relative to the largest of all leaves, below which it hardly moves.
-      slow_update: float = 1e-3
-    dead_share: share of a layer's units without a gradient above which it is dead.
+      dead_share: share of a layer's units without a gradient above which it is dead.
       vanishing: ratio of the layers' gradients below which they vanish.
       initial_ratio: initial loss, relative to that at a tenth of the parameters, that shows growing activations.
       spike: norm of a gradient, relative to one of a step before, that shows a spike.
@@ -44,8 +43,8 @@ class Thresholds:
       high_rise: rise of the loss over its beginning, relative to the larger of it and the possible fall, above which a
         rate is likely too high; below, a run that decays may still end well, and it is a hint.
       high_lost: share of the possible fall of the loss that a rate loses, to be too high.
-      low_factor_hint: the same above which it is a hint that the rate is too low.
-      low_factor: best factor above which the rate is too low.
+      low_factor_hint: the same above which it is a hint that the rate is too low. It is likely above the length of the
+        run in runs in miniature, which is no threshold.
       low_lost: share of the possible fall that a rate loses, to be too low.
       horizon: ratio of the best rates of a run in miniature and of a whole run.
       warm_lost: share of the possible fall that a rate loses, to need a warm-up.
@@ -54,8 +53,9 @@ class Thresholds:
         rate causes at first, and not after lower ones, for a hint that a warm-up is missing.
       warm_lost_hint: the same as `warm_lost`, for the hint.
       warm_near_hint: the same as `warm_near`, for the hint.
-      batch_small: noise scale over the batch size above which the batch is too small.
-      batch_small_at_first: the same at the initial parameters, where gradients are largest.
+      batch_small: noise scale over the batch size above which the batch may be too small.
+      batch_small_at_first: the same at the initial parameters, where gradients are largest. A batch is likely too small
+        if the noise scale is resolved to be above it both there and after a run in miniature.
       batch_large: the same below which the batch is too large.
       edge: sharpness, relative to the limit of the rate, above which a run is at the edge of stability.
       overfit_rise: relative rise of the evaluation loss after its minimum that shows overfitting.
@@ -90,7 +90,6 @@ class Thresholds:
     high_rise: float = 0.3
     high_lost: float = 0.2
     low_factor_hint: float = 10.0
-    low_factor: float = 18.0
     low_lost: float = 0.3
     horizon: float = 1.5
     warm_lost: float = 0.5
