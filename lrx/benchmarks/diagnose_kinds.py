@@ -11,8 +11,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lrx.workloads._network import Network
+from lrx.workloads.binary import binary_network
 from lrx.workloads.dense import affine, he_normal, he_normal_layers
 from lrx.workloads.digits import load_digits
+from lrx.workloads.experts import draw_pieces, expert_network
+from lrx.workloads.fields import make_field_workload
+from lrx.workloads.sets import draw_shapes, set_network
 
 Arrays = tuple[np.ndarray, np.ndarray]  # inputs, targets
 STEPS = 400  # of a run: with fewer, 0.3 of a run does not suffice for all probes
@@ -21,10 +26,10 @@ BATCH = 32
 # All kinds of earlier measurements are among those on which thresholds are found.
 FOUND_ON = (
     *("least-squares", "next-token", "convolution", "softmax", "teacher", "logistic", "autoencoder", "relu-two"),
-    *("tanh-deep", "sparse"),
+    *("tanh-deep", "sparse", "counts", "recurrent", "attention", "factors"),
 )
 # Written down before any run on them.
-MEASURED_ON = ("counts", "recurrent", "attention", "factors")
+MEASURED_ON = ("field", "sets", "experts", "spins", "layout", "binary")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -157,6 +162,43 @@ def ratings(seed: int = 11) -> Arrays:
     return pairs.astype(np.int32), values.astype(np.float32)
 
 
+@functools.cache
+def field(seed: int = 12) -> Arrays:
+    """Return 2,000 places of a picture, as sines and cosines of 16 waves, and its noisy values there."""
+    inputs, values = make_field_workload().batches.arrays
+    return inputs, (values + 0.2 * np.random.default_rng(seed).normal(size=len(values))).astype(np.float32)
+
+
+@functools.cache
+def shapes(seed: int = 13) -> Arrays:
+    """Return 2,000 clouds of 12 points, and which of three shapes they are, a tenth of them random."""
+    clouds, labels = draw_shapes(2000, np.random.default_rng(seed))
+    return clouds, _mislabel(labels, 3)
+
+
+@functools.cache
+def pieces(seed: int = 14) -> Arrays:
+    """Return 2,000 points, and noisy values that are linear in each of four quadrants."""
+    return draw_pieces(2000, np.random.default_rng(seed))
+
+
+def spins() -> Arrays:
+    """Return the digits as spins of -1 and 1, as inputs and as targets."""
+    inputs, _ = digits()
+    rows = np.where(inputs > inputs.min(), 1.0, -1.0).astype(np.float32)
+    return rows, rows
+
+
+@functools.cache
+def distances(seed: int = 15) -> Arrays:
+    """Return 4,000 pairs of 150 digits, and their distances, whose mean is 1."""
+    points = digits()[0][:150]
+    pairs = np.stack(np.triu_indices(len(points), 1), axis=1)
+    pairs = np.random.default_rng(seed).permutation(pairs)[:4000].astype(np.int32)
+    lengths = np.linalg.norm(points[pairs[:, 0]] - points[pairs[:, 1]], axis=1)
+    return pairs, (lengths / lengths.mean()).astype(np.float32)
+
+
 def autoencoded() -> Arrays:
     """Return the digits as inputs and as targets."""
     inputs, _ = digits()
@@ -275,6 +317,28 @@ def _factor_loss(params: Any, batch: Any) -> jax.Array:
     return (jnp.sum(users * items, axis=-1) + params["bias"] - batch[1]) ** 2
 
 
+def _classified_by(network: Network) -> Callable[[Any, Any], jax.Array]:
+    return lambda params, batch: _classified(network.apply(params, batch[0]), batch[1])
+
+
+def _init_spins(key: jax.Array) -> Any:
+    return {"couplings": 0.01 * jax.random.normal(key, (64, 64)), "biases": jnp.zeros(64)}
+
+
+def _spin_loss(params: Any, batch: Any) -> jax.Array:
+    """Return the negative logarithm of the pseudo-likelihood: each spin is predicted from all others."""
+    couplings = (params["couplings"] + params["couplings"].T) * (1 - np.eye(64, dtype=np.float32))
+    fields = batch[0] @ couplings + params["biases"][None]
+    return jnp.mean(jax.nn.softplus(-2 * batch[1] * fields), axis=-1)
+
+
+def _layout_loss(positions: Any, batch: Any) -> jax.Array:
+    gaps = positions[batch[0][:, 0]] - positions[batch[0][:, 1]]
+    return (jnp.sqrt(jnp.sum(gaps**2, axis=1) + 1e-8) - batch[1]) ** 2
+
+
+_SETS, _EXPERTS, _BINARY = set_network(2, 16, 3), expert_network(4, 6), binary_network(64, 32, 10)
+
 KINDS: dict[str, Kind] = {
     "softmax": Kind(digits, **_network([64, 10], _relu, _classified)),
     "relu-two": Kind(digits, **_network([64, 32, 32, 10], _relu, _classified)),
@@ -302,6 +366,12 @@ KINDS: dict[str, Kind] = {
     "recurrent": Kind(waves, _layers([14, 12, 4], 0.7), _recurrent_loss, is_deep=True),
     "attention": Kind(memories, _init_attention, _attention_loss, is_deep=True, silenced=2),
     "factors": Kind(ratings, _init_factors, _factor_loss, is_deep=False),
+    "field": Kind(field, **_network([32, 32, 1], _relu, lambda outputs, targets: (outputs[:, 0] - targets) ** 2)),
+    "sets": Kind(shapes, _SETS.init, _classified_by(_SETS), is_deep=True, silenced=0),
+    "experts": Kind(pieces, _EXPERTS.init, lambda p, b: (_EXPERTS.apply(p, b[0]) - b[1]) ** 2, is_deep=False),
+    "spins": Kind(spins, _init_spins, _spin_loss, is_deep=False, has_labels=False),
+    "layout": Kind(distances, lambda key: 0.1 * jax.random.normal(key, (150, 2)), _layout_loss, is_deep=False),
+    "binary": Kind(digits, _BINARY.init, _classified_by(_BINARY), is_deep=True),
     "next-token": Kind(tokens, _init_tokens, _token_loss, True, silenced=1),
 }
 
