@@ -165,7 +165,7 @@ def ratings(seed: int = 11) -> Arrays:
 @functools.cache
 def field(seed: int = 12) -> Arrays:
     """Return 2,000 places of a picture, as sines and cosines of 16 waves, and its noisy values there."""
-    inputs, values = make_field_workload().batches.arrays
+    inputs, values = map(np.asarray, make_field_workload().batches.arrays)
     return inputs, (values + 0.2 * np.random.default_rng(seed).normal(size=len(values))).astype(np.float32)
 
 
