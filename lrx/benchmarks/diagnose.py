@@ -3,12 +3,12 @@
     lrx bench diagnose
     lrx bench diagnose --half measured --seeds 1
 
-Faults are planted with severities drawn from a range on small workloads of fourteen kinds, one fault at a time and, in
-one case in ten, two; as many healthy runs with other schedules, rates and seeds are diagnosed too. The thresholds of
-`lrx.doctor` were found on ten of the kinds. The other four were written down before any run on them, and no threshold
-was changed after one. A fault that should cost something, such as a rate that is too high, counts only if it does: the
-final loss is more than 5 % above that of the same run without it. Otherwise another severity is drawn, six times at
-most.
+Faults are planted with severities drawn from a range on small workloads of twenty kinds, one fault at a time and, in
+one case in ten, two; as many healthy runs with other schedules, rates and seeds are diagnosed too. The rules and the
+thresholds of `lrx.doctor` were found on fourteen of the kinds, all kinds of earlier measurements among them. The other
+six were written down before any run on them, and no rule or threshold was changed after one. A fault that should cost
+something, such as a rate that is too high, counts only if it does: the final loss is more than 5 % above that of the
+same run without it. Otherwise another severity is drawn, six times at most.
 
 A run is repaired if its final loss, after the change that the remedy of the planted code consists of, is within 5 % of
 that of the healthy run. Losses are those of the clean training examples; for `overfits`, of held-out ones.

@@ -51,7 +51,7 @@ def is_repaired(row: dict[str, Any]) -> bool:
 
 
 def _share(flags: list[bool]) -> str:
-    return f"{sum(flags)} of {len(flags)} ({sum(flags) / len(flags):.0%})" if flags else "none"
+    return f"{sum(flags)} of {len(flags)} ({sum(flags) / len(flags):.1%})" if flags else "none"
 
 
 def summary(result: Result) -> str:

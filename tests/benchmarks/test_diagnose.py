@@ -18,7 +18,7 @@ from lrx.records import Result
 from lrx.schedules import cosine_decay
 
 
-def row(planted, *named, repair=None, kind="counts"):
+def row(planted, *named, repair=None, kind=MEASURED_ON[0]):
     return {
         "kind": kind,
         "planted": list(planted),
@@ -52,7 +52,7 @@ def test_no_kind_is_in_both_halves_and_none_is_left_out():
 def test_tables_count_what_is_named_first_repaired_and_false():
     (line,) = [line for line in summary(result()).splitlines() if line.startswith("| measured")]
     cells = [cell.strip() for cell in line.split("|")[1:-1]]
-    assert cells[1:5] == ["2 of 3 (67%)", "1 of 3 (33%)", "1 of 2 (50%)", "1 of 2 (50%)"]
+    assert cells[1:5] == ["2 of 3 (66.7%)", "1 of 3 (33.3%)", "1 of 2 (50.0%)", "1 of 2 (50.0%)"]
     assert "| diverges | 2 | 2 to 2 | 2 | 1 | 1 of 2 | rate-too-high 1 |" in code_table(ROWS)
     assert "| overfits | 1 | 2 to 2 | 0 | 0 | words | (nothing) 1 |" in code_table(ROWS)
 
