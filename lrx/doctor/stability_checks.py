@@ -119,7 +119,7 @@ def _largest_curvature(
         remainder = images[-1]
         for _ in range(2):  # once leaves rounding errors
             remainder = remainder - np.array(rows).T @ (np.array(rows) @ remainder)
-        if np.linalg.norm(remainder) < 1e-5 * np.linalg.norm(images[-1]) or len(rows) == len(random):
+        if np.linalg.norm(remainder) <= 1e-5 * np.linalg.norm(images[-1]) or len(rows) == len(random):
             break
         rows.append(remainder / np.linalg.norm(remainder))
     projected = np.array(rows) @ np.array(images).T

@@ -383,6 +383,14 @@ def test_the_sharpness_after_a_run_in_miniature_is_compared_with_the_limit_of_th
     assert all(each.level == "hint" for each in found.findings if each.code == "edge-of-stability")
 
 
+def test_a_loss_without_curvature_has_the_sharpness_0():
+    flat = lrx.Workload.from_functions(
+        lambda w, batch, key: jnp.mean(batch @ w), lambda key: jnp.ones(8), lrx.Batches(X, batch_size=32)
+    )
+    found = lrx.diagnose(flat, lrx.sgd(lrx.cosine_decay(1e-3, 400)), steps=400)
+    assert found.evidence["stability"]["sharpness"] == 0
+
+
 DISAGREE = """
 import jax, numpy as np, lrx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
