@@ -161,8 +161,8 @@ def page(result: Result) -> str:
     for half, rows in halves(result).items():
         if rows:
             kinds = list(dict.fromkeys(row["kind"] for row in rows))
-            missing = [kind for kind in MEASURED_ON if kind not in kinds] if half == "measured" else []
-            left = f" Not measured yet: {', '.join(missing)}." if missing else ""
+            missing = [kind for kind in (FOUND_ON if half == "found" else MEASURED_ON) if kind not in kinds]
+            left = f" Not measured here: {', '.join(missing)}." if missing else ""
             lines += ["", f"## {titles[half]}", "", f"{', '.join(kinds)}.{left}", "", code_table(rows)]
             false = [row for row in rows if not row["planted"] and firm(row)]
             if false:
