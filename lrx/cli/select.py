@@ -15,7 +15,7 @@ from lrx.cli.options import BatchSize, Data, DataDir, Model
 def select(
     data: Data = "digits",
     model: Model = "mlp",
-    budget: Annotated[float, typer.Option(help="Full runs to spend; below 1 a default is chosen.")] = 3.0,
+    budget: Annotated[float, typer.Option(help="Full runs to spend; a ninth of one at least compares methods.")] = 3.0,
     epochs: Annotated[int | None, typer.Option(min=1, help="Length of a full run; 10 if no length is given.")] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Length of a full run, in optimizer steps.")] = None,
     metric: Annotated[

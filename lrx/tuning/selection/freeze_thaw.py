@@ -40,6 +40,11 @@ class FreezeThaw:
 
     experience: Experience | None = None
 
+    @staticmethod
+    def can_begin(num_steps: int, budget: float) -> bool:
+        """Return whether a budget pays for the first part of a run."""
+        return max(1, round(PARTS[0] * num_steps)) <= budget * num_steps
+
     def decide(self, observed: Observed) -> Ask | Choice:
         """Return the next part of a run, or the choice; see `Policy`.
 

@@ -54,8 +54,10 @@ def select(
     Args:
       workload: the model, its data and its loss.
       num_steps: length of the run that the method is chosen for; 10 epochs by default.
-      budget: upper bound of all steps, in full runs; compilation and evaluations come on top. Below 1, no methods are
-        compared: the first method of a fixed order that learns is chosen, with the rate of a range test.
+      budget: upper bound of all steps, in full runs; compilation and evaluations come on top. Below 1, a ninth or a
+        third of a few runs is trained, and how they end is predicted from what did well on other tasks. Below a ninth,
+        and below 1 for other portfolios, no methods are compared: the first method of a fixed order that learns is
+        chosen, with the rate of a range test.
       portfolio: name to `lrx.tuning.Method`, by default `lrx.tuning.PORTFOLIO`; to add a method,
         `lrx.tuning.PORTFOLIO | {"mine": Method(...)}`.
       policy: the rules by which the budget is spent, an object with a method `decide` as
@@ -116,11 +118,11 @@ def select(
             "give lrx.tuning.selection.bracket.Bracket(), or leave it out."
         )
     best_by = None if metric is None else as_best(metric, workload)
+    if policy is None and shipped().serves(portfolio) and FreezeThaw.can_begin(num_steps, budget):
+        policy, portfolio = FreezeThaw(), shipped().relevant(portfolio)
     if policy is None and budget < 1:
         policy = Prior()
         portfolio = policy.needed(portfolio)  # the others are not even compiled
-    if policy is None and shipped().serves(portfolio):
-        policy, portfolio = FreezeThaw(), shipped().relevant(portfolio)
     return Selector(workload, num_steps, portfolio, best_by, policy).run(budget, seed, checkpoint, progress)
 
 

@@ -119,6 +119,19 @@ def test_the_probability_of_a_better_method_is_that_of_the_predicted_distributio
     assert {each.method for each in choice.certainty.rivals} == {"first", "second", "third"} - {choice.method}
 
 
+def test_less_than_one_full_run_begins_what_did_well_on_other_tasks() -> None:
+    policy = FreezeThaw(experience((-2.0, -2.0, -3.5, -2.0)))
+    asks, choice, end = play(policy, {"first": 0.4, "second": 0.3, "third": 0.9}, observed(budget=1 / 9))
+    assert [pairs(ask) for ask in asks] == [[("second", 0.1)]]
+    assert (choice.method, end.spent) == ("second", 30)
+    policy = FreezeThaw(experience((-2.0, -2.0, -2.1, -2.0)))
+    asks, choice, end = play(policy, {"first": 0.4, "second": 0.3, "third": 0.9}, observed(budget=0.5))
+    assert [ask.runs[0].stop for ask in asks] == [30, 90, 30]
+    assert (choice.method, end.spent) == ("second", 120)
+    assert FreezeThaw.can_begin(270, 1 / 9)
+    assert not FreezeThaw.can_begin(270, 0.11)
+
+
 def test_no_part_is_trained_twice_and_most_runs_end_early() -> None:
     policy = FreezeThaw(experience((-2.0, -2.0, -2.5, -2.0)))
     asks, choice, end = play(policy, {"first": 0.4, "second": 0.3, "third": 0.9}, observed())
