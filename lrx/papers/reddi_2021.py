@@ -15,6 +15,9 @@ at its own best pair of rates, of the server and of the clients. The paper's tab
     lrx reproduce reddi_2021                 digits and sparse documents, 60 rounds, 3 seeds
     lrx reproduce reddi_2021 --scale cpu     the same with CIFAR-10's first 10,000 images, 200 rounds, 3 seeds
 
+Measured at the demo scale, all rules learn both tasks: on images the adaptive ones are ahead of FedAvg by less than a
+point and good at more rates. On these documents, which all rules classify to 98 % and more, nothing is left to gain.
+
 Differs from the source: the images are classified by a perceptron; in place of tags of questions, made-up documents of
 a few words, of which most are rare, are classified by logistic regression, as the source's bags of words are; tens of
 clients in place of hundreds of thousands; grids of five rates of the server and two of the clients.
