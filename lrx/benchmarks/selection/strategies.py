@@ -13,7 +13,7 @@ from lrx.benchmarks.selection.candidates import METHODS
 from lrx.benchmarks.selection.curves import CHOOSING
 from lrx.benchmarks.selection.replay import Pick, Replay, best_of
 
-BUDGETS = (1.0, 1.5, 2.0, 3.0, 5.0, 10.0)  # in full runs
+BUDGETS = (0.5, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0)  # in full runs
 HYPERBAND = (0, 1, 2, 4)  # places of 1/27, 1/9, 1/3 and 1 among the stops, after which Optuna's pruner decides
 RULE_OF_THUMB = "adamw, warm-up and linear decay"
 THUMB_RATES = (1e-3, 3e-4, 3e-3)
@@ -39,12 +39,12 @@ def at_default(method: str) -> Strategy:
 
 
 def _full_runs(replay: Replay, pairs: Sequence[tuple[str, float]]) -> list[Pick]:
-    """Train as many pairs as the budget allows, in order, and choose the best."""
+    """Train as many pairs as the budget allows, in order, and choose the best; the first one if it allows none."""
     on_grid = [(method, replay.rate(method, rate)) for method, rate in pairs]
     picks = []
     for budget in BUDGETS:
-        made = on_grid[: max(1, math.floor(budget))]
-        picks.append(Pick(*best_of(replay, made), float(len(made))))
+        made = on_grid[: math.floor(budget)]
+        picks.append(Pick(*(best_of(replay, made) if made else on_grid[0]), float(len(made))))
     return picks
 
 
