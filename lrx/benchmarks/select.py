@@ -9,11 +9,11 @@ looked up in curves that `lrx bench select_curves` has recorded, so that hundred
 is measured with rules that were found without the kind of the task: the kinds are split into folds, and the prior of
 each fold is that of the others.
 
-The strategies, with three seeds each and budgets of 0.5 to 10 full runs, are: `select`; Optuna (TPE, Hyperband) over the
-whole portfolio and over AdamW's rate with linear decay; random search; a rule of thumb (AdamW with warm-up and linear
-decay at 1e-3, 3e-4 and 3e-3); a range test followed by one-cycle; and every method at its default rate. Each choice is
-trained with ten other seeds. Regret is (value - oracle) / (initial value - oracle) there. The oracle is the best of
-all methods and rates, chosen for each seed without that seed.
+The strategies, with three seeds each and budgets of 0.5 to 10 full runs, are: `select`; Optuna (TPE, Hyperband) over
+the whole portfolio and over AdamW's rate with linear decay; random search; a rule of thumb (AdamW with warm-up and
+linear decay at 1e-3, 3e-4 and 3e-3); a range test followed by one-cycle; and every method at its default rate. Each
+choice is trained with ten other seeds. Regret is (value - oracle) / (initial value - oracle) there. The oracle is the
+best of all methods and rates, chosen for each seed without that seed.
 
 On the suite `folds` the rules of each task are those found on the other folds, on the suites `last` and `latest`, whose
 kinds are in no fold, those that lrx ships. The output is a file of numbers and a picture named by the suite, and a
