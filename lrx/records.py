@@ -211,10 +211,23 @@ def describe_versions() -> dict[str, str]:
     return versions
 
 
-def stopwatch() -> Callable[[], float]:
-    """Start a clock; the returned function gives the seconds since then."""
+def stopwatch(kept: Path | None = None) -> Callable[[], float]:
+    """Start a clock; the returned function gives the seconds since then.
+
+    Args:
+      kept: file of the seconds that interrupted runs have taken, which count too. Each call writes the sum, unless the
+        folder is missing.
+    """
+    earlier = float(kept.read_text()) if kept is not None and kept.exists() else 0.0
     start = time.perf_counter()
-    return lambda: round(time.perf_counter() - start, 1)
+
+    def elapsed() -> float:
+        seconds = round(earlier + time.perf_counter() - start, 1)
+        if kept is not None and kept.parent.is_dir():
+            write_atomically(kept, f"{seconds}\n")
+        return seconds
+
+    return elapsed
 
 
 def round_to_six_digits(values: Any) -> np.ndarray:

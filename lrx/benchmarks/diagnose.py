@@ -327,8 +327,8 @@ def main(
     chosen = kinds or [kind for name, members in HALVES.items() if half in ("both", name) for kind in members]
     for kind in chosen:
         known("--kind", kind, KINDS)
-    elapsed = stopwatch()
     folder.mkdir(parents=True, exist_ok=True)
+    elapsed = stopwatch(folder / "seconds.txt")
     rows: list[dict[str, Any]] = []
     for kind in chosen:
         bench = Bench(kind, folder / "runs.json")
@@ -336,6 +336,7 @@ def main(
             bench.measure(*case)
             if number % 10 == 9:
                 bench.save()
+                elapsed()
         rows += judge(bench)
         bench.save()
         print(f"{kind}: {elapsed():.0f} s", flush=True)

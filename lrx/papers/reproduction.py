@@ -15,7 +15,7 @@ import optax
 
 from lrx.papers.changes import Arms, overlay, replace_settings
 from lrx.papers.figures import looks_of_changes
-from lrx.records import Result, stopwatch, write_atomically
+from lrx.records import Result, stopwatch
 from lrx.workloads.datasets import load as load_dataset
 
 if TYPE_CHECKING:
@@ -219,14 +219,11 @@ class Paper:
             progress,
             arms,
         )
-        elapsed, spent = stopwatch(), None if job.checkpoints is None else job.checkpoints / "seconds.txt"
-        earlier = float(spent.read_text()) if spent and spent.exists() else 0.0  # of runs that were interrupted
+        elapsed = stopwatch(None if job.checkpoints is None else job.checkpoints / "seconds.txt")
         try:
             used, curves = self.measure(size, job)
         finally:
-            seconds = round(earlier + elapsed(), 1)
-            if spent and spent.parent.is_dir():
-                write_atomically(spent, f"{seconds}\n")
+            seconds = elapsed()
         changes = {kind: changed for kind, changed in changes.items() if changed}
         return Result(self.name, scale, job.data, list(job.seeds), used, curves, seconds, changes)
 

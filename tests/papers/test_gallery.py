@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from lrx import cli, papers
-from lrx.papers import gallery, reproduction
+from lrx.papers import gallery
 from lrx.papers.reproduction import Claim, Job, Paper, Scale
 from lrx.records import Result
 
@@ -128,8 +128,8 @@ def test_a_result_of_a_paper_that_is_not_there_is_named(three: Path) -> None:
 
 
 def test_an_interrupted_reproduction_counts_the_seconds_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    times, checkpoints = iter([10.0, 4.0]), tmp_path / "checkpoints"
-    monkeypatch.setattr(reproduction, "stopwatch", lambda: lambda: next(times))
+    times, checkpoints = iter([100.0, 110.0, 200.0, 204.0]), tmp_path / "checkpoints"
+    monkeypatch.setattr("lrx.records.time.perf_counter", lambda: next(times))
 
     def measured(size: Any, job: Job) -> Any:
         if not checkpoints.exists():
