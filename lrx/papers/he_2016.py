@@ -69,7 +69,7 @@ SCALES = {
     ),
     "paper": Scale(
         "ResNet-20 to ResNet-110 with and without shortcuts, 64,000 steps, 3 seeds",
-        "a day on one GPU",
+        "24 hours on one GPU",
         Size(Network(50_000, 10_000, 5000, 128, 0), (20, 32, 44, 56, 110), 64_000, 200),
         "cifar10",
     ),

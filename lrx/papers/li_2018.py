@@ -76,7 +76,7 @@ SCALES = {
     ),
     "paper": Scale(
         "ResNet-20 and ResNet-56 with and without shortcuts, 300 epochs, planes of 51 x 51 points, 3 seeds",
-        "a day on one GPU",
+        "24 hours on one GPU",
         Size(Network(50_000, 10_000, 2000, 128, 0), 20, 56, 117_000, 5e-4, 51),
         "cifar10",
     ),

@@ -107,10 +107,8 @@ def train_to_ends(
     places, structure = range(len(jax.tree.leaves(like))), jax.tree.structure(like)
     with Study(name, job.folder(name), title, lambda: family.identity(hyper, **told), "member") as study:
         kept, made = study.restore(), study.made or 0
-        status, each = (
-            study.show(made * len(seeds) * num_steps, number * len(seeds) * num_steps),
-            len(seeds) * num_steps,
-        )
+        each = len(seeds) * num_steps
+        status = study.show(made * each, number * each)
         while made < number:
             now = {name: values[made : made + 1] for name, values in hyper.items()}
             plan = choose_plan(family, now, seeds, strategy=strategy_of_networks())
