@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import optax
 
 from lrx import _checks, controllers, guards, optimizers, schedules
+from lrx.optimizers import of_optax
 from lrx.rates import Controller, Rate, Schedule
 from lrx.reading import NoRateError, learning_rates
 
@@ -62,7 +63,8 @@ def names() -> dict[str, Callable[..., Any]]:
 def groups() -> dict[str, dict[str, Callable[..., Any]]]:
     """Return the names that an expression may call, grouped by kind."""
     known: dict[str, dict[str, Callable[..., Any]]] = {
-        "links": {"chain": _chain} | {name: getattr(optax, name) for name in _OPTAX_LINKS}
+        "links": {"chain": _chain, "lion": of_optax.lion, "muon": of_optax.muon}
+        | {name: getattr(optax, name) for name in _OPTAX_LINKS}
     }
     for package in (schedules, optimizers, controllers, guards):
         members = {name: getattr(package, name) for name in package.__all__ if name not in _NO_LINKS}
@@ -332,10 +334,10 @@ class _Reader:
 
     @staticmethod
     def _unknown(kind: str, name: str, known: Mapping[str, Any]) -> str:
-        if nearest := _checks.nearest(name, known, cutoff=0.6):
-            hint = f"did you mean {nearest}?"
-        elif f"scale_by_{name}" in known:
+        if f"scale_by_{name}" in known:
             hint = f"give the direction a rate, chain(scale_by_{name}(), constant(1e-3))."
+        elif nearest := _checks.nearest(name, known, cutoff=0.6):
+            hint = f"did you mean {nearest}?"
         elif len(known) <= _MOST_LISTED:
             hint = f"known are {', '.join(known)}."
         else:

@@ -190,7 +190,7 @@ def test_plot_writes_the_png_it_names(here, tmp_path):
         (["select", "--epochs", "1", "--steps", "1"], "--epochs and --steps must not both be given, got 1 and 1"),
         (["select", "--budget", "-1"], "budget must be a finite number > 0"),
         (["select", "--metric", "f1"], "metric must say whether the least or the greatest is best, got metric='f1'"),
-        (["train", "--tx", "lion(1e-3)"], "lion is no name: give the direction a rate, chain(scale_by_lion()"),
+        (["train", "--tx", "amsgrad(1e-3)"], "amsgrad is no name: give the direction a rate, chain(scale_by_amsgrad()"),
         (["train", "--tx", "qwxz(1e-3)"], "qwxz is no name: `lrx names` lists all"),
         (["train", "--epochs", "1", "--steps", "1"], "--epochs and --steps must not both be given, got 1 and 1"),
         (["train", "--out", "/proc/nope"], "--out must lie where can be written, got '/proc/nope'"),
@@ -328,7 +328,7 @@ def test_select_prints_the_command_that_trains_what_it_has_chosen(here, tmp_path
     done = here(*arguments)
     assert done.returncode == 0, done.stderr
     assert [os.path.basename(path) for path in written(done)] == ["select.png", "select.txt"]
-    assert "a budget below 1 compares no methods" in " ".join(done.stdout.split())
+    assert "the rest of the way was not seen" in " ".join(done.stdout.split())
     command = done.stdout.split("train with it: lrx ")[1].strip()
     assert command.startswith("train --data digits --model mlp --steps 60 --tx ")
     assert here(*shlex.split(command), "--out", str(tmp_path / "trained")).returncode == 0

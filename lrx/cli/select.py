@@ -64,9 +64,8 @@ def select(
     if found.records:
         print_written(figures.save(found.plot(), folder / "select.png"))
     print_written(write_atomically(folder / "select.txt", f"{found}\n"))
-    expression = found.code.removeprefix("tx = ").replace("lrx.", "")
     out.print(
-        f'train with it: lrx train --data {data} --model {model} --steps {found.num_steps} --tx "{expression}"',
+        f'train with it: lrx train --data {data} --model {model} --steps {found.num_steps} --tx "{found.tx!r}"',
         markup=False,
         highlight=False,
         soft_wrap=True,

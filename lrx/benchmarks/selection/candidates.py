@@ -12,9 +12,10 @@ import numpy as np
 import optax
 
 from lrx.optimizers import adamw, averaged
+from lrx.optimizers.of_optax import lion, muon
 from lrx.rates import Schedule
 from lrx.schedules import cosine_decay, linear_decay, one_cycle
-from lrx.tuning.selection.portfolio import PORTFOLIO, lion, momentum_sgd, muon, stable_decay, warmup_linear
+from lrx.tuning.selection.portfolio import PORTFOLIO, momentum_sgd, stable_decay, warmup_linear
 
 WIDE = np.arange(-3, 6)  # half decades from the default rate, for methods whose rate is to be found
 NARROW = np.arange(-2, 3)  # for methods that adapt their rate

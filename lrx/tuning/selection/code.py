@@ -33,10 +33,10 @@ def write_code(tx: Any, method: str, rate: float, num_steps: int) -> str:
     """
     try:
         tree = ast.parse(repr(tx), mode="eval")
-        known = expressions.names()
+        known = {name for kind, members in expressions.groups().items() if kind != "links" for name in members}
         for node in ast.walk(tree):
             if isinstance(node, ast.Name):
-                if node.id not in known or known[node.id].__module__.split(".")[0] != "lrx":
+                if node.id not in known:
                     raise ValueError(node.id)
                 node.id = f"lrx.{node.id}"
         return f"tx = {ast.unparse(tree)}"

@@ -22,9 +22,9 @@ from lrx.optimizers import (
     schedule_free_sgd,
     sgd,
 )
+from lrx.optimizers.of_optax import lion, muon
 from lrx.rates import Schedule
 from lrx.schedules import constant, linear_decay, one_cycle, warmup_linear_decay, warmup_stable_decay
-from lrx.transformations import factory
 
 MOMENTUM = 0.9
 MIN_RATE = 1e-6  # of every range test
@@ -108,21 +108,6 @@ def stable_decay(rate: Any, num_steps: Any) -> Schedule:
 def warmup_linear(rate: Any, num_steps: Any) -> Schedule:
     """Return warm-up over a tenth of a run, then linear decay."""
     return warmup_linear_decay(rate, num_steps // 10, num_steps)
-
-
-@factory
-def lion(rate: Any) -> optax.GradientTransformation:
-    """Return Lion of optax, with a rate of lrx."""
-    return optax.chain(optax.scale_by_lion(), optax.add_decayed_weights(1e-3), rate)
-
-
-@factory
-def muon(rate: Any) -> optax.GradientTransformation:
-    """Return Muon of optax, with a rate of lrx: matrices are orthogonalized, and the other parameters have Adam.
-
-    Updates of matrices have the root mean square 0.2, which is about that of Adam's, so that one rate serves both.
-    """
-    return optax.chain(optax.contrib.muon(-1.0, adam_learning_rate=-1.0, consistent_rms=0.2), rate)
 
 
 SGD, ADAMW = "sgd, warmup-stable-decay", "adamw, warmup-stable-decay"

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 import lrx
+from lrx import expressions
 from lrx.tuning import PORTFOLIO
 from lrx.tuning.selection.code import shortest, write_code
 from lrx.tuning.selection.policy import Certainty, Rival, Run, Training
@@ -97,3 +98,9 @@ def test_a_transformation_that_lrx_did_not_build_is_rebuilt_from_the_portfolio()
 
 def test_durations_are_readable() -> None:
     assert [show_seconds(x) for x in (0.0123, 4.26, 59.2, 74.6)] == ["0.012 s", "4.3 s", "59 s", "1 min 15 s"]
+
+
+@pytest.mark.parametrize("method", PORTFOLIO)
+def test_the_expression_of_a_method_is_what_lrx_train_takes(method: str) -> None:
+    tx = PORTFOLIO[method].make(0.03, 60)
+    assert expressions.parse_optimizer(repr(tx)) == tx
