@@ -65,7 +65,7 @@ class Size(NamedTuple):
 SCALES = {
     "demo": Scale(
         "a perceptron of 64 units, batches of 16 to 1,024, 30 epochs, 3 seeds",
-        "a minute, 2 CPU cores",
+        "70 seconds, 2 CPU cores",
         Size(Images("perceptron", 4096, 2000, 4, (64,)), 16, (4, 16, 64), 16, 30, 5, decades(-2.5, -0.5, 2)),
         "mnist",
     ),
