@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -54,6 +55,7 @@ def as_schedule(schedule: Any, *, name: str) -> Schedule:
     )
 
 
+@dataclasses.dataclass(frozen=True)
 class Scheduled:
     """A hyperparameter that may follow the step, such as a momentum; called with a count, it returns the value there.
 
@@ -61,12 +63,11 @@ class Scheduled:
     and inside a program that is being traced.
     """
 
-    def __init__(self, value_at: Callable[[jax.Array], ArrayLike]) -> None:
-        self._value_at = value_at
+    value_at: Callable[[jax.Array], ArrayLike]  # a field, by which `lrx.training.equality` compares optimizers
 
     def __call__(self, count: jax.Array) -> ArrayLike:
         """Return the value at a count; a Python number stays one, so that Python computes with it."""
-        return self._value_at(count)
+        return self.value_at(count)
 
     def first(self) -> jax.Array:
         """Return the value at count 0, () float32, in a buffer of its own."""

@@ -135,16 +135,15 @@ def accumulate(
       [-1.5] 0.75
     """
     _checks.transformation(tx)
-    changing = callable(every) or isinstance(every, Rate | Controller)
-    if changing:
-        length_of = as_schedule(every, name="every").function
-    else:
+    varies = callable(every) or isinstance(every, Rate | Controller)
+    length_of = as_schedule(every, name="every").function if varies else None
+    if length_of is None:
         _checks.steps("every", every, unit="gradients")
     _checks.flag("noise_scale", noise_scale)
     inner = optax.with_extra_args_support(tx)
 
     def length_at(applied: jax.Array) -> jax.Array:
-        length = jnp.round(length_of(applied)) if changing else jnp.asarray(every)
+        length = jnp.asarray(every) if length_of is None else jnp.round(length_of(applied))
         return jnp.maximum(length.astype(jnp.int32), 1)
 
     def init(params: Any) -> AccumulationState:

@@ -75,6 +75,7 @@ MADE = {
     "transformation": lambda decay: lrx.adamw(lrx.cosine_decay(decay, 10)),
     "with a function": lambda decay: lrx.adamw(decay, mask=lambda params: True),
     "optax": lambda decay: optax.chain(optax.clip(1.0), optax.adam(decay)),
+    "chain": lambda decay: optax.chain(optax.clip(1.0), lrx.sgd(0.1, momentum=decay)),
     "jitted": lambda decay: jax.jit(by_closure(decay)),
     "not a number": lambda decay: by_closure(float("nan") if decay == 0.1 else decay),
 }
