@@ -48,36 +48,47 @@ def page(folder: Path, failed: dict[str, str] | None = None) -> str:
       failed: paper to the message of what went wrong.
     """
     found = entries(folder)
-    verdicts = [entry.paper.check(entry.result).claims for entry in found]
-    held = sum(claim.holds for claims in verdicts for claim in claims)
-    number = sum(map(len, verdicts))
+    by_paper: dict[str, list[Entry]] = {}
+    for entry in found:
+        by_paper.setdefault(entry.paper.name, []).append(entry)
+    largest = [claim.holds for scales in by_paper.values() for claim in _claims(scales[-1])]
     lines = [
         "# Reproduced",
         "",
-        f"Of {number} claims of {len({entry.paper.name for entry in found})} papers, {held} hold here. Verdicts are "
-        "computed from the numbers in each `result.json`; the sections below show each claim with its measured value, "
-        "where ± is the deviation over seeds.",
+        f"Of {len(largest)} claims of {len(by_paper)} papers, {sum(largest)} hold here, at the largest scale that was "
+        "run of each. Verdicts are computed from the numbers in each `result.json`; the sections below show each claim "
+        "with its measured value, where ± is the deviation over seeds.",
         "",
     ]
-    rows = [_glance(entry, claims, folder) for entry, claims in zip(found, verdicts, strict=True)]
-    rows += [("", name, "failed", message, "") for name, message in (failed or {}).items()]
-    heads = ["picture", "paper", "scale", "claims that hold", "claims that do not"]
-    lines.append(markdown_table(heads, rows, align="lllrl"))
+    rows = [_glance(scales, folder) for scales in by_paper.values()]
+    rows += [("", name, "failed", message, "", "") for name, message in (failed or {}).items()]
+    heads = ["picture", "paper", "scale", "claims that hold", "at other scales", "claims that do not"]
+    lines.append(markdown_table(heads, rows, align="lllrrl"))
     for entry in found:
         lines += ["", *_section(entry, folder)]
     return "\n".join(lines) + "\n"
 
 
-def _glance(entry: Entry, claims: list[Claim], folder: Path) -> tuple[str, ...]:
-    """Return the row of a result at the top: a picture, how many claims hold, and which do not."""
+def _glance(scales: list[Entry], folder: Path) -> tuple[str, ...]:
+    """Return the row of a paper at the top: a picture of its largest scale, how many claims hold, and which do not."""
+    entry, others = scales[-1], scales[:-1]
     paper, result, place = entry
     picture = min(place.glob("*.png"), default=None)
     shown = f"[![{_heading(entry)}]({picture.relative_to(folder).as_posix()})](#{_anchor(entry)})" if picture else ""
-    failing = [claim.text for claim in claims if not claim.holds]
+    failing = [claim.text for claim in _claims(entry) if not claim.holds]
     more = [f"{len(failing) - SHOWN} more"] if len(failing) > SHOWN else []
     title = f"[{paper.authors} {paper.year}](#{_anchor(entry)}): *{paper.title}*"
-    count = f"{len(claims) - len(failing)} of {len(claims)}"
-    return shown, title, result.scale, count, "; ".join(failing[:SHOWN] + more)
+    elsewhere = [f"[{other.result.scale}](#{_anchor(other)}) {_count(other)}" for other in others]
+    return shown, title, result.scale, _count(entry), ", ".join(elsewhere), "; ".join(failing[:SHOWN] + more)
+
+
+def _claims(entry: Entry) -> list[Claim]:
+    return entry.paper.check(entry.result).claims
+
+
+def _count(entry: Entry) -> str:
+    claims = _claims(entry)
+    return f"{sum(claim.holds for claim in claims)} of {len(claims)}"
 
 
 def _heading(entry: Entry) -> str:

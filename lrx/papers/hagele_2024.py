@@ -13,7 +13,9 @@ cool-down; most of its gain is there with a tenth to a fifth of the steps, and 1
     lrx reproduce hagele_2024 --scale cpu     a block of attention, 250, 1,000 and 4,000 steps, 3 seeds
 
 Measured at the demo scale, a cool-down over a fifth ends 1 % above cosine, and one over two fifths ends where cosine
-does: runs this short gain from longer cool-downs.
+does: runs this short gain from longer cool-downs. At the cpu scale a fifth ends within 0.8 % of cosine after 4,000
+steps, and ahead of it after 250 and 1,000, where the best peak of all schedules but the constant one is the highest of
+the grid.
 
 Differs from the source: models and lengths are smaller by orders of magnitude, and the cosine ends at 0, since that is
 better than at a tenth (`bergsma_2025`). Each length is trained from the start; runs of a seed share parameters and
@@ -56,7 +58,7 @@ SCALES = {
     ),
     "cpu": Scale(
         "a block of attention of width 32, 250 to 4,000 steps, 3 seeds",
-        "20 minutes, 2 CPU cores",
+        "half an hour, 1 CPU core",
         Size("attention", (250, 1000, 4000), (0.001, 0.002, 0.004, 0.008, 0.016), 125),
     ),
     "paper": Scale(

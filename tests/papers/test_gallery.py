@@ -68,9 +68,9 @@ def test_all_papers_go_on_past_one_that_fails_and_leave_a_page(three: Path) -> N
     page = (three / "found/README.md").read_text()
     rows = re.findall(r"^\| (.*) \|$", page, re.MULTILINE)
     picture = "[![early_1980, demo](early_1980/demo/figure.png)](#early_1980-demo)"
-    assert f"{picture} | [A. Nobody 1980](#early_1980-demo): *On early_1980* | demo | 1 of 2 | never" in rows
-    assert " | broken_1990 | failed | RuntimeError: size 2 is broken | " in rows
-    assert "Of 4 claims of 2 papers, 2 hold here." in page
+    assert f"{picture} | [A. Nobody 1980](#early_1980-demo): *On early_1980* | demo | 1 of 2 |  | never" in rows
+    assert " | broken_1990 | failed | RuntimeError: size 2 is broken |  | " in rows
+    assert "Of 4 claims of 2 papers, 2 hold here, at the largest scale that was run of each." in page
     assert page.index("## early_1980, demo") < page.index("## late_2001, demo")
     assert r"a \| b | 1 | 1.98 | yes" in rows
     assert "never | 0 | 1 | **no**" in rows
@@ -87,8 +87,21 @@ def test_the_page_is_made_again_from_the_saved_results(three: Path) -> None:
     done = CliRunner().invoke(cli.app, ["reproduce", "--all", "--from-results", "found"])
     assert done.exit_code == 0
     after = (three / "found/README.md").read_text()
-    assert after == before.replace("|  | broken_1990 | failed | RuntimeError: size 3 is broken |  |\n", "")
+    assert after == before.replace("|  | broken_1990 | failed | RuntimeError: size 3 is broken |  |  |\n", "")
     assert (three / "found/early_1980/cpu/figure.png").exists()
+
+
+def test_a_paper_has_one_row_at_the_top_that_of_its_largest_scale(three: Path) -> None:
+    for scale in ("demo", "cpu"):
+        papers.available()["early_1980"].run(scale).save(three / f"found/early_1980/{scale}/result.json")
+    page = gallery.page(three / "found")
+    row = (
+        " | [A. Nobody 1980](#early_1980-cpu): *On early_1980* | cpu | 1 of 2 | [demo](#early_1980-demo) 1 of 2 | never"
+    )
+    assert f"| {row} |" in page
+    assert page.count("*On early_1980* |") == 1
+    assert "Of 2 claims of 1 papers, 1 hold here" in page
+    assert page.index("## early_1980, demo") < page.index("## early_1980, cpu")
 
 
 @pytest.mark.parametrize(
