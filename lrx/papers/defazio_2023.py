@@ -40,7 +40,6 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import jax.numpy as jnp
 import numpy as np
 import optax
 
@@ -50,16 +49,14 @@ from lrx.papers.arms import (
     Arm,
     claim_best_rates_inside_grid,
     compare,
+    compare_schedules,
     error_workload,
     final_values,
-    summarize_arm,
-    with_own,
 )
 from lrx.papers.figures import REFERENCE, arm_style, band, errors_at_the_end
 from lrx.papers.reproduction import Claim, Job, Paper, Scale
 from lrx.records import Result
 from lrx.training import Workload, train
-from lrx.tuning import Execution, sweep
 from lrx.workloads.datasets import load
 
 if TYPE_CHECKING:
@@ -76,7 +73,6 @@ PROFILES = {
 }
 FIXED = ("linear", "cosine", "step", "constant", "1 / t", "1 / sqrt t")
 POINTS = 200  # of the norms and schedules that are kept
-NUM_POINTS = 50  # of the curves of losses
 
 
 class Task(NamedTuple):
@@ -143,16 +139,6 @@ def schedules(steps: int) -> dict[str, Callable[[Any], lrx.Schedule]]:
     }
 
 
-def tables(steps: int) -> Callable[[Any, Any], lrx.Schedule]:
-    """Return a function from the index of a schedule in FIXED and a peak rate to that schedule.
-
-    Index and rate may be traced, so one program trains with all of them: each schedule is a table of its own rates.
-    """
-    made = schedules(steps)
-    rates = jnp.stack([made[label](1.0)(jnp.arange(steps)) for label in FIXED])
-    return lambda number, peak: lrx.tabulated(peak * rates[jnp.asarray(number, jnp.int32)])
-
-
 def optimizer(task: Task, rate: lrx.Schedule) -> optax.GradientTransformation:
     """Return the method of a task, behind a snapshot of the gradient norm that refinement takes."""
     sgd = task.method == "SGD"
@@ -174,19 +160,17 @@ def measure_task(task: Task, job: Job) -> dict[str, Any]:
     workload = workload_of(task, job)
     steps = task.epochs * workload.batches.steps_per_epoch
     name = f"{task.data}, {task.name}"
-    look_up = tables(steps)
-    swept = sweep(
+    arms = compare_schedules(
         workload,
-        lambda schedule, lr: optimizer(task, look_up(schedule, lr)),
-        {"schedule": list(range(len(FIXED))), "lr": list(task.rates)},
+        {label: make(1.0) for label, make in schedules(steps).items()},
+        partial(optimizer, task),
+        task.rates,
+        job,
         num_steps=steps,
-        seeds=job.seeds,
-        num_points=NUM_POINTS,
-        execution=Execution(task.strategy),
-        checkpoint=job.folder(name),
-        progress=job.progress_title(f"{name}, fixed schedules"),
+        metric="training_loss",
+        name=f"{name} fixed",
+        strategy=task.strategy,
     )
-    arms = {label: summarize_arm(swept, at=(place,), metric="training_loss") for place, label in enumerate(FIXED)}
     chosen = arms["linear"]["rates"][arms["linear"]["best"]]
     history = train(
         workload,
@@ -199,13 +183,11 @@ def measure_task(task: Task, job: Job) -> dict[str, Any]:
     )
     norms = history.metrics["gradient_norm"]
     refine = partial(lrx.refined, norms, norm="l2" if task.method == "SGD" else "l1")
-    arm = Arm(lambda rate: optimizer(task, refine(rate)), task.rates)
     arms |= compare(
         workload,
-        with_own({"refined": arm}, job),
+        {"refined": Arm(lambda rate: optimizer(task, refine(rate)), task.rates)},
         job,
         num_steps=steps,
-        num_points=NUM_POINTS,
         metric="training_loss",
         name=name,
         strategy=task.strategy,
