@@ -179,12 +179,9 @@ def compare_schedules(
     Returns:
       What `compare` returns.
     """
-    # Tables, so that one program trains with all of them.
-    rates_of = jax.jit(lambda counts: jnp.stack([schedule(counts) for schedule in schedules.values()]))
-    table = rates_of(jnp.arange(num_steps))
     swept = sweep(
         workload,
-        lambda shape, lr: make(lrx.tabulated(lr * table[jnp.asarray(shape, jnp.int32)])),
+        with_each_schedule(schedules, make, num_steps),
         {"shape": list(range(len(schedules))), "lr": list(rates)},
         num_steps=num_steps,
         seeds=job.seeds,
@@ -207,6 +204,23 @@ def compare_schedules(
         name=name,
         strategy=strategy,
     )
+
+
+def with_each_schedule(
+    schedules: Mapping[str, lrx.Schedule], make: Callable[[lrx.Schedule], optax.GradientTransformation], num_steps: int
+) -> Callable[[Any, Any], optax.GradientTransformation]:
+    """Return a function from the place of a schedule among others, and its peak, to a method.
+
+    Both may be traced, so that one program trains with all schedules: they are tables of their rates.
+
+    Args:
+      schedules: label to a schedule whose peak is 1.
+      make: rate to method.
+      num_steps: length of a run.
+    """
+    rates_of = jax.jit(lambda counts: jnp.stack([schedule(counts) for schedule in schedules.values()]))
+    table = rates_of(jnp.arange(num_steps))
+    return lambda shape, lr: make(lrx.tabulated(lr * table[jnp.asarray(shape, jnp.int32)]))
 
 
 def summarize_arm(
