@@ -153,14 +153,20 @@ def _diverges(numbers: dict[str, float], limits: Thresholds) -> Finding:
 
 
 def _needs_warmup(seen: RateEvidence, own: Branch, warm: Branch, least: float, limits: Thresholds) -> str | None:
-    """Return the level at which a warm-up is missing; None if it is not."""
+    """Return the level at which a warm-up is missing; None if it is not.
+
+    The branch that begins with lower rates has made twice the steps, so that it may end lower for that alone. What a
+    warm-up prevents is that the loss rises when the run begins at the full rate, far for a while or for good.
+    """
     gain = seen.initial - least
     lost, short = (end_loss(own) - least) / gain, (end_loss(warm) - least) / gain
+    highest = [np.max(_finite_or_infinite(branch)) for branch in (own, warm)]
+    far = seen.initial + limits.warm_rise * max(abs(seen.initial), gain)
+    if not (highest[0] > far or end_loss(own) > seen.initial) or highest[1] > far:
+        return None
     if lost > limits.warm_lost and short < limits.warm_near:
         return "likely"
-    highest = [np.max(_finite_or_infinite(branch)) for branch in (own, warm)]
-    rises = highest[0] - seen.initial > limits.warm_rise * max(abs(seen.initial), gain) > highest[1] - seen.initial
-    return "hint" if rises and lost > limits.warm_lost_hint and short < limits.warm_near_hint else None
+    return "hint" if lost > limits.warm_lost_hint and short < limits.warm_near_hint else None
 
 
 def _warmup_missing(numbers: dict[str, float], level: str, lost: float, updates: int) -> Finding:

@@ -12,25 +12,31 @@ from lrx.doctor.measure_run import factor_by_heart
 from lrx.doctor.rate_checks import Branch, RateEvidence
 
 
-def rates(warm, *, own=8.0, low=3.0):
-    """Runs in miniature from a loss of 10: at the rate itself, at an eighth of it, and after an eighth of it."""
-    ends = {(0.125, "scaled"): low, (1.0, "scaled"): own, (8.0, "scaled"): 20.0, (1.0, "warm"): warm}
-    branches = [Branch(factor, kind, [10.0, end, end]) for (factor, kind), end in ends.items()]
-    return RateEvidence(branches, 10.0, 3, updates=200, run_steps=200)
+def rates(warm, *, own=8.0, low=3.0, highest=40.0):
+    """Runs in miniature from a loss of 10: at an eighth of the rate, after as many such steps, at 8 times it, and at it.
+
+    At the rate itself the loss first rises to `highest`.
+    """
+    ends = {(0.125, "scaled"): low, (1.0, "warm"): warm, (8.0, "scaled"): 20.0}
+    branches = [Branch(factor, kind, [10.0, end, end, end]) for (factor, kind), end in ends.items()]
+    branches.append(Branch(1.0, "scaled", [10.0, highest, own, own]))
+    return RateEvidence(branches, 10.0, 4, updates=200, run_steps=200)
 
 
-def test_a_rate_that_is_safe_after_lower_ones_only_needs_a_warm_up():
+def test_a_rate_at_which_the_loss_rises_unless_lower_ones_come_first_needs_a_warm_up():
     found = find({"rates": rates(warm=2.0)})
     assert [(each.code, each.level) for each in found] == [("warmup-missing", "likely"), ("rate-too-high", "hint")]
     assert found[0].remedy.change.warmup_steps == 20
     assert found[1].because == "warmup-missing"
-    assert [each.code for each in find({"rates": rates(warm=4.0)})] == ["rate-too-high"]
-    risen = rates(warm=4.0)  # near the best end, and the loss does not rise as it does without lower rates
-    for branch in risen.branches:
-        if branch.kind == "scaled" and branch.factor == 1:
-            branch.losses[1] = 40.0
-    hint = next(each for each in find({"rates": risen}) if each.code == "warmup-missing")
+    hint = next(each for each in find({"rates": rates(warm=4.0)}) if each.code == "warmup-missing")  # near the best end
     assert (hint.level, hint.remedy.change.warmup_steps) == ("hint", 20)
+
+
+def test_a_run_that_ends_lower_after_twice_the_steps_lacks_no_warm_up():
+    assert [each.code for each in find({"rates": rates(warm=2.0, highest=19.0)})] == ["rate-too-high"]
+
+
+def test_a_missing_warm_up_explains_a_run_that_diverges():
     diverges = find({"rates": rates(warm=2.0, own=float("inf"))})
     assert [(each.code, each.because) for each in diverges[:2]] == [
         ("warmup-missing", None),
