@@ -13,7 +13,7 @@ from lrx.doctor.rate_checks import Branch, RateEvidence
 
 
 def rates(warm, *, own=8.0, low=3.0, highest=40.0):
-    """Runs in miniature from a loss of 10: at an eighth of the rate, after as many such steps, at 8 times it, and at it.
+    """Runs in miniature from a loss of 10: at an eighth of the rate, after such steps, at 8 times the rate, and at it.
 
     At the rate itself the loss first rises to `highest`.
     """
