@@ -19,8 +19,8 @@ of 1 step: 93.86, 91.97 and 88.38.
 Found on the way: with He's kernels the claim of higher stable rates fails for perceptrons, since a run whose warm-up is
 long trains well until the rate passes the same limit, and only fails later. Kernels that are four times as large make
 the start sharp, which is where the claim is made; that factor was chosen in a trial with the seeds 0 and 1. GI-Adam is
-worse than Adam at low rates, at which so few steps that begin short do not suffice. At the cpu scale SGD needs a warm-up
-of 64 or 256 steps to learn from the sharp start at all, and then at low rates only.
+worse than Adam at low rates, at which so few steps that begin short do not suffice. At the cpu scale SGD needs
+a warm-up of 64 or 256 steps to learn from the sharp start at all, and then at low rates only.
 
 Differs from the source: perceptrons, and few steps. g_0 is the gradient of the first minibatch, where the authors take
 that of another one. A rate is called stable if the test error is within 5 points of the lowest of the map's start.
