@@ -6,9 +6,13 @@
 Faults are planted with severities drawn from a range on small workloads of twenty kinds, one fault at a time and, in
 one case in ten, two; as many healthy runs with other schedules, rates and seeds are diagnosed too. The rules and the
 thresholds of `lrx.doctor` were found on fourteen of the kinds, all kinds of earlier measurements among them. The other
-six were written down before any run on them, and no rule or threshold was changed after one. A fault that should cost
-something, such as a rate that is too high, counts only if it does: the final loss is more than 5 % above that of the
-same run without it. Otherwise another severity is drawn, six times at most.
+six were written down before any run on them, and no rule or threshold was changed before they were measured. A fault
+that should cost something, such as a rate that is too high, counts only if it does: the final loss is more than 5 %
+above that of the same run without it. Otherwise another severity is drawn, six times at most.
+
+After the measurement below, which had `warmup-missing` as its only false alarm, that rule was changed: the loss has to
+rise at the full rate. Of 267 healthy runs of ten of the kinds none has a finding above a hint since then, where 7 had
+one; of 15 runs that lack a warm-up 1 is named, as before. New kinds have not judged this rule yet.
 
 A run is repaired if its final loss, after the change that the remedy of the planted code consists of, is within 5 % of
 that of the healthy run. Losses are those of the clean training examples; for `overfits`, of held-out ones.

@@ -162,7 +162,8 @@ def _needs_warmup(seen: RateEvidence, own: Branch, warm: Branch, least: float, l
     lost, short = (end_loss(own) - least) / gain, (end_loss(warm) - least) / gain
     highest = [np.max(_finite_or_infinite(branch)) for branch in (own, warm)]
     far = seen.initial + limits.warm_rise * max(abs(seen.initial), gain)
-    if not (highest[0] > far or end_loss(own) > seen.initial) or highest[1] > far:
+    stays_up = end_loss(own) > seen.initial + limits.warm_rise * gain
+    if not (highest[0] > far or stays_up) or highest[1] > far:
         return None
     if lost > limits.warm_lost and short < limits.warm_near:
         return "likely"

@@ -50,7 +50,8 @@ class Thresholds:
       warm_lost: share of the possible fall that a rate loses, to need a warm-up.
       warm_near: distance from the best end of any rate, relative to the fall, that the end after lower rates may have.
       warm_rise: rise of the loss over its beginning, relative to the larger of it and the possible fall, which the full
-        rate causes at first, and not after lower ones, if a warm-up is missing and the loss comes back.
+        rate causes at first, and not after lower ones, if a warm-up is missing. If the loss does not come back, the
+        rise is relative to the fall.
       warm_lost_hint: the same as `warm_lost`, for the hint.
       warm_near_hint: the same as `warm_near`, for the hint.
       batch_small: noise scale over the batch size above which the batch may be too small.
