@@ -6,7 +6,8 @@ estimator (TPE) and with random search, and the time that is saved by stopping t
 earlier ones at the same step.
 
 Measured at the demo scale, pruning leaves two thirds of the steps, not half: the median pruner lets the first five
-trials of twenty run to their end.
+trials of twenty run to their end. At the cpu scale it leaves 57 %, with thirty trials, and TPE is at least as good as
+random search in three studies of four.
 
     lrx reproduce akiba_2019                 digits, a perceptron, 20 trials, 10 studies for each of 3 seeds
     lrx reproduce akiba_2019 --scale cpu     CIFAR-10 of 8 x 8 pixels, two convolutions, 30 trials, 20 studies for each
@@ -55,7 +56,7 @@ SCALES = {
     ),
     "cpu": Scale(
         "two convolutions, 1,000 steps, 31 rates, 30 trials, 20 studies for each of 3 seeds",
-        "20 minutes, 2 CPU cores",
+        "4 minutes, 1 CPU core",
         Size(Images("convolutions", 10_000, 2000, 4, (16, 32)), 1000, 5, 30, 20),
         "cifar10",
     ),
@@ -72,6 +73,7 @@ CHANCE = 90.0  # percent, the error of a run that diverged
 RANDOM, TPE, PRUNED, GRID = "random search", "TPE", "TPE with pruning", "grid"
 OFTEN = 0.6  # of the studies, in which TPE is at least as good
 HALF = 0.5  # of the steps, that pruning leaves
+SHOWN_FROM = 5  # trials, whose best error is at the top of a panel
 POINTS = 0.5  # of test error, that it may cost
 
 
@@ -186,9 +188,12 @@ def plot(result: Result) -> dict[str, Figure]:
         look = {**arm_style(name, place), "lw": 1.6}
         middle.plot(np.arange(1, best.shape[1] + 1), best.mean(axis=0), label=name, **look)
         right.plot(spent.mean(axis=0), best.mean(axis=0), **look)
+    # The first trials, which are bad with any sampler, would flatten the others.
+    low = min(result.array("table", "error").min(axis=0).mean(), result.array("grid").mean())
+    high = max(line.get_ydata()[:SHOWN_FROM][-1] for line in middle.get_lines())
     for panel in (middle, right):
         panel.axhline(result.array("grid").mean(), label=f"{GRID} of as many rates", **REFERENCE)
-        panel.set_ylim(0.8 * result.array("table", "error").min(axis=0).mean(), 4 * result.array("grid").mean())
+        panel.set_ylim(low - 0.05 * (high - low), high)
     middle.set_xlabel("trials")
     middle.set_ylabel("test error of the best trial (%), mean")
     right.set_xlabel("steps, in those of a whole trial")

@@ -61,6 +61,7 @@ class InitialLoss:
         self._arrays, self._batch, self._initial = workload.batches.arrays, batch, initial
         self._least_room = max(FEWEST, longest)
         self._means: dict[tuple[int, int, int], float] = {}
+        self._is_placed = initial is None
 
     def losses(self, seed: int, start: int, stop: int) -> np.ndarray:
         """Return (stop - start,) float32, for the steps of a run with that seed."""
@@ -70,6 +71,9 @@ class InitialLoss:
         )  # one program for many lengths
         window = np.int32(seed), np.int32(start), np.int32(stop)
         start_state = None if self._initial is None else self._initial(int(seed))
+        if not self._is_placed:  # the data may lie on several devices, of which a single run uses one
+            self._arrays = _put_beside(self._arrays, start_state)
+            self._is_placed = True
         return np.asarray(self._compute(self._arrays, self._batch, start_state, *window, room))[:number]
 
     def means(self, seeds: np.ndarray, starts: np.ndarray, stops: np.ndarray) -> np.ndarray:
@@ -82,6 +86,12 @@ class InitialLoss:
                     self._means[window] = float(self.losses(*window).mean(dtype=np.float64))
                 found[place] = self._means[window]
         return found
+
+
+def _put_beside(arrays: Any, state: Any) -> Any:
+    """Put arrays on the devices of a state, if it has any arrays."""
+    leaves = [leaf for leaf in jax.tree.leaves(state) if isinstance(leaf, jax.Array)]
+    return jax.device_put(arrays, leaves[0].sharding) if leaves else arrays
 
 
 _PROGRAMS = Cache(maxsize=16)

@@ -73,6 +73,7 @@ def test_several_devices_give_the_same_run(tmp_path, monkeypatch):
 MESHES = (
     LINEAR
     + """
+import dataclasses
 from jax.sharding import Mesh
 one, four = (Mesh(jax.devices()[:n], ("runs",)) for n in (1, 4))
 rates = {"learning_rate": [0.01, 0.03, 0.1, 0.3, 1.0, 1e9]}
@@ -91,6 +92,13 @@ for seeds in (4, 3):
     assert [test.suggestion for test in tests][0] == [test.suggestion for test in tests][1]
     np.testing.assert_allclose(tests[1].losses, tests[0].losses, rtol=1e-5)
     print(seeds)
+# A selection goes on where a run has come to, one at a time, on one of the devices that the data were put on.
+whole = linear()
+arrays = jax.device_put(whole.batches.arrays, jax.NamedSharding(four, jax.P()))
+there = dataclasses.replace(whole, batches=lrx.Batches(arrays, 8, jitter))
+few = {name: lrx.tuning.PORTFOLIO[name] for name in ("adamw, warmup-stable-decay", "cocob")}
+chosen = [lrx.select(each, num_steps=140, budget=2.0, portfolio=few).code for each in (whole, there)]
+print("selected", chosen[0] == chosen[1])
 """
 )
 
@@ -101,4 +109,4 @@ def test_runs_side_by_side_are_spread_over_the_devices_of_a_mesh():
     out, errors = start(MESHES, XLA_FLAGS=flags, JAX_PLATFORMS="cpu").communicate(timeout=600)
     assert errors == ""
     rows = [line.split() for line in out.splitlines()]
-    assert rows == [["vmap", "6", "8", "8"], ["map", "6", "8", "8"], ["4"], ["3"]]
+    assert rows == [["vmap", "6", "8", "8"], ["map", "6", "8", "8"], ["4"], ["3"], ["selected", "True"]]
