@@ -29,7 +29,7 @@ from lrx.tuning.arguments import require_descent_on
 from lrx.tuning.execution import NUM_POINTS
 from lrx.tuning.initial_loss import InitialLoss
 from lrx.tuning.ladder import extend_ladder, make_ladder
-from lrx.tuning.range_test import read_losses
+from lrx.tuning.range_reading import read_losses
 from lrx.tuning.range_test_result import RangeTest
 from lrx.tuning.selection.grouping import group, merge
 from lrx.tuning.selection.policy import Observation, RangeProbe, Run, Scores, Training
