@@ -15,6 +15,7 @@ from lrx.training.batches import Batches, first_of
 from lrx.training.checks import initial_shapes
 from lrx.training.history import Best
 from lrx.training.placement import Placement, batch_devices, mesh_placement, placement
+from lrx.training.records import Records
 from lrx.training.step import State
 from lrx.training.workload import Workload
 
@@ -133,15 +134,51 @@ def put_data(batches: Batches, layout: Layout) -> Callable[[Any], Any]:
     """Return a function that puts the arrays of a run on its devices.
 
     Examples have a copy on each device, since each step draws from all of them. Minibatches that were whole already are
-    split over the devices.
+    split over the devices. Of records, each process of several has its share, which goes to its own devices.
     """
     number = len(layout.devices) if layout.places.mesh is None else layout.places.mesh.devices.shape[0]
+    if layout.spans_processes and isinstance(batches, Records):
+        return lambda arrays: jax.tree.map(lambda x: _join_shares(x, batches.process[1], number, layout.places), arrays)
 
     def sharding_of(x: Any) -> Sharding:
         is_split = layout.is_given and batches.transform is first_of and np.ndim(x) > 1 and x.shape[1] % number == 0
         return layout.places.along(1) if is_split else layout.places.everywhere
 
     return lambda arrays: put(arrays, jax.tree.map(sharding_of, arrays))
+
+
+def _join_shares(share: np.ndarray, processes: int, devices: int, places: Placement) -> jax.Array:
+    """Return the minibatches of all processes, (steps, batch, ...), of which this one has a share."""
+    size = share.shape[1] * processes
+    if size % devices:
+        raise ValueError(
+            f"batch_size must be a multiple of the {devices} devices along the first axis of the mesh at every step, "
+            f"since each process reads its share, got {size}: give {-(-size // devices) * devices} in its place."
+        )
+    shape = (share.shape[0], size, *share.shape[2:])
+    return jax.make_array_from_process_local_data(places.along(1), share, shape)
+
+
+def require_shares(batches: Records, layout: Layout) -> None:
+    """Check that the processes of a run read what their devices need.
+
+    Raises:
+      ValueError: if the shares are those of another number of processes, or the devices of a process do not come one
+        after the other along the first axis of the mesh, as many of each process.
+    """
+    batches.require_processes(jax.process_count() if layout.spans_processes else 1)
+    mesh = layout.places.mesh
+    if not layout.spans_processes or mesh is None:
+        return
+    by_row = mesh.devices.reshape(len(mesh.devices), -1)
+    rows = [sorted({device.process_index for device in row}) for row in by_row]
+    each = len(rows) // jax.process_count()
+    if rows != [[place // max(each, 1)] for place in range(each * jax.process_count())]:
+        raise ValueError(
+            "mesh must have the devices of one process after those of the other along its first axis, as many of each, "
+            f"since every process reads a part of each minibatch, got those of the processes {rows}: make it by "
+            "jax.make_mesh((jax.device_count(),), ('data',)), or with further axes within a process."
+        )
 
 
 def put(tree: Any, shardings: Any) -> Any:

@@ -17,7 +17,7 @@ from lrx.training.checkpoints import KEPT, CheckpointFolder
 from lrx.training.following import best_by
 from lrx.training.history import History
 from lrx.training.interrupt import ctrl_c
-from lrx.training.layout import layout_of
+from lrx.training.layout import layout_of, require_shares
 from lrx.training.progress import reporter, require_progress
 from lrx.training.records import Records
 from lrx.training.run import Run
@@ -159,8 +159,6 @@ def train(
     """
     require_workload(workload)
     _require_transformation(tx)
-    if isinstance(workload.batches, Records):
-        workload.batches.require_processes(1)
     total, unit = _length(epochs, steps, workload.batches)
     plan = Settings(
         total,
@@ -180,6 +178,8 @@ def train(
     if resume_from is not None:
         _require_source(resume_from, resume)
     layout = layout_of(workload, mesh, param_sharding)
+    if isinstance(workload.batches, Records):
+        require_shares(workload.batches, layout)
 
     with contextlib.ExitStack() as stack:
         folder = None

@@ -35,6 +35,12 @@ TWO_PROCESSES = (
     + """
 compared("two", param_sharding="fsdp", checkpoint=f"{folder}/run", keep=[30])
 keep(run(None, int(sys.argv[2])), f"{folder}/whole.npz")
+keep(on_records(mesh=mesh, checkpoint=f"{folder}/records", keep=[30]), f"{folder}/read.npz")
+crossed = jax.sharding.Mesh(np.array(jax.devices()).reshape(2, 2).T, ("data", "model"))
+try:
+    on_records(mesh=crossed)
+except ValueError as error:
+    print(error)
 """
 )
 ONE_PROCESS = (
@@ -51,7 +57,8 @@ def of_two(tmp_path_factory) -> Path:
     """Return the folder with what two processes of two devices each have made."""
     folder = tmp_path_factory.mktemp("two")
     for process in start_processes(2, 2, TWO_PROCESSES, str(folder), str(STEPS)):
-        require_success(process)
+        out = require_success(process)
+        assert "got those of the processes [[0, 1], [0, 1]]: make it by jax.make_mesh((jax.device_count(),)" in out
     return folder
 
 
@@ -70,6 +77,21 @@ def test_two_processes_give_the_run_of_one_device_and_their_checkpoints_fit_any_
     alone = train(network(), controlled(), steps=80, evaluate_every=20, checkpoint=of_two / "run", resume_from=30)
     assert alone.resumed_at == 30
     assert_same_run(namespace["arrays"](alone), one, "without a mesh")
+
+
+@pytest.mark.slow
+def test_two_processes_read_their_shares_of_the_minibatches_of_one(of_two):
+    namespace: dict[str, Any] = {}
+    exec(NETWORK, namespace)
+    on_records, arrays = namespace["on_records"], namespace["arrays"]
+    one = arrays(on_records())
+    assert len(one["loss"]) == 80
+    read = dict(np.load(of_two / "read.npz"))
+    assert_same_run({name: read[name] for name in one}, one, "two processes")
+    # The batch size has grown by then, and the epoch is not at its end.
+    alone = on_records(checkpoint=of_two / "records", resume_from=30)
+    assert alone.resumed_at == 30
+    assert_same_run(arrays(alone), one, "one process from there")
 
 
 @pytest.mark.slow
