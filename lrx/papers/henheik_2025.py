@@ -53,7 +53,7 @@ class Size(NamedTuple):
 SCALES = {
     "demo": Scale(
         "a table and a task of images, 9 rates, 3 seeds",
-        "a minute, 2 CPU cores",
+        "90 seconds, 1 CPU core",
         Size(tuple(tasks[0] for tasks in GROUPS.values()), 2),
     ),
     "cpu": Scale(
@@ -218,7 +218,7 @@ def claims(result: Result) -> list[Claim]:
 def plot(result: Result) -> dict[str, Figure]:
     """Draw the gap of each method on each task, tasks of one kind side by side."""
     tasks = sorted(result.curves, key=lambda task: list(TASKS).index(task))
-    figure, (axes,) = panels(size=(4.0 + 0.55 * len(tasks), 5.2))
+    figure, (axes,) = panels(size=(max(7.0, 4.0 + 0.55 * len(tasks)), 5.2))
     labels = list(result.curves[tasks[0]]["arms"])
     shift = np.linspace(-0.3, 0.3, len(labels))
     for place, label in enumerate(labels):

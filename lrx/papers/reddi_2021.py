@@ -83,7 +83,7 @@ class Size(NamedTuple):
 SCALES = {
     "demo": Scale(
         "digits by a perceptron, documents by logistic regression, 60 rounds, 3 seeds",
-        "3 minutes, 2 CPU cores",
+        "90 seconds, 1 CPU core",
         Size("digits", None, 32, 1000, 2000, 20, 5, 60, 5, (0.03, 0.1), (0.3, 3.0)),
     ),
     "cpu": Scale(
