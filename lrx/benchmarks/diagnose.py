@@ -10,9 +10,9 @@ six were written down before any run on them, and no rule or threshold was chang
 that should cost something, such as a rate that is too high, counts only if it does: the final loss is more than 5 %
 above that of the same run without it. Otherwise another severity is drawn, six times at most.
 
-After the measurement below, which had `warmup-missing` as its only false alarm, that rule was changed: the loss has to
-rise at the full rate. Of 267 healthy runs of ten of the kinds none has a finding above a hint since then, where 7 had
-one; of 15 runs that lack a warm-up 1 is named, as before. New kinds have not judged this rule yet.
+After the measurement below, which had `warmup-missing` as its only false alarm, that rule was changed: it is above a
+hint only if the loss rises at the full rate. Of the 267 healthy runs below, of which 7 had a finding above a hint, none
+has one by the new rule. New kinds have not judged it yet.
 
 A run is repaired if its final loss, after the change that the remedy of the planted code consists of, is within 5 % of
 that of the healthy run. Losses are those of the clean training examples; for `overfits`, of held-out ones.

@@ -62,6 +62,11 @@ def end_loss(branch: Branch) -> float:
     return float(np.mean(_finite_or_infinite(branch)[-last_steps(len(branch.losses)) :]))
 
 
+def highest_loss(branch: Branch) -> float:
+    """Return the highest loss of a branch; infinite if it has diverged."""
+    return float(np.max(_finite_or_infinite(branch)))
+
+
 def _finite_or_infinite(branch: Branch) -> np.ndarray:
     """Return the losses of a branch; those that are not finite are infinite."""
     losses = np.array([np.inf if loss is None else loss for loss in branch.losses], float)
@@ -107,7 +112,9 @@ def check_rates(seen: RateEvidence, limits: Thresholds) -> list[Finding]:
     if warm is not None and learns:
         level = _needs_warmup(seen, own, warm, least, limits)
         if level is not None:
-            found.append(_warmup_missing(numbers | {"loss_with_warmup": end_loss(warm)}, level, lost, seen.updates))
+            more = {"loss_with_warmup": end_loss(warm), "highest_loss": highest_loss(own)}
+            more["highest_loss_with_warmup"] = highest_loss(warm)
+            found.append(_warmup_missing(numbers | more, level, lost, seen.updates))
     if not np.isfinite(end) or end - seen.initial > limits.diverged * max(abs(seen.initial), gain):
         found.append(_diverges(numbers, limits))
         if best < limits.high_factor:
@@ -155,19 +162,17 @@ def _diverges(numbers: dict[str, float], limits: Thresholds) -> Finding:
 def _needs_warmup(seen: RateEvidence, own: Branch, warm: Branch, least: float, limits: Thresholds) -> str | None:
     """Return the level at which a warm-up is missing; None if it is not.
 
-    The branch that begins with lower rates has made twice the steps, so that it may end lower for that alone. What a
-    warm-up prevents is that the loss rises when the run begins at the full rate, far for a while or for good.
+    The branch that begins with lower rates has made twice the steps, so that it may end lower for that alone: this is a
+    hint at most. It is likely if the full rate also makes the loss rise at the beginning, far for a while or for good.
     """
     gain = seen.initial - least
     lost, short = (end_loss(own) - least) / gain, (end_loss(warm) - least) / gain
-    highest = [np.max(_finite_or_infinite(branch)) for branch in (own, warm)]
     far = seen.initial + limits.warm_rise * max(abs(seen.initial), gain)
+    rises = highest_loss(own) > far >= highest_loss(warm)
     stays_up = end_loss(own) > seen.initial + limits.warm_rise * gain
-    if not (highest[0] > far or stays_up) or highest[1] > far:
-        return None
     if lost > limits.warm_lost and short < limits.warm_near:
-        return "likely"
-    return "hint" if lost > limits.warm_lost_hint and short < limits.warm_near_hint else None
+        return "likely" if rises or stays_up else "hint"
+    return "hint" if rises and lost > limits.warm_lost_hint and short < limits.warm_near_hint else None
 
 
 def _warmup_missing(numbers: dict[str, float], level: str, lost: float, updates: int) -> Finding:
@@ -176,8 +181,10 @@ def _warmup_missing(numbers: dict[str, float], level: str, lost: float, updates:
         "warmup-missing",
         level,
         min(1.0, lost),
-        f"After as many steps at an eighth of the rate, a run in miniature ends at {numbers['loss_with_warmup']:.3g}; "
-        f"without them it ends at {numbers['loss']:.3g}, and the best end of any rate is {numbers['best_loss']:.3g}.",
+        f"At the full rate the loss of a run in miniature begins at {numbers['initial_loss']:.3g}, goes up to "
+        f"{numbers['highest_loss']:.3g} and ends at {numbers['loss']:.3g}. After as many steps at an eighth of the "
+        f"rate it goes up to {numbers['highest_loss_with_warmup']:.3g} and ends at {numbers['loss_with_warmup']:.3g}. "
+        f"The best end of any rate is {numbers['best_loss']:.3g}.",
         numbers,
         Remedy(f"Warm up the rate over the first {steps:,} updates.", Change(warmup_steps=steps)),
     )

@@ -1,7 +1,8 @@
 """The numbers that decide what is a finding, all in one place.
 
 Those under "measured" were found by `lrx bench diagnose` on one half of its kinds of workloads, and are reported on the
-other half. The others follow from a definition or a source, which stands beside them.
+other half; the rule that `warm_rise` belongs to was changed after the report. The others follow from a definition or a
+source, which stands beside them.
 """
 
 from __future__ import annotations

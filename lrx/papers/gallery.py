@@ -51,11 +51,13 @@ def page(folder: Path, failed: dict[str, str] | None = None) -> str:
     by_paper: dict[str, list[Entry]] = {}
     for entry in found:
         by_paper.setdefault(entry.paper.name, []).append(entry)
+    by_paper = {name: _headline_last(scales) for name, scales in by_paper.items()}
     largest = [claim.holds for scales in by_paper.values() for claim in _claims(scales[-1])]
+    papers = f"{len(by_paper)} paper{'' if len(by_paper) == 1 else 's'}"
     lines = [
         "# Reproduced",
         "",
-        f"Of {len(largest)} claims of {len(by_paper)} papers, {sum(largest)} hold here, at the largest scale that was "
+        f"Of {len(largest)} claims of {papers}, {sum(largest)} hold here, at the largest scale that was "
         "run of each. Verdicts are computed from the numbers in each `result.json`; the sections below show each claim "
         "with its measured value, where ± is the deviation over seeds.",
         "",
@@ -67,6 +69,15 @@ def page(folder: Path, failed: dict[str, str] | None = None) -> str:
     for entry in found:
         lines += ["", *_section(entry, folder)]
     return "\n".join(lines) + "\n"
+
+
+def _headline_last(scales: list[Entry]) -> list[Entry]:
+    """Return the results of a paper, at the end that for the top of the page: of the largest scale, without changes."""
+
+    def is_the_papers(entry: Entry) -> bool:
+        return not entry.result.changes and entry.result.data == entry.paper.scales[entry.result.scale].data
+
+    return sorted(scales, key=is_the_papers)  # stable, so that scales keep their order
 
 
 def _glance(scales: list[Entry], folder: Path) -> tuple[str, ...]:

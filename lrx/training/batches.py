@@ -198,8 +198,9 @@ class Batches:
             Otherwise this minibatch also takes the first examples of the next epoch, and an epoch of `train` has n/b
             steps, rounded down.
           process_index: i, from 0 on; by default that of JAX.
-          process_count: k; by default that of JAX. `train` takes the shares of the processes that run it only: with
-            several, its `mesh` has the devices of one after those of the other along the first axis.
+          process_count: k; by default that of JAX. `train` takes the shares of the processes that run it only. With
+            several processes, each row of its `mesh` along the first axis must belong to one of them. Where a process's
+            rows are not next to each other, the examples of a minibatch come in another order.
           read_options: `grain.ReadOptions`: threads, and minibatches that are read ahead; by default 8 of each, or
             fewer if these minibatches would have more than 64 MiB.
 

@@ -138,7 +138,7 @@ def put_data(batches: Batches, layout: Layout) -> Callable[[Any], Any]:
     """
     number = len(layout.devices) if layout.places.mesh is None else layout.places.mesh.devices.shape[0]
     if layout.spans_processes and isinstance(batches, Records):
-        return lambda arrays: jax.tree.map(lambda x: _join_shares(x, batches.process[1], number, layout.places), arrays)
+        return lambda arrays: jax.tree.map(lambda x: _join_shares(x, batches.process[1], layout.places), arrays)
 
     def sharding_of(x: Any) -> Sharding:
         is_split = layout.is_given and batches.transform is first_of and np.ndim(x) > 1 and x.shape[1] % number == 0
@@ -147,24 +147,18 @@ def put_data(batches: Batches, layout: Layout) -> Callable[[Any], Any]:
     return lambda arrays: put(arrays, jax.tree.map(sharding_of, arrays))
 
 
-def _join_shares(share: np.ndarray, processes: int, devices: int, places: Placement) -> jax.Array:
+def _join_shares(share: np.ndarray, processes: int, places: Placement) -> jax.Array:
     """Return the minibatches of all processes, (steps, batch, ...), of which this one has a share."""
-    size = share.shape[1] * processes
-    if size % devices:
-        raise ValueError(
-            f"batch_size must be a multiple of the {devices} devices along the first axis of the mesh at every step, "
-            f"since each process reads its share, got {size}: give {-(-size // devices) * devices} in its place."
-        )
-    shape = (share.shape[0], size, *share.shape[2:])
+    shape = (share.shape[0], share.shape[1] * processes, *share.shape[2:])
     return jax.make_array_from_process_local_data(places.along(1), share, shape)
 
 
-def require_shares(batches: Records, layout: Layout) -> None:
-    """Check that the processes of a run read what their devices need.
+def require_shares(batches: Records, layout: Layout, total: int) -> None:
+    """Check that the processes of a run read what their devices need, in all of its steps.
 
     Raises:
-      ValueError: if the shares are those of another number of processes, or the devices of a process do not come one
-        after the other along the first axis of the mesh, as many of each process.
+      ValueError: if the shares are those of another number of processes, the rows of the mesh along its first axis do
+        not belong to one process each, as many to every process, or their number does not divide a batch size.
     """
     batches.require_processes(jax.process_count() if layout.spans_processes else 1)
     mesh = layout.places.mesh
@@ -172,13 +166,23 @@ def require_shares(batches: Records, layout: Layout) -> None:
         return
     by_row = mesh.devices.reshape(len(mesh.devices), -1)
     rows = [sorted({device.process_index for device in row}) for row in by_row]
-    each = len(rows) // jax.process_count()
-    if rows != [[place // max(each, 1)] for place in range(each * jax.process_count())]:
+    counts = np.bincount([row[0] for row in rows], minlength=jax.process_count())
+    if any(len(row) > 1 for row in rows) or np.ptp(counts):
         raise ValueError(
-            "mesh must have the devices of one process after those of the other along its first axis, as many of each, "
-            f"since every process reads a part of each minibatch, got those of the processes {rows}: make it by "
-            "jax.make_mesh((jax.device_count(),), ('data',)), or with further axes within a process."
+            "mesh must have rows along its first axis that belong to one process each, as many to every process, since "
+            f"each process reads a part of every minibatch, got rows of the processes {rows}: make it by "
+            'jax.make_mesh((jax.device_count(),), ("data",)), or with further axes within a process.'
         )
+    step = 0
+    while step < total:
+        size, steps = batches.sizes.at(step)
+        if size % len(rows):
+            raise ValueError(
+                f"batch_size must be a multiple of the {len(rows)} devices along the first axis of the mesh at every "
+                f"step, since each process reads its share, got {size} at step {step}: give "
+                f"{max(1, size // len(rows)) * len(rows)}."
+            )
+        step += steps
 
 
 def put(tree: Any, shardings: Any) -> Any:

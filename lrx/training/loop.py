@@ -179,7 +179,7 @@ def train(
         _require_source(resume_from, resume)
     layout = layout_of(workload, mesh, param_sharding)
     if isinstance(workload.batches, Records):
-        require_shares(workload.batches, layout)
+        require_shares(workload.batches, layout, total)
 
     with contextlib.ExitStack() as stack:
         folder = None

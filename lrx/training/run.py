@@ -74,10 +74,10 @@ class Run(StoredRun):
                 for text in describe_rest(self.state.opt_state, self.step):
                     self._say(text)
                 return
-            found = self.feed.at(self.step, interrupted)
+            found = self._next_minibatches(interrupted)
             if found is None:
                 continue  # interrupted
-            arrays, end = found[0], agree_on_end(found[1], together=self.layout.spans_processes)
+            arrays, end = found
             if compiling:  # A call without steps compiles the program, so the clock measures only steps.
                 self._segment(arrays, self.step)
                 status.start()
@@ -88,6 +88,23 @@ class Run(StoredRun):
             self._segment(arrays, stop)
             pace.end(self.step - first)
             status.update(self.step, float(np.mean(self.curves.latest("loss"))), float(self.curves.latest("rate")[-1]))
+
+    def _next_minibatches(self, interrupted: Callable[[], bool]) -> tuple[Any, int] | None:
+        """Return the arrays with the next minibatches, and the step before which those of all processes end.
+
+        An error in one process ends all of them, instead of leaving the others to wait for it.
+        """
+        together = self.layout.spans_processes
+        try:
+            found = self.feed.at(self.step, interrupted)
+        except Exception:
+            agree_on_end(None, together=together)
+            raise
+        if found is None:
+            return None
+        end = agree_on_end(found[1], together=together)
+        assert end is not None
+        return found[0], end
 
     def _next_stop(self) -> int:
         """Return the next step after which the host has something to do."""

@@ -12,15 +12,21 @@ from lrx.doctor.measure_run import factor_by_heart
 from lrx.doctor.rate_checks import Branch, RateEvidence
 
 
-def rates(warm, *, own=8.0, low=3.0, highest=40.0):
+def rates(warm, *, own=8.0, low=3.0, highest=40.0, highest_warm=10.0):
     """Runs in miniature from a loss of 10: at an eighth of the rate, after such steps, at 8 times the rate, and at it.
 
-    At the rate itself the loss first rises to `highest`.
+    At the rate itself the loss first rises to `highest`, and after lower ones to `highest_warm`.
     """
-    ends = {(0.125, "scaled"): low, (1.0, "warm"): warm, (8.0, "scaled"): 20.0}
+    ends = {(0.125, "scaled"): low, (8.0, "scaled"): 20.0}
     branches = [Branch(factor, kind, [10.0, end, end, end]) for (factor, kind), end in ends.items()]
+    branches.append(Branch(1.0, "warm", [10.0, highest_warm, warm, warm]))
     branches.append(Branch(1.0, "scaled", [10.0, highest, own, own]))
     return RateEvidence(branches, 10.0, 4, updates=200, run_steps=200)
+
+
+def level_of_warm_up(*, warm, **losses):
+    found = [each for each in find({"rates": rates(warm, **losses)}) if each.code == "warmup-missing"]
+    return found[0].level if found else None
 
 
 def test_a_rate_at_which_the_loss_rises_unless_lower_ones_come_first_needs_a_warm_up():
@@ -28,12 +34,19 @@ def test_a_rate_at_which_the_loss_rises_unless_lower_ones_come_first_needs_a_war
     assert [(each.code, each.level) for each in found] == [("warmup-missing", "likely"), ("rate-too-high", "hint")]
     assert found[0].remedy.change.warmup_steps == 20
     assert found[1].because == "warmup-missing"
-    hint = next(each for each in find({"rates": rates(warm=4.0)}) if each.code == "warmup-missing")  # near the best end
-    assert (hint.level, hint.remedy.change.warmup_steps) == ("hint", 20)
+    assert "goes up to 40 and ends at 8. After" in found[0].summary
+    # Near the best end, and not below it.
+    assert level_of_warm_up(warm=4.0) == "hint"
+    assert level_of_warm_up(warm=4.0, highest=19.0) is None
+    assert level_of_warm_up(warm=4.0, highest_warm=21.0) is None
+    # The loss does not rise far, but stays up for good, by more than the possible fall of 7.
+    assert level_of_warm_up(warm=2.0, highest=18.0, own=18.0) == "likely"
 
 
-def test_a_run_that_ends_lower_after_twice_the_steps_lacks_no_warm_up():
-    assert [each.code for each in find({"rates": rates(warm=2.0, highest=19.0)})] == ["rate-too-high"]
+def test_a_run_that_ends_lower_after_twice_the_steps_may_lack_a_warm_up():
+    assert level_of_warm_up(warm=2.0, highest=19.0) == "hint"
+    assert level_of_warm_up(warm=2.0, highest_warm=21.0) == "hint"
+    assert level_of_warm_up(warm=2.0, highest=10.0, own=5.0) is None  # a rate that loses little
 
 
 def test_a_missing_warm_up_explains_a_run_that_diverges():

@@ -100,7 +100,7 @@ def test_a_paper_has_one_row_at_the_top_that_of_its_largest_scale(three: Path) -
     )
     assert f"| {row} |" in page
     assert page.count("*On early_1980* |") == 1
-    assert "Of 2 claims of 1 papers, 1 hold here" in page
+    assert "Of 2 claims of 1 paper, 1 hold here" in page
     assert page.index("## early_1980, demo") < page.index("## early_1980, cpu")
 
 
