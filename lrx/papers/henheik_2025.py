@@ -188,7 +188,7 @@ def tasks_of(result: Result, group: str) -> list[str]:
 def claims(result: Result) -> list[Claim]:
     """Check that no method is best everywhere, and which do well on images and on tables, if there are such tasks."""
     first = {task: min(ranks(result, task).items(), key=lambda item: item[1])[0] for task in result.curves}
-    counts = {label: list(first.values()).count(label) for label in set(first.values())}
+    counts = {label: list(first.values()).count(label) for label in dict.fromkeys(first.values())}
     often = max(counts, key=lambda label: counts[label])
     text = "no method is best on every task: the share of tasks of the one that is best most often, below 1"
     found = [Claim(text, "< 1", f"{counts[often]} of {len(first)} ({often})", counts[often] < len(first))]

@@ -217,7 +217,7 @@ def ticks(rates: int) -> int:
 
 def plot(result: Result) -> dict[str, Figure]:
     """Draw the maps of SGD and Adam from both starts, and for the sharp start the errors over the rate."""
-    figure, axes = panels(3, rows=2, size=(12.0, 6.0), grid=False)
+    figure, axes = panels(3, rows=2, size=(11.0, 5.6), grid=False)
     warmups = result.curves["warmups"]
     for row, start in enumerate((USUAL, SHARP)):
         for column, name in enumerate((SGD, ADAM)):
@@ -250,7 +250,7 @@ def plot(result: Result) -> dict[str, Figure]:
         panel.set_title(f"{start}; grey: stable", loc="left", fontsize=10)
         panel.set_ylabel("test error (%)")
         panel.set_xlabel("peak of the learning rate")
-    legend(figure, axes[2], columns=5)
+    legend(figure, axes[2], columns=3)
     return {"warmups": figure}
 
 
