@@ -190,7 +190,7 @@ def plot(result: Result) -> dict[str, Figure]:
         right.plot(spent.mean(axis=0), best.mean(axis=0), **look)
     # The first trials, which are bad with any sampler, would flatten the others.
     low = min(result.array("table", "error").min(axis=0).mean(), result.array("grid").mean())
-    high = max(line.get_ydata()[:SHOWN_FROM][-1] for line in middle.get_lines())
+    high = max(float(np.asarray(line.get_ydata())[:SHOWN_FROM][-1]) for line in middle.get_lines())
     for panel in (middle, right):
         panel.axhline(result.array("grid").mean(), label=f"{GRID} of as many rates", **REFERENCE)
         panel.set_ylim(low - 0.05 * (high - low), high)

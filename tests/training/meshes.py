@@ -49,11 +49,17 @@ def network(batch_size=16, nan_at=12, whole=False, features=16):
     batches = Batches.stack((shape(x), shape(y))) if whole else Batches((x, y), batch_size)
     return Workload("network", init, loss_fn, batches, evaluate)
 
-def on_records(**options):
+def on_records(torn_on=-1, **options):
     import dataclasses, grain
     whole = network(nan_at=-1)
     x, y = whole.batches.arrays
-    dataset = grain.MapDataset.range(len(x)).shuffle(seed=0).map(lambda i: (x[i], y[i]))
+
+    def read(i):
+        if i == 40 and jax.process_index() == torn_on:
+            raise OSError("a torn file")
+        return x[i], y[i]
+
+    dataset = grain.MapDataset.range(len(x)).shuffle(seed=0).map(read)
     batches = Batches.records(dataset, lrx.piecewise_constant(16, {20: 2}))  # of 6 and then of 3 steps an epoch
     tx = lrx.adam(lrx.cosine_decay(0.03, 80) * lrx.reduce_on_plateau(patience=3, accumulation_size=4))
     return train(dataclasses.replace(whole, batches=batches), tx, steps=80, evaluate_every=20, **options)

@@ -97,8 +97,11 @@ whole = linear()
 arrays = jax.device_put(whole.batches.arrays, jax.NamedSharding(four, jax.P()))
 there = dataclasses.replace(whole, batches=lrx.Batches(arrays, 8, jitter))
 few = {name: lrx.tuning.PORTFOLIO[name] for name in ("adamw, warmup-stable-decay", "cocob")}
-chosen = [lrx.select(each, num_steps=140, budget=2.0, portfolio=few).code for each in (whole, there)]
-print("selected", chosen[0] == chosen[1])
+chosen = [lrx.select(each, num_steps=140, budget=2.0, portfolio=few) for each in (whole, there)]
+assert [each.code for each in chosen][0] == [each.code for each in chosen][1]
+test, other = (next(iter(each.range_tests.values())) for each in chosen)
+np.testing.assert_allclose(test.gains, other.gains, rtol=1e-5)
+print("selected")
 """
 )
 
@@ -109,4 +112,4 @@ def test_runs_side_by_side_are_spread_over_the_devices_of_a_mesh():
     out, errors = start(MESHES, XLA_FLAGS=flags, JAX_PLATFORMS="cpu").communicate(timeout=600)
     assert errors == ""
     rows = [line.split() for line in out.splitlines()]
-    assert rows == [["vmap", "6", "8", "8"], ["map", "6", "8", "8"], ["4"], ["3"], ["selected", "True"]]
+    assert rows == [["vmap", "6", "8", "8"], ["map", "6", "8", "8"], ["4"], ["3"], ["selected"]]

@@ -37,10 +37,15 @@ compared("two", param_sharding="fsdp", checkpoint=f"{folder}/run", keep=[30])
 keep(run(None, int(sys.argv[2])), f"{folder}/whole.npz")
 keep(on_records(mesh=mesh, checkpoint=f"{folder}/records", keep=[30]), f"{folder}/read.npz")
 crossed = jax.sharding.Mesh(np.array(jax.devices()).reshape(2, 2).T, ("data", "model"))
-try:
-    on_records(mesh=crossed)
-except ValueError as error:
-    print(error)
+
+def refused(**options):
+    try:
+        on_records(**options)
+    except Exception as error:
+        print(type(error).__name__, str(error).splitlines()[0], flush=True)
+
+refused(mesh=crossed)
+refused(mesh=mesh, torn_on=1)
 """
 )
 ONE_PROCESS = (
@@ -56,9 +61,8 @@ STEPS = 64  # of the run of which a process is killed
 def of_two(tmp_path_factory) -> Path:
     """Return the folder with what two processes of two devices each have made."""
     folder = tmp_path_factory.mktemp("two")
-    for process in start_processes(2, 2, TWO_PROCESSES, str(folder), str(STEPS)):
-        out = require_success(process)
-        assert "got those of the processes [[0, 1], [0, 1]]: make it by jax.make_mesh((jax.device_count(),)" in out
+    told = [require_success(each) for each in start_processes(2, 2, TWO_PROCESSES, str(folder), str(STEPS))]
+    (folder / "told.txt").write_text("\n--\n".join(told))
     return folder
 
 
@@ -92,6 +96,12 @@ def test_two_processes_read_their_shares_of_the_minibatches_of_one(of_two):
     alone = on_records(checkpoint=of_two / "records", resume_from=30)
     assert alone.resumed_at == 30
     assert_same_run(arrays(alone), one, "one process from there")
+    first, second = (of_two / "told.txt").read_text().split("--")
+    for told in (first, second):
+        assert "ValueError mesh must have rows along its first axis that belong to one process each" in told
+        assert "got rows of the processes [[0, 1], [0, 1]]: make it by jax.make_mesh((jax.device_count(),)" in told
+    assert "RuntimeError process 1 could not read the next minibatches, and the run ends" in first
+    assert "OSError" in second
 
 
 @pytest.mark.slow

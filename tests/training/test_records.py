@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import sys
+import types
 from typing import Any
 
 import grain
@@ -16,6 +17,7 @@ from tiers import first_tier_has
 import lrx
 from lrx.training import Batches, Workload, feed, train
 from lrx.training.batches import first_of
+from lrx.training.layout import require_shares
 
 NUMBER = 23
 X = np.random.default_rng(0).normal(size=(NUMBER, 3)).astype(np.float32)
@@ -281,3 +283,27 @@ def test_checkpoints_hold_the_position_of_a_loader_of_grain(kind, tmp_path, monk
     assert at[0] == reader(*at).step == 5  # nothing is skipped
     whole = list(itertools.islice(itertools.chain.from_iterable(itertools.repeat(loader)), 9))
     assert_same(resumed, train(line(Batches.stack(whole)), ADAM, steps=9))
+
+
+def layout_on(processes: list[int]) -> Any:
+    """A layout on devices of these processes; a mesh of such devices cannot be made in a single process."""
+    devices = np.array([types.SimpleNamespace(process_index=process) for process in processes], object)
+    return types.SimpleNamespace(
+        spans_processes=True, places=types.SimpleNamespace(mesh=types.SimpleNamespace(devices=devices))
+    )
+
+
+def test_processes_share_the_rows_of_a_mesh_in_any_order_as_many_each_at_every_batch_size(monkeypatch):
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    shared = records(GROWING, process_index=0, process_count=2)
+    for processes in ([0, 0, 1, 1], [0, 1, 1, 0], [1, 1, 0, 0]):  # as make_mesh orders those of a torus
+        require_shares(shared, layout_on(processes), 40)
+    with pytest.raises(ValueError, match=r"as many to every process, .* got rows of the processes \[\[0\], \[0\], \[0"):
+        require_shares(shared, layout_on([0, 0, 0, 1]), 40)
+    with pytest.raises(ValueError, match=r"got the share of process 0 of 3"):
+        require_shares(records(process_index=0, process_count=3), layout_on([0, 1]), 40)
+    uneven = records(lrx.piecewise_constant(4, {3: 1.5}), process_index=0, process_count=2)
+    require_shares(uneven, layout_on([0, 0, 1, 1]), 3)
+    message = r"multiple of the 4 devices .* at every step, .* got 6 at step 3: give 4\.$"
+    with pytest.raises(ValueError, match=message):
+        require_shares(uneven, layout_on([0, 0, 1, 1]), 4)
