@@ -142,7 +142,7 @@ def errors_at_the_end(axes: Axes, errors: Mapping[str, np.ndarray], highest: flo
         if by_seed.mean() > edge:
             axes.text(edge, place, f"{by_seed.mean():.1f} % →", color=colour, ha="right", va="center")
             continue
-        axes.plot(by_seed, np.full(len(by_seed), place), "o", color=colour, ms=4, alpha=0.5, mew=0)
+        axes.plot(by_seed, np.full(len(by_seed), place), "o", color=colour, ms=4, alpha=0.5, mew=0, label=label)
         axes.plot([by_seed.mean()], [place], "|", color=colour, ms=18, mew=2)
     axes.set_ylim(len(errors) - 0.5, -0.5)
     axes.set_xlim(right=edge)

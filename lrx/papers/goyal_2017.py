@@ -240,8 +240,10 @@ def plot(result: Result) -> dict[str, Figure]:
     middle.set_ylabel("test error (%)")
     middle.set_title("linear scaling, gradual warm-up", loc="left", fontsize=10)
     compared = str(int(smallest) * result.settings["compared"])
-    rows = {name: errors(arm) for name, arm in batches[compared].items()}
+    found = {name: errors(arm) for name, arm in batches[compared].items()}
+    rows = {name: found[name] for name in (GRADUAL, NONE, CONSTANT, ROOT, UNSCALED)}
     rows |= {f"heavy ball,\n{name}": errors(arm) for name, arm in result.curves["momentum"].items()}
+    rows |= found  # with the arms of the caller at the end
     errors_at_the_end(right, rows)
     right.set_yticks(range(len(rows)), list(rows))
     right.set_ylim(len(rows) - 0.5, -0.5)
