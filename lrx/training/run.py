@@ -23,7 +23,7 @@ from lrx.training.program import SEGMENT_STEPS
 from lrx.training.progress import ProgressMeter
 from lrx.training.rounds import describe_rest, is_within_round
 from lrx.training.stored_run import StoredRun
-from lrx.training.turns import agree_on_end, take_turn
+from lrx.training.turns import agree_on_end, report_failure, take_turn
 
 CHECKPOINT_SECONDS = 30.0  # between two checkpoints if `checkpoint_every` is not given
 
@@ -98,13 +98,9 @@ class Run(StoredRun):
         try:
             found = self.feed.at(self.step, interrupted)
         except Exception:
-            agree_on_end(None, together=together)
+            report_failure(together=together)
             raise
-        if found is None:
-            return None
-        end = agree_on_end(found[1], together=together)
-        assert end is not None
-        return found[0], end
+        return None if found is None else (found[0], agree_on_end(found[1], together=together))
 
     def _next_stop(self) -> int:
         """Return the next step after which the host has something to do."""

@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+FAILED = -1  # in place of a step
+
 
 class Turn(NamedTuple):
     """What holds until the end of the next segment."""
@@ -36,27 +38,26 @@ def take_turn(length: int, waited: bool, interrupted: Callable[[], bool], *, tog
     return Turn(int(lengths[0]), bool(times[0]), lambda: is_pressed)
 
 
-def agree_on_end(end: int | None, *, together: bool) -> int | None:
+def agree_on_end(end: int, *, together: bool) -> int:
     """Return the step before which the minibatches of all processes end: each may have read another number of them.
-
-    Args:
-      end: the step before which those of this process end; None if it could not read any.
-      together: as for `take_turn`.
-
-    Returns:
-      None if this process could not read.
 
     Raises:
       RuntimeError: if another process could not read.
     """
     if not together:
         return end
-    ends = gather(-1 if end is None else end)
-    failed = np.flatnonzero(ends < 0).tolist()
-    if failed and end is not None:
+    ends = gather(end)
+    failed = np.flatnonzero(ends == FAILED).tolist()
+    if failed:
         which = f"process {failed[0]}" if len(failed) == 1 else f"the processes {', '.join(map(str, failed))}"
         raise RuntimeError(f"{which} could not read the next minibatches, and the run ends: see the error there.")
-    return None if end is None else int(ends.min())
+    return int(ends.min())
+
+
+def report_failure(*, together: bool) -> None:
+    """Take the turn of `agree_on_end` in a process that could not read, so that the others do not wait for it."""
+    if together:
+        gather(FAILED)
 
 
 def require_alike(**values: Any) -> None:
