@@ -107,7 +107,9 @@ def extract(archive: Path, target: Path, members: set[str]) -> None:
         lacking = members - {member.name for member in found}
         if lacking:
             raise ValueError(f"{archive.name} must hold {sorted(lacking)[0]}, which is not in it.")
-        tar.extractall(target, members=found, filter="data")
+        if hasattr(tarfile, "data_filter"):  # from Python 3.11.4 on
+            tar.extraction_filter = tarfile.data_filter
+        tar.extractall(target, members=found)
 
 
 class _Bar:
