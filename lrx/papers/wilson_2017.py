@@ -10,7 +10,7 @@ Section 4: networks, each method at the rate with the lowest training loss; SGD 
 9.60 % of the best adaptive method (CIFAR-10, VGG with batch norm).
 
     lrx reproduce wilson_2017                 digits, a perceptron, 12 epochs, 5 methods, 7 rates, 3 seeds
-    lrx reproduce wilson_2017 --scale cpu     CIFAR-10, ResNet-8, 10,000 images, 10 epochs, 5 rates, 3 seeds
+    lrx reproduce wilson_2017 --scale cpu     CIFAR-10 of 8 x 8 pixels, a residual network of 8 layers, 3 seeds
 
 Measured at the demo scale, Adam fits best of all, and AdaGrad and RMSProp end 0.01 to 0.02 nats above the better SGD
 after these few epochs.
@@ -37,7 +37,9 @@ from lrx.papers.arms import Arm, decades, error_workload, final_values, strategy
 from lrx.papers.descent import descend
 from lrx.papers.figures import arm_style, band, errors_at_the_end
 from lrx.papers.reproduction import Claim, Job, Paper, Scale
+from lrx.papers.residual_networks import Network, residual_workload
 from lrx.records import Result, round_to_six_digits
+from lrx.training import Workload
 from lrx.tuning import Execution, sweep
 from lrx.workloads.datasets import load
 
@@ -48,12 +50,10 @@ if TYPE_CHECKING:
 class Size(NamedTuple):
     """Data, network, length and the number of rates in a decade."""
 
-    model: str  # in `lrx.workloads.models.MODELS`
-    model_options: dict[str, Any]
-    images: int  # of the training set
+    network: Network
+    depth: int  # layers of the residual network; 0 for a perceptron with one hidden layer, as wide as `network` says
     epochs: int
     each: int  # rates in a decade
-    batch_size: int = 64
     examples: int = 100  # of the constructed problem
 
 
@@ -61,19 +61,19 @@ SCALES = {
     "demo": Scale(
         "a perceptron of 64 units, 12 epochs, 7 rates, 3 seeds",
         "half a minute, 2 CPU cores",
-        Size("mlp", {"widths": (64,)}, 1437, 12, 2),
+        Size(Network(1437, 360, 1437, 64, 64), 0, 12, 2),
         "digits",
     ),
     "cpu": Scale(
-        "ResNet-8 on 10,000 images, 10 epochs, 7 rates, 3 seeds",
-        "hours, 2 CPU cores",
-        Size("resnet8", {}, 10_000, 10, 2, 128),
+        "a residual network of 8 layers on 10,000 images, 10 epochs, 7 rates, 3 seeds",
+        "half an hour, 1 CPU core",
+        Size(Network(10_000, 2000, 5000, 128, 16, 4), 8, 10, 2),
         "cifar10",
     ),
     "paper": Scale(
         "ResNet-20, 60 epochs, 7 rates, 3 seeds",
         "hours on one GPU",
-        Size("resnet20", {}, 50_000, 60, 2, 128),
+        Size(Network(50_000, 10_000, 10_000, 128, 0), 20, 60, 2),
         "cifar10",
     ),
 }
@@ -130,14 +130,21 @@ def dropped(make: Any, drops: dict[int, float], rate: Any) -> optax.GradientTran
     return make(lrx.piecewise_constant(rate, drops))
 
 
+def network_workload(size: Size, job: Job) -> Workload:
+    """Build the workload of the network, which evaluates the test `error` and the `training_loss`."""
+    if size.depth:
+        return residual_workload(size.network, size.depth, job)
+    images = load(job.data, job.data_dir).first(size.network.number, size.network.test)
+    return error_workload(images, "mlp", batch_size=size.network.batch_size, widths=(size.network.width,))
+
+
 def measure(size: Size, job: Job) -> tuple[dict[str, Any], dict[str, Any]]:
     """Solve the constructed problem with every method, and train a network with every method, rate and seed."""
     problem = {
         name: dict(zip(("loss", "error"), map(round_to_six_digits, solve(name, size.examples, job.seeds)), strict=True))
         for name in METHODS
     }
-    data = load(job.data, job.data_dir).first(size.images)
-    workload = error_workload(data, size.model, batch_size=size.batch_size, **size.model_options)
+    workload = network_workload(size, job)
     epoch = workload.batches.steps_per_epoch
     steps = size.epochs * epoch
 
@@ -155,7 +162,7 @@ def measure(size: Size, job: Job) -> tuple[dict[str, Any], dict[str, Any]]:
             num_steps=steps,
             seeds=job.seeds,
             evaluate_every=max(1, steps // 15),
-            execution=Execution("vmap" if size.model == "mlp" else strategy_of_networks()),
+            execution=Execution(strategy_of_networks() if size.depth else "vmap"),
             checkpoint=job.folder(name),
             progress=job.progress_title(f"{workload.name}, {name}"),
         )

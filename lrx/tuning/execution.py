@@ -72,8 +72,8 @@ def require_local_mesh(mesh: Any) -> None:
         )
     if any(device.process_index != jax.process_index() for device in mesh.devices.flat):
         raise ValueError(
-            "mesh must have devices of this process only, got some of others: make it of jax.local_devices(), and give "
-            "each process other members, or share an Optuna study, lrx.tuning.optuna_objective."
+            "mesh must have devices of this process only, got some of others: make it of jax.local_devices(), and let "
+            "processes share a sweep by its storage=, or an Optuna study by lrx.tuning.optuna_objective."
         )
 
 

@@ -43,9 +43,15 @@ def optuna_objective(
         study.best_params
 
     A trial whose loss is not finite is pruned, and has the user attribute "diverged". The trial of a process that is
-    killed stays in the state "running", unless the storage looks for such trials: with `optuna.storages.RDBStorage(
-    "sqlite:///study.db", heartbeat_interval=60, failed_trial_callback=optuna.storages.RetryFailedTrialCallback())`
-    another process repeats it.
+    killed stays in the state "running", unless the storage looks for such trials: with
+
+        optuna.storages.RDBStorage(
+            "sqlite:///study.db", heartbeat_interval=60,
+            heartbeat_stale_trial_callback=optuna.storages.RetryHeartbeatStaleTrialCallback(),
+        )
+
+    another process repeats it. (Before Optuna 4.9: `failed_trial_callback` and `RetryFailedTrialCallback`.) For a grid,
+    see `storage=` of `lrx.sweep`.
 
     Args:
       workload: the model, its data and its loss.

@@ -10,6 +10,7 @@ import numpy as np
 import optax
 
 from lrx import _checks
+from lrx.training.identity import Identity
 from lrx.training.many import RunFamily
 from lrx.training.plan import Plan, choose_plan
 from lrx.training.progress import ProgressMeter, require_progress
@@ -18,6 +19,7 @@ from lrx.training.workload import Workload, require_workload
 from lrx.tuning.arguments import as_seeds, require_descent_on
 from lrx.tuning.execution import AUTO, NUM_POINTS, Execution, require_execution
 from lrx.tuning.initial_loss import InitialLoss
+from lrx.tuning.sharing import SharedStudy
 from lrx.tuning.space import FromHyperparameters, Random, Space, make_space, try_out
 from lrx.tuning.study import Study
 from lrx.tuning.sweep_result import SweepResult
@@ -34,6 +36,7 @@ def sweep(
     evaluate_every: int | None = None,
     execution: Execution = AUTO,
     checkpoint: str | os.PathLike[str] | None = None,
+    storage: Any = None,
     progress: bool | str | None = None,
 ) -> SweepResult:
     """Train with every combination of hyperparameters, and every seed, in one compiled program.
@@ -55,6 +58,10 @@ def sweep(
       execution: how the runs are compiled, and how many at a time.
       checkpoint: a folder. The results are kept there after each chunk of members, and the same call continues with the
         next chunk. A call that differs in anything that determines its numbers is refused (`lrx.training.identity`).
+      storage: a storage of Optuna, by its address or as an `optuna.storages.RDBStorage` with a heartbeat: processes, on
+        any machines, that make the same call with "sqlite:///sweep.db" share its members, `execution.chunk_size` of
+        them at a time, by default one. Each returns the whole result. The members of a process that is killed are
+        trained by another one, after a minute without a heartbeat; results are kept as in a checkpoint.
       progress: True shows a bar, or lines without a terminal; None shows a bar on a terminal and nothing elsewhere; a
         string is its title; False shows nothing.
 
@@ -62,10 +69,10 @@ def sweep(
       A `SweepResult`.
 
     Raises:
-      ValueError: if an argument is out of its range, `tx` refuses a value or ascends (`lrx.direction`), or the folder
-        holds another sweep; before anything is trained.
+      ValueError: if an argument is out of its range, `tx` refuses a value or ascends (`lrx.direction`), the folder or
+        the storage holds another sweep, or both are given; before anything is trained.
       TypeError: if an argument is of the wrong type, or `tx` does not take these names.
-      ImportError: if `checkpoint` is given and orbax is not installed.
+      ImportError: if `checkpoint` is given and orbax is not installed, or `storage` and optuna is not.
 
     Example:
       >>> import jax, jax.numpy as jnp, lrx
@@ -98,6 +105,8 @@ def sweep(
     require_descent_on(workload, tx(**members.first))
     if evaluate_every is not None and workload.evaluate is None:
         raise ValueError(f"evaluate_every needs a workload that evaluates, got evaluate_every={evaluate_every}.")
+    if storage is not None and checkpoint is not None:
+        raise ValueError("storage must be given without checkpoint: it keeps the results itself; give one of them.")
     times = np.array([*range(evaluate_every or num_steps, num_steps, evaluate_every or 1), num_steps])
     family = RunFamily(workload, FromHyperparameters(tx), num_steps, num_points, keep_rates=True)
     work = _Sweep(family, members, seed_array, times, execution)
@@ -109,20 +118,27 @@ def sweep(
         "points": num_points,
         "evaluated": times.tolist(),
     }
-    with Study(
-        f"sweep, {workload.name}", checkpoint, progress, lambda: family.identity(members.members, **identity), "member"
-    ) as study:
+    title = f"sweep, {workload.name}"
+
+    def described(**more: Any) -> Identity:
+        return family.identity(members.members, **identity, **more)
+
+    with Study(title, checkpoint, progress, described, "member") as study:
+        if storage is not None:
+            at_a_time = execution.chunk_size or 1
+            shared = SharedStudy(title, storage, described(chunk=at_a_time), -(-members.size // at_a_time))
+            work.share(shared, at_a_time, study)
+            return work.result()
         work.restore(study)
-        each = len(seed_array) * num_steps
-        status = study.show(work.made * each, members.size * each)
+        status = study.show(work.made * work.steps_of_member, members.size * work.steps_of_member)
         while work.made < members.size:
-            work.train_chunk(status)
+            work.train_next(status)
             study.save(work.made, work.record)
     return work.result()
 
 
 class _Sweep:
-    """The members that were trained so far."""
+    """The members that were trained so far, from the first one."""
 
     def __init__(
         self, family: RunFamily, space: Space, seeds: np.ndarray, times: np.ndarray, execution: Execution
@@ -130,6 +146,7 @@ class _Sweep:
         self.family, self.space, self.seeds, self.times, self.execution = family, space, seeds, times, execution
         self.initial_loss = InitialLoss(family.workload)
         self.plan: Plan | None = None
+        self.steps_of_member = len(seeds) * family.num_steps
         self.made = 0  # members
         self.record: dict[str, np.ndarray] = {}  # name to values, (made, seeds, ...)
 
@@ -139,9 +156,42 @@ class _Sweep:
             self.record, self.made = study.restore(), study.made
             study.announce(f"resumed after {self.made} of {self.space.size} members")
 
-    def train_chunk(self, status: ProgressMeter) -> None:
+    def share(self, shared: SharedStudy, at_a_time: int, study: Study) -> None:
+        """Train members until all are trained, here or by other processes, and collect the results of all."""
+        status = study.show(0, self.space.size * self.steps_of_member)
+
+        def members_of(place: int) -> range:
+            return range(place * at_a_time, min((place + 1) * at_a_time, self.space.size))
+
+        def about(place: int) -> dict[str, list[float]]:
+            return {name: values[members_of(place)].tolist() for name, values in self.space.members.items()}
+
+        def part(place: int) -> tuple[float, dict[str, np.ndarray]]:
+            members = members_of(place)
+            before = shared.made() * at_a_time * self.steps_of_member
+            record: dict[str, np.ndarray] = {}
+            made = 0
+            while made < len(members):
+                found, number = self._train(members[made:], status, before + made * self.steps_of_member)
+                record, made = concatenate(record, made, found, number), made + number
+            return float(record["final_loss"].mean(axis=-1).min()), record
+
+        shared.make(part, about)
+        for found in shared.arrays():
+            number = len(found["final_loss"])
+            self.record, self.made = concatenate(self.record, self.made, found, number), self.made + number
+
+    def train_next(self, status: ProgressMeter) -> None:
         """Train and evaluate as many of the next members as are trained at a time."""
-        rest = {name: values[self.made :] for name, values in self.space.members.items()}
+        found, number = self._train(range(self.made, self.space.size), status, self.made * self.steps_of_member)
+        self.record, self.made = concatenate(self.record, self.made, found, number), self.made + number
+
+    def _train(self, members: range, status: ProgressMeter, before: int) -> tuple[dict[str, np.ndarray], int]:
+        """Train and evaluate as many of some members as are trained at a time; return their results and number.
+
+        `before` is the number of steps of all runs that were made before.
+        """
+        rest = {name: values[members.start : members.stop] for name, values in self.space.members.items()}
         if self.plan is None:
             strategy, chunk_size = self.execution.strategy, self.execution.chunk_size
             self.plan = choose_plan(
@@ -155,16 +205,14 @@ class _Sweep:
             status.start()
         hyper = {name: values[: self.plan.members] for name, values in rest.items()}
         number = len(next(iter(hyper.values())))
-        before = self.made * len(self.seeds) * self.family.num_steps
         runs, step = self.plan.start(hyper, self.seeds), 0
         evaluations = []
         for time in self.times.tolist():
             runs = advance(self.plan, runs, hyper, self.seeds, step, time, status, before)
             before, step = before + len(self.seeds) * number * (time - step), time
             evaluations.append(evaluate(self.family.workload, runs, self.seeds, number))
-        found = outcome(runs, number, evaluations, self.initial_loss.means(self.seeds, *tail_steps(runs)))
-        self.record = concatenate(self.record, self.made, found, number)
-        self.made += number
+        initial = self.initial_loss.means(self.seeds, *tail_steps(runs))
+        return outcome(runs, number, evaluations, initial), number
 
     def result(self) -> SweepResult:
         """Return the result of all members."""

@@ -10,10 +10,11 @@ import pytest
 from reproductions import Tiny, failing
 
 from lrx.papers import wilson_2017 as paper
+from lrx.papers.residual_networks import Network
 from lrx.records import Result
 
 TINY = Tiny(
-    paper.Size("mlp", {"widths": (8,)}, 64, 1, 1, 32, 8),
+    paper.Size(Network(64, 360, 64, 32, 8), 0, 1, 1, 8),
     "digits",
     {"STEPS": 20, "METHODS": {name: (make, -2.0, -2.0) for name, (make, _, _) in paper.METHODS.items()}},
 )
