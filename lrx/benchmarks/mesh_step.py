@@ -1,19 +1,29 @@
 r"""What does the compiled step of `lrx.train` on a mesh cost beside the same step written by hand?
 
     XLA_FLAGS=--xla_force_host_platform_device_count=8 \
-      lrx bench mesh_step --model resnet20
+      lrx bench mesh_step --model resnet20 --rounds 30
 
-Nothing is trained. The loop behind `lrx.train(mesh=...)` and a loop in plain JAX that draws the same minibatches,
-takes the same gradient and makes the same update (SGD with momentum 0.9) are compiled for all local devices, with
-copies of the parameters and, as "fsdp", with parameters and velocity split. The output shows FLOPs and bytes of memory
-for each device as XLA counts them (the body of a loop once), and number and bytes of the collectives in the text of
-the program. lrx also keeps curves, stops at a loss that is not finite, and draws a permutation for each epoch.
+The loop behind `lrx.train(mesh=...)` and a loop in plain JAX that draws the same minibatches, takes the same gradient
+and makes the same update (SGD with momentum 0.9) are compiled for all local devices, with copies of the parameters
+and, as "fsdp", with parameters and velocity split. The output shows FLOPs and bytes of memory for each device as XLA
+counts them (the body of a loop once), and number and bytes of the collectives in the text of the program. lrx also
+keeps curves, stops at a loss that is not finite, and draws a permutation for each epoch. On the CPU both loops take
+the layout of convolutions that `lrx.training.convolutions` sets: otherwise the one written by hand would be slowed by
+XLA's convolutions inside of a loop, which a step called from Python does not suffer from.
+
+With --rounds both programs also run, from the same parameters and on random images, in turn in one process. A round is
+one call of each, of --steps steps, from the state that its last call returned. The output shows the median time of a
+step, the ratio of these medians, and the ratio round by round: its median, its quartiles, and a 95 % confidence
+interval of its median, which takes at least 6 rounds. Each call of lrx draws a permutation; the loop written by hand
+keeps that of the first epoch, in which both see the same minibatches. Without --rounds nothing is trained.
 """
 
 from __future__ import annotations
 
+import functools
 import math
 import re
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, NamedTuple
 
 import jax
@@ -23,8 +33,10 @@ import typer
 from jax.sharding import Mesh
 
 import lrx
+from lrx.benchmarks.timing import compare, in_turn, median_interval, seconds_of
+from lrx.training.convolutions import trace_once
 from lrx.training.layout import Layout, layout_of
-from lrx.training.program import program_of
+from lrx.training.program import SEGMENT_STEPS, Program, program_of
 from lrx.training.sampling import keys_of
 from lrx.training.step import State
 from lrx.training.workload import Workload
@@ -33,7 +45,12 @@ from lrx.workloads.datasets import Dataset
 
 LEARNING_RATE, MOMENTUM = 0.01, 0.9
 IMAGE_SHAPE = (32, 32, 3)
+OURS, BY_HAND = "lrx", "by hand"
+WAYS = {"copied": None, "fsdp": "fsdp"}  # name to `param_sharding`
 COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
+
+# steps -> (parameters, losses), after so many further steps; the losses are the first so many of a buffer.
+Advance = Callable[[int], tuple[Any, jax.Array]]
 
 
 class Cost(NamedTuple):
@@ -59,8 +76,7 @@ def cost_of(compiled: Any) -> Cost:
 
 def ours(workload: Workload, layout: Layout) -> Any:
     """Compile the loop of `lrx.train`."""
-    tx = lrx.sgd(LEARNING_RATE, momentum=MOMENTUM)
-    program = program_of(workload, tx, stop_on_nonfinite=True, layout=layout)
+    program = _program(workload, layout)
     everywhere = layout.places.everywhere
     keys = jax.tree.map(lambda x: _shape(x, everywhere), jax.eval_shape(keys_of, 0))
     shapes = jax.eval_shape(program.initialize, keys.init)
@@ -94,13 +110,14 @@ def by_hand(workload: Workload, layout: Layout) -> Any:
                 params, velocity = (jax.lax.with_sharding_constraint(tree, where) for tree in (params, velocity))
             return count + 1, params, velocity, model_state, losses.at[count - start].set(loss)
 
-        losses = jnp.zeros(2**14, jnp.float32)
+        losses = jnp.zeros(SEGMENT_STEPS, jnp.float32)
         carry = (start, params, velocity, model_state, losses)
-        return jax.lax.while_loop(lambda carry: carry[0] < stop, step, carry)
+        on_cpu = layout.devices[0].platform == "cpu"
+        body = trace_once(step, carry, channels_last=True)[0] if on_cpu else step
+        return jax.lax.while_loop(lambda carry: carry[0] < stop, body, carry)
 
     params, model_state = jax.eval_shape(workload.init, jax.random.key(0))
-    state = State(params, model_state, (), ())
-    where = layout.of_state(state).params if layout.specs else jax.tree.map(lambda _: everywhere, params)
+    where = _param_shardings(params, layout)
     placed = jax.tree.map(_shape, params, where)
     copied = [
         jax.tree.map(lambda x: _shape(x, everywhere), tree)
@@ -114,38 +131,129 @@ def by_hand(workload: Workload, layout: Layout) -> Any:
     return program.lower(placed, placed, *copied).compile()
 
 
-def _shape(x: Any, sharding: Any) -> Any:
-    return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
+def start_ours(compiled: Any, workload: Workload, layout: Layout) -> Advance:
+    """Put the data and the initial state in place for the compiled loop of `lrx.train`."""
+    everywhere = layout.places.everywhere
+    arrays, keys = jax.device_put((workload.batches.arrays, keys_of(0)), everywhere)
+    state, count = _program(workload, layout).initialize(keys.init), 0
+
+    def advance(steps: int) -> tuple[Any, jax.Array]:
+        nonlocal state, count
+        state, _, curves = compiled(state, arrays, keys, *map(np.int32, (count, count + steps, -1)))
+        count += steps
+        return state.params, curves["loss"]
+
+    return advance
 
 
-def measure(model: str, batch_size: int, devices: list[Any]) -> dict[str, dict[str, Cost]]:
-    """Return {"copied" or "fsdp": {"lrx" or "by hand": costs}}."""
+def start_by_hand(compiled: Any, workload: Workload, layout: Layout) -> Advance:
+    """Put the same data and the same initial state in place for the loop written by hand."""
+    everywhere, batches = layout.places.everywhere, workload.batches
+    arrays, keys = jax.device_put((batches.arrays, keys_of(0)), everywhere)
+    order = jax.device_put(batches.sampling.permutation(batches.arrays, keys_of(0).shuffle, jnp.int32(0)), everywhere)
+    state = _program(workload, layout).initialize(keys.init)
+    params, model_state, count = state.params, state.model_state, 0
+    velocity = jax.device_put(jax.tree.map(jnp.zeros_like, params), _param_shardings(params, layout))
+
+    def advance(steps: int) -> tuple[Any, jax.Array]:
+        nonlocal params, velocity, model_state, count
+        limits = map(np.int32, (count, count + steps))
+        _, params, velocity, model_state, losses = compiled(
+            params, velocity, model_state, arrays, order, keys.step, *limits
+        )
+        count += steps
+        return params, losses
+
+    return advance
+
+
+def compile_both(workload: Workload, layout: Layout) -> dict[str, Any]:
+    """Return name to compiled program."""
+    return {OURS: ours(workload, layout), BY_HAND: by_hand(workload, layout)}
+
+
+def start_both(compiled: Mapping[str, Any], workload: Workload, layout: Layout) -> dict[str, Advance]:
+    """Return name to a function that makes steps, from the same start."""
+    return {
+        OURS: start_ours(compiled[OURS], workload, layout),
+        BY_HAND: start_by_hand(compiled[BY_HAND], workload, layout),
+    }
+
+
+def time_both(started: Mapping[str, Advance], rounds: int, steps: int) -> dict[str, np.ndarray]:
+    """Return name to (rounds,) seconds of a step.
+
+    Raises:
+      FloatingPointError: if a loss at the end is not finite, after which lrx makes no more steps.
+    """
+    contestants = {name: functools.partial(seconds_of, advance, steps) for name, advance in started.items()}
+    times = in_turn(contestants, rounds, warmup_rounds=1)
+    for name, advance in started.items():
+        losses = advance(steps)[1][:steps]
+        if not np.isfinite(losses).all():
+            raise FloatingPointError(f"the losses of {name} must be finite, got {losses}: the times are void.")
+    return {name: each / steps for name, each in times.items()}
+
+
+def random_workload(model: str, batch_size: int) -> Workload:
+    """Build a workload on random images, with augmentation."""
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (4 * batch_size, *IMAGE_SHAPE), dtype=np.uint8)
     labels = rng.integers(0, 10, 4 * batch_size).astype(np.int32)
     dataset = Dataset("random", images, labels, images[:1], labels[:1], 10, np.full(3, 0.5), np.full(3, 0.29))
-    workload = dataset_workload(dataset, model, batch_size=batch_size, augment=True)
-    mesh = Mesh(np.array(devices), ("data",))
-    found: dict[str, dict[str, Cost]] = {}
-    for way, split in (("copied", None), ("fsdp", "fsdp")):
-        layout = layout_of(workload, mesh, split)
-        found[way] = {"lrx": cost_of(ours(workload, layout)), "by hand": cost_of(by_hand(workload, layout))}
-    return found
+    return dataset_workload(dataset, model, batch_size=batch_size, augment=True)
+
+
+def _program(workload: Workload, layout: Layout) -> Program:
+    tx = lrx.sgd(LEARNING_RATE, momentum=MOMENTUM)
+    return program_of(workload, tx, stop_on_nonfinite=True, layout=layout)
+
+
+def _param_shardings(params: Any, layout: Layout) -> Any:
+    if layout.specs:
+        return layout.of_state(State(params, (), (), ())).params
+    return jax.tree.map(lambda _: layout.places.everywhere, params)
+
+
+def _shape(x: Any, sharding: Any) -> Any:
+    return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
+
+
+def print_costs(way: str, costs: Mapping[str, Cost]) -> None:
+    """Print what each program costs, and the ratios."""
+    for name, cost in costs.items():
+        print(
+            f"{way:7} {name:8} {cost.flops / 1e6:10.3f} MFLOP {cost.memory_bytes / 1e6:10.3f} MB  "
+            f"{cost.collectives:4} collectives of {cost.collective_bytes / 1e6:.3f} MB"
+        )
+    ratios = [a / b if b else math.nan for a, b in zip(costs[OURS], costs[BY_HAND], strict=True)]
+    print(f"{way:7} ratio    " + "  ".join(f"{ratio:.4f}" for ratio in ratios))
+
+
+def print_times(way: str, times: Mapping[str, np.ndarray]) -> None:
+    """Print the median time of a step in each program, and the ratios."""
+    found = compare(times, BY_HAND)
+    for name, each in found.items():
+        print(f"{way:7} {name:8} {1e3 * each.median:10.3f} ms/step")
+    low, high = median_interval(times[OURS] / times[BY_HAND])
+    print(f"{way:7} ratio    {found[OURS].median / found[BY_HAND].median:.3f} of the medians")
+    print(f"{way:7} ratio    {found[OURS]} by round, 95 % interval of the median {low:.3f} to {high:.3f}")
 
 
 def main(
     model: Annotated[str, typer.Option(help="One of the models that `lrx names` lists.")] = "resnet20",
     batch_size: Annotated[int, typer.Option(min=1, help="Images in a minibatch, over all devices.")] = 64,
+    rounds: Annotated[int, typer.Option(min=0, help="Timings of each program, 30 or more; 0 for none.")] = 0,
+    steps: Annotated[int, typer.Option(min=1, max=SEGMENT_STEPS, help="Of each program in a round.")] = 2,
 ) -> None:
-    """Compile, count and print."""
+    """Compile, count, time and print."""
     devices = jax.local_devices()
-    print(f"{model}, batch {batch_size}, {len(devices)} x {devices[0].device_kind}")
-    for way, of_way in measure(model, batch_size, devices).items():
-        for name, cost in of_way.items():
-            print(
-                f"{way:7} {name:8} {cost.flops / 1e6:10.3f} MFLOP {cost.memory_bytes / 1e6:10.3f} MB  "
-                f"{cost.collectives:4} collectives of {cost.collective_bytes / 1e6:.3f} MB"
-            )
-        plain = of_way["by hand"]
-        ratios = [a / b if b else math.nan for a, b in zip(of_way["lrx"], plain, strict=True)]
-        print(f"{way:7} ratio    " + "  ".join(f"{ratio:.4f}" for ratio in ratios))
+    workload = random_workload(model, batch_size)
+    timed = f", {rounds} rounds of {steps} steps" if rounds else ""
+    print(f"{model}, batch {batch_size}, {len(devices)} x {devices[0].device_kind}{timed}")
+    for way, split in WAYS.items():
+        layout = layout_of(workload, Mesh(np.array(devices), ("data",)), split)
+        compiled = compile_both(workload, layout)
+        print_costs(way, {name: cost_of(program) for name, program in compiled.items()})
+        if rounds:
+            print_times(way, time_both(start_both(compiled, workload, layout), rounds, steps))

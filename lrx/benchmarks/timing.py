@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -59,6 +60,26 @@ def compare(times: Mapping[str, np.ndarray], reference: str) -> dict[str, Compar
         low, middle, high = np.percentile(each / times[reference], [25, 50, 75])
         found[name] = Comparison(float(np.median(each)), float(middle), float(low), float(high))
     return found
+
+
+def median_interval(values: np.ndarray, level: float = 0.95) -> tuple[float, float]:
+    """Return a confidence interval of the median, from order statistics of independent values of any distribution.
+
+    Both ends are values: those of the highest rank from either side with which the interval has at least that level.
+    With too few values for it, fewer than 6 for 0.95, the ends are NaN.
+
+    Args:
+      values: (n,) values, such as the ratios of the rounds.
+      level: the probability, in (0, 1), that the interval contains the median.
+    """
+    number = len(values)
+    # The number of values below the median is binomial. Each end may leave out (1 - level) / 2 of it.
+    tails = np.cumsum([math.comb(number, below) / 2**number for below in range(number)])
+    rank = int(np.searchsorted(tails, (1 - level) / 2, side="right"))
+    if rank == 0:
+        return math.nan, math.nan
+    ordered = np.sort(values)
+    return float(ordered[rank - 1]), float(ordered[number - rank])
 
 
 def seconds_of(function: Callable[..., Any], *arguments: Any) -> float:

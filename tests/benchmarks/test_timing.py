@@ -49,6 +49,22 @@ def test_ratios_are_of_the_same_round() -> None:
     assert (uneven.ratio, uneven.low, uneven.high) == (3.0, 2.0, 4.0)
 
 
+def test_interval_of_the_median_is_between_order_statistics() -> None:
+    # Ranks as in tables of the sign test: 10 and 21 of 30, with 95.7 %.
+    shuffled = np.random.default_rng(0).permutation(np.arange(1.0, 31.0))
+    assert timing.median_interval(shuffled) == (10.0, 21.0)
+    assert timing.median_interval(np.arange(1.0, 7.0)) == (1.0, 6.0)  # 96.9 %
+    assert np.isnan(timing.median_interval(np.arange(1.0, 6.0))).all()  # at most 93.8 %
+    assert timing.median_interval(np.arange(1.0, 6.0), 0.9) == (1.0, 5.0)
+
+
+def test_interval_contains_the_median_as_often_as_it_says() -> None:
+    samples = np.random.default_rng(0).exponential(size=(2000, 30))
+    low, high = np.array([timing.median_interval(sample) for sample in samples]).T
+    covered = np.mean((low <= np.log(2)) & (np.log(2) <= high))
+    assert covered == pytest.approx(0.957, abs=0.015)  # three standard errors
+
+
 def test_a_call_is_timed_until_its_arrays_are_there(monkeypatch: pytest.MonkeyPatch) -> None:
     waited: list[Any] = []
     monkeypatch.setattr(jax, "block_until_ready", waited.append)
