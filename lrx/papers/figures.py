@@ -120,14 +120,14 @@ def band(
 def sensitivity(axes: Axes, arms: Mapping[str, Any], highest: float = 3.0) -> None:
     """Draw the final loss of each arm of `lrx.papers.arms.compare` over its rates.
 
-    The panel ends at `highest` times the best loss, so a run that diverged lies above it.
+    The panel ends at `highest` times the best loss, so a run that diverged lies above it, or above the largest loss.
     """
     lowest = min(np.nanmin(np.asarray(arm["final_loss"], np.float64).mean(axis=1)) for arm in arms.values())
     for place, (name, arm) in enumerate(arms.items()):
         losses = np.nan_to_num(np.asarray(arm["final_loss"], np.float64), nan=1e6 * lowest)
         band(axes, arm["rates"], losses.T, name, place, marker="o", ms=3)
     axes.set_xscale("log")
-    axes.set_ylim(0, highest * lowest)
+    axes.set_ylim(0, min(highest * lowest, axes.get_ylim()[1]))
     axes.set_xlabel("learning rate")
 
 

@@ -77,6 +77,7 @@ SCALES = {
 BOXES = (1e-3, 5e-4)  # epsilons
 ITERATIONS = 10  # of L-BFGS-B
 LINE = np.linspace(-1, 2, 31)  # alpha: small batches at 0, large ones at 1
+LOOKS = 160  # at the training loss during a run, to find where it first falls below `Size.equal`
 SIDE = 0.3  # beyond each end of the line, where the losses are compared
 KINDS = ("small", "large")
 
@@ -128,6 +129,7 @@ def measure(size: Size, job: Job) -> tuple[dict[str, Any], dict[str, Any]]:
         ends = {}
         for kind, epochs in zip(KINDS, size.epochs, strict=True):
             workload = workloads[kind]
+            steps = epochs * workload.batches.steps_per_epoch
             crossed: list[Any] = []
 
             def watch(moment: Moment, crossed: list[Any] = crossed) -> None:
@@ -137,10 +139,10 @@ def measure(size: Size, job: Job) -> tuple[dict[str, Any], dict[str, Any]]:
             history = lrx.train(
                 workload,
                 lrx.adam(size.rate),
-                steps=epochs * workload.batches.steps_per_epoch,
+                steps=steps,
                 seed=seed,
                 callback=watch,
-                callback_every=max(1, workload.batches.steps_per_epoch // 4),
+                callback_every=max(1, steps // LOOKS),
                 progress=job.progress_title(f"{workload.name}, seed {seed}"),
             )
             ends[kind] = history.params
