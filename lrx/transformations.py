@@ -44,6 +44,10 @@ class Built:
         """Return the arguments by which it is compared with another: an int as the float that it equals."""
         return {name: _as_float(value) for name, value in self.arguments.items()}
 
+    def parts(self) -> dict[str, Any]:
+        """Return what it computes with, by which it is compared if no factory made it."""
+        return {name: value for name, value in vars(self).items() if not name.startswith("_")}
+
     @property
     def family(self) -> str:
         """Return the name of the factory that made it, such as `cosine_decay`."""

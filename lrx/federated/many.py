@@ -60,7 +60,7 @@ def simulate_many(
     evaluate = workload.evaluate
     assert evaluate is not None
 
-    def one(each: tuple[jax.Array, jax.Array, ClientData]) -> tuple[Any, jax.Array]:
+    def one(each: tuple[jax.Array, jax.Array, ClientData], examples: Any) -> tuple[Any, jax.Array]:
         (server_rate, client_rate), seed, data = each
         federation = Federation(
             local=Local(workload.loss_fn, workload.batches.sampling, 1),
@@ -75,7 +75,7 @@ def simulate_many(
         keys = keys_of(seed)
 
         def round_(carry: Any, number: jax.Array) -> tuple[Any, jax.Array]:
-            carry, seen = federation.round(carry, number, keys.step, numbers, data, workload.batches.arrays)
+            carry, seen = federation.round(carry, number, keys.step, numbers, data, examples)
             return carry, seen.server_rate
 
         def rounds(carry: Any, numbers_: jax.Array) -> tuple[Any, Any]:
@@ -88,7 +88,10 @@ def simulate_many(
     places = np.tile(np.arange(len(seeds)), len(rates))
     pairs = jnp.float32(np.repeat(np.asarray(rates), len(seeds), axis=0))
     data = jax.tree.map(lambda leaf: leaf[places], _stacked(partitions))
-    found, rate = jax.jit(lambda given: jax.lax.map(one, given))((pairs, jnp.asarray(seeds)[places], data))
+    given = (pairs, jnp.asarray(seeds)[places], data)
+    # The examples are an argument, since XLA would compute with constants while it compiles.
+    program = jax.jit(lambda given, examples: jax.lax.map(lambda each: one(each, examples), given))
+    found, rate = program(given, workload.batches.arrays)
     shape = (len(rates), len(seeds), -1)
     return Runs({name: np.asarray(each).reshape(shape) for name, each in found.items()}, np.reshape(rate, shape))
 

@@ -67,8 +67,8 @@ class Size(NamedTuple):
 SCALES = {
     "demo": Scale(
         "a perceptron of 64 units, batches of 16 to 1,024, 30 epochs, 3 seeds",
-        "70 seconds, 2 CPU cores",
-        Size(Images("perceptron", 4096, 2000, 4, (64,)), 16, (4, 16, 64), 16, 30, 5, decades(-2.5, -0.5, 2)),
+        "a minute, 2 CPU cores",
+        Size(Images("perceptron", 3072, 2000, 4, (64,)), 16, (4, 16, 64), 16, 30, 5, decades(-2.5, -0.5, 2)),
         "mnist",
     ),
     "cpu": Scale(

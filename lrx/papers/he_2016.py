@@ -57,9 +57,9 @@ class Size(NamedTuple):
 
 SCALES = {
     "demo": Scale(
-        "residual and plain networks of 8 and 32 layers, 300 steps, 3 seeds",
-        "95 seconds, 2 CPU cores",
-        Size(Network(1437, 360, 256, 32, 8), (8, 32), 300, 10),
+        "residual and plain networks of 8 and 20 layers, 240 steps, 3 seeds",
+        "a minute, 2 CPU cores",
+        Size(Network(1437, 360, 256, 32, 8), (8, 20), 240, 10),
         "digits",
     ),
     "cpu": Scale(

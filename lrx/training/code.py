@@ -22,6 +22,7 @@ import jax
 import numpy as np
 
 from lrx.training.program_hash import Hashing, digest_of
+from lrx.transformations import Built
 
 PLAIN = (bool, int, float, complex, str, bytes, type(None), np.generic)
 CONTAINERS = (list, dict, set, collections.deque, np.ndarray)
@@ -77,6 +78,8 @@ class _Gathering:
             self.texts.append(Hashing().value(value))
         elif isinstance(value, functools.partial):
             self._add_all((value.func, *value.args, *value.keywords, *value.keywords.values()))
+        elif isinstance(value, Built):  # before tuples, which it says to be
+            self._add_all(value.parts().values())
         elif isinstance(value, tuple | list | collections.deque):
             self._add_all(value)
         elif isinstance(value, set | frozenset):

@@ -160,8 +160,10 @@ class _Keys:
             if value.dtype.hasobject or value.nbytes > SMALL:
                 raise UndecidedError  # it may be changed in place
             return np.ndarray, value.dtype.str, value.shape, value.tobytes()
-        if isinstance(value, Built) and value.factory is not None:
-            return Same(value.factory), self.key(value.compared())
+        if isinstance(value, Built):  # before tuples, which it says to be
+            if value.factory is not None:
+                return Same(value.factory), self.key(value.compared())
+            return Same(type(value)), self.key(value.parts())
         if isinstance(value, functools.partial) and not vars(value):
             return functools.partial, self.key(value.func), self.key(value.args), self.key(value.keywords)
         if issubclass(type(value), _CONTAINERS) and getattr(value, "__dict__", None):

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from cases import all_schedules, all_states
+import pytest
+from cases import all_cases, all_schedules, all_states
 from laws.programs import program
 from problems import (
     assert_trees_equal,
@@ -17,6 +20,7 @@ from problems import (
 )
 
 import lrx
+from lrx.training.code import function_digest
 from lrx.training.equality import UndecidedError, key_of
 
 
@@ -27,6 +31,27 @@ def test_made_anew_in_a_chain_it_is_known_as_equal_without_a_trace(case):
         assert key_of(one) == key_of(other)
     except UndecidedError:
         assert case.make is lrx.group_rates  # it notes what it has traced, and is compared by a trace
+
+
+# Each in a chain, whose functions hold the transformation and not the call that made it.
+WITHIN = {
+    "alone": lambda tx: tx,
+    "in a chain": lambda tx: optax.chain(optax.clip_by_global_norm(1.0), tx),
+    "in a masked chain": lambda tx: optax.masked(optax.chain(tx), True),
+    "a held update": lambda tx: optax.GradientTransformation(tx.init, tx.update),
+}
+
+
+@pytest.mark.parametrize("within", WITHIN)
+@all_cases
+def test_another_number_makes_another_transformation(case, within):
+    wrap = WITHIN[within]
+    for name, values in case.sweep.items():
+        one, other = (wrap(case(**{name: value})) for value in values[:2])
+        with contextlib.suppress(UndecidedError):
+            assert key_of(one) != key_of(other), name
+        digests = [[function_digest(function) for function in (tx.init, tx.update)] for tx in (one, other)]
+        assert digests[0] != digests[1], name
 
 
 @all_states

@@ -89,6 +89,12 @@ def test_another_constant_in_the_factory_compiles_again(counter):
     assert not np.array_equal(found.final_loss, other.final_loss)
 
 
+def test_another_rate_within_a_chain_is_trained_with():
+    for rate in (lrx.constant(0.1), lrx.constant(0.2), lrx.linear_decay(0.1, 10)):
+        history = lrx.train(line(), optax.chain(optax.clip(1.0), lrx.sgd(rate)), steps=10)
+        np.testing.assert_allclose(history.rate, rate(np.arange(10)), rtol=1e-6)
+
+
 class Settings:
     """A mutable object of the user's own; only inspection shows what it holds."""
 
