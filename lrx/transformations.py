@@ -22,6 +22,7 @@ from lrx import _checks
 P = ParamSpec("P")
 T = TypeVar("T")
 
+_TOLD = ("text", "_key", "_identities", "_hash")  # attributes of what is `Built` that follow from the others
 SHOWN = 1_000  # numbers of a table that a repr writes out; a longer one is abbreviated, as by NumPy
 
 
@@ -46,7 +47,8 @@ class Built:
 
     def parts(self) -> dict[str, Any]:
         """Return what it computes with, by which it is compared if no factory made it."""
-        return {name: value for name, value in vars(self).items() if not name.startswith("_")}
+        own = {name: value for name, value in vars(self).items() if name not in _TOLD}
+        return {"functions": (self.init, self.update), **own}  # type: ignore[attr-defined]
 
     @property
     def family(self) -> str:

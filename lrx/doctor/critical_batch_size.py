@@ -19,13 +19,13 @@ from lrx.editing import scale_learning_rate
 from lrx.optimizers.accumulation import accumulate
 from lrx.run_state import eval_params
 from lrx.training.checks import optimizer_shapes, workload_key
-from lrx.training.equality import Cache
+from lrx.training.equality import Cache, Latest
 from lrx.training.identity import describe
 from lrx.training.many import RunFamily, Runs
 from lrx.training.plan import Plan, choose_plan
 from lrx.training.progress import reporter, require_progress
 from lrx.training.runs import advance, curves, run_at, to_host
-from lrx.training.sampling import pass_keys
+from lrx.training.sampling import Sampling, pass_keys
 from lrx.training.workload import Workload, require_workload
 from lrx.tuning.arguments import as_seeds, require_descent_on
 
@@ -266,22 +266,26 @@ def _noise_scale(workload: Workload, params: Any, model_state: Any, minibatches:
 
 def _losses_of(workload: Workload, minibatches: int) -> tuple[Callable[..., jax.Array], list[tuple[Any, jax.Array]]]:
     """Return `(params, model_state, batch, key) -> loss`, and minibatches with keys."""
-    draw, loss_of = _PROGRAMS.find(workload_key(workload), lambda: _compile_losses(workload))
+    parts = workload.batches.sampling, workload.loss_fn
+    draw, loss_of = _PROGRAMS.find_program(workload_key(workload), parts, _compile_losses)
     return loss_of, [draw(workload.batches.arrays, jnp.int32(count)) for count in range(minibatches)]
 
 
-def _compile_losses(workload: Workload) -> tuple[Callable[..., Any], Callable[..., jax.Array]]:
+def _compile_losses(
+    latest: Latest[tuple[Sampling, Callable[..., Any]]],
+) -> tuple[Callable[..., Any], Callable[..., jax.Array]]:
     """Return functions that draw a minibatch of a pass that belongs to no run, and that return its loss."""
-    sampling, loss_fn = workload.batches.sampling, workload.loss_fn
 
     @jax.jit
     def draw(arrays: Any, count: jax.Array) -> tuple[Any, jax.Array]:
+        sampling = latest.parts[0]
         shuffle, step = pass_keys(PASS_SEED)
         epoch = count // (len(sampling.in_order(arrays)) // sampling.batch_size)
         return sampling.draw(arrays, sampling.permutation(arrays, shuffle, epoch), step, count)
 
     @jax.jit
     def loss_of(params: Any, model_state: Any, batch: Any, key: jax.Array) -> jax.Array:
+        loss_fn = latest.parts[1]
         return loss_fn(params, model_state, batch, key)[0].astype(jnp.float32)
 
     return draw, loss_of

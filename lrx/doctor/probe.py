@@ -7,7 +7,7 @@ every rate. Runs in miniature go through the whole schedule in these steps.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -20,7 +20,7 @@ from lrx.doctor.optimizer_parts import OptimizerParts
 from lrx.extra_args import tolerant_update
 from lrx.run_state import apply_updates
 from lrx.training.checks import workload_key
-from lrx.training.equality import Cache, Same, UndecidedError, key_of
+from lrx.training.equality import Cache, Same, UndecidedError, key_of, signature_of
 from lrx.training.sampling import Sampling, keys_of
 from lrx.training.workload import Workload
 
@@ -102,10 +102,10 @@ class Probe:
         return Start(params, model_state, self._init_tx(params))
 
     def _init_tx(self, params: Any) -> Any:
-        program = _PROGRAMS.find(
-            ("init", self._key), lambda: jax.jit(lambda params, hyper: self._make(jnp.float32(1.0), hyper).init(params))
-        )
-        return program(params, self.hyper)
+        def make() -> Callable[..., Any]:
+            return lambda params, hyper: self._make(jnp.float32(1.0), hyper).init(params)
+
+        return _run(("init", self._key), make, params, self.hyper)
 
     def _make(self, rate: Any, hyper: Mapping[str, Any]) -> optax.GradientTransformation:
         return self.parts.with_rate(rate, hyper) if self.parts.rebuilt else self.parts.tx
@@ -143,11 +143,11 @@ class Probe:
           rows: (steps, batch_size), the examples of each step.
           hyper: values of the tuned hyperparameters, (branches,) each; by default the optimizer's own.
         """
-        program = _PROGRAMS.find(("run", self._key, rows.shape), lambda: jax.jit(self._branch()))
         found, order = [], jnp.asarray(rows)
         for place, (start, own) in enumerate(zip(starts, np.asarray(rates, np.float32), strict=True)):
             each = self.hyper | {name: np.float32(values[place]) for name, values in (hyper or {}).items()}
-            found.append(program(start, own, each, order, self.arrays, self.keys.step))
+            given = start, own, each, order, self.arrays, self.keys.step
+            found.append(_run(("run", self._key), self._branch, *given))
         self.steps_used += int(np.size(rates))
         losses, norms, moved = (np.array([each[place] for each in found], np.float64) for place in (1, 2, 3))
         return Branches(losses, norms, moved, [each[0] for each in found])
@@ -188,8 +188,8 @@ class Probe:
 
     def gradients(self, at: Start, rows: np.ndarray) -> Gradients:
         """Measure the gradients of minibatches at the same parameters."""
-        program = _PROGRAMS.find(("gradients", self._loss_key, rows.shape), lambda: jax.jit(self._gradients()))
-        found = program(at.params, at.model_state, jnp.asarray(rows), self.arrays, self.keys.step)
+        given = at.params, at.model_state, jnp.asarray(rows), self.arrays, self.keys.step
+        found = _run(("gradients", self._loss_key), self._gradients, *given)
         self.steps_used += len(rows)
         largest, numbers = found
         known = {name: np.asarray(value, np.float64) for name, value in numbers.items()}
@@ -259,10 +259,10 @@ class Probe:
 
             return products
 
-        program = _PROGRAMS.find(("labels", self._loss_key, rows.shape), lambda: jax.jit(make()))
         others = self._rng.permutation(rows.ravel()).reshape(rows.shape)
         self.steps_used += 2 * len(rows)
-        found = program(at.params, at.model_state, rows, others, self.arrays, self.keys.step)
+        given = at.params, at.model_state, rows, others, self.arrays, self.keys.step
+        found = _run(("labels", self._loss_key), make, *given)
         return np.asarray(found[0], np.float64), np.asarray(found[1], np.float64)
 
     def loss_at(self, at: Start, row: np.ndarray, scale: float = 1.0, noise: np.ndarray | None = None) -> float:
@@ -293,11 +293,11 @@ class Probe:
 
             return loss
 
-        program = _PROGRAMS.find(("loss", self._loss_key, noisy), lambda: jax.jit(make()))
         added = jnp.asarray(noise if noisy else 0.0, jnp.float32)
         row = np.asarray(row, np.int32)
         self.steps_used += 1
-        return float(program(at.params, at.model_state, jnp.float32(scale), added, row, self.arrays, self.keys.step))
+        given = at.params, at.model_state, jnp.float32(scale), added, row, self.arrays, self.keys.step
+        return float(_run(("loss", self._loss_key, noisy), make, *given))
 
     def hessian_times(self, at: Start, vector: Any, row: np.ndarray) -> tuple[Any, Any]:
         """Return the gradient of the loss of some examples, and the product of its Hessian with a vector."""
@@ -311,8 +311,8 @@ class Probe:
 
             return product
 
-        program = _PROGRAMS.find(("hessian", self._loss_key, row.shape), lambda: jax.jit(make()))
-        found: tuple[Any, Any] = program(at.params, at.model_state, vector, row, self.arrays, self.keys.step)
+        given = at.params, at.model_state, vector, row, self.arrays, self.keys.step
+        found: tuple[Any, Any] = _run(("hessian", self._loss_key), make, *given)
         return found
 
     def update_sizes(self, at: Start, gradient: Any, rate: float) -> np.ndarray:
@@ -333,9 +333,8 @@ class Probe:
 
             return sizes
 
-        program = _PROGRAMS.find(("update", self._key), lambda: jax.jit(make()))
         gradient = jax.tree.map(lambda g, p: g.astype(p.dtype), gradient, at.params)
-        return np.asarray(program(at, gradient, jnp.float32(rate), self.hyper), np.float64)
+        return np.asarray(_run(("update", self._key), make, at, gradient, jnp.float32(rate), self.hyper), np.float64)
 
 
 def _stacked(function: Callable[..., Any], *trees: Any) -> jax.Array:
@@ -360,7 +359,14 @@ def _key_or_own(key: Callable[[], Any]) -> Any:
 
 def _compiled_init(workload: Workload, key: jax.Array) -> Any:
     function = _key_or_own(lambda: key_of(workload.init))
-    return _PROGRAMS.find(("params", function), lambda: jax.jit(workload.init))(key)
+    # A new function, since JAX keeps the traces of a function, and a global that it names may have changed.
+    return _run(("params", function), lambda: lambda key: workload.init(key), key)
+
+
+def _run(key: Hashable, make: Callable[[], Callable[..., Any]], *arguments: Any) -> Any:
+    """Return the result of the program of a key for arguments of these shapes, traced when it is first needed."""
+    program = _PROGRAMS.find((key, signature_of(arguments)), lambda: jax.jit(make()))
+    return program(*arguments)
 
 
 def _label_flags(arrays: Any) -> Any:

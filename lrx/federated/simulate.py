@@ -24,7 +24,7 @@ from lrx.rates import Rate
 from lrx.run_state import eval_params
 from lrx.training.checkpoints import CheckpointFolder
 from lrx.training.checks import optimizer_key, workload_key
-from lrx.training.equality import Cache
+from lrx.training.equality import Cache, Latest
 from lrx.training.identity import Identity, checksums, optimizer_identity, run_identity
 from lrx.training.progress import reporter, require_progress
 from lrx.training.sampling import keys_of
@@ -235,13 +235,17 @@ def _run(
 def _program(federation: Federation, workload: Workload, num_clients: int) -> tuple[Any, Any]:
     """Return the compiled functions: `key -> carry`, and the one that makes rounds; those of an equal simulation."""
 
-    def build() -> tuple[Any, Any]:
+    def build(latest: Latest[tuple[Federation, Callable[..., Any]]]) -> tuple[Any, Any]:
         def begin(key: jax.Array) -> Carry:
-            return federation.begin(*workload_init(key), num_clients)
+            federation, init = latest.parts
+            params, model_state = init(key)
+            return federation.begin(params, model_state, num_clients)
 
         def advance(
             carry: Carry, rounds: jax.Array, key: jax.Array, numbers: Numbers, data: ClientData, arrays: Any
         ) -> tuple[Carry, Seen]:
+            federation = latest.parts[0]
+
             def one(carry: Carry, number: jax.Array) -> tuple[Carry, Seen]:
                 return federation.round(carry, number, key, numbers, data, arrays)
 
@@ -249,7 +253,6 @@ def _program(federation: Federation, workload: Workload, num_clients: int) -> tu
 
         return jax.jit(begin), jax.jit(advance, donate_argnums=0)
 
-    workload_init = workload.init
     rate, client_rate = jax.ShapeDtypeStruct((), jnp.float32), federation.client_rate
     plain = _plain(federation)
     key = (
@@ -260,7 +263,7 @@ def _program(federation: Federation, workload: Workload, num_clients: int) -> tu
         tuple(plain.items()),
         num_clients,
     )
-    return _PROGRAMS.find(key, build)
+    return _PROGRAMS.find_program(key, (federation, workload.init), build)
 
 
 def _evaluate(workload: Workload, carry: Carry, made: int, record: dict[str, list[Any]]) -> dict[str, float]:

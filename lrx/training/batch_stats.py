@@ -11,7 +11,7 @@ import numpy as np
 from lrx import _checks
 from lrx.run_state import eval_params, moves_evaluation
 from lrx.training.checks import workload_key
-from lrx.training.equality import Cache
+from lrx.training.equality import Cache, Latest
 from lrx.training.sampling import Sampling, pass_keys
 from lrx.training.step import State
 from lrx.training.stream import Stream
@@ -66,16 +66,17 @@ def recompute_batch_stats(
     batches = workload.batches
     if isinstance(batches, Stream):
         batches = batches.take(min(num_batches, batches.steps_per_epoch))
-    forward = _PASSES.find(workload_key(workload), lambda: _forward_pass(workload.loss_fn, batches.sampling))
+    forward = _PASSES.find_program(workload_key(workload), (workload.loss_fn, batches.sampling), _forward_pass)
     return forward(params, model_state, batches.arrays, np.int32(seed), np.int32(num_batches))
 
 
 _PASSES = Cache(maxsize=16)
 
 
-def _forward_pass(loss_fn: Callable[..., Any], sampling: Sampling) -> Callable[..., Any]:
+def _forward_pass(latest: Latest[tuple[Callable[..., Any], Sampling]]) -> Callable[..., Any]:
     @jax.jit
     def run(params: Params, model_state: ModelState, arrays: Any, seed: jax.Array, number: jax.Array) -> ModelState:
+        loss_fn, sampling = latest.parts
         shuffle_key, step_key = pass_keys(seed)
         permutation = sampling.permutation(arrays, shuffle_key, None)
 

@@ -33,6 +33,8 @@ _INSTALLED = tuple(
         os.path.dirname(os.path.dirname(os.path.abspath(__file__))),
     )
 )
+# Modules whose functions return other values each time.
+CHANGING_MODULES = {"datetime", "numpy.random", "os", "random", "secrets", "time"}
 _CHANGING = {"add", "append", "appendleft", "clear", "extend", "insert", "pop", "remove", "setdefault", "update"}
 _ACTING = {"log", "next", "open", "print", "save", "savez", "write"}
 _BEGINNING = ("__init__", "__post_init__", "__setattr__", "__new__")
@@ -212,7 +214,10 @@ def _is_followed(value: Any, user: types.FunctionType) -> bool:
 
 def is_own(value: Any) -> bool:
     """Return whether a module, class or function is in no installed package."""
-    name = value.__name__ if isinstance(value, types.ModuleType) else getattr(value, "__module__", None)
+    if isinstance(value, types.FunctionType):  # `functools.wraps` copies the module of another function
+        name = value.__globals__.get("__name__")
+    else:
+        name = value.__name__ if isinstance(value, types.ModuleType) else getattr(value, "__module__", None)
     if name == "builtins" or name in sys.builtin_module_names:
         return False
     file = getattr(sys.modules.get(str(name)), "__file__", None)

@@ -17,13 +17,14 @@ import inspect
 import sys
 import threading
 import types
-from collections.abc import Callable, Hashable
-from typing import Any, TypeVar
+import weakref
+from collections.abc import Callable, Hashable, Mapping
+from typing import Any, Generic, TypeVar
 
 import jax
 import numpy as np
 
-from lrx.training.code import CONTAINERS, PLAIN, is_own, names_used
+from lrx.training.code import CHANGING_MODULES, CONTAINERS, PLAIN, is_own, names_used
 from lrx.transformations import Built
 
 SMALL = 2**14  # bytes: smaller arrays are compared by their contents, larger ones by identity
@@ -33,19 +34,31 @@ SETTINGS = (
     *("jax_numpy_dtype_promotion", "jax_numpy_rank_promotion", "jax_debug_nans", "jax_debug_infs", "jax_disable_jit"),
 )
 # Values that never change, compared by identity.
-_CONSTANT: tuple[type, ...] = (types.ModuleType, types.BuiltinFunctionType, np.ufunc)
+_CONSTANT: tuple[type, ...] = (types.ModuleType,)
 _CONSTANT += (types.MemberDescriptorType, types.GetSetDescriptorType, types.WrapperDescriptorType)
 _CONSTANT += (type(vars(collections.namedtuple("_", "x"))["x"]),)
 
 # Names by which code finds values that are not in its closure or globals.
 _UNSEEN = {"__import__", "compile", "eval", "exec", "getattr", "globals", "input", "locals", "open", "vars"}
-_UNSEEN |= {"__dict__", "environ", "getenv", "import_module"}
-# Modules whose functions return other values each time.
-_CHANGING_MODULES = {"datetime", "numpy.random", "os", "random", "secrets", "time"}
+_UNSEEN |= {"__dict__", "environ", "getenv", "import_module", "modules", "attrgetter", "methodcaller"}
+_UNSEEN |= {"fromfile", "load", "loadtxt", "genfromtxt", "memmap", "read_bytes", "read_text"}
 _CONTAINERS = (tuple, list, dict, set, frozenset, collections.deque)
+_EXACT = (tuple, list, dict, collections.OrderedDict, set, frozenset, collections.deque)  # types that hold items alone
+# What Python writes into a class, beside what its author did.
+_OF_EVERY_CLASS = {"__module__", "__doc__", "__qualname__", "__dict__", "__weakref__", "__annotations__", "_abc_impl"}
+_OF_EVERY_CLASS |= {"__dataclass_fields__", "__dataclass_params__", "__match_args__", "__parameters__", "__hash__"}
+_OF_EVERY_CLASS |= {
+    "__abstractmethods__",
+    "__firstlineno__",
+    "__static_attributes__",
+    "__annotate__",
+    "__annotate_func__",
+}
+_OF_EVERY_CLASS |= {"__annotations_cache__", "__classdictcell__", "__orig_bases__", "__repr__", "__str__"}
 _JITTED = type(jax.jit(lambda: None))
 
 Result = TypeVar("Result")
+Parts = TypeVar("Parts")
 
 
 class UndecidedError(Exception):
@@ -75,6 +88,12 @@ def key_of(value: Any) -> Hashable:
       UndecidedError: if that cannot be decided.
     """
     return _Keys().key(value)
+
+
+def signature_of(arguments: Any) -> Hashable:
+    """Return the structure, shapes and types of arguments: a function is traced once for each."""
+    leaves, structure = jax.tree.flatten(arguments)
+    return structure, tuple(map(jax.typeof, leaves))
 
 
 def settings_key() -> Hashable:
@@ -133,6 +152,34 @@ class Cache:
                 self._results.popitem(last=False)
         return result
 
+    def find_program(self, key: Hashable, parts: Parts, build: Callable[[Latest[Parts]], Result]) -> Result:
+        """Return the program of a key, which is built of a `Latest` and takes its parts while it is traced.
+
+        Args:
+          key: equal for parts that compute the same.
+          parts: the caller's.
+          build: returns functions that are not traced yet, such as `jax.jit` of one.
+        """
+
+        def built() -> tuple[Latest[Parts], Result]:
+            latest = Latest(parts)
+            return latest, build(latest)
+
+        latest, program = self.find(key, built)
+        latest.parts = parts
+        return program
+
+
+class Latest(Generic[Parts]):
+    """The functions that a kept program is traced with: those of the latest caller whose key is equal.
+
+    A program is traced again for arguments of other shapes. The functions of an earlier caller may compute something
+    else by then: the variable of a loop that they name, or a dict that they hold, has changed.
+    """
+
+    def __init__(self, parts: Parts) -> None:
+        self.parts = parts
+
 
 class _Keys:
     """Keys of values, which may refer to each other in circles."""
@@ -143,8 +190,8 @@ class _Keys:
 
     def key(self, value: Any) -> Hashable:
         if isinstance(value, np.generic):
-            return type(value), value.tobytes()
-        if isinstance(value, PLAIN):
+            return type(value), value.dtype.str, value.tobytes()
+        if type(value) in PLAIN:
             return type(value), repr(value)  # 1 is not True, nor 0.0 -0.0; not-a-number is itself
         if id(value) in self._begun:
             return "again", self._begun[id(value)][0]
@@ -156,21 +203,21 @@ class _Keys:
             raise UndecidedError
         if isinstance(value, jax.Array):
             return self._array_key(value)
-        if isinstance(value, np.ndarray):
+        if type(value) is np.ndarray:
             if value.dtype.hasobject or value.nbytes > SMALL:
                 raise UndecidedError  # it may be changed in place
             return np.ndarray, value.dtype.str, value.shape, value.tobytes()
         if isinstance(value, Built):  # before tuples, which it says to be
-            if value.factory is not None:
-                return Same(value.factory), self.key(value.compared())
-            return Same(type(value)), self.key(value.parts())
-        if isinstance(value, functools.partial) and not vars(value):
+            return self._built_key(value)
+        if type(value) is functools.partial and not vars(value):
             return functools.partial, self.key(value.func), self.key(value.args), self.key(value.keywords)
-        if issubclass(type(value), _CONTAINERS) and getattr(value, "__dict__", None):
-            raise UndecidedError  # a container with attributes beside its items
+        if issubclass(type(value), _CONTAINERS) and not _holds_items_alone(value):
+            raise UndecidedError
         if isinstance(value, tuple | list | collections.deque):
-            return self._class_key(type(value)), *map(self.key, value)
+            return self._class_key(type(value)), getattr(value, "maxlen", None), *map(self.key, value)
         if isinstance(value, set | frozenset):
+            if not all(type(item) in PLAIN for item in value):
+                raise UndecidedError  # its items come in any order, on which references to what was begun depend
             return type(value), frozenset(map(self.key, value))
         if isinstance(value, dict):
             return type(value), *((self.key(name), self.key(part)) for name, part in value.items())
@@ -183,6 +230,10 @@ class _Keys:
         if isinstance(value, types.ModuleType) and is_own(value):
             raise UndecidedError  # its values are hashed where code names them
         if isinstance(value, _CONSTANT):
+            return Same(value)
+        if isinstance(value, types.BuiltinFunctionType):
+            return self._builtin_key(value)
+        if isinstance(value, np.ufunc) and getattr(np, value.__name__, None) is value:
             return Same(value)
         if isinstance(value, staticmethod | classmethod):
             return type(value), self.key(value.__func__)
@@ -203,9 +254,29 @@ class _Keys:
             return Same(value)
         return jax.Array, value.dtype.name, value.aval.weak_type, value.shape, np.asarray(value).tobytes()
 
+    def _built_key(self, value: Built) -> Hashable:
+        if is_own(type(value)):
+            raise UndecidedError  # a class of the user's own may compute with more
+        if value.factory is not None:
+            return Same(value.factory), self.key(value.compared())
+        return Same(type(value)), self.key(value.parts())
+
+    def _builtin_key(self, value: types.BuiltinFunctionType) -> Hashable:
+        """Return a key of a function of C, or of a method of C and the object that it belongs to."""
+        owner = value.__self__
+        if _changes(value):
+            raise UndecidedError
+        if owner is None or isinstance(owner, types.ModuleType):
+            return Same(value)
+        return types.BuiltinFunctionType, value.__name__, self.key(owner)
+
     def _value_key(self, value: Any) -> Hashable:
         """Return the value itself if its class says by which values it is equal to another."""
         kind = type(value)
+        if isinstance(value, Mapping) and not is_own(kind):  # its class may call 1 and 1.0 equal
+            return Same(kind), *((self.key(name), self.key(part)) for name, part in value.items())
+        if callable(value) or isinstance(value, weakref.ReferenceType):
+            raise UndecidedError  # it may hold what changes
         is_structure = isinstance(value, jax.tree_util.PyTreeDef)  # a class of no module
         if not is_structure and (is_own(kind) or kind.__eq__ is object.__eq__ or kind.__hash__ is object.__hash__):
             raise UndecidedError
@@ -218,7 +289,8 @@ class _Keys:
     def _function_key(self, function: types.FunctionType) -> Hashable:
         code = function.__code__
         names, changed = names_used(code)
-        if vars(function).keys() - {"__wrapped__"} or (is_own(function) and _finds_unseen(code)):
+        own = is_own(function)
+        if vars(function).keys() - {"__wrapped__"} or _changes(function) or (own and _finds_unseen(code)):
             raise UndecidedError
         held: list[Hashable] = []
         for name, cell in zip(code.co_freevars, function.__closure__ or (), strict=True):
@@ -228,16 +300,16 @@ class _Keys:
                 raise UndecidedError from None
             held.append(self._key_unless_changed(name in changed, contents))
         held += [self.key(function.__defaults__), self.key(function.__kwdefaults__)]
-        if is_own(function):
+        if own:
             for name in names:
                 if name in function.__globals__:
                     held.append((name, self._global_key(function.__globals__[name], names, changed, name)))
-        return "function", code, function.__module__, *held
+        return "function", code, function.__globals__.get("__name__"), *held
 
     def _global_key(self, value: Any, names: list[str], changed: set[str], name: str) -> Hashable:
         if not isinstance(value, types.ModuleType):
             return self._key_unless_changed(name in changed, value)
-        if value.__name__ in _CHANGING_MODULES or (value is np and "random" in names):
+        if value.__name__ in CHANGING_MODULES or (value is np and "random" in names):
             raise UndecidedError
         if not is_own(value):
             return Same(value)
@@ -254,15 +326,32 @@ class _Keys:
         return self.key(value)
 
     def _class_key(self, kind: type) -> Hashable:
+        if _changes(kind):
+            raise UndecidedError
         if not is_own(kind):
             return Same(kind)
-        members: list[Hashable] = []
+        members: list[Hashable] = [self.key(type(kind))]
         for base in kind.__mro__:
             if is_own(base):
                 members += [
-                    (name, self.key(member)) for name, member in vars(base).items() if _is_written(name, member)
+                    (name, self.key(member)) for name, member in vars(base).items() if name not in _OF_EVERY_CLASS
                 ]
+            else:
+                members.append(Same(base))
         return "class", kind.__qualname__, *members
+
+
+def _holds_items_alone(value: Any) -> bool:
+    """Return whether a container computes with nothing beside its items: a plain one, or a tuple with names."""
+    kind = type(value)
+    if issubclass(kind, tuple) and kind is not tuple:
+        return not getattr(value, "__dict__", None)
+    return kind in _EXACT
+
+
+def _changes(value: Any) -> bool:
+    """Return whether a function or a class belongs to a module that returns other values each time."""
+    return getattr(value, "__module__", None) in CHANGING_MODULES
 
 
 @functools.lru_cache(maxsize=4096)
@@ -273,13 +362,6 @@ def _finds_unseen(code: types.CodeType) -> bool:
     for operation in dis.get_instructions(code):
         if operation.opname == "IMPORT_NAME":
             imported = sys.modules.get(operation.argval)
-            if imported is None or is_own(imported) or imported.__name__ in _CHANGING_MODULES:
+            if imported is None or is_own(imported) or imported.__name__ in CHANGING_MODULES:
                 return True
     return any(_finds_unseen(inner) for inner in code.co_consts if isinstance(inner, types.CodeType))
-
-
-def _is_written(name: str, member: Any) -> bool:
-    """Return whether a member of a class may affect numbers: Python did not add it, and it is not a repr."""
-    if isinstance(member, types.FunctionType):
-        return name not in ("__repr__", "__str__")
-    return not (name.startswith("__") or name == "_abc_impl")

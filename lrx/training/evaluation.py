@@ -75,7 +75,9 @@ class Evaluation:
         except UndecidedError:
             return self._jitted  # type: ignore[attr-defined]
         # A new function, since JAX keeps the traces of a function, and a global that it names may have changed.
-        return _COMPILED.find(key, lambda: jax.jit(lambda *arguments: function(*arguments)))
+        return _COMPILED.find_program(
+            key, function, lambda latest: jax.jit(lambda *arguments: latest.parts(*arguments))
+        )
 
 
 _COMPILED = Cache(maxsize=16)

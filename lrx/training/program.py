@@ -20,7 +20,7 @@ from lrx.reading import monitor
 from lrx.run_state import can_stop, handles_divergence, minibatches, stopped
 from lrx.training.batches import first_of
 from lrx.training.checks import optimizer_key, workload_key
-from lrx.training.equality import Cache
+from lrx.training.equality import Cache, Latest
 from lrx.training.layout import Layout, layout_of
 from lrx.training.sampling import Keys, Sampling
 from lrx.training.step import State, better, initial, step
@@ -56,8 +56,8 @@ def program_of(
     """
     layout = layout_of(workload) if layout is None else layout
     key = (workload_key(workload), optimizer_key(lambda: tx, (), workload), stop_on_nonfinite, layout.key)
-    parts = (workload.init, workload.loss_fn, workload.batches.sampling, tx, stop_on_nonfinite, layout)
-    return _PROGRAMS.find(key, lambda: _program(*parts))
+    parts = Parts(workload.init, workload.loss_fn, workload.batches.sampling, tx)
+    return _PROGRAMS.find_program(key, parts, lambda latest: _program(latest, stop_on_nonfinite, layout))
 
 
 _PROGRAMS = Cache(
@@ -65,26 +65,30 @@ _PROGRAMS = Cache(
 )  # the data are not part of the key, so what is kept alive are functions and what they hold
 
 
-def _program(
-    init: Callable[..., Any],
-    loss_fn: Callable[..., Any],
-    sampling: Sampling,
-    tx: optax.GradientTransformation,
-    stop_on_nonfinite: bool,
-    layout: Layout,
-) -> Program:
+class Parts(NamedTuple):
+    """The functions of a run, which its program is traced with."""
+
+    init: Callable[..., Any]
+    loss_fn: Callable[..., Any]
+    sampling: Sampling
+    tx: optax.GradientTransformation
+
+
+def _program(latest: Latest[Parts], stop_on_nonfinite: bool, layout: Layout) -> Program:
     places, devices = layout.places, layout.devices
-    initialize = functools.partial(initial, init, tx)
+
+    def initialize(key: jax.Array) -> State:
+        return initial(latest.parts.init, latest.parts.tx, key)
+
     state_shardings = layout.of_state(jax.eval_shape(initialize, jax.eval_shape(lambda: jax.random.key(0))))
     split, split_whole = _leave, _leave
     if len(devices) > 1:
         constrain = functools.partial(_constrain, sharding=places.along(0))
-        if sampling.transform is first_of:
+        if latest.parts.sampling.transform is first_of:
             number = len(devices) if places.mesh is None else places.mesh.devices.shape[0]
             split_whole = lambda x: constrain(x) if x.ndim and x.shape[0] % number == 0 else x  # noqa: E731
         else:
             split = constrain
-    update = tolerant_update(tx)
 
     def judge(state: State, told: Any, count: jax.Array) -> State:
         return state._replace(opt_state=told, best=better(state, told, count))
@@ -93,6 +97,8 @@ def _program(
         state: State, arrays: Any, permutation: jax.Array, key: jax.Array, count: jax.Array, complete_at: jax.Array
     ) -> Any:
         """Run one step; return the new state, what is recorded, and whether the loss is finite."""
+        _, loss_fn, sampling, tx = latest.parts
+        update = tolerant_update(tx)
         batch, loss_key = sampling.draw(arrays, permutation, key, count, split)
         batch = jax.tree.map(split_whole, batch)
         complete = {"complete": count == complete_at} if minibatches(state.opt_state) else {}
@@ -109,6 +115,7 @@ def _program(
     ) -> Any:
         from lrx.training.convolutions import trace_once  # loads jax.extend, a third of what `import lrx` would cost
 
+        sampling = latest.parts.sampling
         in_order = sampling.in_order(arrays)
         on_cpu = devices[0].platform == "cpu"
         arguments = (state, arrays, in_order, keys.step, start, complete_at)

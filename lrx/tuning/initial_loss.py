@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lrx.training.checks import workload_key
-from lrx.training.equality import Cache
+from lrx.training.equality import Cache, Latest
 from lrx.training.sampling import Sampling, keys_of
 from lrx.training.workload import Workload
 
@@ -57,7 +57,7 @@ class InitialLoss:
     ) -> None:
         init = workload.init if initial is None else None
         parts = (init, workload.loss_fn, workload.batches.sampling)
-        self._compute = _PROGRAMS.find((workload_key(workload), init is None), lambda: _losses(*parts))
+        self._compute = _PROGRAMS.find_program((workload_key(workload), init is None), parts, _losses)
         self._arrays, self._batch, self._initial = workload.batches.arrays, batch, initial
         self._least_room = max(FEWEST, longest)
         self._means: dict[tuple[int, int, int], float] = {}
@@ -98,12 +98,13 @@ _PROGRAMS = Cache(maxsize=16)
 
 
 def _losses(
-    init: Callable[..., Any] | None, loss_fn: Callable[..., Any], sampling: Sampling
+    latest: Latest[tuple[Callable[..., Any] | None, Callable[..., Any], Sampling]],
 ) -> Callable[..., jax.Array]:
     @functools.partial(jax.jit, static_argnums=6)
     def losses(
         arrays: Any, batch: Any, initial: Any, seed: jax.Array, start: jax.Array, stop: jax.Array, room: int
     ) -> jax.Array:
+        init, loss_fn, sampling = latest.parts
         keys = keys_of(seed)
         params, model_state = initial if init is None else init(keys.init)
 

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import collections
+import contextlib
 import dataclasses
+import datetime
 import functools
 import os
+import random
 import sys
+import time
 import types
-from typing import Any
+import weakref
+from typing import Any, ClassVar
 
+import flax
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,8 +23,9 @@ import optax
 import pytest
 
 import lrx
-from lrx.training import Batches, Workload
+from lrx.training import Batches, Evaluation, Workload
 from lrx.training.equality import Cache, UndecidedError, compile_once, key_of
+from lrx.transformations import Transformation
 
 DECAY = 0.1
 settings = types.ModuleType("settings")  # a module of the user's own
@@ -257,6 +265,168 @@ def test_a_value_that_code_does_not_show_is_never_missed(make, monkeypatch):
     slope, loss = trained(0.5)
     assert slope == -0.5
     assert loss in (-0.5, -0.25)
+
+
+def class_with_a_jitted_call(scale: float) -> Any:
+    @dataclasses.dataclass(frozen=True)
+    class Loss:
+        weight: float
+
+        @functools.partial(jax.jit, static_argnums=0)
+        def __call__(self, x: Any) -> Any:
+            return scale * self.weight * x
+
+    return Loss(3.0)
+
+
+def class_with_a_new(scale: float) -> Any:
+    class Scaled(tuple):  # type: ignore[type-arg]
+        __slots__ = ()
+
+        def __new__(cls, x: float) -> Any:
+            return super().__new__(cls, (scale * x,))
+
+    return lambda rate: lrx.sgd(Scaled(rate)[0])
+
+
+def class_of_an_installed_base(scale: float) -> Any:
+    class Table(collections.UserDict if scale == 0.1 else collections.UserList):  # type: ignore[misc, type-arg]
+        pass
+
+    return lambda: Table
+
+
+def with_a_default(scale: float) -> Any:
+    table: Any = collections.defaultdict(lambda: scale)
+    return lambda rate: lrx.sgd(rate * table["decay"])
+
+
+def array_with_an_attribute(scale: float) -> Any:
+    class Array(np.ndarray):  # type: ignore[type-arg]
+        pass
+
+    array: Any = np.ones(2).view(Array)
+    array.scale = scale
+    return by_closure(array)
+
+
+def number_with_an_attribute(scale: float) -> Any:
+    class Number(float):
+        pass
+
+    number: Any = Number(1.0)
+    number.scale = scale
+    return by_closure(number)
+
+
+def list_with_a_slot(scale: float) -> Any:
+    class Items(list):  # type: ignore[type-arg]
+        __slots__ = ("scale",)
+
+    items = Items([1])
+    items.scale = scale
+    return by_closure(items)
+
+
+def date(scale: float) -> Any:
+    return by_closure(np.datetime64(1, "D" if scale == 0.1 else "s"))
+
+
+def frozen_dict(scale: float) -> Any:
+    return by_closure(flax.core.FrozenDict(a=1 if scale == 0.1 else True))
+
+
+def functions_of_a_factory(scale: float) -> Any:
+    return Transformation(*lrx.sgd(scale))
+
+
+def length_of_a_queue(scale: float) -> Any:
+    return by_closure(collections.deque([1], maxlen=round(10 * scale)))
+
+
+LIKE = [class_with_a_jitted_call, class_with_a_new, class_of_an_installed_base, with_a_default, date, frozen_dict]
+LIKE += [array_with_an_attribute, number_with_an_attribute, list_with_a_slot]
+LIKE += [functions_of_a_factory, length_of_a_queue]
+
+
+@pytest.mark.parametrize("make", LIKE, ids=lambda make: make.__name__)
+def test_what_looks_alike_is_not_taken_for_equal(make):
+    with contextlib.suppress(UndecidedError):
+        assert key_of(make(0.1)) != key_of(make(0.2))
+
+
+class Looks:
+    """Objects that stay the same while what they return changes."""
+
+    table: ClassVar[dict[str, float]] = {"decay": 0.1}
+    array = np.ones(2)
+
+
+@functools.wraps(optax.sgd)
+def wrapped(learning_rate: float) -> Any:
+    return optax.sgd(DECAY * learning_rate)
+
+
+def double(x: float) -> float:
+    return DECAY * x
+
+
+METHODS = {
+    "a method of a dict": lambda: Looks.table.get,
+    "a method of an array": lambda: Looks.array.item,
+    "a wrapped function": lambda: wrapped,
+    "a function for arrays": lambda: np.frompyfunc(double, 1, 1),
+    "a function for arrays of JAX": lambda: jnp.frompyfunc(double, 1, 1),
+    "a weak reference": lambda: weakref.ref(Looks),
+}
+
+
+@pytest.mark.parametrize("kind", METHODS)
+def test_what_a_method_returns_is_part_of_its_key(kind, monkeypatch):
+    held = METHODS[kind]()
+    function = lambda rate: held(rate)  # noqa: E731
+    with contextlib.suppress(UndecidedError):
+        before = key_of(function)
+        monkeypatch.setitem(Looks.table, "decay", 0.2)
+        monkeypatch.setattr(Looks, "table", Looks.table)
+        monkeypatch.setitem(globals(), "DECAY", 0.2)
+        Looks.array[:] += 1
+        assert key_of(function) != before
+
+
+@pytest.mark.parametrize("held", [random.random, time.time, datetime.datetime, os.getenv, np.random.normal])
+def test_what_returns_another_value_each_time_is_not_decided(held):
+    with pytest.raises(UndecidedError):
+        key_of(lambda: held)
+
+
+def test_sets_are_decided_only_of_plain_values():
+    assert key_of({1, "a"}) == key_of({"a", 1}) != key_of({1, "b"})
+    with pytest.raises(UndecidedError):
+        key_of({by_closure(0.1), by_closure(0.1)})
+
+
+def test_a_kept_program_is_traced_with_the_functions_of_its_caller():
+    def experiment(number: int) -> list[list[Any]]:
+        found, x = [], np.linspace(-1.0, 1.0, number, dtype=np.float32)
+        for scale in (1.0, 2.0):  # which all functions of the loop name, and which is 2 when it has ended
+            workload = Workload.from_functions(
+                lambda slope, x, key: jnp.mean((scale * slope * x - x) ** 2),  # noqa: B023
+                lambda key: jnp.float32(0.5),
+                Batches(x, batch_size=16, shuffle=False),
+                evaluate=Evaluation(lambda slope, x: {"scale": scale * jnp.sum(x) / jnp.sum(x)}, np.ones(number)),  # noqa: B023
+            )
+            history = lrx.train(workload, lrx.sgd(0.1), steps=2, evaluate_every=2)
+            swept = lrx.sweep(workload, lrx.sgd, {"learning_rate": [0.1]}, num_steps=2)
+            found.append([history.loss[0], history.evaluations["scale"][-1], swept.initial_loss[0, 0]])
+        return found
+
+    experiment(32)
+    small, large = experiment(64)
+    assert small[0] > 0.01
+    assert large[0] == large[2] == 0.0
+    assert small[2] > 0.01
+    assert (small[1], large[1]) == (1.0, 2.0)
 
 
 def test_an_undecided_workload_is_traced_and_compiles_once(monkeypatch):
