@@ -145,4 +145,5 @@ def errors_at_the_end(axes: Axes, errors: Mapping[str, np.ndarray], highest: flo
         axes.plot(by_seed, np.full(len(by_seed), place), "o", color=colour, ms=4, alpha=0.5, mew=0, label=label)
         axes.plot([by_seed.mean()], [place], "|", color=colour, ms=18, mew=2)
     axes.set_ylim(len(errors) - 0.5, -0.5)
-    axes.set_xlim(right=edge)
+    beyond = any(by_seed.mean() > edge for by_seed in errors.values())
+    axes.set_xlim(right=edge if beyond else min(edge, axes.get_xlim()[1]))

@@ -238,12 +238,12 @@ def plot(result: Result) -> dict[str, Figure]:
     left.set_ylabel("training loss, nats")
     middle.set_ylabel("test error (%), mean and range of seeds")
     last = [final_values(arm, "error").mean() for arm in arms.values()]
-    middle.set_ylim(0.6 * min(last), 4 * min(last))
+    middle.set_ylim(0.6 * min(last), min(4 * min(last), middle.get_ylim()[1]))
     errors_at_the_end(right, {name: final_values(arm, "error") for name, arm in arms.items()})
     problem = result.curves["constructed"]
     names = [f"{name}\n({np.mean(problem[name]['error']):.0f} %)" if name in problem else name for name in arms]
     right.set_yticks(range(len(arms)), names)
-    right.set_xlabel("test error at the end (%); in brackets: section 3.3")
+    right.set_xlabel("test error at the end (%)\nin brackets: section 3.3")
     right.grid(True, axis="x")
     legend(figure, left, columns=6)
     return {"marginal_value": figure}
