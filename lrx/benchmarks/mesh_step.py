@@ -6,16 +6,19 @@ r"""What does the compiled step of `lrx.train` on a mesh cost beside the same st
 The loop behind `lrx.train(mesh=...)` and a loop in plain JAX that draws the same minibatches, takes the same gradient
 and makes the same update (SGD with momentum 0.9) are compiled for all local devices, with copies of the parameters
 and, as "fsdp", with parameters and velocity split. The output shows FLOPs and bytes of memory for each device as XLA
-counts them (the body of a loop once), and number and bytes of the collectives in the text of the program. lrx also
-keeps curves, stops at a loss that is not finite, and draws a permutation for each epoch. On the CPU both loops take
-the layout of convolutions that `lrx.training.convolutions` sets: otherwise the one written by hand would be slowed by
-XLA's convolutions inside of a loop, which a step called from Python does not suffer from.
+counts them (the body of a loop once, and the drawing of a minibatch as a read of the whole data set), and number and
+bytes of the collectives in the text of the program. lrx also keeps curves, stops at a loss that is not finite, and
+draws a permutation for each epoch. On the CPU both loops take the layout of convolutions that
+`lrx.training.convolutions` sets, channels last. This is the stricter baseline: without it the loop written by hand
+would be slowed by XLA's convolutions inside of a loop.
 
 With --rounds both programs also run, from the same parameters and on random images, in turn in one process. A round is
-one call of each, of --steps steps, from the state that its last call returned. The output shows the median time of a
-step, the ratio of these medians, and the ratio round by round: its median, its quartiles, and a 95 % confidence
-interval of its median, which takes at least 6 rounds. Each call of lrx draws a permutation; the loop written by hand
-keeps that of the first epoch, in which both see the same minibatches. Without --rounds nothing is trained.
+two calls of each, in both orders, from the state that the last call returned. By default a call makes as many steps as
+take about half a second, so that what a call costs once, such as the buffers of the curves, is spread over many steps.
+The output shows the median time of a step, and the ratio round by round: its median, its quartiles, and a 95 %
+confidence interval of its median, which needs 6 rounds. The median ratio can differ from the ratio of the median times,
+which may be of different rounds. lrx draws a permutation in each call and epoch; the loop written by hand keeps that of
+the first epoch, in which both see the same minibatches. Without --rounds nothing is trained.
 """
 
 from __future__ import annotations
@@ -33,7 +36,7 @@ import typer
 from jax.sharding import Mesh
 
 import lrx
-from lrx.benchmarks.timing import compare, in_turn, median_interval, seconds_of
+from lrx.benchmarks.timing import compare, in_turn, median_interval, seconds_of, sum_pairs
 from lrx.training.convolutions import trace_once
 from lrx.training.layout import Layout, layout_of
 from lrx.training.program import SEGMENT_STEPS, Program, program_of
@@ -45,6 +48,8 @@ from lrx.workloads.datasets import Dataset
 
 LEARNING_RATE, MOMENTUM = 0.01, 0.9
 IMAGE_SHAPE = (32, 32, 3)
+EPOCH_STEPS = 32  # enough that a permutation for each epoch costs a step little, as with real data
+CALL_SECONDS = 0.5  # the time of a call by default
 OURS, BY_HAND = "lrx", "by hand"
 WAYS = {"copied": None, "fsdp": "fsdp"}  # name to `param_sharding`
 COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
@@ -99,7 +104,8 @@ def by_hand(workload: Workload, layout: Layout) -> Any:
             count, params, velocity, model_state, losses = carry
             first = count % batches.steps_per_epoch * number
             chosen = jax.lax.with_sharding_constraint(jax.lax.dynamic_slice(order, (first,), (number,)), by_example)
-            drawn = jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x[chosen], by_example), arrays)
+            taken = jax.tree.map(lambda x: x.at[chosen].get(mode="promise_in_bounds"), arrays)
+            drawn = jax.lax.with_sharding_constraint(taken, by_example)
             keys = jax.random.split(jax.random.fold_in(key, count))
             batch = batches.transform(drawn, keys[0])
             gradient = jax.value_and_grad(workload.loss_fn, has_aux=True)
@@ -180,26 +186,41 @@ def start_both(compiled: Mapping[str, Any], workload: Workload, layout: Layout) 
     }
 
 
+def choose_steps(started: Mapping[str, Advance]) -> int:
+    """Return the number of steps with which a call of the slowest program takes about `CALL_SECONDS`.
+
+    A call is measured and scaled up. It first grows to half of that time, as a short one is mostly overhead and noise.
+    """
+    for advance in started.values():
+        jax.block_until_ready(advance(1))  # the first call sets up
+    steps = 2
+    while True:
+        seconds = max(seconds_of(advance, steps) for advance in started.values())
+        if seconds >= CALL_SECONDS / 2 or steps == SEGMENT_STEPS:
+            return min(max(round(steps * CALL_SECONDS / seconds), 1), SEGMENT_STEPS)
+        steps = min(4 * steps, SEGMENT_STEPS)
+
+
 def time_both(started: Mapping[str, Advance], rounds: int, steps: int) -> dict[str, np.ndarray]:
-    """Return name to (rounds,) seconds of a step.
+    """Return name to (rounds,) seconds of a step; a round is two calls of each, in both orders.
 
     Raises:
       FloatingPointError: if a loss at the end is not finite, after which lrx makes no more steps.
     """
     contestants = {name: functools.partial(seconds_of, advance, steps) for name, advance in started.items()}
-    times = in_turn(contestants, rounds, warmup_rounds=1)
+    times = sum_pairs(in_turn(contestants, 2 * rounds, warmup_rounds=1))
     for name, advance in started.items():
         losses = advance(steps)[1][:steps]
         if not np.isfinite(losses).all():
             raise FloatingPointError(f"the losses of {name} must be finite, got {losses}: the times are void.")
-    return {name: each / steps for name, each in times.items()}
+    return {name: each / (2 * steps) for name, each in times.items()}
 
 
 def random_workload(model: str, batch_size: int) -> Workload:
     """Build a workload on random images, with augmentation."""
     rng = np.random.default_rng(0)
-    images = rng.integers(0, 256, (4 * batch_size, *IMAGE_SHAPE), dtype=np.uint8)
-    labels = rng.integers(0, 10, 4 * batch_size).astype(np.int32)
+    images = rng.integers(0, 256, (EPOCH_STEPS * batch_size, *IMAGE_SHAPE), dtype=np.uint8)
+    labels = rng.integers(0, 10, EPOCH_STEPS * batch_size).astype(np.int32)
     dataset = Dataset("random", images, labels, images[:1], labels[:1], 10, np.full(3, 0.5), np.full(3, 0.29))
     return dataset_workload(dataset, model, batch_size=batch_size, augment=True)
 
@@ -219,41 +240,51 @@ def _shape(x: Any, sharding: Any) -> Any:
     return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
 
 
-def print_costs(way: str, costs: Mapping[str, Cost]) -> None:
+def print_costs(costs: Mapping[str, Cost]) -> None:
     """Print what each program costs, and the ratios."""
     for name, cost in costs.items():
         print(
-            f"{way:7} {name:8} {cost.flops / 1e6:10.3f} MFLOP {cost.memory_bytes / 1e6:10.3f} MB  "
-            f"{cost.collectives:4} collectives of {cost.collective_bytes / 1e6:.3f} MB"
+            f"  {name + ':':8} {cost.flops / 1e6:.3f} MFLOP, {cost.memory_bytes / 1e6:.3f} MB of memory, "
+            f"{cost.collectives} collectives of {cost.collective_bytes / 1e6:.3f} MB"
         )
-    ratios = [a / b if b else math.nan for a, b in zip(costs[OURS], costs[BY_HAND], strict=True)]
-    print(f"{way:7} ratio    " + "  ".join(f"{ratio:.4f}" for ratio in ratios))
+    pairs = zip(costs[OURS], costs[BY_HAND], strict=True)
+    flops, memory, number, moved = (1.0 if a == b else a / b if b else math.inf for a, b in pairs)
+    print(f"  lrx to by hand: FLOP x{flops:.4g}, bytes x{memory:.4g},")
+    print(f"    collectives x{number:.4g}, bytes of collectives x{moved:.4g}")
 
 
-def print_times(way: str, times: Mapping[str, np.ndarray]) -> None:
-    """Print the median time of a step in each program, and the ratios."""
+def print_times(times: Mapping[str, np.ndarray]) -> None:
+    """Print the median time of a step in each program, and the ratio round by round."""
     found = compare(times, BY_HAND)
-    for name, each in found.items():
-        print(f"{way:7} {name:8} {1e3 * each.median:10.3f} ms/step")
+    print("  median time of a step: " + ", ".join(f"{name} {1e3 * each.median:.3f} ms" for name, each in found.items()))
+    ratio = found[OURS]
+    print(f"  ratio: median of rounds {ratio.ratio:.3f}, quartiles {ratio.low:.3f} to {ratio.high:.3f},")
     low, high = median_interval(times[OURS] / times[BY_HAND])
-    print(f"{way:7} ratio    {found[OURS].median / found[BY_HAND].median:.3f} of the medians")
-    print(f"{way:7} ratio    {found[OURS]} by round, 95 % interval of the median {low:.3f} to {high:.3f}")
+    interval = f"95 % interval of the median {low:.3f} to {high:.3f}"
+    print("    " + ("the interval needs 6 rounds" if math.isnan(low) else interval))
 
 
 def main(
     model: Annotated[str, typer.Option(help="One of the models that `lrx names` lists.")] = "resnet20",
     batch_size: Annotated[int, typer.Option(min=1, help="Images in a minibatch, over all devices.")] = 64,
-    rounds: Annotated[int, typer.Option(min=0, help="Timings of each program, 30 or more; 0 for none.")] = 0,
-    steps: Annotated[int, typer.Option(min=1, max=SEGMENT_STEPS, help="Of each program in a round.")] = 2,
+    rounds: Annotated[
+        int, typer.Option(min=0, help="Rounds of two calls of each program, 30 or more; 0 for no timing.")
+    ] = 0,
+    steps: Annotated[
+        int | None, typer.Option(min=1, max=SEGMENT_STEPS, help="Steps of a call; by default for half a second.")
+    ] = None,
 ) -> None:
     """Compile, count, time and print."""
     devices = jax.local_devices()
     workload = random_workload(model, batch_size)
-    timed = f", {rounds} rounds of {steps} steps" if rounds else ""
-    print(f"{model}, batch {batch_size}, {len(devices)} x {devices[0].device_kind}{timed}")
+    print(f"{model}, batch {batch_size}, {len(devices)} x {devices[0].device_kind}; costs are for each device")
     for way, split in WAYS.items():
         layout = layout_of(workload, Mesh(np.array(devices), ("data",)), split)
         compiled = compile_both(workload, layout)
-        print_costs(way, {name: cost_of(program) for name, program in compiled.items()})
+        print(f"parameters {way}:" if split is None else f"parameters split ({way}):")
+        print_costs({name: cost_of(program) for name, program in compiled.items()})
         if rounds:
-            print_times(way, time_both(start_both(compiled, workload, layout), rounds, steps))
+            started = start_both(compiled, workload, layout)
+            number = choose_steps(started) if steps is None else steps
+            print(f"  rounds: {rounds}, each with 2 calls of each program; steps of a call: {number}")
+            print_times(time_both(started, rounds, number))

@@ -48,6 +48,27 @@ def in_turn(
     return {name: np.asarray(values, np.float64) for name, values in measured.items()}
 
 
+def sum_pairs(times: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Sum the times of `in_turn` over pairs of consecutive rounds.
+
+    A pair has both orders, so that all sums are taken alike. Single rounds are not: if it matters who goes first, their
+    ratios alternate, and neighbours depend on each other.
+
+    Args:
+      times: name to (rounds, ...) seconds, with an even number of rounds.
+
+    Returns:
+      name to (rounds / 2, ...) seconds.
+
+    Raises:
+      ValueError: if the number of rounds is odd.
+    """
+    for name, each in times.items():
+        if len(each) % 2:
+            raise ValueError(f"rounds must be even, got {len(each)} of {name}: a pair has both orders.")
+    return {name: each[::2] + each[1::2] for name, each in times.items()}
+
+
 def compare(times: Mapping[str, np.ndarray], reference: str) -> dict[str, Comparison]:
     """Compare the times of `in_turn` round by round with those of one contestant.
 
@@ -68,8 +89,13 @@ def median_interval(values: np.ndarray, level: float = 0.95) -> tuple[float, flo
     Both ends are values: those of the highest rank from either side with which the interval has at least that level.
     With too few values for it, fewer than 6 for 0.95, the ends are NaN.
 
+    Ratios of single rounds of `in_turn` are not independent, as the order alternates; take those of `sum_pairs`. Load
+    that drifts still scatters these ratios and widens the interval. If it lasts for several rounds and slows one
+    contestant more than the other, neighbours still depend on each other, and the interval contains the median less
+    often than `level` says.
+
     Args:
-      values: (n,) values, such as the ratios of the rounds.
+      values: (n,) values, such as the ratios of the sums of `sum_pairs`.
       level: the probability, in (0, 1), that the interval contains the median.
     """
     number = len(values)

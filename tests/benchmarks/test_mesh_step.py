@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from training.meshes import require_success, start_on
 
-from lrx.benchmarks.mesh_step import cost_of, time_both
+from lrx.benchmarks.mesh_step import Cost, choose_steps, cost_of, print_costs, print_times, time_both
+from lrx.training.program import SEGMENT_STEPS
 
 
 def test_operations_are_counted_as_xla_does():
@@ -28,7 +29,59 @@ def test_times_are_of_one_step_and_without_the_warm_up():
 
     times = time_both({"lrx": advance, "by hand": advance}, rounds=3, steps=2)
     assert {name: each.shape for name, each in times.items()} == {"lrx": (3,), "by hand": (3,)}
-    assert calls == [2] * 2 * (1 + 3 + 1)  # the last shows that the losses are finite
+    assert calls == [2] * 2 * (1 + 2 * 3 + 1)  # the last shows that the losses are finite
+
+
+def test_times_sum_both_orders(monkeypatch):
+    last = []
+
+    def seconds_of(advance, steps):
+        """Take a second a step, and three if the other program ran before."""
+        again, last[:] = last == [advance], [advance]
+        return steps * (1.0 if again else 3.0)
+
+    def advance(steps: int):
+        return (), jnp.ones(steps)
+
+    monkeypatch.setattr("lrx.benchmarks.mesh_step.seconds_of", seconds_of)
+    times = time_both({"lrx": advance, "by hand": lambda steps: advance(steps)}, rounds=4, steps=5)
+    assert {name: each.tolist() for name, each in times.items()} == {"lrx": [2.0] * 4, "by hand": [2.0] * 4}
+
+
+@pytest.mark.parametrize(
+    ("overhead", "seconds", "least", "most"),
+    [(0.0, 1e-3, 490, 510), (0.02, 1e-3, 400, 500), (0.0, 2.0, 1, 1), (0.0, 1e-7, SEGMENT_STEPS, SEGMENT_STEPS)],
+)
+def test_a_call_of_the_slowest_takes_half_a_second(monkeypatch, overhead, seconds, least, most):
+    monkeypatch.setattr("lrx.benchmarks.mesh_step.seconds_of", lambda advance, steps: advance(steps))
+    slow, fast = (lambda steps, scale=scale: scale * (overhead + seconds * steps) for scale in (1.0, 0.5))
+    for started in ({"lrx": slow, "by hand": fast}, {"lrx": fast, "by hand": slow}):
+        assert least <= choose_steps(started) <= most
+
+
+def test_every_ratio_of_costs_has_a_name(capsys):
+    print_costs({"lrx": Cost(2210.0, 1308.0, 3, 40), "by hand": Cost(2000.0, 1000.0, 3, 0)})
+    assert capsys.readouterr().out.splitlines()[2:] == [
+        "  lrx to by hand: FLOP x1.105, bytes x1.308,",
+        "    collectives x1, bytes of collectives xinf",
+    ]
+
+
+def test_the_printed_ratio_is_the_median_of_rounds(capsys):
+    by_hand = np.array([1.0, 1.0, 1.0, 4.0, 4.0, 4.0])
+    print_times({"lrx": np.array([1.1, 1.2, 1.2, 4.8, 4.8, 5.2]), "by hand": by_hand})
+    assert capsys.readouterr().out.splitlines() == [
+        "  median time of a step: lrx 3000.000 ms, by hand 2500.000 ms",
+        "  ratio: median of rounds 1.200, quartiles 1.200 to 1.200,",
+        "    95 % interval of the median 1.100 to 1.300",
+    ]
+
+
+def test_interval_of_too_few_rounds_says_how_many_it_needs(capsys):
+    print_times({"lrx": np.ones(5), "by hand": np.ones(5)})
+    printed = capsys.readouterr().out
+    assert printed.endswith("    the interval needs 6 rounds\n")
+    assert "nan" not in printed
 
 
 def test_times_of_a_run_that_diverged_are_refused():
@@ -75,9 +128,13 @@ main("mlp", 8, rounds=6, steps=1)
 @pytest.mark.slow
 def test_ratio_of_the_times_is_printed_with_its_interval():
     printed = require_success(start_on(2, COMMAND))
-    row = r"ratio +([\d.]+) \(([\d.]+) to ([\d.]+)\) by round, 95 % interval of the median ([\d.]+) to ([\d.]+)"
+    row = (
+        r"ratio: median of rounds ([\d.]+), quartiles ([\d.]+) to ([\d.]+),\n"
+        r" +95 % interval of the median ([\d.]+) to ([\d.]+)"
+    )
     found = [[float(x) for x in numbers] for numbers in re.findall(row, printed)]
     assert len(found) == 2
     for median, first, third, low, high in found:
         assert low <= first <= median <= third <= high
-    assert printed.count("ms/step") == 4
+    assert printed.count("ratio:") == printed.count("steps of a call: 1\n") == 2
+    assert max(map(len, printed.splitlines())) <= 80

@@ -36,6 +36,26 @@ def test_a_contestant_may_measure_several_times_at_once() -> None:
     assert times["a"].shape == (4, 2)
 
 
+def test_ratios_of_pairs_do_not_depend_on_who_goes_first() -> None:
+    called: list[str] = []
+
+    def contestant(name: str) -> Any:
+        def run() -> float:
+            called.append(name)
+            return 3.0 if len(called) % 2 else 2.0  # the first of a round takes longer
+
+        return run
+
+    times = timing.in_turn({name: contestant(name) for name in "ab"}, 6)
+    assert (times["a"] / times["b"]).tolist() == [1.5, 2 / 3] * 3
+    assert {name: each.tolist() for name, each in timing.sum_pairs(times).items()} == {"a": [5.0] * 3, "b": [5.0] * 3}
+
+
+def test_pairs_of_rounds_need_an_even_number_of_them() -> None:
+    with pytest.raises(ValueError, match="rounds must be even, got 3 of a"):
+        timing.sum_pairs({"a": np.ones(3)})
+
+
 def test_ratios_are_of_the_same_round() -> None:
     # The machine is ten times slower in the second half: the ratio is not.
     slow = np.array([1.0, 1.0, 10.0, 10.0, 10.0])
