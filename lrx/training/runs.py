@@ -63,7 +63,7 @@ def curves(runs: Runs, sums: jax.Array | None = None) -> np.ndarray:
 def tail_loss(runs: Runs) -> np.ndarray:
     """Return (seeds, members) float32: the mean loss of the last tenth of the steps made, infinite if diverged."""
     counts, sums, later = np.asarray(runs.loss_counts), np.asarray(runs.loss_sums), _in_tail(runs)
-    means = (sums * later).sum(axis=-1) / np.maximum((counts * later).sum(axis=-1), 1)
+    means = np.where(later, sums, 0).sum(axis=-1) / np.maximum((counts * later).sum(axis=-1), 1)
     return np.where(np.asarray(runs.diverged), np.inf, means).astype(np.float32)
 
 

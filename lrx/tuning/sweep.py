@@ -61,7 +61,9 @@ def sweep(
       storage: a storage of Optuna, by its address or as an `optuna.storages.RDBStorage` with a heartbeat: processes, on
         any machines, that make the same call with "sqlite:///sweep.db" share its members, `execution.chunk_size` of
         them at a time, by default one. Each returns the whole result. The members of a process that is killed are
-        trained by another one, after a minute without a heartbeat; results are kept as in a checkpoint.
+        trained by another one, after a minute without a heartbeat; results are kept as in a checkpoint, in SQLite or
+        PostgreSQL (an attribute of a trial in MySQL is too small for them). A call that differs in anything that
+        determines its numbers has its own study there; when it begins one, a line on stderr says how it differs.
       progress: True shows a bar, or lines without a terminal; None shows a bar on a terminal and nothing elsewhere; a
         string is its title; False shows nothing.
 
@@ -69,8 +71,8 @@ def sweep(
       A `SweepResult`.
 
     Raises:
-      ValueError: if an argument is out of its range, `tx` refuses a value or ascends (`lrx.direction`), the folder or
-        the storage holds another sweep, or both are given; before anything is trained.
+      ValueError: if an argument is out of its range, `tx` refuses a value or ascends (`lrx.direction`), the folder
+        holds another sweep, the storage cannot be used or shared, or both are given; before anything is trained.
       TypeError: if an argument is of the wrong type, or `tx` does not take these names.
       ImportError: if `checkpoint` is given and orbax is not installed, or `storage` and optuna is not.
 
@@ -158,25 +160,30 @@ class _Sweep:
 
     def share(self, shared: SharedStudy, at_a_time: int, study: Study) -> None:
         """Train members until all are trained, here or by other processes, and collect the results of all."""
-        status = study.show(0, self.space.size * self.steps_of_member)
 
         def members_of(place: int) -> range:
             return range(place * at_a_time, min((place + 1) * at_a_time, self.space.size))
+
+        def steps_made() -> int:
+            return sum(len(members_of(place)) for place in shared.made()) * self.steps_of_member
+
+        status = study.show(steps_made(), self.space.size * self.steps_of_member)
 
         def about(place: int) -> dict[str, list[float]]:
             return {name: values[members_of(place)].tolist() for name, values in self.space.members.items()}
 
         def part(place: int) -> tuple[float, dict[str, np.ndarray]]:
             members = members_of(place)
-            before = shared.made() * at_a_time * self.steps_of_member
+            before = steps_made()
             record: dict[str, np.ndarray] = {}
             made = 0
             while made < len(members):
                 found, number = self._train(members[made:], status, before + made * self.steps_of_member)
                 record, made = concatenate(record, made, found, number), made + number
-            return float(record["final_loss"].mean(axis=-1).min()), record
+            means = record["final_loss"].mean(axis=-1)
+            return float(np.where(np.isnan(means), np.inf, means).min()), record
 
-        shared.make(part, about)
+        shared.make(part, about, status.announce)
         for found in shared.arrays():
             number = len(found["final_loss"])
             self.record, self.made = concatenate(self.record, self.made, found, number), self.made + number
