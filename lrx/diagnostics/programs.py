@@ -34,6 +34,8 @@ class TracedLoss:
         self.constants, self._program = tuple(map(jnp.asarray, program.consts)), program.jaxpr
         hashing = Hashing()
         digest = hashing.program(program.jaxpr)
+        if hashing.has_rules:
+            digest += _derivatives_digest(lambda params: loss(params), params)
         self._key = object() if hashing.calls_back else (digest, jax.tree.structure(params))
 
     def compile_once(self, cache: Cache, key: Any, build: Callable[[Evaluate], Any]) -> Any:
@@ -52,3 +54,12 @@ class TracedLoss:
 
         shapes = tuple((constant.shape, constant.dtype) for constant in self.constants)
         return cache.find((self._key, shapes, key), lambda: build(evaluate))
+
+
+def _derivatives_digest(loss: Callable[[Any], Any], params: Any) -> str:
+    """Return a hash of the first and second derivatives, where a function has a rule of its own for them."""
+
+    def derivatives(params: Any) -> Any:
+        return jax.jvp(jax.grad(lambda x: jnp.sum(loss(x))), (params,), (params,))
+
+    return Hashing().program(jax.make_jaxpr(derivatives)(params))

@@ -12,6 +12,7 @@ from __future__ import annotations
 import collections
 import dataclasses
 import dis
+import enum
 import functools
 import inspect
 import sys
@@ -22,6 +23,7 @@ from collections.abc import Callable, Hashable, Mapping
 from typing import Any, Generic, TypeVar
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from lrx.training.code import CHANGING_MODULES, CONTAINERS, PLAIN, is_own, names_used
@@ -34,13 +36,14 @@ SETTINGS = (
     *("jax_numpy_dtype_promotion", "jax_numpy_rank_promotion", "jax_debug_nans", "jax_debug_infs", "jax_disable_jit"),
 )
 # Values that never change, compared by identity.
-_CONSTANT: tuple[type, ...] = (types.ModuleType,)
+_CONSTANT: tuple[type, ...] = (types.ModuleType, types.MethodDescriptorType, types.ClassMethodDescriptorType)
 _CONSTANT += (types.MemberDescriptorType, types.GetSetDescriptorType, types.WrapperDescriptorType)
 _CONSTANT += (type(vars(collections.namedtuple("_", "x"))["x"]),)
 
 # Names by which code finds values that are not in its closure or globals.
 _UNSEEN = {"__import__", "compile", "eval", "exec", "getattr", "globals", "input", "locals", "open", "vars"}
 _UNSEEN |= {"__dict__", "environ", "getenv", "import_module", "modules", "attrgetter", "methodcaller"}
+_UNSEEN |= {"hasattr", "__getattribute__", "_getframe", "currentframe"}
 _UNSEEN |= {"fromfile", "load", "loadtxt", "genfromtxt", "memmap", "read_bytes", "read_text"}
 _CONTAINERS = (tuple, list, dict, set, frozenset, collections.deque)
 _EXACT = (tuple, list, dict, collections.OrderedDict, set, frozenset, collections.deque)  # types that hold items alone
@@ -55,6 +58,7 @@ _OF_EVERY_CLASS |= {
     "__annotate_func__",
 }
 _OF_EVERY_CLASS |= {"__annotations_cache__", "__classdictcell__", "__orig_bases__", "__repr__", "__str__"}
+_UFUNCS = ((np.ufunc, np), (jnp.ufunc, jnp))
 _JITTED = type(jax.jit(lambda: None))
 
 Result = TypeVar("Result")
@@ -87,7 +91,10 @@ def key_of(value: Any) -> Hashable:
     Raises:
       UndecidedError: if that cannot be decided.
     """
-    return _Keys().key(value)
+    try:
+        return _Keys().key(value)
+    except RecursionError:
+        raise UndecidedError from None
 
 
 def signature_of(arguments: Any) -> Hashable:
@@ -189,8 +196,8 @@ class _Keys:
         self._modules: set[tuple[Any, ...]] = set()  # with the names that were looked up in them
 
     def key(self, value: Any) -> Hashable:
-        if isinstance(value, np.generic):
-            return type(value), value.dtype.str, value.tobytes()
+        if isinstance(value, np.generic) and not is_own(type(value)):
+            return self._class_key(type(value)), value.dtype, value.tobytes()
         if type(value) in PLAIN:
             return type(value), repr(value)  # 1 is not True, nor 0.0 -0.0; not-a-number is itself
         if id(value) in self._begun:
@@ -206,15 +213,16 @@ class _Keys:
         if type(value) is np.ndarray:
             if value.dtype.hasobject or value.nbytes > SMALL:
                 raise UndecidedError  # it may be changed in place
-            return np.ndarray, value.dtype.str, value.shape, value.tobytes()
+            return np.ndarray, value.dtype, value.shape, value.tobytes()
         if isinstance(value, Built):  # before tuples, which it says to be
             return self._built_key(value)
-        if type(value) is functools.partial and not vars(value):
-            return functools.partial, self.key(value.func), self.key(value.args), self.key(value.keywords)
+        if type(value) in (functools.partial, jax.tree_util.Partial) and not vars(value):
+            return type(value), self.key(value.func), self.key(value.args), self.key(value.keywords)
         if issubclass(type(value), _CONTAINERS) and not _holds_items_alone(value):
             raise UndecidedError
         if isinstance(value, tuple | list | collections.deque):
-            return self._class_key(type(value)), getattr(value, "maxlen", None), *map(self.key, value)
+            length = value.maxlen if isinstance(value, collections.deque) else None
+            return self._class_key(type(value)), length, *map(self.key, value)
         if isinstance(value, set | frozenset):
             if not all(type(item) in PLAIN for item in value):
                 raise UndecidedError  # its items come in any order, on which references to what was begun depend
@@ -233,8 +241,15 @@ class _Keys:
             return Same(value)
         if isinstance(value, types.BuiltinFunctionType):
             return self._builtin_key(value)
-        if isinstance(value, np.ufunc) and getattr(np, value.__name__, None) is value:
+        if any(
+            isinstance(value, kind) and getattr(of, getattr(value, "__name__", ""), None) is value
+            for kind, of in _UFUNCS
+        ):
             return Same(value)
+        if isinstance(value, enum.Enum):
+            return self._class_key(type(value)), value.name
+        if isinstance(value, jax.tree_util.PyTreeDef):
+            return self._structure_key(value)
         if isinstance(value, staticmethod | classmethod):
             return type(value), self.key(value.__func__)
         if isinstance(value, property):
@@ -244,12 +259,18 @@ class _Keys:
         if dataclasses.is_dataclass(value):
             fields = [field.name for field in dataclasses.fields(value)]
             held = dict.fromkeys([*fields, *getattr(value, "__dict__", ())])
+            if any(base.__module__ == "flax.linen.module" for base in inspect.getmro(type(value))):
+                raise UndecidedError  # it has a number of its own
+            if isinstance(value, int | float | complex | str | bytes):
+                raise UndecidedError  # it is a number beside its fields
             return self._class_key(type(value)), *((name, self.key(getattr(value, name, None))) for name in held)
         return self._value_key(value)
 
     def _array_key(self, value: jax.Array) -> Hashable:
         if value.is_deleted() or not value.is_fully_addressable:
             raise UndecidedError
+        if jax.dtypes.issubdtype(value.dtype, jax.dtypes.prng_key):
+            return "key", str(jax.random.key_impl(value)), self._array_key(jax.random.key_data(value))
         if jax.dtypes.issubdtype(value.dtype, jax.dtypes.extended) or value.nbytes > SMALL:
             return Same(value)
         return jax.Array, value.dtype.name, value.aval.weak_type, value.shape, np.asarray(value).tobytes()
@@ -270,21 +291,27 @@ class _Keys:
             return Same(value)
         return types.BuiltinFunctionType, value.__name__, self.key(owner)
 
+    def _structure_key(self, structure: Any) -> Hashable:
+        """Return a key of a pytree's structure, whose nodes may hold functions and other values of their own."""
+        node = structure.node_data()
+        if node is None:
+            return str(structure)
+        return self.key(node[0]), self.key(node[1]), *map(self._structure_key, structure.children())
+
     def _value_key(self, value: Any) -> Hashable:
         """Return the value itself if its class says by which values it is equal to another."""
         kind = type(value)
-        if isinstance(value, Mapping) and not is_own(kind):  # its class may call 1 and 1.0 equal
+        if isinstance(value, Mapping) and _is_written(kind):  # its class may call 1 and 1.0 equal
             return Same(kind), *((self.key(name), self.key(part)) for name, part in value.items())
         if callable(value) or isinstance(value, weakref.ReferenceType):
             raise UndecidedError  # it may hold what changes
-        is_structure = isinstance(value, jax.tree_util.PyTreeDef)  # a class of no module
-        if not is_structure and (is_own(kind) or kind.__eq__ is object.__eq__ or kind.__hash__ is object.__hash__):
+        if not _is_written(kind) or kind.__eq__ is object.__eq__ or kind.__hash__ is object.__hash__:
             raise UndecidedError
         try:
             hash(value)
-        except TypeError:
+        except Exception:
             raise UndecidedError from None
-        return value
+        return kind, repr(value), value
 
     def _function_key(self, function: types.FunctionType) -> Hashable:
         code = function.__code__
@@ -313,6 +340,8 @@ class _Keys:
             raise UndecidedError
         if not is_own(value):
             return Same(value)
+        if type(value) is not types.ModuleType or "__getattr__" in vars(value):
+            raise UndecidedError
         if (value, *names) in self._modules:  # modules may name each other
             return "module", value.__name__
         self._modules.add((value, *names))
@@ -328,11 +357,11 @@ class _Keys:
     def _class_key(self, kind: type) -> Hashable:
         if _changes(kind):
             raise UndecidedError
-        if not is_own(kind):
+        if _is_written(kind):
             return Same(kind)
         members: list[Hashable] = [self.key(type(kind))]
         for base in kind.__mro__:
-            if is_own(base):
+            if not _is_written(base):
                 members += [
                     (name, self.key(member)) for name, member in vars(base).items() if name not in _OF_EVERY_CLASS
                 ]
@@ -341,12 +370,22 @@ class _Keys:
         return "class", kind.__qualname__, *members
 
 
+def _is_written(kind: type) -> bool:
+    """Return whether an installed package defines a class; a wrapper makes one while the program runs."""
+    if any(map(is_own, kind.__mro__)):
+        return False
+    found: Any = sys.modules.get(kind.__module__)
+    for name in kind.__qualname__.split("."):
+        found = getattr(found, name, None)
+    return found is kind or not any(isinstance(member, types.FunctionType) for member in vars(kind).values())
+
+
 def _holds_items_alone(value: Any) -> bool:
     """Return whether a container computes with nothing beside its items: a plain one, or a tuple with names."""
     kind = type(value)
     if issubclass(kind, tuple) and kind is not tuple:
         return not getattr(value, "__dict__", None)
-    return kind in _EXACT
+    return kind in _EXACT and not getattr(value, "__dict__", None)
 
 
 def _changes(value: Any) -> bool:
@@ -363,5 +402,7 @@ def _finds_unseen(code: types.CodeType) -> bool:
         if operation.opname == "IMPORT_NAME":
             imported = sys.modules.get(operation.argval)
             if imported is None or is_own(imported) or imported.__name__ in CHANGING_MODULES:
+                return True
+            if imported is np and "random" in code.co_names:
                 return True
     return any(_finds_unseen(inner) for inner in code.co_consts if isinstance(inner, types.CodeType))

@@ -12,7 +12,8 @@ import numpy as np
 
 from lrx.brief import brief
 from lrx.training.batches import name_of, require_callable
-from lrx.training.equality import Cache, UndecidedError, key_of
+from lrx.training.equality import Cache, Same, UndecidedError, key_of, signature_of
+from lrx.training.program_hash import Hashing
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -54,7 +55,7 @@ class Evaluation:
         require_callable("function", self.function, "(params, arrays) -> {name: scalar}")
         copies = jax.tree.map(lambda x: x if isinstance(x, jax.Array) else np.array(x), self.arrays)
         object.__setattr__(self, "arrays", copies)
-        object.__setattr__(self, "_jitted", jax.jit(self.function))
+        object.__setattr__(self, "_traced", {})
 
     def __repr__(self) -> str:
         return f"Evaluation({name_of(self.function)}, {brief(self.arrays)})"
@@ -64,20 +65,34 @@ class Evaluation:
         if any(isinstance(x, np.ndarray) for x in jax.tree.leaves(self.arrays)):
             with jax.ensure_compile_time_eval():  # the first call may be in a trace
                 object.__setattr__(self, "arrays", jax.tree.map(jnp.asarray, self.arrays))
-        found: dict[str, jax.Array] = self._compile()(*state, self.arrays)
+        found: dict[str, jax.Array] = self._compile(*state, self.arrays)(*state, self.arrays)
         return found
 
-    def _compile(self) -> Callable[..., dict[str, jax.Array]]:
+    def _compile(self, *arguments: Any) -> Callable[..., dict[str, jax.Array]]:
         """Return the compiled function, that of an equal function if there was one."""
         function = self.function
         try:
             key = key_of(function)
         except UndecidedError:
-            return self._jitted  # type: ignore[attr-defined]
+            return self._compile_traced(arguments)
         # A new function, since JAX keeps the traces of a function, and a global that it names may have changed.
         return _COMPILED.find_program(
             key, function, lambda latest: jax.jit(lambda *arguments: latest.parts(*arguments))
         )
+
+    def _compile_traced(self, arguments: tuple[Any, ...]) -> Callable[..., dict[str, jax.Array]]:
+        """Return the compiled function where only a trace, the first one, shows what the function computes."""
+        known: dict[Any, Callable[..., dict[str, jax.Array]]] = self._traced  # type: ignore[attr-defined]
+        signature = signature_of(arguments)
+        if signature not in known:
+            function = self.function
+            new = jax.jit(lambda *arguments: function(*arguments))
+            if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(arguments)):
+                return new
+            traced, hashing = new.trace(*arguments), Hashing()
+            key = (hashing.program(traced.jaxpr), jax.tree.structure(traced.out_info), signature)
+            known[signature] = _COMPILED.find(("traced", Same(object()) if hashing.calls_back else key), lambda: new)
+        return known[signature]
 
 
 _COMPILED = Cache(maxsize=16)

@@ -41,6 +41,7 @@ class Hashing:
     def __init__(self) -> None:
         self.numbers: set[str] = set()
         self.calls_back = False  # whether a program calls functions of the host, of which the name alone is hashed
+        self.has_rules = False  # whether a function has a derivative of its own, of which the name alone is hashed
         self._known: dict[int, str] = {}  # by identity, since an inner program is often called many times
         self._kept: list[Any] = []  # so that identities stay unique
 
@@ -65,6 +66,7 @@ class Hashing:
         for equation in inner.eqns:
             parameters = sorted((k, v) for k, v in equation.params.items() if k not in _UNIMPORTANT)
             self.calls_back |= "callback" in equation.primitive.name
+            self.has_rules |= equation.primitive.name.startswith(("custom_jvp", "custom_vjp"))
             feed(equation.primitive.name, *(f"{k}={self.value(v)}" for k, v in parameters))
             feed("in", *map(atom, equation.invars))
             feed("out", *map(atom, equation.outvars))

@@ -260,3 +260,17 @@ def test_an_equal_loss_on_other_data_compiles_nothing_and_a_changed_one_is_seen(
     np.testing.assert_allclose(float(found), 4, rtol=1e-4)
     scale["of"] = 10.0
     np.testing.assert_allclose(float(measure(other)), 40, rtol=1e-4)
+
+
+def test_a_rule_of_ones_own_for_the_derivative_makes_another_loss():
+    def with_slope(slope):
+        @jax.custom_jvp
+        def loss(x):
+            return jnp.sum(x**2)
+
+        loss.defjvp(lambda primals, tangents: (loss(*primals), jnp.sum(slope * primals[0] * tangents[0])))
+        return loss
+
+    for slope in (6.0, 2.0):
+        found = lrx.sharpness(lambda x, slope=slope: with_slope(slope)(x), jnp.ones(3))
+        assert float(found) == pytest.approx(slope, rel=1e-4)

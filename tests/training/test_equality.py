@@ -6,6 +6,7 @@ import collections
 import contextlib
 import dataclasses
 import datetime
+import enum
 import functools
 import os
 import random
@@ -13,9 +14,10 @@ import sys
 import time
 import types
 import weakref
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import flax
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -344,7 +346,35 @@ def length_of_a_queue(scale: float) -> Any:
     return by_closure(collections.deque([1], maxlen=round(10 * scale)))
 
 
-LIKE = [class_with_a_jitted_call, class_with_a_new, class_of_an_installed_base, with_a_default, date, frozen_dict]
+def class_of_a_wrapper(scale: float) -> Any:
+    class Block(nn.Module):
+        @nn.compact
+        def __call__(self, x: Any) -> Any:
+            return scale * nn.Dense(1)(x)
+
+    return nn.remat(Block)().apply
+
+
+def class_that_is_made(scale: float) -> Any:
+    made = dataclasses.make_dataclass("Made", ["weight"], namespace={"loss": lambda self, x: scale * self.weight * x})
+    return made(1.0).loss
+
+
+def order_of_fields(scale: float) -> Any:
+    names = ("a", "b") if scale == 0.1 else ("b", "a")
+    return by_closure(np.zeros(2, [(name, "f4") for name in names]))
+
+
+def structure_with_a_function(scale: float) -> Any:
+    return jax.tree.structure(jax.tree_util.Partial(by_closure(scale), 1.0))
+
+
+def key_of_random_numbers(scale: float) -> Any:
+    return by_closure(jax.random.key(round(10 * scale)))
+
+
+LIKE = [class_of_a_wrapper, class_that_is_made, order_of_fields, structure_with_a_function, key_of_random_numbers]
+LIKE += [class_with_a_jitted_call, class_with_a_new, class_of_an_installed_base, with_a_default, date, frozen_dict]
 LIKE += [array_with_an_attribute, number_with_an_attribute, list_with_a_slot]
 LIKE += [functions_of_a_factory, length_of_a_queue]
 
@@ -398,6 +428,32 @@ def test_what_a_method_returns_is_part_of_its_key(kind, monkeypatch):
 def test_what_returns_another_value_each_time_is_not_decided(held):
     with pytest.raises(UndecidedError):
         key_of(lambda: held)
+
+
+class Buffers(NamedTuple):
+    scale: Any
+    maxlen: Any
+
+
+class Kind(enum.IntEnum):
+    ONE = 1
+    TWO = 2
+
+
+def test_ordinary_values_are_decided():
+    kept = [jax.tree_util.Partial(jnp.mean, 1.0), jnp.maximum, Kind.ONE, Buffers(1.0, np.ones(2)), jax.random.key(0)]
+    for value in kept:
+        assert key_of(by_closure(value)) == key_of(by_closure(value))
+    assert key_of(by_closure(Kind.ONE)) != key_of(by_closure(Kind.TWO))
+
+
+def test_what_is_nested_too_deeply_is_not_decided():
+    function: Any = lambda x: x  # noqa: E731
+    for _ in range(1000):
+        function = functools.partial(function)
+        function = by_closure(function)
+    with pytest.raises(UndecidedError):
+        key_of(function)
 
 
 def test_sets_are_decided_only_of_plain_values():

@@ -28,6 +28,22 @@ def held_out(shift=0.0):
     return x, 3 * x
 
 
+class Target:
+    """An object of the user's own, of which only a trace shows what it computes with."""
+
+    value = 1.0
+
+
+def test_a_new_evaluation_sees_what_an_object_holds_now():
+    def function(w, arrays):
+        return {"target": target.value + 0.0 * w}
+
+    target = Target()
+    for value in (1.0, 2.0, 1.0):
+        target.value = value
+        assert float(Evaluation(function, held_out())(jnp.float32(0.0))["target"]) == value
+
+
 def test_an_evaluation_is_traced_once_and_takes_its_data_as_an_argument():
     traced = []
 
