@@ -11,7 +11,7 @@ rate is divided by 10 at 1/3, 2/3 and 8/9 of the epochs.
 Published errors of ResNet-50 on ImageNet, in percent: batches of 256 23.60; of 8,192 with a gradual warm-up 23.74, with
 a constant one 25.88, with none 24.84, with the rate of 256 41.67, with sqrt(32) times it 26.22; of 65,536 33.96.
 
-Measured at the demo scale, batches of 64 reach the error of 16, and those of 256 are half a point worse; a warm-up, its
+Measured at the demo scale, batches of 64 reach the error of 16, and those of 256 are 0.8 points worse; a warm-up, its
 gradual form and the linear factor each matter there as published. The training losses do not match: with larger batches
 they end a quarter higher. At the cpu scale batches of 128 end 1.0 point below those of 32, and batches of 512 0.8
 above, their training losses 6 % apart. Batches of 2,048 are too large, as those of 65,536 are in the paper. A constant

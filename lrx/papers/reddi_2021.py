@@ -17,6 +17,8 @@ at its own best pair of rates, of the server and of the clients. The paper's tab
 
 Measured at the demo scale, all rules learn both tasks: on images the adaptive ones are ahead of FedAvg by less than a
 point and good at more rates. On these documents, which all rules classify to 98 % and more, nothing is left to gain.
+At the cpu scale the adaptive ones are 1 to 2 points ahead on images, within the spread of the seeds, and at the lower
+rates of their grid; documents are classified to 99.5 % by all.
 
 Differs from the source: the images are classified by a perceptron; in place of tags of questions, made-up documents of
 a few words, of which most are rare, are classified by logistic regression, as the source's bags of words are; tens of
@@ -88,7 +90,7 @@ SCALES = {
     ),
     "cpu": Scale(
         "10,000 images of CIFAR-10 by a perceptron, documents by logistic regression, 120 rounds, 3 seeds",
-        "20 minutes, 1 CPU core",
+        "6 minutes, 1 CPU core",
         Size("cifar10", 10_000, 32, 2000, 5000, 100, 10, 120, 6, (0.01, 0.03), (0.3, 3.0)),
     ),
     "paper": Scale(
