@@ -17,7 +17,7 @@ Published test errors (CIFAR-10): 8.75, 7.51, 7.17, 6.97 and 6.43 % with 20, 32,
 Measured at the demo scale, 20 layers without shortcuts end at a training error of 22 %, where 8 end at 2 %, as in the
 paper. With shortcuts they train, but are not better than 8, which fit these images already. A constant rate costs 1.4
 points of error. The warm-up is 12 points of training error ahead when it ends, after 10 or 20 steps, and then loses
-its lead: at the full rate the error rises to nearly 90 % again, and one of three seeds does not recover.
+its lead: at the full rate the error falls more slowly, and one of three seeds does not recover.
 
 Differs from the source: small networks and short runs below the `paper` scale, whose 50,000 training images are not
 split. The training error of the warm-up is that of the evaluations, on the first training images.
