@@ -270,7 +270,8 @@ class _Keys:
         if value.is_deleted() or not value.is_fully_addressable:
             raise UndecidedError
         if jax.dtypes.issubdtype(value.dtype, jax.dtypes.prng_key):
-            return "key", str(jax.random.key_impl(value)), self._array_key(jax.random.key_data(value))
+            with jax.ensure_compile_time_eval():  # a key may be compared while something else is traced
+                return "key", str(jax.random.key_impl(value)), self._array_key(jax.random.key_data(value))
         if jax.dtypes.issubdtype(value.dtype, jax.dtypes.extended) or value.nbytes > SMALL:
             return Same(value)
         return jax.Array, value.dtype.name, value.aval.weak_type, value.shape, np.asarray(value).tobytes()

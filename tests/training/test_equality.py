@@ -447,6 +447,12 @@ def test_ordinary_values_are_decided():
     assert key_of(by_closure(Kind.ONE)) != key_of(by_closure(Kind.TWO))
 
 
+def test_keys_are_found_while_something_else_is_traced():
+    held, found = by_closure(jax.random.key(0)), []
+    jax.make_jaxpr(lambda x: (found.append(key_of(held)), x)[1])(1.0)
+    assert found == [key_of(held)]
+
+
 def test_what_is_nested_too_deeply_is_not_decided():
     function: Any = lambda x: x  # noqa: E731
     for _ in range(1000):
