@@ -19,6 +19,11 @@ paper. With shortcuts they train, but are not better than 8, which fit these ima
 points of error. The warm-up is 12 points of training error ahead when it ends, after 10 or 20 steps, and then loses
 its lead: at the full rate the error falls more slowly, and one of three seeds does not recover.
 
+At the cpu scale 20 layers with shortcuts are 2 points better than 8, and without them 5 points worse. 56 layers need
+the warm-up, far more than in the paper: with it they end at 51 % test error, without at 59 %, where 8 layers end at
+51 %. After these few epochs the drops lower the training loss by 6 and 1 % only, and a constant rate ends 1.6 points
+lower.
+
 Differs from the source: small networks and short runs below the `paper` scale, whose 50,000 training images are not
 split. The training error of the warm-up is that of the evaluations, on the first training images.
 """
@@ -63,7 +68,7 @@ SCALES = {
     ),
     "cpu": Scale(
         "residual and plain networks of 8, 20 and 56 layers, 2,000 steps, 3 seeds",
-        "20 minutes, 2 CPU cores",
+        "25 minutes, 1 CPU core",
         Size(Network(10_000, 2000, 1000, 64, 16, 4), (8, 20, 56), 2000, 40),
         "cifar10",
     ),
@@ -237,10 +242,13 @@ def plot(result: Result) -> dict[str, Figure]:
         band(schedules, arm["evaluation_steps"], arm["evaluations"]["error"], name, place, middle=np.mean)
         if name != CONSTANT:  # it begins as the step schedule does
             band(start, arm["evaluation_steps"], arm["evaluations"]["training_error"], name, place, middle=np.mean)
+    smallest = 50 / Network(*result.settings["network"]).measured  # half of an image
+    lowest = min(np.min(line.get_ydata()) for panel in (left, right, schedules) for line in panel.get_lines())
     for panel in (left, right, schedules):
         panel.set_yscale("log", nonpositive="clip")
-        panel.set_ylim(50 / Network(*result.settings["network"]).measured, 100)
+        panel.set_ylim(max(0.7 * lowest, smallest), 100)
         panel.yaxis.set_major_formatter("{x:g}")
+        panel.yaxis.set_minor_formatter("{x:g}" if lowest > 10 else "")
     depth = f"residual, {max(result.settings['depths'])} layers"
     schedules.set_title(depth, loc="left", fontsize=10)
     start.set_title(f"{depth}, the first steps", loc="left", fontsize=10)
