@@ -227,7 +227,7 @@ def claims(result: Result) -> list[Claim]:
 
 def plot(result: Result) -> dict[str, Figure]:
     """Draw the errors of plain and residual networks, as figure 6 does, and those of the schedules and the warm-up."""
-    figure, (left, right, schedules, start) = panels(2, 2, size=(9.2, 5.8))
+    figure, (left, right, schedules, start) = panels(2, 2, size=(8.6, 5.4))
     for panel, kind in ((left, PLAIN), (right, RESIDUAL)):
         for place, (depth, arm) in enumerate(result.curves["networks"][kind].items()):
             times = arm["evaluation_steps"]
