@@ -62,4 +62,4 @@ def _derivatives_digest(loss: Callable[[Any], Any], params: Any) -> str:
     def derivatives(params: Any) -> Any:
         return jax.jvp(jax.grad(lambda x: jnp.sum(loss(x))), (params,), (params,))
 
-    return Hashing().program(jax.make_jaxpr(derivatives)(params))
+    return Hashing().program(jax.make_jaxpr(derivatives)(params).jaxpr)  # the constants are arguments

@@ -274,3 +274,9 @@ def test_a_rule_of_ones_own_for_the_derivative_makes_another_loss():
     for slope in (6.0, 2.0):
         found = lrx.sharpness(lambda x, slope=slope: with_slope(slope)(x), jnp.ones(3))
         assert float(found) == pytest.approx(slope, rel=1e-4)
+
+
+def test_the_data_of_a_loss_may_be_traced():
+    data = jnp.arange(3.0)
+    largest = jax.jit(lambda x: lrx.sharpness(lambda w: jnp.sum(jax.nn.relu(w * x) ** 2), jnp.ones(3)).largest)
+    assert float(largest(data)) == pytest.approx(8.0, rel=1e-4)
