@@ -63,7 +63,7 @@ class Size(NamedTuple):
 SCALES = {
     "demo": Scale(
         "a table and a task of images, 9 rates, 3 seeds",
-        "90 seconds, 1 CPU core",
+        "a minute, 2 CPU cores",
         Size(tuple(tasks[0] for tasks in GROUPS.values()), 2),
     ),
     "cpu": Scale(

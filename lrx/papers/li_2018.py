@@ -68,7 +68,7 @@ class Size(NamedTuple):
 SCALES = {
     "demo": Scale(
         "residual and plain networks of 8 and 20 layers, 500 steps, planes of 11 x 11 points, 3 seeds",
-        "80 seconds, 2 CPU cores",
+        "a minute, 2 CPU cores",
         Size(Network(1437, 360, 256, 32, 8), 8, 20, 500, 5e-3, 11),
         "digits",
     ),

@@ -85,7 +85,7 @@ class Size(NamedTuple):
 SCALES = {
     "demo": Scale(
         "digits by a perceptron, documents by logistic regression, 60 rounds, 3 seeds",
-        "90 seconds, 1 CPU core",
+        "a minute, 2 CPU cores",
         Size("digits", None, 32, 1000, 2000, 20, 5, 60, 5, (0.03, 0.1), (0.3, 3.0)),
     ),
     "cpu": Scale(
