@@ -447,6 +447,21 @@ def test_ordinary_values_are_decided():
     assert key_of(by_closure(Kind.ONE)) != key_of(by_closure(Kind.TWO))
 
 
+answering = types.ModuleType("answering")  # a module of the user's own that answers to every name
+answering.__getattr__ = lambda name: DECAY  # type: ignore[method-assign, assignment]
+
+
+def test_what_a_module_answers_and_what_is_drawn_inside_is_not_decided():
+    def drawn(rate: float) -> float:
+        import numpy as np
+
+        return rate * float(np.random.normal())  # noqa: NPY002
+
+    for function in (drawn, lambda rate: rate * answering.decay, lambda rate: rate * hasattr(answering, "decay")):
+        with pytest.raises(UndecidedError):
+            key_of(function)
+
+
 def test_keys_are_found_while_something_else_is_traced():
     held, found = by_closure(jax.random.key(0)), []
     jax.make_jaxpr(lambda x: (found.append(key_of(held)), x)[1])(1.0)
