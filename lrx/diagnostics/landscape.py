@@ -22,7 +22,7 @@ from lrx.diagnostics.planes import (
     require_like,
 )
 from lrx.diagnostics.programs import TracedLoss
-from lrx.training.equality import Cache
+from lrx.training.program_cache import Cache
 from lrx.training.progress import ProgressMeter, reporter, require_progress
 
 NORMALIZATIONS = ("filter", "layer")

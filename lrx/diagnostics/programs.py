@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from lrx.diagnostics.losses import require_scalar
-from lrx.training.equality import Cache
+from lrx.training.program_cache import Cache
 from lrx.training.program_hash import Hashing
 
 Evaluate = Callable[[Any, Any], jax.Array]  # (constants, params) -> () float32

@@ -15,7 +15,7 @@ from lrx.diagnostics.eigenvalues import Eigenpairs, largest_eigenvalues
 from lrx.diagnostics.losses import Flat, flatten
 from lrx.diagnostics.programs import Evaluate, TracedLoss
 from lrx.figures import BLUE, VERMILION, panels
-from lrx.training.equality import Cache
+from lrx.training.program_cache import Cache
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -19,10 +19,10 @@ from lrx.editing import scale_learning_rate
 from lrx.optimizers.accumulation import accumulate
 from lrx.run_state import eval_params
 from lrx.training.checks import optimizer_shapes, workload_key
-from lrx.training.equality import Cache, Latest
 from lrx.training.identity import describe
 from lrx.training.many import RunFamily, Runs
 from lrx.training.plan import Plan, choose_plan
+from lrx.training.program_cache import Cache, Latest
 from lrx.training.progress import reporter, require_progress
 from lrx.training.runs import advance, curves, run_at, to_host
 from lrx.training.sampling import Sampling, pass_keys

@@ -20,7 +20,8 @@ from lrx.doctor.optimizer_parts import OptimizerParts
 from lrx.extra_args import tolerant_update
 from lrx.run_state import apply_updates
 from lrx.training.checks import workload_key
-from lrx.training.equality import Cache, Same, UndecidedError, key_of, signature_of
+from lrx.training.equality import Same, UndecidedError, key_of
+from lrx.training.program_cache import Cache, signature_of
 from lrx.training.sampling import Sampling, keys_of
 from lrx.training.workload import Workload
 

@@ -24,8 +24,8 @@ from lrx.rates import Rate
 from lrx.run_state import eval_params
 from lrx.training.checkpoints import CheckpointFolder
 from lrx.training.checks import optimizer_key, workload_key
-from lrx.training.equality import Cache, Latest
 from lrx.training.identity import Identity, checksums, optimizer_identity, run_identity
+from lrx.training.program_cache import Cache, Latest
 from lrx.training.progress import reporter, require_progress
 from lrx.training.sampling import keys_of
 from lrx.training.stream import Stream

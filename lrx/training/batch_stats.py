@@ -11,7 +11,7 @@ import numpy as np
 from lrx import _checks
 from lrx.run_state import eval_params, moves_evaluation
 from lrx.training.checks import workload_key
-from lrx.training.equality import Cache, Latest
+from lrx.training.program_cache import Cache, Latest
 from lrx.training.sampling import Sampling, pass_keys
 from lrx.training.step import State
 from lrx.training.stream import Stream

@@ -11,8 +11,9 @@ import optax
 
 from lrx.direction import require_descent
 from lrx.run_state import require_scalars
-from lrx.training.equality import Same, UndecidedError, compile_once, key_of
+from lrx.training.equality import Same, UndecidedError, key_of
 from lrx.training.identity import family_identity
+from lrx.training.program_cache import compile_once
 from lrx.training.program_hash import program_identity
 from lrx.training.step import require_pair
 from lrx.training.workload import Workload

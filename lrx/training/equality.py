@@ -16,11 +16,10 @@ import enum
 import functools
 import inspect
 import sys
-import threading
 import types
 import weakref
-from collections.abc import Callable, Hashable, Mapping
-from typing import Any, Generic, TypeVar
+from collections.abc import Hashable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -30,11 +29,6 @@ from lrx.training.code import CHANGING_MODULES, CONTAINERS, PLAIN, is_own, names
 from lrx.transformations import Built
 
 SMALL = 2**14  # bytes: smaller arrays are compared by their contents, larger ones by identity
-# What a trace depends on besides its functions and arguments.
-SETTINGS = (
-    *("jax_enable_x64", "jax_default_matmul_precision", "jax_default_prng_impl", "jax_threefry_partitionable"),
-    *("jax_numpy_dtype_promotion", "jax_numpy_rank_promotion", "jax_debug_nans", "jax_debug_infs", "jax_disable_jit"),
-)
 # Values that never change, compared by identity.
 _CONSTANT: tuple[type, ...] = (types.ModuleType, types.MethodDescriptorType, types.ClassMethodDescriptorType)
 _CONSTANT += (types.MemberDescriptorType, types.GetSetDescriptorType, types.WrapperDescriptorType)
@@ -50,19 +44,11 @@ _EXACT = (tuple, list, dict, collections.OrderedDict, set, frozenset, collection
 # What Python writes into a class, beside what its author did.
 _OF_EVERY_CLASS = {"__module__", "__doc__", "__qualname__", "__dict__", "__weakref__", "__annotations__", "_abc_impl"}
 _OF_EVERY_CLASS |= {"__dataclass_fields__", "__dataclass_params__", "__match_args__", "__parameters__", "__hash__"}
-_OF_EVERY_CLASS |= {
-    "__abstractmethods__",
-    "__firstlineno__",
-    "__static_attributes__",
-    "__annotate__",
-    "__annotate_func__",
-}
-_OF_EVERY_CLASS |= {"__annotations_cache__", "__classdictcell__", "__orig_bases__", "__repr__", "__str__"}
+_OF_EVERY_CLASS |= {"__abstractmethods__", "__firstlineno__", "__static_attributes__", "__annotate__"}
+_OF_EVERY_CLASS |= {"__annotate_func__", "__annotations_cache__", "__classdictcell__", "__orig_bases__"}
+_OF_EVERY_CLASS |= {"__repr__", "__str__"}
 _UFUNCS = ((np.ufunc, np), (jnp.ufunc, jnp))
 _JITTED = type(jax.jit(lambda: None))
-
-Result = TypeVar("Result")
-Parts = TypeVar("Parts")
 
 
 class UndecidedError(Exception):
@@ -95,97 +81,6 @@ def key_of(value: Any) -> Hashable:
         return _Keys().key(value)
     except RecursionError:
         raise UndecidedError from None
-
-
-def signature_of(arguments: Any) -> Hashable:
-    """Return the structure, shapes and types of arguments: a function is traced once for each."""
-    leaves, structure = jax.tree.flatten(arguments)
-    return structure, tuple(map(jax.typeof, leaves))
-
-
-def settings_key() -> Hashable:
-    """Return a key of the settings of JAX that a trace depends on."""
-    return tuple(str(getattr(jax.config, name, None)) for name in SETTINGS)
-
-
-def compile_once(maxsize: int) -> Callable[[Callable[..., Result]], Callable[..., Result]]:
-    """Cache a function's results for its latest arguments, which are compared by `key_of`.
-
-    Nothing is cached if no key can be decided on.
-
-    Args:
-      maxsize: results that are kept, those that were used last.
-    """
-
-    def decorate(build: Callable[..., Result]) -> Callable[..., Result]:
-        cache = Cache(maxsize)
-
-        @functools.wraps(build)
-        def find(*parts: Any) -> Result:
-            try:
-                key = tuple(map(key_of, parts))
-            except UndecidedError:
-                return build(*parts)
-            return cache.find(key, lambda: build(*parts))
-
-        return find
-
-    return decorate
-
-
-class Cache:
-    """Results by key; only the most recently used are kept.
-
-    Args:
-      maxsize: how many are kept.
-    """
-
-    def __init__(self, maxsize: int) -> None:
-        self.maxsize = maxsize
-        self._results: collections.OrderedDict[Hashable, Any] = collections.OrderedDict()
-        self._lock = threading.Lock()
-
-    def find(self, key: Hashable, build: Callable[[], Result]) -> Result:
-        """Return the result of a key, and build it if there is none."""
-        key = (settings_key(), key)
-        with self._lock:
-            if key in self._results:
-                self._results.move_to_end(key)
-                return self._results[key]
-        result = build()  # outside of the lock, since it may take long or use this cache again
-        with self._lock:
-            self._results[key] = result
-            while len(self._results) > self.maxsize:
-                self._results.popitem(last=False)
-        return result
-
-    def find_program(self, key: Hashable, parts: Parts, build: Callable[[Latest[Parts]], Result]) -> Result:
-        """Return the program of a key, which is built of a `Latest` and takes its parts while it is traced.
-
-        Args:
-          key: equal for parts that compute the same.
-          parts: the caller's.
-          build: returns functions that are not traced yet, such as `jax.jit` of one.
-        """
-
-        def built() -> tuple[Latest[Parts], Result]:
-            latest = Latest(parts)
-            return latest, build(latest)
-
-        latest, program = self.find(key, built)
-        latest.parts = parts
-        return program
-
-
-class Latest(Generic[Parts]):
-    """The functions that a kept program is traced with: those of the latest caller whose key is equal.
-
-    A program is traced again for arguments of other shapes. The functions of an earlier caller may compute something
-    else by then: the variable of a loop that they name, or a dict that they hold, has changed.
-    """
-
-    def __init__(self, parts: Parts) -> None:
-        self.parts = parts
 
 
 class _Keys:
@@ -302,11 +197,11 @@ class _Keys:
     def _value_key(self, value: Any) -> Hashable:
         """Return the value itself if its class says by which values it is equal to another."""
         kind = type(value)
-        if isinstance(value, Mapping) and _is_written(kind):  # its class may call 1 and 1.0 equal
+        if isinstance(value, Mapping) and _is_installed(kind):  # its class may call 1 and 1.0 equal
             return Same(kind), *((self.key(name), self.key(part)) for name, part in value.items())
         if callable(value) or isinstance(value, weakref.ReferenceType):
             raise UndecidedError  # it may hold what changes
-        if not _is_written(kind) or kind.__eq__ is object.__eq__ or kind.__hash__ is object.__hash__:
+        if not _is_installed(kind) or kind.__eq__ is object.__eq__ or kind.__hash__ is object.__hash__:
             raise UndecidedError
         try:
             hash(value)
@@ -358,11 +253,11 @@ class _Keys:
     def _class_key(self, kind: type) -> Hashable:
         if _changes(kind):
             raise UndecidedError
-        if _is_written(kind):
+        if _is_installed(kind):
             return Same(kind)
         members: list[Hashable] = [self.key(type(kind))]
         for base in kind.__mro__:
-            if not _is_written(base):
+            if not _is_installed(base):
                 members += [
                     (name, self.key(member)) for name, member in vars(base).items() if name not in _OF_EVERY_CLASS
                 ]
@@ -371,7 +266,7 @@ class _Keys:
         return "class", kind.__qualname__, *members
 
 
-def _is_written(kind: type) -> bool:
+def _is_installed(kind: type) -> bool:
     """Return whether an installed package defines a class; a wrapper makes one while the program runs."""
     if any(map(is_own, kind.__mro__)):
         return False

@@ -12,7 +12,8 @@ import numpy as np
 
 from lrx.brief import brief
 from lrx.training.batches import name_of, require_callable
-from lrx.training.equality import Cache, Same, UndecidedError, key_of, signature_of
+from lrx.training.equality import Same, UndecidedError, key_of
+from lrx.training.program_cache import Cache, signature_of
 from lrx.training.program_hash import Hashing
 
 

@@ -24,13 +24,14 @@ from lrx.extra_args import tolerant_update
 from lrx.reading import monitor
 from lrx.run_state import can_stop, stopped
 from lrx.training.checks import initial_shapes, optimizer_key, workload_key
-from lrx.training.equality import Cache, Same, UndecidedError, key_of
+from lrx.training.equality import Same, UndecidedError, key_of
 from lrx.training.identity import (
     Identity,
     describe,
     family_identity,
     run_identity,
 )
+from lrx.training.program_cache import Cache
 from lrx.training.sampling import Keys
 from lrx.training.step import State, initial, step
 from lrx.training.workload import Workload

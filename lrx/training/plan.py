@@ -3,7 +3,7 @@
 "vmap" is faster if a single run leaves the device idle, "map" if the runs have little to share, such as convolutions
 with kernels of their own on a CPU. Which is faster is measured, unless a step is so small that "vmap" always is.
 
-Programs are kept: equal families of runs, with data of the same shapes, compile once (`equality.py`).
+Programs are kept: equal families of runs, with data of the same shapes, compile once (`program_cache.py`).
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ import numpy as np
 from jax.sharding import PartitionSpec, Sharding
 
 from lrx.direction import QUICK
-from lrx.training.equality import Cache
 from lrx.training.many import RunFamily, Runs
 from lrx.training.placement import data_devices, local_devices, placement
+from lrx.training.program_cache import Cache
 from lrx.training.sampling import Keys, keys_of_seeds
 
 STRATEGIES = ("vmap", "map")

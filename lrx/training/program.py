@@ -20,8 +20,8 @@ from lrx.reading import monitor
 from lrx.run_state import can_stop, handles_divergence, minibatches, stopped
 from lrx.training.batches import first_of
 from lrx.training.checks import optimizer_key, workload_key
-from lrx.training.equality import Cache, Latest
 from lrx.training.layout import Layout, layout_of
+from lrx.training.program_cache import Cache, Latest
 from lrx.training.sampling import Keys, Sampling
 from lrx.training.step import State, better, initial, step
 from lrx.training.workload import Workload

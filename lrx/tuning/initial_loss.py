@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lrx.training.checks import workload_key
-from lrx.training.equality import Cache, Latest
+from lrx.training.program_cache import Cache, Latest
 from lrx.training.sampling import Sampling, keys_of
 from lrx.training.workload import Workload
 

@@ -16,11 +16,11 @@ import optax
 
 from lrx.training.batch_stats import recompute_batch_stats
 from lrx.training.checks import initial_shapes
-from lrx.training.equality import settings_key
 from lrx.training.following import BestBy
 from lrx.training.identity import Identity, describe, family_identity, run_identity
 from lrx.training.many import RunFamily, Runs
 from lrx.training.plan import Plan, choose_plan
+from lrx.training.program_cache import settings_key
 from lrx.training.progress import ProgressMeter
 from lrx.training.runs import TAIL, advance, curves, evaluate, run_at, tail_loss, tail_steps, to_host
 from lrx.training.step import State
