@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import queue
 import threading
 import time
@@ -18,6 +19,7 @@ from lrx.training.stream import Reader, Stream, as_host, shapes_of
 CHUNK_BYTES = 2**23  # of a chunk; two are in memory. Larger ones would delay the start, and save little
 CHUNK_STEPS = 256  # at most
 WAIT_SECONDS = 0.1  # seconds between two checks for an interruption
+ALIGNMENT = 64  # bytes
 READ_PER_PUT = 4  # a chunk that is not full is handed over after so many times the seconds that handing it over takes
 
 
@@ -105,10 +107,10 @@ class Feed:
         leaves = jax.tree.leaves(shapes)
         size = CHUNK_BYTES // max(1, sum(leaf.size * leaf.dtype.itemsize for leaf in leaves))
         size = max(1, min(size, CHUNK_STEPS, self._total))
-        arrays = jax.tree.map(lambda x: np.zeros((size, *x.shape[1:]), x.dtype), shapes)
+        arrays = jax.tree.map(lambda x: _aligned((size, *x.shape[1:]), x.dtype), shapes)
         positions = [reader.position()] if self._keeps_positions else []
         began = time.monotonic()
-        end = min(first - first % size + size, until, self._total)
+        end = min(first + size, until, self._total)
         while reader.step < end and not self._closed.is_set():
             place = reader.step % size
             minibatch = as_host(next(reader))
@@ -167,3 +169,10 @@ class Feed:
     def close(self) -> None:
         """Stop loading, after the minibatch that is being read."""
         self._closed.set()
+
+
+def _aligned(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+    """Return a new array that begins where the CPU's programs want it, so that there it is used without a copy."""
+    array = np.empty(math.prod(shape) * np.dtype(dtype).itemsize + ALIGNMENT, np.uint8)
+    offset = -array.ctypes.data % ALIGNMENT
+    return array[offset : len(array) - ALIGNMENT + offset].view(dtype).reshape(shape)
