@@ -253,14 +253,13 @@ def _program(federation: Federation, workload: Workload, num_clients: int) -> tu
 
         return jax.jit(begin), jax.jit(advance, donate_argnums=0)
 
-    rate, client_rate = jax.ShapeDtypeStruct((), jnp.float32), federation.client_rate
-    plain = _plain(federation)
+    rate, client_rate, server = jax.ShapeDtypeStruct((), jnp.float32), federation.client_rate, federation.server
     key = (
         workload_key(workload),
         optimizer_key(federation.client, (rate,), workload),
         None if client_rate is None else optimizer_key(lambda: client_rate, (), workload),
-        optimizer_key(lambda: federation.server, (), workload),
-        tuple(plain.items()),
+        optimizer_key(lambda: server, (), workload),
+        tuple(_plain(federation).items()),
         num_clients,
     )
     return _PROGRAMS.find_program(key, (federation, workload.init), build)
@@ -317,23 +316,12 @@ def _clients(client: Any, client_rate: Any) -> tuple[Callable[[Any], optax.Gradi
                 f"client_rate must be left out, since client has a rate of its own, got client_rate={client_rate!r}: "
                 "give a function of the rate, such as client=lrx.sgd."
             )
-        return _Constant(client), None
+        return lambda rate: client, None  # noqa: ARG005
     if not callable(client):
         raise TypeError(f"client must be a transformation or a function of the rate, got client={client!r}.")
     if client_rate is None:
         raise ValueError("client_rate must be given, since client is a function of the rate: client_rate=0.1.")
     return client, as_rate(client_rate, name="client_rate")
-
-
-class _Constant:
-    """A function of the rate that ignores it; equal for equal transformations."""
-
-    def __init__(self, tx: optax.GradientTransformation) -> None:
-        self.tx = tx
-
-    def __call__(self, rate: Any) -> optax.GradientTransformation:
-        del rate
-        return self.tx
 
 
 def _require(

@@ -32,16 +32,20 @@ def workload_key(workload: Workload) -> Hashable:
     batches = workload.batches
     key = jax.eval_shape(lambda: jax.random.key(0))
     minibatch = batches.minibatch_shapes()
+
     # New functions, since JAX keeps the traces of a function, and what it holds may have changed.
-    batch = jax.eval_shape(lambda *x: batches.transform(*x), minibatch, key)
+    def init(key: jax.Array) -> tuple[Any, Any]:
+        return require_pair(workload.init(key), "init", "(params, model_state)")
+
+    def transform(*x: Any) -> Any:
+        return batches.transform(*x)
+
     gradient = jax.value_and_grad(lambda params, *x: workload.loss_fn(params, *x), has_aux=True)
+    arguments = (*jax.eval_shape(init, key), jax.eval_shape(transform, minibatch, key), key)
     return (
         *(batches.batch_size, batches.shuffle),
-        *(
-            _traced_key(lambda key: workload.init(key), key),
-            _traced_key(lambda *x: batches.transform(*x), minibatch, key),
-        ),
-        _traced_key(gradient, *initial_shapes(workload), batch, key),
+        *(_traced_key(init, key), _traced_key(transform, minibatch, key)),
+        _traced_key(gradient, *arguments),
     )
 
 
