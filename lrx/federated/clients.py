@@ -23,6 +23,14 @@ class ClientData(NamedTuple):
     size: jax.Array  # () int32
 
 
+class Draw(NamedTuple):
+    """What a client draws its minibatches from in a round."""
+
+    order: jax.Array  # (most examples of a client,) int32: its examples in a random order, filled up
+    size: jax.Array  # () int32: how many are its own
+    key: jax.Array  # of its steps
+
+
 class Report(NamedTuple):
     """What a client sends back."""
 
@@ -49,29 +57,26 @@ class Local:
     sampling: Sampling
     feedback_batches: int
 
-    def order(self, data: ClientData, key: jax.Array) -> jax.Array:
-        """Return a random order of the client's examples, followed by what fills up the array."""
+    def draw(self, data: ClientData, key: jax.Array) -> Draw:
+        """Return a client's examples in a random order, with what fills up the array, and the key of its steps."""
+        order_key, step_key = jax.random.split(key)
         places = jnp.arange(len(data.indices))
-        drawn = jnp.where(places < data.size, jax.random.uniform(key, data.indices.shape), 2.0)
-        return data.indices[jnp.argsort(drawn)]
+        drawn = jnp.where(places < data.size, jax.random.uniform(order_key, data.indices.shape), 2.0)
+        return Draw(data.indices[jnp.argsort(drawn)], data.size, step_key)
 
-    def minibatch(
-        self, arrays: Any, order: jax.Array, size: jax.Array, key: jax.Array, count: jax.Array
-    ) -> tuple[Any, jax.Array]:
+    def minibatch(self, arrays: Any, draw: Draw, count: jax.Array) -> tuple[Any, jax.Array]:
         """Return the batch of a local step, over and over through the order, and the key of its loss."""
-        transform_key, loss_key = self.sampling.keys_of_step(key, count)
-        places = (count * self.sampling.batch_size + jnp.arange(self.sampling.batch_size)) % size
-        chosen = order[places]
+        transform_key, loss_key = self.sampling.keys_of_step(draw.key, count)
+        places = (count * self.sampling.batch_size + jnp.arange(self.sampling.batch_size)) % draw.size
+        chosen = draw.order[places]
         examples = jax.tree.map(lambda x: x.at[chosen].get(mode="promise_in_bounds"), arrays)
         return self.sampling.transform(examples, transform_key), loss_key
 
-    def judge(self, params: Any, model_state: Any, data: ClientData, arrays: Any, key: jax.Array) -> jax.Array:
+    def judge(self, params: Any, model_state: Any, draw: Draw, arrays: Any) -> jax.Array:
         """Return the mean loss of the server's parameters on the client's first minibatches."""
-        order_key, step_key = jax.random.split(key)
-        order = self.order(data, order_key)
 
         def one(count: jax.Array) -> jax.Array:
-            batch, loss_key = self.minibatch(arrays, order, data.size, step_key, count)
+            batch, loss_key = self.minibatch(arrays, draw, count)
             return self.loss_fn(params, model_state, batch, loss_key)[0].astype(jnp.float32)
 
         return jnp.mean(jax.lax.map(one, jnp.arange(self.feedback_batches)))
@@ -82,27 +87,24 @@ class Local:
         state: Any,
         params: Any,
         model_state: Any,
-        data: ClientData,
+        draw: Draw,
         steps: jax.Array,
         proximal: jax.Array,
         arrays: Any,
-        key: jax.Array,
     ) -> Report:
         """Make `steps` local steps, () int32, and report the change.
 
         The local loss has the term `proximal |w - params|^2 / 2`.
 
-        The minibatches and keys are those of `judge` with the same key, so the first of them begin with those that were
+        The minibatches and keys are those of `judge` with the same draw, so the first of them are those that were
         judged.
         """
-        order_key, step_key = jax.random.split(key)
-        order = self.order(data, order_key)
         update = tolerant_update(tx)
         gradient_of = jax.value_and_grad(self.loss_fn, has_aux=True)
 
         def step(count: jax.Array, carry: Any) -> Any:
             local, model_state, state, total = carry
-            batch, loss_key = self.minibatch(arrays, order, data.size, step_key, count)
+            batch, loss_key = self.minibatch(arrays, draw, count)
             (loss, model_state), gradient = gradient_of(local, model_state, batch, loss_key)
             gradient = jax.tree.map(lambda g, w, at: g + (proximal * (w - at)).astype(g.dtype), gradient, local, params)
             updates, state = update(gradient, state, local, value=loss, grad=gradient)

@@ -193,10 +193,11 @@ class ClientRule:
         key = jax.random.fold_in(jax.random.split(round_key, 4)[3], client)
 
         def both(params: Any, model_state: Any, arrays: Any) -> Any:
-            start = local.judge(params, model_state, data, arrays, key)
+            draw = local.draw(data, key)
+            start = local.judge(params, model_state, draw, arrays)
             state = self.client.init(params)
             proximal = jnp.float32(self.proximal)
-            report = local.train(self.client, state, params, model_state, data, jnp.int32(steps), proximal, arrays, key)
+            report = local.train(self.client, state, params, model_state, draw, jnp.int32(steps), proximal, arrays)
             return start, report
 
         start_loss, report = jax.jit(both)(params, model_state, workload.batches.arrays)

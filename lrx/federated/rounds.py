@@ -9,11 +9,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import Mesh, PartitionSpec
 
 from lrx._leaves import at_least_float32
 from lrx.extra_args import tolerant_update
 from lrx.federated.aggregation import norm_of, statistic
-from lrx.federated.clients import ClientData, Local
+from lrx.federated.clients import ClientData, Draw, Local, Report
 from lrx.rates import Rate
 from lrx.reading import NoRateError, learning_rate
 from lrx.run_state import apply_updates
@@ -65,9 +66,10 @@ class Federation:
       client_rate: the rate of the clients, counted in rounds; None if their transformation has its own.
       server: the server's transformation.
       clients_per_round: number of clients of a round.
-      chunk_size: clients that train side by side.
+      chunk_size: clients that train side by side on a device.
       feedback: "mean", "median" or "trimmed"; see `aggregation.statistic`.
       keeps_state: whether the clients keep the states of their transformation.
+      mesh: the devices over whose only axis the clients of a round are split; None for one device.
     """
 
     local: Local
@@ -78,6 +80,7 @@ class Federation:
     chunk_size: int
     feedback: str
     keeps_state: bool
+    mesh: Mesh | None = None
 
     def begin(self, params: Any, model_state: Any, num_clients: int) -> Carry:
         """Return the state before the first round."""
@@ -118,12 +121,12 @@ class Federation:
         steps = jnp.where(here, jnp.where(late, jnp.maximum(part, 1), steps), 0)
         keys = jax.vmap(jax.random.fold_in, (None, 0))(client_key, chosen)
         weights = jnp.where(here, jnp.where(numbers.weighted, data.size[chosen], 1), 0).astype(jnp.float32)
-        mine = jax.tree.map(lambda leaf: leaf[chosen], data)
+        draws = jax.vmap(self.local.draw)(jax.tree.map(lambda leaf: leaf[chosen], data), keys)
 
-        start = self._start_losses(carry, mine, arrays, keys)
+        start = self._start_losses(carry, draws, arrays)
         start_loss = statistic(start, weights, self.feedback)
         rate, rate_state = self._client_rate(carry, start_loss)
-        total, new, states = self._train(carry, numbers, rate, chosen, mine, steps, weights, arrays, keys)
+        total, new, states = self._train(carry, numbers, rate, chosen, draws, steps, weights, arrays)
 
         counts = weights * new["counts"]
         weight = jnp.sum(counts)
@@ -161,11 +164,19 @@ class Federation:
         )
         return after, seen
 
-    def _start_losses(self, carry: Carry, mine: ClientData, arrays: Any, keys: jax.Array) -> jax.Array:
-        def judge(each: tuple[ClientData, jax.Array]) -> jax.Array:
-            return self.local.judge(carry.params, carry.model_state, each[0], arrays, each[1])
+    def _start_losses(self, carry: Carry, draws: Draw, arrays: Any) -> jax.Array:
+        def judge_all(
+            real: jax.Array, draws: Draw, params: Any, model_state: Any, arrays: Any
+        ) -> tuple[Any, jax.Array]:
+            del real  # the loss of a client that fills up is cut off
 
-        return jax.lax.map(judge, (mine, keys), batch_size=self.chunk_size)
+            def judge(draw: Draw) -> jax.Array:
+                return self.local.judge(params, model_state, draw, arrays)
+
+            return (), jax.lax.map(judge, draws, batch_size=self.chunk_size)
+
+        losses: jax.Array = self._over_clients(judge_all, draws, carry.params, carry.model_state, arrays)[1]
+        return losses
 
     def _client_rate(self, carry: Carry, loss: jax.Array) -> tuple[jax.Array, Any]:
         """Return the rate of this round's clients, from the loss before their steps."""
@@ -182,48 +193,83 @@ class Federation:
         numbers: Numbers,
         rate: jax.Array,
         chosen: jax.Array,
-        mine: ClientData,
+        draws: Draw,
         steps: jax.Array,
         weights: jax.Array,
         arrays: Any,
-        keys: jax.Array,
     ) -> tuple[Any, Any, Any]:
         """Train the chosen clients in chunks; return weighted sums, reports, and the states that clients keep."""
-        tx = self.client(rate)
 
-        def one(each: Any) -> Any:
-            number, data, made, key = each
-            state = tx.init(carry.params)
-            if self.keeps_state:
-                state = jax.tree.map(lambda leaf: leaf[number], carry.clients)
-            report = self.local.train(
-                tx, state, carry.params, carry.model_state, data, made, numbers.proximal, arrays, key
+        def train_all(
+            real: jax.Array, each: Any, carry: Carry, numbers: Numbers, rate: jax.Array, arrays: Any
+        ) -> tuple[Any, Any]:
+            tx = self.client(rate)
+            chosen, draws, steps, weights = each
+            each = (chosen, draws, jnp.where(real, steps, 0), jnp.where(real, weights, 0))
+
+            def one(number: jax.Array, draw: Draw, made: jax.Array) -> Report:
+                state = tx.init(carry.params)
+                if self.keeps_state:
+                    state = jax.tree.map(lambda leaf: leaf[number], carry.clients)
+                report = self.local.train(
+                    tx, state, carry.params, carry.model_state, draw, made, numbers.proximal, arrays
+                )
+                kept = jax.tree.map(lambda new, old: jnp.where(report.sound, new, old), report.state, state)
+                return report._replace(state=kept if self.keeps_state else ())
+
+            def chunk(total: Any, each: Any) -> tuple[Any, Any]:
+                *inputs, weight = each
+                reports = jax.vmap(one)(*inputs)
+                counts = reports.sound & (reports.norm <= numbers.max_norm)
+                parts = {"change": reports.change, "model_state": reports.model_state}
+                total = jax.tree.map(lambda sum_, leaf: sum_ + _weighted_sum(leaf, weight * counts), total, parts)
+                return total, ({"loss": reports.loss, "counts": counts.astype(jnp.float32)}, reports.state)
+
+            split = jax.tree.map(lambda leaf: leaf.reshape(-1, self.chunk_size, *leaf.shape[1:]), each)
+            zeros = jax.tree.map(
+                lambda leaf: jnp.zeros(leaf.shape, at_least_float32(leaf.dtype)),
+                {"change": carry.params, "model_state": carry.model_state},
             )
-            kept = jax.tree.map(lambda new, old: jnp.where(report.sound, new, old), report.state, state)
-            return report._replace(state=kept if self.keeps_state else ())
+            total, reported = jax.lax.scan(chunk, zeros, split)
+            return total, jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), reported)
 
-        def chunk(total: Any, each: Any) -> tuple[Any, Any]:
-            *inputs, weight = each
-            reports = jax.vmap(one)(inputs)
-            counts = reports.sound & (reports.norm <= numbers.max_norm)
-            parts = {"change": reports.change, "model_state": reports.model_state}
-            total = jax.tree.map(lambda sum_, leaf: sum_ + _weighted_sum(leaf, weight * counts), total, parts)
-            return total, ({"loss": reports.loss, "counts": counts.astype(jnp.float32)}, reports.state)
+        each = (chosen, draws, steps, weights)
+        total, (new, states) = self._over_clients(train_all, each, carry, numbers, rate, arrays)
+        return total, new, states
 
-        # Whole chunks: what fills up the last one repeats a client, with no steps and no weight.
-        chunks = -(-self.clients_per_round // self.chunk_size)
-        slots = jnp.arange(chunks * self.chunk_size)
-        place, real = jnp.minimum(slots, self.clients_per_round - 1), slots < self.clients_per_round
-        steps, weights = (jnp.where(real, leaf[place], 0) for leaf in (steps, weights))
-        inputs = (*jax.tree.map(lambda leaf: leaf[place], (chosen, mine)), steps, keys[place], weights)
-        split = jax.tree.map(lambda leaf: leaf.reshape(chunks, self.chunk_size, *leaf.shape[1:]), inputs)
-        zeros = jax.tree.map(
-            lambda leaf: jnp.zeros(leaf.shape, at_least_float32(leaf.dtype)),
-            {"change": carry.params, "model_state": carry.model_state},
-        )
-        total, reported = jax.lax.scan(chunk, zeros, split)
-        merged = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:])[: self.clients_per_round], reported)
-        return total, *merged
+    def _over_clients(self, work: Callable[..., tuple[Any, Any]], each: Any, *whole: Any) -> tuple[Any, Any]:
+        """Work on the clients of a round, each device on as many of them, in whole chunks.
+
+        Args:
+          work: maps which of its clients are real, and do not just fill up the last chunk, arrays of its clients, and
+            all of `whole`, to sums over its clients and to arrays of them.
+          each: arrays of the clients of the round.
+          whole: what is the same for all clients.
+        """
+        number = self.clients_per_round
+        devices = 1 if self.mesh is None else self.mesh.size
+        multiple = devices * self.chunk_size
+        slots = jnp.arange(-(-number // multiple) * multiple)
+        place, real = jnp.minimum(slots, number - 1), slots < number
+        filled = jax.tree.map(lambda leaf: leaf[place], each)
+        if self.mesh is None:
+            sums, arrays = work(real, filled, *whole)
+        else:
+            axis = self.mesh.axis_names[0]
+
+            def work_and_sum(*given: Any) -> tuple[Any, Any]:
+                sums, arrays = work(*given)
+                return jax.lax.psum(sums, axis), arrays
+
+            split, same = PartitionSpec(axis), PartitionSpec()
+            sums, arrays = jax.shard_map(
+                work_and_sum,
+                mesh=self.mesh,
+                in_specs=(split, split, *[same] * len(whole)),
+                out_specs=(same, split),
+                check_vma=False,
+            )(real, filled, *whole)
+        return sums, jax.tree.map(lambda leaf: leaf[:number], arrays)
 
 
 def _weighted_sum(leaf: jax.Array, weights: jax.Array) -> jax.Array:

@@ -25,6 +25,7 @@ from lrx.run_state import eval_params
 from lrx.training.checkpoints import CheckpointFolder
 from lrx.training.checks import optimizer_key, workload_key
 from lrx.training.identity import Identity, checksums, optimizer_identity, run_identity
+from lrx.training.placement import data_devices, placement
 from lrx.training.program_cache import Cache, Latest
 from lrx.training.progress import reporter, require_progress
 from lrx.training.sampling import keys_of
@@ -68,7 +69,8 @@ def simulate(
         g_t = - sum_i p_i (x_{t,i} - x_t) / sum_i p_i,      x_{t+1} = x_t + server update of g_t
 
     with p_i the client's number of examples, or 1. With `server=lrx.sgd(1.0)` that is FedAvg. All rounds between two
-    evaluations are one compiled program, and the clients of a round train side by side in it.
+    evaluations are one compiled program, and the clients of a round train side by side in it. They are split over the
+    devices on which the workload's arrays are, or else over all local ones; results are then equal up to rounding.
 
     The clients' rate and the server's can both follow the clients' losses: both are given, as `value=`, the loss of the
     server's parameters on the first minibatches of the round's clients, before they make a step. So
@@ -100,8 +102,8 @@ def simulate(
         local steps. It needs memory for the states of all clients.
       evaluate_every: rounds between evaluations by the workload's `evaluate`; by default only the end is evaluated.
       seed: seed of the initial parameters (those of `lrx.train`), the choice of clients and their minibatches.
-      chunk_size: clients that train side by side; all of a round by default. Fewer need less memory. Of convolutional
-        networks on a CPU, 1 is faster.
+      chunk_size: clients that train side by side on a device; all of its share by default. Fewer need less memory. Of
+        convolutional networks on a CPU, 1 is faster.
       checkpoint: a folder. The state is kept there after each evaluation, and the same call continues from there. A
         call that differs in anything that determines its numbers is refused.
       progress: True shows a bar, or lines without a terminal; None shows a bar on a terminal and nothing elsewhere; a
@@ -149,15 +151,18 @@ def simulate(
         _checks.positive("max_norm", max_norm)
     if evaluate_every is not None:
         _checks.steps("evaluate_every", evaluate_every, unit="rounds")
+    devices = data_devices(workload.batches)
+    share = -(-number // len(devices))
     federation = Federation(
         local=Local(workload.loss_fn, workload.batches.sampling, int(feedback_batches)),
         client=make,
         client_rate=rate,
         server=server,
         clients_per_round=number,
-        chunk_size=min(number, number if chunk_size is None else int(chunk_size)),
+        chunk_size=share if chunk_size is None else min(share, int(chunk_size)),
         feedback=feedback,
         keeps_state=keep_client_states,
+        mesh=placement(devices).mesh,
     )
     numbers = Numbers(
         proximal=float(proximal),
@@ -191,8 +196,9 @@ def _run(
     folder: CheckpointFolder | None,
     meter: Any,
 ) -> FederatedHistory:
-    keys = keys_of(seed)
-    data = ClientData(jnp.asarray(partition.indices), jnp.asarray(partition.sizes))
+    everywhere = placement(data_devices(workload.batches)).everywhere
+    partition_arrays = ClientData(jnp.asarray(partition.indices), jnp.asarray(partition.sizes))
+    keys, data, arrays = jax.device_put((keys_of(seed), partition_arrays, workload.batches.arrays), everywhere)
     begin, advance = _program(federation, workload, partition.num_clients)
     carry = begin(keys.init)
     made, record = 0, _nothing_seen()
@@ -204,12 +210,12 @@ def _run(
         if folder.latest() is not None:
             folder.require_same_run(run)
             made, carry, found = folder.restore(carry)
-            carry = jax.tree.map(jnp.asarray, carry)
+            carry = jax.device_put(carry, everywhere)
             record = {name: list(values) for name, values in found.items()}
     while made < num_rounds:
         stop = min(num_rounds, (made // every + 1) * every)
         rounds = jnp.arange(made, stop, dtype=jnp.int32)
-        carry, seen = advance(carry, rounds, keys.step, numbers, data, workload.batches.arrays)
+        carry, seen = advance(carry, rounds, keys.step, numbers, data, arrays)
         for name, values in zip(Seen._fields, jax.device_get(seen), strict=True):
             record[name] += list(values)
         made = stop
@@ -220,11 +226,13 @@ def _run(
         if folder is not None:
             assert run is not None
             folder.save(made, carry, {name: np.asarray(values) for name, values in record.items()}, run)
-    arrays = {name: np.asarray(values) for name, values in record.items()}
-    evaluations = {name.removeprefix("evaluation/"): arrays[name] for name in arrays if name.startswith("evaluation/")}
+    recorded = {name: np.asarray(values) for name, values in record.items()}
+    evaluations = {
+        name.removeprefix("evaluation/"): values for name, values in recorded.items() if name.startswith("evaluation/")
+    }
     return FederatedHistory(
-        **{name: arrays[name][:num_rounds] for name in Seen._fields},
-        evaluation_rounds=arrays["evaluation_rounds"],
+        **{name: recorded[name][:num_rounds] for name in Seen._fields},
+        evaluation_rounds=recorded["evaluation_rounds"],
         evaluations=evaluations,
         params=eval_params(carry.server, carry.params),
         model_state=carry.model_state,
@@ -251,8 +259,10 @@ def _program(federation: Federation, workload: Workload, num_clients: int) -> tu
 
             return jax.lax.scan(one, carry, rounds)
 
-        return jax.jit(begin), jax.jit(advance, donate_argnums=0)
+        return jax.jit(begin, out_shardings=everywhere), jax.jit(advance, donate_argnums=0, out_shardings=everywhere)
 
+    devices = data_devices(workload.batches)
+    everywhere = placement(devices).everywhere
     rate, client_rate, server = jax.ShapeDtypeStruct((), jnp.float32), federation.client_rate, federation.server
     key = (
         workload_key(workload),
@@ -260,7 +270,7 @@ def _program(federation: Federation, workload: Workload, num_clients: int) -> tu
         None if client_rate is None else optimizer_key(lambda: client_rate, (), workload),
         optimizer_key(lambda: server, (), workload),
         tuple(_plain(federation).items()),
-        num_clients,
+        *(federation.chunk_size, num_clients, devices),
     )
     return _PROGRAMS.find_program(key, (federation, workload.init), build)
 
@@ -282,8 +292,8 @@ def _nothing_seen() -> dict[str, list[Any]]:
 
 
 def _plain(federation: Federation) -> dict[str, Any]:
-    """Return the settings of a federation that are numbers and names."""
-    kept = ("clients_per_round", "chunk_size", "feedback", "keeps_state")
+    """Return the numbers and names on which the results of a federation depend, up to rounding."""
+    kept = ("clients_per_round", "feedback", "keeps_state")
     return {name: getattr(federation, name) for name in kept} | {"feedback_batches": federation.local.feedback_batches}
 
 

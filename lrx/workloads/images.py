@@ -88,7 +88,8 @@ def dataset_workload(
     for part in evaluate_on:
         _checks.known("evaluate_on", part, ("test", "train"))
     architecture = MODELS[model]
-    image_shape = dataset.train_images.shape[1:]
+    # `init` holds these and not `dataset`, whose arrays could be changed, so that an equal workload is known as equal.
+    image_shape, num_classes = dataset.train_images.shape[1:], dataset.num_classes
     if architecture.pixels == "centred":
         mean, scale = np.asarray(dataset.train_images.mean(axis=0, dtype=np.float64)), np.ones(1)
     else:
@@ -100,7 +101,7 @@ def dataset_workload(
     )
 
     def build(key: jax.Array) -> nnx.Module:
-        return architecture.build(image_shape, dataset.num_classes, rngs=nnx.Rngs(key), **model_options)
+        return architecture.build(image_shape, num_classes, rngs=nnx.Rngs(key), **model_options)
 
     graph_definition = nnx.graphdef(nnx.eval_shape(build, jax.random.key(0)))
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -277,3 +280,49 @@ def test_bad_arguments_are_refused_before_anything_is_trained(
     with counting() as compiled, pytest.raises(error, match=message):
         run(**changed)
     assert compiled.names(COMPILED) == []
+
+
+ON_DEVICES: dict[str, dict[str, Any]] = {
+    "all": {},
+    "chunks": {**BOTH, "chunk_size": 2, "keep_client_states": True},
+    "few": {"clients_per_round": 3, "num_rounds": 8},  # fewer than devices
+    "some fail": {"dropout": 0.3, "stragglers": 0.5, "feedback": "median", "max_norm": 0.5, "proximal": 1.0},
+    "driven": {"client": lrx.sgd, "client_rate": lrx.constant(0.05) * lrx.pid(), "server": fed_adam(0.1)},
+}
+FOUR_DEVICES = """
+import sys
+import jax, numpy as np
+from federated.test_simulate import ON_DEVICES, run
+assert jax.device_count() == 4
+for name, arguments in ON_DEVICES.items():
+    history = run(**arguments)
+    assert len(history.params.devices()) == 4
+    np.savez(f"{sys.argv[1]}/{name}", w=history.params, loss=history.loss, norm=history.norm, steps=history.steps,
+             counted=history.counted, client_rate=history.client_rate)
+run(checkpoint=sys.argv[1] + "/kept", num_rounds=4, evaluate_every=2)
+with jax.default_device(jax.devices()[2]):
+    assert run().params.devices() == {jax.devices()[2]}
+"""
+
+
+@pytest.mark.slow
+def test_clients_are_split_over_devices(tmp_path: Path) -> None:
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=4"
+    environment = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "PYTHONPATH": os.pathsep.join(sys.path)}
+    process = subprocess.run(
+        [sys.executable, "-c", FOUR_DEVICES, str(tmp_path)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert process.returncode == 0, process.stderr
+    for name, arguments in ON_DEVICES.items():
+        found, expected = np.load(tmp_path / f"{name}.npz"), run(**arguments)
+        for of in ("steps", "counted"):
+            np.testing.assert_array_equal(found[of], getattr(expected, of), err_msg=f"{name}: {of}")
+        for of in ("loss", "norm", "client_rate"):
+            np.testing.assert_allclose(found[of], getattr(expected, of), rtol=1e-4, err_msg=f"{name}: {of}")
+        np.testing.assert_allclose(found["w"], expected.params, rtol=1e-4, err_msg=name)
+    resumed = run(checkpoint=tmp_path / "kept", evaluate_every=2)  # begun on four devices
+    np.testing.assert_allclose(resumed.params, run(evaluate_every=2).params, rtol=1e-5)

@@ -12,6 +12,7 @@ from flax import nnx
 from learning import learn
 from small_images import random_array, small_dataset
 
+from lrx.training.equality import key_of
 from lrx.workloads import dataset_workload, make_workload, pixel_transform, shift_and_mirror
 from lrx.workloads.datasets import load
 from lrx.workloads.models import MODELS
@@ -193,6 +194,16 @@ def test_training_lowers_the_loss(model):
     workload = dataset_workload(load("digits").first(32, 8), model, batch_size=8)
     losses = learn(workload, 0.01, steps=24).losses
     assert losses[-4:].mean() < 0.5 * losses[:4].mean()
+
+
+def test_an_equal_workload_is_known_by_its_code_alone():
+    def key(model="mlp", augment=False, **options):
+        workload = dataset_workload(small_dataset(), model, batch_size=40, augment=augment, **options)
+        return key_of((workload.init, workload.loss_fn, workload.batches.sampling, workload.evaluate.function))
+
+    assert key() == key()
+    others = [key(), key("resnet8"), key(augment=True), key(widths=(16,)), key(widths=(32,))]
+    assert len(set(others)) == len(others)
 
 
 def test_unknown_names_are_answered_with_the_nearest_and_the_list():
