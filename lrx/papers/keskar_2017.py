@@ -67,7 +67,7 @@ SCALES = {
     "cpu": Scale(
         "two convolutions, 10,000 images, batches of 64 and 1,000, 3 seeds",
         "half an hour, 1 CPU core",
-        Size(Images("convolutions", 10_000, 5000, 4, (32, 64)), 64, 1000, (40, 200), 0.9),
+        Size(Images("convolutions", 10_000, 5000, 4, (32, 64)), 64, 1000, (40, 200), 1.3),
         "cifar10",
     ),
     "paper": Scale(
