@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -11,15 +10,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lrx.benchmarks import diagnose_data as data
+from lrx.benchmarks.diagnose_data import Arrays
 from lrx.workloads._network import Network
 from lrx.workloads.binary import binary_network
 from lrx.workloads.dense import affine, he_normal, he_normal_layers
-from lrx.workloads.digits import load_digits
-from lrx.workloads.experts import draw_pieces, expert_network
-from lrx.workloads.fields import make_field_workload
-from lrx.workloads.sets import draw_shapes, set_network
+from lrx.workloads.differential import integrate
+from lrx.workloads.experts import expert_network
+from lrx.workloads.sets import set_network
+from lrx.workloads.small_attention import causal_network
 
-Arrays = tuple[np.ndarray, np.ndarray]  # inputs, targets
 STEPS = 400  # of a run: with fewer, 0.3 of a run does not suffice for all probes
 BATCH = 32
 
@@ -27,9 +27,10 @@ BATCH = 32
 FOUND_ON = (
     *("least-squares", "next-token", "convolution", "softmax", "teacher", "logistic", "autoencoder", "relu-two"),
     *("tanh-deep", "sparse", "counts", "recurrent", "attention", "factors"),
+    *("field", "sets", "experts", "spins", "layout", "binary"),
 )
 # Written down before any run on them.
-MEASURED_ON = ("field", "sets", "experts", "spins", "layout", "binary")
+MEASURED_ON = ("quantiles", "grades", "characters", "motion", "graph", "triplets")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,158 +52,6 @@ class Kind:
     is_deep: bool
     has_labels: bool = True
     silenced: int | None = None
-
-
-def _mislabel(labels: np.ndarray, classes: int, share: float = 0.1) -> np.ndarray:
-    """Return labels a part of which is random, so that no loss goes to 0 and a difference of 5 % has a meaning."""
-    rng = np.random.default_rng(7)
-    drawn = rng.integers(classes, size=len(labels))
-    return np.where(rng.random(len(labels)) < share, drawn, labels).astype(np.int32)
-
-
-@functools.cache
-def digits() -> Arrays:
-    """Return the training digits, scaled to unit variance, and their labels, a tenth of them random."""
-    data = load_digits()
-    images = data.train_images.reshape(len(data.train_images), -1).astype(np.float32) / 255
-    return (images - images.mean()) / images.std(), _mislabel(data.train_labels, 10)
-
-
-@functools.cache
-def table() -> Arrays:
-    """Return scikit-learn's breast cancer table, with columns of unit variance, and its labels, a tenth random."""
-    from sklearn.datasets import load_breast_cancer
-
-    bundle = load_breast_cancer()
-    inputs = (bundle.data - bundle.data.mean(axis=0)) / bundle.data.std(axis=0)
-    return inputs.astype(np.float32), _mislabel(bundle.target, 2)
-
-
-@functools.cache
-def least_squares(seed: int = 3) -> Arrays:
-    """Return 2,000 examples of 30 features whose covariance has eigenvalues 1 / i, and noisy linear targets."""
-    rng = np.random.default_rng(seed)
-    scales = np.arange(1, 31.0) ** -0.5
-    inputs = rng.normal(size=(2000, 30)) * scales
-    targets = inputs @ rng.normal(size=30) + 0.3 * rng.normal(size=2000)
-    return inputs.astype(np.float32), targets.astype(np.float32)
-
-
-@functools.cache
-def teacher(seed: int = 4) -> Arrays:
-    """Return 2,000 examples of a random network of one hidden layer, with noise."""
-    rng = np.random.default_rng(seed)
-    inputs = rng.normal(size=(2000, 10))
-    hidden = np.maximum(inputs @ rng.normal(size=(10, 8)) / 10**0.5, 0)
-    targets = hidden @ rng.normal(size=8) + 0.2 * rng.normal(size=2000)
-    return inputs.astype(np.float32), targets.astype(np.float32)
-
-
-@functools.cache
-def sparse(seed: int = 5) -> Arrays:
-    """Return 3,000 examples of 12 of 200 features, whose frequencies follow Zipf's law, and their classes."""
-    rng = np.random.default_rng(seed)
-    weights = 1 / (np.arange(200) + 5.0)
-    places = rng.choice(200, (3000, 12), p=weights / weights.sum()).astype(np.int32)
-    labels = rng.normal(size=200)[places].sum(axis=1) > 0
-    return places, (labels ^ (rng.random(3000) < 0.05)).astype(np.int32)
-
-
-@functools.cache
-def tokens(seed: int = 6) -> Arrays:
-    """Return 3,000 contexts of two of 24 tokens of a random Markov chain, and the token that follows."""
-    rng = np.random.default_rng(seed)
-    chances = rng.dirichlet(np.full(24, 0.15), size=(24, 24))
-    sequence = [0, 1]
-    for _ in range(3000):
-        sequence.append(int(rng.choice(24, p=chances[sequence[-2], sequence[-1]])))
-    whole = np.array(sequence, np.int32)
-    return np.stack([whole[:-2], whole[1:-1]], axis=1), whole[2:]
-
-
-@functools.cache
-def counts(seed: int = 8) -> Arrays:
-    """Return 2,000 examples of 12 features, and counts whose logarithmic means are linear in them."""
-    rng = np.random.default_rng(seed)
-    inputs = rng.normal(size=(2000, 12))
-    means = np.exp(inputs @ rng.normal(size=12) * 0.25 + 0.5)
-    return inputs.astype(np.float32), rng.poisson(means).astype(np.float32)
-
-
-@functools.cache
-def waves(seed: int = 9) -> Arrays:
-    """Return 2,000 noisy sequences of 10 steps of two features, and which of four frequencies they have."""
-    rng = np.random.default_rng(seed)
-    labels = rng.integers(4, size=2000)
-    phases = 2 * np.pi * rng.random((2000, 1)) + (0.4 + 0.5 * labels[:, None]) * np.arange(10)
-    sequences = np.stack([np.sin(phases), np.cos(phases)], axis=-1) + 0.3 * rng.normal(size=(2000, 10, 2))
-    return sequences.astype(np.float32), _mislabel(labels, 4)
-
-
-@functools.cache
-def memories(seed: int = 10) -> Arrays:
-    """Return 2,000 sets of five tokens, a query and four keys with a class each, and the class of the nearest key."""
-    rng = np.random.default_rng(seed)
-    keys = rng.normal(size=(2000, 4, 4))
-    asked, classes = rng.integers(4, size=2000), rng.integers(4, size=(2000, 4))
-    stored = np.concatenate([keys, 2 * np.eye(4)[classes]], axis=-1)
-    query = keys[np.arange(2000), asked] + 0.1 * rng.normal(size=(2000, 4))
-    query = np.concatenate([query, np.zeros((2000, 4))], axis=-1)[:, None]
-    labels = classes[np.arange(2000), asked]
-    return np.concatenate([query, stored], axis=1).astype(np.float32), _mislabel(labels, 4)
-
-
-@functools.cache
-def ratings(seed: int = 11) -> Arrays:
-    """Return 3,000 pairs of one of 60 users and one of 80 items, and noisy products of their three hidden factors."""
-    rng = np.random.default_rng(seed)
-    pairs = np.stack([rng.integers(60, size=3000), rng.integers(80, size=3000)], axis=1)
-    users, items = rng.normal(size=(60, 3)), rng.normal(size=(80, 3))
-    values = np.sum(users[pairs[:, 0]] * items[pairs[:, 1]], axis=1) + 0.5 * rng.normal(size=3000)
-    return pairs.astype(np.int32), values.astype(np.float32)
-
-
-@functools.cache
-def field(seed: int = 12) -> Arrays:
-    """Return 2,000 places of a picture, as sines and cosines of 16 waves, and its noisy values there."""
-    inputs, values = map(np.asarray, make_field_workload().batches.arrays)
-    return inputs, (values + 0.2 * np.random.default_rng(seed).normal(size=len(values))).astype(np.float32)
-
-
-@functools.cache
-def shapes(seed: int = 13) -> Arrays:
-    """Return 2,000 clouds of 12 points, and which of three shapes they are, a tenth of them random."""
-    clouds, labels = draw_shapes(2000, np.random.default_rng(seed))
-    return clouds, _mislabel(labels, 3)
-
-
-@functools.cache
-def pieces(seed: int = 14) -> Arrays:
-    """Return 2,000 points, and noisy values that are linear in each of four quadrants."""
-    return draw_pieces(2000, np.random.default_rng(seed))
-
-
-def spins() -> Arrays:
-    """Return the digits as spins of -1 and 1, as inputs and as targets."""
-    inputs, _ = digits()
-    rows = np.where(inputs > inputs.min(), 1.0, -1.0).astype(np.float32)
-    return rows, rows
-
-
-@functools.cache
-def distances(seed: int = 15) -> Arrays:
-    """Return 4,000 pairs of 150 digits, and their distances, whose mean is 1."""
-    points = digits()[0][:150]
-    pairs = np.stack(np.triu_indices(len(points), 1), axis=1)
-    pairs = np.random.default_rng(seed).permutation(pairs)[:4000].astype(np.int32)
-    lengths = np.linalg.norm(points[pairs[:, 0]] - points[pairs[:, 1]], axis=1)
-    return pairs, (lengths / lengths.mean()).astype(np.float32)
-
-
-def autoencoded() -> Arrays:
-    """Return the digits as inputs and as targets."""
-    inputs, _ = digits()
-    return inputs, inputs
 
 
 def _relu(x: jax.Array) -> jax.Array:
@@ -337,42 +186,93 @@ def _layout_loss(positions: Any, batch: Any) -> jax.Array:
     return (jnp.sqrt(jnp.sum(gaps**2, axis=1) + 1e-8) - batch[1]) ** 2
 
 
+def _pinball(outputs: jax.Array, targets: jax.Array) -> jax.Array:
+    """Return the loss that is least at the quantiles 0.1, 0.5 and 0.9, whose slope jumps there."""
+    levels, errors = np.array([[0.1, 0.5, 0.9]], np.float32), targets[:, None] - outputs
+    return jnp.mean(jnp.maximum(levels * errors, (levels - 1) * errors), axis=-1)
+
+
+def _init_grades(key: jax.Array) -> Any:
+    return {"score": he_normal_layers(key, [10, 16, 1]), "thresholds": jnp.array([-1.0, -0.3, 0.3, 1.0])}
+
+
+def _grade_loss(params: Any, batch: Any) -> jax.Array:
+    """Return the negative log-likelihood of cumulative logits: the grade is above k with chance sigmoid(f - t_k)."""
+    logits = _forward(params["score"], batch[0], _tanh) - params["thresholds"][None]
+    above = jnp.pad(jax.nn.sigmoid(logits), ((0, 0), (1, 0)), constant_values=1.0)
+    chances = above - jnp.pad(above[:, 1:], ((0, 0), (0, 1)))
+    return -jnp.log(jnp.maximum(jnp.take_along_axis(chances, batch[1][:, None], axis=1)[:, 0], 1e-6))
+
+
+def _character_loss(params: Any, batch: Any) -> jax.Array:
+    scores = _CHARACTERS.apply(params, batch[0])
+    return _classified(scores.reshape(-1, 64), batch[1].reshape(-1)).reshape(batch[1].shape).mean(axis=1)
+
+
+def _motion_loss(params: Any, batch: Any) -> jax.Array:
+    """Return the error of the states after each step of an equation of motion that is a network."""
+    found = integrate(lambda state: _forward(params, state, _tanh), batch[0], batch[1].shape[1])
+    return jnp.mean((found - batch[1]) ** 2, axis=(1, 2))
+
+
+def _graph_loss(params: Any, batch: Any) -> jax.Array:
+    spread, seen, _ = data.graph()
+    scores = jnp.asarray(spread)[batch[0]] @ affine(params[1], _relu(affine(params[0], jnp.asarray(seen))))
+    return _classified(scores, batch[1])
+
+
+def _triplet_loss(params: Any, batch: Any) -> jax.Array:
+    embedded = _forward(params, batch[0].reshape(-1, 64), _relu).reshape(-1, 3, 3)
+    anchor, near, far = jnp.moveaxis(embedded / (jnp.linalg.norm(embedded, axis=-1, keepdims=True) + 1e-3), 1, 0)
+    return _relu(jnp.sum((anchor - near) ** 2 - (anchor - far) ** 2, axis=-1) + 0.3)
+
+
 _SETS, _EXPERTS, _BINARY = set_network(2, 16, 3), expert_network(4, 6), binary_network(64, 32, 10)
+_CHARACTERS = causal_network(64, 16)
 
 KINDS: dict[str, Kind] = {
-    "softmax": Kind(digits, **_network([64, 10], _relu, _classified)),
-    "relu-two": Kind(digits, **_network([64, 32, 32, 10], _relu, _classified)),
-    "tanh-deep": Kind(digits, **_network([64, 24, 24, 24, 24, 10], _tanh, _classified)),
-    "convolution": Kind(digits, _init_convolution, _convolution_loss, True, silenced=0),
-    "autoencoder": Kind(autoencoded, **_network([64, 32, 12, 32, 64], _relu, _squared), has_labels=False),
+    "softmax": Kind(data.digits, **_network([64, 10], _relu, _classified)),
+    "relu-two": Kind(data.digits, **_network([64, 32, 32, 10], _relu, _classified)),
+    "tanh-deep": Kind(data.digits, **_network([64, 24, 24, 24, 24, 10], _tanh, _classified)),
+    "convolution": Kind(data.digits, _init_convolution, _convolution_loss, True, silenced=0),
+    "autoencoder": Kind(data.autoencoded, **_network([64, 32, 12, 32, 64], _relu, _squared), has_labels=False),
     "logistic": Kind(
-        table, _init_weights(30), lambda p, b: _binary(b[0] @ p["weights"] + p["bias"], b[1]), is_deep=False
+        data.table, _init_weights(30), lambda p, b: _binary(b[0] @ p["weights"] + p["bias"], b[1]), is_deep=False
     ),
     "least-squares": Kind(
-        least_squares,
+        data.least_squares,
         _init_weights(30),
         lambda p, b: 0.5 * (b[0] @ p["weights"] + p["bias"] - b[1]) ** 2,
         is_deep=False,
     ),
     "teacher": Kind(
-        teacher, **_network([10, 32, 32, 1], _relu, lambda outputs, targets: (outputs[:, 0] - targets) ** 2)
+        data.teacher, **_network([10, 32, 32, 1], _relu, lambda outputs, targets: (outputs[:, 0] - targets) ** 2)
     ),
     "sparse": Kind(
-        sparse, _init_weights(200), lambda p, b: _binary(p["weights"][b[0]].sum(-1) + p["bias"], b[1]), is_deep=False
+        data.sparse,
+        _init_weights(200),
+        lambda p, b: _binary(p["weights"][b[0]].sum(-1) + p["bias"], b[1]),
+        is_deep=False,
     ),
     "counts": Kind(
-        counts, _init_weights(12), lambda p, b: _deviance(b[0] @ p["weights"] + p["bias"], b[1]), is_deep=False
+        data.counts, _init_weights(12), lambda p, b: _deviance(b[0] @ p["weights"] + p["bias"], b[1]), is_deep=False
     ),
-    "recurrent": Kind(waves, _layers([14, 12, 4], 0.7), _recurrent_loss, is_deep=True),
-    "attention": Kind(memories, _init_attention, _attention_loss, is_deep=True, silenced=2),
-    "factors": Kind(ratings, _init_factors, _factor_loss, is_deep=False),
-    "field": Kind(field, **_network([32, 32, 1], _relu, lambda outputs, targets: (outputs[:, 0] - targets) ** 2)),
-    "sets": Kind(shapes, _SETS.init, _classified_by(_SETS), is_deep=True, silenced=0),
-    "experts": Kind(pieces, _EXPERTS.init, lambda p, b: (_EXPERTS.apply(p, b[0]) - b[1]) ** 2, is_deep=False),
-    "spins": Kind(spins, _init_spins, _spin_loss, is_deep=False, has_labels=False),
-    "layout": Kind(distances, lambda key: 0.1 * jax.random.normal(key, (150, 2)), _layout_loss, is_deep=False),
-    "binary": Kind(digits, _BINARY.init, _classified_by(_BINARY), is_deep=True),
-    "next-token": Kind(tokens, _init_tokens, _token_loss, True, silenced=1),
+    "recurrent": Kind(data.waves, _layers([14, 12, 4], 0.7), _recurrent_loss, is_deep=True),
+    "attention": Kind(data.memories, _init_attention, _attention_loss, is_deep=True, silenced=2),
+    "factors": Kind(data.ratings, _init_factors, _factor_loss, is_deep=False),
+    "field": Kind(data.field, **_network([32, 32, 1], _relu, lambda outputs, targets: (outputs[:, 0] - targets) ** 2)),
+    "sets": Kind(data.shapes, _SETS.init, _classified_by(_SETS), is_deep=True, silenced=0),
+    "experts": Kind(data.pieces, _EXPERTS.init, lambda p, b: (_EXPERTS.apply(p, b[0]) - b[1]) ** 2, is_deep=False),
+    "spins": Kind(data.spins, _init_spins, _spin_loss, is_deep=False, has_labels=False),
+    "layout": Kind(data.distances, lambda key: 0.1 * jax.random.normal(key, (150, 2)), _layout_loss, is_deep=False),
+    "binary": Kind(data.digits, _BINARY.init, _classified_by(_BINARY), is_deep=True),
+    "quantiles": Kind(data.noisy_table, **_network([10, 24, 3], _relu, _pinball)),
+    "grades": Kind(data.grades, _init_grades, _grade_loss, is_deep=False),
+    "characters": Kind(data.characters, _CHARACTERS.init, _character_loss, is_deep=False),
+    "motion": Kind(data.motions, _layers([2, 16, 2], 0.7), _motion_loss, is_deep=True),
+    "graph": Kind(data.nodes, _layers([16, 16, 4]), _graph_loss, is_deep=True, silenced=0),
+    "triplets": Kind(data.triplets, _layers([64, 32, 3]), _triplet_loss, is_deep=True, has_labels=False, silenced=0),
+    "next-token": Kind(data.tokens, _init_tokens, _token_loss, True, silenced=1),
 }
 
 

@@ -261,6 +261,6 @@ def _restart_cut(seen: ScheduleEvidence, limits: Thresholds) -> Finding | None:
         {"cycle_steps": int(seen.cycle_steps), "updates": seen.updates, "last_rate": seen.last * seen.peak},
         Remedy(
             "End the run, or choose the period, so that the last cycle is complete.",
-            Change(cycles=max(1, seen.restarts + round(seen.last_cycle))),
+            Change(cycles=max(1, seen.restarts)),  # those that are complete, longer: one more would be short
         ),
     )

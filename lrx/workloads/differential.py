@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -10,6 +11,8 @@ import numpy as np
 
 from lrx.training import Batches, Evaluation, Workload
 from lrx.workloads.dense import perceptron
+
+STEP = 0.2  # of time, between two states of the pendulum
 
 
 def make_oscillator_workload(
@@ -101,29 +104,12 @@ def make_pendulum_workload(
     """
     network = perceptron((2, hidden, 2), jnp.tanh)
     rng = np.random.default_rng(seed)
-    step, refined = 0.2, 10
-
-    def motion(state: np.ndarray) -> np.ndarray:
-        return np.stack([state[..., 1], -4 * np.sin(state[..., 0]) - 0.3 * state[..., 1]], axis=-1)
-
-    states = rng.uniform([-2.0, -2.0], [2.0, 2.0], size=(num_train + num_test, 2))
-    trajectory = [states]
-    for _ in range(horizon):
-        for _ in range(refined):
-            half = states + step / refined / 2 * motion(states)
-            states = states + step / refined * motion(half)
-        trajectory.append(states)
-    clean = np.stack(trajectory, axis=1)
+    clean = pendulum_trajectories(num_train + num_test, horizon, rng)
     observed = (clean + 0.02 * rng.normal(size=clean.shape)).astype(np.float32)
 
     def loss(params: Any, observed: jax.Array) -> jax.Array:
-        def advance(state: jax.Array, _: None) -> tuple[jax.Array, jax.Array]:
-            half = state + step / 2 * network.apply(params, state)
-            state = state + step * network.apply(params, half)
-            return state, state
-
-        found = jax.lax.scan(advance, observed[:, 0], None, length=horizon)[1]
-        return 0.5 * jnp.mean((jnp.moveaxis(found, 0, 1) - observed[:, 1:]) ** 2)
+        found = integrate(lambda state: network.apply(params, state), observed[:, 0], horizon)
+        return 0.5 * jnp.mean((found - observed[:, 1:]) ** 2)
 
     def measure(params: Any, held_out: jax.Array) -> dict[str, jax.Array]:
         found = loss(params, held_out)
@@ -136,3 +122,31 @@ def make_pendulum_workload(
         name="pendulum",
         evaluate=Evaluation(measure, observed[num_train:]),
     )
+
+
+def pendulum_trajectories(number: int, horizon: int, rng: np.random.Generator) -> np.ndarray:
+    """Return trajectories of a damped pendulum from random states, (number, horizon + 1, 2), position and velocity."""
+    refined = 10
+
+    def motion(state: np.ndarray) -> np.ndarray:
+        return np.stack([state[..., 1], -4 * np.sin(state[..., 0]) - 0.3 * state[..., 1]], axis=-1)
+
+    states = rng.uniform([-2.0, -2.0], [2.0, 2.0], size=(number, 2))
+    trajectory = [states]
+    for _ in range(horizon):
+        for _ in range(refined):
+            half = states + STEP / refined / 2 * motion(states)
+            states = states + STEP / refined * motion(half)
+        trajectory.append(states)
+    return np.stack(trajectory, axis=1)
+
+
+def integrate(motion: Callable[[jax.Array], jax.Array], start: jax.Array, horizon: int) -> jax.Array:
+    """Return the states after each of `horizon` steps by the midpoint rule, (n, horizon, 2), from `start`, (n, 2)."""
+
+    def advance(state: jax.Array, _: None) -> tuple[jax.Array, jax.Array]:
+        half = state + STEP / 2 * motion(state)
+        state = state + STEP * motion(half)
+        return state, state
+
+    return jnp.moveaxis(jax.lax.scan(advance, start, None, length=horizon)[1], 0, 1)

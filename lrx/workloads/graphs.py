@@ -47,14 +47,9 @@ def make_graph_workload(
     Source: T. Kipf, M. Welling, 2017, arXiv 1609.02907, equations 8 and 9.
     """
     rng = np.random.default_rng(seed)
-    groups = rng.permutation(np.arange(num_nodes) % num_groups).astype(np.int32)
-    chances = np.where(groups[:, None] == groups[None], within, between)
-    upper = np.triu(rng.random((num_nodes, num_nodes)) < chances, 1)
-    adjacency = (upper | upper.T) + np.eye(num_nodes)
-    degrees = adjacency.sum(axis=1)
-    spread = jnp.asarray(adjacency / np.sqrt(degrees[:, None] * degrees[None]), jnp.float32)
-    features = rng.normal(size=(num_groups, num_features))[groups] + noise * rng.normal(size=(num_nodes, num_features))
-    seen = spread @ jnp.asarray(features, jnp.float32)  # A X does not change
+    spread, seen, groups = block_graph(
+        num_nodes, num_groups, rng, within=within, between=between, num_features=num_features, noise=noise
+    )
 
     def logits(params: Any, nodes: jax.Array) -> jax.Array:
         return spread[nodes] @ affine(params[1], jax.nn.relu(affine(params[0], seen)))
@@ -72,3 +67,29 @@ def make_graph_workload(
         name="graph",
         evaluate=Evaluation(measure, others),
     )
+
+
+def block_graph(
+    num_nodes: int,
+    num_groups: int,
+    rng: np.random.Generator,
+    *,
+    within: float,
+    between: float,
+    num_features: int = 16,
+    noise: float = 2.0,
+) -> tuple[jax.Array, jax.Array, np.ndarray]:
+    """Draw a stochastic block model; see `make_graph_workload`.
+
+    Returns:
+      The normalized adjacency A, (nodes, nodes); A X of the features X, (nodes, features), which does not change; and
+      the group of each node, (nodes,) int32.
+    """
+    groups = rng.permutation(np.arange(num_nodes) % num_groups).astype(np.int32)
+    chances = np.where(groups[:, None] == groups[None], within, between)
+    upper = np.triu(rng.random((num_nodes, num_nodes)) < chances, 1)
+    adjacency = (upper | upper.T) + np.eye(num_nodes)
+    degrees = adjacency.sum(axis=1)
+    spread = jnp.asarray(adjacency / np.sqrt(degrees[:, None] * degrees[None]), jnp.float32)
+    features = rng.normal(size=(num_groups, num_features))[groups] + noise * rng.normal(size=(num_nodes, num_features))
+    return spread, spread @ jnp.asarray(features, jnp.float32), groups

@@ -107,9 +107,9 @@ def make_triplet_workload(
     return Workload.from_functions(
         lambda params, batch, key: measure(params, batch)["loss"],  # noqa: ARG005
         network.init,
-        Batches(_triplets(rng, *train, num_train), batch_size),
+        Batches(draw_triplets(rng, *train, num_train), batch_size),
         name=name,
-        evaluate=Evaluation(measure, _triplets(rng, *test, num_test)),
+        evaluate=Evaluation(measure, draw_triplets(rng, *test, num_test)),
     )
 
 
@@ -125,7 +125,7 @@ def _views(images: jax.Array, key: jax.Array) -> tuple[jax.Array, jax.Array]:
     return seen[0], seen[1]
 
 
-def _triplets(rng: np.random.Generator, images: np.ndarray, labels: np.ndarray, number: int) -> np.ndarray:
+def draw_triplets(rng: np.random.Generator, images: np.ndarray, labels: np.ndarray, number: int) -> np.ndarray:
     """Draw (number, 3, pixels): an image, another of its class, and one of another class."""
     anchors = rng.integers(len(labels), size=number)
     scores = rng.random((number, len(labels)))

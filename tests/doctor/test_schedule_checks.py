@@ -59,6 +59,7 @@ def test_usual_schedules_of_the_runs_length_are_fine(rate):
             "lrx.sgd(lrx.warmup(lrx.cosine_decay(0.1, 285), 15))",
         ),
         (lrx.cosine_restarts(0.1, 90), "restart-cut", "lrx.sgd(lrx.cosine_restarts(0.1, 100))"),
+        (lrx.cosine_restarts(0.1, 190), "restart-cut", "lrx.sgd(lrx.cosine_restarts(0.1, 300))"),  # after 58 % of one
         (lrx.cyclical(0.01, 0.1, 40), "restart-cut", None),
         (lambda step: 0.1 * jnp.maximum(1 - step / 100, 0), "schedule-ends-early", None),
     ],
