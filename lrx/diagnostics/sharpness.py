@@ -14,6 +14,7 @@ from lrx._numbers import ArrayLike
 from lrx.diagnostics.eigenvalues import Eigenpairs, largest_eigenvalues
 from lrx.diagnostics.losses import Flat, flatten
 from lrx.diagnostics.programs import Evaluate, TracedLoss
+from lrx.diagnostics.stability import with_left_out
 from lrx.figures import BLUE, VERMILION, panels
 from lrx.training.program_cache import Cache
 
@@ -119,7 +120,8 @@ def sharpness(
       tol: largest residual relative to its eigenvalue, > 0; may be traced. The error of an isolated eigenvalue is
         about the square of the residual over the distance to the next, so 1e-2 is often enough for a picture.
       key: key of the random vectors; `jax.random.key(0)` by default. May be traced.
-      preconditioner: None, or a tree like `params` of positive numbers, the diagonal of P. May be traced.
+      preconditioner: None, or a tree like `params` of positive numbers, the diagonal of P. May be traced. Where it has
+        an `optax.MaskedNode`, as of frozen groups, parameters do not move, and the eigenvalues are those of the others.
       eigenvectors: whether to return them. With a preconditioner they are the directions u in the space of the
         parameters with H u = lambda P u and u . P u = 1; without one they are unit vectors.
       max_products: largest number of products with the Hessian, >= 1; the 5 k + 4 of the first basis are always made.
@@ -191,6 +193,7 @@ def _over(vector: jax.Array, root: jax.Array | None) -> jax.Array:
 
 def _flat_preconditioner(preconditioner: Any, params: Any, flat: Flat) -> jax.Array:
     """Return the diagonal of a preconditioner, (n,) float32, after a check that it fits."""
+    preconditioner = with_left_out(preconditioner, params)
     wanted, given = (
         {jax.tree_util.keystr(path): jnp.shape(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
         for tree in (params, preconditioner)

@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from lrx._foreign import adapt
 from lrx._walk import nodes_on_path, state_of
@@ -91,8 +92,9 @@ def preconditioner_of(state: Any) -> Any:
         traced. A state of your own has a method `preconditioner()`.
 
     Returns:
-      A tree like the parameters, float32; None for a method that does not divide, such as gradient descent with or
-      without momentum: `lrx.sharpness` takes both. Before the first update Adam's is 0, and cannot be used.
+      A tree like the parameters, float32, with `optax.MaskedNode` in place of those that the method leaves out, as of
+      frozen groups; None for a method that does not divide, such as gradient descent with or without momentum:
+      `lrx.sharpness` takes both. Before the first update Adam's is 0, and cannot be used.
 
     Raises:
       ValueError: if the state belongs to a method whose preconditioner is not known, or holds several of them.
@@ -114,6 +116,26 @@ def preconditioner_of(state: Any) -> Any:
             "what two after each other do to a loss is not known."
         )
     return views[0].preconditioner() if views else None
+
+
+def with_left_out(preconditioner: Any, params: Any) -> Any:
+    """Return a preconditioner with infinity for parameters that the method leaves out, since they do not move.
+
+    It is returned as it is if it is not like the parameters.
+    """
+
+    def is_left_out(node: Any) -> bool:
+        return isinstance(node, optax.MaskedNode)
+
+    def fill(node: Any, own: Any) -> Any:
+        if not is_left_out(node):
+            return node
+        return jax.tree.map(lambda leaf: jnp.full(jnp.shape(leaf), jnp.inf, jnp.float32), own)
+
+    try:
+        return jax.tree.map(fill, preconditioner, params, is_leaf=is_left_out)
+    except ValueError:
+        return preconditioner
 
 
 def _state(view: Any) -> Any:

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lrx.diagnostics.sharpness import sharpness
-from lrx.diagnostics.stability import preconditioner_of, stability_limit
+from lrx.diagnostics.stability import preconditioner_of, stability_limit, with_left_out
 from lrx.doctor.finding import Finding, Remedy
 from lrx.doctor.probe import Branches, Probe
 from lrx.doctor.thresholds import Thresholds
@@ -83,7 +83,7 @@ def measure_early_stability(
     try:
         state = parts.with_rate(peak, {}).init(at.params) if parts.rebuilt else at.opt_state
         limit = float(stability_limit(state))
-        preconditioner = preconditioner_of(at.opt_state)
+        preconditioner = with_left_out(preconditioner_of(at.opt_state), at.params)
     except (ValueError, TypeError):
         return None
     if not all(bool((np.asarray(leaf) > 0).all()) for leaf in jax.tree.leaves(preconditioner)):

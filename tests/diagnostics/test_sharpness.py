@@ -10,6 +10,7 @@ import jax.export
 import jax.flatten_util
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import lrx
@@ -114,6 +115,17 @@ def test_memory_does_not_grow_with_the_number_of_products():
 
 
 @pytest.mark.slow
+def test_parameters_that_an_optimizer_leaves_out_do_not_count():
+    params = {"first": jnp.ones(3), "second": {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)}}
+    loss = lambda params: 50 * jnp.sum(params["second"]["kernel"] ** 2) + 3 * jnp.sum(params["second"]["bias"] ** 2)  # noqa: E731
+    over = {"first": jnp.full(3, 2.0), "second": {"kernel": optax.MaskedNode(), "bias": jnp.full(2, 2.0)}}
+    np.testing.assert_allclose(float(lrx.sharpness(loss, params, preconditioner=over)), 3.0, rtol=1e-4)
+    tx = lrx.group_rates(lrx.adam(0.1), {"first": "moves", "second": "frozen"}, {"frozen": 0.0, "moves": 1.0})
+    _, state = tx.update(jax.tree.map(jnp.ones_like, params), tx.init(params), params)
+    found = lrx.sharpness(loss, params, preconditioner=lrx.preconditioner_of(state))
+    assert float(found) == 0.0
+
+
 def test_eigenvectors_solve_the_problem_with_the_preconditioner():
     matrix, point = (jnp.asarray(part, jnp.float32) for part in quadratic(np.linspace(-1, 4, SIZE)))
     diagonal = jnp.linspace(0.5, 2.0, SIZE)

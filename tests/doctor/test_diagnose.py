@@ -245,6 +245,24 @@ def test_a_warm_up_that_is_missing_is_named_first_and_its_remedy_repairs_the_run
     assert ends[1] < 20.1 < 60 < ends[0]
 
 
+@pytest.mark.slow
+def test_the_sharpness_of_a_run_with_a_frozen_group_is_that_of_what_moves():
+    labels = {"hidden": "frozen", "bias": "rest", "output": "rest"}
+    tx = lrx.group_rates(lrx.adamw(lrx.cosine_decay(0.03, 400)), labels, {"frozen": 0.0, "rest": 1.0})
+    found = lrx.diagnose(workload(), tx, steps=400)  # long enough for a measurement of the sharpness
+    assert found.evidence["stability"]["products"] > 1
+    assert np.isfinite(found.evidence["stability"]["sharpness"])
+    history = lrx.train(workload(), tx, steps=40)
+    after = lrx.diagnose(history, workload(), tx).evidence["stability"]
+    moving = {name: leaf for name, leaf in history.params.items() if name != "hidden"}
+    loss = workload().loss_at((jnp.asarray(X), jnp.asarray(Y)))
+    over = {name: leaf for name, leaf in lrx.preconditioner_of(history.opt_state).items() if name != "hidden"}
+    alone = lrx.sharpness(
+        lambda params: loss(history.params | params), moving, preconditioner=over, tol=1e-4, max_products=2000
+    )
+    np.testing.assert_allclose(after["sharpness"], float(alone), rtol=1e-2)
+
+
 def test_a_layer_whose_updates_are_tiny_beside_those_of_others_is_frozen():
     labels = {"hidden": "slow", "bias": "rest", "output": "rest"}
     tx = lrx.group_rates(HEALTHY, labels, {"slow": 1e-5, "rest": 1.0})
