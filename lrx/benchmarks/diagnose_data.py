@@ -1,6 +1,7 @@
 """The data of the kinds of workloads on which `lrx bench diagnose` plants faults.
 
-All have noise or wrong labels, so that no loss goes to 0 and a difference of 5 % has a meaning.
+All have noise, wrong labels or more to tell than a network here can, so that no loss goes to 0 and a difference of 5 %
+has a meaning.
 """
 
 from __future__ import annotations
@@ -205,7 +206,7 @@ def motions(seed: int = 18) -> Arrays:
 
 @functools.cache
 def graph(seed: int = 19) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return a graph of 600 nodes: the weights of neighbours, the means of their features, and the groups."""
+    """Return a graph of 600 nodes: the weights of neighbours, the weighted sums of their features, and the groups."""
     spread, seen, groups = block_graph(600, 4, np.random.default_rng(seed), within=0.04, between=0.01)
     return np.asarray(spread), np.asarray(seen), groups
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, NamedTuple
 
 import jax
@@ -51,15 +51,19 @@ def which_move(params: Any) -> list[bool]:
     return moves
 
 
-def flatten(params: Any) -> Flat:
+def flatten(params: Any, held: Collection[int] = ()) -> Flat:
     """Return the floating-point parameters as one vector; leaves of other types are held fixed.
+
+    Args:
+      params: the tree.
+      held: places of further leaves that are held fixed; not all of those that would move.
 
     Raises:
       TypeError: if a leaf is complex, or not an array.
       ValueError: if no leaf holds floating-point numbers.
     """
     leaves, structure = jax.tree.flatten(params)
-    moves = which_move(params)
+    moves = [moved and place not in held for place, moved in enumerate(which_move(params))]
     moving = [jnp.asarray(leaf) for leaf, moved in zip(leaves, moves, strict=True) if moved]
 
     def parts(flat: jax.Array) -> list[jax.Array]:

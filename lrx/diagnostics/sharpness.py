@@ -12,9 +12,9 @@ import numpy as np
 from lrx import _checks
 from lrx._numbers import ArrayLike
 from lrx.diagnostics.eigenvalues import Eigenpairs, largest_eigenvalues
-from lrx.diagnostics.losses import Flat, flatten
+from lrx.diagnostics.losses import flatten
 from lrx.diagnostics.programs import Evaluate, TracedLoss
-from lrx.diagnostics.stability import with_left_out
+from lrx.diagnostics.stability import left_out
 from lrx.figures import BLUE, VERMILION, panels
 from lrx.training.program_cache import Cache
 
@@ -121,7 +121,7 @@ def sharpness(
         about the square of the residual over the distance to the next, so 1e-2 is often enough for a picture.
       key: key of the random vectors; `jax.random.key(0)` by default. May be traced.
       preconditioner: None, or a tree like `params` of positive numbers, the diagonal of P. May be traced. Where it has
-        an `optax.MaskedNode`, as of frozen groups, parameters do not move, and the eigenvalues are those of the others.
+        an `optax.MaskedNode`, as of a frozen group, the parameters are held fixed.
       eigenvectors: whether to return them. With a preconditioner they are the directions u in the space of the
         parameters with H u = lambda P u and u . P u = 1; without one they are unit vectors.
       max_products: largest number of products with the Hessian, >= 1; the 5 k + 4 of the first basis are always made.
@@ -152,26 +152,29 @@ def sharpness(
       >>> print(f"gradient descent is stable up to a rate of {2 / float(found):.3f}")
       gradient descent is stable up to a rate of 0.400
     """
-    flat = flatten(params)
+    held = left_out(preconditioner, params)
+    if held and len(held) == len(jax.tree.leaves(params)):
+        raise ValueError("preconditioner must be that of at least one parameter, got one that leaves all of them out.")
+    flat = flatten(params, held)
     traced = TracedLoss(loss, params)
     _checks.steps("num_eigenvalues", num_eigenvalues, unit="eigenvalues")
     _checks.not_above("num_eigenvalues", num_eigenvalues, "the number of parameters", flat.point.size)
     _checks.positive("tol", tol)
     _checks.flag("eigenvectors", eigenvectors)
     _checks.steps("max_products", max_products, unit="products")
-    root = None if preconditioner is None else jnp.sqrt(_flat_preconditioner(preconditioner, params, flat))
-    wanted = (int(num_eigenvalues), int(max_products))
+    root = None if preconditioner is None else jnp.sqrt(_flat_preconditioner(preconditioner, params, held))
+    wanted = (int(num_eigenvalues), int(max_products), held)
     find = traced.compile_once(_PROGRAMS, wanted, lambda evaluate: jax.jit(_program(evaluate, *wanted)))
     found = find(traced.constants, params, root, tol, jax.random.key(0) if key is None else key)
     vectors = jax.vmap(lambda vector: flat.split(_over(vector, root)))(found.vectors) if eigenvectors else None
     return Sharpness(found.values, found.residuals, found.products, found.converged, vectors)
 
 
-def _program(evaluate: Evaluate, number: int, max_products: int) -> Callable[..., Eigenpairs]:
+def _program(evaluate: Evaluate, number: int, max_products: int, held: tuple[int, ...]) -> Callable[..., Eigenpairs]:
     """Return `(constants, params, root, tol, key) -> eigenpairs` of a loss."""
 
     def find(constants: Any, params: Any, root: jax.Array | None, tol: ArrayLike, key: jax.Array) -> Eigenpairs:
-        flat = flatten(params)
+        flat = flatten(params, held)
         gradient, hessian_times = jax.linearize(
             jax.grad(lambda point: evaluate(constants, flat.unravel(point))), flat.point
         )
@@ -191,12 +194,12 @@ def _over(vector: jax.Array, root: jax.Array | None) -> jax.Array:
     return vector if root is None else vector / root
 
 
-def _flat_preconditioner(preconditioner: Any, params: Any, flat: Flat) -> jax.Array:
-    """Return the diagonal of a preconditioner, (n,) float32, after a check that it fits."""
-    preconditioner = with_left_out(preconditioner, params)
+def _flat_preconditioner(preconditioner: Any, params: Any, held: tuple[int, ...]) -> jax.Array:
+    """Return the diagonal of a preconditioner, (n,) float32, after a check that it fits what is not held."""
+    moving = [each for place, each in enumerate(jax.tree_util.tree_leaves_with_path(params)) if place not in held]
     wanted, given = (
-        {jax.tree_util.keystr(path): jnp.shape(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
-        for tree in (params, preconditioner)
+        {jax.tree_util.keystr(path): jnp.shape(leaf) for path, leaf in leaves}
+        for leaves in (moving, jax.tree_util.tree_leaves_with_path(preconditioner))
     )
     unlike = [name for name in {**wanted, **given} if wanted.get(name) != given.get(name)]
     if unlike:
@@ -207,11 +210,10 @@ def _flat_preconditioner(preconditioner: Any, params: Any, flat: Flat) -> jax.Ar
         )
     leaves = [
         jnp.asarray(leaf, jnp.float32).ravel()
-        for leaf, own in zip(jax.tree.leaves(preconditioner), jax.tree.leaves(params), strict=True)
+        for leaf, (_, own) in zip(jax.tree.leaves(preconditioner), moving, strict=True)
         if jnp.issubdtype(jnp.result_type(own), jnp.floating)
     ]
     diagonal = jnp.concatenate(leaves)
-    assert diagonal.size == flat.point.size
     if _checks.is_concrete(diagonal) and not bool(jnp.all(diagonal > 0)):
         raise ValueError(
             f"preconditioner must be positive, got {float(jnp.min(diagonal)):g}: before the first update, and where a "

@@ -92,9 +92,9 @@ def preconditioner_of(state: Any) -> Any:
         traced. A state of your own has a method `preconditioner()`.
 
     Returns:
-      A tree like the parameters, float32, with `optax.MaskedNode` in place of those that the method leaves out, as of
-      frozen groups; None for a method that does not divide, such as gradient descent with or without momentum:
-      `lrx.sharpness` takes both. Before the first update Adam's is 0, and cannot be used.
+      A tree like the parameters, float32; None for a method that does not divide, such as gradient descent with or
+      without momentum: `lrx.sharpness` takes both. In place of parameters that do not move, those of a frozen group of
+      `group_rates`, it has an `optax.MaskedNode`. Before the first update Adam's is 0, and cannot be used.
 
     Raises:
       ValueError: if the state belongs to a method whose preconditioner is not known, or holds several of them.
@@ -118,24 +118,25 @@ def preconditioner_of(state: Any) -> Any:
     return views[0].preconditioner() if views else None
 
 
-def with_left_out(preconditioner: Any, params: Any) -> Any:
-    """Return a preconditioner with infinity for parameters that the method leaves out, since they do not move.
+def left_out(preconditioner: Any, params: Any) -> tuple[int, ...]:
+    """Return the places of the leaves of parameters that a preconditioner leaves out, by an `optax.MaskedNode`.
 
-    It is returned as it is if it is not like the parameters.
+    There are none if it is not like the parameters.
     """
-
-    def is_left_out(node: Any) -> bool:
-        return isinstance(node, optax.MaskedNode)
-
-    def fill(node: Any, own: Any) -> Any:
-        if not is_left_out(node):
-            return node
-        return jax.tree.map(lambda leaf: jnp.full(jnp.shape(leaf), jnp.inf, jnp.float32), own)
-
     try:
-        return jax.tree.map(fill, preconditioner, params, is_leaf=is_left_out)
+        flags = jax.tree.map(
+            lambda node, own: jax.tree.map(lambda _: _is_left_out(node), own),
+            preconditioner,
+            params,
+            is_leaf=_is_left_out,
+        )
     except ValueError:
-        return preconditioner
+        return ()
+    return tuple(place for place, flag in enumerate(jax.tree.leaves(flags)) if flag)
+
+
+def _is_left_out(node: Any) -> bool:
+    return isinstance(node, optax.MaskedNode)
 
 
 def _state(view: Any) -> Any:
@@ -161,7 +162,17 @@ def _views(node: Any, method: str) -> list[Any]:
             "state of your own tells it by stable_product() and preconditioner()."
         )
     below = view.groups().values() if has_method(view, "groups") else nodes_on_path(view, node)
-    return [] if has_method(view, "rate") else [found for each in below for found in _views(each, method)]
+    found = [] if has_method(view, "rate") else [found for each in below for found in _views(each, method)]
+    if found and isinstance(node, optax.MaskedState) and any(map(_is_left_out, _nodes(node))):
+        raise ValueError(
+            "the state must belong to one method for all parameters, got that of an optax.masked, which passes the "
+            "gradients of some on as they are: freeze them by lrx.group_rates, or give the state of one group."
+        )
+    return found
+
+
+def _nodes(state: Any) -> list[Any]:
+    return jax.tree.leaves(state, is_leaf=_is_left_out)
 
 
 def _has_numbers(node: Any) -> bool:

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lrx.diagnostics.sharpness import sharpness
-from lrx.diagnostics.stability import preconditioner_of, stability_limit, with_left_out
+from lrx.diagnostics.stability import left_out, preconditioner_of, stability_limit
 from lrx.doctor.finding import Finding, Remedy
 from lrx.doctor.probe import Branches, Probe
 from lrx.doctor.thresholds import Thresholds
@@ -83,13 +83,13 @@ def measure_early_stability(
     try:
         state = parts.with_rate(peak, {}).init(at.params) if parts.rebuilt else at.opt_state
         limit = float(stability_limit(state))
-        preconditioner = with_left_out(preconditioner_of(at.opt_state), at.params)
+        preconditioner = preconditioner_of(at.opt_state)
     except (ValueError, TypeError):
         return None
     if not all(bool((np.asarray(leaf) > 0).all()) for leaf in jax.tree.leaves(preconditioner)):
         return None
     flat, unravel = jax.flatten_util.ravel_pytree(at.params)
-    root: Any = 1.0 if preconditioner is None else np.sqrt(jax.flatten_util.ravel_pytree(preconditioner)[0])
+    root: Any = 1.0 if preconditioner is None else _roots(preconditioner, at.params)
 
     def times(vector: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         gradient, image = probe.hessian_times(at, unravel(jnp.asarray(vector / root, flat.dtype)), rows.ravel())
@@ -100,6 +100,16 @@ def measure_early_stability(
     probe.steps_used += 2 * products * len(rows)
     where = "" if finite[1] else " at an eighth of the rate"
     return StabilityEvidence(found, limit, products, f"After a run in miniature{where}")
+
+
+def _roots(preconditioner: Any, params: Any) -> np.ndarray:
+    """Return the roots of a preconditioner's diagonal: infinite for parameters that it leaves out, which stay fixed."""
+    own, held = iter(jax.tree.leaves(preconditioner)), left_out(preconditioner, params)
+    leaves = [
+        np.full(np.size(leaf), np.inf) if place in held else np.asarray(next(own), np.float64).ravel()
+        for place, leaf in enumerate(jax.tree.leaves(params))
+    ]
+    return np.sqrt(np.concatenate(leaves))
 
 
 def _largest_curvature(

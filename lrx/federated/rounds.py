@@ -231,20 +231,25 @@ class Federation:
                 {"change": carry.params, "model_state": carry.model_state},
             )
             total, reported = jax.lax.scan(chunk, zeros, split)
-            return total, jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), reported)
+            return total, jax.tree.map(
+                lambda leaf: leaf.reshape(leaf.shape[0] * leaf.shape[1], *leaf.shape[2:]), reported
+            )
 
         each = (chosen, draws, steps, weights)
         total, (new, states) = self._over_clients(train_all, each, carry, numbers, rate, arrays)
         return total, new, states
 
     def _over_clients(self, work: Callable[..., tuple[Any, Any]], each: Any, *whole: Any) -> tuple[Any, Any]:
-        """Work on the clients of a round, each device on as many of them, in whole chunks.
+        """Split the clients of a round over the devices, in whole chunks, and apply `work` to each share.
 
         Args:
-          work: maps which of its clients are real, and do not just fill up the last chunk, arrays of its clients, and
-            all of `whole`, to sums over its clients and to arrays of them.
+          work: `(real, each, *whole) -> (sums, arrays)` for the clients of a share: `real` tells them from repetitions
+            of the last one, which fill up the last chunks; sums over the clients, and arrays with an axis of clients.
           each: arrays of the clients of the round.
           whole: what is the same for all clients.
+
+        Returns:
+          The sums over all clients, and the arrays of all.
         """
         number = self.clients_per_round
         devices = 1 if self.mesh is None else self.mesh.size

@@ -70,7 +70,8 @@ def simulate(
 
     with p_i the client's number of examples, or 1. With `server=lrx.sgd(1.0)` that is FedAvg. All rounds between two
     evaluations are one compiled program, and the clients of a round train side by side in it. They are split over the
-    devices on which the workload's arrays are, or else over all local ones; results are then equal up to rounding.
+    devices on which the workload's arrays are, or else over all those of this process; up to rounding, the results do
+    not depend on it.
 
     The clients' rate and the server's can both follow the clients' losses: both are given, as `value=`, the loss of the
     server's parameters on the first minibatches of the round's clients, before they make a step. So
@@ -105,7 +106,8 @@ def simulate(
       chunk_size: clients that train side by side on a device; all of its share by default. Fewer need less memory. Of
         convolutional networks on a CPU, 1 is faster.
       checkpoint: a folder. The state is kept there after each evaluation, and the same call continues from there. A
-        call that differs in anything that determines its numbers is refused.
+        call that differs in anything that determines its numbers is refused; `chunk_size` and the devices, which change
+        their rounding, may differ.
       progress: True shows a bar, or lines without a terminal; None shows a bar on a terminal and nothing elsewhere; a
         string is its title; False shows nothing.
 
@@ -114,7 +116,8 @@ def simulate(
 
     Raises:
       ValueError: if an argument is out of its range, the partition names examples that the workload does not have,
-        `client_rate` is missing or too many, or the folder holds another run.
+        `client_rate` is missing or too many, the folder holds another run, the arrays lie on a mesh of several
+        processes, or several devices are used within `jax.set_mesh`.
       TypeError: if an argument is of the wrong type, or the workload's batches are a stream.
       ImportError: if `checkpoint` is given and orbax is not installed.
 
@@ -196,14 +199,15 @@ def _run(
     folder: CheckpointFolder | None,
     meter: Any,
 ) -> FederatedHistory:
-    everywhere = placement(data_devices(workload.batches)).everywhere
+    devices = data_devices(workload.batches)
+    everywhere = placement(devices).everywhere
     partition_arrays = ClientData(jnp.asarray(partition.indices), jnp.asarray(partition.sizes))
     keys, data, arrays = jax.device_put((keys_of(seed), partition_arrays, workload.batches.arrays), everywhere)
     begin, advance = _program(federation, workload, partition.num_clients)
     carry = begin(keys.init)
     made, record = 0, _nothing_seen()
     if folder is None or folder.latest() is None:
-        _evaluate(workload, carry, 0, record)
+        _evaluate(workload, _on_one(carry, devices), 0, record)
     run = None
     if folder is not None:
         run = _identity(workload, partition, federation, numbers, every, seed)
@@ -211,7 +215,7 @@ def _run(
             folder.require_same_run(run)
             made, carry, found = folder.restore(carry)
             carry = jax.device_put(carry, everywhere)
-            record = {name: list(values) for name, values in found.items()}
+            record |= {name: list(values) for name, values in found.items()}
     while made < num_rounds:
         stop = min(num_rounds, (made // every + 1) * every)
         rounds = jnp.arange(made, stop, dtype=jnp.int32)
@@ -220,16 +224,18 @@ def _run(
             record[name] += list(values)
         made = stop
         meter.update(made, float(record["loss"][-1]), float(record["client_rate"][-1]))
-        results = _evaluate(workload, carry, made, record)
+        read = _on_one(carry, devices)
+        results = _evaluate(workload, read, made, record)
         if results:
             meter.show_evaluation(made, results)
         if folder is not None:
             assert run is not None
-            folder.save(made, carry, {name: np.asarray(values) for name, values in record.items()}, run)
+            folder.save(made, read, {name: np.asarray(values) for name, values in record.items()}, run)
     recorded = {name: np.asarray(values) for name, values in record.items()}
     evaluations = {
         name.removeprefix("evaluation/"): values for name, values in recorded.items() if name.startswith("evaluation/")
     }
+    carry = _on_one(carry, devices)
     return FederatedHistory(
         **{name: recorded[name][:num_rounds] for name in Seen._fields},
         evaluation_rounds=recorded["evaluation_rounds"],
@@ -273,6 +279,11 @@ def _program(federation: Federation, workload: Workload, num_clients: int) -> tu
         *(federation.chunk_size, num_clients, devices),
     )
     return _PROGRAMS.find_program(key, (federation, workload.init), build)
+
+
+def _on_one(carry: Carry, devices: tuple[jax.Device, ...]) -> Carry:
+    """Return the state on the first of several devices, where it is evaluated, kept and returned, as by `train`."""
+    return jax.device_put(carry, devices[0]) if len(devices) > 1 else carry
 
 
 def _evaluate(workload: Workload, carry: Carry, made: int, record: dict[str, list[Any]]) -> dict[str, float]:
@@ -346,6 +357,19 @@ def _require(
         raise TypeError(
             f"partition must be a Partition, got {type(partition).__name__}: lrx.federated.random_partition(examples, "
             "clients), or Partition(lists of numbers of examples)."
+        )
+    if not all(
+        leaf.is_fully_addressable for leaf in jax.tree.leaves(workload.batches.arrays) if isinstance(leaf, jax.Array)
+    ):
+        raise ValueError(
+            "workload must hold arrays of this process, got arrays on a mesh of several: give each process all "
+            "examples, as arrays of NumPy or on its own devices. Each then simulates all clients."
+        )
+    around = jax.sharding.get_abstract_mesh()
+    if len(data_devices(workload.batches)) > 1 and not around.empty:
+        raise ValueError(
+            f"simulate must be called outside of jax.set_mesh, since it makes a mesh of its own, got {around}: leave "
+            "that mesh, or put the arrays on one device by jax.device_put."
         )
     largest, number = int(partition.indices.max()), workload.batches.num_examples
     if largest >= number:

@@ -19,7 +19,7 @@ from lrx.training.stream import Reader, Stream, as_host, shapes_of
 CHUNK_BYTES = 2**23  # of a chunk; two are in memory. Larger ones would delay the start, and save little
 CHUNK_STEPS = 256  # at most
 WAIT_SECONDS = 0.1  # seconds between two checks for an interruption
-ALIGNMENT = 64  # bytes
+ALIGNMENT = 64  # bytes: XLA's programs for the CPU copy memory that begins elsewhere
 READ_PER_PUT = 4  # a chunk that is not full is handed over after so many times the seconds that handing it over takes
 
 

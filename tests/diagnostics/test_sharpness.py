@@ -114,18 +114,44 @@ def test_memory_does_not_grow_with_the_number_of_products():
     assert many <= 18 * 4 * size  # the basis has 9 rows; the rest are the image, the direction and the loss
 
 
-@pytest.mark.slow
-def test_parameters_that_an_optimizer_leaves_out_do_not_count():
+def test_parameters_that_an_optimizer_leaves_out_are_held_fixed():
     params = {"first": jnp.ones(3), "second": {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)}}
-    loss = lambda params: 50 * jnp.sum(params["second"]["kernel"] ** 2) + 3 * jnp.sum(params["second"]["bias"] ** 2)  # noqa: E731
-    over = {"first": jnp.full(3, 2.0), "second": {"kernel": optax.MaskedNode(), "bias": jnp.full(2, 2.0)}}
-    np.testing.assert_allclose(float(lrx.sharpness(loss, params, preconditioner=over)), 3.0, rtol=1e-4)
+
+    def loss(params):
+        curvatures = jnp.array([6.0, 2.0, -4.0])
+        return 50 * jnp.sum(params["second"]["kernel"] ** 2) + 0.5 * jnp.sum(curvatures * params["first"] ** 2)
+
+    over = {"first": jnp.full(3, 2.0), "second": {"kernel": optax.MaskedNode(), "bias": optax.MaskedNode()}}
+    found = lrx.sharpness(loss, params, num_eigenvalues=3, preconditioner=over, eigenvectors=True)
+    np.testing.assert_allclose(found.eigenvalues, [3.0, 1.0, -2.0], rtol=1e-4)
+    assert found.eigenvectors["second"] == {"kernel": None, "bias": None}
+    np.testing.assert_allclose(np.abs(found.eigenvectors["first"]), np.eye(3) / 2**0.5, atol=1e-3)  # u . P u = 1
+    with pytest.raises(ValueError, match=r"num_eigenvalues must be <= the number of parameters, got .*=4, .*=3"):
+        lrx.sharpness(loss, params, num_eigenvalues=4, preconditioner=over)
+    with pytest.raises(ValueError, match=r"preconditioner must be that of at least one parameter"):
+        lrx.sharpness(loss, params, preconditioner=jax.tree.map(lambda _: optax.MaskedNode(), params))
     tx = lrx.group_rates(lrx.adam(0.1), {"first": "moves", "second": "frozen"}, {"frozen": 0.0, "moves": 1.0})
-    _, state = tx.update(jax.tree.map(jnp.ones_like, params), tx.init(params), params)
-    found = lrx.sharpness(loss, params, preconditioner=lrx.preconditioner_of(state))
-    assert float(found) == 0.0
+    gradient = jax.grad(loss)(params)
+    _, state = tx.update(gradient, tx.init(params), params)
+    over = lrx.preconditioner_of(state)
+    alone = lrx.sharpness(lambda first: loss(params | {"first": first}), params["first"], preconditioner=over["first"])
+    np.testing.assert_allclose(float(lrx.sharpness(loss, params, preconditioner=over)), float(alone), rtol=1e-5)
 
 
+def test_a_state_that_passes_some_gradients_on_as_they_are_is_refused():
+    params = {"a": jnp.ones(2), "b": jnp.ones(2)}
+    for mask in ({"a": True, "b": False}, {"a": True, "b": True}):
+        tx = optax.chain(optax.masked(lrx.scale_by_adam(), mask), lrx.constant(0.1))
+        _, state = tx.update(params, tx.init(params), params)
+        for read in (lrx.preconditioner_of, lrx.stability_limit):
+            if mask["b"]:
+                read(state)
+                continue
+            with pytest.raises(ValueError, match=r"one method for all parameters, got that of an optax\.masked"):
+                read(state)
+
+
+@pytest.mark.slow
 def test_eigenvectors_solve_the_problem_with_the_preconditioner():
     matrix, point = (jnp.asarray(part, jnp.float32) for part in quadratic(np.linspace(-1, 4, SIZE)))
     diagonal = jnp.linspace(0.5, 2.0, SIZE)

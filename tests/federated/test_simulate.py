@@ -292,14 +292,31 @@ ON_DEVICES: dict[str, dict[str, Any]] = {
 FOUR_DEVICES = """
 import sys
 import jax, numpy as np
-from federated.test_simulate import ON_DEVICES, run
+from compilations import COMPILED, counting
+from federated.test_simulate import ON_DEVICES, WORKLOAD, X, Y, run, squared_error, start
+import lrx
 assert jax.device_count() == 4
 for name, arguments in ON_DEVICES.items():
     history = run(**arguments)
-    assert len(history.params.devices()) == 4
+    assert history.params.devices() == {jax.devices()[0]}
     np.savez(f"{sys.argv[1]}/{name}", w=history.params, loss=history.loss, norm=history.norm, steps=history.steps,
              counted=history.counted, client_rate=history.client_rate)
+with counting() as seen:
+    again = run(**arguments)
+assert seen.names(COMPILED) == []
+with jax.set_mesh(jax.make_mesh((2, 2), ("a", "b"))):  # of the caller's, for other work
+    try:
+        run()
+    except ValueError as error:
+        assert str(error).startswith("simulate must be called outside of jax.set_mesh"), error
+    else:
+        raise AssertionError("not refused")
+held_out = jax.device_put((X, Y), jax.devices()[0])
+evaluation = lrx.training.Evaluation(lambda w, held: {"loss": squared_error(w, held, None)}, held_out)
+there = lrx.Workload.from_functions(squared_error, start, WORKLOAD.batches, evaluate=evaluation)
+np.testing.assert_allclose(run(there).evaluations["loss"], run().evaluations["loss"], rtol=1e-5)
 run(checkpoint=sys.argv[1] + "/kept", num_rounds=4, evaluate_every=2)
+run(checkpoint=sys.argv[2], evaluate_every=2)  # begun on one device
 with jax.default_device(jax.devices()[2]):
     assert run().params.devices() == {jax.devices()[2]}
 """
@@ -309,8 +326,10 @@ with jax.default_device(jax.devices()[2]):
 def test_clients_are_split_over_devices(tmp_path: Path) -> None:
     flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=4"
     environment = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "PYTHONPATH": os.pathsep.join(sys.path)}
+    begun = tmp_path / "begun"
+    run(checkpoint=begun, num_rounds=4, evaluate_every=2)
     process = subprocess.run(
-        [sys.executable, "-c", FOUR_DEVICES, str(tmp_path)],
+        [sys.executable, "-c", FOUR_DEVICES, str(tmp_path), str(begun)],
         env=environment,
         capture_output=True,
         text=True,
@@ -324,5 +343,15 @@ def test_clients_are_split_over_devices(tmp_path: Path) -> None:
         for of in ("loss", "norm", "client_rate"):
             np.testing.assert_allclose(found[of], getattr(expected, of), rtol=1e-4, err_msg=f"{name}: {of}")
         np.testing.assert_allclose(found["w"], expected.params, rtol=1e-4, err_msg=name)
-    resumed = run(checkpoint=tmp_path / "kept", evaluate_every=2)  # begun on four devices
-    np.testing.assert_allclose(resumed.params, run(evaluate_every=2).params, rtol=1e-5)
+    for kept in (tmp_path / "kept", begun):
+        resumed = run(checkpoint=kept, evaluate_every=2)
+        np.testing.assert_allclose(resumed.params, run(evaluate_every=2).params, rtol=1e-5)
+
+
+@pytest.mark.slow
+def test_a_simulation_without_an_evaluation_goes_on(tmp_path: Path) -> None:
+    bare = dataclasses.replace(WORKLOAD, evaluate=None)
+    run(bare, checkpoint=tmp_path, num_rounds=3, evaluate_every=3)
+    resumed = run(bare, checkpoint=tmp_path, evaluate_every=3)
+    assert len(resumed.evaluation_rounds) == 0
+    np.testing.assert_array_equal(resumed.params, run().params)

@@ -10,6 +10,7 @@ import numpy as np
 
 import lrx
 from lrx.training import Batches, Evaluation, Workload
+from lrx.training.checks import workload_key
 from lrx.training.program_cache import Cache, compile_once
 
 
@@ -63,6 +64,20 @@ def test_an_undecided_workload_is_traced_and_compiles_once():
         lrx.train(workload, lrx.sgd(1.0), steps=1)
         jax.monitoring.unregister_event_duration_listener(listen)
     assert compiled == []
+
+
+def test_the_key_of_an_undecided_workload_traces_init_once():
+    calls = []
+
+    class Initial(Model):
+        def __call__(self, key: Any) -> Any:
+            calls.append(key)
+            return jnp.float32(self.scale)
+
+    workload = Workload.from_functions(Model().loss, Initial(), Batches(jnp.ones(4), batch_size=4, shuffle=False))
+    calls.clear()
+    workload_key(workload)
+    assert len(calls) == 1
 
 
 def test_a_cache_is_bounded_and_forgets_what_was_used_longest_ago():
