@@ -10,6 +10,9 @@ six were written down before any run on them, and no rule or threshold was chang
 that should cost something, such as a rate that is too high, counts only if it does: the final loss is more than 5 %
 above that of the same run without it. Otherwise another severity is drawn, six times at most.
 
+On the six kinds of the measurement before, none of them used by then, one seed: 90.0 % of the faults were named, 83.3 %
+first, 79.7 % repaired, and 3.8 % of the healthy runs had a finding.
+
 A run is repaired if its final loss, after the change that the remedy of the planted code consists of, is within 5 % of
 that of the healthy run. Losses are those of the clean training examples; for `overfits`, of held-out ones.
 
