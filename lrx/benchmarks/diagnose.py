@@ -13,6 +13,11 @@ above that of the same run without it. Otherwise another severity is drawn, six 
 On the six kinds of the measurement before, none of them used by then, one seed: 90.0 % of the faults were named, 83.3 %
 first, 79.7 % repaired, and 3.8 % of the healthy runs had a finding.
 
+After the measurement below, which named 1 of 8 `vanishing-gradients`, that rule was widened: it is a hint if gradients
+differ and a tenth of the initial parameters has the same loss. Of hints, those that another one explains come last now.
+By the new rules 248 of the same 287 faults are named and 243 first, and 1 of the 313 healthy runs has a finding above a
+hint, as before. New kinds have not judged them yet.
+
 A run is repaired if its final loss, after the change that the remedy of the planted code consists of, is within 5 % of
 that of the healthy run. Losses are those of the clean training examples; for `overfits`, of held-out ones.
 

@@ -174,7 +174,10 @@ EXPLAINS: dict[str, tuple[str, ...]] = {
 
 
 def in_order(findings: Iterable[Finding]) -> tuple[Finding, ...]:
-    """Return findings ordered by how sure they are, then by cost; what another finding explains becomes a hint."""
+    """Return findings ordered by how sure they are, then by cost; what another finding explains becomes a hint.
+
+    Of hints, those that another hint explains come after those that none does.
+    """
     listed = list(findings)
     found = {each.code: each.level for each in listed}
     explained = []
@@ -185,4 +188,10 @@ def in_order(findings: Iterable[Finding]) -> tuple[Finding, ...]:
             if each.code in consequences and LEVELS.index(found.get(cause, "hint")) < LEVELS.index("hint")
         ]
         explained.append(dataclasses.replace(each, level="hint", because=causes[0]) if causes else each)
-    return tuple(sorted(explained, key=lambda each: (LEVELS.index(each.level), -each.cost)))
+    followers = {code for cause in found for code in EXPLAINS.get(cause, ())}
+    return tuple(
+        sorted(
+            explained,
+            key=lambda each: (LEVELS.index(each.level), each.level == "hint" and each.code in followers, -each.cost),
+        )
+    )

@@ -152,14 +152,24 @@ def _vanishing(seen: GradientEvidence, limits: Thresholds) -> Finding | None:
     if len(kernels) < 2:
         return None
     (least, path), most = min(kernels), max(seen.rms)
-    if not np.isfinite(most) or least > limits.vanishing * most:
+    if not np.isfinite(most) or least > limits.vanishing_hint * most:
         return None
+    is_clear = least <= limits.vanishing * most
+    if not is_clear and not abs(seen.loss - seen.small_loss) <= limits.same_loss * abs(seen.loss):
+        return None
+    why = "layers far from the loss hardly learn" if is_clear else "and a tenth of the parameters has the same loss"
     return Finding(
         "vanishing-gradients",
-        "likely",
+        "likely" if is_clear else "hint",
         0.8,
-        f"The gradient of {path} is {least / most:.1g} of the largest one: layers far from the loss hardly learn.",
-        {"least_rms": least, "largest_rms": most, "ratio": least / most},
+        f"The gradient of {path} is {least / most:.1g} of the largest one{':' if is_clear else ','} {why}.",
+        {
+            "least_rms": least,
+            "largest_rms": most,
+            "ratio": least / most,
+            "loss": seen.loss,
+            "loss_at_a_tenth_of_the_parameters": seen.small_loss,
+        },
         Remedy(
             "Initialise with the scale of the activation (He or LeCun), add normalisation or residual connections, "
             "or use activations that do not saturate."

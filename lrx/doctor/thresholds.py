@@ -35,6 +35,9 @@ class Thresholds:
       slow_update: update of a leaf, relative to the largest of all leaves, below which it hardly moves.
       dead_share: share of a layer's units without a gradient above which it is dead.
       vanishing: ratio of the layers' gradients below which they vanish.
+      vanishing_hint: the same, for a hint, if a tenth of the parameters has the same loss, as where two layers are too
+        small.
+      same_loss: relative difference of losses below which they count as the same.
       initial_ratio: initial loss, relative to that at a tenth of the parameters, that shows growing activations.
       spike: norm of a gradient, relative to one of a step before, that shows a spike.
       eps_ratio: eps, relative to the median of the layers' gradients, above which it is too large.
@@ -83,6 +86,8 @@ class Thresholds:
     slow_update: float = 1e-3
     dead_share: float = 0.8
     vanishing: float = 1e-3
+    vanishing_hint: float = 0.1
+    same_loss: float = 1e-3
     initial_ratio: float = 15.0
     spike: float = 20.0
     eps_ratio: float = 3.0

@@ -112,6 +112,25 @@ def test_a_layer_whose_units_are_silent_is_dead_and_one_behind_stop_gradient_is_
     assert "dead-layer" not in found.codes
 
 
+def test_two_layers_that_begin_far_too_small_are_a_hint_at_vanishing_gradients():
+    def small(scale):
+        def small_init(key):
+            first, second = jax.random.split(key)
+            hidden, output = jax.random.normal(first, (8, 16)) * 0.5, jax.random.normal(second, (16, 1)) * 0.3
+            return {"hidden": scale * hidden, "output": scale * output, "bias": jnp.zeros(1)}
+
+        def loss(params, batch, key):
+            hidden = jax.nn.relu(batch[0] @ params["hidden"])
+            return jnp.mean(((hidden @ params["output"] + params["bias"][None])[:, 0] - batch[1]) ** 2)
+
+        return {each.code: each for each in diagnosed(workload(loss, small_init), HEALTHY).findings}
+
+    found = small(0.01)["vanishing-gradients"]
+    assert found.level == "hint"
+    assert "and a tenth of the parameters has the same loss" in found.summary
+    assert "vanishing-gradients" not in small(1.0)
+
+
 def test_a_group_with_the_factor_0_is_frozen():
     labels = {"hidden": "frozen", "bias": "rest", "output": "rest"}
     tx = lrx.group_rates(HEALTHY, labels, {"frozen": 0.0, "rest": 1.0})

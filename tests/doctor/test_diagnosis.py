@@ -30,6 +30,12 @@ def test_findings_are_ordered_by_how_sure_and_how_costly_they_are():
     assert [each.code for each in in_order(listed)] == ["dead-layer", "restart-cut", "overfits"]
 
 
+def test_a_hint_comes_before_those_that_it_explains():
+    effect, cause = finding("labels-are-noise", "hint", 1.0), finding("vanishing-gradients", "hint", 0.5)
+    assert in_order([effect, cause]) == (cause, effect)
+    assert in_order([effect, finding("overfits", "hint", 0.5)])[0] == effect
+
+
 def test_what_a_surer_finding_explains_becomes_a_hint():
     cause, effect = finding("not-finite-input", "certain", 1.0), finding("diverges", "certain", 1.0)
     first, second = in_order([effect, cause])
