@@ -226,3 +226,43 @@ def triplets(seed: int = 20) -> Arrays:
     swapped = rng.random(len(drawn)) < 0.1
     drawn[swapped] = drawn[swapped][:, [0, 2, 1]]
     return drawn, np.zeros(len(drawn), np.float32)
+
+
+@functools.cache
+def noisy_digits(seed: int = 21) -> Arrays:
+    """Return the digits with noise of half their deviation, and without."""
+    inputs, _ = digits()
+    return inputs + 0.5 * np.random.default_rng(seed).normal(size=inputs.shape).astype(np.float32), inputs
+
+
+@functools.cache
+def rings(seed: int = 22) -> Arrays:
+    """Return 2,000 points of the plane, and in which of three rings each is, a tenth of them random."""
+    rng = np.random.default_rng(seed)
+    labels, angles = rng.integers(3, size=2000), 2 * np.pi * rng.random(2000)
+    radii = 0.6 * (labels + 0.5) + 0.1 * rng.normal(size=2000)
+    points = radii[:, None] * np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    return points.astype(np.float32), _mislabel(labels, 3)
+
+
+@functools.cache
+def comparisons(seed: int = 23) -> Arrays:
+    """Return 3,000 pairs of rows of `noisy_table`, and whether the first has the larger target, a tenth random."""
+    rng = np.random.default_rng(seed)
+    inputs, targets = noisy_table()
+    pairs = rng.integers(len(inputs), size=(3000, 2))
+    return inputs[pairs], _mislabel((targets[pairs[:, 0]] > targets[pairs[:, 1]]).astype(np.int32), 2)
+
+
+@functools.cache
+def lifetimes(seed: int = 24) -> Arrays:
+    """Return 2,000 examples of 12 features, and a time, with 1 if it is a lifetime and 0 if nothing is known after it.
+
+    Lifetimes are exponential, at rates whose logarithms are linear in the features.
+    """
+    rng = np.random.default_rng(seed)
+    inputs = rng.normal(size=(2000, 12))
+    lives = rng.exponential(np.exp(-0.4 * inputs @ rng.normal(size=12)))
+    ends = rng.exponential(2.0, size=2000)
+    seen = np.stack([np.minimum(lives, ends), lives < ends], axis=1)
+    return inputs.astype(np.float32), seen.astype(np.float32)

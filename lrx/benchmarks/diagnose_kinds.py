@@ -28,9 +28,10 @@ FOUND_ON = (
     *("least-squares", "next-token", "convolution", "softmax", "teacher", "logistic", "autoencoder", "relu-two"),
     *("tanh-deep", "sparse", "counts", "recurrent", "attention", "factors"),
     *("field", "sets", "experts", "spins", "layout", "binary"),
+    *("quantiles", "grades", "characters", "motion", "graph", "triplets"),
 )
 # Written down before any run on them.
-MEASURED_ON = ("quantiles", "grades", "characters", "motion", "graph", "triplets")
+MEASURED_ON = ("hinge", "denoising", "radial", "ranking", "residual", "survival")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -227,6 +228,48 @@ def _triplet_loss(params: Any, batch: Any) -> jax.Array:
     return _relu(jnp.sum((anchor - near) ** 2 - (anchor - far) ** 2, axis=-1) + 0.3)
 
 
+def _hinge(scores: jax.Array, labels: jax.Array) -> jax.Array:
+    """Return by how much the score of the class falls short of the largest other one plus 1."""
+    own = jnp.take_along_axis(scores, labels[:, None], axis=1)
+    others = jnp.where(jnp.arange(scores.shape[1])[None] == labels[:, None], -jnp.inf, scores)
+    return _relu(1 + jnp.max(others, axis=1) - own[:, 0])
+
+
+def _init_radial(key: jax.Array) -> Any:
+    first, second = jax.random.split(key)
+    centres, output = jax.random.uniform(first, (24, 2), minval=-1.8, maxval=1.8), jax.random.normal(second, (24, 3))
+    return {"centres": centres, "log_widths": jnp.zeros(24), "output": 0.2 * output, "bias": jnp.zeros(3)}
+
+
+def _radial_loss(params: Any, batch: Any) -> jax.Array:
+    squares = jnp.sum((batch[0][:, None] - params["centres"][None]) ** 2, axis=2)
+    units = jnp.exp(-squares / jnp.exp(params["log_widths"])[None])
+    return _classified(units @ params["output"] + params["bias"][None], batch[1])
+
+
+def _ranking_loss(params: Any, batch: Any) -> jax.Array:
+    """Return the negative log-likelihood of comparisons: the first wins with chance sigmoid of the difference."""
+    scores = _forward(params, batch[0].reshape(-1, 10), _relu).reshape(-1, 2)
+    return _binary(scores[:, 0] - scores[:, 1], batch[1])
+
+
+def _residual_loss(params: Any, batch: Any) -> jax.Array:
+    def normalize(x: jax.Array) -> jax.Array:
+        centred = x - x.mean(axis=1, keepdims=True)
+        return centred * jax.lax.rsqrt(jnp.mean(centred**2, axis=1, keepdims=True) + 1e-5)
+
+    x = affine(params[0], batch[0])
+    for expand, contract in (params[1:3], params[3:5]):
+        x = x + affine(contract, _relu(affine(expand, normalize(x))))
+    return _classified(affine(params[5], normalize(x)), batch[1])
+
+
+def _survival_loss(params: Any, batch: Any) -> jax.Array:
+    """Return the negative log-likelihood of exponential lifetimes, less that of the best rate of each that is known."""
+    logarithms, (times, known) = _forward(params, batch[0], _tanh)[:, 0], batch[1].T
+    return times * jnp.exp(logarithms) - known * (logarithms + jnp.log(times + 1e-6) + 1)
+
+
 _SETS, _EXPERTS, _BINARY = set_network(2, 16, 3), expert_network(4, 6), binary_network(64, 32, 10)
 _CHARACTERS = causal_network(64, 16)
 
@@ -272,6 +315,18 @@ KINDS: dict[str, Kind] = {
     "motion": Kind(data.motions, _layers([2, 16, 2], 0.7), _motion_loss, is_deep=True),
     "graph": Kind(data.nodes, _layers([16, 16, 4]), _graph_loss, is_deep=True, silenced=0),
     "triplets": Kind(data.triplets, _layers([64, 32, 3]), _triplet_loss, is_deep=True, has_labels=False, silenced=0),
+    "hinge": Kind(data.digits, **_network([64, 10], _relu, _hinge)),
+    "denoising": Kind(data.noisy_digits, **_network([64, 32, 64], _relu, _squared)),
+    "radial": Kind(data.rings, _init_radial, _radial_loss, is_deep=False),
+    "ranking": Kind(data.comparisons, _layers([10, 16, 1]), _ranking_loss, is_deep=True, silenced=0),
+    "residual": Kind(
+        data.digits,
+        lambda key: he_normal(key, ((64, 16), (16, 32), (32, 16), (16, 32), (32, 16), (16, 10))),
+        _residual_loss,
+        is_deep=True,
+        silenced=1,
+    ),
+    "survival": Kind(data.lifetimes, _layers([12, 16, 1], 0.7), _survival_loss, is_deep=True),
     "next-token": Kind(data.tokens, _init_tokens, _token_loss, True, silenced=1),
 }
 

@@ -127,14 +127,16 @@ def _noise_floor(seen: HistoryEvidence, limits: Thresholds) -> Finding | None:
         float(np.mean(windows[-half // 2 :])),
     )
     fall = (middle - last) / max(first - last, 1e-30)
-    if first <= last or fall > limits.floor_fall:
+    if first <= last or fall > limits.floor_fall_hint:
         return None
+    has_ended = fall <= limits.floor_fall
+    why = "the noise of the minibatches holds it up" if has_ended else "one that falls would probably end lower"
     return Finding(
         "noise-floor",
-        "likely",
+        "likely" if has_ended else "hint",
         0.3,
         f"In the second half of the run the loss falls by {max(fall, 0):.1%} of its whole fall, at a rate that stays "
-        f"at {later[-1] / rates.max():.0%} of its peak: the noise of the minibatches holds it up.",
+        f"at {later[-1] / rates.max():.0%} of its peak: {why}.",
         {"fall_in_second_half": fall, "loss": last, "rate": float(later[-1])},
         Remedy("Let the rate fall to zero in the last part of the run.", Change(decay_to_zero=int(0.6 * seen.steps))),
     )

@@ -66,6 +66,7 @@ class Thresholds:
       overfit_rise: relative rise of the evaluation loss after its minimum that shows overfitting.
       steady_rate: rate at the end, relative to the peak, above which it counts as not falling.
       floor_fall: fall of the loss in the second half, relative to that in the run, below which it has ended.
+      floor_fall_hint: the same, below which a rate that falls would probably end lower.
     """
 
     warmup_share: float = 0.4
@@ -111,6 +112,7 @@ class Thresholds:
     overfit_rise: float = 0.05
     steady_rate: float = 0.5
     floor_fall: float = 0.02
+    floor_fall_hint: float = 0.2
 
 
 THRESHOLDS = Thresholds()
