@@ -175,6 +175,12 @@ def test_a_history_that_overfits_that_is_at_its_noise_floor_or_that_diverges_is_
     assert found.findings[0].remedy.change.steps == 200
     flat = np.maximum(1 - steps / 100, 0.2) + 0.02 * np.random.default_rng(0).normal(size=400)
     assert lrx.diagnose(history(flat)).codes == ["noise-floor"]
+    assert lrx.diagnose(history(flat)).findings[0].level == "likely"
+    still_falling = np.exp(-steps / 150)
+    (hint,) = lrx.diagnose(history(still_falling)).findings
+    assert (hint.code, hint.level) == ("noise-floor", "hint")
+    assert "one that falls would probably end lower" in hint.summary
+    assert lrx.diagnose(history(np.linspace(1, 0.5, 400))).codes == []  # a half of the fall is in the second half
     assert lrx.diagnose(history(flat, rate=linear)).codes == []
     assert lrx.diagnose(history([1.0, 5.0, np.nan], ended="diverged")).codes == ["diverges"]
 
