@@ -119,13 +119,22 @@ def _moves_slowly(seen: GradientEvidence, limits: Thresholds) -> np.ndarray:
     return found
 
 
+def _layer(path: str) -> str:
+    return path.rpartition("/")[0]
+
+
 def _dead(seen: GradientEvidence, limits: Thresholds) -> Finding | None:
     stopped = _stops_gradient(seen, limits)
     silent = np.array(seen.silent_units)
+    leaves = list(zip(seen.paths, silent, seen.dimensions, strict=True))
+    # A bias without a gradient beside a kernel that has one adds nothing to the loss, as one that a difference or a
+    # normalization takes away again: its layer learns.
+    learning = {_layer(path) for path, share, dimension in leaves if dimension >= 2 and share < limits.dead_share}
     dead = [
         (path, share)
-        for path, share, stop, dimension in zip(seen.paths, silent, stopped, seen.dimensions, strict=True)
-        if not stop and ((dimension >= 2 and share >= limits.dead_share) or share == 1)
+        for (path, share, dimension), stop in zip(leaves, stopped, strict=True)
+        if not stop
+        and ((dimension >= 2 and share >= limits.dead_share) or (share == 1 and _layer(path) not in learning))
     ]
     if not dead:
         return None
