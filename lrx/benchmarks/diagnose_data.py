@@ -266,3 +266,53 @@ def lifetimes(seed: int = 24) -> Arrays:
     ends = rng.exponential(2.0, size=2000)
     seen = np.stack([np.minimum(lives, ends), lives < ends], axis=1)
     return inputs.astype(np.float32), seen.astype(np.float32)
+
+
+@functools.cache
+def bursts(seed: int = 25) -> Arrays:
+    """Return 2,000 noisy series of 32 values, and which of four short shapes each contains somewhere."""
+    rng = np.random.default_rng(seed)
+    labels, starts = rng.integers(4, size=2000), rng.integers(26, size=2000)
+    series = 0.5 * rng.normal(size=(2000, 32))
+    places = starts[:, None] + np.arange(6)
+    np.add.at(series, (np.arange(2000)[:, None], places), 1.5 * rng.normal(size=(4, 6))[labels])
+    return series.astype(np.float32)[..., None], _mislabel(labels, 4)
+
+
+@functools.cache
+def couples(seed: int = 26) -> Arrays:
+    """Return 3,000 pairs of digits, and whether they are of one class, a tenth of them random."""
+    rng = np.random.default_rng(seed)
+    inputs, classes = digits()[0], load_digits().train_labels
+    first = rng.integers(len(inputs), size=3000)
+    alike = [rng.choice(np.flatnonzero(classes == classes[place])) for place in first]
+    second = np.where(rng.random(3000) < 0.5, alike, rng.integers(len(inputs), size=3000))
+    return inputs[np.stack([first, second], axis=1)], _mislabel((classes[first] == classes[second]).astype(np.int32), 2)
+
+
+@functools.cache
+def intensities(seed: int = 27) -> Arrays:
+    """Return 2,000 directions, and noisy sums of the squares of their products with three hidden vectors."""
+    rng = np.random.default_rng(seed)
+    inputs = rng.normal(size=(2000, 16))
+    values = np.sum((inputs @ rng.normal(size=(16, 3)) / 4) ** 2, axis=1) + 0.5 * rng.normal(size=2000)
+    return inputs.astype(np.float32), values.astype(np.float32)
+
+
+@functools.cache
+def documents(seed: int = 28) -> Arrays:
+    """Return 2,000 documents, each 20 words of 60 of one of five topics, as shares of the words, twice."""
+    rng = np.random.default_rng(seed)
+    topics = rng.dirichlet(np.full(60, 0.2), size=5)
+    counts = np.stack([rng.multinomial(20, topics[topic]) for topic in rng.integers(5, size=2000)])
+    shares = (counts / 20).astype(np.float32)
+    return shares, shares
+
+
+@functools.cache
+def outliers(seed: int = 29) -> Arrays:
+    """Return `least_squares`, with large errors in a tenth of the targets."""
+    rng = np.random.default_rng(seed)
+    inputs, targets = least_squares()
+    wrong = np.where(rng.random(len(targets)) < 0.1, 20 * rng.normal(size=len(targets)), 0)
+    return inputs, (targets + wrong).astype(np.float32)

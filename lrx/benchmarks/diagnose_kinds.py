@@ -29,9 +29,10 @@ FOUND_ON = (
     *("tanh-deep", "sparse", "counts", "recurrent", "attention", "factors"),
     *("field", "sets", "experts", "spins", "layout", "binary"),
     *("quantiles", "grades", "characters", "motion", "graph", "triplets"),
+    *("hinge", "denoising", "radial", "ranking", "residual", "survival"),
 )
 # Written down before any run on them.
-MEASURED_ON = ("hinge", "denoising", "radial", "ranking", "residual", "survival")
+MEASURED_ON = ("filters", "matching", "phase", "topics", "gated", "huber")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -270,6 +271,54 @@ def _survival_loss(params: Any, batch: Any) -> jax.Array:
     return times * jnp.exp(logarithms) - known * (logarithms + jnp.log(times + 1e-6) + 1)
 
 
+def _init_filters(key: jax.Array) -> Any:
+    first, rest = jax.random.split(key)
+    kernel = jax.random.normal(first, (6, 1, 12)) * (2 / 6) ** 0.5
+    return [{"kernel": kernel, "bias": jnp.zeros(12)}, *he_normal_layers(rest, [12, 4])]
+
+
+def _filter_loss(params: Any, batch: Any) -> jax.Array:
+    maps = jax.lax.conv_general_dilated(
+        batch[0], params[0]["kernel"], (1,), "VALID", dimension_numbers=("NWC", "WIO", "NWC")
+    )
+    found = jnp.max(_relu(maps + params[0]["bias"][None, None]), axis=1)
+    return _classified(affine(params[1], found), batch[1])
+
+
+def _init_matching(key: jax.Array) -> Any:
+    return {"embedding": jax.random.normal(key, (64, 8)) / 8, "scale": jnp.ones(()), "bias": jnp.zeros(())}
+
+
+def _matching_loss(params: Any, batch: Any) -> jax.Array:
+    embedded = batch[0] @ params["embedding"]
+    alike = jnp.sum(embedded[:, 0] * embedded[:, 1], axis=1)
+    return _binary(params["scale"] * alike / 8 + params["bias"], batch[1])
+
+
+def _phase_loss(weights: Any, batch: Any) -> jax.Array:
+    return (jnp.sum((batch[0] @ weights) ** 2, axis=1) - batch[1]) ** 2
+
+
+def _init_topics(key: jax.Array) -> Any:
+    return {"words": 0.3 * jax.random.normal(key, (5, 60)), "topics": jnp.zeros(5)}
+
+
+def _topic_loss(params: Any, batch: Any) -> jax.Array:
+    """Return the negative log-likelihood of a document's words, a mixture over its topic, for each word."""
+    of_topics = 20 * batch[0] @ jax.nn.log_softmax(params["words"], axis=1).T
+    return -jax.nn.logsumexp(of_topics + jax.nn.log_softmax(params["topics"])[None], axis=1) / 20
+
+
+def _gated_loss(params: Any, batch: Any) -> jax.Array:
+    hidden = affine(params[0], batch[0]) * jax.nn.sigmoid(affine(params[1], batch[0]))
+    return (affine(params[2], hidden)[:, 0] - batch[1]) ** 2
+
+
+def _huber_loss(params: Any, batch: Any) -> jax.Array:
+    errors = jnp.abs(batch[0] @ params["weights"] + params["bias"] - batch[1])
+    return jnp.where(errors < 1, 0.5 * errors**2, errors - 0.5)
+
+
 _SETS, _EXPERTS, _BINARY = set_network(2, 16, 3), expert_network(4, 6), binary_network(64, 32, 10)
 _CHARACTERS = causal_network(64, 16)
 
@@ -327,6 +376,12 @@ KINDS: dict[str, Kind] = {
         silenced=1,
     ),
     "survival": Kind(data.lifetimes, _layers([12, 16, 1], 0.7), _survival_loss, is_deep=True),
+    "filters": Kind(data.bursts, _init_filters, _filter_loss, is_deep=True, silenced=0),
+    "matching": Kind(data.couples, _init_matching, _matching_loss, is_deep=False),
+    "phase": Kind(data.intensities, lambda key: 0.2 * jax.random.normal(key, (16, 3)), _phase_loss, is_deep=False),
+    "topics": Kind(data.documents, _init_topics, _topic_loss, is_deep=False, has_labels=False),
+    "gated": Kind(data.teacher, lambda key: he_normal(key, ((10, 24), (10, 24), (24, 1))), _gated_loss, is_deep=True),
+    "huber": Kind(data.outliers, _init_weights(30), _huber_loss, is_deep=False),
     "next-token": Kind(data.tokens, _init_tokens, _token_loss, True, silenced=1),
 }
 
