@@ -134,7 +134,8 @@ def _exploding(case: Case, draw: Draw) -> Case:
 
     def spike(arrays: Any) -> Any:
         rows = chosen[: len(arrays[0])]
-        return arrays[0] * np.where(rows, factor, 1.0).astype(np.float32)[:, None], arrays[1]
+        factors = np.where(rows, factor, 1.0).astype(np.float32)
+        return arrays[0] * factors.reshape(-1, *[1] * (arrays[0].ndim - 1)), arrays[1]
 
     return dataclasses.replace(case, change_arrays=spike, severity=factor)
 
