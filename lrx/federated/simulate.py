@@ -185,13 +185,14 @@ def simulate(
         meter = stack.enter_context(
             reporter(progress, title, step=0, total=num_rounds, batch_size=number, unit="clients")
         )
-        return _run(workload, partition, federation, numbers, num_rounds, every, seed, folder, meter)
+        return _run(workload, partition, federation, devices, numbers, num_rounds, every, seed, folder, meter)
 
 
 def _run(
     workload: Workload,
     partition: Partition,
     federation: Federation,
+    devices: tuple[jax.Device, ...],
     numbers: Numbers,
     num_rounds: int,
     every: int,
@@ -199,11 +200,10 @@ def _run(
     folder: CheckpointFolder | None,
     meter: Any,
 ) -> FederatedHistory:
-    devices = data_devices(workload.batches)
     everywhere = placement(devices).everywhere
     partition_arrays = ClientData(jnp.asarray(partition.indices), jnp.asarray(partition.sizes))
     keys, data, arrays = jax.device_put((keys_of(seed), partition_arrays, workload.batches.arrays), everywhere)
-    begin, advance = _program(federation, workload, partition.num_clients)
+    begin, advance = _program(federation, workload, partition.num_clients, devices)
     carry = begin(keys.init)
     made, record = 0, _nothing_seen()
     if folder is None or folder.latest() is None:
@@ -246,7 +246,9 @@ def _run(
     )
 
 
-def _program(federation: Federation, workload: Workload, num_clients: int) -> tuple[Any, Any]:
+def _program(
+    federation: Federation, workload: Workload, num_clients: int, devices: tuple[jax.Device, ...]
+) -> tuple[Any, Any]:
     """Return the compiled functions: `key -> carry`, and the one that makes rounds; those of an equal simulation."""
 
     def build(latest: Latest[tuple[Federation, Callable[..., Any]]]) -> tuple[Any, Any]:
@@ -267,7 +269,6 @@ def _program(federation: Federation, workload: Workload, num_clients: int) -> tu
 
         return jax.jit(begin, out_shardings=everywhere), jax.jit(advance, donate_argnums=0, out_shardings=everywhere)
 
-    devices = data_devices(workload.batches)
     everywhere = placement(devices).everywhere
     rate, client_rate, server = jax.ShapeDtypeStruct((), jnp.float32), federation.client_rate, federation.server
     key = (

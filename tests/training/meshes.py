@@ -197,5 +197,6 @@ def kill_and_restart(folder: Path, moments: int, steps: int, seed: int) -> list[
         if is_last:
             assert [process.returncode for process in processes] == [0, 0], errors[-4000:]
             return found
-        assert all(process.returncode == -signal.SIGKILL for process in processes), errors[-4000:]
+        # JAX may abort the other process, which it finds alone, before it is ended.
+        assert all(process.returncode in (-signal.SIGKILL, -signal.SIGABRT) for process in processes), errors[-4000:]
         found.append((max(steps_in(folder / "run"), default=0), -1))
