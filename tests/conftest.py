@@ -14,6 +14,7 @@ import itertools
 import os
 import platform
 import resource
+import signal
 import sys
 import tempfile
 import time
@@ -25,6 +26,10 @@ import jax
 import pytest
 from jax._src.interpreters import mlir
 from xdist.scheduler import LoadScopeScheduling
+
+# A shell starts what runs in the background with interruptions ignored; tests of Ctrl-C need them.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _machine() -> str:
