@@ -6,8 +6,8 @@
 A perceptron with two hidden layers on digits and a character transformer are trained with Adam at several widths and
 rates: as they are, and with the factors of `lrx.mup_factors` for initial values and rates. The result is the best rate
 of each width by the mean training loss of the last tenth of the steps, between the rates of the grid by a parabola. The
-output is mup.json, mup.png, and a README.md with the tables. What mup.json has already, with the same settings, is not
-measured again.
+output is mup.json, mup.png, and a README.md with the tables. A seed that mup.json has already, with the same settings,
+is not measured again.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ NETWORKS = {
         (32, 64, 128, 256),
         tuple(range(-11, -3)),
         80,
-        (0,),
+        (0, 1),
     ),
 }
 
@@ -77,7 +77,7 @@ def factors_of(network: Network, width: int) -> MupFactors:
     return mup_factors(init_fn, (network.widths[0], width))
 
 
-def measure(network: Network, kind: str, width: int) -> list[list[float]]:
+def measure(network: Network, kind: str, width: int, seeds: Sequence[int]) -> list[list[float]]:
     """Return (rates, seeds) final losses of one width; infinite where a run diverged."""
     workload = dataclasses.replace(network.make(width), evaluate=None)
     factors = factors_of(network, width)
@@ -91,7 +91,7 @@ def measure(network: Network, kind: str, width: int) -> list[list[float]]:
         tx,
         {"rate": [2.0**exponent for exponent in network.exponents]},
         num_steps=network.num_steps,
-        seeds=network.seeds,
+        seeds=seeds,
         num_points=10,
         execution=Execution(strategy="map"),
         progress=False,
@@ -100,51 +100,58 @@ def measure(network: Network, kind: str, width: int) -> list[list[float]]:
 
 
 def run(names: Iterable[str] = tuple(NETWORKS), *, folder: Path | None = None) -> Result:
-    """Measure every width of the networks, print the progress, and keep what is measured in the folder."""
+    """Measure every width of the networks, print the progress, and keep what is measured in the folder.
+
+    The result has also what the folder holds of other networks.
+    """
     elapsed = stopwatch()
-    names = tuple(names)
-    settings = {
-        name: {
-            "widths": list(network.widths),
-            "exponents": list(network.exponents),
-            "steps": network.num_steps,
-            "seeds": list(network.seeds),
-        }
-        for name, network in NETWORKS.items()
-        if name in names
-    }
-    result = Result(
-        STEM,
-        "cpu",
-        ", ".join(names),
-        sorted({seed for name in names for seed in NETWORKS[name].seeds}),
-        settings,
-        {name: {} for name in names},
-        0.0,
-    )
-    before = 0.0
+    result = Result(STEM, "cpu", "", [], {}, {}, 0.0)
     if folder is not None and (folder / f"{STEM}.json").exists():
         earlier = load(folder / f"{STEM}.json")
-        before = result.seconds = earlier.seconds
-        for name in names:
-            if earlier.settings.get(name) == settings[name]:
-                result.curves[name] = earlier.curves[name]
+        result.settings, result.curves, result.seconds = earlier.settings, earlier.curves, earlier.seconds
+    for name in names:
+        begin(result, name)
+    result.data = ", ".join(result.settings)
+    result.seeds = sorted({seed for settings in result.settings.values() for seed in settings["seeds"]})
+    before = result.seconds
     for name in names:
         network = NETWORKS[name]
         for width in network.widths:
             for kind in KINDS:
                 losses = result.curves[name].setdefault(kind, {})
-                if str(width) in losses:
+                known_losses = losses.get(str(width), [[] for _ in network.exponents])
+                missing = network.seeds[len(known_losses[0]) :]
+                if not missing:
                     continue
                 # At the base width all factors are 1.
-                same = result.curves[name]["standard"].get(str(width)) if width == network.widths[0] else None
-                losses[str(width)] = same if same is not None else measure(network, kind, width)
+                if kind == "muP" and width == network.widths[0]:
+                    losses[str(width)] = result.curves[name]["standard"][str(width)]
+                else:
+                    new = measure(network, kind, width, missing)
+                    losses[str(width)] = [row + column for row, column in zip(known_losses, new, strict=True)]
                 result.seconds = before + elapsed()
                 best = network.exponents[best_place(np.asarray(losses[str(width)], np.float64))]
                 print(f"{name:8} {kind:9} width {width:5}   best rate 2^{best}", flush=True)
                 if folder is not None:
                     result.save(folder / f"{STEM}.json")
     return result
+
+
+def begin(result: Result, name: str) -> None:
+    """Enter a network into a result, with what it holds of this network by the same settings and its first seeds."""
+    network = NETWORKS[name]
+    settings = {
+        "widths": list(network.widths),
+        "exponents": list(network.exponents),
+        "steps": network.num_steps,
+        "seeds": list(network.seeds),
+    }
+    earlier = result.settings.get(name, {})
+    measured = earlier.get("seeds", [])
+    same = {**earlier, "seeds": settings["seeds"][: len(measured)]} == {**settings, "seeds": measured}
+    if not same:
+        result.curves[name] = {}
+    result.settings[name] = settings
 
 
 def best_place(losses: np.ndarray) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -79,3 +81,16 @@ def test_what_is_measured_already_is_not_measured_again(tmp_path, monkeypatch, c
     assert capsys.readouterr().out == ""
     assert again.curves == first.curves
     assert again.seconds == first.seconds > 0
+    monkeypatch.setitem(mup.NETWORKS, "digits", dataclasses.replace(tiny, seeds=(0, 1)))
+    monkeypatch.setitem(mup.NETWORKS, "more", dataclasses.replace(tiny, seeds=(1,)))
+    both = mup.run(["digits", "more"], folder=tmp_path)
+    assert np.shape(both.curves["digits"]["muP"]["8"]) == (2, 2)
+    assert np.array_equal(both.array("digits", "muP", "8")[:, :1], first.array("digits", "muP", "8"))
+    assert np.array_equal(both.array("digits", "muP", "8")[:, 1:], both.array("more", "muP", "8"))
+    capsys.readouterr()
+    one = mup.run(["more"], folder=tmp_path)
+    assert capsys.readouterr().out == ""
+    assert one.curves == both.curves
+    assert (one.data, one.seeds) == ("digits, more", [0, 1])
+    monkeypatch.setitem(mup.NETWORKS, "digits", dataclasses.replace(tiny, num_steps=3))
+    assert np.shape(mup.run(["digits"], folder=tmp_path).curves["digits"]["muP"]["8"]) == (2, 1)
