@@ -175,14 +175,11 @@ def claims(result: Result) -> list[Claim]:
 
 def plot(result: Result) -> dict[str, Figure]:
     """Draw the table, the best error over trials, and over the steps that they took."""
-    figure, (left, middle, right) = panels(3)
-    figure.set_size_inches(13, 4.4)
+    figure, (left, middle, right) = panels(3, size=(13, 4.4))
     band(
         left, result.curves["table"]["rates"], result.array("table", "error").T, "table", middle=np.mean, color="black"
     )
-    left.set_xscale("log")
-    left.set_xlabel("learning rate")
-    left.set_ylabel("test error at the end (%), range of seeds")
+    left.set(xscale="log", xlabel="learning rate", ylabel="test error at the end (%), range of seeds")
     for place, name in enumerate((RANDOM, TPE, PRUNED)):
         best, spent = result.array("studies", name, "best"), result.array("studies", name, "steps")
         look = {**arm_style(name, place), "lw": 1.6}
@@ -194,8 +191,7 @@ def plot(result: Result) -> dict[str, Figure]:
     for panel in (middle, right):
         panel.axhline(result.array("grid").mean(), label=f"{GRID} of as many rates", **REFERENCE)
         panel.set_ylim(low - 0.05 * (high - low), high)
-    middle.set_xlabel("trials")
-    middle.set_ylabel("test error of the best trial (%), mean")
+    middle.set(xlabel="trials", ylabel="test error of the best trial (%), mean")
     right.set_xlabel("steps, in those of a whole trial")
     legend(figure, middle, columns=4)
     return {"studies": figure}

@@ -44,7 +44,7 @@ import optax
 import lrx
 from lrx.figures import legend, panels
 from lrx.papers.arms import Arm, compare, with_own
-from lrx.papers.figures import REFERENCE, arm_style, band
+from lrx.papers.figures import REFERENCE, arm_style, band, describe
 from lrx.papers.reproduction import Claim, Job, Paper, Scale
 from lrx.records import Result
 from lrx.training import Workload
@@ -255,18 +255,15 @@ def draw(model: str, curves: Mapping[str, Any], data: str) -> Figure:
     if data == "mnist" and model == "logistic regression":
         shown = np.searchsorted(PUBLISHED_STEPS, curves["rate_steps"][-1], side="right")
         rates.plot(PUBLISHED_STEPS[:shown], PUBLISHED_RATES[:shown], label="SGD-HD, published", **REFERENCE)
-    rates.set_xscale("log")
-    rates.set_xlabel("steps")
-    rates.set_ylabel("learning rate")
+    rates.set(xscale="log", xlabel="steps", ylabel="learning rate")
     training.set_ylabel("training loss, mean of the epoch")
     validation.set_ylabel("validation loss")
     for panel in (training, validation):
-        panel.set_yscale("log")
-        panel.set_xlabel("epoch")
+        panel.set(yscale="log", xlabel="epoch")
         panel.locator_params(axis="x", integer=True)
     rates.plot([], [], "X", color="white", mec="black", ms=8, label="published loss")
     legend(figure, rates, columns=8)
-    rates.set_title(f"{model}, {data}", loc="left", fontsize=10)
+    describe(rates, f"{model}, {data}")
     return figure
 
 

@@ -31,7 +31,7 @@ import numpy as np
 import lrx
 from lrx.figures import legend, panels
 from lrx.papers.arms import claim_best_rates_inside_grid, compare_schedules, decades, final_values
-from lrx.papers.figures import arm_style, band
+from lrx.papers.figures import arm_style, band, describe
 from lrx.papers.reproduction import Claim, Job, Paper, Scale
 from lrx.records import Result, round_to_six_digits
 from lrx.training import Workload
@@ -170,8 +170,7 @@ def claims(result: Result) -> list[Claim]:
 
 def plot(result: Result) -> dict[str, Figure]:
     """Draw the losses over peaks at the longest run, the gain over the length, and the weights of the updates."""
-    figure, (left, middle, right) = panels(3)
-    figure.set_size_inches(13, 4.4)
+    figure, (left, middle, right) = panels(3, size=(13, 4.4))
     lengths = result.curves["lengths"]
     *_, longest = lengths
     for place, (shape, arm) in enumerate(lengths[longest]["arms"].items()):
@@ -182,10 +181,8 @@ def plot(result: Result) -> dict[str, Figure]:
             left.axhline(float(np.median(reached)), label=shape, lw=1.6, **arm_style(shape, place))
     finite = [np.asarray(arm["final_loss"], np.float64)[arm["best"]] for arm in lengths[longest]["arms"].values()]
     left.set_ylim(0.99 * min(map(np.min, finite)), 1.25 * min(map(np.min, finite)))
-    left.set_xscale("log")
-    left.set_xlabel("peak of the learning rate")
-    left.set_ylabel("loss on held-out text, nats a character")
-    left.set_title(f"{int(longest):,} steps", loc="left", fontsize=10)
+    describe(left, f"{int(longest):,} steps", xscale="log")
+    left.set(xlabel="peak of the learning rate", ylabel="loss on held-out text, nats a character")
     for place, shape in enumerate(shape for shape in SHAPES if shape != STRAIGHT):
         found = gains(result, shape)
         band(middle, list(found), np.stack(list(found.values()), axis=1), shape, place + 1, marker="o", ms=3)
@@ -193,16 +190,12 @@ def plot(result: Result) -> dict[str, Figure]:
     middle.set_xscale("log")
     middle.set_xticks([int(steps) for steps in lengths], [f"{int(steps):,}" for steps in lengths])
     middle.minorticks_off()
-    middle.set_xlabel("steps of the run")
-    middle.set_ylabel("loss above that of linear to 0 (%)")
-    middle.set_title("each at its best peak", loc="left", fontsize=10)
+    describe(middle, "each at its best peak", xlabel="steps of the run", ylabel="loss above that of linear to 0 (%)")
     weights = result.curves["weights"]
     for place, shape in enumerate(SHAPES):
         if shape in weights:
             right.plot(weights["steps"], weights[shape], lw=1.6, **arm_style(shape, place))
-    right.set_xlabel("update i")
-    right.set_ylabel(r"its weight $c_{T,i}$ in the last parameters")
-    right.set_title("at the best peaks", loc="left", fontsize=10)
+    describe(right, "at the best peaks", xlabel="update i", ylabel=r"its weight $c_{T,i}$ in the last parameters")
     legend(figure, left, columns=5)
     return {"straight_to_zero": figure}
 

@@ -24,7 +24,7 @@ import numpy as np
 import lrx
 from lrx.figures import PALETTE, legend, panels
 from lrx.papers.arms import Arm, final_values, strategy_of_networks, summarize_arm, with_own
-from lrx.papers.figures import arm_style, band
+from lrx.papers.figures import arm_style, band, describe
 from lrx.papers.reproduction import Claim, Job, Paper, Scale
 from lrx.papers.small_images import Images, load_problem, workload_of
 from lrx.records import Result, round_to_six_digits
@@ -122,10 +122,8 @@ def plot(result: Result) -> dict[str, Figure]:
     for place, (start, rates) in enumerate(zip(arm["rates"], arm["applied"], strict=True)):
         left.plot(arm["steps"], rates, color=PALETTE[place % len(PALETTE)], lw=1.4)
         left.plot(arm["steps"][0], start, "o", ms=4, color=PALETTE[place % len(PALETTE)])
-    left.set_yscale("log")
-    left.set_xlabel("step; dots: starting rates")
-    left.set_ylabel("learning rate, mean of the seeds")
-    left.set_title(ADAPTED, loc="left", fontsize=10)
+    describe(left, ADAPTED, yscale="log")
+    left.set(xlabel="step; dots: starting rates", ylabel="learning rate, mean of the seeds")
     for place, (name, arm) in enumerate(result.curves["arms"].items()):
         errors = np.asarray(arm["error"], np.float64)
         if len(arm["rates"]) > 1:
@@ -134,8 +132,7 @@ def plot(result: Result) -> dict[str, Figure]:
             right.axhline(errors.mean(), label=name, lw=1.6, **arm_style(name, place))
     right.set_xscale("log")
     right.set_ylim(0, 100)
-    right.set_xlabel("starting rate")
-    right.set_ylabel("test error (%), mean and range of seeds")
+    right.set(xlabel="starting rate", ylabel="test error (%), mean and range of seeds")
     legend(figure, right, columns=4)
     return {"starts": figure}
 

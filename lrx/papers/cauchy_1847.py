@@ -194,24 +194,20 @@ def plot(result: Result) -> dict[str, Figure]:
         band(first, steps, shown, rf"$\alpha = {name}$", place)
     first.plot(steps, 1 / (2 * steps), label="bound", **REFERENCE)
     first.set_ylim(3e-5, 30)
-    first.set_xlabel("steps k")
-    first.set_ylabel(r"gap over $L\,D^2$")
+    first.set(xlabel="steps k", ylabel=r"gap over $L\,D^2$")
     horizons = result.array("horizons")
     band(second, horizons, result.array("mean_gap").T, "gradient descent", marker="o", ms=4)
     second.plot(horizons, np.sqrt((1 + NOISE**2) / horizons), **REFERENCE | {"zorder": 3, "color": VERMILION})
-    second.set_xlabel("steps T of the run")
-    second.set_ylabel(r"mean gap, $\alpha = D / (G \sqrt{T})$")
+    second.set(xlabel="steps T of the run", ylabel=r"mean gap, $\alpha = D / (G \sqrt{T})$")
     points = curves["path_steps"]
     for place, (rate, path) in enumerate(curves["paths"].items()):
         third.plot(points, path, **arm_style(rate, place), lw=1.6)
         at = int(np.argmax(np.asarray(path) > ESCAPED))
         third.annotate(rate, (points[at], ESCAPED), xytext=(-5, 4), textcoords="offset points", ha="right", fontsize=8)
     third.axhline(ESCAPED, **REFERENCE)
-    third.set_xlabel("steps")
-    third.set_ylabel("|y|, median of the runs, by rate")
+    third.set(xlabel="steps", ylabel="|y|, median of the runs, by rate")
     for axes in (first, second, third):
-        axes.set_xscale("log")
-        axes.set_yscale("log")
+        axes.set(xscale="log", yscale="log")
     legend(figure, first, columns=5)
     return {"descent": figure}
 

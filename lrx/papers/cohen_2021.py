@@ -37,7 +37,7 @@ import optax
 
 import lrx
 from lrx.figures import LIGHT, legend, panels
-from lrx.papers.figures import REFERENCE, arm_style, band
+from lrx.papers.figures import REFERENCE, arm_style, band, describe
 from lrx.papers.reproduction import Claim, Job, Paper, Scale
 from lrx.records import Result, round_to_six_digits
 from lrx.training import Evaluation, Workload, train
@@ -280,7 +280,7 @@ def _draw_flow_and_momentum(curves: dict[str, Any]) -> Figure:
         band(right, curves[label]["steps"], curves[label]["sharpness"], label)
     right.axhline(curves["Nesterov"]["edge"], **REFERENCE)
     right.legend(loc="lower right", frameon=False, fontsize=9)
-    right.set_title(rf"momentum, $\beta$ = {BETA}", loc="left", fontsize=10)
+    describe(right, rf"momentum, $\beta$ = {BETA}")
     left.set_xlabel(r"time, iterations times $\eta$")
     right.set_xlabel("iterations")
     for axes in (left, right):

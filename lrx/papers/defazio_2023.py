@@ -53,7 +53,7 @@ from lrx.papers.arms import (
     error_workload,
     final_values,
 )
-from lrx.papers.figures import REFERENCE, arm_style, band, errors_at_the_end
+from lrx.papers.figures import REFERENCE, arm_style, band, describe, errors_at_the_end
 from lrx.papers.reproduction import Claim, Job, Paper, Scale
 from lrx.records import Result
 from lrx.training import Workload, train
@@ -287,8 +287,7 @@ def plot(result: Result) -> dict[str, Figure]:
         right.plot(places, each["refined"], **look)
     right.plot(places, 1 - places, label="linear decay", **(REFERENCE | {"zorder": 5}))
     left.plot([], [], label="linear decay", **REFERENCE)
-    left.set_yscale("log")
-    left.set_ylabel(r"gradient norm $G_t$, smoothed")
+    left.set(yscale="log", ylabel=r"gradient norm $G_t$, smoothed")
     right.set_ylabel(r"refined rate $\eta_t$ / peak")
     for axes in (left, right):
         axes.set_xlabel("time t / T")
@@ -301,14 +300,11 @@ def plot(result: Result) -> dict[str, Figure]:
 
 def plot_task(name: str, task: Mapping[str, Any]) -> Figure:
     """Draw one task: norms and schedules above, training losses and test errors below."""
-    figure, (norms, rates, losses, errors) = panels(2, rows=2)
-    figure.set_size_inches(8.2, 5.7)
+    figure, (norms, rates, losses, errors) = panels(2, rows=2, size=(8.2, 5.7))
     steps, arms = task["steps"], task["arms"]
     blocks = len(task["norms"])
     norms.plot((np.arange(blocks) + 0.5) * steps / blocks, task["norms"], color=arm_style("linear", 0)["color"], lw=1.4)
-    norms.set_yscale("log")
-    norms.set_ylabel("gradient norm, linear decay")
-    norms.set_title(name, loc="left", fontsize=10)
+    describe(norms, name, yscale="log", ylabel="gradient norm, linear decay")
     counts = np.asarray(task["counts"])
     for label, make in schedules(steps).items():
         rates.plot(counts, np.asarray(make(1.0)(counts)), lw=1.4, **arm_style(label, 0))
@@ -317,15 +313,13 @@ def plot_task(name: str, task: Mapping[str, Any]) -> Figure:
     for label, arm in arms.items():
         # The median alone: seven bands would hide each other.
         band(losses, arm["steps"], [np.median(np.asarray(arm["loss"], np.float64), axis=0)], label)
-    losses.set_yscale("log")
-    losses.set_ylabel("training loss, median")
+    losses.set(yscale="log", ylabel="training loss, median")
     for axes in (norms, rates, losses):
         axes.set_xlabel("steps")
     errors_at_the_end(errors, {label: final_values(arm, "error") for label, arm in arms.items()})
     best = [arm["rates"][arm["best"]] for arm in arms.values()]
     errors.set_yticks(range(len(arms)), [f"{label}, {rate:g}" for label, rate in zip(arms, best, strict=True)])
-    errors.set_xlabel("test error of the last iterate (%)")
-    errors.set_title("seeds and mean, at the best peak rate", loc="left", fontsize=10)
+    describe(errors, "seeds and mean, at the best peak rate", xlabel="test error of the last iterate (%)")
     legend(figure, losses, columns=7)
     return figure
 

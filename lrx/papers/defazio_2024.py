@@ -35,7 +35,7 @@ from lrx.figures import legend, panels
 from lrx.papers import hagele_2024
 from lrx.papers.arms import Arm, claim_best_rates_inside_grid, compare, compare_schedules, final_values, with_own
 from lrx.papers.bergsma_2025 import B2, MODELS, WARMUP, WEIGHT_DECAY
-from lrx.papers.figures import arm_style, band, sensitivity
+from lrx.papers.figures import arm_style, band, describe, sensitivity
 from lrx.papers.hagele_2024 import Size
 from lrx.papers.reproduction import Claim, Job, Paper, Scale
 from lrx.records import Result
@@ -147,14 +147,13 @@ def plot(result: Result) -> dict[str, Figure]:
             left.plot(int(steps), curve[-1], "o", ms=4, color=look["color"])
     first = next(iter(result.curves["scheduled"].values()))[LINEAR]
     left.set_ylim(0.97 * lowest, 1.12 * final_values(first, "loss").mean())
-    left.set_xlabel("step")
-    left.set_ylabel("loss on held-out text, nats a character")
+    left.set(xlabel="step", ylabel="loss on held-out text, nats a character")
     *_, longest = result.curves["scheduled"]
     sensitivity(right, {**result.curves["arms"], **result.curves["scheduled"][longest]})
     right.set_ylim(0.97 * lowest, 1.4 * lowest)
     right.set_xticks(result.settings["rates"], [f"{rate:g}" for rate in result.settings["rates"]])
     right.minorticks_off()
-    right.set_title(f"after {int(longest):,} steps", loc="left", fontsize=10)
+    describe(right, f"after {int(longest):,} steps")
     legend(figure, left, columns=3)
     return {"schedule_free": figure}
 

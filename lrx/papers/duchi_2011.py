@@ -167,8 +167,7 @@ def plot(result: Result) -> dict[str, Figure]:
     arms = {name: arm for name, arm in result.curves["arms"].items() if not name.startswith("AdaGrad, scaled")}
     for place, (name, arm) in enumerate(arms.items()):
         band(left, arm["steps"], arm["loss"], name, place)
-    left.set_xlabel("steps, of one pass over the data")
-    left.set_ylabel("training loss at the best rate")
+    left.set(xlabel="steps, of one pass over the data", ylabel="training loss at the best rate")
     sensitivity(right, arms)
     right.set_ylabel("training loss, last tenth of the steps")
     legend(figure, left, columns=3)

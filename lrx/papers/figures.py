@@ -117,6 +117,19 @@ def band(
     figures.band(axes, x, by_seed, label, middle=middle, **arm_style(label, place) | options)
 
 
+def describe(axes: Axes, title: str = "", *, fontsize: float = 10, **properties: Any) -> None:
+    """Write the title of a panel above it, at the left, and set other properties of its axes.
+
+    Args:
+      axes: the panel.
+      title: what it shows.
+      fontsize: of the title.
+      **properties: as `Axes.set` takes them, such as `xlabel` and `yscale`.
+    """
+    axes.set(**properties)
+    axes.set_title(title, loc="left", fontsize=fontsize)
+
+
 def sensitivity(axes: Axes, arms: Mapping[str, Any], highest: float = 3.0) -> None:
     """Draw the final loss of each arm of `lrx.papers.arms.compare` over its rates.
 

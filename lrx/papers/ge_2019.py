@@ -45,7 +45,7 @@ import numpy as np
 import lrx
 from lrx.figures import legend, panels
 from lrx.papers.descent import descend, log_spaced
-from lrx.papers.figures import REFERENCE, band
+from lrx.papers.figures import REFERENCE, band, describe
 from lrx.papers.reproduction import Claim, Job, Paper, Scale
 from lrx.records import Result, round_to_six_digits
 
@@ -252,14 +252,11 @@ def plot(result: Result) -> dict[str, Figure]:
         right.plot(steps[later], (np.asarray(arms[-1]["expected"]) * steps / unit)[later], **REFERENCE)
     left.axhline(0.5, **REFERENCE)
     right.axhline(0.5, label="theory: expectation, and the minimax rate", **REFERENCE)
-    left.set_xlabel(r"condition number $\kappa$")
-    left.set_ylabel(r"risk of the final iterate, in units of $\sigma^2 d / T$")
-    right.set_title(rf"$\kappa$ = {CONDITIONS[-1]:,}", loc="left", fontsize=10)
-    right.set_xlabel("steps t")
-    right.set_ylabel(r"excess risk of $x_t$, in units of $\sigma^2 d / t$")
+    left.set(xlabel=r"condition number $\kappa$", ylabel=r"risk of the final iterate, in units of $\sigma^2 d / T$")
+    describe(right, rf"$\kappa$ = {CONDITIONS[-1]:,}")
+    right.set(xlabel="steps t", ylabel=r"excess risk of $x_t$, in units of $\sigma^2 d / t$")
     for axes in (left, right):
-        axes.set_xscale("log")
-        axes.set_yscale("log")
+        axes.set(xscale="log", yscale="log")
         axes.yaxis.set_major_formatter("{x:g}")
     left.set_yticks([0.5, 1, 2, 5, 10])
     left.yaxis.set_minor_formatter("")

@@ -40,7 +40,7 @@ from lrx.papers.arms import (
     strategy_of_networks,
     without_grid,
 )
-from lrx.papers.figures import band, errors_at_the_end
+from lrx.papers.figures import band, describe, errors_at_the_end
 from lrx.papers.reproduction import Claim, Job, Paper, Scale
 from lrx.papers.small_images import Images, load_problem, workload_of
 from lrx.records import Result
@@ -219,26 +219,20 @@ def claims(result: Result) -> list[Claim]:
 
 def plot(result: Result) -> dict[str, Figure]:
     """Draw the training losses over epochs, the error over the batch, and the errors of what is compared."""
-    figure, (left, middle, right) = panels(3)
-    figure.set_size_inches(13, 4.4)
+    figure, (left, middle, right) = panels(3, size=(13, 4.4))
     batches = {batch: each["arms"] for batch, each in result.curves["batches"].items()}
     smallest = next(iter(batches))
     for place, batch in enumerate(batches):
         band(left, *curve(result, batch), f"{int(batch):,} images", place, middle=np.mean)
     left.axvline(result.settings["warmup"], color="grey", lw=0.8, ls=":")
-    left.set_yscale("log")
-    left.set_xlabel("epoch")
-    left.set_ylabel("training loss")
-    left.set_title("batches, with a gradual warm-up", loc="left", fontsize=10)
+    describe(left, "batches, with a gradual warm-up", yscale="log", xlabel="epoch", ylabel="training loss")
     left.legend()
     sizes = [int(batch) for batch in batches]
     band(middle, sizes, np.stack([errors(arms[GRADUAL]) for arms in batches.values()], axis=1), "error", marker="o")
     middle.set_xscale("log", base=2)
     middle.set_xticks(sizes, [f"{each:,}" for each in sizes])
     middle.minorticks_off()
-    middle.set_xlabel("images in a batch")
-    middle.set_ylabel("test error (%)")
-    middle.set_title("linear scaling, gradual warm-up", loc="left", fontsize=10)
+    describe(middle, "linear scaling, gradual warm-up", xlabel="images in a batch", ylabel="test error (%)")
     compared = str(int(smallest) * result.settings["compared"])
     found = {name: errors(arm) for name, arm in batches[compared].items()}
     rows = {name: found[name] for name in (GRADUAL, NONE, CONSTANT, ROOT, UNSCALED)}
@@ -247,8 +241,7 @@ def plot(result: Result) -> dict[str, Figure]:
     errors_at_the_end(right, rows)
     right.set_yticks(range(len(rows)), list(rows))
     right.set_ylim(len(rows) - 0.5, -0.5)
-    right.set_xlabel("test error (%), a dot a seed")
-    right.set_title(f"batches of {int(compared):,}", loc="left", fontsize=10)
+    describe(right, f"batches of {int(compared):,}", xlabel="test error (%), a dot a seed")
     return {"large_batches": figure}
 
 

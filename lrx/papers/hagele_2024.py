@@ -33,7 +33,7 @@ import lrx
 from lrx.figures import legend, panels
 from lrx.papers.arms import claim_best_rates_inside_grid, compare_schedules, final_values
 from lrx.papers.bergsma_2025 import B2, MODELS, WARMUP, WEIGHT_DECAY
-from lrx.papers.figures import arm_style, band
+from lrx.papers.figures import arm_style, band, describe
 from lrx.papers.reproduction import Claim, Job, Paper, Scale
 from lrx.records import Result
 
@@ -182,8 +182,7 @@ def grids(result: Result) -> list[tuple[str, str, Any]]:
 
 def plot(result: Result) -> dict[str, Figure]:
     """Draw the stable run with its branches and the cosines, the losses over length, and those over the cool-down."""
-    figure, (left, middle, right) = panels(3)
-    figure.set_size_inches(12, 4.2)
+    figure, (left, middle, right) = panels(3, size=(12, 4.2))
     lengths = result.curves["lengths"]
     *_, longest = lengths
     for place, kind in enumerate((COSINE, SQRT), start=1):
@@ -194,9 +193,8 @@ def plot(result: Result) -> dict[str, Figure]:
             left.plot(arm["evaluation_steps"][-1], losses[-1], "o", ms=4, color=arm_style(kind, place)["color"])
     last = [ends(result, kind, steps).mean() for steps in lengths for kind in (COSINE, SQRT)]
     left.set_ylim(0.98 * min(last), 1.15 * max(last))
-    left.set_xlabel("step")
-    left.set_ylabel("loss on held-out text, nats a character")
-    left.set_title("each at its best peak, mean of the seeds", loc="left", fontsize=10)
+    describe(left, "each at its best peak, mean of the seeds")
+    left.set(xlabel="step", ylabel="loss on held-out text, nats a character")
     arms = list(dict.fromkeys(kind for each in lengths.values() for kind in each["arms"]))
     for place, kind in enumerate([STABLE, COSINE, LINEAR, SQRT, *arms[4:]]):
         found = [ends(result, kind, steps) for steps in lengths]
@@ -204,14 +202,12 @@ def plot(result: Result) -> dict[str, Figure]:
     middle.set_xscale("log")
     middle.set_xticks([int(steps) for steps in lengths], [f"{int(steps):,}" for steps in lengths])
     middle.minorticks_off()
-    middle.set_xlabel("steps of the run")
-    middle.set_title("losses at the end", loc="left", fontsize=10)
+    describe(middle, "losses at the end", xlabel="steps of the run")
     for place, kind in enumerate((LINEAR, SQRT)):
         found = [cooled(result, kind, part) for part in PARTS]
         band(right, [100 * part for part in PARTS], np.stack(found, axis=1), kind, place + 2, marker="o", ms=3)
     right.axhline(ends(result, COSINE, longest).mean(), lw=1.4, **arm_style(COSINE, 1))
-    right.set_xlabel("cool-down, % of the run")
-    right.set_title(f"{int(longest):,} steps", loc="left", fontsize=10)
+    describe(right, f"{int(longest):,} steps", xlabel="cool-down, % of the run")
     legend(figure, middle, columns=6)
     return {"branches": figure}
 

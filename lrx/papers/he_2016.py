@@ -39,7 +39,7 @@ import lrx
 from lrx import figures
 from lrx.figures import PALETTE, legend, panels
 from lrx.papers.arms import final_values, with_own, without_grid
-from lrx.papers.figures import band
+from lrx.papers.figures import band, describe
 from lrx.papers.reproduction import Claim, Job, Paper, Scale
 from lrx.papers.residual_networks import Network, residual_workload
 from lrx.records import Result, round_to_six_digits
@@ -235,7 +235,7 @@ def plot(result: Result) -> dict[str, Figure]:
             figures.band(panel, times, arm["evaluations"]["error"], f"{depth} layers", middle=np.mean, **look)
             training = np.mean(np.asarray(arm["evaluations"]["training_error"], np.float64), axis=0)
             panel.plot(times, training, **look | {"ls": "--", "lw": 1.0})
-        panel.set_title(f"{kind}; dashed: training error", loc="left", fontsize=10)
+        describe(panel, f"{kind}; dashed: training error")
     right.legend(loc="lower left")
     arms = result.curves["arms"]
     for place, (name, arm) in enumerate(arms.items()):
@@ -250,15 +250,14 @@ def plot(result: Result) -> dict[str, Figure]:
         panel.yaxis.set_major_formatter("{x:g}")
         panel.yaxis.set_minor_formatter("{x:g}" if lowest > 10 else "")
     depth = f"residual, {max(result.settings['depths'])} layers"
-    schedules.set_title(depth, loc="left", fontsize=10)
-    start.set_title(f"{depth}, the first steps", loc="left", fontsize=10)
+    describe(schedules, depth)
+    describe(start, f"{depth}, the first steps")
     start.axhline(THRESHOLD, color="black", lw=0.8, alpha=0.5)
     shown = max(5 * max(arms[WARMUP]["warm_steps"]), 5 * result.settings["every"])
     start.set_xlim(0, min(shown, result.settings["steps"]))
     start.set_ylim(0, 100)
     for panel in (left, right, schedules, start):
-        panel.set_xlabel("step")
-        panel.set_ylabel("training error (%)" if panel is start else "error (%)")
+        panel.set(xlabel="step", ylabel="training error (%)" if panel is start else "error (%)")
     legend(figure, schedules, columns=4)
     return {"residual": figure}
 

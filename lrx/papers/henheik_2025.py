@@ -241,8 +241,7 @@ def plot(result: Result) -> dict[str, Figure]:
     for edge in range(len(tasks) - 1):
         axes.axvline(edge + 0.5, color="#D0D5DA", lw=0.6)
     axes.set_xticks(range(len(tasks)), tasks, rotation=40, ha="right", fontsize=8)
-    axes.set_xlabel("task")
-    axes.set_ylabel("gap to the best, % of the way\nfrom the start (0.05: less)")
+    axes.set(xlabel="task", ylabel="gap to the best, % of the way\nfrom the start (0.05: less)")
     legend(figure, axes, columns=4)
     return {"gaps": figure}
 

@@ -40,7 +40,7 @@ from lrx._numbers import ArrayLike
 from lrx.figures import legend, panels
 from lrx.papers.arms import Arm, with_own
 from lrx.papers.descent import descend
-from lrx.papers.figures import REFERENCE, arm_style, band
+from lrx.papers.figures import REFERENCE, arm_style, band, describe
 from lrx.papers.reproduction import Claim, Job, Paper, Scale
 from lrx.records import Result, round_to_six_digits
 
@@ -257,11 +257,10 @@ def plot(result: Result) -> dict[str, Figure]:
     for place, name in enumerate(result.curves["arms"]):
         band(left, steps, result.curves["arms"][name]["early"]["parts"], name, place)
         band(right, steps, result.curves["arms"][name]["shrinking"]["parts"], name, place)
-    left.set_title(f"a jumping target, rates best for the first {SHORT:,} steps", loc="left", fontsize=10)
-    right.set_title("gradients shrink to 1 % half way, rates best for the whole run", loc="left", fontsize=10)
+    describe(left, f"a jumping target, rates best for the first {SHORT:,} steps")
+    describe(right, "gradients shrink to 1 % half way, rates best for the whole run")
     for axes in (left, right):
-        axes.set_yscale("log")
-        axes.set_xlabel("steps")
+        axes.set(yscale="log", xlabel="steps")
         axes.locator_params(axis="x", nbins=5)
         axes.xaxis.set_major_formatter("{x:,.0f}")
         axes.set_yticks([0.1, 0.2, 0.5, 1, 2])
@@ -279,11 +278,9 @@ def plot(result: Result) -> dict[str, Figure]:
             label=r"$1 / \sqrt{1 - \rho^t}$",
             **(REFERENCE | {"zorder": 5}),
         )
-    axes.set_xscale("log")
-    axes.set_yscale("log")
+    axes.set(xscale="log", yscale="log")
     axes.set_yticks([1, 2, 3, 5, 10], ["1", "2", "3", "5", "10"])
-    axes.set_xlabel("step t under a constant gradient")
-    axes.set_ylabel(r"length of the step, in units of the rate $\eta$")
+    axes.set(xlabel="step t under a constant gradient", ylabel=r"length of the step, in units of the rate $\eta$")
     legend(first, axes, columns=3)
     return {"moving_target": figure, "first_steps": first}
 

@@ -45,7 +45,7 @@ import numpy as np
 import lrx
 from lrx.figures import PALETTE, STROKES, legend, panels
 from lrx.papers.arms import Arm, claim_best_rates_inside_grid, compare, decades
-from lrx.papers.figures import REFERENCE, band
+from lrx.papers.figures import REFERENCE, band, describe
 from lrx.papers.reproduction import Claim, Job, Paper, Scale
 from lrx.records import Result, round_to_six_digits
 from lrx.training import Batches, Workload
@@ -328,8 +328,7 @@ def plot_curves(tasks: dict[str, Any]) -> Figure:
             right.set_ylim(low - 0.2 * (high - low), high + 0.2 * (high - low))
         left.set_ylabel("training loss, smoothed")
         right.set_ylabel(f"training loss, {task['steps']:,} steps")
-        left.set_title(label, loc="left", fontsize=10)
-        left.set_xlabel("learning rate, rising step by step")
+        describe(left, label, xlabel="learning rate, rising step by step")
         right.set_xlabel("learning rate, constant")
     legend(figure, rows[0][1], columns=4)
     return figure
@@ -349,8 +348,7 @@ def plot_ratios(result: Result) -> Figure:
     left.set_yticks(range(len(tasks)), [label.replace(", ", "\n") for label in tasks])
     left.tick_params(axis="y", labelsize=9)
     left.set_ylim(len(tasks) - 0.5, -0.5)
-    left.set_xscale("log")
-    left.set_xlabel("suggested rate over the best one; shaded: 1/10 to 1")
+    left.set(xscale="log", xlabel="suggested rate over the best one; shaded: 1/10 to 1")
     problems = list(next(iter(result.curves["full_batch"].values())))
     ladders = list(result.curves["full_batch"])
     right.axhspan(1 / 3, 3, color="black", alpha=0.08, lw=0)

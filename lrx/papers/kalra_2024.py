@@ -37,7 +37,7 @@ import optax
 
 import lrx
 from lrx.figures import legend, panels
-from lrx.papers.figures import band
+from lrx.papers.figures import band, describe
 from lrx.papers.reproduction import Claim, Job, Paper, Scale
 from lrx.papers.small_images import Images, load_problem, workload_of
 from lrx.records import Result, round_to_six_digits
@@ -227,9 +227,8 @@ def plot(result: Result) -> dict[str, Figure]:
             every = ticks(len(rates))
             panel.set_xticks((np.arange(len(rates)) + 0.5)[::every], [f"{rate:.2g}" for rate in rates[::every]])
             panel.set_yticks(np.arange(len(warmups)) + 0.5, [str(warmup) for warmup in warmups])
-            panel.set_title(f"{name}, {start}", loc="left", fontsize=10)
-            panel.set_ylabel("" if column else "steps of warm-up")
-            panel.set_xlabel("peak of the learning rate")
+            describe(panel, f"{name}, {start}")
+            panel.set(xlabel="peak of the learning rate", ylabel="" if column else "steps of warm-up")
     figure.colorbar(drawn, ax=[axes[0], axes[1], axes[3], axes[4]], extend="max", label="test error above the lowest")
     for row, start in enumerate((USUAL, SHARP)):
         panel = axes[3 * row + 2]
@@ -247,9 +246,7 @@ def plot(result: Result) -> dict[str, Figure]:
         panel.set_xticks(rates[::every], [f"{rate:.2g}" for rate in rates[::every]])
         panel.minorticks_off()
         panel.set_ylim(bottom=0)
-        panel.set_title(f"{start}; grey: stable", loc="left", fontsize=10)
-        panel.set_ylabel("test error (%)")
-        panel.set_xlabel("peak of the learning rate")
+        describe(panel, f"{start}; grey: stable", xlabel="peak of the learning rate", ylabel="test error (%)")
     legend(figure, axes[2], columns=3)
     return {"warmups": figure}
 

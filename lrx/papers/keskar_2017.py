@@ -202,8 +202,7 @@ def claims(result: Result) -> list[Claim]:
 
 def plot(result: Result) -> dict[str, Figure]:
     """Draw the line through the minima, as figure 3 does, and the sharpness and test error of every seed."""
-    figure, axes = panels(3)
-    figure.set_size_inches(13, 4.4)
+    figure, axes = panels(3, size=(13, 4.4))
     left, middle, right = axes
     alpha, lines = np.asarray(result.curves["alpha"]), result.array("line")
     for place, (name, color, stroke) in enumerate((("training loss", "black", "-"), ("test loss", GREY, "--"))):
@@ -213,8 +212,7 @@ def plot(result: Result) -> dict[str, Figure]:
     for at, name in ((0, "small"), (1, "large")):
         left.axvline(at, color="black", lw=0.8, alpha=0.5)
         left.text(at, 1.0, f" {name} batches", transform=left.get_xaxis_transform(), va="top", fontsize=9)
-    left.set_xlabel(r"$\alpha$, on the line through both minima; a line a seed")
-    left.set_ylabel("loss, nats")
+    left.set(xlabel=r"$\alpha$, on the line through both minima; a line a seed", ylabel="loss, nats")
     sharpness = [
         (f"rise_{BOXES[0]:g}", f"rise in the box,\n{BOXES[0]:g} (%)"),
         ("eigenvalue", "eigenvalue,\nat the end"),
@@ -232,9 +230,7 @@ def plot(result: Result) -> dict[str, Figure]:
     middle.set_yscale("log")
     middle.set_xticks(range(len(sharpness)), [text for _, text in sharpness])
     middle.set_xlabel("sharpness of every seed")
-    right.set_xscale("log")
-    right.set_xlabel(f"rise in the box, {BOXES[0]:g} (%)")
-    right.set_ylabel("test error (%)")
+    right.set(xscale="log", xlabel=f"rise in the box, {BOXES[0]:g} (%)", ylabel="test error (%)")
     legend(figure, left, columns=2)
     legend(figure, right, columns=2, loc="outside upper right")
     return {"sharp_minima": figure}

@@ -50,7 +50,7 @@ import optax
 import lrx
 from lrx.figures import BLUE, GREEN, VERMILION, legend, panels
 from lrx.papers.arms import Arm, compare, compare_after_trials, decades, final_values, strategy_of_networks, with_own
-from lrx.papers.figures import REFERENCE, arm_style, band
+from lrx.papers.figures import REFERENCE, arm_style, band, describe
 from lrx.papers.reproduction import Claim, Job, Paper, Scale
 from lrx.papers.steps import largest_of_parts, last_steps, longest_steps
 from lrx.records import Result, round_to_six_digits
@@ -307,9 +307,7 @@ def plot_training(result: Result) -> Figure:
         rates = ", ".join(f"{label} {arm['rates'][arm['best']]:.2g}" for label, arm in arms.items())
         axes.set_title(f"{title}, {result.data}", loc="left", fontsize=10, pad=16)
         axes.text(0, 1.02, f"alpha: {rates}", transform=axes.transAxes, fontsize=7.5)
-        axes.set_xlabel("epochs")
-        axes.set_ylabel("training loss at the best rate")
-        axes.set_yscale("log")
+        axes.set(yscale="log", xlabel="epochs", ylabel="training loss at the best rate")
     for label in set(result.curves["perceptron"]) - set(result.curves["regression"]):
         both[0].plot([], [], label=label, **arm_style(label, 5))
     legend(figure, both[0], columns=5)
@@ -328,10 +326,8 @@ def plot_correction(result: Result) -> Figure:
         for kind, label in enumerate(("Adam", "Adam without bias correction")):
             values = np.where(np.isinf(losses[row, column, kind]), 1e9, losses[row, column, kind])
             band(axes, rates, values.T, label, 1, marker="o", ms=3)
-        axes.set_title(f"b1 = {b1s[row]:g}, b2 = {b2s[column]:g}", loc="left", fontsize=10)
-        axes.set_xscale("log")
-        axes.set_xlabel("alpha")
-        axes.set_ylabel("loss, nats an image")
+        describe(axes, f"b1 = {b1s[row]:g}, b2 = {b2s[column]:g}", xscale="log")
+        axes.set(xlabel="alpha", ylabel="loss, nats an image")
         axes.label_outer()
     places[0].set_ylim(0.9 * shown.min(), 1.1 * np.median(losses[:, :, 0, 0]))
     legend(figure, places[0])
@@ -367,16 +363,14 @@ def plot_steps(result: Result) -> Figure:
     ):
         left.plot(places + shift, values, marker, color=color, ms=6, label=label)
     left.set_xticks(places, [f"{b1:g}\n{b2:g}" for b1, b2 in pairs])
-    left.set_xlabel("b1, b2")
-    left.set_ylabel("longest step over alpha")
+    left.set(xlabel="b1, b2", ylabel="longest step over alpha")
     steps = result.curves["training"]["steps"]
     for place, b2 in enumerate(b2s):
         label = f"{b1s[-1]:g}, {b2:g}"
         band(right, steps, longest[-1, place], label, place)
         right.axhline(paper_bound(b1s[-1], b2), **REFERENCE | {"color": arm_style(label, place)["color"]})
     right.legend(title="b1, b2", loc="lower left", bbox_to_anchor=(0, 1), ncols=3, frameon=False, fontsize=9)
-    right.set_xlabel("steps t of the logistic regression")
-    right.set_ylabel("longest step of a coordinate over alpha")
+    right.set(xlabel="steps t of the logistic regression", ylabel="longest step of a coordinate over alpha")
     for axes in (left, right):
         axes.set_yscale("log")
     legend(figure, left, columns=3)

@@ -42,7 +42,7 @@ import optax
 
 import lrx
 from lrx.figures import BLUE, DARK, GREEN, GREY, ORANGE, SKY, VERMILION, legend, panels
-from lrx.papers.figures import band
+from lrx.papers.figures import band, describe
 from lrx.papers.reproduction import Claim, Job, Paper, Scale
 from lrx.papers.residual_networks import Network, residual_workload, train_to_ends
 from lrx.records import Result, round_to_six_digits
@@ -276,10 +276,8 @@ def _sharpness(result: Result) -> Figure:
         if "unnormalized" in result.curves["minima"][label]:
             raw = rise(result, label, "unnormalized")
             middle.plot(raw, np.full(len(raw), place + 0.14), "s", mfc="none", color=color, ms=5, alpha=0.75)
-    left.set_yscale("log")
-    left.set_xlabel("distance, filter-normalized")
-    left.set_ylabel("training loss, nats")
-    left.set_title("shallow, shortcuts; dashed: no decay", loc="left", fontsize=10)
+    describe(left, "shallow, shortcuts; dashed: no decay", yscale="log")
+    left.set(xlabel="distance, filter-normalized", ylabel="training loss, nats")
     middle.set_xscale("log")
     middle.set_yticks(range(len(COLORS)), list(COLORS))
     middle.invert_yaxis()
@@ -288,8 +286,7 @@ def _sharpness(result: Result) -> Figure:
     right.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
     right.yaxis.set_major_formatter("{x:g}")
     right.yaxis.set_minor_formatter(NullFormatter())
-    right.set_xlabel("rise, filter-normalized, nats")
-    right.set_ylabel("test error (%)")
+    right.set(xlabel="rise, filter-normalized, nats", ylabel="test error (%)")
     legend(figure, right, columns=7)
     return figure
 

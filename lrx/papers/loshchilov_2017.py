@@ -34,7 +34,7 @@ import optax
 import lrx
 from lrx.figures import legend, panels
 from lrx.papers.arms import compare, final_values, with_own, without_grid
-from lrx.papers.figures import REFERENCE, arm_style, band
+from lrx.papers.figures import REFERENCE, arm_style, band, describe
 from lrx.papers.reproduction import Claim, Job, Paper, Scale
 from lrx.papers.small_images import Images, load_problem, workload_of
 from lrx.records import Result, round_to_six_digits
@@ -220,9 +220,8 @@ def plot(result: Result) -> dict[str, Figure]:
     shown = np.concatenate([errors(result, name).mean(axis=0) for name in (SGDR, STEP, COSINE)])
     above.set_ylim(0.85 * shown.min(), 1.1 * np.quantile(shown, 0.9))
     above.set_ylabel("test error (%)")
-    below.set_ylabel("rate")
-    below.set_xlabel("epoch; lines: ends of the periods of SGDR")
-    above.set_title(f"{result.data}, mean and range of {len(result.seeds)} seeds", loc="left", fontsize=10)
+    below.set(xlabel="epoch; lines: ends of the periods of SGDR", ylabel="rate")
+    describe(above, f"{result.data}, mean and range of {len(result.seeds)} seeds")
     legend(figure, above, columns=4)
     return {"restarts": figure}
 

@@ -34,6 +34,7 @@ import optax
 import lrx
 from lrx.figures import panels
 from lrx.papers.arms import error_workload
+from lrx.papers.figures import describe
 from lrx.papers.reproduction import Claim, Job, Paper, Scale
 from lrx.records import Result, round_to_six_digits
 from lrx.tuning import Execution, sweep
@@ -183,15 +184,14 @@ def plot(result: Result) -> dict[str, Figure]:
         drawn = panel.pcolormesh(
             found["decay"], found["alpha"], errors, vmin=low, vmax=high, cmap="viridis_r", shading="nearest"
         )
-        panel.set_xscale("log")
-        panel.set_yscale("log")
+        panel.set(xscale="log", yscale="log")
         row, column = np.unravel_index(np.argsort(errors, axis=None, kind="stable")[:BEST], errors.shape)
         panel.plot(np.asarray(found["decay"])[column], np.asarray(found["alpha"])[row], "o", color="black", ms=3)
         label = r"penalty $\lambda$" if name == "Adam, L2" else r"decay $\lambda$"
         panel.set_xlabel(label)
         if place == 0:
             panel.set_ylabel(r"rate $\alpha$")
-        panel.set_title(f"{name}: {errors.min():.2f} %", loc="left", fontsize=10)
+        describe(panel, f"{name}: {errors.min():.2f} %")
     bar = figure.colorbar(drawn, ax=axes, pad=0.02, extend="max")
     bar.set_label(f"test error (%), mean of {len(result.seeds)} seeds; dots: the {BEST} best")
     return {"maps": figure}

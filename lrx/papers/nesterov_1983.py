@@ -32,7 +32,7 @@ import numpy as np
 import lrx
 from lrx.figures import legend, panels
 from lrx.papers.descent import descend, log_spaced, slope
-from lrx.papers.figures import REFERENCE, band
+from lrx.papers.figures import REFERENCE, band, describe
 from lrx.papers.reproduction import Claim, Job, Paper, Scale
 from lrx.records import Result
 
@@ -186,7 +186,7 @@ def plot(result: Result) -> dict[str, Figure]:
     upper, lower = bounds(result)
     left.plot(steps, upper, label="bounds", **REFERENCE)
     left.plot(steps[-1:], [lower], "v", color="black", ms=6, label="lower bound, any method")
-    left.set_title("the worst function", loc="left", fontsize=10)
+    describe(left, "the worst function")
     long = result.array("quadratic_steps")
     for name, by_seed in result.curves["quadratic"].items():
         band(right, long, by_seed, name)
@@ -196,11 +196,9 @@ def plot(result: Result) -> dict[str, Figure]:
         right.annotate(
             f"$1/k{'^2' if order == 2 else ''}$", (long[30], middle[-1] * (long[30] / long[-1]) ** -order * 1.6)
         )
-    right.set_title("a quadratic, eigenvalues 1e-8 to 1", loc="left", fontsize=10)
+    describe(right, "a quadratic, eigenvalues 1e-8 to 1")
     for axes in (left, right):
-        axes.set_xscale("log")
-        axes.set_yscale("log")
-        axes.set_xlabel("steps k")
+        axes.set(xscale="log", yscale="log", xlabel="steps k")
     left.set_ylabel(r"gap $f(x_k) - f^*$")
     legend(figure, left, columns=5)
     return {"gap": figure}

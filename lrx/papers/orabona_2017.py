@@ -171,17 +171,14 @@ def plot(result: Result) -> dict[str, Figure]:
             for panel, value in zip(axes[:2], values, strict=True):
                 cross = {"color": arm_style("COCOB", 0)["color"], "mec": "black", "ms": 8, "ls": "", "zorder": 5}
                 panel.plot([epoch], [value], marker="X", label="COCOB, published", **cross)
-    axes[0].set_yscale("log")
-    axes[0].set_ylabel("training cost, all images")
+    axes[0].set(yscale="log", ylabel="training cost, all images")
     axes[1].set_ylabel("test error (%)")
     for panel in axes[:2]:
         panel.set_xlabel("epoch")
         panel.locator_params(axis="x", integer=True)
     if gridded:
-        axes[2].set_xscale("log")
-        axes[2].set_yscale("log")
-        axes[2].set_xlabel("learning rate; COCOB has none")
-        axes[2].set_ylabel(f"training cost after epoch {last}")
+        axes[2].set(xscale="log", yscale="log")
+        axes[2].set(xlabel="learning rate; COCOB has none", ylabel=f"training cost after epoch {last}")
     legend(figure, axes[0], columns=5)
     return {"mnist": figure}
 

@@ -186,18 +186,15 @@ def plot(result: Result) -> dict[str, Figure]:
                     ha="right",
                     fontsize=8,
                 )
-    left.set_xscale("log")
-    left.set_yscale("log")
+    left.set(xscale="log", yscale="log")
     left.set_ylim(TARGET / 10, 5)
     longest = result.curves["conditions"][str(max(map(int, result.curves["conditions"])))]["gradient descent"]
     left.set_xlim(0.8, 2 * max(longest["steps_to_target"]))
-    left.set_xlabel("steps")
-    left.set_ylabel(r"distance $\|x_t\| / \|x_0\|$; dotted: theory")
+    left.set(xlabel="steps", ylabel=r"distance $\|x_t\| / \|x_0\|$; dotted: theory")
     for name in METHODS:
         values = result.array("counter_example", name)[:40]
         right.plot(np.arange(len(values)), values, "o-", ms=3, lw=1.0, color=arm_style(name, 0)["color"])
-    right.set_xlabel("steps")
-    right.set_ylabel("x on the counter-example")
+    right.set(xlabel="steps", ylabel="x on the counter-example")
     legend(figure, left)
     return {"heavy_ball": figure}
 

@@ -238,11 +238,9 @@ def plot(result: Result) -> dict[str, Figure]:
             best = int(np.argmax(means.max(axis=0)))
             final = result.array("tasks", task, rule, "final")[:, best]
             band(right, rules[rule]["server_rates"], final.T, rule, place, marker="o", ms=3)
-        left.set_xlabel("round")
-        left.set_ylabel("accuracy (%)")
+        left.set(xlabel="round", ylabel="accuracy (%)")
         left.set_title(f"{task}, each at its best rates", loc="left", fontsize=9)
-        right.set_xscale("log")
-        right.set_xlabel("rate of the server")
+        right.set(xscale="log", xlabel="rate of the server")
         right.set_title(f"{task}, last rounds, best rate of the clients", loc="left", fontsize=9)
     legend(figure, axes[0], columns=5)
     return {"adaptive_servers": figure}

@@ -120,10 +120,7 @@ def plot(result: Result) -> dict[str, Figure]:
     axes.axhline(0.1 / (MU * (2 - 0.1 * MU)), **REFERENCE)
     root = np.sqrt(0.5 * MU)
     axes.axhline((START * np.sin(np.pi * root) / (np.pi * root)) ** 2, **REFERENCE)
-    axes.set_xscale("log")
-    axes.set_yscale("log")
-    axes.set_xlabel("steps n")
-    axes.set_ylabel(r"mean square error $E\,\theta_n^2$")
+    axes.set(xscale="log", yscale="log", xlabel="steps n", ylabel=r"mean square error $E\,\theta_n^2$")
     legend(figure, axes, columns=3)
     return {"error": figure}
 

@@ -30,7 +30,7 @@ import optax
 import lrx
 from lrx.figures import band, legend, panels
 from lrx.papers.arms import compare, final_values, strategy_of_networks, with_own, without_grid
-from lrx.papers.figures import arm_style
+from lrx.papers.figures import arm_style, describe
 from lrx.papers.reproduction import Claim, Job, Paper, Scale
 from lrx.records import Result
 from lrx.training import Workload, train
@@ -279,10 +279,8 @@ def plot_accuracy(result: Result, title: str) -> Figure:
     above.set_ylim(low - 0.05 * (high - low), high + 0.05 * (high - low))
     seeds = len(result.seeds)
     shown = f"mean and range of {seeds} seeds" if seeds > 1 else "1 seed"
-    above.set_title(f"Figure 1: {title}, {shown}", loc="left", fontsize=10)
-    above.set_ylabel("test accuracy (%)")
-    below.set_ylabel("learning rate")
-    below.set_xlabel("iteration")
+    describe(above, f"Figure 1: {title}, {shown}", ylabel="test accuracy (%)")
+    below.set(xlabel="iteration", ylabel="learning rate")
     below.ticklabel_format(axis="y", style="sci", scilimits=(-2, 2))
     legend(figure, above, columns=3)
     return figure
@@ -304,9 +302,8 @@ def plot_range_test(result: Result, title: str) -> Figure:
         textcoords="offset points",
         fontsize=9,
     )
-    axes.set_xlabel("learning rate, rising linearly")
-    axes.set_ylabel("test accuracy (%)")
-    axes.set_title(f"Figure 3: range test, {title}", loc="left", fontsize=10)
+    describe(axes, f"Figure 3: range test, {title}")
+    axes.set(xlabel="learning rate, rising linearly", ylabel="test accuracy (%)")
     return figure
 
 

@@ -36,7 +36,7 @@ from lrx.papers.arms import (
     final_values,
     strategy_of_networks,
 )
-from lrx.papers.figures import arm_style, band, sensitivity
+from lrx.papers.figures import arm_style, band, describe, sensitivity
 from lrx.papers.reproduction import Claim, Job, Paper, Scale
 from lrx.papers.small_images import Images, load_problem, workload_of
 from lrx.records import Result
@@ -158,8 +158,7 @@ def claims(result: Result) -> list[Claim]:
 
 def plot(result: Result) -> dict[str, Figure]:
     """Draw the test errors over steps on all images, over the rate, and at the end of every run."""
-    figure, (left, middle, right) = panels(3)
-    figure.set_size_inches(13, 4.4)
+    figure, (left, middle, right) = panels(3, size=(13, 4.4))
     few, most = result.curves["sets"]
     short, long = result.curves["sets"][most]
     for steps, options in ((short, {}), (long, {"alpha": 0.55})):
@@ -168,12 +167,9 @@ def plot(result: Result) -> dict[str, Figure]:
             band(left, arm["evaluation_steps"], errors, name, place, middle=np.mean, **options)
     last = [ends(result, most, steps, name).mean() for steps in (short, long) for name in (CYCLE, STEP)]
     left.set_ylim(0.8 * min(last), min(3 * max(last), left.get_ylim()[1]))
-    left.set_xlabel("step")
-    left.set_ylabel("test error (%)")
-    left.set_title(f"{int(most):,} images, best rates; pale: the longer runs", loc="left", fontsize=10)
+    describe(left, f"{int(most):,} images, best rates; pale: the longer runs", xlabel="step", ylabel="test error (%)")
     sensitivity(middle, result.curves["sets"][most][short]["arms"], highest=4.0)
-    middle.set_xlabel("peak of the learning rate")
-    middle.set_title(f"{int(short):,} steps", loc="left", fontsize=10)
+    describe(middle, f"{int(short):,} steps", xlabel="peak of the learning rate")
     for place, name in enumerate((CYCLE, STEP)):
         for row, (number, steps) in enumerate((n, s) for n in (few, most) for s in (short, long)):
             errors = ends(result, number, steps, name)

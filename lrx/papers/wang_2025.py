@@ -30,7 +30,7 @@ import numpy as np
 
 import lrx
 from lrx.figures import legend, panels
-from lrx.papers.figures import band
+from lrx.papers.figures import band, describe
 from lrx.papers.reproduction import Claim, Job, Paper, Scale
 from lrx.papers.small_images import Images, load_problem, workload_of
 from lrx.records import Result, round_to_six_digits
@@ -198,8 +198,7 @@ def penalty(result: Result, tuned: str, number: str, scaled: bool) -> np.ndarray
 
 def plot(result: Result) -> dict[str, Figure]:
     """Draw the test errors over the decay and over the number of epochs that it averages, a line a size."""
-    figure, (left, middle, right) = panels(3)
-    figure.set_size_inches(13, 4.4)
+    figure, (left, middle, right) = panels(3, size=(13, 4.4))
     numbers = list(result.curves["sizes"])
     for place, number in enumerate(numbers):
         found = result.curves["sizes"][number]
@@ -208,8 +207,7 @@ def plot(result: Result) -> dict[str, Figure]:
         for axes, x in ((left, result.curves["decays"]), (middle, found["epochs"])):
             band(axes, x, relative, label, place, marker="o", ms=3, middle=np.mean)
             axes.set_xscale("log")
-    left.set_xlabel(r"weight decay $\lambda$")
-    left.set_ylabel("test error (%), mean and range of seeds")
+    left.set(xlabel=r"weight decay $\lambda$", ylabel="test error (%), mean and range of seeds")
     middle.set_xlabel(r"epochs that AdamW averages over, $1 / (\eta \lambda M)$")
     counts = np.array([int(number) for number in numbers])
     for find, label, stroke in ((best_decay, "best", "-"), (harmless_decay, "largest harmless", "--")):
@@ -221,11 +219,7 @@ def plot(result: Result) -> dict[str, Figure]:
         )
         start = 2.0 ** octaves[0].mean()
         right.plot(counts, start * counts[0] / counts, color="black", lw=1, ls=(0, (1, 2)))
-    right.set_title("dotted: 1 / images", loc="left", fontsize=10)
-    right.set_xscale("log")
-    right.set_yscale("log")
-    right.set_xlabel("images")
-    right.set_ylabel(r"$\lambda$")
+    describe(right, "dotted: 1 / images", xscale="log", yscale="log", xlabel="images", ylabel=r"$\lambda$")
     right.set_xticks(counts, [f"{count:,}" for count in counts])
     right.minorticks_off()
     legend(figure, left, columns=4)

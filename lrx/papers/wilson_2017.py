@@ -225,8 +225,7 @@ def claims(result: Result) -> list[Claim]:
 
 def plot(result: Result) -> dict[str, Figure]:
     """Draw training losses and test errors over epochs, each at the best rate, and the errors at the end."""
-    figure, (left, middle, right) = panels(3)
-    figure.set_size_inches(12, 4.2)
+    figure, (left, middle, right) = panels(3, size=(12, 4.2))
     arms, epoch = result.curves["arms"], result.settings["epoch"]
     for axes, key in ((left, "training_loss"), (middle, "error")):
         for place, (name, arm) in enumerate(arms.items()):
@@ -234,8 +233,7 @@ def plot(result: Result) -> dict[str, Figure]:
             x = np.asarray(arm["evaluation_steps"]) / epoch
             band(axes, x, arm["evaluations"][key], label, middle=np.mean, **arm_style(name, place))
         axes.set_xlabel("epoch")
-    left.set_yscale("log")
-    left.set_ylabel("training loss, nats")
+    left.set(yscale="log", ylabel="training loss, nats")
     middle.set_ylabel("test error (%), mean and range of seeds")
     last = [final_values(arm, "error").mean() for arm in arms.values()]
     middle.set_ylim(0.6 * min(last), min(4 * min(last), middle.get_ylim()[1]))
