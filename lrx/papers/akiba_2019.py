@@ -25,12 +25,12 @@ import numpy as np
 
 import lrx
 from lrx.figures import legend, panels
-from lrx.papers.arms import decades, strategy_of_networks
+from lrx.papers.arms import decades
 from lrx.papers.figures import REFERENCE, arm_style, band
 from lrx.papers.reproduction import Claim, Job, Paper, Scale
-from lrx.papers.small_images import Images, load_problem, workload_of
+from lrx.papers.runs import sweep_seeds
+from lrx.papers.small_images import CHANCE, Images, load_problem, replace_divergence, workload_of
 from lrx.records import Result, round_to_six_digits
-from lrx.tuning import Execution, sweep
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -69,7 +69,6 @@ SCALES = {
 }
 RANGE = (-5.0, 1.0)  # log10 of the rates
 TIMES = 10  # evaluations of a trial, at which it may be pruned
-CHANCE = 90.0  # percent, the error of a run that diverged
 RANDOM, TPE, PRUNED, GRID = "random search", "TPE", "TPE with pruning", "grid"
 OFTEN = 0.6  # of the studies, in which TPE is at least as good
 HALF = 0.5  # of the steps, that pruning leaves
@@ -81,19 +80,17 @@ def measure(size: Size, job: Job) -> tuple[dict[str, Any], dict[str, Any]]:
     """Train the table of curves, and run the studies on it."""
     workload = workload_of(load_problem(size.images, job), f"{job.data}, {size.images.network}", size.batch_size)
     rates = decades(*RANGE, size.each)
-    swept = sweep(
+    swept = sweep_seeds(
         workload,
         lambda lr: lrx.sgd(lrx.linear_decay(lr, size.steps), momentum=0.9),
-        {"lr": list(rates)},
+        {"lr": rates},
+        job,
+        "table",
         num_steps=size.steps,
-        seeds=job.seeds,
         evaluate_every=max(1, size.steps // TIMES),
-        execution=Execution("vmap" if size.images.network == "perceptron" else strategy_of_networks()),
-        checkpoint=job.folder("table"),
-        progress=job.progress_title(f"{workload.name}, table"),
+        strategy=size.images.strategy,
     )
-    curves = swept.evaluation_curves["error"]  # (rates, seeds, times)
-    table = np.where(np.isfinite(curves), curves, CHANCE)
+    table = replace_divergence(swept.evaluation_curves["error"])  # (rates, seeds, times)
     found: dict[str, Any] = {name: {"best": [], "steps": []} for name in (RANDOM, TPE, PRUNED)}
     for place in range(len(job.seeds)):
         for study in range(size.studies):

@@ -13,9 +13,10 @@ import optax
 
 import lrx
 from lrx.papers.reproduction import Claim, Job
+from lrx.papers.runs import sweep_seeds
 from lrx.records import round_to_six_digits
 from lrx.training import Workload
-from lrx.tuning import Execution, SweepResult, sweep
+from lrx.tuning import SweepResult
 from lrx.workloads import dataset_workload
 from lrx.workloads.datasets import Dataset
 
@@ -49,11 +50,6 @@ def without_grid(tx: optax.GradientTransformation) -> Arm:
 def decades(first: float, last: float, each: int) -> tuple[float, ...]:
     """Return rates from 10^first to 10^last, `each` of them in a decade."""
     return tuple((10.0 ** np.linspace(first, last, round((last - first) * each) + 1)).tolist())
-
-
-def strategy_of_networks() -> str:
-    """Return the strategy of a sweep over large networks: one of them fills a CPU, but not a GPU."""
-    return "map" if jax.default_backend() == "cpu" else "vmap"
 
 
 def compare(
@@ -98,17 +94,17 @@ def compare(
     """
     found = {}
     for label, arm in arms.items():
-        swept = sweep(
+        swept = sweep_seeds(
             workload,
             lambda lr, arm=arm: arm.make(lr),
-            {"lr": list(arm.rates)},
+            {"lr": arm.rates},
+            job,
+            f"{name} {label}".strip(),
             num_steps=num_steps,
-            seeds=job.seeds,
             num_points=num_points,
             evaluate_every=evaluate_every,
-            execution=Execution(strategy),
-            checkpoint=job.folder(f"{name} {label}".strip()),
-            progress=job.progress_title(f"{name or workload.name}, {label}"),
+            title=f"{name or workload.name}, {label}",
+            strategy=strategy,
         )
         found[label] = summarize_arm(swept, metric=metric, with_rates=with_rates)
     return found
@@ -179,17 +175,17 @@ def compare_schedules(
     Returns:
       What `compare` returns.
     """
-    swept = sweep(
+    swept = sweep_seeds(
         workload,
         with_each_schedule(schedules, make, num_steps),
-        {"shape": list(range(len(schedules))), "lr": list(rates)},
+        {"shape": range(len(schedules)), "lr": rates},
+        job,
+        name or "schedules",
         num_steps=num_steps,
-        seeds=job.seeds,
         num_points=50,
         evaluate_every=evaluate_every,
-        execution=Execution(strategy),
-        checkpoint=job.folder(name or "schedules"),
-        progress=job.progress_title(name or workload.name),
+        title=name or workload.name,
+        strategy=strategy,
     )
     arms = {label: summarize_arm(swept, at=(place,), metric=metric) for place, label in enumerate(schedules)}
     both = with_own(dict.fromkeys(schedules, Arm(lambda lr: make(lrx.constant(lr)))), job)

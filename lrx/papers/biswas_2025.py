@@ -23,12 +23,12 @@ import numpy as np
 
 import lrx
 from lrx.figures import PALETTE, legend, panels
-from lrx.papers.arms import Arm, final_values, strategy_of_networks, summarize_arm, with_own
+from lrx.papers.arms import Arm, final_values, summarize_arm, with_own
 from lrx.papers.figures import arm_style, band, describe
 from lrx.papers.reproduction import Claim, Job, Paper, Scale
-from lrx.papers.small_images import Images, load_problem, workload_of
+from lrx.papers.runs import sweep_seeds
+from lrx.papers.small_images import Images, load_problem, replace_divergence, workload_of
 from lrx.records import Result, round_to_six_digits
-from lrx.tuning import Execution, sweep
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -70,7 +70,6 @@ METHODS = {
     CONSTANT: lrx.sgd,
 }
 POINTS = 2.0  # of test error, within which a start does not matter
-CHANCE = 90.0  # percent, the error of a run that diverged
 
 
 def measure(size: Size, job: Job) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -78,19 +77,18 @@ def measure(size: Size, job: Job) -> tuple[dict[str, Any], dict[str, Any]]:
     workload = workload_of(load_problem(size.images, job), f"{job.data}, {size.images.network}", size.batch_size)
     arms: dict[str, Any] = {}
     for name, arm in with_own({name: Arm(make, size.rates) for name, make in METHODS.items()}, job).items():
-        swept = sweep(
+        swept = sweep_seeds(
             workload,
             lambda lr, arm=arm: arm.make(lr),
-            {"lr": list(arm.rates)},
+            {"lr": arm.rates},
+            job,
+            name,
             num_steps=size.steps,
-            seeds=job.seeds,
             num_points=60,
-            execution=Execution("vmap" if size.images.network == "perceptron" else strategy_of_networks()),
-            checkpoint=job.folder(name),
-            progress=job.progress_title(f"{workload.name}, {name}"),
+            strategy=size.images.strategy,
         )
         arms[name] = summarize_arm(swept, metric="error")
-        error = np.where(np.isfinite(swept.evaluations["error"]), swept.evaluations["error"], CHANCE)
+        error = replace_divergence(swept.evaluations["error"])
         arms[name] |= {"error": round_to_six_digits(error), "applied": round_to_six_digits(swept.rates.mean(axis=1))}
     return size._asdict(), {"arms": arms}
 

@@ -39,8 +39,9 @@ import lrx
 from lrx.figures import LIGHT, legend, panels
 from lrx.papers.figures import REFERENCE, arm_style, band, describe
 from lrx.papers.reproduction import Claim, Job, Paper, Scale
+from lrx.papers.runs import train_seeds
 from lrx.records import Result, round_to_six_digits
-from lrx.training import Evaluation, Workload, train
+from lrx.training import Evaluation, Workload
 from lrx.workloads.datasets import load
 from lrx.workloads.full_batch import make_full_batch_workload, standardize_pixels, tanh_network
 
@@ -141,24 +142,19 @@ def measure(size: Size, job: Job) -> tuple[dict[str, Any], dict[str, Any]]:
     )
     curves = {}
     for label, run in runs(size).items():
-        by_seed, monitors = [], []
-        for seed in job.seeds:
-            record = job.folder(f"{label} {seed} sharpness.json")
-            monitors.append(lrx.sharpness_monitor(workload, every=run.every, tol=TOLERANCE, path=record))
-            with jax.default_matmul_precision("highest"):  # less would raise the loss by rounding on a GPU
-                by_seed.append(
-                    train(
-                        workload,
-                        run.tx,
-                        steps=run.steps,
-                        seed=seed,
-                        evaluate_every=run.every,
-                        callback=monitors[-1],
-                        checkpoint=job.folder(f"{label} {seed}"),
-                        progress=job.progress_title(f"{workload.name}, {label}, seed {seed}"),
-                        stop_on_nonfinite=False,
-                    )
-                )
+        records = [job.folder(f"{label} {seed} sharpness.json") for seed in job.seeds]
+        monitors = [lrx.sharpness_monitor(workload, every=run.every, tol=TOLERANCE, path=record) for record in records]
+        with jax.default_matmul_precision("highest"):  # less would raise the loss by rounding on a GPU
+            by_seed = train_seeds(
+                workload,
+                run.tx,
+                job,
+                label,
+                steps=run.steps,
+                evaluate_every=run.every,
+                title=f"{workload.name}, {label}, seed",
+                callbacks=monitors,
+            )
         losses = np.array([history.loss for history in by_seed])
         stride = max(1, run.steps // POINTS) | 1  # odd, since the loss goes up and down with a period of two steps
         curves[label] = {

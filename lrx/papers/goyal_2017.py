@@ -32,14 +32,7 @@ import optax
 
 import lrx
 from lrx.figures import panels
-from lrx.papers.arms import (
-    claim_best_rates_inside_grid,
-    compare,
-    compare_schedules,
-    decades,
-    strategy_of_networks,
-    without_grid,
-)
+from lrx.papers.arms import claim_best_rates_inside_grid, compare, compare_schedules, decades, without_grid
 from lrx.papers.figures import band, describe, errors_at_the_end
 from lrx.papers.reproduction import Claim, Job, Paper, Scale
 from lrx.papers.small_images import Images, load_problem, workload_of
@@ -142,9 +135,8 @@ def schedules(rate: float, factor: int, size: Size, per_epoch: int) -> dict[str,
 
 def measure(size: Size, job: Job) -> tuple[dict[str, Any], dict[str, Any]]:
     """Find the rate of the smallest batch, train with all batches, and with each form of momentum."""
-    strategy = "vmap" if size.images.network == "perceptron" else strategy_of_networks()
     problem = load_problem(size.images, job)
-    options: dict[str, Any] = {"metric": "error", "strategy": strategy}
+    options: dict[str, Any] = {"metric": "error", "strategy": size.images.strategy}
     batches: dict[str, Any] = {}
     rate, momentum = 1.0, {}
     for factor in (1, *size.factors):

@@ -42,7 +42,8 @@ from lrx.papers.arms import final_values, with_own, without_grid
 from lrx.papers.figures import band, describe
 from lrx.papers.reproduction import Claim, Job, Paper, Scale
 from lrx.papers.residual_networks import Network, residual_workload
-from lrx.records import Result, round_to_six_digits
+from lrx.papers.runs import summarize_histories, train_seeds
+from lrx.records import Result
 from lrx.training import Workload
 
 if TYPE_CHECKING:
@@ -129,33 +130,18 @@ def train(workload: Workload, tx: optax.GradientTransformation, size: Size, job:
 
     `warm_steps` counts the steps of each seed before the rate is above that of the warm-up.
     """
-    histories = [
-        lrx.train(
-            workload,
-            tx,
-            steps=size.steps,
-            seed=seed,
-            evaluate_every=size.every,
-            feedback_metric="training_error" if name == WARMUP else None,
-            stop_on_nonfinite=False,
-            checkpoint=job.folder(f"{workload.name}, {name}, seed {seed}"),
-            progress=job.progress_title(f"{workload.name}, {name}, seed {seed}"),
-        )
-        for seed in job.seeds
-    ]
-    starts = np.arange(0, size.steps, -(-size.steps // POINTS))
-    lengths = np.diff([*starts, size.steps])
+    histories = train_seeds(
+        workload,
+        tx,
+        job,
+        f"{workload.name}, {name}, seed",
+        steps=size.steps,
+        evaluate_every=size.every,
+        feedback_metric="training_error" if name == WARMUP else None,
+    )
     above = [history.rate > 2 * SMALL * size.rate for history in histories]
-    return {
-        "steps": starts + (lengths + 1) / 2,
-        "loss": round_to_six_digits([np.add.reduceat(history.loss, starts) / lengths for history in histories]),
-        "evaluation_steps": histories[0].evaluation_steps,
-        "evaluations": {
-            name: round_to_six_digits([history.evaluations[name] for history in histories])
-            for name in histories[0].evaluations
-        },
-        "warm_steps": [int(np.argmax(each)) if each.any() else size.steps for each in above],
-    }
+    warm_steps = [int(np.argmax(each)) if each.any() else size.steps for each in above]
+    return summarize_histories(histories, POINTS) | {"warm_steps": warm_steps}
 
 
 def ends(result: Result, kind: str, depth: int, metric: str) -> np.ndarray:

@@ -19,6 +19,7 @@ out.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -30,9 +31,9 @@ from lrx.figures import legend, panels
 from lrx.papers.arms import Arm, decades, with_each_schedule, with_own, without_grid
 from lrx.papers.figures import arm_style
 from lrx.papers.reproduction import Claim, Job, Paper, Scale
+from lrx.papers.runs import sweep_seeds
 from lrx.records import Result, round_to_six_digits
 from lrx.training import Workload
-from lrx.tuning import Execution, sweep
 from lrx.workloads.suite import TASKS, Task
 
 if TYPE_CHECKING:
@@ -146,17 +147,9 @@ def reached(
     workload: Workload, task: Task, make: Callable[..., Any], axes: dict[str, Any], num_steps: int, job: Job, label: str
 ) -> tuple[np.ndarray, list[Any]]:
     """Return the metric at the end over the axes: with the choosing seed, and with the judged seeds, (..., seeds)."""
-    swept = sweep(
-        workload,
-        make,
-        axes,
-        num_steps=num_steps,
-        seeds=(CHOOSING, *job.seeds),
-        num_points=1,
-        execution=Execution("vmap"),
-        checkpoint=job.folder(f"{workload.name} {label}"),
-        progress=job.progress_title(f"{workload.name}, {label}"),
-    )
+    with_choosing = dataclasses.replace(job, seeds=(CHOOSING, *job.seeds))
+    name, title = f"{workload.name} {label}", f"{workload.name}, {label}"
+    swept = sweep_seeds(workload, make, axes, with_choosing, name, num_steps=num_steps, num_points=1, title=title)
     values = np.where(np.isfinite(swept.final_loss), swept.evaluations[task.metric], np.nan)
     return values[..., 0], round_to_six_digits(values[..., 1:]).tolist()
 

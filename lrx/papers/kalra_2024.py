@@ -39,9 +39,9 @@ import lrx
 from lrx.figures import legend, panels
 from lrx.papers.figures import band, describe
 from lrx.papers.reproduction import Claim, Job, Paper, Scale
-from lrx.papers.small_images import Images, load_problem, workload_of
+from lrx.papers.runs import sweep_seeds
+from lrx.papers.small_images import Images, load_problem, replace_divergence, workload_of
 from lrx.records import Result, round_to_six_digits
-from lrx.tuning import Execution, sweep
 from lrx.workloads._network import Network
 
 if TYPE_CHECKING:
@@ -144,18 +144,17 @@ def measure(size: Size, job: Job) -> tuple[dict[str, Any], dict[str, Any]]:
         maps[start] = {}
         for name, direction in METHODS.items():
             rates = size.sgd if name == SGD else size.adam
-            swept = sweep(
+            swept = sweep_seeds(
                 workload,
                 lambda rate, warmup, direction=direction: optax.chain(direction(), schedule(rate, warmup, size.steps)),
-                {"rate": list(rates), "warmup": [float(warmup) for warmup in size.warmups]},
+                {"rate": rates, "warmup": [float(warmup) for warmup in size.warmups]},
+                job,
+                f"{start} {name}",
                 num_steps=size.steps,
-                seeds=job.seeds,
                 num_points=1,
-                execution=Execution("vmap"),
-                checkpoint=job.folder(f"{start} {name}"),
-                progress=job.progress_title(f"{workload.name}, {name}"),
+                title=f"{workload.name}, {name}",
             )
-            error = np.where(np.isfinite(swept.evaluations["error"]), swept.evaluations["error"], 90.0)
+            error = replace_divergence(swept.evaluations["error"])
             maps[start][name] = {"rates": list(rates), "error": round_to_six_digits(error)}
     return size._asdict(), {"warmups": list(size.warmups), "maps": maps}
 

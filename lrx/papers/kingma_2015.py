@@ -49,9 +49,10 @@ import optax
 
 import lrx
 from lrx.figures import BLUE, GREEN, VERMILION, legend, panels
-from lrx.papers.arms import Arm, compare, compare_after_trials, decades, final_values, strategy_of_networks, with_own
+from lrx.papers.arms import Arm, compare, compare_after_trials, decades, final_values, with_own
 from lrx.papers.figures import REFERENCE, arm_style, band, describe
 from lrx.papers.reproduction import Claim, Job, Paper, Scale
+from lrx.papers.runs import strategy_of_networks, sweep_seeds
 from lrx.papers.steps import largest_of_parts, last_steps, longest_steps
 from lrx.records import Result, round_to_six_digits
 from lrx.training import Workload
@@ -177,16 +178,8 @@ def train_autoencoder(workload: Workload, job: Job, epochs: int) -> np.ndarray:
         return lrx.adam(lrx.tabulated(factors) * rate, b1=b1, b2=b2)
 
     grid = {"b1": B1, "b2": B2, "corrected": (1, 0), "rate": RATES}
-    swept = lrx.sweep(
-        workload,
-        make,
-        {name: list(values) for name, values in grid.items()},
-        num_steps=num_steps,
-        seeds=job.seeds,
-        execution=lrx.tuning.Execution(strategy_of_networks()),
-        checkpoint=job.folder("autoencoder"),
-        progress=job.progress_title("autoencoder"),
-    )
+    name, strategy = "autoencoder", strategy_of_networks()
+    swept = sweep_seeds(workload, make, grid, job, name, num_steps=num_steps, title=name, strategy=strategy)
     return round_to_six_digits(swept.final_loss)
 
 

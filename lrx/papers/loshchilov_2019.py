@@ -36,8 +36,9 @@ from lrx.figures import panels
 from lrx.papers.arms import error_workload
 from lrx.papers.figures import describe
 from lrx.papers.reproduction import Claim, Job, Paper, Scale
+from lrx.papers.runs import sweep_seeds
+from lrx.papers.small_images import replace_divergence
 from lrx.records import Result, round_to_six_digits
-from lrx.tuning import Execution, sweep
 from lrx.workloads.datasets import load
 from lrx.workloads.labels import mislabel
 
@@ -95,30 +96,26 @@ def measure(size: Size, job: Job) -> tuple[dict[str, Any], dict[str, Any]]:
     for name, make in METHODS.items():
         factor = 10.0**SHIFT if name == "AdamW, times alpha" else 1.0
         decays = (factor * np.logspace(*DECAYS, size.cells)).tolist()
-        swept = sweep(
+        swept = sweep_seeds(
             workload,
             lambda alpha, decay, make=make: make(alpha, decay, steps),
             {"alpha": alphas, "decay": decays},
+            job,
+            name,
             num_steps=steps,
-            seeds=job.seeds,
             num_points=1,
-            execution=Execution("vmap"),
-            checkpoint=job.folder(name),
-            progress=job.progress_title(f"{workload.name}, {name}"),
         )
         maps[name] = {"alpha": alphas, "decay": round_to_six_digits(decays), **_results(swept)}
     best = np.unravel_index(int(np.argmin(means(maps["AdamW"]["error"]))), (size.cells, size.cells))
     decay = maps["AdamW"]["decay"][best[1]]
-    constant = sweep(
+    constant = sweep_seeds(
         workload,
         lambda alpha: lrx.adamw(alpha, weight_decay=decay, decoupling="schedule", base_rate=alpha),
         {"alpha": alphas},
+        job,
+        CONSTANT,
         num_steps=steps,
-        seeds=job.seeds,
         num_points=1,
-        execution=Execution("vmap"),
-        checkpoint=job.folder(CONSTANT),
-        progress=job.progress_title(f"{workload.name}, {CONSTANT}"),
     )
     maps[CONSTANT] = {"alpha": alphas, "decay": [decay], **_results(constant)}
     return size._asdict() | {"steps": steps}, {"maps": maps}
@@ -126,7 +123,7 @@ def measure(size: Size, job: Job) -> tuple[dict[str, Any], dict[str, Any]]:
 
 def _results(swept: Any) -> dict[str, Any]:
     """Return test errors in percent and training losses, (alphas, decays, seeds); a run that diverged guesses."""
-    error = np.where(np.isfinite(swept.evaluations["error"]), swept.evaluations["error"], 90.0)
+    error = replace_divergence(swept.evaluations["error"])
     return {"error": round_to_six_digits(error), "loss": round_to_six_digits(swept.evaluations["training_loss"])}
 
 

@@ -10,8 +10,8 @@ import jax
 import numpy as np
 import optax
 
-from lrx.papers.arms import strategy_of_networks
 from lrx.papers.reproduction import Job
+from lrx.papers.runs import strategy_of_networks
 from lrx.training import Workload
 from lrx.training.many import RunFamily
 from lrx.training.plan import choose_plan

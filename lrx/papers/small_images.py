@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import numpy as np
+
 from lrx.papers.reproduction import Job
+from lrx.papers.runs import strategy_of_networks
 from lrx.training import Workload
 from lrx.workloads._network import Network
 from lrx.workloads.datasets import load
@@ -13,6 +16,8 @@ from lrx.workloads.labels import mislabel
 from lrx.workloads.pixels import flatten, shrink
 from lrx.workloads.small_convolution import convolutional_network
 from lrx.workloads.supervised import Examples, error_in_percent, make_supervised_workload
+
+CHANCE = 90.0  # percent, the error of a guess among ten classes
 
 
 class Images(NamedTuple):
@@ -33,6 +38,11 @@ class Images(NamedTuple):
     shrink: int
     widths: tuple[int, ...]
     wrong_labels: float = 0.0
+
+    @property
+    def strategy(self) -> str:
+        """Return the strategy of a sweep over the network."""
+        return "vmap" if self.network == "perceptron" else strategy_of_networks()
 
 
 class Problem(NamedTuple):
@@ -65,3 +75,8 @@ def workload_of(problem: Problem, name: str, batch_size: int) -> Workload:
     return make_supervised_workload(
         name, problem.network, problem.train, problem.test, error_in_percent, batch_size=batch_size
     )
+
+
+def replace_divergence(errors: np.ndarray) -> np.ndarray:
+    """Return errors in percent in which a run that diverged has the error of a guess."""
+    return np.where(np.isfinite(errors), errors, CHANCE)

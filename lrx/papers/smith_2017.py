@@ -29,9 +29,10 @@ import optax
 
 import lrx
 from lrx.figures import band, legend, panels
-from lrx.papers.arms import compare, final_values, strategy_of_networks, with_own, without_grid
+from lrx.papers.arms import compare, final_values, with_own, without_grid
 from lrx.papers.figures import arm_style, describe
 from lrx.papers.reproduction import Claim, Job, Paper, Scale
+from lrx.papers.runs import strategy_of_networks
 from lrx.records import Result
 from lrx.training import Workload, train
 from lrx.workloads import make_workload

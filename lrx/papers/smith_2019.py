@@ -29,13 +29,7 @@ import optax
 
 import lrx
 from lrx.figures import legend, panels
-from lrx.papers.arms import (
-    claim_best_rates_inside_grid,
-    compare_schedules,
-    decades,
-    final_values,
-    strategy_of_networks,
-)
+from lrx.papers.arms import claim_best_rates_inside_grid, compare_schedules, decades, final_values
 from lrx.papers.figures import arm_style, band, describe, sensitivity
 from lrx.papers.reproduction import Claim, Job, Paper, Scale
 from lrx.papers.small_images import Images, load_problem, workload_of
@@ -96,7 +90,6 @@ def schedules(steps: int) -> dict[str, lrx.Schedule]:
 
 def measure(size: Size, job: Job) -> tuple[dict[str, Any], dict[str, Any]]:
     """Train with both schedules, both lengths, every rate and seed, on few images and on all."""
-    strategy = "vmap" if size.images.network == "perceptron" else strategy_of_networks()
     sets: dict[str, Any] = {}
     for number in (size.fewer, size.images.number):
         problem = load_problem(size.images._replace(number=number), job)
@@ -113,7 +106,7 @@ def measure(size: Size, job: Job) -> tuple[dict[str, Any], dict[str, Any]]:
                 metric="error",
                 evaluate_every=max(1, size.steps // 15),
                 name=f"{workload.name}, {steps} steps",
-                strategy=strategy,
+                strategy=size.images.strategy,
             )
             sets[str(number)][str(steps)] = {"arms": arms}
     return size._asdict(), {"sets": sets}

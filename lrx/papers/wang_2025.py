@@ -32,9 +32,9 @@ import lrx
 from lrx.figures import legend, panels
 from lrx.papers.figures import band, describe
 from lrx.papers.reproduction import Claim, Job, Paper, Scale
+from lrx.papers.runs import sweep_seeds
 from lrx.papers.small_images import Images, load_problem, workload_of
 from lrx.records import Result, round_to_six_digits
-from lrx.tuning import Execution, sweep
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -101,16 +101,15 @@ def measure(size: Size, job: Job) -> tuple[dict[str, Any], dict[str, Any]]:
         workload = workload_of(load_problem(images, job), name, size.batch_size)
         epoch = workload.batches.steps_per_epoch
         schedule = lrx.cosine_decay(size.rate, size.epochs * epoch, end_value=FINAL_RATE * size.rate)
-        swept = sweep(
+        swept = sweep_seeds(
             workload,
             lambda decay, schedule=schedule: lrx.adamw(schedule, weight_decay=decay),
-            {"decay": list(size.decays)},
+            {"decay": size.decays},
+            job,
+            name,
             num_steps=size.epochs * epoch,
-            seeds=job.seeds,
             num_points=1,
-            execution=Execution("vmap"),
-            checkpoint=job.folder(name),
-            progress=job.progress_title(name),
+            title=name,
         )
         epochs = 1 / (size.rate * np.asarray(size.decays) * epoch)
         sizes[str(number)] = {

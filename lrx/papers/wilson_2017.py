@@ -35,14 +35,14 @@ import optax
 
 import lrx
 from lrx.figures import legend, panels
-from lrx.papers.arms import Arm, decades, error_workload, final_values, strategy_of_networks, summarize_arm, with_own
+from lrx.papers.arms import Arm, decades, error_workload, final_values, summarize_arm, with_own
 from lrx.papers.descent import descend
 from lrx.papers.figures import arm_style, band, errors_at_the_end
 from lrx.papers.reproduction import Claim, Job, Paper, Scale
 from lrx.papers.residual_networks import Network, residual_workload
+from lrx.papers.runs import strategy_of_networks, sweep_seeds
 from lrx.records import Result, round_to_six_digits
 from lrx.training import Workload
-from lrx.tuning import Execution, sweep
 from lrx.workloads.datasets import load
 
 if TYPE_CHECKING:
@@ -157,16 +157,15 @@ def measure(size: Size, job: Job) -> tuple[dict[str, Any], dict[str, Any]]:
     }
     arms = {}
     for name, arm in with_own(own, job).items():
-        swept = sweep(
+        swept = sweep_seeds(
             workload,
             lambda lr, arm=arm: arm.make(lr),
-            {"lr": list(arm.rates)},
+            {"lr": arm.rates},
+            job,
+            name,
             num_steps=steps,
-            seeds=job.seeds,
             evaluate_every=max(1, steps // 15),
-            execution=Execution(strategy_of_networks() if size.depth else "vmap"),
-            checkpoint=job.folder(name),
-            progress=job.progress_title(f"{workload.name}, {name}"),
+            strategy=strategy_of_networks() if size.depth else "vmap",
         )
         arms[name] = summarize_arm(swept, metric="training_loss")
         arms[name]["error"] = round_to_six_digits(swept.evaluations["error"])
