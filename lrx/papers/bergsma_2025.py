@@ -31,7 +31,7 @@ import numpy as np
 import lrx
 from lrx.figures import legend, panels
 from lrx.papers.arms import claim_best_rates_inside_grid, compare_schedules, decades, final_values
-from lrx.papers.figures import arm_style, band, describe
+from lrx.papers.figures import arm_style, band, describe, mark
 from lrx.papers.reproduction import Claim, Job, Paper, Scale
 from lrx.records import Result, round_to_six_digits
 from lrx.training import Workload
@@ -188,8 +188,7 @@ def plot(result: Result) -> dict[str, Figure]:
         band(middle, list(found), np.stack(list(found.values()), axis=1), shape, place + 1, marker="o", ms=3)
     middle.axhline(0, color="black", lw=0.8)
     middle.set_xscale("log")
-    middle.set_xticks([int(steps) for steps in lengths], [f"{int(steps):,}" for steps in lengths])
-    middle.minorticks_off()
+    mark(middle, [int(steps) for steps in lengths])
     describe(middle, "each at its best peak", xlabel="steps of the run", ylabel="loss above that of linear to 0 (%)")
     weights = result.curves["weights"]
     for place, shape in enumerate(SHAPES):

@@ -316,9 +316,8 @@ def plot_task(name: str, task: Mapping[str, Any]) -> Figure:
     losses.set(yscale="log", ylabel="training loss, median")
     for axes in (norms, rates, losses):
         axes.set_xlabel("steps")
-    errors_at_the_end(errors, {label: final_values(arm, "error") for label, arm in arms.items()})
-    best = [arm["rates"][arm["best"]] for arm in arms.values()]
-    errors.set_yticks(range(len(arms)), [f"{label}, {rate:g}" for label, rate in zip(arms, best, strict=True)])
+    peaks = [f"{label}, {arm['rates'][arm['best']]:g}" for label, arm in arms.items()]
+    errors_at_the_end(errors, {label: final_values(arm, "error") for label, arm in arms.items()}, peaks)
     describe(errors, "seeds and mean, at the best peak rate", xlabel="test error of the last iterate (%)")
     legend(figure, losses, columns=7)
     return figure

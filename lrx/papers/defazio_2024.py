@@ -35,7 +35,7 @@ from lrx.figures import legend, panels
 from lrx.papers import hagele_2024
 from lrx.papers.arms import Arm, claim_best_rates_inside_grid, compare, compare_schedules, final_values, with_own
 from lrx.papers.bergsma_2025 import B2, MODELS, WARMUP, WEIGHT_DECAY
-from lrx.papers.figures import arm_style, band, describe, sensitivity
+from lrx.papers.figures import arm_style, band, describe, mark, sensitivity
 from lrx.papers.hagele_2024 import Size
 from lrx.papers.reproduction import Claim, Job, Paper, Scale
 from lrx.records import Result
@@ -151,8 +151,7 @@ def plot(result: Result) -> dict[str, Figure]:
     *_, longest = result.curves["scheduled"]
     sensitivity(right, {**result.curves["arms"], **result.curves["scheduled"][longest]})
     right.set_ylim(0.97 * lowest, 1.4 * lowest)
-    right.set_xticks(result.settings["rates"], [f"{rate:g}" for rate in result.settings["rates"]])
-    right.minorticks_off()
+    mark(right, result.settings["rates"], "g")
     describe(right, f"after {int(longest):,} steps")
     legend(figure, left, columns=3)
     return {"schedule_free": figure}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -130,6 +130,12 @@ def describe(axes: Axes, title: str = "", *, fontsize: float = 10, **properties:
     axes.set_title(title, loc="left", fontsize=fontsize)
 
 
+def mark(axes: Axes, values: Any, form: str = ",") -> None:
+    """Put the ticks of the x axis at some values alone, each written in a form such as "," or "g"."""
+    axes.set_xticks(values, [format(value, form) for value in values])
+    axes.minorticks_off()
+
+
 def sensitivity(axes: Axes, arms: Mapping[str, Any], highest: float = 3.0) -> None:
     """Draw the final loss of each arm of `lrx.papers.arms.compare` over its rates.
 
@@ -144,10 +150,18 @@ def sensitivity(axes: Axes, arms: Mapping[str, Any], highest: float = 3.0) -> No
     axes.set_xlabel("learning rate")
 
 
-def errors_at_the_end(axes: Axes, errors: Mapping[str, np.ndarray], highest: float = 2.5) -> None:
+def errors_at_the_end(
+    axes: Axes, errors: Mapping[str, np.ndarray], labels: Sequence[str] | None = None, *, highest: float = 2.5
+) -> None:
     """Draw the errors of each arm in a row: a dot for each seed, and a stroke for their mean.
 
     An arm whose mean is more than `highest` times the lowest is written at the edge, since it would flatten the others.
+
+    Args:
+      axes: the panel.
+      errors: label to the error of each seed.
+      labels: what is written beside the rows; by default the labels of the arms.
+      highest: see above.
     """
     edge = highest * min(by_seed.mean() for by_seed in errors.values())
     for place, (label, by_seed) in enumerate(errors.items()):
@@ -157,6 +171,7 @@ def errors_at_the_end(axes: Axes, errors: Mapping[str, np.ndarray], highest: flo
             continue
         axes.plot(by_seed, np.full(len(by_seed), place), "o", color=colour, ms=4, alpha=0.5, mew=0, label=label)
         axes.plot([by_seed.mean()], [place], "|", color=colour, ms=18, mew=2)
+    axes.set_yticks(range(len(errors)), labels or list(errors))
     axes.set_ylim(len(errors) - 0.5, -0.5)
     beyond = any(by_seed.mean() > edge for by_seed in errors.values())
     axes.set_xlim(right=edge if beyond else min(edge, axes.get_xlim()[1]))

@@ -33,7 +33,7 @@ import optax
 import lrx
 from lrx.figures import panels
 from lrx.papers.arms import claim_best_rates_inside_grid, compare, compare_schedules, decades, without_grid
-from lrx.papers.figures import band, describe, errors_at_the_end
+from lrx.papers.figures import band, describe, errors_at_the_end, mark
 from lrx.papers.reproduction import Claim, Job, Paper, Scale
 from lrx.papers.small_images import Images, load_problem, workload_of
 from lrx.records import Result
@@ -222,8 +222,7 @@ def plot(result: Result) -> dict[str, Figure]:
     sizes = [int(batch) for batch in batches]
     band(middle, sizes, np.stack([errors(arms[GRADUAL]) for arms in batches.values()], axis=1), "error", marker="o")
     middle.set_xscale("log", base=2)
-    middle.set_xticks(sizes, [f"{each:,}" for each in sizes])
-    middle.minorticks_off()
+    mark(middle, sizes)
     describe(middle, "linear scaling, gradual warm-up", xlabel="images in a batch", ylabel="test error (%)")
     compared = str(int(smallest) * result.settings["compared"])
     found = {name: errors(arm) for name, arm in batches[compared].items()}
@@ -231,8 +230,6 @@ def plot(result: Result) -> dict[str, Figure]:
     rows |= {f"heavy ball,\n{name}": errors(arm) for name, arm in result.curves["momentum"].items()}
     rows |= found  # with the arms of the caller at the end
     errors_at_the_end(right, rows)
-    right.set_yticks(range(len(rows)), list(rows))
-    right.set_ylim(len(rows) - 0.5, -0.5)
     describe(right, f"batches of {int(compared):,}", xlabel="test error (%), a dot a seed")
     return {"large_batches": figure}
 

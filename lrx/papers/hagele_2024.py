@@ -33,7 +33,7 @@ import lrx
 from lrx.figures import legend, panels
 from lrx.papers.arms import claim_best_rates_inside_grid, compare_schedules, final_values
 from lrx.papers.bergsma_2025 import B2, MODELS, WARMUP, WEIGHT_DECAY
-from lrx.papers.figures import arm_style, band, describe
+from lrx.papers.figures import arm_style, band, describe, mark
 from lrx.papers.reproduction import Claim, Job, Paper, Scale
 from lrx.records import Result
 
@@ -200,8 +200,7 @@ def plot(result: Result) -> dict[str, Figure]:
         found = [ends(result, kind, steps) for steps in lengths]
         band(middle, [int(steps) for steps in lengths], np.stack(found, axis=1), kind, place, marker="o", ms=3)
     middle.set_xscale("log")
-    middle.set_xticks([int(steps) for steps in lengths], [f"{int(steps):,}" for steps in lengths])
-    middle.minorticks_off()
+    mark(middle, [int(steps) for steps in lengths])
     describe(middle, "losses at the end", xlabel="steps of the run")
     for place, kind in enumerate((LINEAR, SQRT)):
         found = [cooled(result, kind, part) for part in PARTS]

@@ -30,7 +30,7 @@ import numpy as np
 
 import lrx
 from lrx.figures import legend, panels
-from lrx.papers.figures import band, describe
+from lrx.papers.figures import band, describe, mark
 from lrx.papers.reproduction import Claim, Job, Paper, Scale
 from lrx.papers.runs import sweep_seeds
 from lrx.papers.small_images import Images, load_problem, workload_of
@@ -219,8 +219,7 @@ def plot(result: Result) -> dict[str, Figure]:
         start = 2.0 ** octaves[0].mean()
         right.plot(counts, start * counts[0] / counts, color="black", lw=1, ls=(0, (1, 2)))
     describe(right, "dotted: 1 / images", xscale="log", yscale="log", xlabel="images", ylabel=r"$\lambda$")
-    right.set_xticks(counts, [f"{count:,}" for count in counts])
-    right.minorticks_off()
+    mark(right, counts)
     legend(figure, left, columns=4)
     return {"time_scale": figure}
 
