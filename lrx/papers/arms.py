@@ -47,6 +47,13 @@ def without_grid(tx: optax.GradientTransformation) -> Arm:
     return Arm(lambda rate: tx)  # noqa: ARG005
 
 
+def momentum_with_penalty(
+    rate: Any, weight_decay: Any, *, nesterov: bool = False
+) -> optax.GradientTransformationExtraArgs:
+    """Build momentum of 0.9 with an L2 penalty, by which networks of images are usually trained."""
+    return optax.chain(optax.add_decayed_weights(weight_decay), lrx.sgd(rate, momentum=0.9, nesterov=nesterov))
+
+
 def decades(first: float, last: float, each: int) -> tuple[float, ...]:
     """Return rates from 10^first to 10^last, `each` of them in a decade."""
     return tuple((10.0 ** np.linspace(first, last, round((last - first) * each) + 1)).tolist())

@@ -38,7 +38,7 @@ import optax
 import lrx
 from lrx import figures
 from lrx.figures import PALETTE, legend, panels
-from lrx.papers.arms import final_values, with_own, without_grid
+from lrx.papers.arms import final_values, momentum_with_penalty, with_own, without_grid
 from lrx.papers.figures import band, describe
 from lrx.papers.reproduction import Claim, Job, Paper, Scale
 from lrx.papers.residual_networks import Network, residual_workload
@@ -80,7 +80,6 @@ SCALES = {
         "cifar10",
     ),
 }
-MOMENTUM = 0.9
 WEIGHT_DECAY = 1e-4
 POINTS = 50  # of the curve of training losses
 DROPS = (0.5, 0.75)  # of the run, where the rate is divided by 10
@@ -93,36 +92,22 @@ FALL = 0.85  # of the training loss, within an epoch after a drop
 FIRST_PART = 0.1  # of the run, in which the warm-up ends
 
 
-def optimizer(rate: Any) -> optax.GradientTransformation:
-    """Return momentum with an L2 penalty."""
-    return optax.chain(optax.add_decayed_weights(WEIGHT_DECAY), lrx.sgd(rate, momentum=MOMENTUM))
-
-
-def step_schedule(steps: int, rate: float) -> lrx.Schedule:
-    """Return the schedule of the source."""
-    return lrx.piecewise_constant(rate, {round(part * steps): 0.1 for part in DROPS})
-
-
 def measure(size: Size, job: Job) -> tuple[dict[str, Any], dict[str, Any]]:
     """Train every network with the step schedule, and the deepest one with shortcuts also with the others."""
-    warm = lrx.warmup_until(
-        step_schedule(size.steps, size.rate),
-        warmup_value=SMALL * size.rate,
-        threshold=THRESHOLD,
-        feedback="observed",
-    )
-    rates = {STEP: step_schedule(size.steps, size.rate), CONSTANT: lrx.constant(size.rate), WARMUP: warm}
-    methods = with_own({name: without_grid(optimizer(rate)) for name, rate in rates.items()}, job)
+    step = lrx.piecewise_constant(size.rate, {round(part * size.steps): 0.1 for part in DROPS})
+    warm = lrx.warmup_until(step, warmup_value=SMALL * size.rate, threshold=THRESHOLD, feedback="observed")
+    rates = {STEP: step, CONSTANT: lrx.constant(size.rate), WARMUP: warm}
+    arms = {name: without_grid(momentum_with_penalty(rate, WEIGHT_DECAY)) for name, rate in rates.items()}
     networks: dict[str, Any] = {PLAIN: {}, RESIDUAL: {}}
     for kind, found in networks.items():
         for depth in size.depths:
             workload = residual_workload(size.network, depth, job, shortcuts=kind == RESIDUAL)
-            found[str(depth)] = train(workload, optimizer(rates[STEP]), size, job, STEP)
-    arms = {STEP: networks[RESIDUAL][str(size.depths[-1])]}
-    for name, arm in methods.items():
+            found[str(depth)] = train(workload, arms[STEP].make(size.rate), size, job, STEP)
+    deepest = {STEP: networks[RESIDUAL][str(size.depths[-1])]}
+    for name, arm in with_own(arms, job).items():
         if name != STEP:
-            arms[name] = train(workload, arm.make(size.rate), size, job, name)
-    return size._asdict(), {"networks": networks, "arms": arms}
+            deepest[name] = train(workload, arm.make(size.rate), size, job, name)
+    return size._asdict(), {"networks": networks, "arms": deepest}
 
 
 def train(workload: Workload, tx: optax.GradientTransformation, size: Size, job: Job, name: str) -> dict[str, Any]:

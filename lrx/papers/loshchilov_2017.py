@@ -33,7 +33,7 @@ import optax
 
 import lrx
 from lrx.figures import legend, panels
-from lrx.papers.arms import compare, final_values, with_own, without_grid
+from lrx.papers.arms import compare, final_values, momentum_with_penalty, with_own, without_grid
 from lrx.papers.figures import REFERENCE, arm_style, band, describe
 from lrx.papers.reproduction import Claim, Job, Paper, Scale
 from lrx.papers.small_images import Images, load_problem, workload_of
@@ -67,7 +67,6 @@ SCALES = {
     "paper": Scale("two wide convolutions, 150 epochs, 3 seeds", "hours on one GPU", WHOLE, "cifar10"),
 }
 RATE = 0.05
-MOMENTUM = 0.9
 WEIGHT_DECAY = 5e-4
 UNITS = 15  # of the whole run: 1 + 2 + 4 + 8
 ENDS = (1, 3, 7, 15)  # of the periods, in units
@@ -90,7 +89,7 @@ def schedules(unit_steps: int) -> dict[str, lrx.Schedule]:
 
 def optimizer(schedule: lrx.Schedule) -> optax.GradientTransformation:
     """Return momentum with an L2 penalty."""
-    return optax.chain(optax.add_decayed_weights(WEIGHT_DECAY), lrx.sgd(schedule, momentum=MOMENTUM))
+    return momentum_with_penalty(schedule, WEIGHT_DECAY)
 
 
 def build(size: Size, job: Job) -> tuple[Workload, Network, Examples]:

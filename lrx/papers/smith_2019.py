@@ -25,11 +25,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import optax
 
 import lrx
 from lrx.figures import legend, panels
-from lrx.papers.arms import claim_best_rates_inside_grid, compare_schedules, decades, final_values
+from lrx.papers.arms import (
+    claim_best_rates_inside_grid,
+    compare_schedules,
+    decades,
+    final_values,
+    momentum_with_penalty,
+)
 from lrx.papers.figures import arm_style, band, describe, sensitivity
 from lrx.papers.reproduction import Claim, Job, Paper, Scale
 from lrx.papers.small_images import Images, load_problem, workload_of
@@ -69,17 +74,11 @@ SCALES = {
         "cifar10",
     ),
 }
-MOMENTUM = 0.9
 WEIGHT_DECAY = 1e-4
 LONGER = 4
 DROPS = (0.5, 0.75)  # of the run, where the step schedule is divided by 10
 CYCLE, STEP = "1cycle", "step"
 LEAD = 0.5  # points of test error
-
-
-def optimizer(schedule: lrx.Schedule) -> optax.GradientTransformation:
-    """Return momentum with an L2 penalty."""
-    return optax.chain(optax.add_decayed_weights(WEIGHT_DECAY), lrx.sgd(schedule, momentum=MOMENTUM))
 
 
 def schedules(steps: int) -> dict[str, lrx.Schedule]:
@@ -99,7 +98,7 @@ def measure(size: Size, job: Job) -> tuple[dict[str, Any], dict[str, Any]]:
             arms = compare_schedules(
                 workload,
                 schedules(steps),
-                optimizer,
+                lambda rate: momentum_with_penalty(rate, WEIGHT_DECAY),
                 size.rates,
                 job,
                 num_steps=steps,
