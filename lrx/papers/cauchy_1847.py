@@ -24,9 +24,10 @@ import numpy as np
 
 import lrx
 from lrx.figures import VERMILION, legend, panels
-from lrx.papers.descent import descend, log_spaced, slope
+from lrx.papers.descent import descend, log_spaced
 from lrx.papers.figures import REFERENCE, arm_style, band
 from lrx.papers.reproduction import Claim, Job, Paper, Scale
+from lrx.papers.statistics import slope
 from lrx.records import Result
 
 if TYPE_CHECKING:

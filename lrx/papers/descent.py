@@ -65,8 +65,3 @@ def descend(
 def log_spaced(last: int, number: int) -> np.ndarray:
     """Return about `number` different counts from 1 to `last`, evenly spaced in their logarithm."""
     return np.unique(np.round(np.geomspace(1, last, number)).astype(np.int64))
-
-
-def slope(x: np.ndarray, y: np.ndarray) -> float:
-    """Return the slope of log y over log x, by least squares."""
-    return float(np.polyfit(np.log(x), np.log(y), 1)[0])

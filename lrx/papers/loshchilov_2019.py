@@ -38,6 +38,7 @@ from lrx.papers.figures import describe
 from lrx.papers.reproduction import Claim, Job, Paper, Scale
 from lrx.papers.runs import sweep_seeds
 from lrx.papers.small_images import replace_divergence
+from lrx.papers.statistics import correlation
 from lrx.records import Result, round_to_six_digits
 from lrx.workloads.datasets import load
 from lrx.workloads.labels import mislabel
@@ -132,18 +133,17 @@ def means(by_seed: Any) -> np.ndarray:
     return np.asarray(by_seed, np.float64).mean(axis=-1)
 
 
-def correlation(found: Any, errors: np.ndarray) -> float:
+def correlation_of_best(found: Any, errors: np.ndarray) -> float:
     """Return the correlation of log alpha and log lambda over the best cells of a map; 0 if they share a row."""
     alphas, decays = np.meshgrid(np.log(found["alpha"]), np.log(found["decay"]), indexing="ij")
     best = np.argsort(errors, axis=None, kind="stable")[:BEST]
-    x, y = alphas.ravel()[best], decays.ravel()[best]
-    return 0.0 if np.ptp(x) == 0 or np.ptp(y) == 0 else float(np.corrcoef(x, y)[0, 1])
+    return correlation(alphas.ravel()[best], decays.ravel()[best])
 
 
 def correlations(result: Result, name: str) -> np.ndarray:
     """Return the correlation of a map for each seed."""
-    errors = result.array("maps", name, "error")
-    return np.array([correlation(result.curves["maps"][name], errors[..., seed]) for seed in range(errors.shape[-1])])
+    errors = np.moveaxis(result.array("maps", name, "error"), -1, 0)
+    return np.array([correlation_of_best(result.curves["maps"][name], of_seed) for of_seed in errors])
 
 
 def best_errors(result: Result, name: str) -> np.ndarray:

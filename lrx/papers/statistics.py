@@ -1,0 +1,22 @@
+"""Numbers that claims are made of: slopes of curves, and correlations."""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+def slope(x: np.ndarray, y: np.ndarray) -> float:
+    """Return the slope of log y over log x, by least squares."""
+    return float(np.polyfit(np.log(x), np.log(y), 1)[0])
+
+
+def correlation(x: np.ndarray, y: np.ndarray) -> float:
+    """Return the correlation of two samples; 0 if all values of either are equal."""
+    return 0.0 if np.ptp(x) == 0 or np.ptp(y) == 0 else float(np.corrcoef(x, y)[0, 1])
+
+
+def rank_correlation(x: np.ndarray, y: np.ndarray) -> float:
+    """Return Spearman's correlation, in which equal values have the mean of their ranks."""
+    from scipy.stats import rankdata  # of JAX's own dependencies
+
+    return correlation(rankdata(x), rankdata(y))
