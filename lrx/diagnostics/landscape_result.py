@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -157,3 +158,34 @@ def draw_contours(figure: Figure, axes: Axes, plane: Landscape, *, colors: str =
         )
         bar = figure.colorbar(cm.ScalarMappable(scale, colors), ax=axes, label="loss")
         bar.ax.minorticks_off()
+
+
+def draw_alike(
+    figure: Figure,
+    panels: Sequence[Axes],
+    side: np.ndarray,
+    planes: Sequence[np.ndarray],
+    lowest: float,
+    highest: float,
+) -> None:
+    """Draw the contours of planes side by side, with the same levels at equal ratios and one bar of colors.
+
+    Args:
+      figure: that the panels belong to.
+      panels: one for each plane.
+      side: (points,) the coordinates along both sides of every plane.
+      planes: (points, points) losses; those that are not finite are drawn as the highest level.
+      lowest: the lowest level if a plane reaches below it.
+      highest: the highest level, if it is at least ten times the lowest.
+    """
+    from matplotlib.colors import LogNorm
+
+    low = max(min(np.nanmin(plane) for plane in planes), lowest)
+    levels = np.geomspace(low, max(highest, 10 * low), LEVELS - 1)
+    low, high = levels[0], levels[-1]
+    for panel, plane in zip(panels, planes, strict=True):
+        shown = np.clip(np.where(np.isfinite(plane), plane, high), low, high).T
+        filled = panel.contourf(side, side, shown, levels, cmap=COLORS, norm=LogNorm(low, high))
+    bar = figure.colorbar(filled, ax=panels, label="training loss, nats", shrink=0.9)
+    bar.set_ticks([tick for tick in 10.0 ** np.arange(-6, 3) if low <= tick <= high])
+    bar.ax.minorticks_off()

@@ -32,9 +32,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.flatten_util import ravel_pytree
 
 import lrx
+from lrx.diagnostics.minima import rise_in_box
 from lrx.figures import BLUE, GREY, VERMILION, legend, panels
 from lrx.papers.reproduction import Claim, Job, Paper, Scale
 from lrx.papers.small_images import Images, Problem, load_problem, workload_of
@@ -94,31 +94,6 @@ def losses(problem: Problem) -> tuple[Callable[[Any], jax.Array], Callable[[Any]
     return lambda params: on(params, problem.train)["loss"], lambda params: on(params, problem.test)
 
 
-def rise_in_box(loss: Callable[[Any], jax.Array], params: Any, epsilon: float) -> float:
-    """Return metric 2.1: by how many percent of 1 + f the loss rises in a box around the parameters."""
-    from scipy.optimize import minimize
-
-    flat, unravel = ravel_pytree(params)
-    negative = jax.jit(jax.value_and_grad(lambda y: -loss(unravel(flat + y))))
-
-    def call(y: np.ndarray) -> tuple[float, np.ndarray]:
-        value, gradient = negative(jnp.asarray(y, jnp.float32))
-        return float(value), np.asarray(gradient, np.float64)
-
-    side = epsilon * (np.abs(np.asarray(flat, np.float64)) + 1)
-    start = np.zeros_like(side)
-    found = minimize(
-        call,
-        start,
-        jac=True,
-        method="L-BFGS-B",
-        bounds=np.stack([-side, side], axis=1),
-        options={"maxiter": ITERATIONS},
-    )
-    here = -call(start)[0]
-    return 100 * (-float(found.fun) - here) / (1 + here)
-
-
 def measure(size: Size, job: Job) -> tuple[dict[str, Any], dict[str, Any]]:
     """Train with both batches and every seed, and measure around the minima and between them."""
     problem = load_problem(size.images, job)
@@ -156,7 +131,10 @@ def measure(size: Size, job: Job) -> tuple[dict[str, Any], dict[str, Any]]:
                     "error": float(reached["error"]),
                     "eigenvalue": float(largest(history.params)),
                     "eigenvalue_at_equal_loss": float(largest(crossed[0])) if crossed else float("nan"),
-                    **{f"rise_{box:g}": rise_in_box(train_loss, history.params, box) for box in BOXES},
+                    **{
+                        f"rise_{box:g}": rise_in_box(train_loss, history.params, box, num_iterations=ITERATIONS)
+                        for box in BOXES
+                    },
                 }
             )
         lines.append(line(ends["small"], ends["large"], full, on_test))

@@ -41,10 +41,14 @@ import numpy as np
 import optax
 
 import lrx
+from lrx.diagnostics.landscape_result import draw_alike
+from lrx.diagnostics.minima import concavity, median_rise, ring_medians
 from lrx.figures import BLUE, DARK, GREEN, GREY, ORANGE, SKY, VERMILION, legend, panels
+from lrx.papers.arms import momentum_with_penalty
 from lrx.papers.figures import band, describe
 from lrx.papers.reproduction import Claim, Job, Paper, Scale
 from lrx.papers.residual_networks import Network, residual_workload, train_to_ends
+from lrx.papers.statistics import rank_correlation
 from lrx.records import Result, round_to_six_digits
 from lrx.training import Workload
 
@@ -85,7 +89,6 @@ SCALES = {
         "cifar10",
     ),
 }
-MOMENTUM = 0.9
 DROPS = (0.5, 0.75, 11 / 12)  # of the run, where the rate is divided by 10
 EXTENT = 1.0  # half of a plane, in lengths of the directions
 UNNORMALIZED = 0.1  # the same for directions of variance 1
@@ -111,7 +114,7 @@ COLORS = dict(zip(ARMS, (BLUE, SKY, ORANGE, VERMILION, GREEN, DARK, GREY), stric
 def optimizer(steps: int, rate: Any, decay: Any) -> optax.GradientTransformation:
     """Return Nesterov's momentum with a step schedule and an L2 penalty, as the authors' code has it."""
     schedule = lrx.piecewise_constant(rate, {round(part * steps): 0.1 for part in DROPS})
-    return optax.chain(optax.add_decayed_weights(decay), lrx.sgd(schedule, momentum=MOMENTUM, nesterov=True))
+    return momentum_with_penalty(schedule, decay, nesterov=True)
 
 
 def measure(size: Size, job: Job) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -124,8 +127,7 @@ def measure(size: Size, job: Job) -> tuple[dict[str, Any], dict[str, Any]]:
             "rate": [size.rate / (1.0 if is_large else size.slower) for *_, is_large, _ in arms.values()],
             "decay": [size.decay if decays else 0.0 for *_, decays in arms.values()],
         }
-        make = partial(optimizer, size.steps)
-        ends = train_to_ends(workload, make, members, size.steps, job, next(iter(arms)))
+        ends = train_to_ends(workload, partial(optimizer, size.steps), members, size.steps, job, next(iter(arms)))
         for label, by_seed in zip(arms, ends, strict=True):
             rows = [
                 look_around(workload, *end, size.points, jax.random.key(seed), both=len(arms) > 1)
@@ -146,52 +148,17 @@ def look_around(
         return evaluate(params, model_state)["training_loss"]
 
     found = {name: np.asarray(value) for name, value in evaluate(params, model_state).items()}
-    found["plane"] = lrx.landscape(loss, params, extent=EXTENT, num_points=points, key=key).losses
+    plane = partial(lrx.landscape, loss, params, key=key)
+    found["plane"] = plane(extent=EXTENT, num_points=points).losses
     if both:
-        fewer = min(points, COARSE)
-        found["unnormalized"] = lrx.landscape(
-            loss, params, extent=UNNORMALIZED, num_points=fewer, normalization=None, key=key
-        ).losses
+        found["unnormalized"] = plane(extent=UNNORMALIZED, num_points=min(points, COARSE), normalization=None).losses
     return found
-
-
-def distances(points: int) -> np.ndarray:
-    """Return the distances of a plane's points from its middle, (points, points), in parts of its extent."""
-    side = np.linspace(-1, 1, points)
-    return np.hypot(side[:, None], side[None, :])
 
 
 def rise(result: Result, label: str, kind: str = "plane") -> np.ndarray:
     """Return by how much the loss rises around each minimum, (seeds,), in the median over points that are near."""
-    planes = result.array("minima", label, kind)
-    planes = np.where(np.isfinite(planes), planes, np.inf)
-    away = distances(planes.shape[-1])
-    near = planes[:, (away > 0) & (away <= NEAR + 1e-6)]
-    return np.maximum(np.median(near, axis=1) - result.array("minima", label, "training_loss"), FLAT)
-
-
-def concavity(result: Result, label: str) -> np.ndarray:
-    """Return the mean over near points of |lambda_min| / |lambda_max| where lambda_min of the plane is below 0."""
-    planes = result.array("minima", label, "plane")
-    planes = np.clip(np.where(np.isfinite(planes), planes, 1e30), None, 1e30)
-    middle, inner = planes[:, 1:-1, 1:-1], slice(1, -1)
-    first = planes[:, 2:, inner] - 2 * middle + planes[:, :-2, inner]
-    second = planes[:, inner, 2:] - 2 * middle + planes[:, inner, :-2]
-    mixed = (planes[:, 2:, 2:] - planes[:, 2:, :-2] - planes[:, :-2, 2:] + planes[:, :-2, :-2]) / 4
-    centre, spread = (first + second) / 2, np.hypot((first - second) / 2, mixed)
-    low, high = centre - spread, centre + spread
-    largest = np.maximum(np.maximum(np.abs(low), np.abs(high)), 1e-12)
-    near = distances(planes.shape[-1])[inner, inner] <= NEAR + 1e-6
-    return (np.maximum(-low, 0) / largest)[:, near].mean(axis=1)
-
-
-def rank_correlation(x: np.ndarray, y: np.ndarray) -> float:
-    """Return Spearman's correlation; equal values have the mean of their ranks. It is 0 if all of either are equal."""
-    from scipy.stats import rankdata
-
-    if min(np.ptp(x), np.ptp(y)) == 0:
-        return 0.0
-    return float(np.corrcoef(rankdata(x), rankdata(y))[0, 1])
+    planes, centres = (result.array("minima", label, name) for name in (kind, "training_loss"))
+    return np.maximum(median_rise(planes, centres, NEAR), FLAT)
 
 
 def claims(result: Result) -> list[Claim]:
@@ -199,21 +166,18 @@ def claims(result: Result) -> list[Claim]:
     rises = {label: rise(result, label) for label in ARMS}
     errors = {label: result.array("minima", label, "error") for label in ARMS}
     deep = f"{result.settings['deep']} layers"
-    ratios = [
+    found = []
+    for text, one, other, low, high in (
         (f"figure 5: {deep}: rise without shortcuts over that with, at least 2", PLAIN_DEEP, DEEP, 2.0, np.inf),
         ("figure 5: without shortcuts: rise deep over shallow, at least 2", PLAIN_DEEP, PLAIN_SHALLOW, 2.0, np.inf),
         ("figure 5: with shortcuts: rise deep over shallow, at most 2", DEEP, LARGE, 0.0, 2.0),
-    ]
-    found = [
-        Claim.of_values(text, "> 1" if low else "1", rises[one] / rises[other], low, high)
-        for text, one, other, low, high in ratios
-    ]
-    apart = concavity(result, PLAIN_DEEP) - concavity(result, DEEP)
+    ):
+        found.append(Claim.of_values(text, "> 1" if low else "1", rises[one] / rises[other], low, high))
+    plain, shortcuts = (concavity(result.array("minima", label, "plane"), NEAR) for label in (PLAIN_DEEP, DEEP))
     text = f"figure 7: {deep}: |lambda_min / lambda_max| where not convex, without shortcuts minus with, at least 0.01"
-    found.append(Claim.of_values(text, "> 0", apart, 0.01))
-    gap = errors[PLAIN_DEEP] - errors[DEEP]
+    found.append(Claim.of_values(text, "> 0", plain - shortcuts, 0.01))
     text = f"figure 5: {deep}: test error without shortcuts minus that with, at least 0.1 (points)"
-    found.append(Claim.of_values(text, "> 0", gap, 0.1))
+    found.append(Claim.of_values(text, "> 0", errors[PLAIN_DEEP] - errors[DEEP], 0.1))
     table = np.array([list(rises.values()), list(errors.values())])  # (2, arms, seeds)
     each = [rank_correlation(*table[:, :, place]) for place in range(table.shape[-1])]
     text = "section 4: rank correlation of rise and test error over all minima, at least 0.5"
@@ -232,44 +196,27 @@ def plot(result: Result) -> dict[str, Figure]:
 
 
 def _planes(result: Result) -> Figure:
-    from matplotlib.colors import LogNorm
-
     figure, axes = panels(4, size=(12, 3.4), grid=False, sharex=True, sharey=True)
-    planes = {label: result.array("minima", label, "plane")[0] for label in (LARGE, PLAIN_SHALLOW, DEEP, PLAIN_DEEP)}
-    low = max(min(np.nanmin(plane) for plane in planes.values()), FLAT)
-    levels = np.geomspace(low, max(HIGHEST, 10 * low), 15)
-    side = np.asarray(result.curves["side"])
-    for panel, (label, plane) in zip(axes, planes.items(), strict=True):
-        shown = np.clip(np.where(np.isfinite(plane), plane, levels[-1]), levels[0], levels[-1]).T
-        filled = panel.contourf(side, side, shown, levels, cmap="cividis", norm=LogNorm(levels[0], levels[-1]))
+    shown = (LARGE, PLAIN_SHALLOW, DEEP, PLAIN_DEEP)
+    planes = [result.array("minima", label, "plane")[0] for label in shown]
+    draw_alike(figure, axes, np.asarray(result.curves["side"]), planes, lowest=FLAT, highest=HIGHEST)
+    for panel, label in zip(axes, shown, strict=True):
         depth, _, kind = label.partition(", ")
         error = result.array("minima", label, "error")[0]
-        panel.set_title(f"{result.settings[depth]} layers, {kind}: error {error:.1f} %", loc="left", fontsize=9)
-        panel.set_xlabel("first direction")
-        panel.set_xticks((-1, 0, 1))
-        panel.set_aspect("equal")
+        title = f"{result.settings[depth]} layers, {kind}: error {error:.1f} %"
+        describe(panel, title, fontsize=9, xlabel="first direction", xticks=(-1, 0, 1), aspect="equal")
     axes[0].set_ylabel("second direction")
-    bar = figure.colorbar(filled, ax=axes, label="training loss, nats", shrink=0.9)
-    bar.set_ticks([tick for tick in 10.0 ** np.arange(-6, 3) if levels[0] <= tick <= levels[-1]])
-    bar.ax.minorticks_off()
     return figure
 
 
 def _sharpness(result: Result) -> Figure:
-    from matplotlib.ticker import LogLocator, NullFormatter
+    from matplotlib.ticker import LogLocator
 
     figure, (left, middle, right) = panels(3, size=(13, 4.4))
-    side = np.asarray(result.curves["side"])
-    away = distances(len(side))
-    edges = np.linspace(0, 1, len(side) // 2 + 2) - 1e-6
-    rings = [(away >= low) & (away < high) for low, high in zip(edges, [*edges[1:-1], 1 + 1e-6], strict=False)]
     for place, (label, color) in enumerate(COLORS.items()):
-        planes = result.array("minima", label, "plane")
-        finite = np.where(np.isfinite(planes), planes, np.nan)
         if ARMS[label][:2] == ARMS[LARGE][:2]:
-            means = [[np.nanmedian(plane[ring]) for ring in rings] for plane in finite]
-            at = [away[ring].mean() for ring in rings]
-            band(left, at, means, label, color=color, ls="-" if ARMS[label][3] else "--")
+            away, medians = ring_medians(result.array("minima", label, "plane"))
+            band(left, away, medians, label, color=color, ls="-" if ARMS[label][3] else "--")
         rises, errors = rise(result, label), result.array("minima", label, "error")
         middle.plot(rises, np.full(len(rises), place - 0.14), "o", color=color, ms=5, alpha=0.75, mew=0)
         right.plot(rises, errors, "o", color=color, ms=6, alpha=0.75, mew=0, label=label)
@@ -278,15 +225,13 @@ def _sharpness(result: Result) -> Figure:
             middle.plot(raw, np.full(len(raw), place + 0.14), "s", mfc="none", color=color, ms=5, alpha=0.75)
     describe(left, "shallow, shortcuts; dashed: no decay", yscale="log")
     left.set(xlabel="distance, filter-normalized", ylabel="training loss, nats")
-    middle.set_xscale("log")
+    middle.set(xscale="log", xlabel="rise, nats; squares: directions of one length")
     middle.set_yticks(range(len(COLORS)), list(COLORS))
     middle.invert_yaxis()
-    middle.set_xlabel("rise, nats; squares: directions of one length")
-    right.set_yscale("log")
+    right.set(yscale="log", xlabel="rise, filter-normalized, nats", ylabel="test error (%)")
     right.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
     right.yaxis.set_major_formatter("{x:g}")
-    right.yaxis.set_minor_formatter(NullFormatter())
-    right.set(xlabel="rise, filter-normalized, nats", ylabel="test error (%)")
+    right.yaxis.set_minor_formatter("")
     legend(figure, right, columns=7)
     return figure
 

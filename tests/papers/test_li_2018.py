@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-import pytest
 from reproductions import Tiny, failing
 
 from lrx.papers import li_2018 as paper
@@ -63,16 +62,6 @@ def test_sharp_and_concave_planes_without_shortcuts_make_every_claim_hold_and_ot
 def test_the_rise_is_the_median_near_the_minimum() -> None:
     near = (DISTANCES > 0) & (DISTANCES <= 0.5)
     np.testing.assert_allclose(paper.rise(made_up(deep=3.0), paper.DEEP), 3 * np.median(BOWL[near]), rtol=1e-6)
-
-
-def test_concavity_is_the_ratio_of_a_saddles_curvatures_and_0_of_a_bowl() -> None:
-    result = made_up(plain_deep=1.0, saddle=3.0)  # curvatures 4 and -2
-    np.testing.assert_allclose(paper.concavity(result, paper.PLAIN_DEEP), 0.5, rtol=1e-6)
-    np.testing.assert_allclose(paper.concavity(result, paper.DEEP), 0.0, atol=1e-6)
-
-
-def test_ranks_and_not_values_are_correlated() -> None:
-    assert paper.rank_correlation(np.array([1.0, 2.0, 1e6]), np.array([0.1, 0.2, 0.3])) == pytest.approx(1.0)
 
 
 def test_figures_show_four_planes_and_every_minimum() -> None:
