@@ -30,8 +30,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 
@@ -40,12 +38,13 @@ from lrx.federated import dirichlet_partition, fed_adagrad, fed_adam, fed_yogi
 from lrx.federated.many import simulate_many
 from lrx.figures import legend, panels
 from lrx.papers.arms import decades
-from lrx.papers.figures import band
+from lrx.papers.figures import band, describe
 from lrx.papers.reproduction import Claim, Job, Paper, Scale
 from lrx.records import Result, round_to_six_digits
-from lrx.training import Batches, Workload
+from lrx.training import Workload
 from lrx.workloads import dataset_workload
 from lrx.workloads.datasets import load
+from lrx.workloads.documents import draw_documents, make_document_workload
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -100,8 +99,6 @@ SCALES = {
     ),
 }
 BATCH_SIZE, LOCAL_STEPS = 10, 5
-CLASSES, WORDS = 20, 10  # of the documents
-OWN_WORDS, OWN_SHARE = 20, 0.5  # rare words that belong to a class, and their share of its documents
 
 
 def image_workload(size: Size, job: Job) -> tuple[Workload, np.ndarray]:
@@ -111,45 +108,10 @@ def image_workload(size: Size, job: Job) -> tuple[Workload, np.ndarray]:
     return workload, dataset.train_labels
 
 
-def documents(vocabulary: int, number: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Return made-up documents as bags of words, (number, vocabulary) float32 of 0 and 1, and their classes.
-
-    Half of the words are drawn with probabilities that fall as 1 / rank; the others belong to the class.
-    """
-    rng = np.random.default_rng(seed)
-    own = np.random.default_rng(1).choice(np.arange(vocabulary // 5, vocabulary), (CLASSES, OWN_WORDS))  # rare ones
-    labels = rng.integers(CLASSES, size=number).astype(np.int32)
-    usual = 1 / np.arange(1, vocabulary + 1)
-    words = rng.choice(vocabulary, (number, WORDS), p=usual / usual.sum())
-    theirs = own[labels[:, None], rng.integers(OWN_WORDS, size=(number, WORDS))]
-    words = np.where(rng.random((number, WORDS)) < OWN_SHARE, theirs, words)
-    bags = np.zeros((number, vocabulary), np.float32)
-    np.put_along_axis(bags, words, 1.0, axis=1)
-    return bags, labels
-
-
 def document_workload(size: Size) -> tuple[Workload, np.ndarray]:
     """Return the workload of the documents, and their classes."""
-    train, test = documents(size.vocabulary, size.num_documents), documents(size.vocabulary, 1000, seed=2)
-
-    def logits(params: Any, bags: jax.Array) -> jax.Array:
-        return bags @ params["w"] + params["b"][None]
-
-    def loss_fn(params: Any, batch: Any, key: jax.Array) -> jax.Array:
-        del key
-        bags, labels = batch
-        return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits(params, bags), labels))
-
-    def evaluate(params: Any) -> dict[str, jax.Array]:
-        bags, labels = map(jnp.asarray, test)
-        return {"accuracy": jnp.mean(jnp.argmax(logits(params, bags), axis=1) == labels)}
-
-    def init(key: jax.Array) -> Any:
-        del key
-        return {"w": jnp.zeros((size.vocabulary, CLASSES)), "b": jnp.zeros(CLASSES)}
-
-    workload = Workload.from_functions(loss_fn, init, Batches(train, batch_size=BATCH_SIZE), evaluate=evaluate)
-    return workload, train[1]
+    train, test = draw_documents(size.vocabulary, size.num_documents), draw_documents(size.vocabulary, 1000, seed=2)
+    return make_document_workload(train, test, batch_size=BATCH_SIZE), train[1]
 
 
 def measure(size: Size, job: Job) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -238,10 +200,9 @@ def plot(result: Result) -> dict[str, Figure]:
             best = int(np.argmax(means.max(axis=0)))
             final = result.array("tasks", task, rule, "final")[:, best]
             band(right, rules[rule]["server_rates"], final.T, rule, place, marker="o", ms=3)
-        left.set(xlabel="round", ylabel="accuracy (%)")
-        left.set_title(f"{task}, each at its best rates", loc="left", fontsize=9)
-        right.set(xscale="log", xlabel="rate of the server")
-        right.set_title(f"{task}, last rounds, best rate of the clients", loc="left", fontsize=9)
+        describe(left, f"{task}, each at its best rates", fontsize=9, xlabel="round", ylabel="accuracy (%)")
+        describe(right, f"{task}, last rounds, best rate of the clients", fontsize=9, xscale="log")
+        right.set_xlabel("rate of the server")
     legend(figure, axes[0], columns=5)
     return {"adaptive_servers": figure}
 

@@ -1,4 +1,4 @@
-"""Reddi et al. (2021): documents are sparse and can be told apart, verdicts can fail."""
+"""Reddi et al. (2021): verdicts can fail, and figures show every rule."""
 
 from __future__ import annotations
 
@@ -44,16 +44,6 @@ def test_adaptive_rules_that_win_make_every_claim_hold_and_others_fail() -> None
     assert failing(made_up(images=-2.0)) == [3, 4, 5]
     assert failing(made_up(narrow="FedYogi")) == [6, 7]
     assert failing(made_up(place=0)) == [8]
-
-
-def test_documents_have_few_words_and_their_classes_words_of_their_own() -> None:
-    bags, labels = reddi_2021.documents(500, 400)
-    assert bags.sum(axis=1).max() <= reddi_2021.WORDS
-    others, theirs = reddi_2021.documents(500, 400, seed=1)
-    means = np.stack([bags[labels == each].mean(axis=0) for each in range(reddi_2021.CLASSES)])
-    rare = slice(100, None)
-    right = np.argmax(others[:, rare] @ means[:, rare].T, axis=1) == theirs
-    assert right.mean() > 0.8
 
 
 def test_figures_show_every_rule_on_both_tasks() -> None:
