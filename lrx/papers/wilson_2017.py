@@ -44,6 +44,7 @@ from lrx.papers.runs import strategy_of_networks, sweep_seeds
 from lrx.records import Result, round_to_six_digits
 from lrx.training import Workload
 from lrx.workloads.datasets import load
+from lrx.workloads.linear import draw_unique_features
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -96,14 +97,6 @@ PARITY = 0.01  # nats between training losses
 MATTERS = 3.0  # the effect of the rate over that of the method, at least
 
 
-def constructed(examples: int, key: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Draw the training set of section 3.3: features, (n, 3 + 5 n), and labels of 1 and -1, (n,)."""
-    labels = jnp.where(jax.random.uniform(key, (examples,)) < POSITIVE, 1.0, -1.0)
-    own = jnp.where((jnp.arange(5)[None, :] == 0) | (labels[:, None] < 0), 1.0, 0.0)  # one, or five
-    unique = (jnp.eye(examples)[:, :, None] * own[:, None, :]).reshape(examples, -1)
-    return jnp.concatenate([labels[:, None], jnp.ones((examples, 2)), unique], axis=1), labels
-
-
 def solve(name: str, examples: int, seeds: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
     """Return training losses and test errors in percent of a method on the constructed problem, both (seeds,).
 
@@ -113,7 +106,7 @@ def solve(name: str, examples: int, seeds: tuple[int, ...]) -> tuple[np.ndarray,
     tx = make(lrx.linear_decay(rate, STEPS))
 
     def of_seed(seed: jax.Array) -> tuple[jax.Array, jax.Array]:
-        x, y = constructed(examples, jax.random.key(seed))
+        x, y = draw_unique_features(examples, POSITIVE, jax.random.key(seed))
 
         def loss(w: jax.Array) -> jax.Array:
             return 0.5 * jnp.mean((x @ w - y) ** 2)
@@ -197,11 +190,8 @@ def claims(result: Result) -> list[Claim]:
     ):
         errors = np.array([problem[name]["error"] for name in names], np.float64)
         text = f"section 3.3: test error of {kind}, {error:g} % (all seeds and methods)"
-        found.append(
-            Claim(
-                text, f"{error:g}", f"{errors.min():g} to {errors.max():g}", bool(np.allclose(errors, error, atol=0.01))
-            )
-        )
+        measured = f"{errors.min():g} to {errors.max():g}"
+        found.append(Claim(text, f"{error:g}", measured, bool(np.allclose(errors, error, atol=0.01))))
     fitted = max(float(np.max(each["loss"])) for each in problem.values())
     found.append(Claim("section 3.3: all fit the training set, loss below 0.001", "0", f"{fitted:.2g}", fitted < 1e-3))
     arms = result.curves["arms"]
@@ -236,10 +226,9 @@ def plot(result: Result) -> dict[str, Figure]:
     middle.set_ylabel("test error (%), mean and range of seeds")
     last = [final_values(arm, "error").mean() for arm in arms.values()]
     middle.set_ylim(0.6 * min(last), min(4 * min(last), middle.get_ylim()[1]))
-    errors_at_the_end(right, {name: final_values(arm, "error") for name, arm in arms.items()})
     problem = result.curves["constructed"]
     names = [f"{name}\n({np.mean(problem[name]['error']):.0f} %)" if name in problem else name for name in arms]
-    right.set_yticks(range(len(arms)), names)
+    errors_at_the_end(right, {name: final_values(arm, "error") for name, arm in arms.items()}, names)
     right.set_xlabel("test error at the end (%)\nin brackets: section 3.3")
     right.grid(True, axis="x")
     legend(figure, left, columns=6)

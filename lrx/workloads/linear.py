@@ -174,6 +174,26 @@ def make_factored_workload(
     return make_supervised_workload("factored", network, *parts, squared_error, batch_size=batch_size)
 
 
+def draw_unique_features(examples: int, positive: float, key: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Draw features, (n, 3 + 5 n), and labels of 1 and -1, (n,), that adaptive methods fit without learning from them.
+
+    The first feature is the label, the next two are 1, and each example has features of its own: one if its label is 1,
+    and five if it is -1.
+
+    Args:
+      examples: n.
+      positive: the probability of a label of 1.
+      key: of the labels.
+
+    Source: A. C. Wilson et al., "The Marginal Value of Adaptive Gradient Methods in Machine Learning", NeurIPS 2017,
+    arXiv:1705.08292, section 3.3.
+    """
+    labels = jnp.where(jax.random.uniform(key, (examples,)) < positive, 1.0, -1.0)
+    own = jnp.where((jnp.arange(5)[None, :] == 0) | (labels[:, None] < 0), 1.0, 0.0)  # one, or five
+    unique = (jnp.eye(examples)[:, :, None] * own[:, None, :]).reshape(examples, -1)
+    return jnp.concatenate([labels[:, None], jnp.ones((examples, 2)), unique], axis=1), labels
+
+
 def _ill_conditioned(
     rng: np.random.Generator, number: int, num_features: int, power: float
 ) -> tuple[np.ndarray, np.ndarray]:

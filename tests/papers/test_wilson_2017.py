@@ -12,6 +12,7 @@ from reproductions import Tiny, failing
 from lrx.papers import wilson_2017 as paper
 from lrx.papers.residual_networks import Network
 from lrx.records import Result
+from lrx.workloads.linear import draw_unique_features
 
 TINY = Tiny(
     paper.Size(Network(64, 360, 64, 32, 8), 0, 1, 1, 8),
@@ -64,7 +65,7 @@ def test_parity_and_the_theorem_make_every_claim_hold_and_others_fail() -> None:
 
 
 def test_the_solution_proportional_to_signs_fits_every_example_of_the_construction() -> None:
-    x, y = paper.constructed(50, jax.random.key(1))
+    x, y = draw_unique_features(50, paper.POSITIVE, jax.random.key(1))
     assert set(np.unique(y)) == {-1.0, 1.0}
     np.testing.assert_array_equal(x @ np.sign(x.T @ y), 4 * y)  # the lemma's condition, with c = 4
     assert (x[y > 0, 3:].sum(axis=1) == 1).all()
