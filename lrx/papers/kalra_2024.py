@@ -37,12 +37,12 @@ import optax
 
 import lrx
 from lrx.figures import legend, panels
-from lrx.papers.figures import band, describe
+from lrx.papers.figures import band, describe, mark
 from lrx.papers.reproduction import Claim, Job, Paper, Scale
 from lrx.papers.runs import sweep_seeds
 from lrx.papers.small_images import Images, load_problem, replace_divergence, workload_of
 from lrx.records import Result, round_to_six_digits
-from lrx.workloads._network import Network
+from lrx.workloads._network import enlarge
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -65,36 +65,28 @@ def doublings(first: float, number: int) -> tuple[float, ...]:
     return tuple(first * 2.0**power for power in range(number))
 
 
+DIGITS, MNIST, CIFAR10 = (
+    Images("perceptron", 1437, 360, 1, (64, 64)),
+    Images("perceptron", 4000, 2000, 2, (64,) * 4),
+    Images("perceptron", 50_000, 10_000, 1, (512,) * 4),
+)
 SCALES = {
     "demo": Scale(
         "a perceptron of two hidden layers of 64, 150 steps, 5 rates, 3 warm-ups, 3 seeds",
         "a minute, 2 CPU cores",
-        Size(Images("perceptron", 1437, 360, 1, (64, 64)), 150, doublings(1 / 16, 5), doublings(0.032, 5), (1, 10, 60)),
+        Size(DIGITS, 150, doublings(1 / 16, 5), doublings(0.032, 5), (1, 10, 60)),
         "digits",
     ),
     "cpu": Scale(
         "a perceptron of four hidden layers of 64, 1,000 steps, 10 rates, 4 warm-ups, 3 seeds",
         "6 minutes, 1 CPU core",
-        Size(
-            Images("perceptron", 4000, 2000, 2, (64,) * 4),
-            1000,
-            doublings(1 / 256, 10),
-            doublings(0.001, 10),
-            (1, 16, 64, 256),
-        ),
+        Size(MNIST, 1000, doublings(1 / 256, 10), doublings(0.001, 10), (1, 16, 64, 256)),
         "mnist",
     ),
     "paper": Scale(
         "a perceptron of four hidden layers of 512, 10,000 steps, 12 rates, 4 warm-ups, 3 seeds",
         "an hour on one GPU",
-        Size(
-            Images("perceptron", 50_000, 10_000, 1, (512,) * 4),
-            10_000,
-            doublings(1 / 1024, 12),
-            doublings(0.00025, 12),
-            (1, 64, 256, 1024),
-            batch_size=128,
-        ),
+        Size(CIFAR10, 10_000, doublings(1 / 1024, 12), doublings(0.00025, 12), (1, 64, 256, 1024), batch_size=128),
         "cifar10",
     ),
 }
@@ -103,10 +95,7 @@ MOST_TICKS = 5  # labels of rates under a panel
 WITHIN = 5.0  # points of the lowest test error, in which a rate is stable
 SGD, ADAM, GI_ADAM = "SGD", "Adam", "GI-Adam"
 USUAL, SHARP = "usual start", "sharp start"
-OCTAVES = {
-    SGD: (1.0, "> 0"),
-    ADAM: (2.0, "2, WRN-16-4"),
-}  # by which a warm-up raises the stable rate from a sharp start
+OCTAVES = {SGD: (1.0, "> 0"), ADAM: (2.0, "2, WRN-16-4")}  # by which a warm-up raises the rate from a sharp start
 
 
 def scale_by_gi_adam() -> optax.GradientTransformationExtraArgs:
@@ -124,11 +113,6 @@ def scale_by_gi_adam() -> optax.GradientTransformationExtraArgs:
 METHODS = {SGD: optax.identity, ADAM: lrx.scale_by_adam, GI_ADAM: scale_by_gi_adam}
 
 
-def enlarged(network: Network, factor: float) -> Network:
-    """Return a network that starts at parameters that are larger by a factor."""
-    return Network(lambda key: jax.tree.map(lambda leaf: factor * leaf, network.init(key)), network.apply)
-
-
 def schedule(peak: Any, warmup: Any, steps: int) -> lrx.Schedule:
     """Return a linear warm-up from 0 and then a cosine to a tenth of the peak; its arguments may be traced."""
     return lrx.warmup(lrx.cosine_decay(peak, steps - warmup, end_value=FLOOR * peak), warmup)
@@ -139,7 +123,7 @@ def measure(size: Size, job: Job) -> tuple[dict[str, Any], dict[str, Any]]:
     problem = load_problem(size.images, job)
     maps: dict[str, Any] = {}
     for start, factor in ((USUAL, 1.0), (SHARP, size.sharp)):
-        network = enlarged(problem.network, factor)
+        network = enlarge(problem.network, factor)
         workload = workload_of(problem._replace(network=network), f"{job.data}, {start}", size.batch_size)
         maps[start] = {}
         for name, direction in METHODS.items():
@@ -241,9 +225,7 @@ def plot(result: Result) -> dict[str, Figure]:
         band(panel, rates, gi, "GI-Adam, no warm-up", color="black", ls="-", marker="o", ms=3)
         panel.axhspan(0, lowest(result, start) + WITHIN, color="black", alpha=0.08, lw=0)
         panel.set_xscale("log")
-        every = ticks(len(rates))
-        panel.set_xticks(rates[::every], [f"{rate:.2g}" for rate in rates[::every]])
-        panel.minorticks_off()
+        mark(panel, rates[:: ticks(len(rates))], ".2g")
         panel.set_ylim(bottom=0)
         describe(panel, f"{start}; grey: stable", xlabel="peak of the learning rate", ylabel="test error (%)")
     legend(figure, axes[2], columns=3)

@@ -18,3 +18,8 @@ class Network(NamedTuple):
 
     init: Callable[[jax.Array], Any]
     apply: Callable[[Any, jax.Array], jax.Array]
+
+
+def enlarge(network: Network, factor: float) -> Network:
+    """Return a network that starts at parameters that are larger by a factor."""
+    return Network(lambda key: jax.tree.map(lambda leaf: factor * leaf, network.init(key)), network.apply)

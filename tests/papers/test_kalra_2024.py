@@ -10,7 +10,6 @@ import lrx
 from lrx.papers import kalra_2024 as paper
 from lrx.papers.small_images import Images
 from lrx.records import Result
-from lrx.workloads.dense import perceptron
 
 TINY = Tiny(paper.Size(Images("perceptron", 64, 32, 2, (8,)), 8, (0.1,), (0.01,), (1, 4), 2.0, 32), "digits")
 Places = tuple[int, int]
@@ -51,13 +50,6 @@ def test_stable_rates_that_rise_from_a_sharp_start_make_every_claim_hold_and_oth
     assert failing(made_up(gi=1)) == [4]
     assert failing(made_up(low=1.0)) == [5]
     assert failing(made_up(best=1.0)) == [6]
-
-
-def test_a_larger_start_has_the_same_network() -> None:
-    network = perceptron((4, 3))
-    params = [{"kernel": jnp.ones((4, 3)), "bias": jnp.ones(3)}]
-    start = paper.enlarged(network._replace(init=lambda key: params), 4.0).init(jnp.zeros(2))
-    assert start[0]["kernel"].max() == start[0]["kernel"].min() == 4.0
 
 
 def test_the_first_step_of_gi_adam_is_shorter_by_the_root_of_the_weight() -> None:

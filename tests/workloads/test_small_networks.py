@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from lrx.workloads._network import enlarge
 from lrx.workloads.dense import perceptron
 from lrx.workloads.small_attention import attention_network, causal_network, patches
 from lrx.workloads.small_convolution import convolutional_network, make_normalized_convolution_workload
@@ -33,6 +34,15 @@ def test_the_matrix_product_of_neighbourhoods_is_a_convolution() -> None:
     assert x.shape == (6, 4, 4, 5)
     expected = x.mean(axis=(1, 2)) @ last["kernel"]
     np.testing.assert_allclose(network.apply(layers, IMAGES), expected, atol=1e-4)
+
+
+def test_a_larger_start_has_the_same_network() -> None:
+    network = perceptron((4, 3))
+    params = [{"kernel": jnp.ones((4, 3)), "bias": jnp.ones(3)}]
+    enlarged = enlarge(network._replace(init=lambda key: params), 4.0)
+    start = enlarged.init(jnp.zeros(2))
+    assert start[0]["kernel"].max() == start[0]["kernel"].min() == 4.0
+    assert enlarged.apply is network.apply
 
 
 @pytest.mark.slow
