@@ -16,13 +16,9 @@ Three schedules are compared, each with the best constants of a grid (one for st
 
 for kappa = 10, 100, 1000, d = 50 eigenvalues evenly spread in their logarithm from 1 / kappa to 1, sigma = 1, x_0 = 0
 and x* = (1, ..., 1). While lambda eta L is large, a coordinate forgets its noise; when it is small, little noise is
-added: over all phases this leaves a risk of about 0.09 log2(T) sigma^2 / T for each. The expected risk is known
-exactly, from
-
-    m_i <- m_i - 2 eta lambda_i m_i + eta^2 (2 lambda_i^2 m_i + lambda_i sum_j lambda_j m_j + sigma^2 lambda_i)
-
-for m_i = E (x_i - x*_i)^2; it is drawn and compared too. The initial point is forgotten after about tr H / mu steps,
-about 7,000 for kappa = 1000, so a much smaller T says nothing about that condition number.
+added: over all phases this leaves a risk of about 0.09 log2(T) sigma^2 / T for each. The expected risk is known exactly
+(`lrx.workloads.least_squares_stream`), and is drawn and compared too. The initial point is forgotten after about
+tr H / mu steps, about 7,000 for kappa = 1000, so a much smaller T says nothing about that condition number.
 
     lrx reproduce ge_2019                         T = 3 x 10^4, 5 seeds of 1 run: 40 s on 2 CPU cores
     lrx reproduce ge_2019 --scale cpu             T = 10^5, 5 seeds of 4 runs: 2 minutes
@@ -36,6 +32,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
@@ -48,6 +45,7 @@ from lrx.papers.descent import descend, log_spaced
 from lrx.papers.figures import REFERENCE, band, describe
 from lrx.papers.reproduction import Claim, Job, Paper, Scale
 from lrx.records import Result, round_to_six_digits
+from lrx.workloads.least_squares_stream import excess_risk, expected_risk, fresh_gradient
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -124,43 +122,18 @@ def risks(name: str, size: Size, seeds: tuple[int, ...]) -> tuple[np.ndarray, np
     counts = points(size.steps)
 
     def one(fraction: jax.Array, decay: jax.Array, diagonal: jax.Array, key: jax.Array) -> jax.Array:
-        solution = jnp.ones(DIMENSIONS)
-
-        def gradient(x: jax.Array, key: jax.Array) -> tuple[jax.Array, jax.Array]:
-            normal = jax.random.normal(key, (DIMENSIONS + 1,))
-            z = jnp.sqrt(diagonal) * normal[:-1]
-            residual = jnp.sum(z * (x - solution)) - NOISE * normal[-1]
-            return 0.5 * residual**2, residual * z
-
-        def risk(x: jax.Array) -> jax.Array:
-            return 0.5 * jnp.sum(diagonal * (x - solution) ** 2)
-
         tx = lrx.sgd(make(fraction / jnp.sum(diagonal), decay, size.steps))
+        gradient, risk = fresh_gradient(diagonal, NOISE), partial(excess_risk, diagonal)
         return descend(gradient, tx, jnp.zeros(DIMENSIONS), counts, risk, key)
 
     # The key is mapped over last, so that all constants and conditions see the same examples, drawn once.
     each = jax.vmap(jax.vmap(one, (0, 0, None, None)), (None, None, 0, None))
     diagonals = jnp.asarray([eigenvalues(condition) for condition in CONDITIONS], jnp.float32)
     keys = jnp.stack([jax.random.split(jax.random.key(seed), size.runs) for seed in seeds])
-    found = jax.jit(jax.vmap(jax.vmap(each, (None, None, None, 0)), (None, None, None, 0)))(
-        jnp.asarray(fractions.ravel(), jnp.float32),
-        jnp.asarray(spans.ravel() / size.steps, jnp.float32),
-        diagonals,
-        keys,
-    )  # (seeds, runs, conditions, configurations, points)
+    constants = jnp.asarray(fractions.ravel(), jnp.float32), jnp.asarray(spans.ravel() / size.steps, jnp.float32)
+    of_runs = jax.jit(jax.vmap(jax.vmap(each, (None, None, None, 0)), (None, None, None, 0)))
+    found = of_runs(*constants, diagonals, keys)  # (seeds, runs, conditions, configurations, points)
     return fractions.ravel(), spans.ravel(), np.moveaxis(np.asarray(found, np.float64).mean(axis=1), 0, 2)
-
-
-@jax.jit
-def expected_risk(rates: jax.Array, diagonal: jax.Array) -> jax.Array:
-    """Return the exact expectation of the excess risk after 1, 2, ..., T steps with these rates."""
-
-    def one(m: jax.Array, rate: jax.Array) -> tuple[jax.Array, jax.Array]:
-        made = 2 * diagonal**2 * m + diagonal * jnp.sum(diagonal * m) + NOISE**2 * diagonal
-        m = m - 2 * rate * diagonal * m + rate**2 * made
-        return m, 0.5 * jnp.sum(diagonal * m)
-
-    return jax.lax.scan(one, jnp.ones_like(diagonal), rates)[1]
 
 
 def measure(size: Size, job: Job) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -177,7 +150,7 @@ def measure(size: Size, job: Job) -> tuple[dict[str, Any], dict[str, Any]]:
                 place = int(np.argmin(of_seeds[:, :, -1].mean(axis=1)))
             diagonal = eigenvalues(condition)
             schedule = make(fractions[place] / diagonal.sum(), spans[place] / size.steps, size.steps)
-            expected = expected_risk(schedule(jnp.arange(size.steps)), jnp.asarray(diagonal, jnp.float32))
+            expected = expected_risk(jnp.asarray(diagonal, jnp.float32), NOISE, schedule(jnp.arange(size.steps)))
             found[str(condition)][name] = {
                 "fraction": float(fractions[place]),  # eta_0 tr H
                 "span": float(spans[place]),  # k T
@@ -231,8 +204,7 @@ def claims(result: Result) -> list[Claim]:
         f"kappa = {CONDITIONS[-1]}, step decay restarted for horizons that double: the worst t (f(x_t) - f*) of the "
         "second half over the last, above 10"
     )
-    found.append(Claim.of_values(text, "> 10", scaled.max(axis=1) / scaled[:, -1], 10.0))
-    return found
+    return [*found, Claim.of_values(text, "> 10", scaled.max(axis=1) / scaled[:, -1], 10.0)]
 
 
 def plot(result: Result) -> dict[str, Figure]:

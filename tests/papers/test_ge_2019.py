@@ -13,6 +13,7 @@ from reproductions import Tiny, failing, published
 
 from lrx.papers import ge_2019
 from lrx.records import Result
+from lrx.workloads.least_squares_stream import expected_risk
 
 TINY = Tiny(ge_2019.Size(640, 1))
 
@@ -61,7 +62,7 @@ def test_the_expected_risk_is_the_mean_of_many_plain_runs() -> None:
         x += rate * (y - (z * x).sum(axis=1))[:, None] * z
     measured = 0.5 * np.mean((diagonal * (x - 1) ** 2).sum(axis=1))
 
-    expected = ge_2019.expected_risk(jnp.asarray(rates), jnp.asarray(diagonal))
+    expected = expected_risk(jnp.asarray(diagonal), ge_2019.NOISE, jnp.asarray(rates))
     assert float(expected[-1]) == pytest.approx(measured, rel=0.02)
 
 
@@ -76,7 +77,7 @@ def test_measured_risks_have_the_expectation_of_their_own_schedule(monkeypatch: 
     diagonal = ge_2019.eigenvalues(20)
     for fraction, span, of_seeds in zip(fractions, spans, found[0], strict=True):
         rates = fraction / diagonal.sum() / (1 + span / 200 * np.arange(200))
-        expected = ge_2019.expected_risk(jnp.asarray(rates), jnp.asarray(diagonal))[ge_2019.points(200) - 1]
+        expected = expected_risk(jnp.asarray(diagonal), ge_2019.NOISE, jnp.asarray(rates))[ge_2019.points(200) - 1]
         np.testing.assert_allclose(of_seeds.mean(axis=0), expected, rtol=0.05)
 
 
