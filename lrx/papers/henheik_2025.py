@@ -94,7 +94,7 @@ METHODS = (DEFAULT, TUNED, RESTARTS, TUNED_RESTARTS, *LEARNT)
 
 
 def adam(rate: Any) -> optax.GradientTransformation:
-    """Adam with the decays of the source."""
+    """Return Adam with the decays of the source."""
     return lrx.adam(rate, b1=0.9, b2=0.99)
 
 
@@ -158,9 +158,6 @@ def worse(values: Any, mode: str) -> np.ndarray:
     """Return values of which a lower one is better; infinite where a run diverged."""
     values = np.asarray(values, np.float64)
     return np.where(np.isfinite(values), values if mode == "min" else -values, np.inf)
-
-
-# ------------------------------------------------------------------------------------------------- what follows from it
 
 
 def gaps(result: Result, task: str) -> dict[str, np.ndarray]:
@@ -229,8 +226,7 @@ def plot(result: Result) -> dict[str, Figure]:
         look = arm_style(label, place)
         at = np.arange(len(tasks)) + shift[place]
         axes.plot(at, np.clip(values, 0.05, None), "osD^vP<>*"[place % 9], ms=6, color=look["color"], label=label)
-    axes.set_yscale("log")
-    axes.set_ylim(0.04, 130)
+    axes.set(yscale="log", ylim=(0.04, 130))
     for edge in range(len(tasks) - 1):
         axes.axvline(edge + 0.5, color="#D0D5DA", lw=0.6)
     axes.set_xticks(range(len(tasks)), tasks, rotation=40, ha="right", fontsize=8)
