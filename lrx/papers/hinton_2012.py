@@ -36,13 +36,14 @@ import numpy as np
 import optax
 
 import lrx
-from lrx._numbers import ArrayLike
 from lrx.figures import legend, panels
 from lrx.papers.arms import Arm, with_own
 from lrx.papers.descent import descend
 from lrx.papers.figures import REFERENCE, arm_style, band, describe
 from lrx.papers.reproduction import Claim, Job, Paper, Scale
+from lrx.papers.steps import cycle_drifts, steps_of_constant_gradient
 from lrx.records import Result, round_to_six_digits
+from lrx.workloads.moving_target import DIMENSIONS, NOISE, PERIOD, SHRUNK, moving_target
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -62,10 +63,6 @@ SCALES = {
     "paper": Scale("as cpu: a lecture has no size of its own", "14 s, 2 CPU cores", Size(100_000), seeds=SEEDS),
 }
 SHORT = 1000  # steps for which a rate is chosen that then stays
-PERIOD = 100  # steps between jumps
-DIMENSIONS = 10
-NOISE = 1.0  # of the gradient, beside jumps of variance 2
-SHRUNK = 0.01  # the scale of the gradients in the second half of the other problem
 POINTS = 20
 GRID = 10**0.25  # from a rate to the next
 ARMS = {
@@ -80,19 +77,9 @@ GRADIENT_SCALES = np.geomspace(0.1, 1000, 9)
 CYCLE = (0.1,) * 9 + (-0.9,)  # gradients of a weight that should stay, from the lecture
 
 
-def problem(steps: int, seed: jax.Array, shrinks: ArrayLike = False) -> tuple[Any, Any]:
-    """Return the gradient of the moving target, and the mean square distance from it."""
-    jumps = jax.random.normal(jax.random.fold_in(jax.random.key(1), seed), (steps // PERIOD + 1, DIMENSIONS))
-
-    def gradient(theta: jax.Array, key: jax.Array, count: jax.Array) -> tuple[jax.Array, jax.Array]:
-        scale = jnp.where(jnp.asarray(shrinks) & (count >= steps // 2), SHRUNK, 1.0)
-        noise = NOISE * jax.random.normal(key, theta.shape)
-        return jnp.float32(0), scale * (theta - jumps[count // PERIOD] + noise)  # no method here looks at the value
-
-    def error(theta: jax.Array, count: jax.Array) -> jax.Array:
-        return jnp.mean((theta - jumps[count // PERIOD]) ** 2)
-
-    return gradient, error
+def rmsprop_of(rate: float, decay: Any) -> optax.GradientTransformation:
+    """Return RMSProp with a rate and rho."""
+    return lrx.rmsprop(rate, decay=decay)
 
 
 def follow(steps: int, arm: Arm, seeds: tuple[int, ...]) -> dict[str, Any]:
@@ -100,7 +87,7 @@ def follow(steps: int, arm: Arm, seeds: tuple[int, ...]) -> dict[str, Any]:
     rates = np.asarray(arm.rates)
 
     def one(rate: jax.Array, seed: jax.Array, shrinks: jax.Array) -> tuple[jax.Array, jax.Array]:
-        gradient, error = problem(steps, seed, shrinks)
+        gradient, error = moving_target(steps, seed, shrinks)
         start = jnp.zeros(DIMENSIONS)
         # Counts from 0 on: each point before its own gradient is known.
         errors = descend(gradient, arm.make(rate), start, np.arange(steps), error, jax.random.key(seed), timed=True)
@@ -125,23 +112,6 @@ def follow(steps: int, arm: Arm, seeds: tuple[int, ...]) -> dict[str, Any]:
     }
 
 
-def step_lengths() -> np.ndarray:
-    """Measure the steps under a constant gradient, in units of the rate: (decays, scales, steps)."""
-    counts = np.arange(FIRST_STEPS + 1)
-
-    def one(decay: jax.Array, scale: jax.Array) -> jax.Array:
-        def gradient(theta: jax.Array, key: jax.Array) -> tuple[jax.Array, jax.Array]:
-            del key
-            constant = scale * jnp.array([1.0, -1.0])
-            return jnp.vdot(constant, theta), constant
-
-        path = descend(gradient, lrx.rmsprop(FIRST_RATE, decay=decay), jnp.zeros(2), counts, lambda theta: theta)
-        return jnp.max(jnp.abs(jnp.diff(path, axis=0)), axis=1) / FIRST_RATE  # of both coordinates
-
-    each = jax.vmap(jax.vmap(one, (None, 0)), (0, None))
-    return np.asarray(jax.jit(each)(jnp.asarray(DECAYS), jnp.asarray(GRADIENT_SCALES, jnp.float32)))
-
-
 def distance_from_adam(seeds: tuple[int, ...]) -> np.ndarray:
     """Measure the largest distance between RMSProp and Adam whose rates undo its correction: (decays, seeds).
 
@@ -150,7 +120,7 @@ def distance_from_adam(seeds: tuple[int, ...]) -> np.ndarray:
     counts, start = np.arange(FIRST_STEPS + 1), jnp.zeros(DIMENSIONS)
 
     def one(decay: jax.Array, undone: jax.Array, seed: jax.Array) -> jax.Array:
-        gradient, _ = problem(FIRST_STEPS, seed)
+        gradient, _ = moving_target(FIRST_STEPS, seed)
 
         def path(tx: optax.GradientTransformation) -> jax.Array:
             return descend(gradient, tx, start, counts, lambda theta, _: theta, jax.random.key(seed), timed=True)
@@ -165,36 +135,19 @@ def distance_from_adam(seeds: tuple[int, ...]) -> np.ndarray:
     return np.asarray(jax.jit(each)(jnp.asarray(DECAYS), jnp.asarray(rates, jnp.float32), jnp.asarray(seeds)))
 
 
-def drifts() -> np.ndarray:
-    """Measure how far the ten gradients of the lecture move a weight, in rates, for rho = 0 and the decays."""
-    cycle = jnp.array(CYCLE)
-    settled = len(CYCLE) * np.array([200, 201])
-
-    def gradient(theta: jax.Array, key: jax.Array, count: jax.Array) -> tuple[jax.Array, jax.Array]:
-        del key
-        present = cycle[count % len(CYCLE)]
-        return present * theta, present
-
-    def one(decay: jax.Array) -> jax.Array:
-        tx = lrx.rmsprop(1.0, decay=decay)
-        ends = descend(gradient, tx, jnp.float32(0), settled, lambda theta, _: theta, timed=True)
-        return ends[1] - ends[0]
-
-    return np.asarray(jax.jit(jax.vmap(one))(jnp.array([0.0, *DECAYS])))
-
-
 def measure(size: Size, job: Job) -> tuple[dict[str, Any], dict[str, Any]]:
     """Follow both targets with every arm, and measure first steps, distance from Adam and the drift of the lecture."""
     settings = {"steps": size.steps, "short": SHORT, "period": PERIOD, "noise": NOISE, "shrunk": SHRUNK}
     names = [f"{decay:g}" for decay in DECAYS]
-    lengths = dict(zip(names, step_lengths(), strict=True))
+    of_scales = steps_of_constant_gradient(rmsprop_of, FIRST_RATE, DECAYS, GRADIENT_SCALES, FIRST_STEPS)
+    lengths = dict(zip(names, of_scales, strict=True))
     return settings, {
         "steps": (np.arange(POINTS) + 0.5) * size.steps / POINTS,
         "arms": {name: follow(size.steps, arm, job.seeds) for name, arm in with_own(ARMS, job).items()},
         "lengths": {decay: round_to_six_digits(each[len(each) // 2]) for decay, each in lengths.items()},
         "first": {decay: round_to_six_digits(each[:, 0]) for decay, each in lengths.items()},
         "adam": dict(zip(names, distance_from_adam(job.seeds), strict=True)),
-        "drift": dict(zip(["0", *names], drifts(), strict=True)),
+        "drift": dict(zip(["0", *names], cycle_drifts(rmsprop_of, (0.0, *DECAYS), CYCLE), strict=True)),
     }
 
 
@@ -246,8 +199,7 @@ def claims(result: Result) -> list[Claim]:
     text = "the lecture's ten gradients: the sign alone, rho = 0, drifts by 8 rates, off by < 1 %"
     found.append(Claim.of_values(text, "8", abs(drifts["0"]), 7.92, 8.08))
     text = "the lecture's ten gradients: RMSProp with rho = 0.9 drifts by less than 1 rate"
-    found.append(Claim.of_values(text, "0", abs(drifts["0.9"]), high=1.0))
-    return found
+    return [*found, Claim.of_values(text, "0", abs(drifts["0.9"]), high=1.0)]
 
 
 def plot(result: Result) -> dict[str, Figure]:
@@ -272,12 +224,8 @@ def plot(result: Result) -> dict[str, Figure]:
     for place, (decay, lengths) in enumerate(result.curves["lengths"].items()):
         count = np.arange(1, len(lengths) + 1)
         axes.plot(count, lengths, label=rf"RMSProp, $\rho$ = {decay}", **arm_style(f"rho {decay}", place), lw=2.2)
-        axes.plot(
-            count,
-            1 / np.sqrt(1 - float(decay) ** count),
-            label=r"$1 / \sqrt{1 - \rho^t}$",
-            **(REFERENCE | {"zorder": 5}),
-        )
+        theory = 1 / np.sqrt(1 - float(decay) ** count)
+        axes.plot(count, theory, label=r"$1 / \sqrt{1 - \rho^t}$", **REFERENCE | {"zorder": 5})
     axes.set(xscale="log", yscale="log")
     axes.set_yticks([1, 2, 3, 5, 10], ["1", "2", "3", "5", "10"])
     axes.set(xlabel="step t under a constant gradient", ylabel=r"length of the step, in units of the rate $\eta$")

@@ -1,4 +1,4 @@
-"""Lengths of the steps of an adaptive method: after given gradients, and while a model is trained."""
+"""Steps of an adaptive method: their lengths after given gradients and in a training, and where they lead."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from lrx.papers.descent import descend
 from lrx.training import Workload
 
 Make = Callable[[jax.Array, jax.Array], optax.GradientTransformation]  # (b1, b2) -> the method with a rate of 1
@@ -89,6 +90,72 @@ def longest_steps(
     each = jax.jit(lambda each, arrays: jax.lax.map(lambda one: longest(one[0], one[1], one[2], arrays), each))
     steps = each((jnp.float32(grid[0]), jnp.float32(grid[1]), jnp.int32(grid[2])), batches.arrays)
     return np.asarray(steps, np.float64).reshape(len(b1), len(b2), len(seeds), num_steps)
+
+
+def steps_of_constant_gradient(
+    make: Callable[[float, jax.Array], optax.GradientTransformation],
+    rate: float,
+    decays: Sequence[float],
+    scales: Any,
+    num_steps: int,
+) -> np.ndarray:
+    """Measure the steps under a constant gradient, in units of the rate, for every decay and scale of the gradient.
+
+    Args:
+      make: `(rate, decay) -> method`.
+      rate: of the method.
+      decays: values of its decay.
+      scales: sizes of the gradient.
+      num_steps: number of steps.
+
+    Returns:
+      (decays, scales, num_steps); of two coordinates whose gradients differ in sign, the longer step.
+    """
+    counts = np.arange(num_steps + 1)
+
+    def one(decay: jax.Array, scale: jax.Array) -> jax.Array:
+        def gradient(theta: jax.Array, key: jax.Array) -> tuple[jax.Array, jax.Array]:
+            del key
+            constant = scale * jnp.array([1.0, -1.0])
+            return jnp.vdot(constant, theta), constant
+
+        path = descend(gradient, make(rate, decay), jnp.zeros(2), counts, lambda theta: theta)
+        return jnp.max(jnp.abs(jnp.diff(path, axis=0)), axis=1) / rate
+
+    each = jax.vmap(jax.vmap(one, (None, 0)), (0, None))
+    return np.asarray(jax.jit(each)(jnp.asarray(decays), jnp.asarray(scales, jnp.float32)))
+
+
+def cycle_drifts(
+    make: Callable[[float, jax.Array], optax.GradientTransformation],
+    decays: Sequence[float],
+    gradients: Sequence[float],
+    quiet_cycles: int = 200,
+) -> np.ndarray:
+    """Measure how far gradients that come again and again move a weight in one cycle, at a rate of 1, for every decay.
+
+    Args:
+      make: `(rate, decay) -> method`.
+      decays: values of its decay.
+      gradients: those of a cycle.
+      quiet_cycles: number of cycles before the one that is measured.
+
+    Returns:
+      (decays,) distances, with their sign.
+    """
+    cycle = jnp.array(gradients)
+    settled = len(gradients) * np.array([quiet_cycles, quiet_cycles + 1])
+
+    def gradient(theta: jax.Array, key: jax.Array, count: jax.Array) -> tuple[jax.Array, jax.Array]:
+        del key
+        present = cycle[count % len(gradients)]
+        return present * theta, present
+
+    def one(decay: jax.Array) -> jax.Array:
+        ends = descend(gradient, make(1.0, decay), jnp.float32(0), settled, lambda theta, _: theta, timed=True)
+        return ends[1] - ends[0]
+
+    return np.asarray(jax.jit(jax.vmap(one))(jnp.array(decays)))
 
 
 def largest_of_parts(values: np.ndarray, parts: int) -> tuple[np.ndarray, np.ndarray]:

@@ -13,6 +13,7 @@ from reproductions import Tiny, failing, published
 
 from lrx.papers import hinton_2012
 from lrx.papers.descent import descend
+from lrx.papers.steps import cycle_drifts, steps_of_constant_gradient
 from lrx.records import Result
 
 TINY = Tiny(hinton_2012.Size(4000))
@@ -36,37 +37,19 @@ def result() -> Result:
 def test_the_drift_under_the_lectures_gradients_is_that_of_a_plain_loop() -> None:
     gradients = np.tile([*[0.1] * 9, -0.9], 201)
     paths = [plain_rmsprop(gradients, rho, 1.0) for rho in (0.0, 0.9, 0.99)]
-    np.testing.assert_allclose(hinton_2012.drifts(), [path[-1] - path[-11] for path in paths], atol=2e-3)
+    np.testing.assert_allclose(
+        cycle_drifts(hinton_2012.rmsprop_of, (0.0, 0.9, 0.99), hinton_2012.CYCLE),
+        [path[-1] - path[-11] for path in paths],
+        atol=2e-3,
+    )
 
 
 def test_steps_under_a_constant_gradient_begin_long() -> None:
-    lengths = hinton_2012.step_lengths()
+    lengths = steps_of_constant_gradient(hinton_2012.rmsprop_of, 0.01, (0.9, 0.99), np.geomspace(0.1, 1000, 9), 300)
     for rho, of_scales in zip((0.9, 0.99), lengths, strict=True):
-        path = plain_rmsprop(np.full(hinton_2012.FIRST_STEPS, 3.0), rho, 1.0)
+        path = plain_rmsprop(np.full(300, 3.0), rho, 1.0)
         expected = np.broadcast_to(np.abs(np.diff(path, prepend=0.0)), of_scales.shape)
         np.testing.assert_allclose(of_scales, expected, rtol=1e-3)
-
-
-@pytest.mark.slow
-def test_the_target_jumps_every_100_steps_and_gradients_shrink_half_way() -> None:
-    size, theta, seed = 1000, jnp.full(10, 2.0), jnp.int32(3)
-
-    @jax.jit
-    def means(count: jax.Array, shrinks: jax.Array) -> jax.Array:
-        gradient, _ = hinton_2012.problem(size, seed, shrinks)
-        keys = jax.random.split(jax.random.key(0), 4000)
-        return jnp.mean(jax.vmap(lambda key: gradient(theta, key, count)[1])(keys), axis=0)
-
-    def mean(count: int, shrinks: bool) -> np.ndarray:
-        return np.asarray(means(count, shrinks))
-
-    _, error = hinton_2012.problem(size, seed)
-    targets = {count: 2.0 - mean(count, False) for count in (0, 99, 100, 499, 500)}
-    np.testing.assert_allclose(targets[0], targets[99], atol=1e-6)
-    assert np.abs(targets[100] - targets[99]).min() > 0.01
-    np.testing.assert_allclose(mean(499, True), mean(499, False), rtol=1e-6)
-    np.testing.assert_allclose(mean(500, True), 0.01 * mean(500, False), rtol=1e-5)
-    assert float(error(theta, jnp.int32(500))) == pytest.approx(np.mean((2.0 - targets[500]) ** 2), rel=0.05)
 
 
 def test_a_timed_gradient_and_record_see_the_number_of_updates() -> None:
