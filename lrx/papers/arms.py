@@ -17,8 +17,6 @@ from lrx.papers.runs import sweep_seeds
 from lrx.records import round_to_six_digits
 from lrx.training import Workload
 from lrx.tuning import SweepResult
-from lrx.workloads import dataset_workload
-from lrx.workloads.datasets import Dataset
 
 
 class Arm(NamedTuple):
@@ -276,16 +274,27 @@ def claim_best_rates_inside_grid(arms: Mapping[str, Mapping[str, Any]]) -> Claim
     return Claim(text, "all", f"{known} of {len(grids)}", known == len(grids))
 
 
-def error_workload(dataset: Dataset, model: str, **options: Any) -> Workload:
-    """Build a workload that evaluates the test error in percent, `error`, and the `training_loss` over all images.
+def claim_near_published(
+    text: str, published: Mapping[str, float], reached: Mapping[str, np.ndarray], tolerance: float
+) -> Claim:
+    """Claim that the mean over seeds of every arm is near its published value, which the paper printed for its data.
 
-    `options` are those of `lrx.workloads.dataset_workload`.
+    Args:
+      text: what is compared.
+      published: arm to value.
+      reached: arm to the value of each seed.
+      tolerance: the largest distance from a published value, in parts of it.
     """
-    workload = dataset_workload(dataset, model, evaluate_on=("test", "train"), **options)
-
-    def evaluate(params: Any, model_state: Any) -> dict[str, jax.Array]:
-        assert workload.evaluate is not None
-        found = workload.evaluate(params, model_state)
-        return {"error": 100 * (1 - found["accuracy"]), "training_loss": found["train_loss"]}
-
-    return dataclasses.replace(workload, evaluate=evaluate)
+    means = {name: float(values.mean()) for name, values in reached.items()}
+    apart = {name: abs(means[name] / value - 1) for name, value in published.items()}
+    worst = max(apart, key=lambda name: np.nan_to_num(apart[name], nan=np.inf))
+    spread = np.std(reached[worst], ddof=1) / published[worst] if len(reached[worst]) > 1 else None
+    return Claim(
+        f"{text}, each within {tolerance:.0%}",
+        ", ".join(f"{name} {value:.3g}" for name, value in published.items()),
+        ", ".join(f"{name} {value:.3g}" for name, value in means.items())
+        + f"; {worst} is {apart[worst]:.1%} off"
+        + ("" if spread is None else f", ± {spread:.1%} over seeds"),
+        bool(apart[worst] <= tolerance),
+        published=True,
+    )

@@ -50,7 +50,6 @@ from lrx.papers.arms import (
     claim_best_rates_inside_grid,
     compare,
     compare_schedules,
-    error_workload,
     final_values,
 )
 from lrx.papers.figures import REFERENCE, arm_style, band, describe, errors_at_the_end
@@ -58,6 +57,7 @@ from lrx.papers.reproduction import Claim, Job, Paper, Scale
 from lrx.records import Result
 from lrx.training import Workload, train
 from lrx.workloads.datasets import load
+from lrx.workloads.images import error_workload
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

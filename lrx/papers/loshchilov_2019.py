@@ -33,7 +33,6 @@ import optax
 
 import lrx
 from lrx.figures import panels
-from lrx.papers.arms import error_workload
 from lrx.papers.figures import describe
 from lrx.papers.reproduction import Claim, Job, Paper, Scale
 from lrx.papers.runs import sweep_seeds
@@ -41,6 +40,7 @@ from lrx.papers.small_images import replace_divergence
 from lrx.papers.statistics import correlation
 from lrx.records import Result, round_to_six_digits
 from lrx.workloads.datasets import load
+from lrx.workloads.images import error_workload
 from lrx.workloads.labels import mislabel
 
 if TYPE_CHECKING:

@@ -34,7 +34,7 @@ from lrx.figures import legend, panels
 from lrx.papers.descent import descend, log_spaced
 from lrx.papers.figures import REFERENCE, band, describe
 from lrx.papers.reproduction import Claim, Job, Paper, Scale
-from lrx.papers.statistics import slope
+from lrx.papers.statistics import around, slope
 from lrx.records import Result
 
 if TYPE_CHECKING:
@@ -163,7 +163,7 @@ def claims(result: Result) -> list[Claim]:
     if last == TRANSCRIBED_STEPS:
         for name, value in TRANSCRIBED.items():
             text = f"the gap of {name} after {last} steps is that of a transcription, within 1 %"
-            found.append(Claim.of_values(text, f"{value:.4g}", gaps[name][-1], 0.99 * value, 1.01 * value))
+            found.append(Claim.of_values(text, f"{value:.4g}", gaps[name][-1], *around(value, 0.01)))
     long = result.array("quadratic_steps")
     half = long >= 10
     slopes = {

@@ -38,12 +38,14 @@ import numpy as np
 
 import lrx
 from lrx.figures import legend, panels
-from lrx.papers.arms import Arm, compare, error_workload, with_own
+from lrx.papers.arms import Arm, compare, with_own
 from lrx.papers.figures import arm_style, band
 from lrx.papers.reproduction import Claim, Job, Paper, Scale
+from lrx.papers.statistics import around
 from lrx.records import Result
 from lrx.training import Workload
 from lrx.workloads.datasets import load
+from lrx.workloads.images import error_workload
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -130,7 +132,7 @@ def claims(result: Result) -> list[Claim]:
     for epoch in CHECKED:
         if epoch > result.settings["epochs"]:
             break
-        low, high = (PUBLISHED[epoch][0] * (1 + sign * COST_TOLERANCE) for sign in (-1, 1))
+        low, high = around(PUBLISHED[epoch][0], COST_TOLERANCE)
         text = f"training cost after epoch {epoch}, within {COST_TOLERANCE:.0%} of the published one"
         found.append(Claim.of_values(text, f"{PUBLISHED[epoch][0]:.3g}", cost[:, epoch - 1], low, high, published=True))
         low, high = (PUBLISHED[epoch][1] + sign * ERROR_TOLERANCE for sign in (-1, 1))

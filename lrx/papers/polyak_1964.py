@@ -31,6 +31,7 @@ from lrx.figures import legend, panels
 from lrx.papers.descent import descend, log_spaced
 from lrx.papers.figures import REFERENCE, arm_style, band
 from lrx.papers.reproduction import Claim, Job, Paper, Scale
+from lrx.papers.statistics import around
 from lrx.records import Result
 
 if TYPE_CHECKING:
@@ -132,7 +133,7 @@ def claims(result: Result) -> list[Claim]:
         for name in METHODS:
             theory = rates(float(kappa))[name][2]
             text = f"kappa = {int(kappa):,}: {name} reduces the distance per step by the factor of theory, within 1 %"
-            found.append(Claim.of_values(text, f"{theory:.4f}", arms[name]["factor"], 0.99 * theory, 1.01 * theory))
+            found.append(Claim.of_values(text, f"{theory:.4f}", arms[name]["factor"], *around(theory, 0.01)))
         needed = {name: result.array("conditions", kappa, name, "steps_to_target") for name in METHODS}
         most = 3 / np.sqrt(float(kappa))
         text = f"kappa = {int(kappa):,}: steps to 1e-6, heavy ball over gradient descent, at most 3 / sqrt kappa"

@@ -1,4 +1,4 @@
-"""Numbers that claims are made of: slopes of curves, and correlations."""
+"""Numbers that claims are made of: slopes of curves, correlations, and bounds around a value."""
 
 from __future__ import annotations
 
@@ -20,3 +20,8 @@ def rank_correlation(x: np.ndarray, y: np.ndarray) -> float:
     from scipy.stats import rankdata  # of JAX's own dependencies
 
     return correlation(rankdata(x), rankdata(y))
+
+
+def around(value: float, part: float) -> tuple[float, float]:
+    """Return bounds that are apart from a value by a part of it, below and above."""
+    return (1 - part) * value, (1 + part) * value

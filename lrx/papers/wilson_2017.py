@@ -35,7 +35,7 @@ import optax
 
 import lrx
 from lrx.figures import legend, panels
-from lrx.papers.arms import Arm, decades, error_workload, final_values, summarize_arm, with_own
+from lrx.papers.arms import Arm, decades, final_values, summarize_arm, with_own
 from lrx.papers.descent import descend
 from lrx.papers.figures import arm_style, band, errors_at_the_end
 from lrx.papers.reproduction import Claim, Job, Paper, Scale
@@ -44,6 +44,7 @@ from lrx.papers.runs import strategy_of_networks, sweep_seeds
 from lrx.records import Result, round_to_six_digits
 from lrx.training import Workload
 from lrx.workloads.datasets import load
+from lrx.workloads.images import error_workload
 from lrx.workloads.linear import draw_unique_features
 
 if TYPE_CHECKING:

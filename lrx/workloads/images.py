@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -125,6 +126,21 @@ def dataset_workload(
     }
     evaluate = _evaluation(logits_fn, pixel_transform(mean, scale), parts) if parts else None
     return Workload(f"{dataset.name}-{model}", init, loss_fn, batches, evaluate)
+
+
+def error_workload(dataset: Dataset, model: str, **options: Any) -> Workload:
+    """Build a workload that evaluates the test error in percent, `error`, and the `training_loss` over all images.
+
+    `options` are those of `dataset_workload`.
+    """
+    workload = dataset_workload(dataset, model, evaluate_on=("test", "train"), **options)
+
+    def evaluate(params: Any, model_state: Any) -> dict[str, jax.Array]:
+        assert workload.evaluate is not None
+        found = workload.evaluate(params, model_state)
+        return {"error": 100 * (1 - found["accuracy"]), "training_loss": found["train_loss"]}
+
+    return dataclasses.replace(workload, evaluate=evaluate)
 
 
 def pixel_transform(
