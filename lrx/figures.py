@@ -18,6 +18,8 @@ from lrx.records import write_atomically
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+else:
+    Axes = Figure = Any  # in annotations, so that they can be imported from here without matplotlib
 
 STYLE = Path(__file__).with_name("lrx.mplstyle")
 # Okabe and Ito's colors, which people with color blindness tell apart; three more where six are too few.

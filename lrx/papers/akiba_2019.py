@@ -19,21 +19,18 @@ in the logarithm of the rate. `lrx.optuna_objective` is what trains each trial.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 import lrx
-from lrx.figures import legend, panels
+from lrx.figures import Figure, legend, panels
 from lrx.papers.arms import decades
 from lrx.papers.figures import REFERENCE, arm_style, band
 from lrx.papers.reproduction import Claim, Job, Paper, Scale
 from lrx.papers.runs import sweep_seeds
 from lrx.papers.small_images import CHANCE, Images, load_problem, replace_divergence, workload_of
 from lrx.records import Result, round_to_six_digits
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 
 class Size(NamedTuple):

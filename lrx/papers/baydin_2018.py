@@ -36,13 +36,13 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import optax
 
 import lrx
-from lrx.figures import legend, panels
+from lrx.figures import Figure, legend, panels
 from lrx.papers.arms import Arm, claim_near_published, compare, with_own
 from lrx.papers.figures import REFERENCE, arm_style, band, describe
 from lrx.papers.reproduction import Claim, Job, Paper, Scale
@@ -51,9 +51,6 @@ from lrx.records import Result
 from lrx.training import Workload
 from lrx.workloads import make_workload
 from lrx.workloads.dense import uniform_by_fan_in
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 
 class Size(NamedTuple):

@@ -23,13 +23,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 
 import lrx
-from lrx.figures import legend, panels
+from lrx.figures import Figure, legend, panels
 from lrx.papers.arms import claim_best_rates_inside_grid, compare_schedules, decades, final_values
 from lrx.papers.figures import arm_style, band, describe, mark
 from lrx.papers.reproduction import Claim, Job, Paper, Scale
@@ -37,9 +37,6 @@ from lrx.records import Result, round_to_six_digits
 from lrx.training import Workload
 from lrx.workloads.text import make_text_workload
 from lrx.workloads.words import make_ngram_workload, make_sequence_workload
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 
 class Size(NamedTuple):

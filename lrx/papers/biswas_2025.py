@@ -17,21 +17,18 @@ above its error.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 import lrx
-from lrx.figures import PALETTE, legend, panels
+from lrx.figures import PALETTE, Figure, legend, panels
 from lrx.papers.arms import Arm, final_values, summarize_arm, with_own
 from lrx.papers.figures import arm_style, band, describe
 from lrx.papers.reproduction import Claim, Job, Paper, Scale
 from lrx.papers.runs import sweep_seeds
 from lrx.papers.small_images import Images, load_problem, replace_divergence, workload_of
 from lrx.records import Result, round_to_six_digits
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 
 class Size(NamedTuple):

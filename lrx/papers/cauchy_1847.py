@@ -16,22 +16,19 @@ Differs from the source: the text of 1847 has neither figure nor rate; functions
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 import lrx
-from lrx.figures import VERMILION, legend, panels
+from lrx.figures import VERMILION, Figure, legend, panels
 from lrx.papers.descent import descend, log_spaced
 from lrx.papers.figures import REFERENCE, arm_style, band
 from lrx.papers.reproduction import Claim, Job, Paper, Scale
 from lrx.papers.statistics import slope
 from lrx.records import Result
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 SEEDS = (0, 1, 2, 3, 4)
 

@@ -38,13 +38,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import optax
 
 import lrx
-from lrx.figures import legend, panels
+from lrx.figures import Figure, legend, panels
 from lrx.papers.arms import (
     Arm,
     claim_best_rates_inside_grid,
@@ -58,9 +58,6 @@ from lrx.records import Result
 from lrx.training import Workload, train
 from lrx.workloads.datasets import load
 from lrx.workloads.images import error_workload
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 GRID_STEPS = 2000
 GRID_SIGMA = 40.0  # steps, of the Gaussian that smooths the profiles

@@ -25,13 +25,13 @@ from __future__ import annotations
 
 import dataclasses
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import optax
 
 import lrx
-from lrx.figures import legend, panels
+from lrx.figures import Figure, legend, panels
 from lrx.papers import hagele_2024
 from lrx.papers.arms import Arm, claim_best_rates_inside_grid, compare, compare_schedules, final_values, with_own
 from lrx.papers.bergsma_2025 import B2, MODELS, WARMUP, WEIGHT_DECAY
@@ -39,10 +39,6 @@ from lrx.papers.figures import arm_style, band, describe, mark, sensitivity
 from lrx.papers.hagele_2024 import Size
 from lrx.papers.reproduction import Claim, Job, Paper, Scale
 from lrx.records import Result
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
 
 SCALES = {
     "demo": Scale(

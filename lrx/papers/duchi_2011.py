@@ -19,7 +19,7 @@ follow the paper's own argument for the method (section 1.3). lrx adds eps insid
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -28,17 +28,13 @@ import optax
 from jax.flatten_util import ravel_pytree
 
 import lrx
-from lrx.figures import legend, panels
+from lrx.figures import Figure, legend, panels
 from lrx.papers.arms import Arm, claim_best_rates_inside_grid, compare, decades, final_values, with_own
 from lrx.papers.descent import descend
 from lrx.papers.figures import band, sensitivity
 from lrx.papers.reproduction import Claim, Job, Paper, Scale
 from lrx.records import Result
 from lrx.workloads.linear import make_sparse_workload
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
 
 BATCH_SIZE = 32
 

@@ -33,22 +33,19 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 import lrx
-from lrx.figures import legend, panels
+from lrx.figures import Figure, legend, panels
 from lrx.papers.descent import descend, log_spaced
 from lrx.papers.figures import REFERENCE, band, describe
 from lrx.papers.reproduction import Claim, Job, Paper, Scale
 from lrx.records import Result, round_to_six_digits
 from lrx.workloads.least_squares_stream import excess_risk, expected_risk, fresh_gradient
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 
 class Size(NamedTuple):

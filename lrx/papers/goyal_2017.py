@@ -25,22 +25,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import optax
 
 import lrx
-from lrx.figures import panels
+from lrx.figures import Figure, panels
 from lrx.papers.arms import claim_best_rates_inside_grid, compare, compare_schedules, decades, without_grid
 from lrx.papers.figures import band, describe, errors_at_the_end, mark
 from lrx.papers.reproduction import Claim, Job, Paper, Scale
 from lrx.papers.small_images import Images, load_problem, workload_of
 from lrx.records import Result
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
 
 MakeOptimizer = Callable[[lrx.Schedule], optax.GradientTransformation]
 

@@ -25,20 +25,17 @@ minibatches, so until its cool-down a run is the stable run of its peak, bit for
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 import lrx
-from lrx.figures import legend, panels
+from lrx.figures import Figure, legend, panels
 from lrx.papers.arms import claim_best_rates_inside_grid, compare_schedules, final_values
 from lrx.papers.bergsma_2025 import B2, MODELS, WARMUP, WEIGHT_DECAY
 from lrx.papers.figures import arm_style, band, describe, mark
 from lrx.papers.reproduction import Claim, Job, Paper, Scale
 from lrx.records import Result
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 
 class Size(NamedTuple):

@@ -30,14 +30,14 @@ split. The training error of the warm-up is that of the evaluations, on the firs
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import optax
 
 import lrx
 from lrx import figures
-from lrx.figures import PALETTE, legend, panels
+from lrx.figures import PALETTE, Figure, legend, panels
 from lrx.papers.arms import final_values, momentum_with_penalty, with_own, without_grid
 from lrx.papers.figures import band, describe
 from lrx.papers.reproduction import Claim, Job, Paper, Scale
@@ -45,9 +45,6 @@ from lrx.papers.residual_networks import Network, residual_workload
 from lrx.papers.runs import summarize_histories, train_seeds
 from lrx.records import Result
 from lrx.training import Workload
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 
 class Size(NamedTuple):

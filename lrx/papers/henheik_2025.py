@@ -21,13 +21,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import optax
 
 import lrx
-from lrx.figures import legend, panels
+from lrx.figures import Figure, legend, panels
 from lrx.papers.arms import Arm, decades, with_each_schedule, with_own, without_grid
 from lrx.papers.figures import arm_style
 from lrx.papers.reproduction import Claim, Job, Paper, Scale
@@ -35,9 +35,6 @@ from lrx.papers.runs import sweep_seeds
 from lrx.records import Result, round_to_six_digits
 from lrx.training import Workload
 from lrx.workloads.suite import TASKS, Task
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 TABLES, IMAGES = "tables", "images"
 GROUPS = {  # of the tasks that stand for those of the source

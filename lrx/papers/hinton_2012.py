@@ -28,7 +28,7 @@ Differs from the source: the moving target and its numbers are ours. lrx adds ep
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -36,7 +36,7 @@ import numpy as np
 import optax
 
 import lrx
-from lrx.figures import legend, panels
+from lrx.figures import Figure, legend, panels
 from lrx.papers.arms import Arm, with_own
 from lrx.papers.descent import descend
 from lrx.papers.figures import REFERENCE, arm_style, band, describe
@@ -44,9 +44,6 @@ from lrx.papers.reproduction import Claim, Job, Paper, Scale
 from lrx.papers.steps import cycle_drifts, steps_of_constant_gradient
 from lrx.records import Result, round_to_six_digits
 from lrx.workloads.moving_target import DIMENSIONS, NOISE, PERIOD, SHRUNK, moving_target
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 SEEDS = (0, 1, 2, 3, 4)
 

@@ -36,14 +36,14 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 import lrx
-from lrx.figures import PALETTE, STROKES, legend, panels
+from lrx.figures import PALETTE, STROKES, Figure, legend, panels
 from lrx.papers.arms import Arm, claim_best_rates_inside_grid, compare, decades
 from lrx.papers.figures import REFERENCE, band, describe
 from lrx.papers.reproduction import Claim, Job, Paper, Scale
@@ -52,9 +52,6 @@ from lrx.training import Batches, Workload
 from lrx.training.sampling import keys_of
 from lrx.workloads import dataset_workload, make_workload
 from lrx.workloads.datasets import load
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 CLASSES = 10  # of all three data sets
 OPTIMIZERS: dict[str, Callable[[Any], Any]] = {"momentum": lambda rate: lrx.sgd(rate, momentum=0.9), "adam": lrx.adam}

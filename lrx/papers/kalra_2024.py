@@ -28,7 +28,7 @@ that of another one. A rate is called stable if the test error is within 5 point
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -36,16 +36,13 @@ import numpy as np
 import optax
 
 import lrx
-from lrx.figures import legend, panels
+from lrx.figures import Figure, legend, panels
 from lrx.papers.figures import band, describe, mark
 from lrx.papers.reproduction import Claim, Job, Paper, Scale
 from lrx.papers.runs import sweep_seeds
 from lrx.papers.small_images import Images, load_problem, replace_divergence, workload_of
 from lrx.records import Result, round_to_six_digits
 from lrx.workloads._network import enlarge
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 
 class Size(NamedTuple):

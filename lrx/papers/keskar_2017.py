@@ -27,7 +27,7 @@ the training loss first falls below the same value.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -35,15 +35,12 @@ import numpy as np
 
 import lrx
 from lrx.diagnostics.minima import rise_in_box
-from lrx.figures import BLUE, GREY, VERMILION, legend, panels
+from lrx.figures import BLUE, GREY, VERMILION, Figure, legend, panels
 from lrx.papers.reproduction import Claim, Job, Paper, Scale
 from lrx.papers.small_images import Images, Problem, load_problem, workload_of
 from lrx.records import Result, round_to_six_digits
 from lrx.training import Moment
 from lrx.workloads.supervised import error_in_percent
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 
 class Size(NamedTuple):

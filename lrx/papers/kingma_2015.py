@@ -40,7 +40,7 @@ lrx does not have.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -48,7 +48,7 @@ import numpy as np
 import optax
 
 import lrx
-from lrx.figures import BLUE, GREEN, VERMILION, legend, panels
+from lrx.figures import BLUE, GREEN, VERMILION, Figure, legend, panels
 from lrx.papers.arms import Arm, compare, compare_after_trials, decades, final_values, with_own
 from lrx.papers.figures import REFERENCE, arm_style, band, describe
 from lrx.papers.reproduction import Claim, Job, Paper, Scale
@@ -59,9 +59,6 @@ from lrx.training import Workload
 from lrx.workloads.autoencoder import make_autoencoder_workload
 from lrx.workloads.datasets import load
 from lrx.workloads.perceptron import make_perceptron_workload
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 
 class Size(NamedTuple):

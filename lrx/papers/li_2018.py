@@ -34,7 +34,7 @@ of the plane, from differences between neighbouring points, where figure 7 has t
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -43,7 +43,7 @@ import optax
 import lrx
 from lrx.diagnostics.landscape_result import draw_alike
 from lrx.diagnostics.minima import concavity, median_rise, ring_medians
-from lrx.figures import BLUE, DARK, GREEN, GREY, ORANGE, SKY, VERMILION, legend, panels
+from lrx.figures import BLUE, DARK, GREEN, GREY, ORANGE, SKY, VERMILION, Figure, legend, panels
 from lrx.papers.arms import momentum_with_penalty
 from lrx.papers.figures import band, describe
 from lrx.papers.reproduction import Claim, Job, Paper, Scale
@@ -51,9 +51,6 @@ from lrx.papers.residual_networks import Network, residual_workload, train_to_en
 from lrx.papers.statistics import rank_correlation
 from lrx.records import Result, round_to_six_digits
 from lrx.training import Workload
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 
 class Size(NamedTuple):

@@ -24,7 +24,7 @@ CIFAR-10 is "a tenth fewer errors" here, since errors differ.
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -32,7 +32,7 @@ import numpy as np
 import optax
 
 import lrx
-from lrx.figures import legend, panels
+from lrx.figures import Figure, legend, panels
 from lrx.papers.arms import compare, final_values, momentum_with_penalty, with_own, without_grid
 from lrx.papers.figures import REFERENCE, arm_style, band, describe
 from lrx.papers.reproduction import Claim, Job, Paper, Scale
@@ -41,9 +41,6 @@ from lrx.records import Result, round_to_six_digits
 from lrx.training import Evaluation, Moment, Workload, train
 from lrx.workloads._network import Network
 from lrx.workloads.supervised import Examples
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 
 class Size(NamedTuple):

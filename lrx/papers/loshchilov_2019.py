@@ -26,13 +26,13 @@ its penalty alone.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import optax
 
 import lrx
-from lrx.figures import panels
+from lrx.figures import Figure, panels
 from lrx.papers.figures import describe
 from lrx.papers.reproduction import Claim, Job, Paper, Scale
 from lrx.papers.runs import sweep_seeds
@@ -42,9 +42,6 @@ from lrx.records import Result, round_to_six_digits
 from lrx.workloads.datasets import load
 from lrx.workloads.images import error_workload
 from lrx.workloads.labels import mislabel
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 
 class Size(NamedTuple):

@@ -23,22 +23,19 @@ from which to choose it.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 import lrx
-from lrx.figures import legend, panels
+from lrx.figures import Figure, legend, panels
 from lrx.papers.descent import descend, log_spaced
 from lrx.papers.figures import REFERENCE, band, describe
 from lrx.papers.reproduction import Claim, Job, Paper, Scale
 from lrx.papers.statistics import around, slope
 from lrx.records import Result
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 
 class Size(NamedTuple):

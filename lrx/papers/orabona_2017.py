@@ -30,14 +30,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 import lrx
-from lrx.figures import legend, panels
+from lrx.figures import Figure, legend, panels
 from lrx.papers.arms import Arm, compare, with_own
 from lrx.papers.figures import arm_style, band
 from lrx.papers.reproduction import Claim, Job, Paper, Scale
@@ -46,9 +46,6 @@ from lrx.records import Result
 from lrx.training import Workload
 from lrx.workloads.datasets import load
 from lrx.workloads.images import error_workload
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 
 class Size(NamedTuple):

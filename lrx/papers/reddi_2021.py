@@ -28,7 +28,7 @@ clients in place of hundreds of thousands; grids of five rates of the server and
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import optax
@@ -36,7 +36,7 @@ import optax
 import lrx
 from lrx.federated import dirichlet_partition, fed_adagrad, fed_adam, fed_yogi
 from lrx.federated.many import simulate_many
-from lrx.figures import legend, panels
+from lrx.figures import Figure, legend, panels
 from lrx.papers.arms import decades
 from lrx.papers.figures import band, describe
 from lrx.papers.reproduction import Claim, Job, Paper, Scale
@@ -45,9 +45,6 @@ from lrx.training import Workload
 from lrx.workloads import dataset_workload
 from lrx.workloads.datasets import load
 from lrx.workloads.documents import draw_documents, make_document_workload
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 CONCENTRATION = 0.1  # of the classes, over the clients
 LAST = 4  # evaluations whose mean is the final accuracy: the source takes the last 100 rounds

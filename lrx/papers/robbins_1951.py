@@ -16,22 +16,19 @@ Differs from the source: the theorem leaves the gains free; c mu = 1, 0.2 and 0.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 import lrx
-from lrx.figures import legend, panels
+from lrx.figures import Figure, legend, panels
 from lrx.papers.descent import descend, log_spaced
 from lrx.papers.figures import REFERENCE, band
 from lrx.papers.reproduction import Claim, Job, Paper, Scale
 from lrx.papers.statistics import slope
 from lrx.records import Result
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 SEEDS = (0, 1, 2, 3, 4)
 

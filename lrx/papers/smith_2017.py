@@ -21,14 +21,14 @@ demo scale are read from a range test by the rule of section 3.3, since the pape
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import numpy as np
 import optax
 
 import lrx
-from lrx.figures import band, legend, panels
+from lrx.figures import Figure, band, legend, panels
 from lrx.papers.arms import compare, final_values, with_own, without_grid
 from lrx.papers.figures import arm_style, describe
 from lrx.papers.reproduction import Claim, Job, Paper, Scale
@@ -36,9 +36,6 @@ from lrx.papers.runs import strategy_of_networks
 from lrx.records import Result
 from lrx.training import Workload, train
 from lrx.workloads import make_workload
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 
 @dataclasses.dataclass(frozen=True)

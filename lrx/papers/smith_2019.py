@@ -22,12 +22,12 @@ the best of the same grid of rates, where the paper gives the step schedule 0.35
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 import lrx
-from lrx.figures import legend, panels
+from lrx.figures import Figure, legend, panels
 from lrx.papers.arms import (
     claim_best_rates_inside_grid,
     compare_schedules,
@@ -39,9 +39,6 @@ from lrx.papers.figures import arm_style, band, describe, sensitivity
 from lrx.papers.reproduction import Claim, Job, Paper, Scale
 from lrx.papers.small_images import Images, load_problem, workload_of
 from lrx.records import Result
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 
 class Size(NamedTuple):

@@ -24,20 +24,17 @@ with its peak. As in the paper, each size is trained for the same number of epoc
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 import lrx
-from lrx.figures import legend, panels
+from lrx.figures import Figure, legend, panels
 from lrx.papers.figures import band, describe, mark
 from lrx.papers.reproduction import Claim, Job, Paper, Scale
 from lrx.papers.runs import sweep_seeds
 from lrx.papers.small_images import Images, load_problem, workload_of
 from lrx.records import Result, round_to_six_digits
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 
 class Size(NamedTuple):

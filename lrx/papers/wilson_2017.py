@@ -26,7 +26,7 @@ place of a search over schedules.
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -34,7 +34,7 @@ import numpy as np
 import optax
 
 import lrx
-from lrx.figures import legend, panels
+from lrx.figures import Figure, legend, panels
 from lrx.papers.arms import Arm, decades, final_values, summarize_arm, with_own
 from lrx.papers.descent import descend
 from lrx.papers.figures import arm_style, band, errors_at_the_end
@@ -46,9 +46,6 @@ from lrx.training import Workload
 from lrx.workloads.datasets import load
 from lrx.workloads.images import error_workload
 from lrx.workloads.linear import draw_unique_features
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 
 class Size(NamedTuple):
