@@ -25,28 +25,21 @@ part of its weights in the span of the images: the rest never moves, and the Hes
 
 from __future__ import annotations
 
-import copy
-import dataclasses
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 
 import lrx
-from lrx.figures import LIGHT, legend, panels
+from lrx.figures import LIGHT, Figure, legend, panels
 from lrx.papers.figures import REFERENCE, arm_style, band, describe
 from lrx.papers.reproduction import Claim, Job, Paper, Scale
 from lrx.papers.runs import train_seeds
+from lrx.papers.statistics import median_of_last, rising_parts
 from lrx.records import Result, round_to_six_digits
-from lrx.training import Evaluation, Workload
 from lrx.workloads.datasets import load
-from lrx.workloads.full_batch import make_full_batch_workload, standardize_pixels, tanh_network
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from lrx.workloads.full_batch import make_full_batch_workload, standardize_pixels
 
 
 class Size(NamedTuple):
@@ -90,19 +83,7 @@ ACCURACY = 0.99  # at which the authors stop
 LAST = 0.3  # part of a run that is certainly at the edge
 HOVERS = (1.9, 2.3)  # of sharpness times rate: at or just above 2
 POINTS = 250  # of a curve of losses, approximately
-
-
-def make_workload(x: np.ndarray, labels: np.ndarray, num_classes: int = 10) -> Workload:
-    """Build the workload of fitting all rows of `x` (n, features) at once; it evaluates the accuracy."""
-    workload = make_full_batch_workload(x, labels, widths=WIDTHS, num_classes=num_classes)
-
-    def evaluate(params: Any, model_state: Any, batch: Any) -> dict[str, jax.Array]:
-        del model_state  # there is none
-        inputs, labels = batch
-        hits = jnp.argmax(tanh_network(params, inputs), axis=-1) == labels
-        return {"accuracy": jnp.mean(hits)}
-
-    return dataclasses.replace(workload, evaluate=Evaluation(evaluate, workload.batches.arrays))
+FIRST_PLACE = 2  # of the colours of descent; those before belong to momentum
 
 
 class Run(NamedTuple):
@@ -123,8 +104,7 @@ def runs(size: Size) -> dict[str, Run]:
         every = round(size.every / rate)
         return Run(lrx.sgd(rate), rate, edge, every * round(size.time / size.every), every)
 
-    found = {f"2 / {edge:g}": descent(edge) for edge in size.edges}
-    found["gradient flow"] = descent(size.flow)
+    found = {f"2 / {edge:g}": descent(edge) for edge in size.edges} | {"gradient flow": descent(size.flow)}
     edge = size.momentum_edge
     for name, rate in (("heavy ball", (2 + 2 * BETA) / edge), ("Nesterov", (2 + 2 * BETA) / (1 + 2 * BETA) / edge)):
         # As in the authors' code, which measures Nesterov's sharpness at the look-ahead point.
@@ -136,24 +116,16 @@ def runs(size: Size) -> dict[str, Run]:
 def measure(size: Size, job: Job) -> tuple[dict[str, Any], dict[str, Any]]:
     """Train with every rate and seed, and keep the loss of every step and the sharpness every so often."""
     data = load(job.data, job.data_dir)
-    number = min(size.images, len(data.train_images))
-    workload = make_workload(
-        standardize_pixels(data.train_images, number), data.train_labels[:number], data.num_classes
-    )
+    rows, labels = standardize_pixels(data.train_images, size.images), data.train_labels[: size.images]
+    workload = make_full_batch_workload(rows, labels, widths=WIDTHS, num_classes=data.num_classes)
     curves = {}
     for label, run in runs(size).items():
         records = [job.folder(f"{label} {seed} sharpness.json") for seed in job.seeds]
         monitors = [lrx.sharpness_monitor(workload, every=run.every, tol=TOLERANCE, path=record) for record in records]
         with jax.default_matmul_precision("highest"):  # less would raise the loss by rounding on a GPU
+            title = f"{workload.name}, {label}, seed"
             by_seed = train_seeds(
-                workload,
-                run.tx,
-                job,
-                label,
-                steps=run.steps,
-                evaluate_every=run.every,
-                title=f"{workload.name}, {label}, seed",
-                callbacks=monitors,
+                workload, run.tx, job, label, steps=run.steps, evaluate_every=run.every, title=title, callbacks=monitors
             )
         losses = np.array([history.loss for history in by_seed])
         stride = max(1, run.steps // POINTS) | 1  # odd, since the loss goes up and down with a period of two steps
@@ -164,69 +136,55 @@ def measure(size: Size, job: Job) -> tuple[dict[str, Any], dict[str, Any]]:
             "sharpness": round_to_six_digits([monitor.sharpness for monitor in monitors]),
             "accuracy": round_to_six_digits([history.evaluations["accuracy"] for history in by_seed]),
             # Of the steps since the measurement before: how many raised the loss, of all of them, and its mean.
-            "rising": round_to_six_digits([_rising(each, run.every) for each in losses]),
+            "rising": round_to_six_digits([rising_parts(each, run.every) for each in losses]),
             "mean_loss": round_to_six_digits(losses.reshape(len(losses), -1, run.every).mean(axis=-1)),
             "loss_steps": np.arange(0, run.steps, stride),
             "loss": round_to_six_digits(losses[0, ::stride]),
         }
-    return {"images": number, "widths": WIDTHS, "beta": BETA}, curves
+    return {"images": len(labels), "widths": WIDTHS, "beta": BETA}, curves
 
 
-def _rising(losses: np.ndarray, every: int) -> np.ndarray:
-    rises = np.diff(losses, append=losses[-1]) > 0  # the loss after the last step is not known
-    return rises.reshape(-1, every).mean(axis=-1)
+def crossing(run: dict[str, Any], seed: int, flow: np.ndarray) -> tuple[float, float, float, float]:
+    """Return what a run does before and after its sharpness first reaches the edge.
 
-
-def at_the_edge(run: dict[str, Any]) -> np.ndarray:
-    """Return the median of sharpness over the edge in the last part of a run, for each seed."""
-    values = np.asarray(run["sharpness"], np.float64) / run["edge"]
-    return np.median(values[:, -round(LAST * values.shape[1]) :], axis=1)
-
-
-def crossings(run: dict[str, Any]) -> list[int]:
-    """Return the index of the first measurement at or above the edge, for each seed; their number if there is none."""
-    above = np.asarray(run["sharpness"], np.float64) >= run["edge"]
-    return [int(np.argmax(each)) if each.any() else len(each) for each in above]
+    These are the parts of the steps that raise the loss, before and after; the larger ratio of mean losses of thirds
+    afterwards, each over the one before; and how far the sharpness is from that of gradient flow before, relative.
+    """
+    sharpness, rising, mean = (np.asarray(run[name][seed], np.float64) for name in ("sharpness", "rising", "mean_loss"))
+    first = int(np.argmax([*(sharpness >= run["edge"]), True]))  # the number of all if there is none
+    before, after = (float(np.mean(part)) if len(part) else 0.0 for part in (rising[:first], rising[first + 1 :]))
+    parts = [float(np.mean(part)) for part in np.array_split(mean[first + 1 :], 3) if len(part)]
+    falls = max(parts[1] / parts[0], parts[2] / parts[1]) if len(parts) == 3 else np.nan
+    return before, after, falls, float(np.max(np.abs(sharpness[:first] / flow[seed, :first] - 1), initial=0.0))
 
 
 def claims(result: Result) -> list[Claim]:
     """Compare sharpness with 2 / rate, the loss before with that after the crossing, and the path with the flow's."""
     curves = result.curves
-    descents = dict(each for _, each in _descents(curves))
+    descents = _descents(curves)
     flow = result.array("gradient flow", "sharpness")
+    ratios = {name: median_of_last(result.array(name, "sharpness") / run["edge"], LAST) for name, run in curves.items()}
     low, high = HOVERS
+    last = f"last {LAST:.0%} of the steps"
     found = []
-    for label, run in descents.items():
-        text = f"eta = {label}: median of sharpness times eta, last {LAST:.0%} of the steps, from {low} to {high}"
-        found.append(Claim.of_values(text, "2", 2 * at_the_edge(run), low, high))
-    before: list[list[float]] = [[] for _ in result.seeds]
-    after, thirds, apart = (copy.deepcopy(before) for _ in range(3))
-    for run in descents.values():
-        for seed, first in enumerate(crossings(run)):
-            rising, mean = (np.asarray(run[name][seed], np.float64) for name in ("rising", "mean_loss"))
-            before[seed].append(float(np.mean(rising[:first])) if first else 0.0)
-            rest = rising[first + 1 :]
-            after[seed].append(float(np.mean(rest)) if len(rest) else 0.0)
-            parts = [float(np.mean(part)) for part in np.array_split(mean[first + 1 :], 3) if len(part)]
-            thirds[seed].append(max(parts[1] / parts[0], parts[2] / parts[1]) if len(parts) == 3 else np.nan)
-            path = np.asarray(run["sharpness"][seed][:first], np.float64) / flow[seed, :first]
-            apart[seed].append(float(np.max(np.abs(path - 1), initial=0.0)))
+    for label in descents:
+        text = f"eta = {label}: median of sharpness times eta, {last}, from {low} to {high}"
+        found.append(Claim.of_values(text, "2", 2 * ratios[label], low, high))
+    of_runs = [[crossing(run, seed, flow) for seed in range(len(flow))] for run in descents.values()]
+    before, after, thirds, apart = np.moveaxis(np.array(of_runs), -1, 0)  # (runs, seeds) each
     text = "before the sharpness crosses 2 / eta at most 1 % of the steps raise the loss, at every rate"
-    found.append(Claim.of_values(text, "0", np.max(before, axis=1), high=0.01))
-    text = "after it more than 5 % do, at every rate"
-    found.append(Claim.of_values(text, "> 0.05", np.min(after, axis=1), low=0.05))
+    found.append(Claim.of_values(text, "0", np.max(before, axis=0), high=0.01))
+    found.append(Claim.of_values("after it more than 5 % do, at every rate", "> 0.05", np.min(after, axis=0), low=0.05))
     text = "over longer times the loss still falls: means of thirds after the crossing, each over the one before"
-    found.append(Claim.of_values(text, "< 1", np.max(thirds, axis=1), high=1.0))
+    found.append(Claim.of_values(text, "< 1", np.max(thirds, axis=0), high=1.0))
     text = "until then the sharpness is that of gradient flow at the same time, within 5 %"
-    found.append(Claim.of_values(text, "0", np.max(apart, axis=1), high=0.05))
-    highest = max(run["edge"] for run in descents.values())
+    found.append(Claim.of_values(text, "0", np.max(apart, axis=0), high=0.05))
     text = "gradient flow becomes sharper than every 2 / eta: its largest sharpness over the largest of them"
+    highest = max(run["edge"] for run in descents.values())
     found.append(Claim.of_values(text, "> 1", flow.max(axis=1) / highest, low=1.0))
     for label, formula in (("heavy ball", "(2 + 2 beta) / eta"), ("Nesterov", "(2 + 2 beta) / (eta (1 + 2 beta))")):
-        text = (
-            f"{label}: median of sharpness over {formula}, last {LAST:.0%} of the steps, from {low / 2} to {high / 2}"
-        )
-        found.append(Claim.of_values(text, "1", at_the_edge(curves[label]), low / 2, high / 2))
+        text = f"{label}: median of sharpness over {formula}, {last}, from {low / 2} to {high / 2}"
+        found.append(Claim.of_values(text, "1", ratios[label], low / 2, high / 2))
     return found
 
 
@@ -237,7 +195,7 @@ def plot(result: Result) -> dict[str, Figure]:
 
 def _draw_edge(curves: dict[str, Any]) -> Figure:
     figure, (left, right) = panels(2)
-    for place, (label, run) in _descents(curves):
+    for place, (label, run) in enumerate(_descents(curves).items(), FIRST_PLACE):
         name, color = rf"$\eta$ = {label}", arm_style(label, place)["color"]
         left.plot(run["loss_steps"], run["loss"], lw=0.9, color=color)
         learned = np.flatnonzero(np.asarray(run["accuracy"][0], np.float64) > ACCURACY)
@@ -248,10 +206,8 @@ def _draw_edge(curves: dict[str, Any]) -> Figure:
         right.axhline(run["edge"], **REFERENCE | {"color": color})
     right.plot([], [], label=r"edge of stability, $2/\eta$", **REFERENCE)
     right.plot([], [], "o", ms=5, color="black", label=f"accuracy above {ACCURACY:.0%}")
-    left.set_ylabel("training loss, first seed")
-    right.set_ylabel(r"sharpness $\lambda$")
-    for axes in (left, right):
-        axes.set_xlabel("iterations")
+    left.set(xlabel="iterations", ylabel="training loss, first seed")
+    right.set(xlabel="iterations", ylabel=r"sharpness $\lambda$")
     legend(figure, right, columns=6)
     return figure
 
@@ -259,39 +215,25 @@ def _draw_edge(curves: dict[str, Any]) -> Figure:
 def _draw_flow_and_momentum(curves: dict[str, Any]) -> Figure:
     figure, (left, right) = panels(2)
     flow = curves["gradient flow"]
-    band(
-        left,
-        _time(flow),
-        flow["sharpness"],
-        rf"gradient flow ($\eta$ = 2 / {flow['edge']:g})",
-        color=LIGHT,
-        lw=3.5,
-        zorder=1,
-    )
-    for place, (label, run) in _descents(curves):
-        band(left, _time(run), run["sharpness"], rf"$\eta$ = {label}", place, ls="-")
+    label = rf"gradient flow ($\eta$ = 2 / {flow['edge']:g})"
+    band(left, np.asarray(flow["steps"]) * flow["rate"], flow["sharpness"], label, color=LIGHT, lw=3.5, zorder=1)
+    for place, (label, run) in enumerate(_descents(curves).items(), FIRST_PLACE):
+        band(left, np.asarray(run["steps"]) * run["rate"], run["sharpness"], rf"$\eta$ = {label}", place, ls="-")
         left.axhline(run["edge"], **REFERENCE | {"color": arm_style(label, place)["color"]})
     left.plot([], [], label="edge of stability", **REFERENCE)
     for label in ("heavy ball", "Nesterov"):
         band(right, curves[label]["steps"], curves[label]["sharpness"], label)
     right.axhline(curves["Nesterov"]["edge"], **REFERENCE)
     right.legend(loc="lower right", frameon=False, fontsize=9)
-    describe(right, rf"momentum, $\beta$ = {BETA}")
-    left.set_xlabel(r"time, iterations times $\eta$")
-    right.set_xlabel("iterations")
-    for axes in (left, right):
-        axes.set_ylabel(r"sharpness $\lambda$")
+    left.set(xlabel=r"time, iterations times $\eta$", ylabel=r"sharpness $\lambda$")
+    describe(right, rf"momentum, $\beta$ = {BETA}", xlabel="iterations", ylabel=r"sharpness $\lambda$")
     legend(figure, left, columns=6)
     return figure
 
 
-def _descents(curves: dict[str, Any]) -> Iterator[tuple[int, tuple[str, dict[str, Any]]]]:
-    """Yield the runs without momentum, with the indices of their colours; the first two belong to momentum."""
-    return enumerate(((label, run) for label, run in curves.items() if label.startswith("2 / ")), start=2)
-
-
-def _time(run: dict[str, Any]) -> np.ndarray:
-    return np.asarray(run["steps"]) * run["rate"]
+def _descents(curves: dict[str, Any]) -> dict[str, Any]:
+    """Return the runs without momentum."""
+    return {label: run for label, run in curves.items() if label.startswith("2 / ")}
 
 
 PAPER = Paper(

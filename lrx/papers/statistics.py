@@ -1,4 +1,4 @@
-"""Numbers that claims are made of: slopes of curves, correlations, and bounds around a value."""
+"""Numbers that claims are made of: slopes and rises of curves, correlations, and bounds around a value."""
 
 from __future__ import annotations
 
@@ -25,3 +25,19 @@ def rank_correlation(x: np.ndarray, y: np.ndarray) -> float:
 def around(value: float, part: float) -> tuple[float, float]:
     """Return bounds that are apart from a value by a part of it, below and above."""
     return (1 - part) * value, (1 + part) * value
+
+
+def rising_parts(losses: np.ndarray, every: int) -> np.ndarray:
+    """Return which part of the steps raises the loss, of each `every` steps; whether the last one does is not known.
+
+    Args:
+      losses: (steps,) losses before each step.
+      every: a divisor of the number of steps.
+    """
+    rises = np.diff(losses, append=losses[-1]) > 0
+    return rises.reshape(-1, every).mean(axis=-1)
+
+
+def median_of_last(values: np.ndarray, part: float) -> np.ndarray:
+    """Return the median over the last part of each curve, (curves,), of values (curves, points)."""
+    return np.median(values[:, -round(part * values.shape[1]) :], axis=1)

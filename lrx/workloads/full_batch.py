@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lrx.training import Batches, Workload
+from lrx.training import Batches, Evaluation, Workload
 from lrx.workloads.dense import affine, uniform_layers
 
 Params = list[dict[str, jax.Array]]
@@ -18,7 +18,7 @@ Params = list[dict[str, jax.Array]]
 def make_full_batch_workload(
     x: np.ndarray, labels: np.ndarray, *, widths: Sequence[int] = (200, 200), num_classes: int = 10
 ) -> Workload:
-    """Build the workload of fitting all rows of `x` in every step; nothing is evaluated.
+    """Build the workload of fitting all rows of `x` in every step; it evaluates the accuracy on them.
 
     Initial values are those of PyTorch. If there are fewer rows than features, the first layer holds only the part of
     its weights in the span of the rows: the rest never moves, and the Hessian is 0 along it.
@@ -44,10 +44,12 @@ def make_full_batch_workload(
             params[0]["kernel"] = basis @ params[0]["kernel"]
         return params
 
+    batches = Batches((jnp.asarray(x, jnp.float32), jnp.asarray(labels)), len(x), shuffle=False)
     return Workload.from_functions(
         lambda params, batch, key: squared_loss(params, batch),  # noqa: ARG005
         init,
-        Batches((jnp.asarray(x, jnp.float32), jnp.asarray(labels)), len(x), shuffle=False),
+        batches,
+        evaluate=Evaluation(accuracy, batches.arrays),
         name="fc-tanh",
     )
 
@@ -62,7 +64,7 @@ def standardize_pixels(images: np.ndarray, number: int) -> np.ndarray:
     mean = total / len(images)
     deviation = np.sqrt(np.maximum(squares / len(images) - mean**2, 0))
     deviation[deviation < 1e-6] = 1.0  # a pixel that is the same in every image
-    return (images[:number].reshape(number, -1) - mean) / deviation
+    return (images[:number].reshape(-1, len(mean)) - mean) / deviation
 
 
 def in_own_span(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -85,3 +87,9 @@ def squared_loss(params: Params, batch: tuple[jax.Array, Any]) -> jax.Array:
     x, labels = batch
     outputs = tanh_network(params, x)
     return 0.5 * jnp.mean(jnp.sum((outputs - jax.nn.one_hot(labels, outputs.shape[-1])) ** 2, axis=-1))
+
+
+def accuracy(params: Params, batch: tuple[jax.Array, jax.Array]) -> dict[str, jax.Array]:
+    """Return the part of the examples whose largest output is that of their label."""
+    x, labels = batch
+    return {"accuracy": jnp.mean(jnp.argmax(tanh_network(params, x), axis=-1) == labels)}

@@ -10,7 +10,7 @@ from reproductions import Tiny, failing
 import lrx
 from lrx.papers import cohen_2021
 from lrx.records import Result
-from lrx.workloads.full_batch import squared_loss
+from lrx.workloads.full_batch import make_full_batch_workload, squared_loss
 
 TINY = Tiny(cohen_2021.Size(50, (4,), 20, 1.0, 0.5, 5, 4, 2), "digits", {"WIDTHS": (4, 4)}, kept=True)
 
@@ -19,10 +19,9 @@ TIMES = np.arange(1, 61)
 
 
 @pytest.mark.slow
-def test_sharpness_is_the_largest_eigenvalue_of_the_whole_hessian(monkeypatch):
-    monkeypatch.setattr(cohen_2021, "WIDTHS", (5, 4))
+def test_sharpness_is_the_largest_eigenvalue_of_the_whole_hessian():
     rows = np.random.default_rng(0).normal(size=(30, 6)) * np.geomspace(3, 0.3, 6)
-    workload = cohen_2021.make_workload(rows, np.arange(30, dtype=np.int32) % 3, 3)
+    workload = make_full_batch_workload(rows, np.arange(30, dtype=np.int32) % 3, widths=(5, 4), num_classes=3)
     params, state = jax.jit(workload.init)(jax.random.key(1))
     params = jax.tree.map(lambda x: 2 * x, params)  # away from where it is nearly linear
     flat, unravel = ravel_pytree(params)
@@ -166,8 +165,3 @@ def test_a_run_that_diverged_fails_and_is_drawn(tmp_path):
     assert {0, 5} <= set(failing(result))
     for name, figure in cohen_2021.plot(result).items():
         figure.savefig(tmp_path / f"{name}.png")
-
-
-def test_steps_that_raise_the_loss_are_counted_between_measurements():
-    losses = np.array([5.0, 4, 4.5, 4, 3, 3.5, 3.6, 3])
-    np.testing.assert_allclose(cohen_2021._rising(losses, 4), [0.25, 0.5])

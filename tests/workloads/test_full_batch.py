@@ -48,6 +48,13 @@ def test_loss_is_half_the_squared_distance_from_the_labels():
     assert squared_loss(params, batch) == pytest.approx(0.5 * (13 + 9) / 2)
 
 
+def test_the_accuracy_is_that_of_all_rows():
+    params = [{"kernel": jnp.eye(2), "bias": jnp.zeros(2)}]
+    batch = jnp.array([[2.0, 1.0], [0.0, 1.0], [3.0, 1.0], [5.0, 1.0]]), jnp.array([0, 1, 1, 0])
+    assert full_batch.accuracy(params, batch) == {"accuracy": 0.75}
+    assert small().evaluate is not None
+
+
 @pytest.mark.slow
 def test_descent_in_the_span_of_the_images_is_descent_on_all_pixels(monkeypatch):
     workload = small()
