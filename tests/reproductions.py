@@ -18,7 +18,7 @@ class Tiny(NamedTuple):
 
     size: Any
     data: str = ""
-    constants: dict[str, Any] = {}  # noqa: RUF012  # of the paper's module, in place of its own
+    constants: dict[str, Any] = {}  # noqa: RUF012  # of the paper's module, in place of its own; "steps.LAST" of one in it
     holds: bool = False  # whether all claims hold at this size already
     check: Callable[[Result], None] = lambda result: None  # what else holds of the result
     kept: bool = False  # whether the runs are kept in a folder, where the same call finds them again

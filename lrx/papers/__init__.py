@@ -1,4 +1,4 @@
-"""Papers whose convergence plots are reproduced and whose claims are checked, one paper a file."""
+"""Papers whose convergence plots are reproduced and whose claims are checked, one paper a file, or a folder."""
 
 from lrx.papers.changes import settings_of
 from lrx.papers.registry import available, load, names

@@ -1,4 +1,4 @@
-"""The papers of this folder, found by the names of their files."""
+"""The papers of this folder, found by the names of their files, or folders if a paper has several experiments."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ def test_a_few_steps_leave_a_result_that_draws_its_figures(
     module = __import__(f"lrx.papers.{name}", fromlist=[name])
     monkeypatch.setitem(module.SCALES, "demo", dataclasses.replace(module.SCALES["demo"], size=tiny.size))
     for constant, value in tiny.constants.items():
-        monkeypatch.setattr(module, constant, value)
+        monkeypatch.setattr(f"{module.__name__}.{constant}", value)
     # Each arm would be probed for descent, in a program of its own; demo runs do, and their results are saved.
     monkeypatch.setattr("lrx.training.checks.require_descent", lambda *_: None)
     folders: list[Path] = []

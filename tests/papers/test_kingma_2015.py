@@ -10,6 +10,7 @@ from small_images import grey_dataset
 import lrx
 from lrx import papers
 from lrx.papers import kingma_2015
+from lrx.papers.kingma_2015 import correction, steps, training
 from lrx.papers.steps import last_steps
 from lrx.records import Result
 from lrx.workloads.perceptron import make_perceptron_workload
@@ -18,19 +19,22 @@ TINY = Tiny(
     kingma_2015.Size(1, (8,), 0, 1, 8, 2, 1),
     "digits",
     {
-        "REGRESSION": {"Adam": kingma_2015.REGRESSION["Adam"]},
-        "PERCEPTRON": {name: kingma_2015.PERCEPTRON[name]._replace(rates=(0.01,)) for name in ("Adam", "SGD-Nesterov")},
-        "FIGURE_1": (),
-        "FIGURE_2": ("SGD-Nesterov",),
-        "RATES": (1e-3, 1e-2),
-        "strategy_of_networks": lambda: "vmap",
-        "QUIET_STEPS": 1000,
-        "TRAINING_STEPS": 50,
+        "training.REGRESSION": {"Adam": training.REGRESSION["Adam"]},
+        "training.PERCEPTRON": {
+            name: training.PERCEPTRON[name]._replace(rates=(0.01,)) for name in ("Adam", "SGD-Nesterov")
+        },
+        "training.FIGURE_1": (),
+        "training.FIGURE_2": ("SGD-Nesterov",),
+        "correction.RATES": (1e-3, 1e-2),
+        "training.strategy_of_networks": lambda: "vmap",
+        "correction.strategy_of_networks": lambda: "vmap",
+        "steps.QUIET_STEPS": 1000,
+        "steps.TRAINING_STEPS": 50,
     },
 )
 
 GROWING = 14  # the claim that does not hold: the bound of section 2.1 is none for growing gradients
-PAIRS = [(b1, b2) for b1 in kingma_2015.B1 for b2 in kingma_2015.B2]
+PAIRS = [(b1, b2) for b1 in correction.B1 for b2 in correction.B2]
 
 
 def arm(loss, seeds=2):
@@ -50,8 +54,8 @@ def made_up():
     perceptron = {"AdaGrad": 1.3, "RMSProp": 1.2, "SGD-Nesterov": 1.1, "Adam": 1.0}
     corrected, uncorrected = [500, 200, 120, 100, 150], [450, 190, 130, 140, None]
     by_seed = [[[loss, loss] for loss in losses] for losses in (corrected, uncorrected)]
-    stated = [kingma_2015.paper_bound(*pair) for pair in PAIRS]
-    true = [kingma_2015.true_bound(*pair) for pair in PAIRS]
+    stated = [steps.paper_bound(*pair) for pair in PAIRS]
+    true = [steps.true_bound(*pair) for pair in PAIRS]
     curves = {
         "regression": {name: arm(loss) for name, loss in regression.items()},
         "perceptron": {name: arm(loss) for name, loss in perceptron.items()},
@@ -61,9 +65,9 @@ def made_up():
     }
     settings = kingma_2015.SCALES["cpu"].size._asdict() | {
         "steps_per_epoch": 468,
-        "b1": kingma_2015.B1,
-        "b2": kingma_2015.B2,
-        "rates": kingma_2015.RATES,
+        "b1": correction.B1,
+        "b2": correction.B2,
+        "rates": correction.RATES,
     }
     return Result("kingma_2015", "cpu", "mnist", [0, 1], settings, curves, 1.0)
 
@@ -97,7 +101,7 @@ def stream(kind, factor):
     return change
 
 
-def training(b1, b2, longest):
+def longest_step(b1, b2, longest):
     def change(curves):
         curves["training"]["longest"][b1][b2] = [[1.0, longest], [1.0, longest]]
 
@@ -119,10 +123,10 @@ def training(b1, b2, longest):
         (autoencoder(1, 2, 2, 119), 9),
         (autoencoder(0, 0, 1, 97), 10),
         (stream(0, 0.98), 11),
-        (training(1, 1, 3.3), 12),
+        (longest_step(1, 1, 3.3), 12),
         (stream(1, 0.98), 15),
-        (training(1, 0, 1.1), 13),
-        (training(0, 0, 10.1), 16),
+        (longest_step(1, 0, 1.1), 13),
+        (longest_step(0, 0, 10.1), 16),
     ],
 )
 def test_a_claim_fails_when_its_numbers_do(change, fails):
@@ -137,8 +141,8 @@ def test_the_claim_on_growing_gradients_would_hold_were_the_bound_one():
 
 
 def test_rates_of_the_regression_fall_with_the_root_of_t():
-    np.testing.assert_allclose(kingma_2015.over_root(2.0)(jnp.array([0, 3, 99])), [2.0, 1.0, 0.2], rtol=1e-6)
-    tx = kingma_2015.REGRESSION["Adam"].make(0.1)
+    np.testing.assert_allclose(training.over_root(2.0)(jnp.array([0, 3, 99])), [2.0, 1.0, 0.2], rtol=1e-6)
+    tx = training.REGRESSION["Adam"].make(0.1)
     params, state, rates = jnp.zeros(1), tx.init(jnp.zeros(1)), []
     for _ in range(4):
         params, state = tx.update(jnp.ones(1), state, params)
@@ -157,7 +161,7 @@ def directions(tx, gradients):
 def test_adam_without_bias_correction_is_the_transcription_and_without_momentum_rmsprop():
     gradients = np.random.default_rng(0).normal(size=(30, 3)).astype(np.float32)
     for b1, b2 in PAIRS:
-        factors = kingma_2015.uncorrection(b1, b2, 30)
+        factors = correction.uncorrection(b1, b2, 30)
         found = directions(lrx.adam(0.1 * lrx.tabulated(factors), b1=b1, b2=b2, eps=0.0), gradients)
         m, v, wanted = 0.0, 0.0, []
         for gradient in gradients.astype(np.float64):
@@ -173,32 +177,20 @@ def test_largest_step_is_what_cauchy_and_schwarz_give_for_the_weights_summed_up(
     age = np.arange(200_000.0)
     first, second = (1 - b1) * b1**age, (1 - b2) * b2**age
     seen = second > 1e-300
-    assert kingma_2015.true_bound(b1, b2) == pytest.approx(np.sqrt(np.sum(first[seen] ** 2 / second[seen])), rel=1e-4)
+    assert steps.true_bound(b1, b2) == pytest.approx(np.sqrt(np.sum(first[seen] ** 2 / second[seen])), rel=1e-4)
 
 
 def test_bound_of_the_paper_has_its_two_cases():
-    assert kingma_2015.paper_bound(0.9, 0.999) == pytest.approx(3.1623, rel=1e-4)
-    assert kingma_2015.paper_bound(0.95, 0.99) == 1.0
+    assert steps.paper_bound(0.9, 0.999) == pytest.approx(3.1623, rel=1e-4)
+    assert steps.paper_bound(0.95, 0.99) == 1.0
 
 
 @pytest.mark.slow
-def test_streams_attain_both_bounds(monkeypatch):
-    monkeypatch.setattr(kingma_2015, "QUIET_STEPS", 20_000)
-    sparse, growing = np.moveaxis(
-        last_steps(
-            kingma_2015.adam_of(1.0),
-            kingma_2015.B1,
-            kingma_2015.B2,
-            kingma_2015.growing_gradients,
-            kingma_2015.QUIET_STEPS,
-        ),
-        -1,
-        0,
-    )
-    for found, bound in ((sparse, kingma_2015.paper_bound), (growing, kingma_2015.true_bound)):
-        np.testing.assert_allclose(
-            found, [[bound(b1, b2) for b2 in kingma_2015.B2] for b1 in kingma_2015.B1], rtol=0.08
-        )
+def test_streams_attain_both_bounds():
+    b1, b2 = correction.B1, correction.B2
+    sparse, growing = np.moveaxis(last_steps(steps.adam_of(1.0), b1, b2, steps.growing_gradients, 20_000), -1, 0)
+    for found, bound in ((sparse, steps.paper_bound), (growing, steps.true_bound)):
+        np.testing.assert_allclose(found, [[bound(one, other) for other in b2] for one in b1], rtol=0.08)
     assert growing[1, 1] == pytest.approx(7.27, abs=0.01)
 
 
