@@ -13,6 +13,7 @@ from reproductions import Tiny, failing
 
 import lrx
 from lrx.papers import howard_2018
+from lrx.papers.howard_2018 import divergence, finder, suggestions
 from lrx.papers.reproduction import Job
 from lrx.records import Result
 from lrx.training import train
@@ -22,7 +23,7 @@ from lrx.workloads import make_workload
 TINY = Tiny(
     (howard_2018.DIGITS[0]._replace(rates=(0.01, 0.1), batch_size=512, options={"widths": ()}),),
     "digits",
-    {"FINDER": howard_2018.FINDER | {"num_steps": 10}, "LADDERS": (10,)},
+    {"finder.FINDER": finder.FINDER | {"num_steps": 10}, "divergence.LADDERS": (10,)},
 )
 
 JOB = Job((0, 1), "digits")
@@ -35,7 +36,7 @@ def made_up() -> Result:
         "rates": [1e-7, 1e-3, 10.0],
         "smoothed": [[2.3, 1.0, 2.0]] * 2,
         "diverged_at": [1.0, 1.0],
-        "suggestions": {rule: [0.05, 0.02] for rule in howard_2018.RULES},
+        "suggestions": {rule: [0.05, 0.02] for rule in suggestions.RULES},
         "steps": 88,
         "grid": {
             "rates": [0.001, 0.01, 0.1, 1.0],
@@ -55,7 +56,7 @@ def made_up() -> Result:
         "demo",
         "digits",
         [0, 1],
-        {"finder": howard_2018.FINDER, "tasks": {"first": {"data": "digits"}, "second": {"data": "mnist"}}},
+        {"finder": finder.FINDER, "tasks": {"first": {"data": "digits"}, "second": {"data": "mnist"}}},
         curves,
         1.0,
     )
@@ -63,8 +64,8 @@ def made_up() -> Result:
 
 @pytest.mark.slow
 def test_the_finder_has_the_defaults_of_fastai() -> None:
-    assert howard_2018.FINDER == {"min_rate": 1e-7, "max_rate": 10.0, "num_steps": 100, "extend": False}
-    found = lrx.range_test(howard_2018.quadratic(0.0), tx=lrx.sgd, **howard_2018.FINDER)
+    assert finder.FINDER == {"min_rate": 1e-7, "max_rate": 10.0, "num_steps": 100, "extend": False}
+    found = lrx.range_test(divergence.quadratic(0.0), tx=lrx.sgd, **finder.FINDER)
     np.testing.assert_allclose(found.rates, 1e-7 * 1e8 ** (np.arange(100) / 99), rtol=1e-5)
 
 
@@ -79,14 +80,14 @@ def test_grids_are_spaced_evenly_and_contain_their_ends() -> None:
 
 @pytest.mark.slow
 def test_tasks_are_those_of_the_text() -> None:
-    workload = howard_2018.make(howard_2018.DIGITS[0], JOB)
+    workload = suggestions.make(howard_2018.DIGITS[0], JOB)
     shapes = {name: layer["kernel"].shape for name, layer in workload.init(jax.random.key(0))[0].items()}
     assert shapes == {"hidden1": (64, 64), "hidden2": (64, 64), "output": (64, 10)}
     assert 2 * workload.batches.steps_per_epoch == 88
     few, all_images = (howard_2018.SCALES[scale].size[-1] for scale in ("cpu", "paper"))
     assert (few.model, few.images, few.batch_size, few.epochs) == ("resnet8", 5000, 128, 2)
     assert all_images._replace(images=5000, strategy=few.strategy) == few
-    momentum = howard_2018.OPTIMIZERS["momentum"](0.5)
+    momentum = suggestions.OPTIMIZERS["momentum"](0.5)
     state = momentum.init(jnp.float32(0))
     for expected in (-0.5, -0.95):
         update, state = momentum.update(jnp.float32(1), state)
@@ -95,7 +96,7 @@ def test_tasks_are_those_of_the_text() -> None:
 
 @pytest.mark.slow
 def test_the_finder_starts_where_training_with_the_seed_starts() -> None:
-    workload = howard_2018.make(howard_2018.DIGITS[0], JOB)
+    workload = suggestions.make(howard_2018.DIGITS[0], JOB)
     history = train(workload, lrx.sgd(0.0), steps=1, seed=3)
     jax.tree.map(np.testing.assert_array_equal, history.params, workload.init(keys_of(3).init)[0])
 
@@ -103,7 +104,7 @@ def test_the_finder_starts_where_training_with_the_seed_starts() -> None:
 @pytest.mark.slow
 def test_sharpest_curvature_is_that_of_softmax_regression_by_hand() -> None:
     workload = make_workload("digits", "mlp", batch_size=32, widths=())
-    (found,) = howard_2018.sharpest_curvatures(workload, (5,))
+    (found,) = divergence.sharpest_curvatures(workload, (5,))
     layer = workload.init(keys_of(5).init)[0]["output"]
     images, _ = workload.batches.transform(workload.batches.arrays, jax.random.key(0))
     x = np.asarray(images, np.float64).reshape(len(images), -1)
@@ -120,7 +121,7 @@ def test_sharpest_curvature_is_that_of_softmax_regression_by_hand() -> None:
 
 def test_a_direction_is_back_where_theory_says() -> None:
     # A ladder of rates so long that its steps add up to the integral; the rate ends at the zero, for curvature 1.
-    rates = np.geomspace(1e-9, howard_2018.DILOGARITHM_ZERO, 2_000_001)[1:]
+    rates = np.geomspace(1e-9, divergence.DILOGARITHM_ZERO, 2_000_001)[1:]
     grown = np.cumsum(np.log(np.abs(1 - rates))) * np.log(rates[-1] / rates[0]) / len(rates)
     assert abs(grown[-1]) < 1e-3
     assert grown.min() < -2
@@ -129,46 +130,46 @@ def test_a_direction_is_back_where_theory_says() -> None:
 
 @pytest.mark.slow
 def test_each_seed_diverges_after_the_step_that_takes_the_loss_up_for_good() -> None:
-    workload = howard_2018.quadratic(0.0)
-    rates = np.geomspace(howard_2018.FINDER["min_rate"], howard_2018.FINDER["max_rate"], 100)
-    for seed, found in zip(SEEDS, howard_2018.blow_ups(workload, SEEDS, 100), strict=True):
+    workload = divergence.quadratic(0.0)
+    rates = np.geomspace(finder.FINDER["min_rate"], finder.FINDER["max_rate"], 100)
+    for seed, found in zip(SEEDS, divergence.blow_ups(workload, SEEDS, 100), strict=True):
         x = np.asarray(workload.init(keys_of(seed).init)[0], np.float64)
         losses = []
         for rate in rates:
-            losses.append(0.5 * np.sum(howard_2018.CURVATURES * x**2))
-            x = x * (1 - rate * howard_2018.CURVATURES)
+            losses.append(0.5 * np.sum(divergence.CURVATURES * x**2))
+            x = x * (1 - rate * divergence.CURVATURES)
         first = np.flatnonzero(np.array(losses) <= 0.3 * losses[0])[-1] + 1  # the least loss is 0
         assert found == pytest.approx(rates[first - 1], rel=1e-5)
 
 
 def test_arrays_are_compared_bit_by_bit() -> None:
     before = np.array([0.0, 1.0, np.nan], np.float32)
-    assert howard_2018.is_unchanged(jnp.asarray(before), before)
-    assert not howard_2018.is_unchanged(jnp.array([-0.0, 1.0, np.nan]), before)
-    assert not howard_2018.is_unchanged(jnp.array([0.0, np.nextafter(np.float32(1), np.float32(2)), np.nan]), before)
+    assert finder.is_unchanged(jnp.asarray(before), before)
+    assert not finder.is_unchanged(jnp.array([-0.0, 1.0, np.nan]), before)
+    assert not finder.is_unchanged(jnp.array([0.0, np.nextafter(np.float32(1), np.float32(2)), np.nan]), before)
     gone = jnp.asarray(before) + 0
     gone.delete()
-    assert not howard_2018.is_unchanged(gone, before)
+    assert not finder.is_unchanged(gone, before)
 
 
 @pytest.mark.slow
 def test_a_finder_that_takes_an_array_of_the_caller_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    workload = howard_2018.quadratic(howard_2018.NOISE)
-    assert howard_2018.run_finder(workload, lrx.adam, 0)[1:] == (0, 1)
+    workload = divergence.quadratic(divergence.NOISE)
+    assert finder.run_finder(workload, lrx.adam, 0)[1:] == (0, 1)
 
     def taking(workload: Any, **options: Any) -> None:
         del options
         jax.tree.leaves(workload.init(None))[0].delete()
 
     monkeypatch.setattr(lrx, "range_test", taking)
-    assert howard_2018.run_finder(workload, lrx.adam, 0)[1:] == (1, 1)
+    assert finder.run_finder(workload, lrx.adam, 0)[1:] == (1, 1)
 
 
 def test_what_is_lost_is_that_of_the_nearest_rate_of_the_grid() -> None:
     task = made_up().curves["tasks"]["first"]
     gain = np.log(10) - 0.2
     task["suggestions"]["valley"] = [0.0012, 0.02, 0.05, None, 0.9]
-    found = howard_2018.lost(task, "valley")
+    found = suggestions.lost(task, "valley")
     np.testing.assert_allclose(found, [1.9 / gain, 0.1 / gain, 0.0, np.inf, np.inf], rtol=1e-6, atol=1e-12)
 
 
@@ -190,7 +191,7 @@ def loses(loss: float) -> Callable[[Any], None]:
 
     def change(curves: dict[str, Any]) -> None:
         task = curves["tasks"]["first"]
-        task["suggestions"] = {rule: [0.011, 0.1] for rule in howard_2018.RULES}
+        task["suggestions"] = {rule: [0.011, 0.1] for rule in suggestions.RULES}
         task["grid"]["final_loss"][1] = [loss, loss]
 
     return change
