@@ -15,6 +15,7 @@ from reproductions import Tiny, failing
 import lrx
 from lrx.papers import defazio_2023
 from lrx.papers.arms import with_each_schedule
+from lrx.papers.defazio_2023 import synthetic, training
 from lrx.papers.reproduction import Job
 from lrx.records import Result
 from lrx.workloads.datasets import load
@@ -50,7 +51,7 @@ def refined_in_float64(norms: np.ndarray) -> np.ndarray:
 )
 def test_the_synthetic_figure_is_an_independent_computation_in_float64(name: str, knots: tuple[float, ...]) -> None:
     norms = smoothed_profile(knots)
-    np.testing.assert_allclose(defazio_2023.profile(name), norms, rtol=1e-9)
+    np.testing.assert_allclose(synthetic.profile(name), norms, rtol=1e-9)
     _, curves = defazio_2023.measure((), Job((0,)))
     drawn = curves["grid"][name]
     np.testing.assert_allclose(drawn["norms"], norms[curves["counts"]], atol=1e-6)
@@ -68,9 +69,9 @@ def test_schedules_are_those_of_the_text_and_so_are_their_tables() -> None:
         "1 / t": 1 / (1 + t / 10),
         "1 / sqrt t": 1 / np.sqrt(1 + t / 10),
     }
-    made = defazio_2023.schedules(1000)
+    made = training.schedules(1000)
     look_up = with_each_schedule({name: make(1.0) for name, make in made.items()}, lambda rate: rate, 1000)
-    assert tuple(made) == tuple(expected) == defazio_2023.FIXED
+    assert tuple(made) == tuple(expected) == training.FIXED
     for number, (name, rates) in enumerate(expected.items()):
         np.testing.assert_allclose(made[name](0.3)(t), 0.3 * rates, rtol=1e-5, atol=1e-8)
         np.testing.assert_allclose(look_up(jnp.float32(number), 0.3)(t), made[name](0.3)(t), rtol=1e-6)
@@ -79,7 +80,7 @@ def test_schedules_are_those_of_the_text_and_so_are_their_tables() -> None:
 @pytest.mark.parametrize(("method", "norm"), [("SGD", 5.0), ("Adam", 7.0)])
 def test_the_norm_of_the_gradient_alone_is_recorded(method: str, norm: float) -> None:
     task = defazio_2023.PERCEPTRON._replace(method=method, weight_decay=0.5)
-    tx = defazio_2023.optimizer(task, lrx.constant(0.1))
+    tx = training.optimizer(task, lrx.constant(0.1))
     params, gradient = {"a": jnp.array([2.0]), "b": jnp.array([0.0])}, {"a": jnp.array([3.0]), "b": jnp.array([-4.0])}
     state = tx.init(params)
     first, state = tx.update(gradient, state, params)
@@ -95,7 +96,7 @@ def test_the_norm_of_the_gradient_alone_is_recorded(method: str, norm: float) ->
 @pytest.mark.slow
 def test_error_is_of_the_test_images_and_loss_of_all_training_images() -> None:
     task = defazio_2023.DIGITS._replace(options={"widths": ()})
-    workload = defazio_2023.workload_of(task, Job((0,), "digits"))
+    workload = training.workload_of(task, Job((0,), "digits"))
     params, state = workload.init(jax.random.key(3))
     found = workload.evaluate(params, state)
     data = load("digits")
@@ -134,7 +135,7 @@ def result() -> Result:
             "norms": smoothed_profile(knots)[counts].tolist(),
             "refined": refined_in_float64(smoothed_profile(knots))[counts].tolist(),
         }
-        for name, knots in defazio_2023.PROFILES.items()
+        for name, knots in synthetic.PROFILES.items()
     }
     arms = {
         "linear": arm(2.0, 0.010),
