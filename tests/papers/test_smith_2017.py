@@ -3,7 +3,6 @@
 import dataclasses
 import re
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -12,9 +11,11 @@ from reproductions import Tiny
 import lrx
 from lrx import papers
 from lrx.papers import smith_2017
+from lrx.papers.smith_2017 import policies
+from lrx.papers.smith_2017.range_test import read_bounds
 from lrx.records import Result
 
-LENGTHS = smith_2017.Lengths(fixed=12, drops=(8, 10), short=8, stepsize=2, range_test=8, every=2)
+LENGTHS = policies.Lengths(fixed=12, drops=(8, 10), short=8, stepsize=2, range_test=8, every=2)
 
 
 def records_every_policy_and_seed(result):
@@ -29,14 +30,14 @@ def records_every_policy_and_seed(result):
 TINY = Tiny(
     dataclasses.replace(smith_2017.SCALES["demo"].size, model_options={"widths": (8,)}, lengths=LENGTHS),
     "digits",
-    {"strategy_of_networks": lambda: "vmap"},
+    {"policies.strategy_of_networks": lambda: "vmap"},
     check=records_every_policy_and_seed,
 )
 
 
 def made_up(fixed=81.4, decay=78.5, triangular2=81.4, peaks_off_by=0):
     """A result as `run` leaves it, whose accuracies are given."""
-    lengths = smith_2017.Lengths.divided_by(5)
+    lengths = policies.Lengths.divided_by(5)
     arms = {}
     for policy, final in (("fixed", fixed), ("decay", decay), ("triangular2", triangular2)):
         total = lengths.fixed if policy == "fixed" else lengths.short
@@ -53,32 +54,18 @@ def made_up(fixed=81.4, decay=78.5, triangular2=81.4, peaks_off_by=0):
 
 
 def test_policies_have_the_rates_of_the_paper():
-    policies = smith_2017.schedules(smith_2017.Lengths.divided_by(1), 0.001, 0.006)
-    fixed = policies["fixed"](jnp.array([0, 59_999, 60_000, 64_999, 65_000, 69_999]))
+    found = policies.schedules(policies.Lengths.divided_by(1), 0.001, 0.006)
+    fixed = found["fixed"](jnp.array([0, 59_999, 60_000, 64_999, 65_000, 69_999]))
     np.testing.assert_allclose(fixed, [1e-3, 1e-3, 1e-4, 1e-4, 1e-5, 1e-5], rtol=1e-6)
-    np.testing.assert_allclose(
-        policies["decay"](jnp.array([0, 2000, 4000, 25_000])), [7e-3, 4e-3, 1e-3, 1e-3], rtol=1e-6
-    )
-    cycles = policies["triangular2"](jnp.array([0, 2000, 4000, 6000, 8000, 10_000]))
+    np.testing.assert_allclose(found["decay"](jnp.array([0, 2000, 4000, 25_000])), [7e-3, 4e-3, 1e-3, 1e-3], rtol=1e-6)
+    cycles = found["triangular2"](jnp.array([0, 2000, 4000, 6000, 8000, 10_000]))
     np.testing.assert_allclose(cycles, [1e-3, 6e-3, 1e-3, 3.5e-3, 1e-3, 2.25e-3], rtol=1e-6)
-
-
-def test_caffe_gradient_doubles_biases_and_decays_the_last_layer_250_times():
-    params = {name: {"kernel": jnp.full(2, 3.0), "bias": jnp.full(2, 5.0)} for name in ("conv1", "conv3", "output")}
-    grads = jax.tree.map(jnp.ones_like, params)
-    tx = smith_2017.caffe_gradient(0.004)
-    new, _ = tx.update(grads, tx.init(params), params)
-    np.testing.assert_allclose(new["conv1"]["kernel"], 1 + 0.004 * 3, rtol=1e-6)
-    np.testing.assert_allclose(new["conv1"]["bias"], 2 * (1 + 0.004 * 5), rtol=1e-6)
-    np.testing.assert_allclose(new["conv3"]["bias"], 1 + 0.004 * 5, rtol=1e-6)
-    np.testing.assert_allclose(new["output"]["kernel"], 1 + 250 * 0.004 * 3, rtol=1e-6)
-    np.testing.assert_allclose(new["output"]["bias"], 2.0, rtol=1e-6)
 
 
 def test_bounds_are_read_where_the_accuracy_stops_rising():
     rates = np.linspace(0, 1, 101)
     accuracies = np.where(rates < 0.4, 0.1 + 2 * rates, np.where(rates < 0.7, 0.9, 0.1))
-    low, high = smith_2017.read_bounds(rates, accuracies)
+    low, high = read_bounds(rates, accuracies)
     assert high == pytest.approx(0.4, abs=0.02)
     assert low == high / 4
 
@@ -136,4 +123,4 @@ def test_every_paper_names_its_scales_and_their_cost():
         for scale in paper.scales.values():
             assert scale.description
             assert re.search(r"minute|hour|second|\d s,", scale.cost), (name, scale.cost)
-    assert isinstance(smith_2017.schedules(smith_2017.Lengths.divided_by(1), 0.1, 0.2)["fixed"], lrx.Schedule)
+    assert isinstance(policies.schedules(policies.Lengths.divided_by(1), 0.1, 0.2)["fixed"], lrx.Schedule)

@@ -1,8 +1,9 @@
-"""Caffe's network: its size, its layers in the published order, its input."""
+"""Caffe's network: its size, its layers in the published order, its input, and how it learns."""
 
 from __future__ import annotations
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
@@ -10,7 +11,7 @@ from small_images import number_of_parameters, random_array, small_dataset
 
 from lrx.workloads import dataset_workload
 from lrx.workloads._cpu_layers import avg_pool, local_response_norm, max_pool
-from lrx.workloads.caffe import CaffeNet
+from lrx.workloads.caffe import CaffeNet, caffe_gradient
 
 
 def test_caffe_net_has_the_number_of_parameters_counted_by_hand():
@@ -49,3 +50,15 @@ def test_caffe_net_sees_pixels_minus_the_mean_image():
     images, _ = batches.transform(batches.arrays, jax.random.key(0))
     pixels = dataset.train_images.astype(np.float64)
     np.testing.assert_allclose(images, pixels - pixels.mean(axis=0), atol=1e-4)
+
+
+def test_caffe_gradient_doubles_biases_and_decays_the_last_layer_250_times():
+    params = {name: {"kernel": jnp.full(2, 3.0), "bias": jnp.full(2, 5.0)} for name in ("conv1", "conv3", "output")}
+    grads = jax.tree.map(jnp.ones_like, params)
+    tx = caffe_gradient(0.004)
+    new, _ = tx.update(grads, tx.init(params), params)
+    np.testing.assert_allclose(new["conv1"]["kernel"], 1 + 0.004 * 3, rtol=1e-6)
+    np.testing.assert_allclose(new["conv1"]["bias"], 2 * (1 + 0.004 * 5), rtol=1e-6)
+    np.testing.assert_allclose(new["conv3"]["bias"], 1 + 0.004 * 5, rtol=1e-6)
+    np.testing.assert_allclose(new["output"]["kernel"], 1 + 250 * 0.004 * 3, rtol=1e-6)
+    np.testing.assert_allclose(new["output"]["bias"], 2.0, rtol=1e-6)
