@@ -1,6 +1,6 @@
 """Every paper runs for a few steps, and its figures and verdicts follow from the saved numbers alone.
 
-A paper is found in the folder lrx/papers; its smallest run is TINY in its own test file.
+A paper is a file or a folder in lrx/papers; its smallest run is TINY in its own test file.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from reproductions import Tiny
 
 import lrx
 from lrx import papers
+from lrx.papers.registry import NAME
 from lrx.papers.reproduction import Job
 
 
@@ -27,6 +28,19 @@ def tiny_run_of(name: str) -> Tiny:
     spec.loader.exec_module(module)
     assert isinstance(getattr(module, "TINY", None), Tiny), f"tests/papers/{path.name} has no TINY = Tiny(size)"
     return module.TINY
+
+
+def test_a_file_is_mostly_the_paper() -> None:
+    """What papers share lies in rooms of their own, which may be a little longer; networks lie in lrx/workloads."""
+    folder = Path(papers.__file__).parent
+    long = []
+    for path in sorted(folder.rglob("*.py")):
+        place = path.relative_to(folder)
+        is_of_a_paper = NAME.fullmatch(place.parts[0].removesuffix(".py"))
+        lines = len(path.read_text().splitlines())
+        if lines > (250 if is_of_a_paper else 300):
+            long.append(f"{place} has {lines} lines")
+    assert long == []
 
 
 @pytest.mark.slow
