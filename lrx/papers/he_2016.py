@@ -94,14 +94,16 @@ def measure(size: Size, job: Job) -> tuple[dict[str, Any], dict[str, Any]]:
     step = lrx.piecewise_constant(size.rate, {round(part * size.steps): 0.1 for part in DROPS})
     warm = lrx.warmup_until(step, warmup_value=SMALL * size.rate, threshold=THRESHOLD, feedback="observed")
     rates = {STEP: step, CONSTANT: lrx.constant(size.rate), WARMUP: warm}
-    arms = {name: without_grid(momentum_with_penalty(rate, WEIGHT_DECAY)) for name, rate in rates.items()}
+    arms = with_own(
+        {name: without_grid(momentum_with_penalty(rate, WEIGHT_DECAY)) for name, rate in rates.items()}, job
+    )
     networks: dict[str, Any] = {PLAIN: {}, RESIDUAL: {}}
     for kind, found in networks.items():
         for depth in size.depths:
             workload = residual_workload(size.network, depth, job, shortcuts=kind == RESIDUAL)
             found[str(depth)] = train(workload, arms[STEP].make(size.rate), size, job, STEP)
     deepest = {STEP: networks[RESIDUAL][str(size.depths[-1])]}
-    for name, arm in with_own(arms, job).items():
+    for name, arm in arms.items():
         if name != STEP:
             deepest[name] = train(workload, arm.make(size.rate), size, job, name)
     return size._asdict(), {"networks": networks, "arms": deepest}

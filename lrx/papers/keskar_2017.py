@@ -27,6 +27,7 @@ the training loss first falls below the same value.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -97,6 +98,7 @@ def measure(size: Size, job: Job) -> tuple[dict[str, Any], dict[str, Any]]:
     train_loss, test = losses(problem)
     full, on_test = jax.jit(train_loss), jax.jit(test)
     largest = jax.jit(lambda params: lrx.sharpness(train_loss, params, tol=1e-2).largest)
+    rise = partial(rise_in_box, train_loss, num_iterations=ITERATIONS)
     workloads = {kind: workload_of(problem, f"{job.data}, {kind} batches", getattr(size, kind)) for kind in KINDS}
     found: dict[str, Any] = {kind: [] for kind in KINDS}
     lines = []
@@ -128,10 +130,7 @@ def measure(size: Size, job: Job) -> tuple[dict[str, Any], dict[str, Any]]:
                     "error": float(reached["error"]),
                     "eigenvalue": float(largest(history.params)),
                     "eigenvalue_at_equal_loss": float(largest(crossed[0])) if crossed else float("nan"),
-                    **{
-                        f"rise_{box:g}": rise_in_box(train_loss, history.params, box, num_iterations=ITERATIONS)
-                        for box in BOXES
-                    },
+                    **{f"rise_{box:g}": rise(history.params, box) for box in BOXES},
                 }
             )
         lines.append(line(ends["small"], ends["large"], full, on_test))
