@@ -140,7 +140,7 @@ def run(names: Iterable[str] = tuple(NETWORKS), *, folder: Path | None = None) -
 def begin(result: Result, name: str) -> None:
     """Enter a network into a result, with what it holds of this network by the same settings and its first seeds."""
     network = NETWORKS[name]
-    settings = {
+    settings: dict[str, Any] = {
         "widths": list(network.widths),
         "exponents": list(network.exponents),
         "steps": network.num_steps,
