@@ -134,7 +134,7 @@ def test_the_help_of_a_benchmark_has_its_options_and_examples(here):
     assert done.returncode == 0, done.stderr
     assert "Usage: lrx bench select [OPTIONS]" in done.stdout
     assert "--task" in done.stdout
-    assert "\n      lrx bench select --suite latest\n" in done.stdout  # not wrapped
+    assert "\n      lrx bench select --suite unseen\n" in done.stdout  # not wrapped
 
 
 @pytest.mark.parametrize("name", available())

@@ -2,12 +2,10 @@
 
     lrx bench select
     lrx bench select --task wine-unscaled --task balance
-    lrx bench select --suite latest
+    lrx bench select --suite unseen
 
-The tasks are those of `lrx.workloads.suite.TASKS` or of another suite. What every method reaches from every rate is
-looked up in curves that `lrx bench select_curves` has recorded, so that hundreds of selections take minutes. `select`
-is measured with rules that were found without the kind of the task: the kinds are split into folds, and the prior of
-each fold is that of the others.
+The tasks are those of `lrx.workloads.suite`. What every method reaches from every rate is looked up in curves that
+`lrx bench select_curves` has recorded, so that hundreds of selections take minutes.
 
 The strategies, with three seeds each and budgets of 0.5 to 10 full runs, are: `select`; Optuna (TPE, Hyperband) over
 the whole portfolio and over AdamW's rate with linear decay; random search; a rule of thumb (AdamW with warm-up and
@@ -15,15 +13,15 @@ linear decay at 1e-3, 3e-4 and 3e-3); a range test followed by one-cycle; and ev
 choice is trained with ten other seeds. Regret is (value - oracle) / (initial value - oracle) there. The oracle is the
 best of all methods and rates, chosen for each seed without that seed.
 
-On the suite `folds` the rules of each task are those found on the other folds, on the suites `last` and `latest`, whose
-kinds are in no fold, those that lrx ships. The output is a file of numbers and a picture named by the suite, and a
-README.md with the tables of all.
+On the suite `known`, what `select` knows is fitted without the kind of the task. On the suite `unseen`, to which
+nothing was fitted, it is what lrx ships. The output is a file of numbers and a picture named by the suite, and a
+README.md with the tables of both.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -38,13 +36,12 @@ from lrx.benchmarks.selection.measure import by_policy, measure
 from lrx.benchmarks.selection.record import Recorder
 from lrx.benchmarks.selection.report import page, percent, plot, summary
 from lrx.benchmarks.selection.strategies import BUDGETS, Strategy, strategies
-from lrx.benchmarks.selection.suites import SUITES
+from lrx.benchmarks.selection.suites import KNOWN_TASKS, SUITES
 from lrx.figures import save
 from lrx.records import Result, load, stopwatch, write_atomically
 from lrx.tuning.selection.experience import Experience, shipped
 from lrx.tuning.selection.freeze_thaw import FreezeThaw
 from lrx.tuning.selection.portfolio import PORTFOLIO
-from lrx.workloads.suite import FOLDS, TASKS
 
 GALLERY = Path("examples/gallery/select")
 INTRODUCTION = """# Does `lrx.select` choose as well as an exhaustive search, and better than common practice?
@@ -59,10 +56,9 @@ mean counts each choice with at most 100 %.
 The strategy `every run, one seed` trains every method from every rate to the end, 131 full runs or more, and takes the
 best. What it misses, it misses by the noise of one seed.
 
-What `select` knows of other tasks is fitted without the fold of the task. The form of the rules was found while looking
-at the table of the folds. Nothing was fitted to the tasks made last, but they were measured with earlier rules too, and
-their table was seen while these were chosen. The tasks of `lrx.workloads.suite.latest` were measured once, when the
-rules were fixed: what `select` does on a new kind of task is what their table says."""
+Nothing was fitted to the unseen tasks, and they were measured once, when the rules were fixed: what `select` does on a
+new kind of task is what their table says. On the known tasks, what `select` knows is fitted without the kind of the
+task, but the form of the rules was found while looking at their table."""
 
 
 def strategies_for(curves: TaskCurves, experience: Experience) -> dict[str, Strategy]:
@@ -77,10 +73,9 @@ def strategies_for(curves: TaskCurves, experience: Experience) -> dict[str, Stra
     return {"select": policy, **strategies(known)}
 
 
-def experience_without(recorded: Mapping[str, TaskCurves], fold: Sequence[str]) -> Experience:
-    """Return what is known from the tasks whose kinds are not in a fold."""
-    others = [curves for curves in recorded.values() if curves.kind not in fold]
-    return fit(others, KNOWN)
+def experience_without(recorded: Mapping[str, TaskCurves], kind: str) -> Experience:
+    """Return what is known from the known tasks of other kinds."""
+    return fit([recorded[name] for name in KNOWN_TASKS if name in recorded and recorded[name].kind != kind], KNOWN)
 
 
 def write(result: Result, suite: str, folder: Path) -> list[Path]:
@@ -98,7 +93,7 @@ def main(
     tasks: Annotated[
         list[str] | None, typer.Option("--task", help="Of the suite; once for each, by default all.")
     ] = None,
-    suite: Annotated[str, typer.Option(help="Its tasks: " + ", ".join(SUITES) + ".")] = "folds",
+    suite: Annotated[str, typer.Option(help="Its tasks: " + ", ".join(SUITES) + ".")] = "known",
     curves: Annotated[Path, typer.Option("--curves", help="Folder of the recorded curves.")] = GALLERY / "curves",
     folder: Annotated[Path, typer.Option("--out", help="Where the results are written.")] = Path("lrx-results/select"),
     data_dir: Annotated[Path | None, typer.Option(help="Folder of the data files; also LRX_DATA_DIR.")] = None,
@@ -116,12 +111,11 @@ def main(
                 f"lrx bench select_curves --suite {suite} --task {name} --out {curves}."
             )
     found: dict[str, Any] = {}
-    fitted: dict[tuple[str, ...], Experience] = {(): shipped()}
-    on_folds = {name: task for name, task in recorded.items() if name in TASKS}
+    fitted: dict[str, Experience] = {}
     for name in tasks or every:
-        fold = next((fold for fold in FOLDS if every[name].kind in fold), ())
-        if fold not in fitted:
-            fitted[fold] = experience_without(on_folds, fold)
+        kind = every[name].kind
+        if kind not in fitted:
+            fitted[kind] = experience_without(recorded, kind) if name in KNOWN_TASKS else shipped()
 
         def judging(pairs: list[tuple[str, float]], name: str = name) -> TaskCurves:
             if not all(recorded[name].is_judged(*pair) for pair in pairs):
@@ -131,11 +125,11 @@ def main(
                 jax.clear_caches()
             return recorded[name]
 
-        found[name] = measure(recorded[name], strategies_for(recorded[name], fitted[fold]), judging)
+        found[name] = measure(recorded[name], strategies_for(recorded[name], fitted[kind]), judging)
         picks = [row[min(BUDGETS.index(3.0), len(row) - 1)] for row in found[name]["strategies"]["select"]]
         shown = ", ".join(f"{pick['method']} at {pick['rate']:.2g}" for pick in picks)
         print(f"{name}: {shown}: " + ", ".join(_shown(pick["regret"]) for pick in picks), flush=True)
-    settings = {"budgets": list(BUDGETS), "held_out_seeds": list(HELD_OUT), "folds": [list(fold) for fold in FOLDS]}
+    settings = {"budgets": list(BUDGETS), "held_out_seeds": list(HELD_OUT)}
     result = Result("select", "cpu", ", ".join(found), list(CHOOSING), settings, found, elapsed())
     print(f"\n{result.origin()}\n\n{summary(result, 3.0)}\n")
     for path in write(result, suite, folder):

@@ -2,9 +2,9 @@
 
     lrx bench select_curves
     lrx bench select_curves --task balance
-    lrx bench select_curves --suite latest
+    lrx bench select_curves --suite unseen
 
-On each task of a suite, by default `lrx.workloads.suite.TASKS`, every method of a portfolio is trained from a grid of
+On each task of a suite, by default the known ones, every method of a portfolio is trained from a grid of
 rates, half a decade apart, with three seeds over the full length. The training losses are kept in bins that are
 geometric in time, with the evaluations after 1/27, 1/9, 1/3, 0.58 and all of a run. `lrx bench select` replays
 strategies on these curves.
@@ -34,7 +34,7 @@ def main(
     families: Annotated[
         list[int] | None, typer.Option("--family", help="Place of a family of methods; once for each, by default all.")
     ] = None,
-    suite: Annotated[str, typer.Option(help="Its tasks: " + ", ".join(SUITES) + ".")] = "folds",
+    suite: Annotated[str, typer.Option(help="Its tasks: " + ", ".join(SUITES) + ".")] = "known",
     folder: Annotated[Path, typer.Option("--out", help="Folder of the curves.")] = Path("lrx-results/select/curves"),
     data_dir: Annotated[Path | None, typer.Option(help="Folder of the data files; also LRX_DATA_DIR.")] = None,
 ) -> None:

@@ -16,8 +16,8 @@ import typer
 
 from lrx.benchmarks.selection.curves import load_all
 from lrx.benchmarks.selection.fit import KNOWN, fit
+from lrx.benchmarks.selection.suites import KNOWN_TASKS
 from lrx.records import write_atomically
-from lrx.workloads.suite import TASKS
 
 
 def main(
@@ -29,7 +29,7 @@ def main(
     ),
 ) -> None:
     """Fit, and write what was found."""
-    tasks = [task for name, task in load_all(curves).items() if name in TASKS]
+    tasks = [task for name, task in load_all(curves).items() if name in KNOWN_TASKS]
     found = fit(tasks, KNOWN)
     print(f"{len(found.configurations)} configurations on {len(tasks)} tasks")
     print(f"wrote {write_atomically(folder / 'experience.json', found.to_json())}")

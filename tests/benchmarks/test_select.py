@@ -141,16 +141,16 @@ def test_tables_name_every_strategy_task_and_kind() -> None:
 
 
 def test_a_result_leaves_its_tables_and_a_picture(tmp_path: pathlib.Path) -> None:
-    paths = select.write(made_up(REGRETS), "folds", tmp_path)
-    assert [path.name for path in paths] == ["folds.json", "folds.png", "README.md"]
+    paths = select.write(made_up(REGRETS), "known", tmp_path)
+    assert [path.name for path in paths] == ["known.json", "known.png", "README.md"]
     page = (tmp_path / "README.md").read_text()
     assert report.summary(made_up(REGRETS), 3.0) in page
-    assert (tmp_path / "folds.png").stat().st_size > 10_000
+    assert (tmp_path / "known.png").stat().st_size > 10_000
 
 
 def test_the_page_in_the_gallery_is_what_its_results_say() -> None:
     results = select.measured_in(GALLERY)
-    assert "folds" in results
+    assert "known" in results
     page = (GALLERY / "README.md").read_text()
     assert page == report.page(results, select.INTRODUCTION)
     for suite, result in results.items():

@@ -26,6 +26,7 @@ REFERENCE = 20  # configurations with the least means: gaps are to the best of t
 FEWEST = 0.5  # of the tasks that have a configuration, at least
 OWN = 0.5  # weight of the variance of a configuration's own values beside the mean of all variances
 TELLING = 80  # configurations with the least means, from which the correlations of the parts are taken
+WIDENED = 1.15  # factor of the deviations: tasks of new kinds differ more than those of known ones
 NOISE = 0.5  # part of the variance between seeds that counts as noise of a gap
 
 
@@ -105,12 +106,12 @@ def fit(tasks: Sequence[TaskCurves], methods: Collection[str]) -> Experience:
     scaled = excess / deviations[:, None, None]
     telling = np.argsort(means[-1])[:TELLING]
     between = np.einsum("t,ptsc,qtsc->pq", table.weights, scaled[..., telling], scaled[..., telling])
-    profiles = np.sqrt(table.weights)[:, None] * scaled[-1].mean(axis=1)
-    norms = np.linalg.norm(profiles, axis=0)
+    profiles = np.sqrt(table.weights)[:, None] * scaled.mean(axis=2)
+    norms = np.linalg.norm(profiles, axis=1, keepdims=True)
     return Experience(
         tuple(table.configurations),
         means,
-        deviations,
+        WIDENED * deviations,
         profiles / np.where(norms > 0, norms, 1.0),
         between / np.sqrt(np.outer(np.diag(between), np.diag(between))),
         NOISE * between_seeds[:-1],

@@ -17,6 +17,8 @@ from lrx.tuning.selection.portfolio import Method
 class Replay:
     """The runs of one task with one seed, looked up.
 
+    What a policy asks for with the next seeds, those of the other choosing seeds stand for, in their order.
+
     Args:
       curves: of the task.
       seed: one of the choosing seeds.
@@ -87,6 +89,11 @@ class Replay:
 
     def _observe(self, training: Training) -> Observation:
         run, steps = training.run, self.curves.num_steps
+        if run.seed != CHOOSING[self.seed]:
+            number = (self.seed + run.seed - CHOOSING[self.seed]) % len(CHOOSING)
+            other = Replay(self.curves, CHOOSING[number])
+            same = training._replace(run=run._replace(seed=CHOOSING[number]))
+            return dataclasses.replace(other._observe(same), training=training)
         if run.length != steps:
             raise ValueError(f"only runs of {steps} steps are stored, got length={run.length}.")
         place = self._place(training.stop)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from lrx.workloads.suite import TASKS, Task
-from lrx.workloads.suite.last import LAST
-from lrx.workloads.suite.latest import LATEST
+from lrx.workloads.suite import OUTCOMES, STRUCTURES, TASKS, Task
+
+KNOWN_TASKS = TASKS | OUTCOMES | STRUCTURES  # those that `lrx.select` knows
 
 
 class Suite(NamedTuple):
@@ -17,7 +17,5 @@ class Suite(NamedTuple):
 
 
 SUITES = {  # the names of the options and of the files of results
-    "folds": Suite(TASKS, "Rules found without the kind of the task"),
-    "last": Suite(LAST, "Tasks made last, of kinds that no rule was found with"),
-    "latest": Suite(LATEST, "Tasks measured once, of kinds that no rule has seen"),
+    "known": Suite(KNOWN_TASKS, "What is known is fitted without the kind of the task"),
 }

@@ -6,14 +6,14 @@ The numbers are fitted by `lrx bench select_prior` to stored curves of the tasks
     phi(R) = ln(min(R, 1) + 0.01)
 
 is what is predicted. A configuration c is a method at a rate. Its values are phi of the regret at the end, and phi of
-the gap to the best of the runs that were stopped after the same part of their length, for each of `PARTS`. They are
-taken as jointly normal:
+the gap to the best of the runs that were seen after the same part of their length, for each of `PARTS`. They are taken
+as jointly normal:
 
-    cov(value (p, c), value (q, d)) = s(p, c) s(q, d) B(p, q) C(c, d),
+    cov(value (p, c), value (q, d)) = s(p, c) s(q, d) [ T(p, c; q, d) / 2 + B(p, q) C(c, d) / 2 ],
 
-with s the standard deviations over the tasks, B the correlations of the parts, and C those of the configurations: 0.6
-times what the tasks show, and 0.4 times a kernel by which configurations with the same optimizer, the same method and
-near rates are alike. What was seen of some runs so tells about all configurations, with an uncertainty.
+with s the standard deviations over the tasks, T the correlations of the values that the tasks show, B the correlations
+of the parts, and C a kernel by which configurations with the same optimizer, the same method and near rates are alike.
+What was seen of some runs so tells about all configurations, with an uncertainty.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from lrx.tuning.selection.portfolio import PORTFOLIO, Method
 PARTS = (1 / 9, 1 / 3, 3**-0.5, 1.0)  # of a run, after which it may be stopped
 REGRET = len(PARTS)  # place of the regret behind the parts
 NEAR = 0.01  # regret that is as good as none
-SHOWN = 0.6  # weight of the correlations that the tasks show
+SHOWN = 0.5  # weight of the correlations that the tasks show
 SAME = (0.1, 0.3, 0.5)  # weights of the kernel: any two configurations, the same optimizer, the same method
 JITTER = 1e-4  # variance that is added to every observation
 FILE = Path(__file__).with_name("experience.json")
@@ -49,6 +49,13 @@ class Configuration(NamedTuple):
         """Return the rate, a float32 value."""
         method = portfolio[self.method]
         return float(np.float32(method.default * 10.0 ** (self.place / 2))) if method.has_rate else method.default
+
+
+class Values(NamedTuple):
+    """Some of the values of configurations, as an index of arrays (parts + 1, configurations)."""
+
+    parts: np.ndarray  # places among `PARTS`, or `REGRET`
+    places: np.ndarray  # of the configurations
 
 
 class Seen(NamedTuple):
@@ -72,8 +79,8 @@ class Experience:
       configurations: the configurations, n of them.
       means: (parts + 1, n) means of the values; the last row is that of the regret.
       deviations: (parts + 1, n) their standard deviations.
-      profiles: (tasks, n) how the regret on each task differs from its mean, so that profiles.T @ profiles are the
-        correlations that the tasks show.
+      profiles: (parts + 1, tasks, n) how the values on each task differ from their means, so that the products of
+        profiles[p, :, c] and profiles[q, :, d] are the correlations that the tasks show, T.
       between: (parts + 1, parts + 1) correlations of the parts, B.
       noise: (parts,) variances of the gaps between seeds.
     """
@@ -112,9 +119,13 @@ class Experience:
         def widen(values: np.ndarray) -> np.ndarray:
             return np.concatenate([values, np.repeat(values[:, [best]], len(new), axis=1)], axis=1)
 
-        profiles = np.zeros((len(self.profiles) + len(new), len(self.configurations) + len(new)))
-        profiles[: len(self.profiles), : len(self.configurations)] = self.profiles
-        profiles[len(self.profiles) :, len(self.configurations) :] = np.eye(len(new))
+        parts, tasks, number = self.profiles.shape
+        # A new method has tasks of its own, by which its parts are correlated as those of the others.
+        own = np.linalg.cholesky(self.between)
+        profiles = np.zeros((parts, tasks + len(new) * parts, number + len(new)))
+        profiles[:, :tasks, :number] = self.profiles
+        for place in range(len(new)):
+            profiles[:, tasks + place * parts : tasks + (place + 1) * parts, number + place] = own
         return Experience(
             self.configurations + new,
             widen(self.means),
@@ -130,9 +141,27 @@ class Experience:
         return {configuration: place for place, configuration in enumerate(self.configurations)}
 
     @functools.cached_property
-    def correlations(self) -> np.ndarray:
-        """(n, n) correlations of the configurations, C."""
-        return SHOWN * self.profiles.T @ self.profiles + (1 - SHOWN) * _kernel(self.configurations)
+    def _alike(self) -> np.ndarray:
+        """(n, n) how alike the configurations are, C."""
+        return _kernel(self.configurations)
+
+    @functools.cached_property
+    def _before(self) -> np.ndarray:
+        """(n, n) covariances of the regrets, before anything is seen."""
+        every = self._regrets
+        return self.correlations(every, every) * np.outer(self.deviations[REGRET], self.deviations[REGRET])
+
+    @property
+    def _regrets(self) -> Values:
+        """The regrets of all configurations."""
+        number = len(self.configurations)
+        return Values(np.full(number, REGRET), np.arange(number))
+
+    def correlations(self, values: Values, others: Values) -> np.ndarray:
+        """Return (values, others) the correlations of values with others, T / 2 + B C / 2."""
+        shown = self.profiles[values.parts, :, values.places] @ self.profiles[others.parts, :, others.places].T
+        between = self.between[np.ix_(values.parts, others.parts)]
+        return SHOWN * shown + (1 - SHOWN) * between * self._alike[np.ix_(values.places, others.places)]
 
     def predict(self, seen: Sequence[Seen]) -> tuple[np.ndarray, np.ndarray]:
         """Return what phi of the regrets of all configurations is predicted to be.
@@ -144,28 +173,28 @@ class Experience:
           (n,) means and (n, n) covariances.
         """
         means, deviations = self.means[REGRET], self.deviations[REGRET]
-        before = self.correlations * np.outer(deviations, deviations)
         if not seen:
-            return means, before
-        at = np.array([self.places[each.configuration] for each in seen])
-        parts = np.array([each.part for each in seen])
-        scales = self.deviations[parts, at]
-        covariance = self.between[np.ix_(parts, parts)] * self.correlations[np.ix_(at, at)] * np.outer(scales, scales)
-        covariance[np.diag_indices(len(at))] += self.noise[parts] + JITTER
-        across = self.between[REGRET, parts] * self.correlations[:, at] * np.outer(deviations, scales)
-        shift = np.array([each.gap for each in seen]) - self.means[parts, at]
+            return means, self._before
+        at = Values(
+            np.array([each.part for each in seen]), np.array([self.places[each.configuration] for each in seen])
+        )
+        scales = self.deviations[at]
+        covariance = self.correlations(at, at) * np.outer(scales, scales)
+        covariance[np.diag_indices(len(seen))] += self.noise[at.parts] + JITTER
+        across = self.correlations(self._regrets, at) * np.outer(deviations, scales)
+        shift = np.array([each.gap for each in seen]) - self.means[at]
         solved = np.linalg.solve(covariance, np.column_stack([shift, across.T]))
-        after = before - across @ solved[:, 1:]
+        after = self._before - across @ solved[:, 1:]
         after[np.diag_indices(len(after))] = np.maximum(np.diag(after), JITTER)
         return means + across @ solved[:, 0], after
 
     def to_json(self) -> str:
-        """Return everything as JSON, a line for each configuration."""
-        columns = np.concatenate([self.means, self.deviations, self.profiles]).T
-        rows = [
-            json.dumps([*configuration, *(round(value, 3) for value in column)])
-            for configuration, column in zip(self.configurations, columns.tolist(), strict=True)
-        ]
+        """Return everything as JSON, a line for each configuration; its profiles are in hundredths."""
+        rows = []
+        for place, configuration in enumerate(self.configurations):
+            values = np.concatenate([self.means[:, place], self.deviations[:, place]]).round(3)
+            profiles = np.round(100 * self.profiles[:, :, place]).astype(int)
+            rows.append(json.dumps([*configuration, values.tolist(), profiles.tolist()], separators=(",", ":")))
         head = {"between": self.between.round(3).tolist(), "noise": self.noise.round(3).tolist()}
         return json.dumps(head)[:-1] + ', "configurations": [\n' + ",\n".join(rows) + "\n]}\n"
 
@@ -173,10 +202,17 @@ class Experience:
     def from_json(cls, text: str) -> Experience:
         """Read what `to_json` wrote."""
         read: dict[str, Any] = json.loads(text)
-        columns = np.array([row[2:] for row in read["configurations"]]).T
-        means, deviations, profiles = np.split(columns, [REGRET + 1, 2 * (REGRET + 1)])
-        names = tuple(Configuration(row[0], row[1]) for row in read["configurations"])
-        return cls(names, means, deviations, profiles, np.array(read["between"]), np.array(read["noise"]))
+        rows = read["configurations"]
+        means, deviations = np.split(np.array([row[2] for row in rows]).T, 2)
+        profiles = np.moveaxis(np.array([row[3] for row in rows]), 0, -1) / 100
+        return cls(
+            tuple(Configuration(*row[:2]) for row in rows),
+            means,
+            deviations,
+            profiles,
+            np.array(read["between"]),
+            np.array(read["noise"]),
+        )
 
 
 def _kernel(configurations: Sequence[Configuration]) -> np.ndarray:

@@ -18,8 +18,10 @@ USED = (  # least budget, and the parts of a run after which it may be stopped w
     (1.5, (NINTH, THIRD, HALF)),
     (2.0, (THIRD, HALF, END)),
 )
-SPREAD = 1.5  # of the regrets of other kinds of tasks, in predicted deviations: so what is 8 % probable happens to 9 %
+SPREAD = 1.3  # of the regrets of other kinds of tasks, in predicted deviations: so what is 8 % probable happens to 9 %
 DRAWS = 4000  # of the regrets
+SEEDS = 3  # of a configuration, at most
+AGAIN = 5.0, 2  # least budget, and complete runs, with which a complete run may be made again with another seed
 COST_POWER = 0.5  # of the cost of the next part of a run, by which its expected improvement is divided
 
 
@@ -30,9 +32,11 @@ class FreezeThaw:
     All runs are full ones, of which parts are trained: no part is trained twice, and nothing depends on what a schedule
     would have done in a shorter run. `Experience` predicts from what was seen how every configuration ends, with an
     uncertainty. With m and s the predicted mean and deviation of phi of a regret, and m* the least mean of all, the
-    expected improvement is E[max(m* - X, 0)] for X normal with m and s.
+    expected improvement is E[max(m* - X, 0)] for X normal with m and s. With 5 full runs and more, the next part of a
+    complete run is the first one of the same configuration with another seed, since the best of many single runs is
+    often one that was lucky.
 
-    How sure the choice is, is told by the joint distribution of all that has begun, with 1.5 times the deviations.
+    How sure the choice is, is told by the joint distribution of all that has begun, with 1.3 times the deviations.
 
     Attributes:
       experience: what is known from other tasks; None for what lrx ships.
@@ -64,34 +68,46 @@ class _Race:
         self.steps = [max(1, round(part * observed.num_steps)) for part in PARTS]
         self.used = [parts for least, parts in USED if least <= observed.budget + 1e-9][-1]
         self.latest = observed.latest()
-        self.runs = {each: self._run(each) for each in experience.configurations if each.method in observed.portfolio}
-        self.begun = {each: run for each, run in self.runs.items() if run in self.latest}
+        self.runs = {each: self._runs(each) for each in experience.configurations if each.method in observed.portfolio}
+        self.begun = {each: runs[0] for each, runs in self.runs.items() if runs[0] in self.latest}
+        complete = sum(self.latest[run].training.stop == run.length for run in self.begun.values())
+        self.again = observed.budget >= AGAIN[0] and complete >= AGAIN[1]
         self.scores: dict[Run, dict[int, Scores]] = {}
         for each in observed.runs:
             self.scores.setdefault(each.training.run, {}).update(each.scores)
         self.means, self.covariances = experience.predict(self._seen())
         self.deviations = np.sqrt(np.diag(self.covariances))
-        diverged = [self.runs[each] in self.latest and self.latest[self.runs[each]].diverged for each in self.runs]
         self.places = np.array([experience.places[each] for each in self.runs])
-        self.open = self.places[~np.array(diverged, bool)]  # of what can still be chosen
+        diverged = np.array([self._diverged(each) for each in self.runs], bool)
+        self.open = self.places[~diverged]  # of what can still be chosen
 
-    def _run(self, configuration: Configuration) -> Run:
-        """Return the full run of a configuration."""
+    def _runs(self, configuration: Configuration) -> tuple[Run, ...]:
+        """Return the full runs of a configuration, one for each seed."""
         observed = self.observed
-        return Run(configuration.method, configuration.rate(observed.portfolio), observed.seed, observed.num_steps)
+        first = Run(configuration.method, configuration.rate(observed.portfolio), observed.seed, observed.num_steps)
+        return tuple(first._replace(seed=observed.seed + number) for number in range(SEEDS))
+
+    def _diverged(self, configuration: Configuration) -> bool:
+        """Return whether a run of a configuration has diverged."""
+        return any(run in self.latest and self.latest[run].diverged for run in self.runs[configuration])
 
     def decide(self) -> Ask | Choice:
         """Return the part of a run that promises most, or the choice if the budget pays for no further part."""
         improvement = self._expected_improvement()
-        best: tuple[float, Training, int] | None = None
+        best: tuple[float, Training] | None = None
         for place, configuration in zip(self.places.tolist(), self.runs, strict=True):
             training = self._next(configuration)
             if training is None:
                 continue
             worth = improvement[place] / ((training.stop - training.start) / training.run.length) ** COST_POWER
             if best is None or worth > best[0]:
-                best = worth, training, self.steps.index(training.stop)
-        return self._choose() if best is None else Ask(runs=(best[1],), title=TITLES[best[2]])
+                best = worth, training
+        if best is None:
+            return self._choose()
+        title = TITLES[self.steps.index(best[1].stop)]
+        if best[1].run.seed != self.observed.seed:
+            title += " with another seed"
+        return Ask(runs=(best[1],), title=title)
 
     def _expected_improvement(self) -> np.ndarray:
         """Return (n,) the expected improvement of phi by each configuration."""
@@ -101,25 +117,29 @@ class _Race:
         return np.asarray(self.deviations * (scaled * below + np.exp(-0.5 * scaled**2) / math.sqrt(2 * math.pi)))
 
     def _next(self, configuration: Configuration) -> Training | None:
-        """Return the next part of a run; None if it is complete, has diverged, or costs more than is left."""
-        run = self.runs[configuration]
-        last = self.latest.get(run)
-        start = 0 if last is None else last.training.stop
-        stop = next((self.steps[part] for part in self.used if self.steps[part] > start), None)
-        if stop is None or (last is not None and last.diverged) or stop - start > self.observed.left:
+        """Return the next part of a run; None if all are made, one has diverged, or it costs more than is left."""
+        if self._diverged(configuration):
             return None
-        return Training(run, stop, start, stop if stop < run.length else 0, (stop,))
+        for run in self.runs[configuration] if self.again else self.runs[configuration][:1]:
+            start = self.latest[run].training.stop if run in self.latest else 0
+            stop = next((self.steps[part] for part in self.used if self.steps[part] > start), None)
+            if stop is None:
+                continue
+            if stop - start > self.observed.left:
+                return None
+            evaluate_at = tuple(sorted({step for step in self.steps if start < step <= stop}))
+            return Training(run, stop, start, stop if stop < run.length else 0, evaluate_at)
+        return None
 
     def _seen(self) -> list[Seen]:
         """Return the gaps of all runs at all parts."""
         seen: list[Seen] = []
         for part in range(len(PARTS)):
-            values = {each: self._value(run, part) for each, run in self.begun.items()}
-            known = {each: value for each, value in values.items() if value is not None}
-            best = min(known.values(), default=math.inf)
-            if known:
-                span = self._initial(part) - best
-                seen += [Seen(each, part, phi(_gap(value, best, span))) for each, value in known.items()]
+            values = [(each, self._value(run, part)) for each in self.begun for run in self.runs[each]]
+            known = [(each, value) for each, value in values if value is not None]
+            best = min((value for _, value in known), default=math.inf)
+            span = self._initial(part) - best if known else 0.0
+            seen += [Seen(each, part, phi(_gap(value, best, span))) for each, value in known]
         return seen
 
     def _value(self, run: Run, part: int) -> float | None:
@@ -154,7 +174,7 @@ class _Race:
         reached = sorted(self.begun, key=lambda each: expected[self.experience.places[each]])
         for each in reached:
             last = self.latest[self.begun[each]]
-            if last.learnt and not last.diverged:
+            if last.learnt and not self._diverged(each):
                 return Choice(last.training.run.method, last.training.run.rate, certainty=self._certainty(each))
         raise ValueError(_nothing(self.observed, [self.latest[run] for run in self.begun.values()]))
 

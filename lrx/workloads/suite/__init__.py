@@ -1,12 +1,11 @@
-"""Small tasks of many kinds for comparing methods and ways to choose one, and folds of the kinds.
+"""Small tasks of many kinds for comparing methods and ways to choose one.
 
-A rule is found on the kinds of some folds and judged on those of the others; tasks of one kind are never on both sides.
-A full run of a task takes 0.01 to 0.2 seconds of CPU as one of many runs in a sweep, plus the compilation.
-`lrx.workloads.suite.last.LAST` has tasks of kinds that are in no fold, for one measurement at the end, and
-`lrx.workloads.suite.latest.LATEST` more of them, which were measured once, after the next rules.
+A rule is found on some kinds and judged on others; tasks of one kind are never on both sides. A full run of a task
+takes 0.01 to 0.2 seconds of CPU as one of many runs in a sweep, plus the compilation. There are more tasks of other
+kinds, `OUTCOMES` and `STRUCTURES`.
 
 Example:
-  >>> from lrx.workloads.suite import FOLDS, KINDS, TASKS
+  >>> from lrx.workloads.suite import KINDS, OUTCOMES, STRUCTURES, TASKS
   >>> for kind in KINDS:
   ...     print(f"{kind}:", ", ".join(name for name, task in TASKS.items() if task.kind == kind))
   tables: diabetes-units, wine-unscaled, breast_cancer-single
@@ -24,11 +23,12 @@ Example:
   rewards: digits-bandit, balance
   convex: least_squares, least_absolute
   plateaus: factored-pairs, factored-triples
-  >>> sorted(kind for fold in FOLDS for kind in fold) == sorted(KINDS)
-  True
+  >>> len(TASKS), len(OUTCOMES), len(STRUCTURES)
+  (31, 10, 10)
 """
 
-from lrx.workloads.suite.folds import FOLDS as FOLDS
-from lrx.workloads.suite.folds import KINDS as KINDS
-from lrx.workloads.suite.folds import TASKS as TASKS
+from lrx.workloads.suite.outcomes import OUTCOMES as OUTCOMES
+from lrx.workloads.suite.structures import STRUCTURES as STRUCTURES
 from lrx.workloads.suite.task import Task as Task
+from lrx.workloads.suite.tasks import KINDS as KINDS
+from lrx.workloads.suite.tasks import TASKS as TASKS

@@ -21,7 +21,7 @@ class Task:
       steps: length of a full run.
       metric: name of a result of the workload's `evaluate`.
       mode: "min" or "max", whichever is better.
-      kind: what the task is an example of, one of `KINDS`; tasks of one kind are never on both sides of a comparison.
+      kind: what the task is an example of, such as "text"; tasks of one kind are never on both sides of a comparison.
 
     Raises:
       ValueError: if `steps` is not a whole number above 0, or the mode is unknown.

@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 
 import numpy as np
 import pytest
 
-from lrx.tuning.selection.experience import JITTER, NEAR, PARTS, REGRET, Configuration, Experience, Seen, phi, shipped
+from lrx.tuning.selection.experience import (
+    JITTER,
+    NEAR,
+    PARTS,
+    REGRET,
+    Configuration,
+    Experience,
+    Seen,
+    Values,
+    phi,
+    shipped,
+)
 from lrx.tuning.selection.freeze_thaw import SPREAD, FreezeThaw, _Race
 from lrx.tuning.selection.policy import Answer, Ask, Choice, Observation, Observed, Scores
 from lrx.tuning.selection.portfolio import PORTFOLIO, Method, momentum_sgd
@@ -17,6 +29,7 @@ NAMES = ("first", "second", "third")
 METHODS = {name: Method(lambda rate, num_steps: momentum_sgd(rate), default=0.1) for name in NAMES}
 KNOWN = (Configuration("first", 0), Configuration("first", 2), Configuration("second", 0), Configuration("third", 0))
 TASKS = np.array([[1.0, 0.9, -0.5, 0.2], [-1.0, -1.0, 0.8, 0.1], [0.2, 0.1, 0.3, -1.0]])
+PROFILES = TASKS + 0.2 * np.arange(REGRET + 1)[:, None, None] * np.eye(3, 4)  # the later a part, the less alike
 
 
 def experience(means: tuple[float, ...] = (-2.0, -2.0, -2.0, -2.0), noise: float = 0.01) -> Experience:
@@ -26,7 +39,7 @@ def experience(means: tuple[float, ...] = (-2.0, -2.0, -2.0, -2.0), noise: float
         KNOWN,
         np.repeat(np.array([means]), parts, axis=0),
         np.ones((parts, len(KNOWN))),
-        TASKS / np.linalg.norm(TASKS, axis=0),
+        PROFILES / np.linalg.norm(PROFILES, axis=1, keepdims=True),
         0.9 ** np.abs(np.subtract.outer(np.arange(parts), np.arange(parts))),
         np.full(len(PARTS), noise),
     )
@@ -71,7 +84,15 @@ def test_predictions_are_those_of_the_joint_normal_distribution() -> None:
     means, covariances = known.predict(seen)
     # By the density of everything together, conditioned one observation after the other.
     at = [(each.part, known.places[each.configuration]) for each in seen] + [(REGRET, place) for place in range(4)]
-    covariance = np.array([[known.between[p, q] * known.correlations[c, d] for q, d in at] for p, c in at])
+    kernel = np.eye(4)
+    kernel[0, 1] = kernel[1, 0] = math.exp(-0.5 * 2**2)  # one method, two half decades apart
+    for c, d in itertools.permutations(range(4), 2):
+        if {c, d} != {0, 1}:
+            apart = abs(KNOWN[c].place - KNOWN[d].place)
+            kernel[c, d] = 0.1 / 0.9 * math.exp(-0.5 * apart**2)  # two methods of two optimizers
+    shown = np.array([[known.profiles[p, :, c] @ known.profiles[q, :, d] for q, d in at] for p, c in at])
+    alike = np.array([[known.between[p, q] * kernel[c, d] for q, d in at] for p, c in at])
+    covariance = 0.5 * shown + 0.5 * alike
     covariance[range(3), range(3)] += 0.01 + JITTER
     expected = np.array([known.means[p, c] for p, c in at])
     for number, each in enumerate(seen):
@@ -86,7 +107,9 @@ def test_nothing_seen_predicts_what_is_usual() -> None:
     known = experience((-2.0, -2.5, -3.0, -1.5))
     means, covariances = known.predict([])
     np.testing.assert_array_equal(means, [-2.0, -2.5, -3.0, -1.5])
-    np.testing.assert_array_equal(covariances, known.correlations)
+    np.testing.assert_allclose(np.diag(covariances), 1)
+    assert covariances[0, 1] > 0.5  # the same method, good on the same tasks
+    assert covariances[0, 2] < -0.1  # good where the first is bad
 
 
 def test_a_good_run_speaks_for_what_did_well_on_the_same_tasks() -> None:
@@ -141,7 +164,9 @@ def test_no_part_is_trained_twice_and_most_runs_end_early() -> None:
         assert training.start == reached.get(training.run, 0)
         reached[training.run] = training.stop
         assert training.keep == (training.stop if training.stop < 270 else 0)
-        assert training.evaluate_at == (training.stop,)
+        assert training.evaluate_at == tuple(
+            step for step in (30, 90, 156, 270) if training.start < step <= training.stop
+        )
     assert sorted(reached.values())[0] < 270
     assert {each.training.run.length for each in end.runs} == {270}
     assert {each.training.run.seed for each in end.runs} == {7}
@@ -223,6 +248,11 @@ def test_a_method_of_the_caller_is_tried_early_at_its_default() -> None:
     assert {each.run.rate for ask in asks for each in ask.runs if each.run.method == "mine"} == {0.5}
     extended = known.extend(["mine"])
     assert extended.extend(["mine"]) is extended
+    new = extended.places[Configuration("mine", 0)]
+    parts = np.arange(REGRET + 1)
+    own, others = Values(parts, np.full(REGRET + 1, new)), Values(parts, np.zeros(REGRET + 1, int))
+    np.testing.assert_allclose(extended.correlations(own, own), known.between, atol=1e-12)
+    assert np.abs(extended.correlations(own, others)).max() < 0.06  # by the kernel alone
 
 
 def test_the_shipped_experience_is_complete() -> None:
@@ -233,7 +263,9 @@ def test_the_shipped_experience_is_complete() -> None:
     number = len(found.configurations)
     assert found.means.shape == found.deviations.shape == (len(PARTS) + 1, number)
     assert found.between.shape == (len(PARTS) + 1, len(PARTS) + 1)
-    np.testing.assert_allclose(np.diag(found.correlations), 1, atol=0.01)
-    assert np.linalg.eigvalsh(found.correlations).min() > -0.01
+    every = Values(*(each.ravel() for each in np.indices((len(PARTS) + 1, number))))
+    correlations = found.correlations(every, every)
+    np.testing.assert_allclose(np.diag(correlations), 1, atol=0.03)
+    assert np.linalg.eigvalsh(correlations).min() > -0.01
     for each in found.configurations:
         assert 0 < each.rate(PORTFOLIO) < 1e6

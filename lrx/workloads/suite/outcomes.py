@@ -1,7 +1,4 @@
-"""Tasks of kinds that are in no fold, for one measurement after the last rule was chosen.
-
-No rule of `lrx.select` was found or judged on them, and no rate was swept on them.
-"""
+"""Tasks of sequences, ratings, graphs, denoising, ordered outcomes and conditional distributions."""
 
 from __future__ import annotations
 
@@ -57,7 +54,7 @@ def _denoising() -> Workload:
     return make_denoising_workload("digits-denoising", train, test)
 
 
-LAST: dict[str, Task] = {
+OUTCOMES: dict[str, Task] = {
     "digits-recurrent": loss_task("recurrence", _recurrent, 500),
     "filter": loss_task("recurrence", make_filter_workload, 400),
     "ratings": loss_task("ratings", make_ratings_workload, 1500),

@@ -1,7 +1,4 @@
-"""Tasks of more kinds that are in no fold, made after those of `last`, for one measurement of the rules after those.
-
-The rules of `lrx.select` were fixed before any rate was swept on them.
-"""
+"""Tasks of fields, layouts, kernels, sets, adversaries, binary units, spins, experts and counts."""
 
 from __future__ import annotations
 
@@ -63,7 +60,7 @@ def _counts() -> Workload:
     return make_supervised_workload("counts", perceptron((8, 16, 1), scalar=True), *parts, poisson, batch_size=32)
 
 
-LATEST: dict[str, Task] = {
+STRUCTURES: dict[str, Task] = {
     "warped-waves": loss_task("fields", make_field_workload, 500),
     "digits-layout": loss_task("layouts", _layout, 500),
     "kernel": loss_task("marginal likelihood", make_kernel_workload, 200),

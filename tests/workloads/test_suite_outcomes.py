@@ -1,4 +1,4 @@
-"""The tasks of kinds that are in no fold: what each computes, against its definition."""
+"""The tasks of outcomes: what each computes, against its definition."""
 
 from __future__ import annotations
 
@@ -19,25 +19,24 @@ from lrx.workloads.outcomes import (
 )
 from lrx.workloads.ratings import make_ratings_workload
 from lrx.workloads.recurrent import make_filter_workload, recurrent_network
-from lrx.workloads.suite import KINDS, TASKS
-from lrx.workloads.suite.last import LAST
+from lrx.workloads.suite import KINDS, OUTCOMES, TASKS
 from lrx.workloads.tables import make_friedman_table
 
 KEY = jax.random.key(0)
 
 
-def test_the_last_tasks_are_of_kinds_that_are_in_no_fold() -> None:
-    kinds = {task.kind for task in LAST.values()}
-    assert len(LAST) >= 6
+def test_the_tasks_of_outcomes_are_of_other_kinds() -> None:
+    kinds = {task.kind for task in OUTCOMES.values()}
+    assert len(OUTCOMES) >= 6
     assert len(kinds) >= 4
     assert not kinds & set(KINDS)
-    assert not set(LAST) & set(TASKS)
+    assert not set(OUTCOMES) & set(TASKS)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", LAST)
-def test_every_last_task_is_learnt_at_one_rate(name: str) -> None:
-    task = LAST[name]
+@pytest.mark.parametrize("name", OUTCOMES)
+def test_every_task_of_outcomes_is_learnt_at_one_rate(name: str) -> None:
+    task = OUTCOMES[name]
     found = learn(task.make(None), 5e-3, steps=100)
     before, after = found.before[task.metric], found.after[task.metric]
     assert np.all(np.isfinite(found.losses))

@@ -1,4 +1,4 @@
-"""The tasks made after the last ones: what each computes, against its definition."""
+"""The tasks of structures: what each computes, against its definition."""
 
 from __future__ import annotations
 
@@ -13,25 +13,23 @@ from lrx.workloads.experts import expert_network
 from lrx.workloads.fields import make_kernel_workload, make_layout_workload
 from lrx.workloads.outcomes import poisson
 from lrx.workloads.sets import draw_shapes, set_network
-from lrx.workloads.suite import KINDS, TASKS
-from lrx.workloads.suite.last import LAST
-from lrx.workloads.suite.latest import LATEST
+from lrx.workloads.suite import KINDS, OUTCOMES, STRUCTURES, TASKS
 
 KEY = jax.random.key(0)
 
 
-def test_the_latest_tasks_are_of_kinds_that_no_other_task_has() -> None:
-    kinds = {task.kind for task in LATEST.values()}
-    assert len(LATEST) >= 8
+def test_the_tasks_of_structures_are_of_kinds_that_no_other_task_has() -> None:
+    kinds = {task.kind for task in STRUCTURES.values()}
+    assert len(STRUCTURES) >= 8
     assert len(kinds) >= 5
-    assert not kinds & ({task.kind for task in LAST.values()} | set(KINDS))
-    assert not set(LATEST) & (set(TASKS) | set(LAST))
+    assert not kinds & ({task.kind for task in OUTCOMES.values()} | set(KINDS))
+    assert not set(STRUCTURES) & (set(TASKS) | set(OUTCOMES))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", LATEST)
-def test_every_latest_task_is_learnt_at_one_rate(name: str) -> None:
-    task = LATEST[name]
+@pytest.mark.parametrize("name", STRUCTURES)
+def test_every_task_of_structures_is_learnt_at_one_rate(name: str) -> None:
+    task = STRUCTURES[name]
     found = learn(task.make(None), 1e-2, steps=100)
     before, after = found.before[task.metric], found.after[task.metric]
     assert np.all(np.isfinite(found.losses))
