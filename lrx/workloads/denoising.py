@@ -1,4 +1,4 @@
-"""Networks that take noise away: from images, and from points, by which they learn the slope of a density."""
+"""Networks that take noise away, from images and from points, whose density they learn, and that fill in pixels."""
 
 from __future__ import annotations
 
@@ -40,6 +40,46 @@ def make_denoising_workload(
     drawn = np.random.default_rng(0).normal(size=test.shape).astype(np.float32)
     return Workload.from_functions(
         lambda params, images, key: loss(params, images, jax.random.normal(key, images.shape)),
+        network.init,
+        Batches(train, batch_size),
+        name=name,
+        evaluate=Evaluation(measure, (test, drawn)),
+    )
+
+
+def make_masked_workload(
+    name: str, train: np.ndarray, test: np.ndarray, *, hidden_share: float = 0.5, hidden: int = 32, batch_size: int = 32
+) -> Workload:
+    """Build the workload of predicting the hidden pixels of images from the others, by a perceptron.
+
+    The network sees an image with hidden pixels set to 0, and which they are; others are hidden in each step. The loss
+    is half the mean square of the error of a hidden pixel.
+
+    Args:
+      name: name of the workload.
+      train: (n, pixels) float32, standardized.
+      test: the same, which are evaluated with fixed hidden pixels.
+      hidden_share: probability with which a pixel is hidden, in (0, 1).
+      hidden: units of the hidden layer.
+      batch_size: images in a minibatch.
+
+    Source: K. He et al., "Masked autoencoders are scalable vision learners", 2021, arXiv:2111.06377, section 3, with
+      single pixels and a perceptron.
+    """
+    pixels = train.shape[1]
+    network = perceptron((2 * pixels, hidden, pixels))
+
+    def loss(params: Any, images: jax.Array, drawn: jax.Array) -> jax.Array:
+        is_hidden = (drawn < hidden_share).astype(images.dtype)
+        found = network.apply(params, jnp.concatenate([images * (1 - is_hidden), is_hidden], axis=1))
+        return 0.5 * jnp.sum(is_hidden * (found - images) ** 2) / jnp.maximum(is_hidden.sum(), 1)
+
+    def measure(params: Any, held_out: Any) -> dict[str, jax.Array]:
+        return {"loss": loss(params, *held_out)}
+
+    drawn = np.random.default_rng(0).random(size=test.shape).astype(np.float32)
+    return Workload.from_functions(
+        lambda params, images, key: loss(params, images, jax.random.uniform(key, images.shape)),
         network.init,
         Batches(train, batch_size),
         name=name,

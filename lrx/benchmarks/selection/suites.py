@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from lrx.workloads.suite import OUTCOMES, STRUCTURES, TASKS, Task
+from lrx.workloads.suite import OUTCOMES, STRUCTURES, TASKS, UNSEEN, Task
 
 KNOWN_TASKS = TASKS | OUTCOMES | STRUCTURES  # those that `lrx.select` knows
 
@@ -17,5 +17,6 @@ class Suite(NamedTuple):
 
 
 SUITES = {  # the names of the options and of the files of results
+    "unseen": Suite(UNSEEN, "Tasks measured once, of kinds that no rule has seen"),
     "known": Suite(KNOWN_TASKS, "What is known is fitted without the kind of the task"),
 }
