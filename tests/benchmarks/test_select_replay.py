@@ -64,6 +64,16 @@ def test_an_observation_ends_where_the_request_ends() -> None:
     assert (lost.last.loss, lost.last.metric, lost.final_loss) == (math.inf, math.inf, math.inf)
 
 
+def test_the_next_seeds_are_the_other_choosing_seeds_in_their_order() -> None:
+    curves = curves_of({LINEAR: {1e-3: (0.4, 0.4)}})
+    curves.methods[LINEAR].evaluations["loss"][0, :, -1] = [0.1, 0.2, 0.3]
+    runs = [Run(LINEAR, 1e-3, CHOOSING[1] + number, 270) for number in range(4)]
+    asked = Ask(runs=tuple(Training(run, 270, evaluate_at=(270,)) for run in runs))
+    seen = Replay(curves, CHOOSING[1]).answer(asked).runs
+    assert [each.training for each in seen] == list(asked.runs)
+    assert [each.last.loss for each in seen] == pytest.approx([0.2, 0.3, 0.1, 0.2])
+
+
 def test_a_replay_refuses_what_is_not_stored() -> None:
     with pytest.raises(ValueError, match="only runs of 270 steps are stored, got length=90"):
         REPLAY.choose(Thaw(length=90), 2.0, {})

@@ -21,7 +21,7 @@ USED = (  # least budget, and the parts of a run after which it may be stopped w
 SPREAD = 1.3  # of the regrets of other kinds of tasks, in predicted deviations: so what is 8 % probable happens to 9 %
 DRAWS = 4000  # of the regrets
 SEEDS = 3  # of a configuration, at most
-AGAIN = 5.0, 2  # least budget, and complete runs, with which a complete run may be made again with another seed
+AGAIN = 5.0, 3  # least budget, and complete runs, with which a complete run may be made again with another seed
 COST_POWER = 0.5  # of the cost of the next part of a run, by which its expected improvement is divided
 
 

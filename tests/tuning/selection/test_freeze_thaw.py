@@ -172,6 +172,39 @@ def test_no_part_is_trained_twice_and_most_runs_end_early() -> None:
     assert {each.training.run.seed for each in end.runs} == {7}
 
 
+def test_with_five_full_runs_a_complete_run_is_made_again_with_another_seed() -> None:
+    losses = {"first": 0.4, "second": 0.3, "third": 0.9}
+    asks, choice, end = play(FreezeThaw(experience(noise=0.5)), losses, observed(8.0))
+    place = next(place for place, ask in enumerate(asks) if ask.runs[0].run.seed != 7)
+    complete = {each.run for ask in asks[:place] for each in ask.runs if each.stop == 270}
+    again = asks[place].runs[0]
+    assert len(complete) == 3
+    assert again.run.seed == 8
+    assert again.run._replace(seed=7) in complete
+    assert (again.start, again.stop) == (0, 90)
+    assert asks[place].title == "a third of a run with another seed"
+    assert {each.run.seed for ask in asks for each in ask.runs} <= {7, 8, 9}
+    assert end.spent <= end.allowed
+    # What its runs show is seen for each seed.
+    race = _Race(end, experience(noise=0.5))
+    repeated = next(each for each, runs in race.runs.items() if again.run in runs)
+    assert sum(each.configuration == repeated and each.part == 1 for each in race._seen()) > 1
+    asks, _, _ = play(FreezeThaw(experience(noise=0.5)), losses, observed(4.9))
+    assert {each.run.seed for ask in asks for each in ask.runs} == {7}
+
+
+def test_a_configuration_that_diverges_with_another_seed_is_not_chosen() -> None:
+    policy, start, unlucky = FreezeThaw(experience(noise=0.5)), observed(8.0), None
+    while isinstance(ask := policy.decide(start), Ask):
+        run = ask.runs[0].run
+        if run.seed != 7 and unlucky is None:
+            unlucky = run
+        start = start.extend(ask, answer(ask, {run.method: math.inf if run == unlucky else 0.4}))
+    assert unlucky is not None
+    assert unlucky[:2] != (ask.method, ask.rate)
+    assert all(each.training.run[:2] != unlucky[:2] or each.training.run.seed <= unlucky.seed for each in start.runs)
+
+
 @pytest.mark.parametrize(("budget", "first", "second"), [(1.0, 30, 90), (1.5, 30, 90), (2.0, 90, 156), (10.0, 90, 156)])
 def test_the_parts_depend_on_the_budget(budget: float, first: int, second: int) -> None:
     asks, _, _ = play(FreezeThaw(experience()), dict.fromkeys(NAMES, 0.3), observed(budget))
