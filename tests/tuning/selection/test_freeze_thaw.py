@@ -174,7 +174,7 @@ def test_no_part_is_trained_twice_and_most_runs_end_early() -> None:
 
 def test_with_five_full_runs_a_complete_run_is_made_again_with_another_seed() -> None:
     losses = {"first": 0.4, "second": 0.3, "third": 0.9}
-    asks, choice, end = play(FreezeThaw(experience(noise=0.5)), losses, observed(8.0))
+    asks, _, end = play(FreezeThaw(experience(noise=0.5)), losses, observed(8.0))
     place = next(place for place, ask in enumerate(asks) if ask.runs[0].run.seed != 7)
     complete = {each.run for ask in asks[:place] for each in ask.runs if each.stop == 270}
     again = asks[place].runs[0]
