@@ -22,7 +22,7 @@ def select(
         str | None, typer.Option(help="What to compare by, such as accuracy; the evaluation's loss by default.")
     ] = None,
     batch_size: BatchSize = 128,
-    seed: Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Seed of all runs.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Seed of the first run of each method and rate.")] = 0,
     data_dir: DataDir = None,
     folder: Annotated[
         Path | None, typer.Option("--out", help="Where it is kept; by default a folder named after what is run.")

@@ -23,7 +23,7 @@ def make_clusters_workload(
 ) -> Workload:
     """Build the fit of a mixture of normal distributions to points of clusters, in nats per point.
 
-    The density of a component is that of m + z / L for a lower triangular L with a positive diagonal, whose
+    The density of a component is that of m + inv(L)^T z for a lower triangular L with a positive diagonal, whose
     logarithms, `log_scales`, are trained. Components begin as standard normal distributions around random points.
 
     Args:

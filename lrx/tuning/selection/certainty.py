@@ -62,19 +62,16 @@ def next_run(observed: Observed, certainty: Certainty, method: str, rate: float)
     """Return what one more full run would be spent on.
 
     That is the most probable rival. If no rival is probable, or it was made to the end, it is the choice itself; with
-    another seed, which shows how much the seed matters, if it was made to the end too.
+    the next seed, which shows how much the seed matters, if it was made to the end too.
     """
     steps = observed.num_steps
-    whole = {
-        (each.training.run.method, each.training.run.rate) for each in observed.runs if each.training.stop == steps
-    }
+    whole = {each.training.run[:3] for each in observed.runs if each.training.stop == steps}
     rival = certainty.rivals[0] if certainty.rivals else None
-    if rival is not None and rival.probability > BETTER and (rival.method, rival.rate) not in whole:
+    if rival is not None and rival.probability > BETTER and (rival.method, rival.rate, observed.seed) not in whole:
         run = Run(rival.method, rival.rate, observed.seed, steps)
-    elif (method, rate) not in whole:
-        run = Run(method, rate, observed.seed, steps)
     else:
-        run = Run(method, rate, observed.seed + 1, steps)
+        seeds = (observed.seed_of(number) for number in itertools.count())
+        run = Run(method, rate, next(seed for seed in seeds if (method, rate, seed) not in whole), steps)
     return Training(run, steps, evaluate_at=(steps,))
 
 

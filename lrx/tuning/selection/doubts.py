@@ -23,10 +23,11 @@ def list_doubts(observed: Observed, certainty: Certainty, method: str, rate: flo
     found = list(_flat_tests(observed))
     found += _edge(observed, method, rate)
     longest = max((each.training.stop for each in observed.runs), default=0)
-    if longest < observed.num_steps:
-        found.append(
-            f"the longest run has {longest:,} of {observed.num_steps:,} steps: the rest of the way was not seen."
-        )
+    stops = [each.training.stop for each in observed.runs if each.training.run[:2] == (method, rate)]
+    own = max(stops, default=longest)
+    if own < observed.num_steps:
+        which = "chosen" if own < longest else "longest"
+        found.append(f"the {which} run has {own:,} of {observed.num_steps:,} steps: the rest of the way was not seen.")
     dropped = [each for each in certainty.rivals if each.length < longest and each.probability > LIKELY]
     if dropped:
         shown = ", ".join(f"{each.method} (after {each.length:,} steps)" for each in dropped[:3])

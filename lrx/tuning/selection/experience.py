@@ -104,8 +104,8 @@ class Experience:
     def extend(self, names: Sequence[str]) -> Experience:
         """Return the experience with methods of which nothing is known, at their default rates.
 
-        Each is expected to be as good as the best of what is known, so that it is tried early, and tells about nothing
-        but itself.
+        Each is expected to be as good as the best of what is known, so that it is tried early, and tells little about
+        others: only by the kernel.
 
         Args:
           names: their names; those that are known are left out.

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import math
 
 import numpy as np
 
 from lrx.tuning.selection.certainty import BETTER
-from lrx.tuning.selection.experience import NEAR, PARTS, Configuration, Experience, Seen, phi, shipped
+from lrx.tuning.selection.experience import NEAR, PARTS, SHOWN, Configuration, Experience, Seen, phi, shipped
 from lrx.tuning.selection.policy import Ask, Certainty, Choice, Observation, Observed, Rival, Run, Scores, Training
 from lrx.tuning.selection.portfolio import PORTFOLIO
 
@@ -25,7 +26,7 @@ AGAIN = 5.0, 3  # least budget, and complete runs, with which a complete run may
 COST_POWER = 0.5  # of the cost of the next part of a run, by which its expected improvement is divided
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class FreezeThaw:
     """Train part after part, each time of the run from which most improvement is expected for its cost.
 
@@ -43,6 +44,12 @@ class FreezeThaw:
     """
 
     experience: Experience | None = None
+
+    def __repr__(self) -> str:
+        """Tell what decides: two policies with equal texts ask for equal runs."""
+        known = shipped() if self.experience is None else self.experience
+        rules = known.to_json(), SHOWN, USED, AGAIN, SEEDS, COST_POWER
+        return f"FreezeThaw(rules={hashlib.sha256(repr(rules).encode()).hexdigest()[:16]})"
 
     @staticmethod
     def can_begin(num_steps: int, budget: float) -> bool:
@@ -85,7 +92,7 @@ class _Race:
         """Return the full runs of a configuration, one for each seed."""
         observed = self.observed
         first = Run(configuration.method, configuration.rate(observed.portfolio), observed.seed, observed.num_steps)
-        return tuple(first._replace(seed=observed.seed + number) for number in range(SEEDS))
+        return tuple(first._replace(seed=observed.seed_of(number)) for number in range(SEEDS))
 
     def _diverged(self, configuration: Configuration) -> bool:
         """Return whether a run of a configuration has diverged."""
@@ -104,7 +111,7 @@ class _Race:
                 best = worth, training
         if best is None:
             return self._choose()
-        title = TITLES[self.steps.index(best[1].stop)]
+        title = TITLES[max(part for part, stop in enumerate(self.steps) if stop == best[1].stop)]
         if best[1].run.seed != self.observed.seed:
             title += " with another seed"
         return Ask(runs=(best[1],), title=title)
@@ -173,10 +180,11 @@ class _Race:
         expected = self.means + self.deviations**2 / 2
         reached = sorted(self.begun, key=lambda each: expected[self.experience.places[each]])
         for each in reached:
-            last = self.latest[self.begun[each]]
-            if last.learnt and not self._diverged(each):
-                return Choice(last.training.run.method, last.training.run.rate, certainty=self._certainty(each))
-        raise ValueError(_nothing(self.observed, [self.latest[run] for run in self.begun.values()]))
+            run = self.begun[each]
+            learnt = any(self.latest[other].learnt for other in self.runs[each] if other in self.latest)
+            if learnt and not self._diverged(each):
+                return Choice(run.method, run.rate, certainty=self._certainty(each))
+        raise ValueError(_nothing(self.observed, list(self.latest.values())))
 
     def _certainty(self, chosen: Configuration) -> Certainty:
         """Return how probable it is that another method is better, by draws of the regrets of all that has begun."""

@@ -29,6 +29,8 @@ from lrx.tuning.initial_loss import is_below
 from lrx.tuning.range_test_result import RangeTest
 from lrx.tuning.selection.portfolio import MIN_RATE, Method
 
+NUM_SEEDS = 2**31  # seeds are below it
+
 
 class Run(NamedTuple):
     """A run; equal ones have equal numbers."""
@@ -200,6 +202,10 @@ class Observed:
     def left(self) -> int:
         """Steps that may still be asked for."""
         return self.allowed - self.spent
+
+    def seed_of(self, number: int) -> int:
+        """Return the seed of a method's run number 0, 1, ... at one rate: from the selection's own on, then from 0."""
+        return (self.seed + number) % NUM_SEEDS
 
     def latest(self) -> dict[Run, Observation]:
         """Return each run with its last observation, in the order in which they were first asked for."""

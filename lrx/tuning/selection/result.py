@@ -6,6 +6,7 @@ import dataclasses
 import html
 import math
 import textwrap
+from collections import Counter
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -103,7 +104,10 @@ class Selection:
         return write_code(self.tx, self.method, shortest(self.rate), self.num_steps)
 
     def __repr__(self) -> str:
-        runs, cost = len(self._by_run()), f"{self.cost:.2f} of {self.budget:g} full runs"
+        runs, cost = (
+            len({(each.method, each.rate, each.seed) for each in self.records}),
+            f"{self.cost:.2f} of {self.budget:g} full runs",
+        )
         return f"Selection({self._named()}, for {self.num_steps:,} steps; the best of {runs} runs, for {cost})"
 
     def __str__(self) -> str:
@@ -136,18 +140,30 @@ class Selection:
         """Return the cells of the heads and of a row for each run."""
         lengths = sorted({each.steps for each in self.records})
         table = [["method", "rate", *(f"{length:,} steps" for length in lengths)]]
+        seeds = self._seeds()
         for (method, rate), values in self._by_run().items():
             shown = f"{rate:.2g}" if self.portfolio[method].has_rate else ""
-            table.append([method, shown, *(_shown(values.get(length)) for length in lengths)])
+            cells = []
+            for length in lengths:
+                count = seeds[method, rate, length]
+                cells.append(_shown(values.get(length)) + (f" ({count})" if count > 1 else ""))
+            table.append([method, shown, *cells])
         return table
+
+    def _seeds(self) -> Counter[tuple[str, float, int]]:
+        """Return how many seeds were evaluated, for each method, rate and length."""
+        evaluated = {(each.method, each.rate, each.steps, each.seed) for each in self.records}
+        return Counter((method, rate, steps) for method, rate, steps, _ in evaluated)
 
     def _statements(self) -> list[tuple[str, str]]:
         """Return what stands below the table: titles and sentences."""
         runs = self._by_run().get((self.method, self.rate))
-        seeds = len({each.seed for each in self.records if (each.method, each.rate) == (self.method, self.rate)})
+        seeds = self._seeds()[self.method, self.rate, max(runs)] if runs else 1
         seen = f", by {self.metric} ({self.mode}) after {max(runs):,} of {self.num_steps:,} steps" if runs else ""
         seen += f", {seeds} seeds" if seeds > 1 else ", one seed"
         found = [("chosen", self._named() + seen + ".")]
+        if max(self._seeds().values(), default=1) > 1:
+            found.append(("table", "a number in brackets is how many seeds a mean is over."))
         found += [("why", reason) for reason in self.reasons]
         if self.certainty is not None and self.records:
             found.append(("sure", self._describe_certainty(self.certainty)))
@@ -197,7 +213,7 @@ class Selection:
 
         def order(values: dict[int, float]) -> tuple[bool, int, float]:
             last = max(values)
-            return not math.isfinite(values[last]), -last, sign * values[last]
+            return not all(map(math.isfinite, values.values())), -last, sign * values[last]
 
         return dict(sorted(runs.items(), key=lambda item: order(item[1])))
 

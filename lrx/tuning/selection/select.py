@@ -65,7 +65,8 @@ def select(
       metric: a result of the workload's `evaluate` to compare by, such as "accuracy"; ("score", "max") if the name does
         not say which is better; by default its "loss", or, if it has none, the training loss of the last tenth of the
         steps.
-      seed: seed of all runs.
+      seed: seed of the first run of each method and rate; with a budget of 5 and more, complete runs may be made again
+        with the next seeds, seed + 1 and seed + 2.
       checkpoint: a folder. The results are kept there after the range tests and after each round, and the same call
         continues with the next round. A call that differs in anything that determines its numbers is refused
         (`lrx.training.identity`).

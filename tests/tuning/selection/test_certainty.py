@@ -89,5 +89,7 @@ def test_one_more_run_goes_to_the_likely_rival_or_to_the_choice() -> None:
     sure = two_rounds(crossing=0.001)
     found = next_run(sure, assess(sure, ADAMW, 0.01), ADAMW, 0.01)
     assert found.run == (ADAMW, 0.01, 1, STEPS), "with another seed, since it was made to the end"
+    two = add(sure, run_of(ADAMW, 0.01, STEPS, 0.2, seed=1))
+    assert next_run(two, assess(two, ADAMW, 0.01), ADAMW, 0.01).run == (ADAMW, 0.01, 2, STEPS)
     short = add(beginning(), run_of(ADAMW, 0.01, 250, 0.5), run_of(ADAMW, 0.01, 500, 0.2))
     assert next_run(short, assess(short, ADAMW, 0.01), ADAMW, 0.01).run == (ADAMW, 0.01, 0, STEPS)

@@ -205,6 +205,33 @@ def test_a_configuration_that_diverges_with_another_seed_is_not_chosen() -> None
     assert all(each.training.run[:2] != unlucky[:2] or each.training.run.seed <= unlucky.seed for each in start.runs)
 
 
+def test_seeds_begin_again_after_the_largest() -> None:
+    losses = {"first": 0.4, "second": 0.3, "third": 0.9}
+    asks, _, _ = play(FreezeThaw(experience(noise=0.5)), losses, observed(8.0, seed=2**31 - 1))
+    assert {each.run.seed for ask in asks for each in ask.runs} == {2**31 - 1, 0, 1}
+
+
+def test_what_has_learnt_with_any_seed_can_be_chosen() -> None:
+    losses = {"first": 0.4, "second": 0.3, "third": 0.9}
+    policy = FreezeThaw(experience(noise=0.5))
+    _, choice, end = play(policy, losses, observed(8.0))
+    seeds = [each.training.run.seed for each in end.runs if each.training.run[:2] == choice[:2]]
+    assert len(set(seeds)) > 1
+    unlucky = [
+        dataclasses.replace(each, final_loss=each.initial_loss) if each.training.run == (*choice[:2], 7, 270) else each
+        for each in end.runs
+    ]
+    assert not all(each.learnt for each in unlucky)
+    again = policy.decide(dataclasses.replace(end, rounds=tuple((each,) for each in unlucky)))
+    assert again[:2] == choice[:2]
+
+
+def test_policies_that_decide_alike_have_equal_texts() -> None:
+    assert repr(FreezeThaw()) == repr(FreezeThaw(shipped()))
+    assert repr(FreezeThaw(experience())) == repr(FreezeThaw(experience()))
+    assert repr(FreezeThaw(experience(noise=0.02))) != repr(FreezeThaw(experience()))
+
+
 @pytest.mark.parametrize(("budget", "first", "second"), [(1.0, 30, 90), (1.5, 30, 90), (2.0, 90, 156), (10.0, 90, 156)])
 def test_the_parts_depend_on_the_budget(budget: float, first: int, second: int) -> None:
     asks, _, _ = play(FreezeThaw(experience()), dict.fromkeys(NAMES, 0.3), observed(budget))
@@ -247,6 +274,7 @@ def test_runs_of_few_steps_have_fewer_parts() -> None:
     start = dataclasses.replace(observed(10.0), num_steps=2)
     asks, _, _ = play(FreezeThaw(experience()), dict.fromkeys(NAMES, 0.3), start)
     assert {each.stop for ask in asks for each in ask.runs} == {1, 2}
+    assert {ask.title for ask in asks if ask.runs[0].stop == 2 and ask.runs[0].run.seed == 7} == {"a full run"}
 
 
 def test_the_end_of_a_run_is_judged_by_the_metric() -> None:

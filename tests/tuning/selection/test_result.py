@@ -41,7 +41,10 @@ def test_the_longest_runs_come_first_and_the_best_of_them_and_diverged_ones_last
 def test_several_seeds_share_a_line_with_their_mean() -> None:
     found = selection()
     found.records.append(RunRecord("first", 0.1, 3, 40, 0.15, 0.15, 40, True, 1))
-    assert str(found).splitlines()[1].split() == ["first", "0.1", "0.9", "0.1"]
+    assert str(found).splitlines()[1].split() == ["first", "0.1", "0.9", "0.1", "(2)"]
+    assert "table: a number in brackets is how many seeds a mean is over." in str(found)
+    found.records.append(RunRecord("first", 0.1, 4, 10, math.inf, math.inf, 10, False, 2))
+    assert str(found).splitlines()[1].split()[0] != "first"  # diverged with a seed, so last
     assert "2 seeds" in str(found)
 
 
