@@ -38,6 +38,7 @@ from lrx.tuning.selection.switch import Branch, switch
 
 LONGEST_LADDER = 200  # steps of a range test, with those that it is continued by
 TIMED_STEPS = 4  # that a step's duration is measured on
+KEPT_TAILS = 32  # stretches of steps whose losses of the initial parameters are kept
 LADDER_PARTS = 4  # of a range test, after each of which it may end
 
 
@@ -105,7 +106,7 @@ class MethodRunner:
         points = max(num_steps, LONGEST_LADDER if self._tested else 0)
         self._family = RunFamily(workload, transformation, points, points)
         self._initial: dict[int, tuple[Any, Any]] = {}  # of the latest seed
-        self._initial_tails: dict[tuple[int, int, int], np.ndarray] = {}  # the latest
+        self._initial_tails: dict[tuple[int, int, int], np.ndarray] = {}  # by seed, start and stop, the latest last
         self._plan: Plan | None = None
         self._compilation: Future[object] | None = None
         longest = max(math.ceil(TAIL * num_steps) + 1, min(points, LONGEST_LADDER))
@@ -173,9 +174,12 @@ class MethodRunner:
         start, stop = (int(steps[0, 0]) for steps in tail_steps(runs))
         if stop <= start:
             return math.nan, 0.0
-        if (seed, start, stop) not in self._initial_tails:  # runs of one round share it
-            self._initial_tails = {(seed, start, stop): self._initial_loss.losses(seed, start, stop)}
-        initial = self._initial_tails[seed, start, stop].astype(np.float64)
+        window = seed, start, stop
+        if window not in self._initial_tails:  # runs that end at one step share it
+            self._initial_tails[window] = self._initial_loss.losses(*window)
+            if len(self._initial_tails) > KEPT_TAILS:
+                del self._initial_tails[next(iter(self._initial_tails))]
+        initial = self._initial_tails[window].astype(np.float64)
         differences = initial - curves(runs)[0, 0, start:stop]
         noise = 2 * float(np.std(differences, ddof=1)) / math.sqrt(len(differences)) if len(differences) > 2 else 0.0
         return float(initial.mean()), noise if math.isfinite(noise) else 0.0

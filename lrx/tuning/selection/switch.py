@@ -4,7 +4,8 @@ To compile each method alone is to compile the gradient of the model again for e
 together. Here the gradient is compiled once, and `jax.lax.switch` chooses between the updates. The states of the
 methods differ in structure, so they share a pool of arrays: a slot for each shape and type, as many as the method with
 the most of them needs. A method whose update does not depend on how the parameters are divided into arrays sees them as
-one vector (`Method.flat`), which compiles in a fraction of the time.
+one vector (`Method.flat`), which compiles in a fraction of the time. All updates leave the switch as vectors, so that
+they are divided into arrays once, not in each branch.
 """
 
 from __future__ import annotations
@@ -124,14 +125,14 @@ def switch(branches: Sequence[Branch], method: jax.Array) -> optax.GradientTrans
             old = state.unpack(place)
             if flat:
                 changes, new = tolerant_update(tx)(gradient_vectors, old, vectors, **_ravel_arguments(extra, params))
-                changes = _unravel(_complete(changes, gradient_vectors), updates)
+                changes = _complete(changes, gradient_vectors)
             else:
                 changes, new = tolerant_update(tx)(updates, old, params, **extra)
-                changes = _complete(changes, updates)
+                changes = _ravel(_complete(changes, updates))
             return changes, _pack(state.pool, state.layouts[place], new, name)
 
         changes, pool = _choose(state.method, [_bind(advance, place) for place in range(len(branches))])
-        return changes, dataclasses.replace(state, pool=tuple(pool))
+        return _unravel(changes, updates), dataclasses.replace(state, pool=tuple(pool))
 
     return optax.GradientTransformationExtraArgs(init, update)
 

@@ -16,6 +16,7 @@ from tuning.selection.methods import SMALL, chosen, late_decay
 import lrx
 from lrx.training import train
 from lrx.tuning import PORTFOLIO, Method, Selection, select
+from lrx.tuning.initial_loss import InitialLoss
 from lrx.tuning.selection.runner import MethodRunner
 from lrx.tuning.selection.selector import Selector
 from lrx.workloads import make_workload
@@ -90,6 +91,19 @@ def test_what_it_will_cost_is_shown_before_it_begins(bracket: Selector, capsys: 
     bracket.run(1.0, 0, progress=True)
     first = capsys.readouterr().out.splitlines()[0]
     assert re.match(r"select, line: at most 1.00 full runs of .* s, .* s, and evaluations of .* s$", first), first
+
+
+def test_runs_that_end_at_one_step_share_the_losses_of_the_initial_parameters(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[int, int, int]] = []
+    losses = InitialLoss.losses
+
+    def count(self: InitialLoss, seed: int, start: int, stop: int) -> Any:
+        asked.append((seed, start, stop))
+        return losses(self, seed, start, stop)
+
+    monkeypatch.setattr(InitialLoss, "losses", count)
+    found = chosen(budget=2)
+    assert len(found.records) > len(asked) == len(set(asked)) > 1
 
 
 def test_a_metric_that_is_nan_is_said_to_be_so() -> None:

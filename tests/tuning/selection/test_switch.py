@@ -80,6 +80,14 @@ def test_methods_that_see_arrays_and_such_that_see_vectors_share_a_pool() -> Non
     assert slots == sorted([(2, 3), (2, 3), (3,), (3,), (9,)])
 
 
+def test_updates_leave_the_switch_as_vectors() -> None:
+    branches = [Branch(make(), name, flat=True) for name, make in FEW.items()]
+    state = jax.eval_shape(switch(branches, jnp.int32(0)).init, PARAMS)
+    update = jax.make_jaxpr(lambda place, state: switch(branches, place).update(PARAMS, state, PARAMS)[0])
+    (chosen,) = [step for step in update(jnp.int32(0), state).eqns if step.primitive.name == "cond"]
+    assert {value.aval.shape for value in chosen.outvars} == {(9,), ()}, "divided into arrays in each branch"
+
+
 def test_parameters_that_are_kept_in_the_state_are_those_after_the_update() -> None:
     few = {"kept": lambda: lrx.master_weights(lrx.sgd(0.1)), "plain": lambda: lrx.sgd(0.1)}
     require_equal_steps([Branch(make(), name) for name, make in few.items()], list(few.values()))
