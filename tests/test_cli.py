@@ -53,7 +53,7 @@ COMMANDS = ("train", "range-test", "select", "plot", "reproduce", "papers", "nam
 @pytest.mark.slow
 def test_the_module_is_the_command_and_its_help_is_as_wide_as_the_terminal(tmp_path):
     environment = os.environ | {"COLUMNS": "50"}
-    command = [sys.executable, "-m", "lrx.cli", "--help"]
+    command = [sys.executable, "-m", "lrx", "--help"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=environment, timeout=120)
     assert done.returncode == 0, done.stderr
     assert "Usage: lrx [OPTIONS] COMMAND" in done.stdout

@@ -1,5 +1,0 @@
-"""`python -m lrx.cli`."""
-
-from lrx.cli import main
-
-main()
