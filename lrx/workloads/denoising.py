@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -34,17 +35,8 @@ def make_denoising_workload(
     def loss(params: Any, images: jax.Array, drawn: jax.Array) -> jax.Array:
         return 0.5 * jnp.mean((network.apply(params, images + noise * drawn) - images) ** 2)
 
-    def measure(params: Any, held_out: Any) -> dict[str, jax.Array]:
-        return {"loss": loss(params, *held_out)}
-
     drawn = np.random.default_rng(0).normal(size=test.shape).astype(np.float32)
-    return Workload.from_functions(
-        lambda params, images, key: loss(params, images, jax.random.normal(key, images.shape)),
-        network.init,
-        Batches(train, batch_size),
-        name=name,
-        evaluate=Evaluation(measure, (test, drawn)),
-    )
+    return _workload(name, network.init, loss, jax.random.normal, train, (test, drawn), batch_size)
 
 
 def make_masked_workload(
@@ -74,17 +66,8 @@ def make_masked_workload(
         found = network.apply(params, jnp.concatenate([images * (1 - is_hidden), is_hidden], axis=1))
         return 0.5 * jnp.sum(is_hidden * (found - images) ** 2) / jnp.maximum(is_hidden.sum(), 1)
 
-    def measure(params: Any, held_out: Any) -> dict[str, jax.Array]:
-        return {"loss": loss(params, *held_out)}
-
     drawn = np.random.default_rng(0).random(size=test.shape).astype(np.float32)
-    return Workload.from_functions(
-        lambda params, images, key: loss(params, images, jax.random.uniform(key, images.shape)),
-        network.init,
-        Batches(train, batch_size),
-        name=name,
-        evaluate=Evaluation(measure, (test, drawn)),
-    )
+    return _workload(name, network.init, loss, jax.random.uniform, train, (test, drawn), batch_size)
 
 
 def make_energy_workload(
@@ -121,13 +104,37 @@ def make_energy_workload(
         slopes = jax.grad(lambda x: energy.apply(params, x).sum())(points + noise * drawn)
         return 0.5 * jnp.mean(jnp.sum((noise * slopes - drawn) ** 2, axis=1))
 
+    return _workload("moons-energy", energy.init, loss, jax.random.normal, train, (test, drawn), batch_size)
+
+
+def _workload(
+    name: str,
+    init: Callable[..., Any],
+    loss: Callable[[Any, jax.Array, jax.Array], jax.Array],
+    draw: Callable[..., jax.Array],
+    train: np.ndarray,
+    held_out: tuple[np.ndarray, np.ndarray],
+    batch_size: int,
+) -> Workload:
+    """Build a workload whose loss is that of points and of numbers drawn for each.
+
+    Args:
+      name: name of the workload.
+      init: key to initial parameters.
+      loss: parameters, points and drawn numbers of their shape to the loss.
+      draw: key and shape to drawn numbers, in each step.
+      train: the points.
+      held_out: the points that are evaluated, and the numbers that are drawn for them.
+      batch_size: points in a minibatch.
+    """
+
     def measure(params: Any, held_out: Any) -> dict[str, jax.Array]:
         return {"loss": loss(params, *held_out)}
 
     return Workload.from_functions(
-        lambda params, points, key: loss(params, points, jax.random.normal(key, points.shape)),
-        energy.init,
+        lambda params, points, key: loss(params, points, draw(key, points.shape)),
+        init,
         Batches(train, batch_size),
-        name="moons-energy",
-        evaluate=Evaluation(measure, (test, drawn)),
+        name=name,
+        evaluate=Evaluation(measure, held_out),
     )
