@@ -44,12 +44,13 @@ SCALES = {
     "demo": Scale(
         "characters from the six before, a perceptron, 100 to 400 steps, 3 seeds",
         "half a minute, 2 CPU cores",
-        Size("n-gram", (100, 200, 400), (0.02, 0.04, 0.08, 0.16), 50),
+        Size("n-gram", (100, 200, 400), (0.01, 0.02, 0.04, 0.08, 0.16), 50),
     ),
     **{scale: hagele_2024.SCALES[scale] for scale in ("cpu", "paper")},
 }
 FREE, POLYAK, PRIMAL, CONSTANT = "Schedule-Free", "Polyak averaging", "primal averaging", "constant"
 BETAS = {FREE: 0.9, POLYAK: 1e-6, PRIMAL: 1.0}  # 0 itself is no average of y
+LOWER = {POLYAK: 5}  # arms whose grids begin lower than that of the schedules, by how many halvings
 LINEAR, COSINE = "linear", "cosine"
 WITHIN = 1.0  # percent of the loss of the schedule that is tuned for a length
 
@@ -60,6 +61,11 @@ def optimizer(label: str, warmup: int, rate: Any) -> optax.GradientTransformatio
     if label == CONSTANT:
         return lrx.adamw(warmed, b2=B2, weight_decay=WEIGHT_DECAY)
     return lrx.schedule_free_adamw(warmed, b1=BETAS[label], b2=B2, weight_decay=WEIGHT_DECAY)
+
+
+def _with_lower(rates: tuple[float, ...], halvings: int) -> tuple[float, ...]:
+    """Return rates behind the lower ones that halving the first one gives."""
+    return tuple(rates[0] / 2**number for number in range(halvings, 0, -1)) + rates
 
 
 def measure(size: Size, job: Job) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -82,7 +88,10 @@ def measure(size: Size, job: Job) -> tuple[dict[str, Any], dict[str, Any]]:
             name=f"{steps} steps",
             strategy=strategy,
         )
-    made = {label: Arm(partial(optimizer, label, warmup), size.rates) for label in (*BETAS, CONSTANT)}
+    made = {
+        label: Arm(partial(optimizer, label, warmup), _with_lower(size.rates, LOWER.get(label, 0)))
+        for label in (*BETAS, CONSTANT)
+    }
     arms = compare(
         workload,
         with_own(made, job),

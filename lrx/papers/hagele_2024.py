@@ -51,12 +51,12 @@ SCALES = {
     "demo": Scale(
         "characters from the six before, a perceptron, 200 to 1,250 steps, 3 seeds",
         "half a minute, 2 CPU cores",
-        Size("n-gram", (200, 500, 1250), (0.01, 0.02, 0.04, 0.08, 0.16), 50),
+        Size("n-gram", (200, 500, 1250), (0.005, 0.01, 0.02, 0.04, 0.08, 0.16), 50),
     ),
     "cpu": Scale(
         "a block of attention of width 32, 250 to 4,000 steps, 3 seeds",
         "half an hour, 1 CPU core",
-        Size("attention", (250, 1000, 4000), (0.001, 0.002, 0.004, 0.008, 0.016), 125),
+        Size("attention", (250, 1000, 4000), (0.002, 0.004, 0.008, 0.016, 0.032, 0.064), 125),
     ),
     "paper": Scale(
         "a transformer of width 128, 1,000 to 16,000 steps, 3 seeds",
