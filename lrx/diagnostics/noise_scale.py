@@ -49,7 +49,7 @@ class NoiseScale:
 
     @property
     def critical_batch_size(self) -> float:
-        """The batch size at which training takes twice the fewest steps and twice the fewest examples: B."""
+        """The batch size at which training takes twice the minimum of steps and twice the minimum of examples: B."""
         return self.noise_scale
 
     def scale_rate(self, learning_rate: float, batch_size: float, *, power: float = 1.0) -> float:

@@ -1,4 +1,4 @@
-"""How much curvature an optimizer bears at the rate that its state shows, and what it divides the gradient by."""
+"""The largest curvature at which an optimizer is stable at the rate of its state, and its preconditioner."""
 
 from __future__ import annotations
 

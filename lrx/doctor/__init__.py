@@ -1,4 +1,4 @@
-"""What trains to explain a run: what is wrong with it, rates compared on one plane, and how far the batch may grow."""
+"""Diagnostics that train: what is wrong with it, rates compared on one plane, and how far the batch may grow."""
 
 from lrx.doctor.batch_branches import CriticalBatchSize
 from lrx.doctor.compare_rates import compare_rates

@@ -11,24 +11,24 @@ from lrx.doctor.finding import Change, Finding, Remedy
 from lrx.doctor.thresholds import Thresholds
 
 CHECKED = {
-    "batch-too-small": "the batch size, against the gradient noise scale after a run in miniature",
-    "batch-too-large": "the batch size, against the gradient noise scale at the beginning and after a run in miniature",
+    "batch-too-small": "the batch size, against the gradient noise scale after a pilot run",
+    "batch-too-large": "the batch size, against the gradient noise scale at the beginning and after a pilot run",
 }
 
 
 @dataclasses.dataclass(frozen=True)
 class BatchEvidence:
-    """The gradient noise at the beginning and after a run in miniature.
+    """The gradient noise at the beginning and after a pilot run.
 
     Attributes:
       batch_size: examples in a minibatch.
       examples: number of examples.
       every: minibatches of one update.
       first: noise scale at the initial parameters, in examples; infinite if |G|^2 is not resolved.
-      later: noise scale after a run in miniature, in examples; infinite if |G|^2 is not resolved.
+      later: noise scale after a pilot run, in examples; infinite if |G|^2 is not resolved.
       first_least: the noise scale that `first` is at least, within two standard errors of |G|^2.
       later_least: the same of `later`.
-      fall: largest fall of the loss in the runs in miniature, relative to its beginning.
+      fall: largest fall of the loss in the pilot runs, relative to its beginning.
     """
 
     batch_size: int
@@ -55,11 +55,11 @@ class BatchEvidence:
 
         Args:
           first: (minibatches, minibatches) each, at the initial parameters.
-          later: the same after a run in miniature.
+          later: the same after a pilot run.
           batch_size: examples in a minibatch.
           examples: number of examples.
           every: minibatches of one update.
-          fall: largest fall of the loss in the runs in miniature, relative to its beginning.
+          fall: largest fall of the loss in the pilot runs, relative to its beginning.
         """
         scales = [_noise_scale(products, batch_size) for products in (first, later)]
         return cls(batch_size, examples, every, scales[0][0], scales[1][0], scales[0][1], scales[1][1], fall)
@@ -85,8 +85,8 @@ def check_batch(seen: BatchEvidence, limits: Thresholds) -> list[Finding]:
 
     A noise scale far above the batch is found in healthy runs too: at the first step if this is near a saddle, where
     the mean gradient is small, and later as the loss comes near its least value. A batch is likely too small only if
-    the noise scale is resolved to be far above it both at first and later, after something has been learnt; a run in
-    miniature that has learnt nothing may still be near the saddle. What is not resolved is a hint.
+    the noise scale is resolved to be far above it both at first and later, after something has been learnt; a
+    pilot run that has learnt nothing may still be near the saddle. What is not resolved is a hint.
     """
     size = seen.batch_size * seen.every
     numbers = {"batch_size": size, "noise_scale_at_first": seen.first, "noise_scale_later": seen.later}
@@ -103,7 +103,7 @@ def check_batch(seen: BatchEvidence, limits: Thresholds) -> list[Finding]:
                 "likely" if throughout else "hint",
                 0.5,
                 f"The gradient noise scale is {seen.first / size:.2g} times the batch at the beginning, and "
-                f"{seen.later / size:.2g} times after a run in miniature: a step follows the noise of its examples.",
+                f"{seen.later / size:.2g} times after a pilot run: a step follows the noise of its examples.",
                 numbers,
                 Remedy(f"Use batches of {wanted} examples, or accumulate gradients.", Change(batch_size=wanted)),
             )
@@ -113,7 +113,7 @@ def check_batch(seen: BatchEvidence, limits: Thresholds) -> list[Finding]:
         return [
             Finding(
                 "batch-too-large",
-                "hint",  # it costs examples, not steps
+                "hint",  # it wastes examples, not steps
                 0.3,
                 f"The gradient noise scale is {max(seen.first, seen.later):.3g} examples, and the batch {size}: most "
                 "examples of a batch add nothing to its gradient.",

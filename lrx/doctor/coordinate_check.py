@@ -99,8 +99,8 @@ def coordinate_check(
 
     Each network is trained for a few steps. With h_t an activation on the first minibatch after t steps, the result
     holds the root mean square of h_t - h_0. In the maximal update parametrization (`lrx.mup_factors`) it does not
-    depend on the width; in the usual one it grows with it under Adam, so that a wider network needs a lower rate. An
-    activation that moves less and less makes a layer that does not learn.
+    depend on the width; in the usual one it grows with it under Adam, so that a wider network needs a lower rate. If an
+    activation moves less, the wider the network, wide layers stop learning.
 
     Args:
       make: `width -> (workload, tx, activations)`, where `activations(params, batch)` returns {name: array}, for

@@ -50,7 +50,7 @@ def critical_batch_size(
     seeds: int | Sequence[int] = 3,
     progress: bool | str | None = None,
 ) -> CriticalBatchSize:
-    """Measure up to which multiple of the batch size a run loses nothing per example, by branches from one state.
+    """Measure the largest multiple of the batch size that keeps the loss per example, by branches from one state.
 
     From a state of a run, a branch for each multiple k continues with batches k times as large, and with the rate times
     sqrt(k) or k. All branches see the same examples in the same order, so that the branch of k makes 1/k of the
@@ -79,8 +79,8 @@ def critical_batch_size(
       updates: updates of the branch of the largest k, at least 1; more if the multiples have a larger common multiple.
       tolerance: the loss may be this much above that of the branch of 1, relative to its magnitude, > 0.
       measure_on: minibatches on which the loss is measured each time, and the noise scale, at least 3.
-      seeds: number of orders of the examples (seeds 0, 1, ...), or the list of seeds. Another than that of the run
-        itself shows the branches other minibatches than it began with.
+      seeds: number of orders of the examples (seeds 0, 1, ...), or the list of seeds. With a seed other than the run's
+        own, the branches see an order of the examples that the run has not seen.
       progress: True shows a bar, or lines without a terminal; None shows a bar on a terminal and nothing elsewhere; a
         string is its title; False shows nothing.
 

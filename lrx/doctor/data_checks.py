@@ -12,7 +12,7 @@ from lrx.doctor.thresholds import Thresholds
 CHECKED = {
     "not-finite-input": "all arrays of the data, and the first losses",
     "loss-is-summed": "the loss of a minibatch, against those of its halves",
-    "labels-are-noise": "a run in miniature, against one whose labels are permuted",
+    "labels-are-noise": "the gradients of minibatches at the initial parameters, against those with permuted labels",
 }
 
 
@@ -101,8 +101,8 @@ def check_data(seen: DataEvidence, limits: Thresholds) -> list[Finding]:
                 "labels-are-noise",
                 "hint",  # a relation may also be too weak, or too sparse, for so few examples
                 0.9,
-                "What the labels add to the gradient of one minibatch says nothing about another: they do not differ "
-                "from labels of other examples.",
+                "Permuting the labels changes the gradients of the minibatches in no common direction: at the initial "
+                "parameters the labels look unrelated to the inputs.",
                 {"score": score, "minibatches": len(seen.label_products)},
                 Remedy(
                     "Check that inputs and labels are in the same order, and look at a few examples with their labels."

@@ -64,11 +64,14 @@ def check_decay(seen: DecayEvidence, limits: Thresholds) -> list[Finding]:
                 "weight-decay-too-strong",
                 "likely",
                 1 - limits.decay_strong / seen.exponent,
-                f"The weight decay shrinks weights by e every {seen.updates / seen.exponent:.3g} updates, "
+                f"The weight decay shrinks weights by a factor of e every {seen.updates / seen.exponent:.3g} updates, "
                 f"{seen.exponent:.3g} times in the run and more than once in an epoch: what an example teaches is "
                 "forgotten before it is seen again.",
                 numbers,
-                Remedy("Lower the weight decay: one shrinkage by e in the run.", Change(weight_decay=wanted)),
+                Remedy(
+                    "Lower the weight decay: let weights shrink by a factor of e in the whole run.",
+                    Change(weight_decay=wanted),
+                ),
             )
         ]
     if seen.exponent < limits.decay_weak:

@@ -111,10 +111,11 @@ def diagnose(
 
     `diagnose(workload, tx, steps=1000)` reads what can be known without training (the schedule against the length of
     the run, the time scale of the weight decay, the data), and trains for at most `budget` of the run: gradients at
-    the initial parameters, and runs in miniature at several rates, each of which goes through the whole schedule in a
-    few steps. If the budget suffices, which it does for 400 steps, one more of them learns a single minibatch by heart,
+    the initial parameters, and pilot runs at several rates, each of which goes through the whole schedule in a few
+    steps. If the budget suffices, which it does for 400 steps, one more of them tries to overfit a single minibatch,
     and the sharpness after one is compared with the limit of the largest rate. `diagnose(history)` looks at the curves
-    of a run; with its workload and its optimizer it looks at these too.
+    of a run, and at its learning rate as a schedule; with its workload and its optimizer it also checks the schedule
+    that was meant, the weight decay and the sharpness at the end.
 
     Args:
       subject: what is to be trained, an `lrx.Workload`; or the `History` of a run.
@@ -244,16 +245,14 @@ def _result(
     return Diagnosis(findings, checked, skipped, subject, steps, used, seconds, plain)
 
 
+_PLANNED = "a run that is planned, diagnose(workload, tx, steps=...)"
 _WHY = {
     "schedule": "since no schedule can be read",
     "decay": "since there is no weight decay",
-    "data": "since this needs a workload",
-    "gradients": "since this needs a workload",
-    "rates": "since this needs a workload",
-    "batch": "since this needs a workload",
+    **dict.fromkeys(("data", "gradients", "rates", "batch"), f"since this needs {_PLANNED}"),
     "history": "since this needs the history of a run",
-    "heart": "since this needs a workload, and a larger budget",
-    "stability": "since this needs a workload, a method whose stability is known, and a larger budget",
+    "heart": f"since this needs {_PLANNED}, and a budget for one more pilot run",
+    "stability": "since this needs a workload, a method whose stability is known, and a budget for it",
     "devices": "since no device holds a copy of another's values",
 }
 

@@ -67,7 +67,7 @@ def _draw_rates(axes: Axes, seen: dict[str, Any]) -> None:
             axes.plot([1], [min(end_loss(branch), top)], "s", color=PALETTE[3], ms=7, label="with a warm-up")
     axes.axhline(seen["initial"], color=LIGHT, lw=1.2, ls="--", label="initial loss")
     axes.set_xscale("log")
-    axes.set(xlabel="factor of the rate", ylabel=f"loss after {seen['steps']} steps", title="Runs in miniature")
+    axes.set(xlabel="factor of the rate", ylabel=f"loss after {seen['steps']} steps", title="Pilot runs")
     axes.legend(frameon=False)
 
 
@@ -109,7 +109,7 @@ def _draw_history(axes: Axes, seen: dict[str, Any]) -> None:
 
 
 def _draw_batch(axes: Axes, seen: dict[str, Any]) -> None:
-    names = ["batch", "noise scale\nat the beginning", "noise scale\nafter a run\nin miniature"]
+    names = ["batch", "noise scale\nat the beginning", "noise scale\nafter a\npilot run"]
     values = np.array([seen["batch_size"] * seen["every"], seen["first"], seen["later"]], float)
     known = np.isfinite(values)
     axes.bar(np.arange(3)[known], values[known], color=[GREEN, BLUE, BLUE][: known.sum()], width=0.5)

@@ -17,7 +17,7 @@ CODES: dict[str, str] = {
     "diverges": "does the loss stay finite and below its beginning?",
     "loss-is-summed": "does the loss grow with the batch size?",
     "labels-are-noise": "do the labels follow from the inputs?",
-    "batch-not-learnt": "can one minibatch be learnt by heart?",
+    "batch-not-learnt": "can a single minibatch be overfitted?",
     "dead-layer": "does every layer have a gradient?",
     "vanishing-gradients": "do gradients reach the first layers?",
     "exploding-gradients": "are gradients of a usual size?",
@@ -99,7 +99,7 @@ class Finding:
     Attributes:
       code: stable name of what is wrong, one of `lrx.doctor.CODES`.
       level: "certain" if it follows from what was read or measured, "likely" if a measurement speaks for it, "hint" if
-        it may be intended or costs nothing.
+        the evidence is weak, if it may be intended, if it costs no steps, or if another finding explains it.
       cost: estimated share of the run that it wastes, from 0 to 1.
       summary: what was found, in a sentence.
       evidence: name to number.

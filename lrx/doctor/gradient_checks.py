@@ -36,7 +36,7 @@ class GradientEvidence:
       norms: norms of what labels add to the gradients of minibatches at the initial parameters; if no labels are
         known, norms of the gradients over the steps of a branch that learns.
       eps: eps of the method; NaN if there is none.
-      update_rms: root mean square of the updates in a run in miniature, mean over its steps.
+      update_rms: root mean square of the updates in a pilot run, mean over its steps.
       update_ratios: the same over the root mean square of the parameters at the end of that run.
     """
 
@@ -240,8 +240,8 @@ def _eps(seen: GradientEvidence, limits: Thresholds) -> Finding | None:
         "eps-too-large",
         "likely",
         min(1.0, 1 - usual / seen.eps) if seen.eps > usual else 0.1,
-        f"eps is {seen.eps:.1g}, and the root mean square of the gradients {usual:.1g}: the step is not normalised, "
-        f"but {usual / (usual + seen.eps):.1g} of its size.",
+        f"eps is {seen.eps:.1g}, and the root mean square of the gradients {usual:.1g}: eps dominates what the "
+        f"gradient is divided by, and steps have {usual / (usual + seen.eps):.1g} of their usual size.",
         {"eps": seen.eps, "gradient_rms": usual, "ratio": seen.eps / usual},
         Remedy("Use a smaller eps.", Change(eps=1e-8)),
     )

@@ -1,4 +1,4 @@
-"""Check that one minibatch can be learnt by heart: what cannot learn this learns nothing."""
+"""Check that a single minibatch can be overfitted: what cannot learn this learns nothing."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ import numpy as np
 from lrx.doctor.finding import Finding, Remedy
 from lrx.doctor.thresholds import Thresholds
 
-CHECKED = {"batch-not-learnt": "a run in miniature on one minibatch, if none of the others learns"}
+CHECKED = {"batch-not-learnt": "a pilot run on one minibatch, if none of the others learns"}
 
 
 @dataclasses.dataclass(frozen=True)
 class HeartEvidence:
-    """A run in miniature on one minibatch.
+    """A pilot run on one minibatch.
 
     Attributes:
-      factor: of the rate, from the runs in miniature: the best one if it learns, otherwise the highest one at which the
+      factor: of the rate, from the pilot runs: the best one if it learns, otherwise the highest one at which the
         loss does not rise.
       losses: of its steps, all on the same minibatch.
-      fall: largest fall of the loss in the other runs in miniature, relative to its beginning.
+      fall: largest fall of the loss in the other pilot runs, relative to its beginning.
       run_steps: length of the run in minibatches.
     """
 
@@ -33,7 +33,7 @@ class HeartEvidence:
 def check_heart(seen: HeartEvidence, limits: Thresholds) -> list[Finding]:
     """Return whether one minibatch cannot be learnt.
 
-    If a run in miniature on changing minibatches learns, updates descend, and one that fails on a single minibatch says
+    If a pilot run on changing minibatches learns, updates descend, and one that fails on a single minibatch says
     something about its rate only. Without other minibatches the loss has no noise, so that a slow fall is seen too: it
     is learnt if the fall, continued through the whole run, is one.
     """
@@ -55,8 +55,9 @@ def check_heart(seen: HeartEvidence, limits: Thresholds) -> list[Finding]:
             f"{losses[0]:.3g} and is never below {least:.3g}. On changing minibatches no rate learns either.",
             numbers,
             Remedy(
-                "Look at the sign of the updates and of the loss (each rate descends once), at stop_gradient and other "
-                "breaks between the parameters and the loss, and at gradients of your own (custom_vjp)."
+                "Look at the sign of the updates and of the loss (an lrx rate already has the minus sign, so it is used "
+                "once), at stop_gradient and other breaks between the parameters and the loss, and at gradients of your "
+                "own (custom_vjp)."
             ),
         )
     ]

@@ -1,4 +1,4 @@
-"""The measurements of a diagnosis before a run: gradients at its beginning, and runs in miniature around its rate."""
+"""The measurements of a diagnosis before a run: gradients at its beginning, and pilot runs around its rate."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ BRANCHES = 3  # of a round
 WIDE = 8.0  # factors of the rate of the first branches, to either side
 NEAR = 2.8  # factors of the second, around the best
 FEWEST = 5  # steps of a branch: fewer show nothing
-ENOUGH = 10  # steps of a branch, for two further probes: the curvature, and a minibatch that is learnt by heart
+ENOUGH = 10  # steps of a branch, for two further probes: the curvature, and a minibatch that is overfitted
 CURVATURE_SHARE = 0.15  # of what branches may take, at most 8 minibatches for each product
 
 
@@ -68,7 +68,7 @@ def plan_probes(steps: int, budget: float) -> Plan:
     allowed = int(budget * steps) - OTHER_STEPS
     minibatches = int(np.clip(CURVATURE_SHARE * allowed / (2 * PRODUCTS), 1, 8))
     for rounds, further in ((2, True), (2, False), (1, False)):
-        branches = rounds * BRANCHES + further  # one more learns a minibatch by heart
+        branches = rounds * BRANCHES + further  # one more tries to overfit a minibatch
         room = allowed - further * 2 * PRODUCTS * minibatches
         number = room // branches
         least = ENOUGH if further else FEWEST
@@ -93,7 +93,7 @@ def measure_run(workload: Workload, parts: OptimizerParts, *, steps: int, budget
     start = probe.start()
     rows = probe.draw(MINIBATCHES)
     first = probe.gradients(start, rows)
-    curve = _miniature(parts, steps, plan.steps)
+    curve = _pilot_rates(parts, steps, plan.steps)
     peak = float(curve.max()) if parts.rebuilt else 1.0
     moved = probe.update_sizes(start, first.largest, peak)
     small = probe.loss_at(start, rows[0], 0.1)
@@ -155,8 +155,8 @@ def measure_run(workload: Workload, parts: OptimizerParts, *, steps: int, budget
     )
 
 
-def _miniature(parts: OptimizerParts, steps: int, number: int) -> np.ndarray:
-    """Return the rates of a run in miniature, (number,): the whole schedule in these steps."""
+def _pilot_rates(parts: OptimizerParts, steps: int, number: int) -> np.ndarray:
+    """Return the rates of a pilot run, (number,): the whole schedule in these steps."""
     if parts.schedule is None or not parts.rebuilt:
         return np.ones(number)
     clock = 1 if parts.counts_minibatches else parts.every

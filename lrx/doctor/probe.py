@@ -1,7 +1,7 @@
 """Short runs and gradients at chosen parameters: the measurements of a diagnosis, each compiled once for a workload.
 
 A branch is a run of a few steps whose rate in each step is an argument, so that one program serves every schedule and
-every rate. Runs in miniature go through the whole schedule in these steps.
+every rate. Pilot runs go through the whole schedule in these steps.
 """
 
 from __future__ import annotations

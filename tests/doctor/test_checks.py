@@ -13,7 +13,7 @@ from lrx.doctor.rate_checks import Branch, RateEvidence
 
 
 def rates(warm, *, own=8.0, low=3.0, highest=40.0, highest_warm=10.0):
-    """Runs in miniature from a loss of 10: at an eighth of the rate, after such steps, at 8 times the rate, and at it.
+    """Pilot runs from a loss of 10: at an eighth of the rate, after such steps, at 8 times the rate, and at it.
 
     At the rate itself the loss first rises to `highest`, and after lower ones to `highest_warm`.
     """
@@ -58,13 +58,13 @@ def test_a_missing_warm_up_explains_a_run_that_diverges():
 
 
 def low_rate(*ends, run_steps):
-    """Runs in miniature of 10 steps from a loss of 10, which end lower and lower at 1, 8, 64 ... times the rate."""
+    """Pilot runs of 10 steps from a loss of 10, which end lower and lower at 1, 8, 64 ... times the rate."""
     branches = [Branch(8.0**place, "scaled", [10.0] * 5 + [end] * 5) for place, end in enumerate(ends)]
     return find({"rates": RateEvidence(branches, 10.0, 10, updates=run_steps, run_steps=run_steps)})
 
 
 def test_a_rate_is_likely_too_low_only_if_the_length_of_the_run_does_not_make_up_for_it():
-    levels = {"likely": 600, "hint": 660}  # 60 and 66 runs in miniature, and the best is at 64 times the rate
+    levels = {"likely": 600, "hint": 660}  # 60 and 66 pilot runs, and the best is at 64 times the rate
     for level, run_steps in levels.items():
         found = low_rate(9.8, 9.5, 3.0, 9.5, run_steps=run_steps)
         assert [(each.code, each.level) for each in found] == [("rate-too-low", level)]

@@ -225,7 +225,7 @@ def test_a_budget_is_divided_into_branches_and_further_probes_if_it_is_large_eno
 def test_a_diagnosis_draws_what_it_has_measured():
     figure = diagnosed(workload(), HEALTHY).plot()
     titles = [axes.get_title() for axes in figure.axes]
-    assert titles == ["Schedule", "Runs in miniature", "Gradients and updates", "Batch and gradient noise"]
+    assert titles == ["Schedule", "Pilot runs", "Gradients and updates", "Batch and gradient noise"]
 
 
 def test_the_data_set_is_not_changed():
@@ -318,7 +318,7 @@ def test_updates_that_ascend_do_not_learn_one_batch_by_heart():
     assert "batch-not-learnt" in diagnosed(workload(ascending), HEALTHY).skipped
 
 
-def test_the_sharpness_after_a_run_in_miniature_is_compared_with_the_limit_of_the_peak():
+def test_the_sharpness_after_a_pilot_run_is_compared_with_the_limit_of_the_peak():
     curvatures = np.tile(np.array([1.0, 10.0], np.float32), (64, 1))
     bowl = lrx.Workload.from_functions(
         lambda w, batch, key: 0.5 * jnp.mean(jnp.sum(batch * w[None, :] ** 2, axis=1)),
