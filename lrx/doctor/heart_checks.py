@@ -55,9 +55,9 @@ def check_heart(seen: HeartEvidence, limits: Thresholds) -> list[Finding]:
             f"{losses[0]:.3g} and is never below {least:.3g}. On changing minibatches no rate learns either.",
             numbers,
             Remedy(
-                "Look at the sign of the updates and of the loss (an lrx rate already has the minus sign, so it is used "
-                "once), at stop_gradient and other breaks between the parameters and the loss, and at gradients of your "
-                "own (custom_vjp)."
+                "Look at the sign of the updates and of the loss (an lrx rate has the minus sign already), at "
+                "stop_gradient and other breaks between the parameters and the loss, and at gradients of your own "
+                "(custom_vjp)."
             ),
         )
     ]

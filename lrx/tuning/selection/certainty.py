@@ -59,7 +59,7 @@ def assess(observed: Observed, method: str, rate: float) -> Certainty:
 
 
 def next_run(observed: Observed, certainty: Certainty, method: str, rate: float) -> Training:
-    """Return what one more full run would be spent on.
+    """Return the full run that would tell most about the choice.
 
     That is the most probable rival. If no rival is probable, or it was made to the end, it is the choice itself; with
     the next seed, which shows how much the seed matters, if it was made to the end too.

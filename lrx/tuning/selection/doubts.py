@@ -7,7 +7,7 @@ import math
 from lrx.tuning.selection.policy import Certainty, Observed
 from lrx.tuning.selection.rates import sees_fall
 
-LIKELY = 0.05  # probability of being better by 1 %, above which a method that was dropped is named
+LIKELY = 0.05  # probability of being better by 1 %, above which a method that was not trained to the end is named
 FEWEST = 2  # rates of a method, at least, of which one lies at an edge
 
 
@@ -32,7 +32,7 @@ def list_doubts(observed: Observed, certainty: Certainty, method: str, rate: flo
     if dropped:
         shown = ", ".join(f"{each.method} (after {each.length:,} steps)" for each in dropped[:3])
         more = f" and {len(dropped) - 3} more" if len(dropped) > 3 else ""
-        found.append(f"short runs tell little here, and these were dropped by them: {shown}{more}.")
+        found.append(f"these were not trained further, and may still be better: {shown}{more}.")
     if math.isnan(certainty.probability):
         found.append("no run was made with two lengths, so how far the order of the table holds is not known.")
     return found

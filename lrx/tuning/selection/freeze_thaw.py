@@ -19,7 +19,7 @@ USED = (  # least budget, and the parts of a run after which it may be stopped w
     (1.5, (NINTH, THIRD, HALF)),
     (2.0, (THIRD, HALF, END)),
 )
-SPREAD = 1.3  # of the regrets of other kinds of tasks, in predicted deviations: so what is 8 % probable happens to 9 %
+SPREAD = 1.3  # of the regrets of other kinds of tasks, in predicted deviations, so that probabilities are calibrated
 DRAWS = 4000  # of the regrets
 SEEDS = 3  # of a configuration, at most
 AGAIN = 5.0, 3  # least budget, and complete runs, with which a complete run may be made again with another seed
@@ -30,14 +30,15 @@ COST_POWER = 0.5  # of the cost of the next part of a run, by which its expected
 class FreezeThaw:
     """Train part after part, each time of the run from which most improvement is expected for its cost.
 
-    All runs are full ones, of which parts are trained: no part is trained twice, and nothing depends on what a schedule
-    would have done in a shorter run. `Experience` predicts from what was seen how every configuration ends, with an
-    uncertainty. With m and s the predicted mean and deviation of phi of a regret, and m* the least mean of all, the
-    expected improvement is E[max(m* - X, 0)] for X normal with m and s. With 5 full runs and more, the next part of a
-    complete run is the first one of the same configuration with another seed, since the best of many single runs is
-    often one that was lucky.
+    Each run has the schedule of its full length, and parts of it are trained: none of them twice, and nothing depends
+    on what a schedule would have done in a shorter run. `Experience` predicts from what was seen how every
+    configuration ends, with an uncertainty. With m and s the predicted mean and deviation of phi of a regret, and m*
+    the least mean of all, the expected improvement is E[max(m* - X, 0)] for X normal with m and s. With 5 full runs and
+    more, the next part of a complete run is the first one of the same configuration with another seed, since the best
+    of many single runs is often one that was lucky.
 
-    How sure the choice is, is told by the joint distribution of all that has begun, with 1.3 times the deviations.
+    The certainty of the choice follows from the joint distribution of all that has begun, with 1.3 times the predicted
+    deviations.
 
     Attributes:
       experience: what is known from other tasks; None for what lrx ships.

@@ -98,7 +98,7 @@ class Choice(NamedTuple):
     rate: float
     reasons: tuple[str, ...] = ()  # sentences
     doubts: tuple[str, ...] = ()  # sentences: what is not known
-    next_run: Training | None = None  # what one more full run would be spent on
+    next_run: Training | None = None  # the full run that would tell most
     certainty: Certainty | None = None  # how sure it is; None to read it from the table
 
 

@@ -65,7 +65,7 @@ class Selection:
       num_steps: length of that run.
       portfolio: the methods that were compared.
       records: one for each run of each round, in the order in which they were made.
-      range_tests: name of the first method that uses a range test, and the test.
+      range_tests: name of the first method that uses a range test, and the last test that was made for it.
       cost: all steps made, range tests included, in full runs of `num_steps`. Evaluations are not counted.
       budget: upper bound of `cost`.
       seconds: time taken, including compilation.
@@ -76,7 +76,8 @@ class Selection:
       certainty: how sure the choice is; None if nothing was compared.
       reasons: sentences: why the choice was made.
       doubts: sentences: what is not known.
-      next_run: what one more full run would be spent on; None if nothing was compared.
+      next_run: the full run that would tell most about the choice: the most probable rival, or another seed of the
+        choice; None if it is not known.
     """
 
     method: str
@@ -163,7 +164,7 @@ class Selection:
         seen += f", {seeds} seeds" if seeds > 1 else ", one seed"
         found = [("chosen", self._named() + seen + ".")]
         if max(self._seeds().values(), default=1) > 1:
-            found.append(("table", "a number in brackets is how many seeds a mean is over."))
+            found.append(("table", "numbers in parentheses count the seeds that were averaged."))
         found += [("why", reason) for reason in self.reasons]
         if self.certainty is not None and self.records:
             found.append(("sure", self._describe_certainty(self.certainty)))
@@ -172,7 +173,7 @@ class Selection:
         if self.next_run is not None:
             run = self.next_run.run
             seed = "" if run.seed == self._seed else f", with seed {run.seed}"
-            found.append(("next", f"one more full run would be spent on {self._named(run.method, run.rate)}{seed}."))
+            found.append(("next", f"one more full run would tell most with {self._named(run.method, run.rate)}{seed}."))
         return found
 
     @property
@@ -187,14 +188,14 @@ class Selection:
         first = certainty.rivals[0]
         text = f"another method of the table is better by 1 % with a probability of {_percent(certainty.probability)}"
         if first.probability >= 0.005:
-            text += f", first of all {self._named(first.method, first.rate)} ({_percent(first.probability)})"
+            text += f", most likely {self._named(first.method, first.rate)} ({_percent(first.probability)})"
         return text + "."
 
     def _describe_cost(self) -> str:
-        tested = sum(len(test.rates) for test in self.range_tests.values()) / self.num_steps
         text = f"{self.cost:.2f} full runs of {self.budget:g} allowed"
         if self.range_tests:
-            text += f", {tested:.2f} of them for {len(self.range_tests)} range test(s)"
+            trained = sum(each.steps_paid for each in self.records) / self.num_steps
+            text += f", {self.cost - trained:.2f} of them for range tests"
         text += f"; {show_seconds(self.seconds)}"
         if math.isfinite(self.run_seconds):
             steps, run = show_seconds(self.cost * self.run_seconds), show_seconds(self.run_seconds)
@@ -218,7 +219,7 @@ class Selection:
         return dict(sorted(runs.items(), key=lambda item: order(item[1])))
 
     def plot(self) -> Figure:
-        """Draw the metric of every run over its length, a band for each round; needs matplotlib."""
+        """Draw the metric of every run over its length, a dotted line where runs were compared; needs matplotlib."""
         from lrx.tuning.figures import selection_curves
 
         return selection_curves(self._by_run(), self.metric, self.mode, (self.method, self.rate))

@@ -39,17 +39,19 @@ def select(
 ) -> Selection:
     """Choose optimizer, schedule or controller, and the rate, for the compute of `budget` full runs.
 
-    What did well on other tasks decides which methods are begun, and at which rates. All runs are full ones, of which
-    most are stopped early. After each part of a run it is predicted how every method at every rate will end, with an
-    uncertainty, and the run goes on from which the largest improvement is expected for its cost. So no step is made
-    twice, and no schedule is judged by a shorter one. The end of a run is judged by the metric, its beginning by the
-    evaluation loss, because accuracy barely separates short runs. A run that has learnt nothing is never chosen: its
-    training loss is not below that of the initial parameters on the same minibatches, by more than the noise of that
+    What did well on other tasks decides which methods are begun, and at which rates. Each run has the schedule of its
+    full length; most are stopped early. After each part of a run it is predicted how every method at every rate will
+    end, with an uncertainty, and the run goes on from which the largest improvement is expected for its cost. So no
+    step is made twice, and no schedule is judged by a shorter one. The end of a run is judged by the metric, its
+    beginning by the evaluation loss, because accuracy barely separates short runs. A run can be chosen only if its
+    training loss is below that of the initial parameters on the same minibatches by more than the noise of the
     difference.
 
-    Methods that are added to `PORTFOLIO` are begun at their default rate. In a portfolio that lacks some of the methods
-    of `PORTFOLIO`, nothing is known beforehand: range tests find which rates to try, and all methods compete in four
-    rounds of increasing length. `examples/guides/which-method.md` has the rules of both.
+    Compared in this way are the 13 methods of `PORTFOLIO` that do best on some of the tasks whose curves are stored,
+    and those that are added to it, which are begun at their default rates. The other six of `PORTFOLIO` compete with
+    `policy=lrx.tuning.selection.bracket.Bracket()`, or in a portfolio that lacks one of the 13, of which nothing is
+    known beforehand: range tests find which rates to try, and all methods compete in four rounds of increasing length.
+    `examples/guides/which-method.md` has the rules of both.
 
     Args:
       workload: the model, its data and its loss.
@@ -61,14 +63,15 @@ def select(
       portfolio: name to `lrx.tuning.Method`, by default `lrx.tuning.PORTFOLIO`; to add a method,
         `lrx.tuning.PORTFOLIO | {"mine": Method(...)}`.
       policy: the rules by which the budget is spent, an object with a method `decide` as
-        `lrx.tuning.selection.policy.Policy` describes it; by default the rounds above.
+        `lrx.tuning.selection.policy.Policy` describes it; by default `FreezeThaw`, for other portfolios `Bracket`, and
+        below their least budgets `Prior`.
       metric: a result of the workload's `evaluate` to compare by, such as "accuracy"; ("score", "max") if the name does
         not say which is better; by default its "loss", or, if it has none, the training loss of the last tenth of the
         steps.
       seed: seed of the first run of each method and rate; with a budget of 5 and more, complete runs may be made again
         with the next seeds, seed + 1 and seed + 2.
-      checkpoint: a folder. The results are kept there after the range tests and after each round, and the same call
-        continues with the next round. A call that differs in anything that determines its numbers is refused
+      checkpoint: a folder. The results are kept there after each request, a part of a run or a round, and the same call
+        continues with the next request. A call that differs in anything that determines its numbers is refused
         (`lrx.training.identity`).
       progress: True shows a bar, or lines without a terminal; None shows a bar on a terminal and nothing elsewhere; a
         string is its title; False shows nothing.

@@ -42,7 +42,7 @@ def test_runs_that_did_not_reach_the_end_and_methods_that_short_runs_dropped_are
     observed = add(observed, run_of(ADAMW, 0.01, 400, 0.3), run_of(SGD, 0.1, 400, 0.6))
     said = doubts(observed)
     assert "the longest run has 400 of 1,000 steps" in said
-    assert "these were dropped by them: dog (after 100 steps)" in said
+    assert "these were not trained further, and may still be better: dog (after 100 steps)" in said
     assert "the chosen run has 400 of 1,000 steps" in doubts(add(observed, run_of(SGD, 0.1, STEPS, 0.5)))
     assert "not known" in doubts(add(beginning(), run_of(ADAMW, 0.01, 9, 0.5), run_of("dog", 1.0, 9, 0.6)))
 

@@ -42,7 +42,7 @@ def test_several_seeds_share_a_line_with_their_mean() -> None:
     found = selection()
     found.records.append(RunRecord("first", 0.1, 3, 40, 0.15, 0.15, 40, True, 1))
     assert str(found).splitlines()[1].split() == ["first", "0.1", "0.9", "0.1", "(2)"]
-    assert "table: a number in brackets is how many seeds a mean is over." in str(found)
+    assert "table: numbers in parentheses count the seeds that were averaged." in str(found)
     found.records.append(RunRecord("first", 0.1, 4, 10, math.inf, math.inf, 10, False, 2))
     assert str(found).splitlines()[1].split()[0] != "first"  # diverged with a seed, so last
     assert "2 seeds" in str(found)
@@ -59,12 +59,12 @@ def test_it_says_how_sure_it_is_what_it_cost_and_what_comes_next() -> None:
         next_run=Training(Run("short", 0.1, 0, 100), 100),
     )
     said = " ".join(str(found).split())
-    assert "another method of the table is better by 1 % with a probability of 25 %, first of all short at 0.1" in said
+    assert "another method of the table is better by 1 % with a probability of 25 %, most likely short at 0.1" in said
     assert "doubt: this is not known." in said
     assert "why: it is the best." in said
     assert "cost: 1.00 full runs of 2 allowed; 1 min 15 s, of which the steps took 40 s (40 s a full run)" in said
     assert "the rest is compilation and 9 evaluations" in said
-    assert "next: one more full run would be spent on short at 0.1." in said
+    assert "next: one more full run would tell most with short at 0.1." in said
     assert str(found).splitlines()[-1] == "tx = lrx.sgd(0.1)"
     assert max(map(len, str(found).splitlines())) <= 88
     unsure = selection(certainty=Certainty(math.nan, rivals, math.nan))

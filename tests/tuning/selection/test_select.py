@@ -79,7 +79,7 @@ def test_the_table_and_the_picture_show_every_run(found: Selection) -> None:
     assert found.certainty is not None
     assert 0 <= found.certainty.probability <= 1
     assert found.run_seconds > 0
-    assert f"cost: {found.cost:.2f} full runs of 3 allowed, 0.10 of them for 1 range test" in " ".join(text.split())
+    assert f"cost: {found.cost:.2f} full runs of 3 allowed, 0.10 of them for range tests" in " ".join(text.split())
     (axes,) = found.plot().axes
     finite = {(each.method, each.rate) for each in found.records if math.isfinite(each.value)}
     drawn = [each for each in axes.get_lines() if each.get_marker() == "o" and len(each.get_xdata())]
