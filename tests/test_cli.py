@@ -280,6 +280,13 @@ def test_a_long_expression_has_a_folder_of_a_short_name_and_of_its_own():
     assert one != other
 
 
+def test_options_that_change_what_is_run_change_its_folder():
+    usual = folder_of_run("digits", "mlp", "select", budget=(3.0, 3.0), metric=(None, None))
+    assert usual.name == "digits-mlp-select"
+    other = folder_of_run("digits", "mlp", "select", budget=(0.5, 3.0), metric=("accuracy", None))
+    assert other.name == "digits-mlp-select-budget-0.5-metric-accuracy"
+
+
 @pytest.mark.slow
 def test_a_run_that_diverges_keeps_its_history(here, tmp_path):
     done = here("train", "--tx", "sgd(1e9)", "--out", "run")
@@ -324,13 +331,13 @@ def test_the_range_test_says_where_to_start_in_a_narrow_terminal_too(here):
 
 @pytest.mark.slow
 def test_select_prints_the_command_that_trains_what_it_has_chosen(here, tmp_path):
-    arguments = ("select", "--steps", "60", "--budget", "0.9", "--metric", "accuracy")
+    arguments = ("select", "--steps", "60", "--budget", "0.9", "--metric", "accuracy", "--batch-size", "32")
     done = here(*arguments)
     assert done.returncode == 0, done.stderr
     assert [os.path.basename(path) for path in written(done)] == ["select.png", "select.txt"]
     assert "the rest of the way was not seen" in " ".join(done.stdout.split())
     command = done.stdout.split("train with it: lrx ")[1].strip()
-    assert command.startswith("train --data digits --model mlp --steps 60 --tx ")
+    assert command.startswith("train --data digits --model mlp --batch-size 32 --steps 60 --tx ")
     assert here(*shlex.split(command), "--out", str(tmp_path / "trained")).returncode == 0
     again = here(*arguments)
     assert "resumed after" in again.stderr

@@ -8,6 +8,7 @@ import re
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from lrx.cli.console import out, refuse
 
@@ -15,17 +16,17 @@ RESULTS = Path("lrx-results")  # of commands without --out
 MOST_NAMED = 60  # characters of an expression in the name of a folder
 
 
-def folder_of_run(data: str, model: str, tx: str, **numbers: tuple[int, int]) -> Path:
+def folder_of_run(data: str, model: str, tx: str, **options: tuple[Any, Any]) -> Path:
     """Return a folder named after what is run in it, so that two runs never share one.
 
     Args:
       data: name of the data set.
       model: name of the model.
       tx: the expression; a long one is cut, and a digest distinguishes it from others.
-      **numbers: name to (value, default); only those that differ from their default are part of the name.
+      **options: name to (value, default); only those that differ from their default are part of the name.
     """
-    changed = [f"{name}-{value}" for name, (value, default) in numbers.items() if value != default]
-    return RESULTS / "-".join([data, model, folder_part(tx), *changed])
+    changed = [f"{name}-{value}" for name, (value, default) in options.items() if value != default]
+    return RESULTS / "-".join([data, model, folder_part(tx), *map(folder_part, changed)])
 
 
 def folder_part(expression: str) -> str:

@@ -6,7 +6,7 @@ from lrx.cli.console import print_entry, wrapped
 
 
 def names() -> None:
-    """List the names that an expression, as of --tx, may call, the data sets and the models; no others are accepted.
+    """List the functions, data sets and models that --tx, --data and --model accept.
 
     \b
     lrx train --tx "chain(clip(1.0), adamw(1e-3))"

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+BATCH_SIZE = 128  # if none is given
+
 DataDir = Annotated[Path | None, typer.Option(help="Folder of the data files; also LRX_DATA_DIR.")]
 Data = Annotated[str, typer.Option(help="A data set that `lrx names` lists; digits needs no files.")]
 Model = Annotated[str, typer.Option(help="A model that `lrx names` lists.")]

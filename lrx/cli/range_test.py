@@ -9,18 +9,20 @@ from rich.table import Table
 
 from lrx.cli.console import out, print_written, wrapped
 from lrx.cli.folders import folder_of_run, require_folder, require_picture
-from lrx.cli.options import BatchSize, Data, DataDir, Model, Picture
+from lrx.cli.options import BATCH_SIZE, BatchSize, Data, DataDir, Model, Picture
+
+MIN_RATE, MAX_RATE, STEPS, LADDER = 1e-7, 10.0, 100, "exponential"  # if no others are given
 
 
 def range_test(
     data: Data = "digits",
     model: Model = "mlp",
     tx: Annotated[str, typer.Option(help="The optimizer, with the word rate in it.")] = "sgd(rate, momentum=0.9)",
-    min_rate: Annotated[float, typer.Option(help="The first rate.")] = 1e-7,
-    max_rate: Annotated[float, typer.Option(help="The last rate.")] = 10.0,
-    steps: Annotated[int, typer.Option(min=6, help="Number of rates.")] = 100,
-    ladder: Annotated[str, typer.Option(help="exponential, linear or doubling.")] = "exponential",
-    batch_size: BatchSize = 128,
+    min_rate: Annotated[float, typer.Option(help="The first rate.")] = MIN_RATE,
+    max_rate: Annotated[float, typer.Option(help="The last rate.")] = MAX_RATE,
+    steps: Annotated[int, typer.Option(min=6, help="Number of rates.")] = STEPS,
+    ladder: Annotated[str, typer.Option(help="exponential, linear or doubling.")] = LADDER,
+    batch_size: BatchSize = BATCH_SIZE,
     seeds: Annotated[int, typer.Option(min=1, help="Number of runs, side by side.")] = 1,
     data_dir: DataDir = None,
     path: Picture = None,
@@ -31,7 +33,10 @@ def range_test(
     lrx range-test --data cifar10 --model resnet8
     lrx range-test --tx "adamw(rate, weight_decay=0.1)"
     """
-    path = path or folder_of_run(data, model, tx, batch=(batch_size, 128)) / "range_test.png"
+    if path is None:
+        ladder_of = {"from": (min_rate, MIN_RATE), "to": (max_rate, MAX_RATE), "rates": (steps, STEPS)}
+        others = {"ladder": (ladder, LADDER), "seeds": (seeds, 1), "batch": (batch_size, BATCH_SIZE)}
+        path = folder_of_run(data, model, tx, **ladder_of, **others) / "range_test.png"
     require_picture(path)
     from lrx import expressions, figures, tuning, workloads
 

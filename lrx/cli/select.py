@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -9,19 +10,25 @@ import typer
 
 from lrx.cli.console import interruptible, out, print_written, refuse
 from lrx.cli.folders import folder_of_run, options_for_other_run, require_folder, set_aside
-from lrx.cli.options import BatchSize, Data, DataDir, Model
+from lrx.cli.options import BATCH_SIZE, BatchSize, Data, DataDir, Model
+
+BUDGET = 3.0  # full runs
 
 
 def select(
     data: Data = "digits",
     model: Model = "mlp",
-    budget: Annotated[float, typer.Option(help="Full runs to spend; a ninth of one at least compares methods.")] = 3.0,
-    epochs: Annotated[int | None, typer.Option(min=1, help="Length of a full run; 10 if no length is given.")] = None,
+    budget: Annotated[
+        float, typer.Option(help="Full runs to spend; with less than a ninth of one, no methods are compared.")
+    ] = BUDGET,
+    epochs: Annotated[
+        int | None, typer.Option(min=1, help="Length of a full run, in epochs; 10 if no length is given.")
+    ] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Length of a full run, in optimizer steps.")] = None,
     metric: Annotated[
         str | None, typer.Option(help="What to compare by, such as accuracy; the evaluation's loss by default.")
     ] = None,
-    batch_size: BatchSize = 128,
+    batch_size: BatchSize = BATCH_SIZE,
     seed: Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Seed of the first run of each method and rate.")] = 0,
     data_dir: DataDir = None,
     folder: Annotated[
@@ -40,7 +47,15 @@ def select(
     """
     if epochs is not None and steps is not None:
         refuse(f"--epochs and --steps must not both be given, got {epochs} and {steps}: one follows from the other.")
-    folder = folder or folder_of_run(data, model, "select", batch=(batch_size, 128), seed=(seed, 0))
+    folder = folder or folder_of_run(
+        *(data, model, "select"),
+        batch=(batch_size, BATCH_SIZE),
+        seed=(seed, 0),
+        budget=(budget, BUDGET),
+        epochs=(epochs, None),
+        steps=(steps, None),
+        metric=(metric, None),
+    )
     require_folder(folder)
     from lrx import figures, tuning, workloads
     from lrx.records import write_atomically
@@ -64,8 +79,10 @@ def select(
     if found.records:
         print_written(figures.save(found.plot(), folder / "select.png"))
     print_written(write_atomically(folder / "select.txt", f"{found}\n"))
+    others = "" if batch_size == BATCH_SIZE else f" --batch-size {batch_size}"
+    others += "" if data_dir is None else f" --data-dir {shlex.quote(str(data_dir))}"
     out.print(
-        f'train with it: lrx train --data {data} --model {model} --steps {found.num_steps} --tx "{found.tx!r}"',
+        f'train with it: lrx train --data {data} --model {model}{others} --steps {found.num_steps} --tx "{found.tx!r}"',
         markup=False,
         highlight=False,
         soft_wrap=True,

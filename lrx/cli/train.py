@@ -12,7 +12,7 @@ import typer
 
 from lrx.cli.console import interruptible, out, print_written, refuse
 from lrx.cli.folders import folder_of_run, options_for_other_run, require_folder, set_aside
-from lrx.cli.options import BatchSize, Data, DataDir, Model
+from lrx.cli.options import BATCH_SIZE, BatchSize, Data, DataDir, Model
 
 if TYPE_CHECKING:
     from lrx.training import History
@@ -24,9 +24,11 @@ def train(
     data: Data = "digits",
     model: Model = "mlp",
     tx: Annotated[str, typer.Option(help="The optimizer: an expression with the names of `lrx names`.")] = "adam(1e-3)",
-    epochs: Annotated[int | None, typer.Option(min=1, help="Length of the run; 10 if no length is given.")] = None,
+    epochs: Annotated[
+        int | None, typer.Option(min=1, help="Length of the run, in epochs; 10 if no length is given.")
+    ] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Length of the run, in optimizer steps.")] = None,
-    batch_size: BatchSize = 128,
+    batch_size: BatchSize = BATCH_SIZE,
     seed: Annotated[
         int, typer.Option(min=0, max=2**31 - 1, help="Seed of the initial parameters and the order of the data.")
     ] = 0,
@@ -35,7 +37,10 @@ def train(
         Path | None, typer.Option("--out", help="Where the run is kept; by default a folder named after what is run.")
     ] = None,
     checkpoint_every: Annotated[
-        int | None, typer.Option(min=1, help="In epochs, or in steps with --steps; by default half a minute.")
+        int | None,
+        typer.Option(
+            min=1, help="Epochs between checkpoints, or steps with --steps; by default they are half a minute apart."
+        ),
     ] = None,
     resume: Annotated[
         bool, typer.Option("--resume/--fresh", help="Resume an earlier run, or move it aside and start from scratch.")
@@ -57,7 +62,7 @@ def train(
         # Read when JAX starts, which the imports below do.
         flags = os.environ.get("XLA_FLAGS", "")
         os.environ["XLA_FLAGS"] = f"{flags} --xla_force_host_platform_device_count={host_devices}".strip()
-    folder = folder or folder_of_run(data, model, tx, batch=(batch_size, 128), seed=(seed, 0))
+    folder = folder or folder_of_run(data, model, tx, batch=(batch_size, BATCH_SIZE), seed=(seed, 0))
     from lrx import expressions, training, workloads
     from lrx.records import stopwatch
 

@@ -48,7 +48,7 @@ def without_grid(tx: optax.GradientTransformation) -> Arm:
 def momentum_with_penalty(
     rate: Any, weight_decay: Any, *, nesterov: bool = False
 ) -> optax.GradientTransformationExtraArgs:
-    """Build momentum of 0.9 with an L2 penalty, by which networks of images are usually trained."""
+    """Build momentum of 0.9 with an L2 penalty, the usual recipe for image classifiers."""
     return optax.chain(optax.add_decayed_weights(weight_decay), lrx.sgd(rate, momentum=0.9, nesterov=nesterov))
 
 
@@ -95,7 +95,7 @@ def compare(
           (seeds, times), and with `with_rates` `rate`, (seeds, points).
 
     Raises:
-      ValueError: if an arm has several rates and diverges with all of them.
+      ValueError: if an arm has several rates and diverges with each of them for at least one seed.
     """
     found = {}
     for label, arm in arms.items():
@@ -142,7 +142,9 @@ def compare_after_trials(
     if not trial_steps:
         return compare(workload, arms, job, num_steps=num_steps, name=name, strategy=strategy)
     alone = dataclasses.replace(job, seeds=job.seeds[:1])
-    tried = compare(workload, arms, alone, num_steps=trial_steps, num_points=10, name="trial", strategy=strategy)
+    tried = compare(
+        workload, arms, alone, num_steps=trial_steps, num_points=10, name=f"{name} trial".strip(), strategy=strategy
+    )
     best = {label: arm._replace(rates=(tried[label]["rates"][tried[label]["best"]],)) for label, arm in arms.items()}
     found = compare(workload, best, job, num_steps=num_steps, name=name, strategy=strategy)
     for label, arm in found.items():
@@ -236,7 +238,7 @@ def summarize_arm(
       with_rates: as in `compare`.
 
     Raises:
-      ValueError: if the arm diverges with every rate of several.
+      ValueError: if there are several rates, and the arm diverges with each of them for at least one seed.
     """
     finite = np.isfinite(swept.final_loss[at])
     reached = np.where(finite, swept.final_loss[at] if metric is None else swept.evaluations[metric][at], np.inf)
@@ -270,7 +272,7 @@ def claim_best_rates_inside_grid(arms: Mapping[str, Mapping[str, Any]]) -> Claim
     """Claim that the best rate of every grid lies inside it, since a better one may lie beyond an end."""
     grids = [arm for arm in arms.values() if len(arm["rates"]) > 1]
     known = sum(0 < arm["best"] < len(arm["rates"]) - 1 for arm in grids)
-    text = "the best rate of every grid is inside of it, so that it is known"
+    text = "every grid of rates has its best rate inside, not at an end"
     return Claim(text, "all", f"{known} of {len(grids)}", known == len(grids))
 
 
