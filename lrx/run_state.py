@@ -116,10 +116,16 @@ def handles_divergence(state: Any) -> bool:
     )
 
 
-def gave_up(state: Any) -> bool:
-    """Return whether a state that handles divergence by itself has ended the run, as after its last rollback."""
+def gave_up(state: Any) -> jax.Array:
+    """Return whether a state that handles divergence by itself has ended the run, as after its last rollback, () bool.
+
+    The state is one after an update, not one that a program has frozen.
+    """
     views = nodes_with(state_of("gave_up", state), "handles_divergence")
-    return any(view.handles_divergence() and has_method(view, "stops") and bool(view.stops()) for view in views)
+    flags = [
+        jnp.asarray(view.stops(), bool) for view in views if view.handles_divergence() and has_method(view, "stops")
+    ]
+    return functools.reduce(jnp.logical_or, flags, jnp.zeros([], bool))
 
 
 def minibatches(state: Any) -> list[tuple[jax.Array, jax.Array | None]]:

@@ -25,6 +25,7 @@ from lrx.training.sampling import keys_of
 from lrx.training.workload import Workload
 
 Arrays = Mapping[str, np.ndarray]
+MOST_EXAMPLES = 2**31 - 1  # of a client
 
 
 class Sent(NamedTuple):
@@ -102,7 +103,7 @@ class ServerRule:
         bound = math.inf if self.max_norm is None else self.max_norm
         if not norm <= bound or not math.isfinite(norm):
             return f"the norm of its change is {norm:.3g}, above max_norm={bound:g}"
-        if not (math.isfinite(sent.examples) and sent.examples > 0):
+        if not 0 < sent.examples <= MOST_EXAMPLES:  # the weights are float32, and one must not stand for all
             return f"its number of examples is {sent.examples:g}"
         if not math.isfinite(sent.loss):
             return "its loss is not finite"

@@ -123,7 +123,7 @@ def make_strategy(
                         raise ValueError(f"it has failed: {reply.error.reason}")
                     self.names[node] = name = f"client {int(reply.content[METRICS]['client'])} (node {node})"
                     sent.append(_read(reply.content, name))
-                except (KeyError, ValueError, TypeError) as error:
+                except (KeyError, ValueError, TypeError, OverflowError) as error:
                     self._refuse([Refused(number, name, str(error))])
             for node in sorted(silent):
                 self._refuse(
@@ -205,7 +205,7 @@ def _read(content: Any, name: str) -> Sent:
 
     Raises:
       KeyError: if something is missing.
-      ValueError: if something is not what it should be; so does TypeError.
+      ValueError: if something is not what it should be; so do TypeError and OverflowError.
     """
     metrics = content[METRICS]
     arrays = {key: np.asarray(array.numpy()) for key, array in content[ARRAYS].items()}

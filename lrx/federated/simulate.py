@@ -28,6 +28,7 @@ from lrx.training.identity import Identity, checksums, optimizer_identity, run_i
 from lrx.training.placement import data_devices, placement
 from lrx.training.program_cache import Cache, Latest
 from lrx.training.progress import reporter, require_progress
+from lrx.training.resuming import require_length
 from lrx.training.sampling import keys_of
 from lrx.training.stream import Stream
 from lrx.training.workload import Workload, require_workload
@@ -98,10 +99,11 @@ def simulate(
       feedback_batches: minibatches of each client in that loss, at least 1.
       dropout: probability, in [0, 1), that a chosen client drops out of the round.
       stragglers: probability, in [0, 1], that a client makes only a random part of its local steps, which counts.
-      max_norm: a change whose norm is larger counts as little as one that is not finite: not at all. None for no bound.
+      max_norm: a change with a larger norm is discarded, as one that is not finite is. None for no bound.
       keep_client_states: whether each client keeps the state of its transformation, whose schedules then count all its
         local steps. It needs memory for the states of all clients.
-      evaluate_every: rounds between evaluations by the workload's `evaluate`; by default only the end is evaluated.
+      evaluate_every: rounds between evaluations by the workload's `evaluate`; by default only the end is evaluated,
+        and the initial parameters.
       seed: seed of the initial parameters (those of `lrx.train`), the choice of clients and their minibatches.
       chunk_size: clients that train side by side on a device; all of its share by default. Fewer need less memory. Of
         convolutional networks on a CPU, 1 is faster.
@@ -116,8 +118,8 @@ def simulate(
 
     Raises:
       ValueError: if an argument is out of its range, the partition names examples that the workload does not have,
-        `client_rate` is missing or too many, the folder holds another run, the arrays lie on a mesh of several
-        processes, or several devices are used within `jax.set_mesh`.
+        `client_rate` is missing, or is given though `client` has a rate, the folder holds another or a longer run, the
+        arrays lie on a mesh of several processes, or several devices are used within `jax.set_mesh`.
       TypeError: if an argument is of the wrong type, or the workload's batches are a stream.
       ImportError: if `checkpoint` is given and orbax is not installed.
 
@@ -214,6 +216,7 @@ def _run(
         if folder.latest() is not None:
             folder.require_same_run(run)
             made, carry, found = folder.restore(carry)
+            require_length(folder, made, num_rounds, "rounds")
             carry = jax.device_put(carry, everywhere)
             record |= {name: list(values) for name, values in found.items()}
     while made < num_rounds:
@@ -237,7 +240,7 @@ def _run(
     }
     carry = _on_one(carry, devices)
     return FederatedHistory(
-        **{name: recorded[name][:num_rounds] for name in Seen._fields},
+        **{name: recorded[name] for name in Seen._fields},
         evaluation_rounds=recorded["evaluation_rounds"],
         evaluations=evaluations,
         params=eval_params(carry.server, carry.params),

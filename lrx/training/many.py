@@ -1,8 +1,9 @@
 """Many runs of one workload side by side: their state, their step and their loop.
 
 Runs differ by hyperparameters and by seed. Runs of the same seed see the same minibatches in the same order, which are
-those of `lrx.train` with that seed. A run whose loss is not finite is frozen at the state before, a run that a
-controller stops is frozen at its last state, and the others continue.
+those of `lrx.train` with that seed. A run whose loss is not finite is frozen at the state before, unless its
+transformation recovers by itself, as `rollback_on_divergence` does; a run that a controller stops is frozen at its last
+state; and the others continue.
 
 Two programs compute the same: "vmap" runs one step of all runs at once, "map" runs all steps of one run, then those of
 the next. `plan.py` compiles them.
@@ -22,7 +23,7 @@ import optax
 
 from lrx.extra_args import tolerant_update
 from lrx.reading import monitor
-from lrx.run_state import can_stop, stopped
+from lrx.run_state import can_stop, gave_up, handles_divergence, stopped
 from lrx.training.checks import initial_shapes, optimizer_key, workload_key
 from lrx.training.equality import Same, UndecidedError, key_of
 from lrx.training.identity import (
@@ -46,9 +47,9 @@ class Runs(NamedTuple):
     memory: Any  # of the family's `watch`
     steps: jax.Array  # int32: steps made
     alive: jax.Array  # bool: whether the run continues; a controller of its own may have ended it too
-    diverged: jax.Array  # bool: whether a loss was not finite, or the family's `watch` has ended it
+    diverged: jax.Array  # bool: whether a loss was not finite for good, or the family's `watch` has ended it
     loss_sums: jax.Array  # (points,) float32: sums of the losses over the steps of each point
-    loss_counts: jax.Array  # (points,) int32: number of losses in each sum
+    loss_counts: jax.Array  # (points,) int32: number of losses in each sum, which are those that are finite
     rate_sums: jax.Array  # (points,) float32: learning rates likewise, NaN if the state holds none; or (0,)
 
 
@@ -172,16 +173,18 @@ class RunFamily:
         update = tolerant_update(self.make_tx(hyper, count))
         state, loss = step(self.workload.loss_fn, update, run.state, batch, key, count)
         value = loss.astype(jnp.float32)
-        finite = jnp.isfinite(value)
+        recovers = handles_divergence(state.opt_state)
+        finite = jnp.isfinite(value) | recovers
         if self.measure is not None:
             value = self.measure(state.params, state.model_state, measured_on, key).astype(jnp.float32)
             finite &= jnp.isfinite(value)
         memory, well = self.watch.update(run.memory, value, count)
         made = run.alive & finite
+        counted = made & jnp.isfinite(value)
         rate_sums = run.rate_sums
         if self.keep_rates:
             rate = monitor(state.opt_state).get("learning_rate", jnp.float32(jnp.nan))
-            rate_sums = rate_sums.at[count // self.steps_per_point].add(jnp.where(made, rate, 0.0))
+            rate_sums = rate_sums.at[count // self.steps_per_point].add(jnp.where(counted, rate, 0.0))
         goes_on = made & well
         if can_stop(state.opt_state):
             goes_on &= ~stopped(state.opt_state)
@@ -194,9 +197,9 @@ class RunFamily:
             memory,
             run.steps + made,
             goes_on,
-            run.diverged | (run.alive & ~(finite & well)),
-            run.loss_sums.at[point].add(jnp.where(made, value, 0.0)),
-            run.loss_counts.at[point].add(made),
+            run.diverged | (run.alive & (~(finite & well) | gave_up(state.opt_state))),
+            run.loss_sums.at[point].add(jnp.where(counted, value, 0.0)),
+            run.loss_counts.at[point].add(counted),
             rate_sums,
         )
 

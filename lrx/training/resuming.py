@@ -140,7 +140,7 @@ def compare_interval(before: int | None, every: int, step: int, total: int) -> t
     return f"evaluate_every is {before} steps there and {every} here", said
 
 
-def require_length(source: CheckpointFolder, step: int, total: int) -> None:
+def require_length(source: CheckpointFolder, step: int, total: int, unit: str = "steps") -> None:
     """Check that a run is at least as long as the checkpoint from which it continues.
 
     Raises:
@@ -148,10 +148,10 @@ def require_length(source: CheckpointFolder, step: int, total: int) -> None:
     """
     if step > total:
         raise OtherRunError(
-            f"checkpoint={str(source.path)!r} holds a run that has made {step:,} steps, got a length of {total:,}: "
+            f"checkpoint={str(source.path)!r} holds a run that has made {step:,} {unit}, got a length of {total:,}: "
             "give at least that, or another folder.",
             source.path,
-            [f"its length is {step:,} steps there and {total:,} here"],
+            [f"its length is {step:,} {unit} there and {total:,} here"],
         )
 
 

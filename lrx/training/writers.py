@@ -23,7 +23,8 @@ def csv_writer(path: str | os.PathLike[str]) -> Callable[[Moment], None]:
 
     The columns are the step, the mean training loss since the row before, the rate, what `lrx.monitor` shows, and
     "evaluation/name" if there was an evaluation at that step. A resumed run appends to its own rows; rows of steps that
-    it repeats are replaced. The file is whole at any time.
+    it repeats are replaced. So give another run another file: rows before its first call would stay. The file is whole
+    at any time.
 
     Args:
       path: the file; its folder is created if it does not exist.
@@ -53,16 +54,17 @@ def csv_writer(path: str | os.PathLike[str]) -> Callable[[Moment], None]:
         nonlocal rows, columns
         if jax.process_index() > 0:
             return
+        is_first = rows is None
         if rows is None:
             rows = [row for row in _rows(path) if int(row["step"]) < moment.step]
             columns = list(rows[0]) if rows else []
         row = {"step": moment.step, **moment.scalars()}
         rows.append(row)
         added = [name for name in row if name not in columns]
-        if added or len(rows) == 1:
+        if added or is_first:  # the file may have rows of steps that are repeated, and one that was interrupted
             columns += added
             _write_whole(path, columns, rows)
-        elif len(rows) > 1:
+        else:
             with open(path, "a", newline="") as file:
                 csv.DictWriter(file, columns, lineterminator="\n").writerow(row)
 
@@ -72,11 +74,11 @@ def csv_writer(path: str | os.PathLike[str]) -> Callable[[Moment], None]:
 def _rows(path: Path) -> list[dict[str, Any]]:
     if not path.exists():
         return []
-    with open(path, newline="") as file:
-        reader = csv.DictReader(file)
-        if reader.fieldnames is not None and "step" not in reader.fieldnames:
-            raise ValueError(f"path must be a file that csv_writer has written, got {str(path)!r}: give another.")
-        return [row for row in reader if row["step"].isdigit()]
+    text = path.read_text()
+    reader = csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1]))  # without a row that was interrupted
+    if reader.fieldnames is not None and "step" not in reader.fieldnames:
+        raise ValueError(f"path must be a file that csv_writer has written, got {str(path)!r}: give another.")
+    return [row for row in reader if row["step"].isdigit()]
 
 
 def _write_whole(path: Path, columns: list[str], rows: list[dict[str, Any]]) -> None:

@@ -78,6 +78,8 @@ BAD: dict[str, tuple[Callable[[], Sent], str]] = {
     "other names": (lambda: sent(arrays={"w": np.zeros(3, np.float32)}), "its arrays are w, not"),
     "nothing": (lambda: sent(arrays={}), "its arrays are none, not"),
     "examples": (lambda: sent(examples=-1.0), "its number of examples is -1"),
+    "more examples than there are": (lambda: sent(examples=1e39), "its number of examples is 1e\\+39"),
+    "endless examples": (lambda: sent(examples=float("inf")), "its number of examples is inf"),
     "loss": (lambda: sent(loss=float("nan")), "its loss is not finite"),
 }
 

@@ -230,6 +230,8 @@ def test_an_interrupted_simulation_continues_bit_for_bit(tmp_path: Path) -> None
     np.testing.assert_array_equal(history.loss, whole.loss)
     np.testing.assert_array_equal(history.evaluations["loss"], whole.evaluations["loss"])
     np.testing.assert_array_equal(history.evaluation_rounds, [0, 2, 4, 6])
+    with pytest.raises(OtherRunError, match="holds a run that has made 6 rounds, got a length of 5"):
+        run(**arguments, num_rounds=5, checkpoint=tmp_path)
     for changed in ({"seed": 1}, {"partition": random_partition(28, 10)}, {"client": lrx.sgd(0.04)}, {"dropout": 0.1}):
         with pytest.raises(OtherRunError, match="holds another run, at round 6"):
             run(**(arguments | changed), checkpoint=tmp_path)

@@ -207,6 +207,17 @@ def test_a_csv_goes_on_where_a_resumed_run_does(tmp_path):
     assert [int(row["step"]) for row in rows(path)] == [3]
 
 
+def test_rows_of_steps_that_a_resumed_run_repeats_are_replaced_at_once(tmp_path):
+    path = tmp_path / "run.csv"
+    train(LINE, ADAM, steps=12, callback=csv_writer(path), callback_every=3)
+    with open(path, "a") as file:
+        file.write("1")  # of a row that was interrupted
+    resumed = csv_writer(path)
+    for step in (5, 8):
+        resumed(types.SimpleNamespace(step=step, scalars=lambda: {"loss": 1.0, "rate": 0.5}))
+        assert [int(row["step"]) for row in rows(path)] == [3, 5, 8][: 2 if step == 5 else 3]
+
+
 class Scalars:
     def __init__(self, folder=None):
         self.folder, self.written, self.flushed = folder, [], 0

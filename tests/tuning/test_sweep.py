@@ -68,6 +68,21 @@ def test_a_member_that_diverges_is_frozen_alone(strategy: str) -> None:
     assert found.best("error") == {"lr": 0.1}
 
 
+def rolled_back(lr: Any, most: Any) -> Any:
+    return lrx.rollback_on_divergence(lrx.sgd(lr), factor=1e-8, max_rollbacks=most)
+
+
+@pytest.mark.parametrize("strategy", ["vmap", "map"])
+def test_a_member_that_recovers_from_a_loss_that_is_not_finite_goes_on(strategy: str) -> None:
+    space = {"lr": [0.3, 1e30], "most": [1, 20]}
+    found = swept(tx=rolled_back, space=space, num_steps=40, execution=Execution(strategy))
+    history = train(LINE, rolled_back(1e30, 20), steps=40, seed=1)
+    assert not np.isfinite(history.loss).all()
+    assert int(history.opt_state.rollbacks) > 1
+    np.testing.assert_allclose(found.final_loss[1, 1, 1], history.loss[-4:].mean(), rtol=1e-4)
+    np.testing.assert_array_equal(np.isfinite(found.final_loss).all(axis=-1), [[True, True], [False, True]])
+
+
 @pytest.mark.slow
 def test_rates_betas_decays_and_durations_can_be_swept() -> None:
     def tx(lr: Any, b1: Any, weight_decay: Any, warmup_steps: Any) -> Any:
