@@ -175,12 +175,12 @@ def set_learning_rate(state: Any, value: jax.typing.ArrayLike, group: Hashable |
     """Set the learning rate by hand, in the middle of a run.
 
     The state keeps a factor under which the latest update would have used `value`; it replaces a factor that was set
-    before. A constant rate is `value` from now on, and so is the first rate before the first update. A schedule
-    continues in proportion: with r_t the schedule, the next update uses `value r_{t+1} / r_t`, because a state does not
-    hold the schedule and so does not know its next rate. To make the next rate `value`, set `value * r_t / r_{t+1}`,
-    with `r_t = schedule(n - 1)`, `r_{t+1} = schedule(n)` and `n = lrx.update_count(state)`. To change to another
-    schedule, pass this state to the transformation with that schedule: constant and scheduled rates have the same
-    state.
+    before. A constant rate is `value` from now on, and so is the first rate before the first update; but `dog` and
+    `dowg` have no estimate of the rate by then, so that `value` is its multiple gamma. A schedule continues in
+    proportion: with r_t the schedule, the next update uses `value r_{t+1} / r_t`, because a state does not hold the
+    schedule and so does not know its next rate. To make the next rate `value`, set `value * r_t / r_{t+1}`, with `r_t =
+    schedule(n - 1)`, `r_{t+1} = schedule(n)` and `n = lrx.update_count(state)`. To change to another schedule, pass
+    this state to the transformation with that schedule: constant and scheduled rates have the same state.
 
     Args:
       state: an optimizer state.

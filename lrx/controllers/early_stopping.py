@@ -105,10 +105,12 @@ def early_stopping(
       ValueError: if an argument is out of its range, or `update` gets no `value`.
 
     Differs from the source:
-      The means by noise are ours; with `accumulation_size=1` the rule is the source's.
+      The means by noise are ours. Patience counts as in PyTorch's schedulers: the callbacks of Keras and PyTorch
+      Lightning stop one loss earlier, so their `patience=5` is 4 here. They stop at a loss that is not finite, or count
+      it; here it is ignored.
 
     Source:
-      L. Prechelt, "Early Stopping - But When?", 1998; the rule is that of Keras' and PyTorch Lightning's callbacks.
+      L. Prechelt, "Early Stopping - But When?", 1998; the rule of the callbacks of Keras and Lightning.
 
     Example:
       >>> import lrx, jax.numpy as jnp

@@ -65,9 +65,8 @@ def greedy(
 
     Losses that come with every update are averaged, as many as their noise requires (see `reduce_on_plateau`), at most
     20 to a mean, or a fiftieth of the losses so far, so that a healthy run of noisy minibatches does not look stalled.
-    Without noise, and if a loss is observed after several updates, each is a mean by itself. From the 24th turn in a
-    row on, so is each
-    loss: such an oscillation, at a rate that was raised too far, is not noise.
+    Without noise, and if a loss is observed after several updates, each is a mean by itself. After 24 reversals in a
+    row so is each loss: an oscillation that regular comes from a rate that was raised too far, not from noise.
 
     Args:
       factor: F, the ratio of a change of the rate, in (0, 1), dimensionless; may be traced.

@@ -1,6 +1,6 @@
 """Reduce the rate when the loss has stopped improving.
 
-This is the rule of Keras and PyTorch, as a factor that multiplies any schedule.
+This is the rule of PyTorch, as a factor that multiplies any schedule.
 """
 
 from __future__ import annotations
@@ -120,7 +120,8 @@ def reduce_on_plateau(
     Differs from the source:
       Optax compares with `(1 - rtol) v*`, which is easier to reach for negative losses, and with patience 0 also
       reduces after an improvement; here patience counts as in PyTorch. The means by noise are ours; for losses that are
-      observed once an epoch, and with `accumulation_size=1`, the decisions are those of PyTorch.
+      observed once an epoch, and with `accumulation_size=1`, the decisions are those of PyTorch. Keras reduces one loss
+      earlier, so its `patience=3` is 2 here, and its `min_delta` is `atol`, with `rtol=0`.
 
     Source:
       No paper; the rule of `ReduceLROnPlateau` in Keras and PyTorch with the argument names of optax.contrib.

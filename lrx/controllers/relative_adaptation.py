@@ -68,10 +68,11 @@ def relative_adaptation(
     feedback: str = "value",
     start_after: ArrayLike = 0,
 ) -> Controller:
-    """Adapt the rate to the relative change of the loss, so that no rate has to be tuned.
+    """Adapt the rate to the relative change of the loss.
 
-    `constant(1.0) * relative_adaptation()` is a rate that needs no tuning. From starting rates between 1e-6 and 1,
-    plain gradient descent reaches accuracies within two points of one another. Let l_t be the running mean of the loss,
+    `constant(1.0) * relative_adaptation()` is a rate without a value to choose. The starting rate still matters: in the
+    reproduction of the source, test errors of plain gradient descent from rates between 1e-6 and 1 differ by 15 points.
+    Let l_t be the running mean of the loss,
     and l* the lowest such mean, which moves toward a higher mean by a twentieth of the difference at each step. The
     relative change is `rho_t = (l_t - l*) / |l*|`, and sigma_t is its standard deviation due to the noise of single
     losses. After the first twenty losses:

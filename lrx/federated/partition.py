@@ -18,20 +18,20 @@ DRAWS = 100  # of a Dirichlet partition, until every client has enough examples
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Partition:
-    """The examples of each client, as numbers of examples of a data set.
+    """The examples of each client, as indices of examples of a data set.
 
     Args:
-      clients: for each client an array of the numbers of its examples, each at least one; an example may belong to
+      clients: for each client an array of the indices of its examples, at least one; an example may belong to
         several clients, or to none.
 
     Attributes:
-      indices: (clients, most examples of a client) int32, the numbers of the examples, filled up with the client's
+      indices: (clients, most examples of a client) int32, the indices of the examples, filled up with the client's
         first one.
       sizes: (clients,) int32, the number of examples of each client.
 
     Raises:
       ValueError: if there is no client, or if one has no examples.
-      TypeError: if a client's numbers are not whole numbers.
+      TypeError: if a client's indices are not whole numbers.
 
     Example:
       >>> from lrx.federated import Partition
@@ -107,7 +107,7 @@ def random_partition(num_examples: int, num_clients: int, *, seed: int = 0) -> P
 
     Args:
       num_examples: number of examples.
-      num_clients: number of clients, at most as many.
+      num_clients: number of clients, at most `num_examples`.
       seed: seed of the order.
 
     Raises:

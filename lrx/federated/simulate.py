@@ -360,7 +360,7 @@ def _require(
     if not isinstance(partition, Partition):
         raise TypeError(
             f"partition must be a Partition, got {type(partition).__name__}: lrx.federated.random_partition(examples, "
-            "clients), or Partition(lists of numbers of examples)."
+            "clients), or Partition(lists of indices of examples)."
         )
     if not all(
         leaf.is_fully_addressable for leaf in jax.tree.leaves(workload.batches.arrays) if isinstance(leaf, jax.Array)

@@ -39,8 +39,7 @@ def scale_by_momentum(
     """Replace the gradient by a decaying sum of gradients.
 
     The direction is `u_t = beta u_{t-1} + g_t`, or `g_t + beta u_t` with `nesterov=True`. In a chain, a rate comes
-    after
-    it: this is the core of `sgd(momentum=...)`.
+    after it: this is the core of `sgd(momentum=...)`.
 
     Args:
       momentum: beta, in [0, 1), dimensionless: a float or a `Schedule`; may be traced.

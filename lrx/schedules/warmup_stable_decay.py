@@ -26,10 +26,10 @@ def warmup_stable_decay(
     """Ramp up, keep the peak for most of the run, and cool down at its end: WSD.
 
     The rate is `alpha* t / W` for t < W, `alpha*` for S more steps, and then, with u the fraction of the D decay steps
-    that has passed, `alpha_end + (alpha* - alpha_end) f(u)`, where f is `1 - u` for "linear",
-    `(1 + cos(pi u)) / 2` for "cosine" and `1 - sqrt(u)` for "sqrt"; for "exponential" it is
-    `alpha* (alpha_end / alpha*)^u`. A cool-down over a fifth of the run does as well as a cosine over all of it, and
-    "sqrt" a little better.
+    that has passed, `alpha_end + (alpha* - alpha_end) f(u)`, where f is `1 - u` for "linear", `(1 + cos(pi u)) / 2` for
+    "cosine" and `1 - sqrt(u)` for "sqrt"; for "exponential" it is `alpha* (alpha_end / alpha*)^u`. In the source, a
+    cool-down over a fifth of the run does about as well as a cosine over all of it, and "sqrt" a little better than
+    "linear".
 
     Args:
       peak_value: alpha*, >= 0, and > 0 for "exponential"; may be traced.

@@ -99,8 +99,8 @@ class Batches:
         Args:
           minibatches: an iterable of pytrees of arrays that have the same structure, shapes and types; or one array, or
             a tuple or dict of arrays, whose leading axis counts minibatches.
-          num_batches: number of minibatches to take from the iterable, at least 1; all of them by default, which an
-            endless iterable needs a number for. Of arrays all are taken.
+          num_batches: number of minibatches to take from the iterable, at least 1; all of them by default; required for
+            an endless iterable. Of arrays all are taken.
 
         Returns:
           A `Batches` that is not shuffled, with an epoch of as many steps as there are minibatches.

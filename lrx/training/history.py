@@ -43,8 +43,8 @@ class History:
       rate: (steps,) float32, the learning rate of each update; NaN if the optimizer's state holds no rate, or one
         for each of several groups (then they are in `metrics`).
       metrics: name to (steps,) array, what `lrx.monitor` finds in the optimizer's state after each update.
-      evaluations: name to (k,) float32, what the workload's `evaluate` returned, at `lrx.eval_params(opt_state,
-      params)`.
+      evaluations: name to (k,) float32, what the workload's `evaluate` returned, at the parameters that
+        `lrx.eval_params(opt_state, params)` returns.
       evaluation_steps: (k,) int32, the number of completed steps at each evaluation.
       params: the final parameters.
       model_state: the final model state, () if the model has none.

@@ -97,8 +97,9 @@ def train(
       callback: called between two segments with a `lrx.training.Moment`: `step`, `loss`, `rate`, `metrics` and
         `evaluations` as numbers, and on demand `params`, `model_state` and `opt_state`. It returns None; or an
         `opt_state` of the same structure to continue with, such as `lrx.set_learning_rate(moment.opt_state, 1e-4)`; or
-        `lrx.STOP`, which ends the run as its last step would. A sequence of callbacks is allowed. `lrx.training` has
-        `csv_writer`, `tensorboard_writer` and `wandb_writer`. Calling callbacks does not change the numbers of a run.
+        `lrx.STOP`, which ends the run with an evaluation and a checkpoint. A sequence of callbacks is allowed.
+        `lrx.training` has `csv_writer`, `tensorboard_writer` and `wandb_writer`. Calling callbacks does not change the
+        numbers of a run.
       callback_every: interval of calls, in the unit of `evaluate_every`; by default about a second, at steps that
         depend on the machine. Callbacks are also called at each evaluation and at the end. A callback with an attribute
         `every` is called at multiples of that many steps and at the end, whatever this is.

@@ -46,7 +46,7 @@ class Stream(Batches):
     def arrays(self) -> Any:
         """Raise an error: there are no arrays of all minibatches."""
         raise ValueError(
-            f"batches must be arrays here, got {self!r}, which train and range_test alone take: give as many "
+            f"batches must be arrays here, got {self!r}, which train, range_test and diagnose alone take: give as many "
             "minibatches as fit into memory, workload.batches.take(100)."
         )
 
