@@ -13,6 +13,7 @@ and a rate that ends at 0 gives the last updates little weight, so that it avera
 
 Measured at the cpu scale, all claims hold: the schedules that end at 10 % are 1.4 and 1.6 % above linear decay to 0
 after 4,000 steps, and no worse than it after 250. Linear and cosine decay to 0 differ by less than the seeds do.
+At the demo scale cosine to 10 % is better at all lengths, by 1.1 % after 200 steps and 0.1 % after 3,200.
 
 Differs from the source: models and lengths are smaller by orders of magnitude. In published logs of a model of 124M
 parameters (F. Schaipp et al., 2025, arXiv:2501.18965; peak 1e-3) cosine decay to 10 % ends 0.0067 nats above cosine

@@ -6,10 +6,10 @@ initial value; 84.96 % on CIFAR-10. The formula was not available to us. What is
 same idea, `lrx.relative_adaptation`, so nothing below is a verdict on LRT-RA itself: only its claim, that the rate at
 the start does not matter, is checked.
 
-Measured at the demo scale, the search from low rates ends as soon as the loss has fallen by a tenth, near 0.02, a tenth
-of the best rate, or lower with one seed of three; 600 steps are too few to creep up from there. At the cpu scale rates
-from all starts meet at 1.6 to 3.5 and do not fall again; the best constant rate is 1, and errors are 4 to 12 points
-above its error.
+Measured at the demo scale, the search from low rates ends as soon as the loss has fallen by a tenth, near 0.02, or
+lower with one seed of three, where the best constant rate is 1, the highest that was tried; 600 steps are too few to
+creep up from there. At the cpu scale rates from all starts end at 1.6 to 3.5, above the best constant rate, 1, the
+highest that was tried, and errors are 4 to 12 points above its error.
 
     lrx reproduce biswas_2025                 digits, a perceptron, 600 steps, starting rates 1e-6 to 1, 3 seeds
     lrx reproduce biswas_2025 --scale cpu     CIFAR-10 of 8 x 8 pixels, two convolutions, 3,000 steps, 3 seeds

@@ -1,4 +1,4 @@
-"""The step decay schedule: for the final iterate, halving the rate beats any polynomial decay.
+"""The step decay schedule: for the final iterate, halving the rate beats polynomial decay on ill-conditioned problems.
 
 R. Ge, S. M. Kakade, R. Kidambi, P. Netrapalli, "The Step Decay Schedule: A Near Optimal, Geometrically Decaying
 Learning Rate Procedure For Least Squares", NeurIPS 2019, arXiv:1904.12838. Streaming least squares: each step sees a
@@ -19,6 +19,9 @@ and x* = (1, ..., 1). While lambda eta L is large, a coordinate forgets its nois
 added: over all phases this leaves a risk of about 0.09 log2(T) sigma^2 / T for each. The expected risk is known exactly
 (`lrx.workloads.least_squares_stream`), and is drawn and compared too. The initial point is forgotten after about
 tr H / mu steps, about 7,000 for kappa = 1000, so a much smaller T says nothing about that condition number.
+
+At kappa = 10 the best 1 / t ends 1.7 times lower than step decay; at 100 and 1000 step decay ends 1.7 and 4 times lower
+than the best polynomial. The best eta_0 is mostly the largest of the grid, 1.5 / tr H; at 2 / tr H runs diverge.
 
     lrx reproduce ge_2019                         T = 3 x 10^4, 5 seeds of 1 run: 40 s on 2 CPU cores
     lrx reproduce ge_2019 --scale cpu             T = 10^5, 5 seeds of 4 runs: 2 minutes
@@ -184,7 +187,7 @@ def claims(result: Result) -> list[Claim]:
         f"the best polynomial's final risk over step decay's: this ratio at kappa = {CONDITIONS[-1]} over that at "
         f"{CONDITIONS[0]}, above 2"
     )
-    found.append(Claim.of_values(text, "> 2", high / low, 2.0))
+    found.append(Claim.of_values(text, "100 if of order kappa", high / low, 2.0))
     text = f"kappa = {CONDITIONS[-1]}: the best polynomial's final risk over step decay's, above 1"
     found.append(Claim.of_values(text, "> 1", high, 1.0))
     for name in SCHEDULES:

@@ -19,7 +19,7 @@ paper. With shortcuts they train, but are not better than 8, which fit these ima
 points of error. The warm-up is 12 points of training error ahead when it ends, after 10 or 20 steps, and then loses
 its lead: at the full rate the error falls more slowly, and one of three seeds does not recover.
 
-At the cpu scale 20 layers with shortcuts are 2 points better than 8, and without them 5 points worse. 56 layers need
+At the cpu scale 20 layers with shortcuts are 2 points better than 8, and without them 4 points worse. 56 layers need
 the warm-up, far more than in the paper: with it they end at 51 % test error, without at 59 %, where 8 layers end at
 51 %. After these few epochs the drops lower the training loss by 6 and 1 % only, and a constant rate ends 1.6 points
 lower.

@@ -2,12 +2,13 @@
 
 M. Henheik, T. Eimer, M. Lindauer, "Revisiting Learning Rate Control", AutoML 2025, arXiv:2507.01724: a default rate, a
 tuned one, cosine restarts, and methods that need no rate, each on logistic regressions of tables, on images, and on
-language. The best method differs between tasks; the methods that need no rate do well on images, and badly on tables.
+language. The best method differs between tasks. Of the methods that need no rate, Prodigy is first or second of eight
+on images and seventh on tables, COCOB third on tables and last on CIFAR-10.
 
     lrx reproduce henheik_2025                 a table and a task of images of lrx.workloads.suite, 3 seeds
     lrx reproduce henheik_2025 --scale cpu     a task of each of 15 kinds, with lrx.select beside
 
-Measured at the cpu scale, no method is best on more than 5 of 15 tasks. Tuned Adam is within 1 % of the best in the
+Measured at the cpu scale, no method is best on more than 6 of 15 tasks. Tuned Adam is within 1 % of the best in the
 median, its default 11 %; Prodigy is third on images as on tables, and DoWG the last of all. Methods that need no rate
 are not better on images than on tables here.
 
@@ -208,7 +209,7 @@ def claims(result: Result) -> list[Claim]:
     if tasks_of(result, IMAGES) and tasks_of(result, TABLES):
         largest = {group: max(gap(label, group).mean() for label in METHODS) for group in GROUPS}
         text = "the largest mean gap of a method: images over tables, at most 1"
-        found.append(Claim.of_values(text, "1.2 over 46", largest[IMAGES] / largest[TABLES], high=1.0))
+        found.append(Claim.of_values(text, "11 over 46", largest[IMAGES] / largest[TABLES], high=1.0))
     return found
 
 

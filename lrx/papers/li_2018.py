@@ -22,8 +22,9 @@ twice as sharp, its error the same. In a first trial 300 steps left 32 layers, a
 1.3 nats, and seven of the nine claims held; 20 layers, a tenth and 500 steps were then chosen, for their time.
 
 At the cpu scale 56 layers without shortcuts do not learn at all (an error of 90 %), so that their plane is flat where
-they end. As in the paper, small rates end in sharper minima, 2.7 times with weight decay, and weight decay deceives
-without the normalization. Sharpness and error do not go together there either.
+they end; the claims on its convexity and on their error hold for that reason alone. As in the paper, small rates end in
+sharper minima, 2.7 times with weight decay, and weight decay deceives without the normalization. Sharpness and error do
+not go together there either.
 
 Differs from the source: small networks and short runs, with a weight decay that is as much larger; in place of large
 batches a small rate, whose noise is as small; figure 2 has random directions, all of one length, in place of the line

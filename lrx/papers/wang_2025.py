@@ -164,7 +164,7 @@ def claims(result: Result) -> list[Claim]:
         0 < int(np.argmin(result.array("sizes", n, "error").mean(axis=1))) < len(result.curves["decays"]) - 1
         for n in numbers
     )
-    text = "the best decay of every size is inside of the grid, so that it is known"
+    text = "every size has its best decay inside the grid, not at an end"
     return [*found, Claim(text, "all", f"{inside} of {len(numbers)}", inside == len(numbers))]
 
 

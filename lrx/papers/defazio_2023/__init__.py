@@ -25,9 +25,9 @@ rate should have a tenth more errors than any of the three: about a point on CIF
 errors of about 10 %; MNIST has too few errors for a whole point. Training losses within a tenth of each other match.
 
 A rise counts as a warm-up if it ends before half of the run. On these tasks the norms keep falling, so the refined
-schedules rise for longer and fall later than linear decay: the theory predicts that, but the paper saw otherwise on
-larger tasks. The digits are memorized, and the noise falls with the norms, so a constant rate reaches the lowest
-training loss there.
+schedules of the perceptrons rise past half of the run, and all fall later than linear decay: the theory predicts that,
+but the paper saw otherwise on larger tasks. The digits are memorized, and the noise falls with the norms, so a constant
+rate reaches the lowest training loss there.
 
 Differs from the source: other tasks and fewer epochs (its own network for CIFAR-10 is a wide residual one), no warm-up
 before any schedule, and no weight decay except for ResNet-20. Step decay divides by ten after 30, 60 and 90 % of the
