@@ -188,6 +188,15 @@ def span(result: Result, name: str, kind: str) -> float:
     return max(found) - min(found)
 
 
+def at_end(result: Result, name: str, kind: str) -> bool:
+    """Return whether the best rate of some width is at an end of the grid, so that a better one may lie beyond."""
+    widths = result.settings[name]["widths"]
+    return any(
+        best_place(result.array(name, kind, str(width))) in (0, len(result.array(name, kind, str(width))) - 1)
+        for width in widths
+    )
+
+
 def loss_at_base_rate(result: Result, name: str, kind: str) -> list[float]:
     """Return for each width the mean loss at the rate that is best at the smallest width."""
     settings = result.settings[name]
@@ -198,10 +207,12 @@ def loss_at_base_rate(result: Result, name: str, kind: str) -> list[float]:
 def verdict(result: Result, name: str) -> str:
     """Return in one sentence whether the best rate is flat with muP and drifts without."""
     standard, scaled = (2 ** span(result, name, kind) for kind in KINDS)
-    flat = "within" if scaled <= FLAT + ROUNDING else "by more than"
+    flat = f"{'within' if scaled <= FLAT + ROUNDING else 'by more than'} a factor of {FLAT:g}"
+    least, more = ("at least " if at_end(result, name, kind) else "" for kind in KINDS)
+    flat = "to an end of the grid" if more else flat
     return (
-        f"Over the widths the best rate moves by a factor of {scaled:.2g} with muP, {flat} a factor of {FLAT:g}, and "
-        f"of {standard:.2g} without."
+        f"Over the widths the best rate moves by a factor of {more}{scaled:.2g} with muP, {flat}, and of "
+        f"{least}{standard:.2g} without."
     )
 
 

@@ -173,10 +173,11 @@ def page(result: Result, heading: str) -> str:
     lines = [f"# {heading}", ""]
     lines += [
         f"{methods} methods, each started from {len(rates)} rates between {min(rates):g} and {max(rates):g}. The table "
-        "shows the best test accuracy (%) over these rates and, in brackets, the decades of rates that come within 2 "
-        "points of it. A run that was not finite (†) counts as guessing. Controllers multiply the rate of SGD with "
-        "momentum, `cumulative_path` that of plain SGD; `greedy(smoothing=0.9)` and `pid(significance=0.0)` follow "
-        "every loss here. For methods that estimate a distance, the rate multiplies the estimate; `cocob` has no rate.",
+        "shows the best test accuracy (%) over these rates and, in brackets, how many of the rates, a decade apart, "
+        "come within 2 points of it. A run that was not finite (†) counts as guessing. Controllers multiply the rate "
+        "of SGD with momentum, `cumulative_path` that of plain SGD; `greedy(smoothing=0.9)` and "
+        "`pid(significance=0.0)` follow every loss here. For methods that estimate a distance, the rate multiplies the "
+        "estimate; `cocob` has no rate.",
         "",
         result.origin(),
         "",

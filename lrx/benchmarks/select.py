@@ -53,6 +53,9 @@ a run would have given in [stored curves](curves), which `lrx bench select_curve
 seeds show to be more than 1 % worse than the best is judged by them, if no curve with the held-out seeds is stored. A
 mean counts each choice with at most 100 %.
 
+`tasks near` counts the tasks on which two of the three choices or more are near. The `best default` is the method that,
+at its default rate, has the least mean regret on these very tasks, which nobody knows beforehand.
+
 The strategy `every run, one seed` trains every method from every rate to the end, 131 full runs or more, and takes the
 best. What it misses, it misses by the noise of one seed.
 

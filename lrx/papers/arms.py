@@ -95,7 +95,7 @@ def compare(
           (seeds, times), and with `with_rates` `rate`, (seeds, points).
 
     Raises:
-      ValueError: if an arm has several rates and diverges with each of them for at least one seed.
+      ValueError: if an arm has several rates, and each diverges with some seed.
     """
     found = {}
     for label, arm in arms.items():
@@ -141,10 +141,8 @@ def compare_after_trials(
     """
     if not trial_steps:
         return compare(workload, arms, job, num_steps=num_steps, name=name, strategy=strategy)
-    alone = dataclasses.replace(job, seeds=job.seeds[:1])
-    tried = compare(
-        workload, arms, alone, num_steps=trial_steps, num_points=10, name=f"{name} trial".strip(), strategy=strategy
-    )
+    alone, trial = dataclasses.replace(job, seeds=job.seeds[:1]), f"{name} trial"
+    tried = compare(workload, arms, alone, num_steps=trial_steps, num_points=10, name=trial, strategy=strategy)
     best = {label: arm._replace(rates=(tried[label]["rates"][tried[label]["best"]],)) for label, arm in arms.items()}
     found = compare(workload, best, job, num_steps=num_steps, name=name, strategy=strategy)
     for label, arm in found.items():
@@ -238,7 +236,7 @@ def summarize_arm(
       with_rates: as in `compare`.
 
     Raises:
-      ValueError: if there are several rates, and the arm diverges with each of them for at least one seed.
+      ValueError: if there are several rates, and each diverges with some seed.
     """
     finite = np.isfinite(swept.final_loss[at])
     reached = np.where(finite, swept.final_loss[at] if metric is None else swept.evaluations[metric][at], np.inf)

@@ -35,9 +35,9 @@ def test_the_best_rate_is_that_of_the_lowest_loss_and_its_span_decides():
     assert mup.span(result, "digits", "muP") == pytest.approx(1)
     assert mup.loss_at_base_rate(result, "digits", "standard") == pytest.approx([0.6, 1.6, 3.6])
     told = mup.verdict(result, "digits")
-    assert "a factor of 2 with muP, within a factor of 2, and of 8 without." in told
-    worse = example({"standard": [3, 3, 3], "muP": [0, 2, 3]})
-    assert "a factor of 8 with muP, by more than a factor of 2, and of 1 without" in mup.verdict(worse, "digits")
+    assert "a factor of at least 2 with muP, to an end of the grid, and of at least 8 without." in told
+    inside = example({"standard": [2, 1, 1], "muP": [1, 2, 1]})
+    assert "a factor of 2 with muP, within a factor of 2, and of 2 without." in mup.verdict(inside, "digits")
 
 
 def test_the_best_rate_lies_between_those_of_the_grid_where_a_parabola_is_lowest():

@@ -131,7 +131,7 @@ def test_tables_name_every_strategy_task_and_kind() -> None:
     assert "| select | 50 % | 75 % | 0.25 % | 0.62 % | 3.00 % | 3.00 % |" in report.summary(result, 3.0)
     assert "| default: sgd | 50 % | 50 % |" in report.summary(result, 3.0)
     tasks = report.task_table(result, "select", 3.0).splitlines()
-    assert tasks[2].startswith("| tables | second | adamw at 0.01 | 0.95 | sgd at 0.1 | -1.00 %, 0.00 % |")
+    assert tasks[2].startswith("| tables | second | adamw at 0.01 | 0.95 | sgd at 0.1; sgd at 0.1 | -1.00 %, 0.00 % |")
     assert "0.50 %, 3.00 % *" in tasks[3]
     assert [report.percent(value) for value in (math.nan, math.inf, 0.0123)] == ["-", "diverged", "1.23 %"]
     assert "| tables | 1 | -0.50 % | 100 % |" in report.kind_table(result, ["select", "default: sgd"], 3.0)

@@ -116,7 +116,7 @@ def curve_table(result: Result, strategies: Sequence[str] = DRAWN) -> str:
 
 
 def task_table(result: Result, strategy: str, budget: float) -> str:
-    """Return a table in Markdown, task by task: the oracle, and what a strategy chose and lost."""
+    """Return a table in Markdown, task by task: the oracle, and what a strategy chose and lost, with each seed."""
     place = result.settings["budgets"].index(budget)
     rows = []
     for name, measured in result.curves.items():
@@ -126,16 +126,19 @@ def task_table(result: Result, strategy: str, budget: float) -> str:
             percent(math.inf if pick["regret"] is None else pick["regret"]) + ("" if pick["near"] else " *")
             for pick in picks
         ]
-        error = np.median([math.nan if pick["error"] is None else pick["error"] for pick in picks])
+        errors = [percent(math.nan if pick["error"] is None else pick["error"]) for pick in picks]
+        shown = [f"{pick['method']} at {pick['rate']:.2g}" for pick in picks]
+        if len({*zip(shown, found, errors, strict=True)}) == 1:
+            shown, found, errors = shown[:1], found[:1], errors[:1]
         rows.append(
             [
                 measured["kind"],
                 name,
                 f"{best['method']} at {best['rate']:.2g}",
                 f"{best['value']:.4g}",
-                "; ".join(dict.fromkeys(f"{pick['method']} at {pick['rate']:.2g}" for pick in picks)),
+                "; ".join(shown),
                 ", ".join(found),
-                percent(float(error)),
+                ", ".join(errors),
             ]
         )
     heads = ["kind", "task", "oracle", "its value", "chosen", "regret", "standard error"]
