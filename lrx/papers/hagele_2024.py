@@ -50,7 +50,7 @@ class Size(NamedTuple):
 SCALES = {
     "demo": Scale(
         "characters from the six before, a perceptron, 200 to 1,250 steps, 3 seeds",
-        "half a minute, 2 CPU cores",
+        "a minute, 2 CPU cores",
         Size("n-gram", (200, 500, 1250), (0.005, 0.01, 0.02, 0.04, 0.08, 0.16), 50),
     ),
     "cpu": Scale(
