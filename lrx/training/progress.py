@@ -68,7 +68,8 @@ class ProgressMeter:
         shown = [f"{self.loss_name} {self.loss:.4g}"]
         if not math.isnan(self.rate):
             shown.append(f"rate {self.rate:.3g}")
-        shown.append(f"{speed * self.batch_size:,.0f} {self.unit}/s")
+        done = speed * self.batch_size
+        shown.append(f"{done:,.0f} {self.unit}/s" if done >= 10 else f"{done:.2g} {self.unit}/s")
         shown.append(f"{_clock((self.total - self.step) / speed)} left")
         results = "  ".join(f"{name} {value:.4g}" for name, value in self.evaluations.items())
         return [*shown, f"| evaluation {results}"] if results else shown

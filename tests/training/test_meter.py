@@ -85,3 +85,13 @@ def test_speed_and_time_left_are_of_the_steps_made_since_compilation(monkeypatch
 
 def test_time_left_is_written_as_a_clock():
     assert [progress._clock(seconds) for seconds in (0.4, 59.6, 3599, 36_000)] == ["0:00", "1:00", "59:59", "10:00:00"]
+
+
+def test_what_takes_seconds_a_step_is_shown_in_parts_of_a_step(monkeypatch):
+    now = 100.0
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now)
+    status = progress.ProgressMeter("plane", step=0, total=100, batch_size=1, unit="points")
+    status.start()
+    now = 120.0
+    status.update(9, loss=1.0, rate=float("nan"))
+    assert "0.45 points/s" in status.parts()
