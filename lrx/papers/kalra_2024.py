@@ -215,7 +215,7 @@ def plot(result: Result) -> dict[str, Figure]:
         drawn,
         ax=[axes[0], axes[1], axes[3], axes[4]],
         extend="max",
-        label="test error above the lowest of this start (points)",
+        label="error above the lowest (points)",
     )
     for row, start in enumerate((USUAL, SHARP)):
         panel = axes[3 * row + 2]
