@@ -2,8 +2,8 @@
 
 Runs differ by hyperparameters and by seed. Runs of the same seed see the same minibatches in the same order, which are
 those of `lrx.train` with that seed. A run whose loss is not finite is frozen at the state before, unless its
-transformation recovers by itself, as `rollback_on_divergence` does; a run that a controller stops is frozen at its last
-state; and the others continue.
+transformation recovers by itself, as `rollback_on_divergence` does, and the family has no `watch`; a run that a
+controller stops is frozen at its last state; and the others continue.
 
 Two programs compute the same: "vmap" runs one step of all runs at once, "map" runs all steps of one run, then those of
 the next. `plan.py` compiles them.
@@ -173,7 +173,8 @@ class RunFamily:
         update = tolerant_update(self.make_tx(hyper, count))
         state, loss = step(self.workload.loss_fn, update, run.state, batch, key, count)
         value = loss.astype(jnp.float32)
-        recovers = handles_divergence(state.opt_state)
+        # A watch judges divergence itself, as that of a range test, which ends there whatever the transformation does.
+        recovers = self.watch is FOLLOW_ALL and handles_divergence(state.opt_state)
         finite = jnp.isfinite(value) | recovers
         if self.measure is not None:
             value = self.measure(state.params, state.model_state, measured_on, key).astype(jnp.float32)

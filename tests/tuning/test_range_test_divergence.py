@@ -44,6 +44,17 @@ def test_nothing_is_computed_after_divergence() -> None:
     assert found.diverged_at == found.rates[first - 1]
 
 
+def test_a_transformation_that_recovers_does_not_hide_where_it_diverges() -> None:
+    steep = lambda params, batch, key: jnp.exp(bowl(params, batch, key))  # noqa: E731 - not finite after a step too far
+    alone, guarded = (
+        laddered(tx=tx, loss_fn=steep, num_steps=60)
+        for tx in (lrx.sgd, lambda rate: lrx.rollback_on_divergence(lrx.sgd(rate), explode=1e30))
+    )
+    assert alone.diverged_at is not None
+    assert guarded.diverged_at == pytest.approx(alone.diverged_at)
+    np.testing.assert_allclose(guarded.losses, alone.losses, rtol=1e-5)
+
+
 def step_counted(rate: Any) -> optax.GradientTransformation:
     """Count the steps down in params[0], and put the rate into params[1] once it is above BAD."""
 
