@@ -1,21 +1,23 @@
 """How many full runs does `lrx.select` cost, with compilation and evaluations?
 
 A character transformer on English text is trained for two lengths, so that a full run takes about five and about thirty
-seconds on two cores of a CPU. What is measured is CPU time, in this process and without a cache of compiled programs:
-that of a full run with AdamW, the median of two before and two after, since a machine's speed changes; and in between
-that of `select`, which compiles its own programs. The aim is a ratio to the budget of at most 3 for the short run, and
-of at most 1.3 for the long one. The number of compilations and of evaluations is printed too. A step of some methods
-takes longer than one of AdamW, which the budget does not count, so the ratio to full runs of what was chosen is printed
-beside.
+seconds on two cores of a CPU; with `--data`, another workload. What is measured is CPU time, in this process and
+without a cache of compiled programs: that of a full run with AdamW, the median of two before and two after, since a
+machine's speed changes; and in between that of `select`, which compiles its own programs. The aim is a ratio to the
+budget of at most 3 for the short run, and of at most 1.3 for the long one. The number of compilations and of
+evaluations is printed too. A step of some methods takes longer than one of AdamW, which the budget does not count, so
+the ratio to full runs of what was chosen is printed beside.
 
     lrx bench select_cost
     lrx bench select_cost --steps 350 --budget 1
+    lrx bench select_cost --data cifar10 --model resnet8 --batch-size 64 --steps 300
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated, Any
 
 import jax
@@ -24,6 +26,7 @@ import typer
 
 import lrx
 from lrx.benchmarks.timing import describe_machine
+from lrx.workloads import make_workload
 from lrx.workloads.text import make_text_workload
 
 COMPILATION = "/jax/core/compile/backend_compile_duration"
@@ -49,9 +52,8 @@ def count_compilations() -> list[float]:
     return found
 
 
-def measure(length: int, budget: float, repeats: int, width: int, compilations: list[float]) -> str:
+def measure(workload: lrx.Workload, length: int, budget: float, repeats: int, compilations: list[float]) -> str:
     """Return what `select` costs for full runs of a length, as a line of text."""
-    workload = make_text_workload(width=width)
     tx = lrx.adamw(lrx.linear_decay(1e-3, length))
     lrx.train(workload, tx, steps=1)  # compiles
 
@@ -79,10 +81,19 @@ def main(
     budget: Annotated[float, typer.Option(help="Full runs that `select` may spend.")] = 3.0,
     repeats: Annotated[int, typer.Option(min=1, help="Full runs that are timed before, and after.")] = 2,
     width: Annotated[int, typer.Option(min=4, help="Of the transformer, a multiple of 4.")] = 64,
+    data: Annotated[str | None, typer.Option(help="A data set that `lrx names` lists, in place of the text.")] = None,
+    model: Annotated[str, typer.Option(help="A model that `lrx names` lists, with --data.")] = "mlp",
+    batch_size: Annotated[int, typer.Option(min=1, help="Examples in a minibatch, with --data.")] = 128,
+    data_dir: Annotated[Path | None, typer.Option(help="Folder of the data files; also LRX_DATA_DIR.")] = None,
 ) -> None:
     """Measure and print."""
     jax.config.update("jax_enable_compilation_cache", False)
     compilations = count_compilations()
-    print(f"a character transformer of width {width}, {describe_machine()}")
+    if data is None:
+        workload, name = make_text_workload(width=width), f"a character transformer of width {width}"
+    else:
+        workload = make_workload(data, model, batch_size=batch_size, data_dir=data_dir)
+        name = f"{data}, {model}, minibatches of {batch_size}"
+    print(f"{name}, {describe_machine()}")
     for length in steps:
-        print(measure(length, budget, repeats, width, compilations), flush=True)
+        print(measure(workload, length, budget, repeats, compilations), flush=True)

@@ -10,7 +10,19 @@ import numpy as np
 
 from lrx.tuning.selection.certainty import BETTER
 from lrx.tuning.selection.experience import NEAR, PARTS, SHOWN, Configuration, Experience, Seen, phi, shipped
-from lrx.tuning.selection.policy import Ask, Certainty, Choice, Observation, Observed, Rival, Run, Scores, Training
+from lrx.tuning.selection.policy import (
+    FREE,
+    NOTICED,
+    Ask,
+    Certainty,
+    Choice,
+    Observation,
+    Observed,
+    Rival,
+    Run,
+    Scores,
+    Training,
+)
 from lrx.tuning.selection.portfolio import PORTFOLIO
 
 NINTH, THIRD, HALF, END = range(len(PARTS))
@@ -24,6 +36,7 @@ DRAWS = 4000  # of the regrets
 SEEDS = 3  # of a configuration, at most
 AGAIN = 5.0, 3  # least budget, and complete runs, with which a complete run may be made again with another seed
 COST_POWER = 0.5  # of the cost of the next part of a run, by which its expected improvement is divided
+DENSE = 5  # evaluations for each full run of the budget, at most, if runs are evaluated at all parts that they pass
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -37,6 +50,10 @@ class FreezeThaw:
     more, the next part of a complete run is the first one of the same configuration with another seed, since the best
     of many single runs is often one that was lucky.
 
+    A run is evaluated at each part that it passes, also where it cannot be stopped. If that would take more than a
+    fifth of the budget's time, it is evaluated only where it may be stopped; and evaluations that take more than a
+    fifth nevertheless count as the steps that would take as long. Evaluations of less than a second count nothing.
+
     The certainty of the choice follows from the joint distribution of all that has begun, with 1.3 times the predicted
     deviations.
 
@@ -49,7 +66,7 @@ class FreezeThaw:
     def __repr__(self) -> str:
         """Tell what decides: two policies with equal texts ask for equal runs."""
         known = shipped() if self.experience is None else self.experience
-        rules = known.to_json(), SHOWN, USED, AGAIN, SEEDS, COST_POWER
+        rules = known.to_json(), SHOWN, USED, AGAIN, SEEDS, COST_POWER, DENSE, FREE, NOTICED
         return f"FreezeThaw(rules={hashlib.sha256(repr(rules).encode()).hexdigest()[:16]})"
 
     @staticmethod
@@ -75,6 +92,7 @@ class _Race:
         self.observed, self.experience = observed, experience
         self.steps = [max(1, round(part * observed.num_steps)) for part in PARTS]
         self.used = [parts for least, parts in USED if least <= observed.budget + 1e-9][-1]
+        self.sparse = DENSE * observed.evaluation_steps > FREE * observed.num_steps
         self.latest = observed.latest()
         self.runs = {each: self._runs(each) for each in experience.configurations if each.method in observed.portfolio}
         self.begun = {each: runs[0] for each, runs in self.runs.items() if runs[0] in self.latest}
@@ -133,9 +151,10 @@ class _Race:
             stop = next((self.steps[part] for part in self.used if self.steps[part] > start), None)
             if stop is None:
                 continue
-            if stop - start > self.observed.left:
+            passed = {step for step in self.steps if start < step <= stop}
+            evaluate_at = (stop,) if self.sparse else tuple(sorted(passed))
+            if stop - start + self.observed.charged(len(evaluate_at)) > self.observed.left:
                 return None
-            evaluate_at = tuple(sorted({step for step in self.steps if start < step <= stop}))
             return Training(run, stop, start, stop if stop < run.length else 0, evaluate_at)
         return None
 
@@ -184,8 +203,20 @@ class _Race:
             run = self.begun[each]
             learnt = any(self.latest[other].learnt for other in self.runs[each] if other in self.latest)
             if learnt and not self._diverged(each):
-                return Choice(run.method, run.rate, certainty=self._certainty(each))
+                return Choice(run.method, run.rate, doubts=self._doubts(), certainty=self._certainty(each))
         raise ValueError(_nothing(self.observed, list(self.latest.values())))
+
+    def _doubts(self) -> tuple[str, ...]:
+        """Say that evaluations left less time for runs, if they did."""
+        observed = self.observed
+        charged, steps = observed.charged(), observed.num_steps
+        if not charged:
+            return ()
+        return (
+            f"an evaluation takes as long as {observed.evaluation_steps:,.0f} of the {steps:,} steps of a full run, "
+            f"and {observed.evaluations} were made; so {charged / steps:.2g} full runs less were trained. With fewer "
+            "held-out examples, more runs are compared.",
+        )
 
     def _certainty(self, chosen: Configuration) -> Certainty:
         """Return how probable it is that another method is better, by draws of the regrets of all that has begun."""

@@ -30,6 +30,8 @@ from lrx.tuning.range_test_result import RangeTest
 from lrx.tuning.selection.portfolio import MIN_RATE, Method
 
 NUM_SEEDS = 2**31  # seeds are below it
+NOTICED = 1.0  # seconds of an evaluation; a shorter one costs nothing
+FREE = 0.2  # of the budget: what evaluations may take beside the steps
 
 
 class Run(NamedTuple):
@@ -125,6 +127,7 @@ class Observation:
       seconds: of the steps alone; NaN if they were not measured.
       noise: two standard errors of `initial_loss - final_loss`, from the differences of the steps that they average; 0
         if these are fewer than three, or not known.
+      evaluation_seconds: of each evaluation, on average; NaN if they were not measured.
     """
 
     training: Training
@@ -136,6 +139,7 @@ class Observation:
     diverged: bool
     seconds: float = math.nan
     noise: float = 0.0
+    evaluation_seconds: float = math.nan
 
     @property
     def last(self) -> Scores:
@@ -202,6 +206,28 @@ class Observed:
     def left(self) -> int:
         """Steps that may still be asked for."""
         return self.allowed - self.spent
+
+    @property
+    def evaluations(self) -> int:
+        """Number of evaluations so far, with that of the initial parameters."""
+        return sum(len(each.scores) for each in self.runs) + (self.initial is not None)
+
+    @property
+    def evaluation_steps(self) -> float:
+        """The steps that take as long as an evaluation; 0 if it takes less than `NOTICED` seconds, or is not measured.
+
+        The first evaluations with a method may contain compilations, so the fastest counts.
+        """
+        runs = [each for each in self.runs if math.isfinite(each.seconds)]
+        measured = [each.evaluation_seconds for each in runs if math.isfinite(each.evaluation_seconds)]
+        seconds = sum(each.seconds for each in runs)
+        if not measured or min(measured) < NOTICED or seconds <= 0:
+            return 0.0
+        return min(measured) * sum(each.training.stop - each.training.start for each in runs) / seconds
+
+    def charged(self, more: int = 0) -> float:
+        """Return the steps that the evaluations so far, and `more`, take from the budget: what exceeds `FREE` of it."""
+        return max(0.0, self.evaluation_steps * (self.evaluations + more) - FREE * self.budget * self.num_steps)
 
     def seed_of(self, number: int) -> int:
         """Return the seed of a method's run number 0, 1, ... at one rate: from the selection's own on, then from 0."""

@@ -144,7 +144,7 @@ class MethodRunner:
         method, _, seed, _ = training.run
         plan, seeds, hyper = self.plan(), np.array([seed]), self._of_run(training.run)
         runs = plan.start(hyper, seeds) if state is None else plan.put(state)
-        kept, scores, done, seconds = None, {}, training.start, 0.0
+        kept, scores, done, seconds, evaluating = None, {}, training.start, 0.0, 0.0
         for stop in sorted({training.keep, *training.evaluate_at, training.stop}):
             if stop > done:
                 began = time.monotonic()
@@ -154,7 +154,9 @@ class MethodRunner:
             if stop == training.keep > 0:
                 kept = to_host(runs)
             if stop in training.evaluate_at:
+                began = time.monotonic()
                 scores[stop] = self.score(runs, method, seed)
+                evaluating += time.monotonic() - began
         initial, noise = self._initial_tail(runs, seed)
         observation = Observation(
             training,
@@ -166,6 +168,7 @@ class MethodRunner:
             bool(np.asarray(runs.diverged)[0, 0]),
             seconds,
             noise,
+            evaluating / len(scores) if scores else math.nan,
         )
         return observation, kept
 

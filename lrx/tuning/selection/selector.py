@@ -144,7 +144,7 @@ class Selector:
             seconds,
             observed.metric,
             self.mode,
-            evaluations=sum(len(each.scores) for each in observed.runs) + (observed.initial is not None),
+            evaluations=observed.evaluations,
             run_seconds=timed / steps * self.num_steps if steps else math.nan,
             certainty=certainty if compared else None,
             reasons=choice.reasons,

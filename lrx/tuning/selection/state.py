@@ -11,7 +11,8 @@ from lrx.tuning.range_test_result import RangeTest
 from lrx.tuning.selection.policy import Observation, Observed, RangeProbe, Run, Scores, Training
 
 # The columns of a run: round, method, rate, seed, length, stop, start, keep, final loss, initial loss, its noise,
-# diverged, seconds and steps of a bin; of a range test: method, seed, steps, first and last rate, extend.
+# diverged, seconds, steps of a bin and seconds of an evaluation; of a range test: method, seed, steps, first and last
+# rate, extend.
 
 
 def to_arrays(observed: Observed) -> dict[str, np.ndarray]:
@@ -24,8 +25,9 @@ def to_arrays(observed: Observed) -> dict[str, np.ndarray]:
         for each in round_:
             (method, *run), *request, _ = each.training
             scores += [(len(rows), step, *found) for step, found in each.scores.items()]
-            numbers = each.final_loss, each.initial_loss, each.noise, each.diverged, each.seconds, each.bin_steps
-            rows.append((number, places[method], *run, *request, *numbers))
+            losses = each.final_loss, each.initial_loss, each.noise, each.diverged
+            times = each.seconds, each.bin_steps, each.evaluation_seconds
+            rows.append((number, places[method], *run, *request, *losses, *times))
     if rows:
         arrays["runs"] = np.array(rows, np.float64)
         arrays["losses"] = np.stack([each.losses for each in observed.runs])
@@ -50,13 +52,23 @@ def from_arrays(arrays: Mapping[str, np.ndarray], beginning: Observed) -> Observ
         scores.setdefault(int(row), {})[int(step)] = Scores(*map(float, found))
     rounds: dict[int, list[Observation]] = {}
     for row, values in enumerate(arrays.get("runs", ())):
-        number, method, rate, seed, *steps, final, initial, noise, diverged, seconds, bin_steps = values.tolist()
+        number, method, rate, seed, *steps = values[:8].tolist()
+        final, initial, noise, diverged, seconds, bin_steps, evaluation = values[8:].tolist()
         length, stop, start, keep = map(int, steps)
         found = scores.get(row, {})
         training = Training(Run(methods[int(method)], rate, int(seed), length), stop, start, keep, tuple(found))
         rounds.setdefault(int(number), []).append(
             Observation(
-                training, arrays["losses"][row], int(bin_steps), found, final, initial, bool(diverged), seconds, noise
+                training,
+                arrays["losses"][row],
+                int(bin_steps),
+                found,
+                final,
+                initial,
+                bool(diverged),
+                seconds,
+                noise,
+                evaluation,
             )
         )
     tests: dict[int, dict[str, np.ndarray]] = {}

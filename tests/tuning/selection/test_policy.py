@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from pathlib import Path
+from typing import Any
 
+import jax
 import numpy as np
 import pytest
 from tuning.line import NOISY_LINE
@@ -109,3 +112,28 @@ def test_a_gain_within_its_noise_is_no_learning() -> None:
     losses = np.full(40, 0.9, np.float32)
     found = [Observation(training, losses, 1, {}, 0.9, 1.0, False, 1.0, noise).learnt for noise in (0.05, 0.2)]
     assert found == [True, False]
+
+
+def test_a_policy_sees_how_long_an_evaluation_takes() -> None:
+    few, seen = {"constant": SMALL["constant"]}, []
+
+    def evaluate(*state: Any) -> dict[str, jax.Array]:
+        time.sleep(0.05)
+        return NOISY_LINE.evaluate(*state)
+
+    class Watching(Stubborn):
+        def decide(self, observed: Observed) -> Ask | Choice:
+            seen.append(observed)
+            return super().decide(observed)
+
+    slow = dataclasses.replace(NOISY_LINE, evaluate=evaluate)
+    found = lrx.select(slow, num_steps=40, portfolio=few, metric="error", policy=Watching("constant"))
+    (run,) = seen[-1].runs
+    assert 0.05 <= run.evaluation_seconds < found.seconds
+    assert found.evaluations == seen[-1].evaluations == 2
+    long = dataclasses.replace(run, seconds=2.0, evaluation_seconds=1.0)
+    observed = dataclasses.replace(seen[-1], rounds=((long,),))
+    assert observed.evaluation_steps == 10  # 20 steps took two seconds
+    assert observed.charged() == max(0.0, 2 * 10 - 0.2 * 3 * 40)
+    assert observed.charged(more=1) == pytest.approx(3 * 10 - 24)
+    assert dataclasses.replace(seen[-1], rounds=((dataclasses.replace(long, evaluation_seconds=0.9),),)).charged(9) == 0

@@ -16,7 +16,7 @@ BEGINNING = Observed(40, 3.0, SMALL, "error", "min", 5, Scores(2.0, 2.0))
 
 def observation(training: Training, scores: dict[int, Scores], final_loss: float) -> Observation:
     losses = np.linspace(1.0, 0.5, 4, dtype=np.float32)
-    return Observation(training, losses, 10, scores, final_loss, 2.0, math.isinf(final_loss), 0.25)
+    return Observation(training, losses, 10, scores, final_loss, 2.0, math.isinf(final_loss), 0.25, 0.125, 1.5)
 
 
 def test_what_was_observed_is_rebuilt_from_its_arrays() -> None:
@@ -48,6 +48,7 @@ def test_what_was_observed_is_rebuilt_from_its_arrays() -> None:
         assert dict(before.scores) == dict(after.scores)
         assert (before.final_loss, before.diverged, before.seconds) == (after.final_loss, after.diverged, after.seconds)
         assert (before.learnt, before.bin_steps) == (after.learnt, after.bin_steps)
+        assert (before.noise, before.evaluation_seconds) == (after.noise, after.evaluation_seconds)
     ((probe, read),) = found.range_tests
     assert probe == RangeProbe("late decay", 5, 30, 1e-6, 2.0, True)
     assert (read.suggestions, read.diverged_at) == (suggestions, None)
