@@ -3,6 +3,7 @@
     lrx bench select
     lrx bench select --task wine-unscaled --task balance
     lrx bench select --suite unseen
+    lrx bench select --evaluation 0.1
 
 The tasks are those of `lrx.workloads.suite`. What every method reaches from every rate is looked up in curves that
 `lrx bench select_curves` has recorded, so that hundreds of selections take minutes.
@@ -64,14 +65,15 @@ new kind of task is what their table says. On the known tasks, what `select` kno
 task, but the form of the rules was found while looking at their table."""
 
 
-def strategies_for(curves: TaskCurves, experience: Experience) -> dict[str, Strategy]:
+def strategies_for(curves: TaskCurves, experience: Experience, evaluation: float = 0.0) -> dict[str, Strategy]:
     """Return every strategy for a task.
 
     Args:
       curves: of the task.
       experience: what `select` knows of other tasks.
+      evaluation: what an evaluation takes, in full runs, by which `select` trains and evaluates less.
     """
-    policy = by_policy(FreezeThaw(experience), PORTFOLIO)
+    policy = by_policy(FreezeThaw(experience), PORTFOLIO, evaluation)
     known = [name for name in METHODS if name in curves.methods]
     return {"select": policy, **strategies(known)}
 
@@ -99,6 +101,9 @@ def main(
     suite: Annotated[str, typer.Option(help="Its tasks: " + ", ".join(SUITES) + ".")] = "known",
     curves: Annotated[Path, typer.Option("--curves", help="Folder of the recorded curves.")] = GALLERY / "curves",
     folder: Annotated[Path, typer.Option("--out", help="Where the results are written.")] = Path("lrx-results/select"),
+    evaluation: Annotated[
+        float, typer.Option(min=0.0, help="What an evaluation takes, in full runs; `select` reckons with it.")
+    ] = 0.0,
     data_dir: Annotated[Path | None, typer.Option(help="Folder of the data files; also LRX_DATA_DIR.")] = None,
 ) -> None:
     """Measure, print and draw."""
@@ -128,11 +133,13 @@ def main(
                 jax.clear_caches()
             return recorded[name]
 
-        found[name] = measure(recorded[name], strategies_for(recorded[name], fitted[kind]), judging)
+        found[name] = measure(recorded[name], strategies_for(recorded[name], fitted[kind], evaluation), judging)
         picks = [row[min(BUDGETS.index(3.0), len(row) - 1)] for row in found[name]["strategies"]["select"]]
         shown = ", ".join(f"{pick['method']} at {pick['rate']:.2g}" for pick in picks)
         print(f"{name}: {shown}: " + ", ".join(_shown(pick["regret"]) for pick in picks), flush=True)
-    settings = {"budgets": list(BUDGETS), "held_out_seeds": list(HELD_OUT)}
+    settings: dict[str, Any] = {"budgets": list(BUDGETS), "held_out_seeds": list(HELD_OUT)}
+    if evaluation:
+        settings["evaluation"] = evaluation
     result = Result("select", "cpu", ", ".join(found), list(CHOOSING), settings, found, elapsed())
     print(f"\n{result.origin()}\n\n{summary(result, 3.0)}\n")
     for path in write(result, suite, folder):

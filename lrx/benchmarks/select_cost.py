@@ -29,6 +29,7 @@ from lrx.benchmarks.timing import describe_machine
 from lrx.workloads import make_workload
 from lrx.workloads.text import make_text_workload
 
+MODEL, BATCH_SIZE = "mlp", 128
 COMPILATION = "/jax/core/compile/backend_compile_duration"
 
 
@@ -82,13 +83,15 @@ def main(
     repeats: Annotated[int, typer.Option(min=1, help="Full runs that are timed before, and after.")] = 2,
     width: Annotated[int, typer.Option(min=4, help="Of the transformer, a multiple of 4.")] = 64,
     data: Annotated[str | None, typer.Option(help="A data set that `lrx names` lists, in place of the text.")] = None,
-    model: Annotated[str, typer.Option(help="A model that `lrx names` lists, with --data.")] = "mlp",
-    batch_size: Annotated[int, typer.Option(min=1, help="Examples in a minibatch, with --data.")] = 128,
+    model: Annotated[str, typer.Option(help="A model that `lrx names` lists, with --data.")] = MODEL,
+    batch_size: Annotated[int, typer.Option(min=1, help="Examples in a minibatch, with --data.")] = BATCH_SIZE,
     data_dir: Annotated[Path | None, typer.Option(help="Folder of the data files; also LRX_DATA_DIR.")] = None,
 ) -> None:
     """Measure and print."""
     jax.config.update("jax_enable_compilation_cache", False)
     compilations = count_compilations()
+    if data is None and (model != MODEL or batch_size != BATCH_SIZE):
+        raise ValueError("--model and --batch-size need --data, since the text has its own: add --data digits.")
     if data is None:
         workload, name = make_text_workload(width=width), f"a character transformer of width {width}"
     else:

@@ -1,4 +1,4 @@
-"""Methods of optax that `lrx.select` tries and expressions may name, with a rate of lrx in place of their own."""
+"""Methods that optax has, `lrx.select` tries and expressions may name, with a rate of lrx."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
-from lrx._leaves import as_type, leafwise, upcast, zeros_like
+from lrx._leaves import as_type, has_no_gradient, leafwise, type_of, upcast, zeros_like
 from lrx.arguments import as_rate
 from lrx.optimizers.adam import one_minus_power
 from lrx.rates import Rate
@@ -69,20 +69,21 @@ def muon(learning_rate: ArrayLike | Rate) -> optax.GradientTransformation:
     """Return Muon as optax has it, with a rate of lrx: matrices are orthogonalized, other parameters have Adam.
 
     For a matrix of shape (m, n), the momentum is `m_t = beta m_{t-1} + (1 - beta) g_t`, Nesterov's direction is
-    `u_t = beta m_t / (1 - beta^{t+1}) + (1 - beta) g_t / (1 - beta^t)`, and beta = 0.95. From `X = u_t / ||u_t||_F`,
-    five iterations `X <- a X + (b A + c A A) X` with `A = X X^T`, a = 3.4445, b = -4.775 and c = 2.0315 bring the
-    singular values near 1. The update is `-alpha_t 0.2 sqrt(max(m, n)) X`, so that its root mean square, about 0.2
-    alpha, is near that of Adam's, and one rate serves both. Adam's momentum too is Nesterov's, so its first update is
-    1.47 rates.
+    `u_t = beta m_t / (1 - beta^{t+1}) + (1 - beta) g_t / (1 - beta^t)`, and beta = 0.95. From
+    `X = u_t / (||u_t||_F + 1e-8)`, transposed if m > n, five iterations `X <- a X + (b A + c A A) X` with `A = X X^H`,
+    a = 3.4445, b = -4.775 and c = 2.0315 bring the singular values near 1. The update is
+    `-alpha_t 0.2 sqrt(max(m, n)) X`: its root mean square, about 0.2 alpha, is near that of Adam's, so that one rate
+    serves both. Adam's momentum too is Nesterov's, so its first update is 1.47 rates.
 
     The numbers are those of `optax.contrib.muon(consistent_rms=0.2)` up to rounding, with two differences: matrices of
-    one shape, and their transposes, are orthogonalized together, and narrower types are computed in float32.
+    one shape, and their transposes, are orthogonalized together, which is faster and holds all of them in memory at
+    once; and narrower types are computed in float32, where optax iterates in theirs.
 
     Args:
       learning_rate: alpha, >= 0: a float, a `Schedule` or another `Rate`; may be traced.
 
     Returns:
-      A transformation.
+      A transformation whose `update` needs neither `params` nor `value=`, unless the rate does.
 
     Raises:
       ValueError: if `learning_rate` is negative.
@@ -123,8 +124,14 @@ def _scale_by_muon() -> optax.GradientTransformation:
             momentum = BETA * momentum + (1 - BETA) * gradient
             return of_momentum * momentum + of_gradient * gradient, momentum
 
-        directions, momentum = leafwise(step, updates, state.momentum)
-        return _orthogonalize(directions), MuonState(count, momentum)
+        wide = jax.tree.map(lambda leaf: leaf if has_no_gradient(leaf) else upcast(leaf), updates)
+        directions, momentum = leafwise(step, wide, state.momentum)
+        orthogonal = jax.tree.map(
+            lambda leaf, like: leaf if has_no_gradient(leaf) else as_type(leaf, type_of(like)),
+            _orthogonalize(directions),
+            updates,
+        )
+        return orthogonal, MuonState(count, momentum)
 
     return optax.GradientTransformation(init, update)
 
@@ -134,10 +141,10 @@ def _orthogonalize(matrices: Any) -> Any:
     leaves, structure = jax.tree.flatten(matrices)
     stacks: dict[Any, list[int]] = {}
     for index, leaf in enumerate(leaves):
-        stacks.setdefault((*sorted(leaf.shape), leaf.dtype), []).append(index)
-    for (_, longer, dtype), indices in stacks.items():
-        stack = jnp.stack([upcast(_wide(leaves[index])) for index in indices])
-        scaled = as_type(RMS * longer**0.5 * _iterate(stack), dtype)
+        if not has_no_gradient(leaf):
+            stacks.setdefault((*sorted(leaf.shape), leaf.dtype), []).append(index)
+    for (_, longer, _), indices in stacks.items():
+        scaled = RMS * longer**0.5 * _iterate(jnp.stack([_wide(leaves[index]) for index in indices]))
         for index, matrix in zip(indices, scaled, strict=True):
             leaves[index] = matrix if matrix.shape == leaves[index].shape else matrix.T
     return jax.tree.unflatten(structure, leaves)

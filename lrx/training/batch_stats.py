@@ -17,9 +17,11 @@ from lrx.training.step import State
 from lrx.training.stream import Stream
 from lrx.training.workload import ModelState, Params, Workload, require_workload
 
+NUM_BATCHES = 200  # to go over
+
 
 def recompute_batch_stats(
-    workload: Workload, params: Params, model_state: ModelState, *, num_batches: int = 200, seed: int = 0
+    workload: Workload, params: Params, model_state: ModelState, *, num_batches: int = NUM_BATCHES, seed: int = 0
 ) -> ModelState:
     """Recompute a model's batch statistics at parameters other than those of the training steps.
 

@@ -60,6 +60,51 @@ def test_muon_iterates_narrow_types_in_float32() -> None:
         assert error < 4e-3 < of_optax, name
 
 
+def test_a_large_gradient_in_float16_does_not_overflow() -> None:
+    tx, gradient = muon(1.0), jnp.full((2, 3), 6e4, jnp.float16)
+    small, _ = tx.update(gradient / 1000, tx.init(gradient))
+    large, _ = tx.update(gradient, tx.init(gradient))
+    np.testing.assert_allclose(large, small, rtol=1e-3)
+
+
+def test_complex_matrices_have_optaxs_updates() -> None:
+    key = jax.random.key(1)
+    for shape in ((3, 5), (4, 4)):
+        gradient = jax.random.normal(key, shape, jnp.complex64)
+        ours, theirs = muon(1.0), optax.contrib.muon(1.0, consistent_rms=0.2)
+        found, _ = ours.update(gradient, ours.init(gradient))
+        expected, _ = theirs.update(gradient, theirs.init(gradient), gradient)
+        np.testing.assert_allclose(found, expected, atol=2e-6)
+
+
+def test_matrices_of_one_stack_do_not_reach_each_other() -> None:
+    tx, params = muon(0.5), gradients(0)
+    alone, _ = tx.update(params, tx.init(params), params)
+    spoiled, _ = tx.update(params | {"as wide": jnp.full((3, 5), jnp.nan)}, tx.init(params), params)
+    for name in ("wide", "tall", "square"):
+        np.testing.assert_array_equal(alone[name], spoiled[name])
+
+
+def test_a_matrix_of_integers_is_passed_on() -> None:
+    tx, params = muon(0.5), {"matrix": jnp.ones((2, 2)), "table": jnp.ones((2, 2), jnp.int32)}
+    gradient = {"matrix": jnp.ones((2, 2)), "table": np.zeros((2, 2), jax.dtypes.float0)}
+    updates, _ = tx.update(gradient, tx.init(params), params)
+    assert updates["table"].dtype == jax.dtypes.float0
+    assert bool(jnp.all(updates["matrix"] < 0))
+
+
+def test_rates_are_swept() -> None:
+    params = gradients(0)
+
+    def update(rate: jax.Array) -> Any:
+        tx = muon(rate)
+        return tx.update(params, tx.init(params), params)[0]
+
+    swept = jax.vmap(update)(jnp.array([0.5, 0.25]))
+    for place, rate in enumerate((0.5, 0.25)):
+        jax.tree.map(lambda x, y: np.testing.assert_allclose(x[place], y, atol=1e-6), swept, update(jnp.float32(rate)))  # noqa: B023
+
+
 def test_muon_follows_its_formulas() -> None:
     steps, momentum, found = 5, np.zeros((5, 3)), run(muon(0.5), 5)["tall"]
     for t in range(1, steps + 1):

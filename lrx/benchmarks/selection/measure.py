@@ -20,19 +20,20 @@ from lrx.tuning.selection.portfolio import Method
 Judging = Callable[[list[tuple[str, float]]], TaskCurves]  # trains pairs with the held-out seeds where that is missing
 
 
-def by_policy(policy: Policy, portfolio: Mapping[str, Method]) -> Strategy:
+def by_policy(policy: Policy, portfolio: Mapping[str, Method], evaluation: float = 0.0) -> Strategy:
     """Return the strategy of a policy. If it finds that nothing is learnt, the worst run stands for its choice.
 
     Args:
       policy: asks for runs of full length, in parts between the stops of the stored curves.
       portfolio: the methods that it may ask for.
+      evaluation: the full runs that take as long as an evaluation.
     """
 
     def choose(replay: Replay) -> list[Pick]:
         picks = []
         for budget in BUDGETS:
             try:
-                choice, cost = replay.choose(policy, budget, portfolio)
+                choice, cost = replay.choose(policy, budget, portfolio, evaluation)
             except ValueError:  # nothing was learnt
                 picks.append(Pick(*_worst(replay), budget))
             else:

@@ -55,8 +55,16 @@ class Replay:
         """Return what runs are compared by, so that less is better: the metric of complete runs, the loss of others."""
         return self.sign * scores.metric if ends else scores.loss
 
-    def choose(self, policy: Policy, budget: float, portfolio: Mapping[str, Method]) -> tuple[Choice, float]:
+    def choose(
+        self, policy: Policy, budget: float, portfolio: Mapping[str, Method], evaluation: float = 0.0
+    ) -> tuple[Choice, float]:
         """Let a policy choose; return its choice and what it spent, in full runs.
+
+        Args:
+          policy: asks for runs, and chooses.
+          budget: of steps, in full runs.
+          portfolio: the methods that it may ask for.
+          evaluation: the full runs that take as long as an evaluation.
 
         Raises:
           ValueError: if it asks for what is not stored: a range test, a run whose schedule ends early, or an evaluation
@@ -71,6 +79,7 @@ class Replay:
             curves.mode,
             CHOOSING[self.seed],
             self.initial(),
+            evaluation_steps=dict.fromkeys(portfolio, evaluation * curves.num_steps) if evaluation else {},
         )
         while isinstance(decision := policy.decide(observed), Ask):
             observed = observed.extend(decision, self.answer(decision))

@@ -11,8 +11,8 @@ import numpy as np
 from lrx.tuning.selection.certainty import BETTER
 from lrx.tuning.selection.experience import NEAR, PARTS, SHOWN, Configuration, Experience, Seen, phi, shipped
 from lrx.tuning.selection.policy import (
-    FREE,
-    NOTICED,
+    FREE_SECONDS,
+    FREE_SHARE,
     Ask,
     Certainty,
     Choice,
@@ -36,7 +36,7 @@ DRAWS = 4000  # of the regrets
 SEEDS = 3  # of a configuration, at most
 AGAIN = 5.0, 3  # least budget, and complete runs, with which a complete run may be made again with another seed
 COST_POWER = 0.5  # of the cost of the next part of a run, by which its expected improvement is divided
-DENSE = 5  # evaluations for each full run of the budget, at most, if runs are evaluated at all parts that they pass
+EVALUATIONS = 5  # for each full run of the budget, about, if runs are evaluated at all parts that they pass
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -50,9 +50,9 @@ class FreezeThaw:
     more, the next part of a complete run is the first one of the same configuration with another seed, since the best
     of many single runs is often one that was lucky.
 
-    A run is evaluated at each part that it passes, also where it cannot be stopped. If that would take more than a
-    fifth of the budget's time, it is evaluated only where it may be stopped; and evaluations that take more than a
-    fifth nevertheless count as the steps that would take as long. Evaluations of less than a second count nothing.
+    A run is evaluated at each part that it passes, also where it cannot be stopped. If that takes too long
+    (`Observed.free_evaluation_steps`), it is evaluated only where it may be stopped; what evaluations still take beyond
+    that is taken from the steps. Evaluations that take less than a second are free.
 
     The certainty of the choice follows from the joint distribution of all that has begun, with 1.3 times the predicted
     deviations.
@@ -66,7 +66,7 @@ class FreezeThaw:
     def __repr__(self) -> str:
         """Tell what decides: two policies with equal texts ask for equal runs."""
         known = shipped() if self.experience is None else self.experience
-        rules = known.to_json(), SHOWN, USED, AGAIN, SEEDS, COST_POWER, DENSE, FREE, NOTICED
+        rules = known.to_json(), SHOWN, USED, AGAIN, SEEDS, COST_POWER, EVALUATIONS, FREE_SHARE, FREE_SECONDS
         return f"FreezeThaw(rules={hashlib.sha256(repr(rules).encode()).hexdigest()[:16]})"
 
     @staticmethod
@@ -92,7 +92,7 @@ class _Race:
         self.observed, self.experience = observed, experience
         self.steps = [max(1, round(part * observed.num_steps)) for part in PARTS]
         self.used = [parts for least, parts in USED if least <= observed.budget + 1e-9][-1]
-        self.sparse = DENSE * observed.evaluation_steps > FREE * observed.num_steps
+        self.sparse = EVALUATIONS * observed.budget * observed.least_evaluation_steps > observed.free_evaluation_steps
         self.latest = observed.latest()
         self.runs = {each: self._runs(each) for each in experience.configurations if each.method in observed.portfolio}
         self.begun = {each: runs[0] for each, runs in self.runs.items() if runs[0] in self.latest}
@@ -153,7 +153,8 @@ class _Race:
                 continue
             passed = {step for step in self.steps if start < step <= stop}
             evaluate_at = (stop,) if self.sparse else tuple(sorted(passed))
-            if stop - start + self.observed.charged(len(evaluate_at)) > self.observed.left:
+            evaluated = len(evaluate_at) * self.observed.evaluation_steps.get(run.method, 0.0)
+            if stop - start + self.observed.charged_steps(evaluated) > self.observed.left:
                 return None
             return Training(run, stop, start, stop if stop < run.length else 0, evaluate_at)
         return None
@@ -208,14 +209,13 @@ class _Race:
 
     def _doubts(self) -> tuple[str, ...]:
         """Say that evaluations left less time for runs, if they did."""
-        observed = self.observed
-        charged, steps = observed.charged(), observed.num_steps
-        if not charged:
+        observed, steps = self.observed, self.observed.num_steps
+        if not observed.charged_steps():
             return ()
+        evaluated, trained = observed.evaluated_steps / steps, observed.spent / steps
         return (
-            f"an evaluation takes as long as {observed.evaluation_steps:,.0f} of the {steps:,} steps of a full run, "
-            f"and {observed.evaluations} were made; so {charged / steps:.2g} full runs less were trained. With fewer "
-            "held-out examples, more runs are compared.",
+            f"{observed.evaluations} evaluations took as long as {evaluated:.2g} full runs, so only {trained:.2g} of "
+            f"{observed.budget:g} were trained: a smaller held-out set would leave time for more.",
         )
 
     def _certainty(self, chosen: Configuration) -> Certainty:

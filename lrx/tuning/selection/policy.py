@@ -30,8 +30,8 @@ from lrx.tuning.range_test_result import RangeTest
 from lrx.tuning.selection.portfolio import MIN_RATE, Method
 
 NUM_SEEDS = 2**31  # seeds are below it
-NOTICED = 1.0  # seconds of an evaluation; a shorter one costs nothing
-FREE = 0.2  # of the budget: what evaluations may take beside the steps
+FREE_SECONDS = 1.0  # of an evaluation; one that takes less is free
+FREE_SHARE = 0.2  # of the budget, for evaluations beside the steps; with compilation, a selection takes about 1.3 of it
 
 
 class Run(NamedTuple):
@@ -127,7 +127,6 @@ class Observation:
       seconds: of the steps alone; NaN if they were not measured.
       noise: two standard errors of `initial_loss - final_loss`, from the differences of the steps that they average; 0
         if these are fewer than three, or not known.
-      evaluation_seconds: of each evaluation, on average; NaN if they were not measured.
     """
 
     training: Training
@@ -139,7 +138,6 @@ class Observation:
     diverged: bool
     seconds: float = math.nan
     noise: float = 0.0
-    evaluation_seconds: float = math.nan
 
     @property
     def last(self) -> Scores:
@@ -166,7 +164,7 @@ class Observed:
 
     Attributes:
       num_steps: length of a full run.
-      budget: upper bound of the steps of all requests, in full runs.
+      budget: upper bound of the steps of all requests, in full runs; a policy may leave steps for long evaluations.
       portfolio: name to method.
       metric: name of what is compared by.
       mode: "min" or "max", which metric is better.
@@ -174,6 +172,8 @@ class Observed:
       initial: the results of an evaluation of the initial parameters; None if nothing is evaluated.
       range_tests: the range tests asked for so far, each with its result.
       rounds: the observations of each earlier `Ask` that had runs.
+      evaluation_steps: method to how many steps take as long as an evaluation of its runs, as measured before the first
+        request; a method is missing if that takes less than `FREE_SECONDS`.
     """
 
     num_steps: int
@@ -185,6 +185,7 @@ class Observed:
     initial: Scores | None = None
     range_tests: tuple[tuple[RangeProbe, RangeTest], ...] = ()
     rounds: tuple[tuple[Observation, ...], ...] = ()
+    evaluation_steps: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
     @property
     def allowed(self) -> int:
@@ -209,25 +210,43 @@ class Observed:
 
     @property
     def evaluations(self) -> int:
-        """Number of evaluations so far, with that of the initial parameters."""
-        return sum(len(each.scores) for each in self.runs) + (self.initial is not None)
+        """Number of evaluations so far. That of the initial parameters is repeated where it takes long.
+
+        A run that has diverged is not evaluated.
+        """
+        return sum(_evaluated(each) for each in self.runs) + self._initial_evaluations
 
     @property
-    def evaluation_steps(self) -> float:
-        """The steps that take as long as an evaluation; 0 if it takes less than `NOTICED` seconds, or is not measured.
+    def evaluated_steps(self) -> float:
+        """The steps that take as long as all evaluations so far."""
+        costs = [self.evaluation_steps.get(each.training.run.method, 0.0) * _evaluated(each) for each in self.runs]
+        return sum(costs) + self.least_evaluation_steps * self._initial_evaluations
 
-        The first evaluations with a method may contain compilations, so the fastest counts.
+    @property
+    def least_evaluation_steps(self) -> float:
+        """The steps that take as long as an evaluation with the method where that takes least."""
+        return min((self.evaluation_steps.get(method, 0.0) for method in self.portfolio), default=0.0)
+
+    @property
+    def free_evaluation_steps(self) -> float:
+        """The steps that take as long as what evaluations may take beside the steps of the budget.
+
+        A full run ends with an evaluation, so that is one for each full run, and `FREE_SHARE` of the whole.
         """
-        runs = [each for each in self.runs if math.isfinite(each.seconds)]
-        measured = [each.evaluation_seconds for each in runs if math.isfinite(each.evaluation_seconds)]
-        seconds = sum(each.seconds for each in runs)
-        if not measured or min(measured) < NOTICED or seconds <= 0:
-            return 0.0
-        return min(measured) * sum(each.training.stop - each.training.start for each in runs) / seconds
+        each = self.least_evaluation_steps
+        return self.budget * (each + FREE_SHARE * (self.num_steps + each))
 
-    def charged(self, more: int = 0) -> float:
-        """Return the steps that the evaluations so far, and `more`, take from the budget: what exceeds `FREE` of it."""
-        return max(0.0, self.evaluation_steps * (self.evaluations + more) - FREE * self.budget * self.num_steps)
+    def charged_steps(self, more: float = 0.0) -> float:
+        """Return the steps that evaluations take from `left` in a policy that counts them.
+
+        Args:
+          more: the steps that take as long as evaluations to come.
+        """
+        return max(0.0, self.evaluated_steps + more - self.free_evaluation_steps)
+
+    @property
+    def _initial_evaluations(self) -> int:
+        return 0 if self.initial is None else 1 + (self.least_evaluation_steps > 0)
 
     def seed_of(self, number: int) -> int:
         """Return the seed of a method's run number 0, 1, ... at one rate: from the selection's own on, then from 0."""
@@ -242,6 +261,10 @@ class Observed:
         tests = tuple(zip(ask.range_tests, answer.range_tests, strict=True))
         rounds = (answer.runs,) if answer.runs else ()
         return dataclasses.replace(self, range_tests=self.range_tests + tests, rounds=self.rounds + rounds)
+
+
+def _evaluated(run: Observation) -> int:
+    return sum(math.isfinite(found.loss) for found in run.scores.values())
 
 
 class Policy(Protocol):

@@ -78,6 +78,9 @@ class Selector:
             decision = self.policy.decide(observed)
             if isinstance(decision, Ask):
                 self.runner.compile_ahead()
+                if study.made is None and self.runner.workload.evaluate is not None:
+                    observed = dataclasses.replace(observed, evaluation_steps=self.runner.evaluation_steps(seed))
+                    decision = self.policy.decide(observed)
                 if status.enabled:
                     status.announce(self._estimate(observed))
             status.start()
@@ -106,6 +109,8 @@ class Selector:
         text = f"at most {steps:.2f} full runs of {show_seconds(run)}, {show_seconds(steps * run)}"
         if observed.initial is not None:
             text += f", and evaluations of {show_seconds(self.runner.seconds_of_evaluation(observed.seed))}"
+            if observed.evaluation_steps:
+                text += ", for which fewer steps are made where they take long"
         return text
 
     def _answer(self, ask: Ask, observed: Observed, states: _States, status: ProgressMeter) -> Answer:

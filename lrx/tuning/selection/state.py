@@ -11,23 +11,23 @@ from lrx.tuning.range_test_result import RangeTest
 from lrx.tuning.selection.policy import Observation, Observed, RangeProbe, Run, Scores, Training
 
 # The columns of a run: round, method, rate, seed, length, stop, start, keep, final loss, initial loss, its noise,
-# diverged, seconds, steps of a bin and seconds of an evaluation; of a range test: method, seed, steps, first and last
-# rate, extend.
+# diverged, seconds and steps of a bin; of a range test: method, seed, steps, first and last rate, extend.
 
 
 def to_arrays(observed: Observed) -> dict[str, np.ndarray]:
     """Return the range tests and the runs as arrays; methods are written as their places in the portfolio."""
     places = {name: place for place, name in enumerate(observed.portfolio)}
-    arrays: dict[str, np.ndarray] = {}
+    arrays: dict[str, np.ndarray] = {
+        "evaluation_steps": np.array([observed.evaluation_steps.get(name, 0.0) for name in observed.portfolio])
+    }
     rows: list[tuple[float, ...]] = []
     scores: list[tuple[float, ...]] = []
     for number, round_ in enumerate(observed.rounds):
         for each in round_:
             (method, *run), *request, _ = each.training
             scores += [(len(rows), step, *found) for step, found in each.scores.items()]
-            losses = each.final_loss, each.initial_loss, each.noise, each.diverged
-            times = each.seconds, each.bin_steps, each.evaluation_seconds
-            rows.append((number, places[method], *run, *request, *losses, *times))
+            numbers = each.final_loss, each.initial_loss, each.noise, each.diverged, each.seconds, each.bin_steps
+            rows.append((number, places[method], *run, *request, *numbers))
     if rows:
         arrays["runs"] = np.array(rows, np.float64)
         arrays["losses"] = np.stack([each.losses for each in observed.runs])
@@ -52,23 +52,13 @@ def from_arrays(arrays: Mapping[str, np.ndarray], beginning: Observed) -> Observ
         scores.setdefault(int(row), {})[int(step)] = Scores(*map(float, found))
     rounds: dict[int, list[Observation]] = {}
     for row, values in enumerate(arrays.get("runs", ())):
-        number, method, rate, seed, *steps = values[:8].tolist()
-        final, initial, noise, diverged, seconds, bin_steps, evaluation = values[8:].tolist()
+        number, method, rate, seed, *steps, final, initial, noise, diverged, seconds, bin_steps = values.tolist()
         length, stop, start, keep = map(int, steps)
         found = scores.get(row, {})
         training = Training(Run(methods[int(method)], rate, int(seed), length), stop, start, keep, tuple(found))
         rounds.setdefault(int(number), []).append(
             Observation(
-                training,
-                arrays["losses"][row],
-                int(bin_steps),
-                found,
-                final,
-                initial,
-                bool(diverged),
-                seconds,
-                noise,
-                evaluation,
+                training, arrays["losses"][row], int(bin_steps), found, final, initial, bool(diverged), seconds, noise
             )
         )
     tests: dict[int, dict[str, np.ndarray]] = {}
@@ -76,9 +66,15 @@ def from_arrays(arrays: Mapping[str, np.ndarray], beginning: Observed) -> Observ
         number, _, field = key.partition("/")
         if field:
             tests.setdefault(int(number), {})[field] = values
+    costs = arrays.get("evaluation_steps", np.zeros(len(methods)))
     range_tests = []
     for _, fields in sorted(tests.items()):
         method, seed, num_steps, low, high, extend = fields.pop("probe").tolist()
         probe = RangeProbe(methods[int(method)], int(seed), int(num_steps), low, high, bool(extend))
         range_tests.append((probe, RangeTest.from_arrays(fields)))
-    return dataclasses.replace(beginning, range_tests=tuple(range_tests), rounds=tuple(map(tuple, rounds.values())))
+    return dataclasses.replace(
+        beginning,
+        range_tests=tuple(range_tests),
+        rounds=tuple(map(tuple, rounds.values())),
+        evaluation_steps={name: float(steps) for name, steps in zip(methods, costs, strict=True) if steps},
+    )

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from tuning.line import NOISY_LINE
@@ -15,7 +17,8 @@ from tuning.selection.methods import SMALL
 
 import lrx
 from lrx.training.following import BestBy
-from lrx.tuning.selection.policy import Ask, Choice, Observation, Observed, Run, Training
+from lrx.tuning.selection.policy import Ask, Choice, Observation, Observed, Run, Scores, Training
+from lrx.tuning.selection.portfolio import Method
 from lrx.tuning.selection.selector import Selector
 
 
@@ -114,7 +117,9 @@ def test_a_gain_within_its_noise_is_no_learning() -> None:
     assert found == [True, False]
 
 
-def test_a_policy_sees_how_long_an_evaluation_takes() -> None:
+def test_a_policy_knows_how_long_an_evaluation_takes_and_a_resumed_one_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     few, seen = {"constant": SMALL["constant"]}, []
 
     def evaluate(*state: Any) -> dict[str, jax.Array]:
@@ -126,14 +131,77 @@ def test_a_policy_sees_how_long_an_evaluation_takes() -> None:
             seen.append(observed)
             return super().decide(observed)
 
-    slow = dataclasses.replace(NOISY_LINE, evaluate=evaluate)
-    found = lrx.select(slow, num_steps=40, portfolio=few, metric="error", policy=Watching("constant"))
-    (run,) = seen[-1].runs
-    assert 0.05 <= run.evaluation_seconds < found.seconds
-    assert found.evaluations == seen[-1].evaluations == 2
-    long = dataclasses.replace(run, seconds=2.0, evaluation_seconds=1.0)
-    observed = dataclasses.replace(seen[-1], rounds=((long,),))
-    assert observed.evaluation_steps == 10  # 20 steps took two seconds
-    assert observed.charged() == max(0.0, 2 * 10 - 0.2 * 3 * 40)
-    assert observed.charged(more=1) == pytest.approx(3 * 10 - 24)
-    assert dataclasses.replace(seen[-1], rounds=((dataclasses.replace(long, evaluation_seconds=0.9),),)).charged(9) == 0
+    def select() -> list[Observed]:
+        seen.clear()
+        slow = dataclasses.replace(NOISY_LINE, evaluate=evaluate)
+        policy = Watching("constant")
+        found = lrx.select(
+            slow, num_steps=40, portfolio=few, metric="error", policy=policy, checkpoint=tmp_path / "kept"
+        )
+        assert found.evaluations == seen[-1].evaluations
+        return list(seen)
+
+    monkeypatch.setattr("lrx.tuning.selection.runner.FREE_SECONDS", 0.04)
+    first, *_, last = select()
+    assert first.evaluation_steps == {}
+    assert last.evaluation_steps["constant"] > 1  # a step takes less than 0.05 s
+    assert last.evaluations == 3
+    (resumed,) = select()[1:]
+    assert resumed.evaluation_steps == last.evaluation_steps
+
+
+def test_evaluations_of_less_than_a_second_are_free() -> None:
+    runner = Selector(
+        NOISY_LINE, 40, {"constant": SMALL["constant"]}, BestBy("error", "min"), Stubborn("constant")
+    ).runner
+    runner.initial_scores(0)
+    assert runner.evaluation_steps(0) == {}
+
+
+def test_an_evaluation_for_which_batch_statistics_are_recomputed_costs_200_forward_passes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def loss_fn(weight: jax.Array, mean: jax.Array, x: jax.Array, key: jax.Array) -> tuple[jax.Array, jax.Array]:
+        del key
+        return jnp.mean((weight * x - 3.0) ** 2), 0.9 * mean + 0.1 * jnp.mean(weight * x)
+
+    workload = lrx.Workload(
+        "mean",
+        lambda key: (jnp.zeros([]), jnp.zeros([])),
+        loss_fn,
+        lrx.Batches(jnp.ones(32), batch_size=8),
+        lambda weight, mean: {"loss": (weight - 3.0) ** 2 + mean},
+    )
+    methods = {
+        "plain": Method(lambda rate, num_steps: lrx.sgd(rate), default=0.1),
+        "averaged": Method(lambda rate, num_steps: lrx.schedule_free_sgd(rate), default=0.1),
+    }
+    runner = Selector(workload, 40, methods, None, Stubborn("plain")).runner
+    runner.initial_scores(0)
+    monkeypatch.setattr("lrx.tuning.selection.runner.FREE_SECONDS", 0.0)
+    steps = runner.evaluation_steps(0)
+    assert steps["averaged"] - steps["plain"] == pytest.approx(200 / 3)
+
+
+def test_what_evaluations_take_beyond_their_share_is_charged() -> None:
+    observed = Observed(270, 3.0, SMALL, initial=Scores(1.0, 1.0))
+    assert observed.evaluated_steps == 0
+    long = dataclasses.replace(observed, evaluation_steps=dict.fromkeys(SMALL, 30.0) | {"constant": 80.0})
+    assert (long.evaluations, long.evaluated_steps) == (2, 60)
+    assert long.free_evaluation_steps == pytest.approx(3 * (30 + 0.2 * 300))
+    assert long.charged_steps() == 0
+    assert long.charged_steps(240) == pytest.approx(60 + 240 - 270)
+    made, lost = (
+        Observation(
+            Training(Run("constant", rate, 0, 270), 90, evaluate_at=(30, 90)),
+            np.zeros(1),
+            1,
+            {step: Scores(value, value) for step in (30, 90)},
+            value,
+            1.0,
+            math.isinf(value),
+        )
+        for rate, value in ((0.1, 0.5), (0.2, math.inf))
+    )
+    after = dataclasses.replace(long, rounds=((made,), (lost,)))
+    assert (after.evaluations, after.evaluated_steps) == (2 + 2, 60 + 2 * 80)

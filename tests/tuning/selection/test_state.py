@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import numpy as np
@@ -16,7 +17,7 @@ BEGINNING = Observed(40, 3.0, SMALL, "error", "min", 5, Scores(2.0, 2.0))
 
 def observation(training: Training, scores: dict[int, Scores], final_loss: float) -> Observation:
     losses = np.linspace(1.0, 0.5, 4, dtype=np.float32)
-    return Observation(training, losses, 10, scores, final_loss, 2.0, math.isinf(final_loss), 0.25, 0.125, 1.5)
+    return Observation(training, losses, 10, scores, final_loss, 2.0, math.isinf(final_loss), 0.25)
 
 
 def test_what_was_observed_is_rebuilt_from_its_arrays() -> None:
@@ -37,7 +38,9 @@ def test_what_was_observed_is_rebuilt_from_its_arrays() -> None:
     observed = observed.extend(
         asked._replace(range_tests=(RangeProbe("late decay", 5, 30, 1e-6, 2.0, True),), runs=()), Answer((test,))
     )
+    observed = dataclasses.replace(observed, evaluation_steps={"late decay": 12.5})
     found = from_arrays(to_arrays(observed), BEGINNING)
+    assert found.evaluation_steps == {"late decay": 12.5}
     assert found.spent == observed.spent == 20 + 10 + 20 + 4
     assert found.left == 120 - 54
     assert [[each.training for each in round_] for round_ in found.rounds] == [
@@ -48,7 +51,6 @@ def test_what_was_observed_is_rebuilt_from_its_arrays() -> None:
         assert dict(before.scores) == dict(after.scores)
         assert (before.final_loss, before.diverged, before.seconds) == (after.final_loss, after.diverged, after.seconds)
         assert (before.learnt, before.bin_steps) == (after.learnt, after.bin_steps)
-        assert (before.noise, before.evaluation_seconds) == (after.noise, after.evaluation_seconds)
     ((probe, read),) = found.range_tests
     assert probe == RangeProbe("late decay", 5, 30, 1e-6, 2.0, True)
     assert (read.suggestions, read.diverged_at) == (suggestions, None)
