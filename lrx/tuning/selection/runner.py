@@ -14,8 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from lrx.run_state import moves_evaluation
-from lrx.training.batch_stats import NUM_BATCHES, recompute_batch_stats
+from lrx.training.batch_stats import recompute_batch_stats
 from lrx.training.checks import initial_shapes
 from lrx.training.following import BestBy
 from lrx.training.identity import Identity, describe, family_identity, run_identity
@@ -33,13 +32,11 @@ from lrx.tuning.ladder import extend_ladder, make_ladder
 from lrx.tuning.range_reading import read_losses
 from lrx.tuning.range_test_result import RangeTest
 from lrx.tuning.selection.grouping import group, merge
-from lrx.tuning.selection.policy import FREE_SECONDS, Observation, RangeProbe, Run, Scores, Training
+from lrx.tuning.selection.policy import Observation, RangeProbe, Run, Scores, Training
 from lrx.tuning.selection.portfolio import PORTFOLIO, Method
 from lrx.tuning.selection.switch import Branch, switch
 
 LONGEST_LADDER = 200  # steps of a range test, with those that it is continued by
-FORWARD = 1 / 3  # of a step: a forward pass
-TIMED_STEPS = 4  # that a step's duration is measured on
 KEPT_TAILS = 32  # stretches of steps whose losses of the initial parameters are kept
 LADDER_PARTS = 4  # of a range test, after each of which it may end
 
@@ -109,9 +106,7 @@ class MethodRunner:
         self._family = RunFamily(workload, transformation, points, points)
         self._initial: dict[int, tuple[Any, Any]] = {}  # of the latest seed
         self._initial_tails: dict[tuple[int, int, int], np.ndarray] = {}  # by seed, start and stop, the latest last
-        self._step_seconds: float | None = None
-        self._evaluation_seconds: float | None = None
-        self._first_evaluation = 0.0  # seconds, with its compilation
+        self.first_evaluation = 0.0  # seconds of `initial_scores`, with its compilation
         self._plan: Plan | None = None
         self._compilation: Future[object] | None = None
         longest = max(math.ceil(TAIL * num_steps) + 1, min(points, LONGEST_LADDER))
@@ -199,67 +194,6 @@ class MethodRunner:
             state = run_at(self._begin().start(hyperparameters(0, 1.0, 1), np.array([seed])).state, 0, 0)
             self._initial = {seed: (state.params, state.model_state)}
         return self._initial[seed]
-
-    def evaluation_steps(self, seed: int) -> dict[str, float]:
-        """Measure, for each method, how many steps take as long as an evaluation of its runs.
-
-        What takes less than `FREE_SECONDS` is left out. The initial parameters must have been evaluated before.
-        """
-        recomputing = self._recomputing(seed)
-        if self._first_evaluation < FREE_SECONDS and not recomputing:  # with its compilation
-            return {}
-        step = self.seconds_of_step(seed)  # first, since it waits until nothing is compiled behind
-        evaluation = self.seconds_of_evaluation(seed) / step
-        costs = {name: evaluation + FORWARD * NUM_BATCHES * (name in recomputing) for name in self.portfolio}
-        return {name: cost for name, cost in costs.items() if cost * step >= FREE_SECONDS}
-
-    def _recomputing(self, seed: int) -> set[str]:
-        """Return the methods for whose evaluation the model's batch statistics are recomputed."""
-        params, model_state = self.initial_state(seed)
-        if not jax.tree.leaves(model_state):
-            return set()
-        found = set()
-
-        def look(params: Any) -> None:
-            for name, method in self.portfolio.items():
-                if moves_evaluation(method.make(method.default, self.num_steps).init(params), params):
-                    found.add(name)
-
-        jax.eval_shape(look, params)
-        return found
-
-    def seconds_of_step(self, seed: int) -> float:
-        """Measure the seconds of a step on a few steps of the first method, once."""
-        if self._step_seconds is None:
-            self._step_seconds = self._measure_step(seed)
-        return self._step_seconds
-
-    def _measure_step(self, seed: int) -> float:
-        plan, seeds, hyper = self.plan(), np.array([seed]), hyperparameters(0, 1e-6, self.num_steps)
-        runs = jax.block_until_ready(plan.advance(plan.start(hyper, seeds), hyper, seeds, 0, 1))
-        done, least = 1, math.inf
-        for steps in (TIMED_STEPS, TIMED_STEPS, 8 * TIMED_STEPS):  # the last ones only if they take less than a moment
-            began = time.monotonic()
-            runs = jax.block_until_ready(plan.advance(runs, hyper, seeds, done, done + steps))
-            done += steps
-            least = min(least, (time.monotonic() - began) / steps)
-            if 16 * TIMED_STEPS * least > 0.2:
-                break
-        return least
-
-    def seconds_of_evaluation(self, seed: int) -> float:
-        """Measure the seconds of an evaluation, once; one must have been made before."""
-        if self._evaluation_seconds is None:
-            _, self._evaluation_seconds = self._evaluate_initial(seed)
-        return self._evaluation_seconds
-
-    def _evaluate_initial(self, seed: int) -> tuple[dict[str, float], float]:
-        """Evaluate the initial parameters; return the results, and the seconds."""
-        assert self.workload.evaluate is not None
-        state = self.initial_state(seed)
-        began = time.monotonic()
-        results = {name: float(value) for name, value in self.workload.evaluate(*state).items()}
-        return results, time.monotonic() - began
 
     def test_range(self, probe: RangeProbe) -> RangeTest:
         """Make the range test that a policy asks for.
@@ -373,7 +307,9 @@ class MethodRunner:
         """Evaluate the initial parameters, which refuses an unknown metric; None if the workload does not evaluate."""
         if self.workload.evaluate is None:
             return None
-        results, self._first_evaluation = self._evaluate_initial(seed)
+        state, began = self.initial_state(seed), time.monotonic()
+        results = {name: float(value) for name, value in self.workload.evaluate(*state).items()}
+        self.first_evaluation = time.monotonic() - began
         scores = self._scores(results, None)
         return None if self.compared == "training loss" else scores
 

@@ -17,6 +17,7 @@ from lrx.training.workload import Workload
 from lrx.tuning.selection.bracket import Bracket
 from lrx.tuning.selection.certainty import assess, next_run
 from lrx.tuning.selection.code import shortest
+from lrx.tuning.selection.costs import Costs
 from lrx.tuning.selection.doubts import list_doubts
 from lrx.tuning.selection.policy import Answer, Ask, Choice, Observation, Observed, Policy, Run, Training
 from lrx.tuning.selection.portfolio import Method
@@ -78,11 +79,12 @@ class Selector:
             decision = self.policy.decide(observed)
             if isinstance(decision, Ask):
                 self.runner.compile_ahead()
-                if study.made is None and self.runner.workload.evaluate is not None:
-                    observed = dataclasses.replace(observed, evaluation_steps=self.runner.evaluation_steps(seed))
+                costs = Costs(self.runner, seed)
+                if study.made is None:
+                    observed = dataclasses.replace(observed, evaluation_steps=costs.evaluation_steps())
                     decision = self.policy.decide(observed)
                 if status.enabled:
-                    status.announce(self._estimate(observed))
+                    status.announce(self._estimate(observed, costs))
             status.start()
             while isinstance(decision, Ask):
                 answer = self._answer(decision, observed, states, status)
@@ -102,13 +104,13 @@ class Selector:
                 "noise. Give a longer run, num_steps, or look at the gradients."
             )
 
-    def _estimate(self, observed: Observed) -> str:
+    def _estimate(self, observed: Observed, costs: Costs) -> str:
         """Return what the selection will cost, as measured on a few steps and one evaluation."""
-        run = self.runner.seconds_of_step(observed.seed) * self.num_steps
+        run = costs.step_seconds * self.num_steps
         steps = observed.left / self.num_steps
         text = f"at most {steps:.2f} full runs of {show_seconds(run)}, {show_seconds(steps * run)}"
         if observed.initial is not None:
-            text += f", and evaluations of {show_seconds(self.runner.seconds_of_evaluation(observed.seed))}"
+            text += f", and evaluations of {show_seconds(costs.evaluation_seconds)}"
             if observed.evaluation_steps:
                 text += ", for which fewer steps are made where they take long"
         return text

@@ -17,6 +17,7 @@ from tuning.selection.methods import SMALL
 
 import lrx
 from lrx.training.following import BestBy
+from lrx.tuning.selection.costs import Costs
 from lrx.tuning.selection.policy import Ask, Choice, Observation, Observed, Run, Scores, Training
 from lrx.tuning.selection.portfolio import Method
 from lrx.tuning.selection.selector import Selector
@@ -141,7 +142,7 @@ def test_a_policy_knows_how_long_an_evaluation_takes_and_a_resumed_one_too(
         assert found.evaluations == seen[-1].evaluations
         return list(seen)
 
-    monkeypatch.setattr("lrx.tuning.selection.runner.FREE_SECONDS", 0.04)
+    monkeypatch.setattr("lrx.tuning.selection.costs.FREE_SECONDS", 0.04)
     first, *_, last = select()
     assert first.evaluation_steps == {}
     assert last.evaluation_steps["constant"] > 1  # a step takes less than 0.05 s
@@ -155,7 +156,7 @@ def test_evaluations_of_less_than_a_second_are_free() -> None:
         NOISY_LINE, 40, {"constant": SMALL["constant"]}, BestBy("error", "min"), Stubborn("constant")
     ).runner
     runner.initial_scores(0)
-    assert runner.evaluation_steps(0) == {}
+    assert Costs(runner, 0).evaluation_steps() == {}
 
 
 def test_an_evaluation_for_which_batch_statistics_are_recomputed_costs_200_forward_passes(
@@ -178,8 +179,8 @@ def test_an_evaluation_for_which_batch_statistics_are_recomputed_costs_200_forwa
     }
     runner = Selector(workload, 40, methods, None, Stubborn("plain")).runner
     runner.initial_scores(0)
-    monkeypatch.setattr("lrx.tuning.selection.runner.FREE_SECONDS", 0.0)
-    steps = runner.evaluation_steps(0)
+    monkeypatch.setattr("lrx.tuning.selection.costs.FREE_SECONDS", 0.0)
+    steps = Costs(runner, 0).evaluation_steps()
     assert steps["averaged"] - steps["plain"] == pytest.approx(200 / 3)
 
 
