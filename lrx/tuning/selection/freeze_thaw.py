@@ -154,7 +154,8 @@ class _Race:
             passed = {step for step in self.steps if start < step <= stop}
             evaluate_at = (stop,) if self.sparse else tuple(sorted(passed))
             evaluated = len(evaluate_at) * self.observed.evaluation_steps.get(run.method, 0.0)
-            if stop - start + self.observed.charged_steps(evaluated) > self.observed.left:
+            charged = self.observed.charged_steps(evaluated) if self.begun else 0.0  # one run there must be
+            if stop - start + charged > self.observed.left:
                 return None
             return Training(run, stop, start, stop if stop < run.length else 0, evaluate_at)
         return None
