@@ -10,7 +10,8 @@ the ratio to full runs of what was chosen is printed beside.
 
     lrx bench select_cost
     lrx bench select_cost --steps 350 --budget 1
-    lrx bench select_cost --data cifar10 --model resnet8 --batch-size 64 --steps 300
+    lrx bench select_cost --data cifar10 \\
+      --model resnet8 --batch-size 64 --steps 300
 """
 
 from __future__ import annotations
