@@ -112,7 +112,7 @@ class Selector:
         if observed.initial is not None:
             text += f", and evaluations of {show_seconds(costs.evaluation_seconds)}"
             if observed.evaluation_steps:
-                text += ", for which fewer steps are made where they take long"
+                text += " each, which may take the place of some steps"
         return text
 
     def _answer(self, ask: Ask, observed: Observed, states: _States, status: ProgressMeter) -> Answer:
