@@ -124,8 +124,9 @@ def _scale_by_muon() -> optax.GradientTransformation:
             momentum = BETA * momentum + (1 - BETA) * gradient
             return of_momentum * momentum + of_gradient * gradient, momentum
 
-        wide = jax.tree.map(lambda leaf: leaf if has_no_gradient(leaf) else upcast(leaf), updates)
-        directions, momentum = leafwise(step, wide, state.momentum)
+        # Otherwise `leafwise` would round the directions to the gradients' type, in which they may overflow.
+        precise = jax.tree.map(lambda leaf: leaf if has_no_gradient(leaf) else upcast(leaf), updates)
+        directions, momentum = leafwise(step, precise, state.momentum)
         orthogonal = jax.tree.map(
             lambda leaf, like: leaf if has_no_gradient(leaf) else as_type(leaf, type_of(like)),
             _orthogonalize(directions),

@@ -151,8 +151,8 @@ class _Race:
             stop = next((self.steps[part] for part in self.used if self.steps[part] > start), None)
             if stop is None:
                 continue
-            passed = {step for step in self.steps if start < step <= stop}
-            evaluate_at = (stop,) if self.sparse else tuple(sorted(passed))
+            passed = tuple(sorted({step for step in self.steps if start < step <= stop}))
+            evaluate_at = (stop,) if self.sparse else passed
             evaluated = len(evaluate_at) * self.observed.evaluation_steps.get(run.method, 0.0)
             charged = self.observed.charged_steps(evaluated) if self.begun else 0.0  # one run there must be
             if stop - start + charged > self.observed.left:

@@ -66,7 +66,7 @@ def from_arrays(arrays: Mapping[str, np.ndarray], beginning: Observed) -> Observ
         number, _, field = key.partition("/")
         if field:
             tests.setdefault(int(number), {})[field] = values
-    costs = arrays.get("evaluation_steps", np.zeros(len(methods)))
+    costs = arrays["evaluation_steps"]
     range_tests = []
     for _, fields in sorted(tests.items()):
         method, seed, num_steps, low, high, extend = fields.pop("probe").tolist()
