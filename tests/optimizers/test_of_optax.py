@@ -69,7 +69,7 @@ def test_a_large_gradient_in_float16_does_not_overflow() -> None:
 
 def test_complex_matrices_have_optaxs_updates() -> None:
     key = jax.random.key(1)
-    for shape in ((3, 5), (4, 4)):
+    for shape in ((3, 5), (5, 3), (4, 4)):
         gradient = jax.random.normal(key, shape, jnp.complex64)
         ours, theirs = muon(1.0), optax.contrib.muon(1.0, consistent_rms=0.2)
         found, _ = ours.update(gradient, ours.init(gradient))
@@ -118,6 +118,21 @@ def test_muon_follows_its_formulas() -> None:
         np.testing.assert_allclose(found[t - 1], -0.5 * 0.2 * np.sqrt(5) * x, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("shape", [(20, 70), (70, 20), (30, 30)])
+def test_small_singular_values_are_as_exact_as_in_single_iterations(shape: tuple[int, int]) -> None:
+    random, rank = np.random.default_rng(0), min(shape)
+    left, right = (np.linalg.qr(random.normal(size=(side, rank)))[0] for side in shape)
+    matrix = (left * 10.0 ** np.linspace(0, -6, rank)) @ right.T
+    x = matrix / np.linalg.norm(matrix)
+    for _ in range(5):
+        gram = x @ x.T
+        x = 3.4445 * x + (-4.775 * gram + 2.0315 * gram @ gram) @ x
+    tx, gradient = muon(1.0), jnp.asarray(matrix, jnp.float32)
+    found, _ = tx.update(gradient, tx.init(gradient), gradient)
+    expected = -0.2 * np.sqrt(max(shape)) * x
+    assert np.abs(found - expected).max() < 1e-4 * np.sqrt(np.mean(expected**2))
+
+
 def test_singular_values_are_near_one_and_the_root_mean_square_near_that_of_adam() -> None:
     tx, matrix = muon(1.0), jax.random.normal(jax.random.key(0), (30, 50))
     updates, _ = tx.update(matrix, tx.init(matrix), matrix)
@@ -130,7 +145,9 @@ def test_singular_values_are_near_one_and_the_root_mean_square_near_that_of_adam
 def test_matrices_of_one_shape_and_their_transposes_are_multiplied_together() -> None:
     tx, params = muon(0.5), {name: value for name, value in gradients(0).items() if name != "empty"}
     text = jax.jit(tx.update).lower(params, tx.init(params), params).as_text()
-    assert len(re.findall(r"stablehlo\.dot_general", text)) == 2 * 5 * 3  # two stacks, five iterations
+    square = 5 * 3  # in each iteration, for A, for A A and for X
+    wide = (3 + 2 * 4) + (3 + 4)  # of two groups, three for the first factor and the matrix, and four for each further
+    assert len(re.findall(r"stablehlo\.dot_general", text)) == square + wide
 
 
 def test_the_state_of_muon_is_read_and_its_rate_changed() -> None:
