@@ -171,7 +171,7 @@ class _Runs:
     def train(self, times: np.ndarray, status: ProgressMeter) -> None:
         """Train all runs, and keep the parameters at these steps, the first of which is 0."""
         num_steps = int(times[-1])
-        family = RunFamily(self.workload, FromRate(self.tx), num_steps, num_steps)
+        family = RunFamily(self.workload, FromRate(self.tx), num_steps, num_steps, keep_diverged=True)
         plan = choose_plan(family, {"rate": self.rates}, self.seed)
         status.start()
         while len(self.paths) < len(self.rates):

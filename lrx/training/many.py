@@ -1,12 +1,12 @@
 """Many runs of one workload side by side: their state, their step and their loop.
 
 Runs differ by hyperparameters and by seed. Runs of the same seed see the same minibatches in the same order, which are
-those of `lrx.train` with that seed. A run whose loss is not finite is frozen at the state before, unless its
-transformation recovers by itself, as `rollback_on_divergence` does, and the family has no `watch`; a run that a
-controller stops is frozen at its last state; and the others continue.
+those of `lrx.train` with that seed. A run whose loss is not finite has diverged, unless its transformation recovers by
+itself, as `rollback_on_divergence` does, and the family has no `watch`. It ends there, and its state is of no use
+unless the family keeps it; a run that a controller stops ends with its last state; and the others continue.
 
-Two programs compute the same: "vmap" runs one step of all runs at once, "map" runs all steps of one run, then those of
-the next. `plan.py` compiles them.
+Two programs compute the same, but for states of no use: "vmap" runs one step of all runs at once, "map" runs all steps
+of one run, then those of the next. `plan.py` compiles them.
 """
 
 from __future__ import annotations
@@ -65,6 +65,20 @@ _SHAPES = Cache(maxsize=64)
 FOLLOW_ALL = Watch((), lambda memory, loss, count: (memory, jnp.bool_(True)))  # noqa: ARG005
 
 
+def hold(one_step: Callable[..., Runs]) -> Callable[..., Runs]:
+    """Return a step of one run that leaves the state of a run that has ended, or diverges in it, as it is."""
+
+    def held(run: Runs, *arguments: Any) -> Runs:
+        after = one_step(run, *arguments)
+        return after._replace(state=_where(after.steps > run.steps, after.state, run.state))
+
+    return held
+
+
+def _where(condition: jax.Array, after: Any, before: Any) -> Any:
+    return jax.tree.map(lambda after, before: jnp.where(condition, after, before), after, before)
+
+
 def _watch_key(watching: Any) -> Hashable:
     try:
         return key_of(watching)
@@ -87,6 +101,8 @@ class RunFamily:
         batch.
       measured_on: the data of `measure`, a pytree of arrays.
       keep_rates: whether the curve of the learning rate is kept too.
+      keep_diverged: whether the state of a run that has diverged is that before the loss that is not finite, with "map"
+        too, where this costs a pass over the state in every step.
     """
 
     workload: Workload
@@ -97,6 +113,7 @@ class RunFamily:
     measure: Callable[[Any, Any, Any, jax.Array], jax.Array] | None = None
     measured_on: Any = ()
     keep_rates: bool = False
+    keep_diverged: bool = False
 
     def __post_init__(self) -> None:
         _ = self.workload.batches.arrays  # which a stream refuses
@@ -146,7 +163,7 @@ class RunFamily:
         hyper = {name: jax.ShapeDtypeStruct((), jnp.float32) for name in names}
         if names not in self._keys:
             arguments = (hyper, jax.ShapeDtypeStruct((), jnp.int32))
-            lengths = (self.num_steps, self.num_points, self.keep_rates)
+            lengths = (self.num_steps, self.num_points, self.keep_rates, self.keep_diverged)
             watched = _watch_key((self.watch, self.measure))
             made = optimizer_key(self.make_tx, arguments, self.workload)
             self._keys[names] = (workload_key(self.workload), watched, *lengths, *names, made)
@@ -169,7 +186,10 @@ class RunFamily:
     def step(
         self, run: Runs, hyper: Hyperparameters, batch: Any, measured_on: Any, key: jax.Array, count: jax.Array
     ) -> Runs:
-        """Run one step of one run, after `count` completed ones."""
+        """Run one step of one run, after `count` completed ones.
+
+        The state is that after the step also if the run has ended: `hold` keeps the one before.
+        """
         update = tolerant_update(self.make_tx(hyper, count))
         state, loss = step(self.workload.loss_fn, update, run.state, batch, key, count)
         value = loss.astype(jnp.float32)
@@ -189,13 +209,10 @@ class RunFamily:
         goes_on = made & well
         if can_stop(state.opt_state):
             goes_on &= ~stopped(state.opt_state)
-        state, memory = jax.tree.map(
-            lambda after, before: jnp.where(made, after, before), (state, memory), (run.state, run.memory)
-        )
         point = count // self.steps_per_point
         return Runs(
             state,
-            memory,
+            _where(made, memory, run.memory),
             run.steps + made,
             goes_on,
             run.diverged | (run.alive & (~(finite & well) | gave_up(state.opt_state))),
@@ -246,6 +263,8 @@ class RunFamily:
           start: steps made.
           stop: steps to have made.
         """
+        if strategy == "vmap" or self.keep_diverged:
+            one_step = hold(one_step)
         sampling = self.workload.batches.sampling
         arrays, measured_on = data
         in_order = sampling.in_order(arrays)

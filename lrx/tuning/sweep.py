@@ -43,7 +43,7 @@ def sweep(
 
     Any float that `tx` takes can be swept: rates, betas, weight decay, and durations such as warm-up steps. Runs of the
     same seed start from the same parameters and see the same minibatches, those of `lrx.train(..., seed=seed)`. A run
-    whose loss is not finite is frozen; the others continue. A run that a controller stops keeps its loss.
+    whose loss is not finite has diverged; the others continue. A run that a controller stops keeps its loss.
 
     Args:
       workload: the model, its data and its loss.

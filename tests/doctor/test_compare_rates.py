@@ -8,6 +8,7 @@ import pytest
 
 import lrx
 from lrx.doctor.compare_rates import _plane_of, snapshot_times
+from lrx.training.plan import choose_plan
 
 X = np.random.default_rng(0).normal(size=(48, 2)).astype(np.float32) * np.array([[1, 4]], np.float32)
 LINE = lrx.Workload.from_functions(
@@ -22,6 +23,16 @@ RATES = {"too small": 1e-3, "good": 0.02, "too large": 0.3}
 @pytest.fixture(scope="module")
 def found():
     return lrx.compare_rates(LINE, lrx.sgd, RATES, num_steps=200, num_points=5, snapshots=12)
+
+
+def test_a_run_that_diverges_keeps_its_last_parameters_also_if_runs_are_trained_one_by_one(monkeypatch):
+    def one_by_one(family, hyper, seeds):
+        return choose_plan(family, hyper, seeds, strategy="map")
+
+    monkeypatch.setitem(_plane_of.__globals__, "choose_plan", one_by_one)
+    found = lrx.compare_rates(LINE, lrx.sgd, RATES, num_steps=200, num_points=2, snapshots=4)
+    assert found.diverged["too large"]
+    assert 1e6 < found.distances["too large"][-1] < np.inf
 
 
 @pytest.mark.slow

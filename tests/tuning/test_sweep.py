@@ -229,15 +229,36 @@ def test_a_member_that_its_controller_stops_has_not_diverged() -> None:
     assert found.evaluations["error"][0, 0] < 0.5
 
 
+def advanced(tx: Any, strategy: str) -> many.Runs:
+    """Return two runs after 20 steps, or where they ended before."""
+    hyper, seeds = {"lr": np.array([0.1, 1e-9])}, np.arange(1)
+    plan = plans.choose_plan(many.RunFamily(LINE, FromHyperparameters(tx), 20, 20), hyper, seeds, strategy=strategy)
+    return plan.advance(plan.start(hyper, seeds), hyper, seeds, 0, 20)
+
+
 @pytest.mark.parametrize("strategy", ["vmap", "map"])
-def test_a_frozen_run_keeps_the_state_from_before(strategy: str) -> None:
-    hyper, seeds = {"lr": np.array([0.1, 1e9])}, np.arange(1)
-    family = many.RunFamily(LINE, FromHyperparameters(sgd), 40, 40)
-    plan = plans.choose_plan(family, hyper, seeds, strategy=strategy)
-    after = plan.advance(plan.start(hyper, seeds), hyper, seeds, 0, 40)
+def test_a_run_that_has_ended_keeps_its_state_while_others_go_on(strategy: str) -> None:
+    def stopping(lr: Any) -> Any:
+        return lrx.sgd(lrx.constant(lr) * lrx.early_stopping(patience=5, accumulation_size=1))
+
+    def counting(lr: Any) -> Any:
+        return optax.chain(optax.scale_by_schedule(lambda _: 1.0), stopping(lr))
+
+    after = advanced(counting, strategy)
     assert after.alive.tolist() == [[True, False]]
-    assert 0 < after.steps[0, 1] < 40
-    assert np.isfinite(after.state.params[0, 1])
+    assert after.diverged.tolist() == [[False, False]]
+    assert after.steps[0, 0] == 20
+    assert 5 <= after.steps[0, 1] < 20
+    assert after.state.opt_state[0].count.tolist() == after.steps.tolist()
+
+
+def test_the_options_of_the_compiler_are_known_and_an_unknown_one_is_left_out() -> None:
+    lowered = jax.jit(jnp.sin).lower(jnp.float32(1.0))
+    for options in (plans.IN_PLACE, plans.QUICK):
+        lowered.compile(options)
+    with pytest.raises(jax.errors.JaxRuntimeError, match="No such compile option"):
+        lowered.compile({"xla_no_such_option": True})
+    assert plans._compile(lowered, {"xla_no_such_option": True})(jnp.float32(0.0)) == 0.0
 
 
 @pytest.mark.slow

@@ -15,7 +15,7 @@ import optax
 
 from lrx.benchmarks.selection.candidates import Family
 from lrx.run_state import eval_params
-from lrx.training.many import RunFamily, Runs
+from lrx.training.many import RunFamily, Runs, hold
 from lrx.training.runs import evaluate
 from lrx.training.sampling import Keys, keys_of_seeds
 from lrx.training.workload import Workload
@@ -136,7 +136,7 @@ class Lanes:
         sampling = self.workload.batches.sampling
         permute = jax.vmap(lambda key, epoch: sampling.permutation(arrays, key, epoch), in_axes=(0, None))
         draw = jax.vmap(lambda order, key, count: sampling.draw(arrays, order, key, count), in_axes=(0, 0, None))
-        step = jax.vmap(self._step, in_axes=(0, 0, 0, None, 0, None))
+        step = jax.vmap(hold(self._step), in_axes=(0, 0, 0, None, 0, None))
         return self._loop(
             runs,
             partial(permute, keys.shuffle),
