@@ -52,8 +52,8 @@ class Method:
         last round, and only if that method leads. That method must not be a variant itself.
       always_advance: True to keep the method in all rounds with all its rates, whatever the short runs show.
       flat: True if the update does not depend on how the parameters are divided into arrays: it treats each parameter
-        alone, or all together. `select` then gives the method all parameters as one vector, which compiles in a
-        fraction of the time. False for what depends on a parameter's shape or path, as `muon` or a mask.
+        alone, or all together. `select` then gives the method all parameters but the largest as one vector, which
+        compiles in a fraction of the time. False for what depends on a parameter's shape or path, as `muon` or a mask.
 
     Raises:
       ValueError: if a number is out of its range.

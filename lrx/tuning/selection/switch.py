@@ -3,9 +3,10 @@
 To compile each method alone is to compile the gradient of the model again for each, which takes longer than all updates
 together. Here the gradient is compiled once, and `jax.lax.switch` chooses between the updates. The states of the
 methods differ in structure, so they share a pool of arrays: a slot for each shape and type, as many as the method with
-the most of them needs. A method whose update does not depend on how the parameters are divided into arrays sees them as
-one vector (`Method.flat`), which compiles in a fraction of the time. All updates leave the switch as vectors, so that
-they are divided into arrays once, not in each branch.
+the most of them needs. A method whose update does not depend on how the parameters are divided into arrays sees all
+but the largest as one vector (`Method.flat`), which compiles in a fraction of the time. The largest stay as they are,
+since to copy them would take longer than their update. All updates leave the switch in this form, so that they are
+divided into arrays once, not in each branch.
 """
 
 from __future__ import annotations
@@ -25,13 +26,16 @@ from lrx._walk import nodes_with
 from lrx.extra_args import tolerant_update
 from lrx.run_state import can_stop, eval_params, settle_params, stopped
 
+LARGE = 2**15  # elements of a leaf, from which on it stays as it is
+MOST_LARGE = 4  # leaves that do, so that few operations are compiled
+
 
 class _Layout(NamedTuple):
     """Where the leaves of a method's state lie in the pool."""
 
     structure: Any  # of the state
     slots: tuple[int, ...]  # of its leaves, in order
-    flat: bool  # whether the method sees the parameters as vectors
+    flat: bool  # whether the method sees the parameters as `_ravel` divides them
 
 
 class Branch(NamedTuple):
@@ -146,25 +150,40 @@ def _choose(place: jax.Array, branches: Sequence[Callable[[], Any]]) -> Any:
 
 
 def _ravel(tree: Any) -> tuple[jax.Array, ...]:
-    """Return all leaves as one vector for each type."""
+    """Return the largest leaves, and all others as one vector for each type."""
+    leaves = jax.tree.leaves(tree)
+    large = _large(leaves)
     by_type: dict[Any, list[jax.Array]] = {}
-    for leaf in jax.tree.leaves(tree):
-        by_type.setdefault(jnp.result_type(leaf), []).append(jnp.ravel(leaf))
-    return tuple(jnp.concatenate(leaves) for leaves in by_type.values())
+    for index, leaf in enumerate(leaves):
+        if index not in large:
+            by_type.setdefault(jnp.result_type(leaf), []).append(jnp.ravel(leaf))
+    return (*(leaves[index] for index in large), *map(jnp.concatenate, by_type.values()))
 
 
-def _unravel(vectors: Sequence[jax.Array], like: Any) -> Any:
+def _unravel(parts: Sequence[jax.Array], like: Any) -> Any:
     """Return a tree of the structure, shapes and types of `like` from what `_ravel` makes of it."""
     leaves, structure = jax.tree.flatten(like)
-    types = list(dict.fromkeys(jnp.result_type(leaf) for leaf in leaves))
+    large = _large(leaves)
+    types = list(dict.fromkeys(jnp.result_type(leaf) for index, leaf in enumerate(leaves) if index not in large))
+    vectors = parts[len(large) :]
     done = dict.fromkeys(types, 0)
     found = []
-    for leaf in leaves:
+    for index, leaf in enumerate(leaves):
+        if index in large:
+            found.append(parts[large.index(index)])
+            continue
         dtype, size = jnp.result_type(leaf), math.prod(jnp.shape(leaf))
         part = vectors[types.index(dtype)][done[dtype] : done[dtype] + size]
         found.append(part.reshape(jnp.shape(leaf)))
         done[dtype] += size
     return jax.tree.unflatten(structure, found)
+
+
+def _large(leaves: Sequence[Any]) -> list[int]:
+    """Return the places of the leaves that stay as they are."""
+    sizes = [math.prod(jnp.shape(leaf)) for leaf in leaves]
+    largest = sorted(range(len(leaves)), key=lambda index: -sizes[index])[:MOST_LARGE]
+    return sorted(index for index in largest if sizes[index] >= LARGE)
 
 
 def _ravel_arguments(extra: Mapping[str, Any], params: Any) -> dict[str, Any]:

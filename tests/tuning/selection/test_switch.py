@@ -16,7 +16,7 @@ import lrx
 from lrx.extra_args import tolerant_update
 from lrx.tuning import PORTFOLIO
 from lrx.tuning.selection.grouping import group, merge
-from lrx.tuning.selection.switch import Branch, switch
+from lrx.tuning.selection.switch import LARGE, MOST_LARGE, Branch, _ravel, _unravel, switch
 
 PARAMS = {"a": jnp.linspace(-1.0, 1.0, 6).reshape(2, 3), "b": jnp.full(3, 0.5)}
 STEPS = 5
@@ -57,8 +57,9 @@ FEW: dict[str, Callable[[], optax.GradientTransformation]] = {
 }
 
 
-@pytest.mark.parametrize("flat", [False, True])
-def test_a_method_takes_the_steps_that_it_takes_alone(flat: bool) -> None:
+@pytest.mark.parametrize(("flat", "large"), [(False, LARGE), (True, LARGE), (True, 6), (True, 1)])
+def test_a_method_takes_the_steps_that_it_takes_alone(flat: bool, large: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lrx.tuning.selection.switch.LARGE", large)
     require_equal_steps([Branch(make(), name, flat) for name, make in FEW.items()], list(FEW.values()))
 
 
@@ -86,6 +87,25 @@ def test_updates_leave_the_switch_as_vectors() -> None:
     update = jax.make_jaxpr(lambda place, state: switch(branches, place).update(PARAMS, state, PARAMS)[0])
     (chosen,) = [step for step in update(jnp.int32(0), state).eqns if step.primitive.name == "cond"]
     assert {value.aval.shape for value in chosen.outvars} == {(9,), ()}, "divided into arrays in each branch"
+
+
+def test_the_largest_leaves_stay_as_they_are_and_the_others_become_vectors() -> None:
+    half = jnp.bfloat16
+    tree = {
+        "kernel": jnp.ones((64, LARGE // 64)),
+        "bias": jnp.arange(3.0),
+        "half": jnp.ones((2, LARGE), half),
+        "matrix": jnp.arange(6.0).reshape(2, 3),
+        "scale": jnp.ones([], half),
+    }
+    parts = _ravel(tree)
+    assert [(part.shape, part.dtype) for part in parts] == [
+        ((2, LARGE), half), ((64, LARGE // 64), jnp.float32), ((9,), jnp.float32), ((1,), half)
+    ]  # fmt: skip
+    assert parts[1] is tree["kernel"]
+    jax.tree.map(np.testing.assert_array_equal, _unravel(parts, tree), tree)
+    many = {str(place): jnp.ones(LARGE + place) for place in range(MOST_LARGE + 2)}
+    assert [part.size - LARGE for part in _ravel(many)] == [2, 3, 4, 5, LARGE + 1]
 
 
 def test_parameters_that_are_kept_in_the_state_are_those_after_the_update() -> None:
