@@ -4,6 +4,7 @@
     lrx bench select --task wine-unscaled --task balance
     lrx bench select --suite unseen
     lrx bench select --evaluation 0.1
+    lrx bench select --muon 2.5
 
 The tasks are those of `lrx.workloads.suite`. What every method reaches from every rate is looked up in curves that
 `lrx bench select_curves` has recorded, so that hundreds of selections take minutes.
@@ -13,6 +14,9 @@ the whole portfolio and over AdamW's rate with linear decay; random search; a ru
 linear decay at 1e-3, 3e-4 and 3e-3); a range test followed by one-cycle; and every method at its default rate. Each
 choice is trained with ten other seeds. Regret is (value - oracle) / (initial value - oracle) there. The oracle is the
 best of all methods and rates, chosen for each seed without that seed.
+
+`--evaluation` and `--muon` say what an evaluation and a step of Muon take, with which `select` reckons and the other
+strategies do not.
 
 On the suite `known`, what `select` knows is fitted without the kind of the task. On the suite `unseen`, to which
 nothing was fitted, it is what lrx ships. The output is a file of numbers and a picture named by the suite, and a
@@ -45,6 +49,7 @@ from lrx.tuning.selection.freeze_thaw import FreezeThaw
 from lrx.tuning.selection.portfolio import PORTFOLIO
 
 GALLERY = Path("examples/gallery/select")
+MUON = "muon, linear decay"
 INTRODUCTION = """# Does `lrx.select` choose as well as an exhaustive search, and better than common practice?
 
 On each task the oracle is the best of all methods and rates, chosen for each of ten held-out seeds without that seed.
@@ -65,15 +70,18 @@ new kind of task is what their table says. On the known tasks, what `select` kno
 task, but the form of the rules was found while looking at their table."""
 
 
-def strategies_for(curves: TaskCurves, experience: Experience, evaluation: float = 0.0) -> dict[str, Strategy]:
+def strategies_for(
+    curves: TaskCurves, experience: Experience, evaluation: float = 0.0, muon: float = 1.0
+) -> dict[str, Strategy]:
     """Return every strategy for a task.
 
     Args:
       curves: of the task.
       experience: what `select` knows of other tasks.
       evaluation: what an evaluation takes, in full runs, by which `select` trains and evaluates less.
+      muon: what a step of Muon takes, in steps of the other methods, by which `select` trains less.
     """
-    policy = by_policy(FreezeThaw(experience), PORTFOLIO, evaluation)
+    policy = by_policy(FreezeThaw(experience), PORTFOLIO, evaluation, {MUON: muon})
     known = [name for name in METHODS if name in curves.methods]
     return {"select": policy, **strategies(known)}
 
@@ -104,6 +112,9 @@ def main(
     evaluation: Annotated[
         float, typer.Option(min=0.0, help="What an evaluation takes, in full runs; `select` reckons with it.")
     ] = 0.0,
+    muon: Annotated[
+        float, typer.Option(min=1.0, help="What a step of Muon takes, in steps of others; `select` reckons with it.")
+    ] = 1.0,
     data_dir: Annotated[Path | None, typer.Option(help="Folder of the data files; also LRX_DATA_DIR.")] = None,
 ) -> None:
     """Measure, print and draw."""
@@ -133,13 +144,15 @@ def main(
                 jax.clear_caches()
             return recorded[name]
 
-        found[name] = measure(recorded[name], strategies_for(recorded[name], fitted[kind], evaluation), judging)
+        found[name] = measure(recorded[name], strategies_for(recorded[name], fitted[kind], evaluation, muon), judging)
         picks = [row[min(BUDGETS.index(3.0), len(row) - 1)] for row in found[name]["strategies"]["select"]]
         shown = ", ".join(f"{pick['method']} at {pick['rate']:.2g}" for pick in picks)
         print(f"{name}: {shown}: " + ", ".join(_shown(pick["regret"]) for pick in picks), flush=True)
     settings: dict[str, Any] = {"budgets": list(BUDGETS), "held_out_seeds": list(HELD_OUT)}
     if evaluation:
         settings["evaluation"] = evaluation
+    if muon > 1:
+        settings["muon"] = muon
     result = Result("select", "cpu", ", ".join(found), list(CHOOSING), settings, found, elapsed())
     print(f"\n{result.origin()}\n\n{summary(result, 3.0)}\n")
     for path in write(result, suite, folder):

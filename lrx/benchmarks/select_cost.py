@@ -5,8 +5,7 @@ seconds on two cores of a CPU; with `--data`, another workload. What is measured
 without a cache of compiled programs: that of a full run with AdamW, the median of two before and two after, since a
 machine's speed changes; and in between that of `select`, which compiles its own programs. The aim is a ratio to the
 budget of at most 3 for the short run, and of at most 1.3 for the long one. The number of compilations and of
-evaluations is printed too. A step of some methods takes longer than one of AdamW, which the budget does not count, so
-the ratio to full runs of what was chosen is printed beside.
+evaluations is printed too, and the ratio to full runs of what was chosen, of which a step may take longer.
 
     lrx bench select_cost
     lrx bench select_cost --steps 350 --budget 1

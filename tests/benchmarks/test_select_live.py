@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import pathlib
 
 import pytest
@@ -19,7 +20,8 @@ CURVES = pathlib.Path(__file__).parents[2] / "examples/gallery/select/curves"
 
 
 @pytest.mark.slow
-def test_live_equals_replay() -> None:
+def test_live_equals_replay(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lrx.tuning.selection.costs.FREE_RUN_SECONDS", math.inf)  # what a clock shows is not stored
     name = "digits-new-classes"
     task, curves = TASKS[name], TaskCurves.load(CURVES / f"{name}.npz")
     workload = task.make(None)

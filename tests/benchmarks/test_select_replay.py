@@ -64,6 +64,13 @@ def test_an_observation_ends_where_the_request_ends() -> None:
     assert (lost.last.loss, lost.last.metric, lost.final_loss) == (math.inf, math.inf, math.inf)
 
 
+def test_what_long_steps_take_is_part_of_what_a_policy_spends() -> None:
+    choice, usual = REPLAY.choose(Thaw(), 3.0, {})
+    longer, spent = REPLAY.choose(Thaw(), 3.0, {}, step_costs={LINEAR: 2.5})
+    assert (longer, usual) == (choice, pytest.approx(4 / 3))
+    assert spent == pytest.approx(2.5 * usual)
+
+
 def test_the_next_seeds_are_the_other_choosing_seeds_in_their_order() -> None:
     curves = curves_of({LINEAR: {1e-3: (0.4, 0.4)}})
     curves.methods[LINEAR].evaluations["loss"][0, :, -1] = [0.1, 0.2, 0.3]

@@ -10,7 +10,7 @@ from typing import Any
 from lrx.benchmarks.selection.candidates import METHODS
 from lrx.benchmarks.selection.curves import CHOOSING, TaskCurves
 from lrx.benchmarks.selection.regret import Judge, best_pairs, is_far, mean_regrets
-from lrx.benchmarks.selection.replay import Pick, Replay
+from lrx.benchmarks.selection.replay import NO_COSTS, Pick, Replay
 from lrx.benchmarks.selection.report import MOST
 from lrx.benchmarks.selection.strategies import BUDGETS, Strategy
 from lrx.tuning.selection.certainty import BETTER
@@ -20,20 +20,26 @@ from lrx.tuning.selection.portfolio import Method
 Judging = Callable[[list[tuple[str, float]]], TaskCurves]  # trains pairs with the held-out seeds where that is missing
 
 
-def by_policy(policy: Policy, portfolio: Mapping[str, Method], evaluation: float = 0.0) -> Strategy:
+def by_policy(
+    policy: Policy,
+    portfolio: Mapping[str, Method],
+    evaluation: float = 0.0,
+    step_costs: Mapping[str, float] = NO_COSTS,
+) -> Strategy:
     """Return the strategy of a policy. If it finds that nothing is learnt, the worst run stands for its choice.
 
     Args:
       policy: asks for runs of full length, in parts between the stops of the stored curves.
       portfolio: the methods that it may ask for.
       evaluation: the full runs that take as long as an evaluation.
+      step_costs: method to how many usual steps take as long as one of its own; 1 for a method that is missing.
     """
 
     def choose(replay: Replay) -> list[Pick]:
         picks = []
         for budget in BUDGETS:
             try:
-                choice, cost = replay.choose(policy, budget, portfolio, evaluation)
+                choice, cost = replay.choose(policy, budget, portfolio, evaluation, step_costs)
             except ValueError:  # nothing was learnt
                 picks.append(Pick(*_worst(replay), budget))
             else:

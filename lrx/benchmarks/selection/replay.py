@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 import numpy as np
 
@@ -12,6 +13,8 @@ from lrx.benchmarks.selection.curves import CHOOSING, TaskCurves, bin_edges
 from lrx.tuning.execution import NUM_POINTS
 from lrx.tuning.selection.policy import Answer, Ask, Choice, Observation, Observed, Policy, Run, Scores, Training
 from lrx.tuning.selection.portfolio import Method
+
+NO_COSTS: Mapping[str, float] = MappingProxyType({})
 
 
 class Replay:
@@ -56,15 +59,21 @@ class Replay:
         return self.sign * scores.metric if ends else scores.loss
 
     def choose(
-        self, policy: Policy, budget: float, portfolio: Mapping[str, Method], evaluation: float = 0.0
+        self,
+        policy: Policy,
+        budget: float,
+        portfolio: Mapping[str, Method],
+        evaluation: float = 0.0,
+        step_costs: Mapping[str, float] = NO_COSTS,
     ) -> tuple[Choice, float]:
-        """Let a policy choose; return its choice and what it spent, in full runs.
+        """Let a policy choose; return its choice and what it spent, in full runs of usual steps.
 
         Args:
           policy: asks for runs, and chooses.
           budget: of steps, in full runs.
           portfolio: the methods that it may ask for.
           evaluation: the full runs that take as long as an evaluation.
+          step_costs: method to how many usual steps take as long as one of its own; 1 for a method that is missing.
 
         Raises:
           ValueError: if it asks for what is not stored: a range test, a run whose schedule ends early, or an evaluation
@@ -80,10 +89,11 @@ class Replay:
             CHOOSING[self.seed],
             self.initial(),
             evaluation_steps=dict.fromkeys(portfolio, evaluation * curves.num_steps) if evaluation else {},
+            step_costs=step_costs,
         )
         while isinstance(decision := policy.decide(observed), Ask):
             observed = observed.extend(decision, self.answer(decision))
-        return decision, observed.spent / curves.num_steps
+        return decision, (observed.spent + observed.excess_steps) / curves.num_steps
 
     def answer(self, ask: Ask) -> Answer:
         """Look up what was asked for."""

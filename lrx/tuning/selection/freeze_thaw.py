@@ -5,12 +5,14 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import math
+from typing import ClassVar
 
 import numpy as np
 
 from lrx.tuning.selection.certainty import BETTER
 from lrx.tuning.selection.experience import NEAR, PARTS, SHOWN, Configuration, Experience, Seen, phi, shipped
 from lrx.tuning.selection.policy import (
+    FREE_RUN_SECONDS,
     FREE_SECONDS,
     FREE_SHARE,
     Ask,
@@ -26,7 +28,7 @@ from lrx.tuning.selection.policy import (
 from lrx.tuning.selection.portfolio import PORTFOLIO
 
 NINTH, THIRD, HALF, END = range(len(PARTS))
-USED = (  # least budget, and the parts of a run after which it may be stopped with that budget and more
+USED = (  # `Observed.least_budget` from which on, and the parts of a run after which it may be stopped
     (0.0, (NINTH, THIRD, END)),
     (1.5, (NINTH, THIRD, HALF)),
     (2.0, (THIRD, HALF, END)),
@@ -35,7 +37,7 @@ SPREAD = 1.3  # of the regrets of other kinds of tasks, in predicted deviations,
 DRAWS = 4000  # of the regrets
 SEEDS = 3  # of a configuration, at most
 AGAIN = 5.0, 3  # least budget, and complete runs, with which a complete run may be made again with another seed
-COST_POWER = 0.5  # of the cost of the next part of a run, by which its expected improvement is divided
+COST_POWER = 0.5  # of the steps of the next part of a run, by which its expected improvement is divided
 EVALUATIONS = 5  # for each full run of the budget, about, if runs are evaluated at all parts that they pass
 
 
@@ -52,7 +54,10 @@ class FreezeThaw:
 
     A run is evaluated at each part that it passes, also where it cannot be stopped. If that takes too long
     (`Observed.free_evaluation_steps`), it is evaluated only where it may be stopped; what evaluations still take beyond
-    that is taken from the steps. Evaluations that take less than a second are free.
+    that is taken from the steps. Evaluations that take less than a second are free. A step of a method that takes as
+    long as k usual ones counts k (`Observed.step_costs`). Where runs may be stopped follows from the budget divided by
+    the largest k. The expected improvement is divided by the square root of the steps alone: by that of the time,
+    choices on the stored tasks were worse, since the method with the longest steps is often the best.
 
     The certainty of the choice follows from the joint distribution of all that has begun, with 1.3 times the predicted
     deviations.
@@ -62,11 +67,13 @@ class FreezeThaw:
     """
 
     experience: Experience | None = None
+    counts_time: ClassVar[bool] = True
 
     def __repr__(self) -> str:
         """Tell what decides: two policies with equal texts ask for equal runs."""
         known = shipped() if self.experience is None else self.experience
-        rules = known.to_json(), SHOWN, USED, AGAIN, SEEDS, COST_POWER, EVALUATIONS, FREE_SHARE, FREE_SECONDS
+        free = FREE_SHARE, FREE_SECONDS, FREE_RUN_SECONDS
+        rules = known.to_json(), SHOWN, USED, AGAIN, SEEDS, COST_POWER, EVALUATIONS, free
         return f"FreezeThaw(rules={hashlib.sha256(repr(rules).encode()).hexdigest()[:16]})"
 
     @staticmethod
@@ -91,7 +98,7 @@ class _Race:
     def __init__(self, observed: Observed, experience: Experience) -> None:
         self.observed, self.experience = observed, experience
         self.steps = [max(1, round(part * observed.num_steps)) for part in PARTS]
-        self.used = [parts for least, parts in USED if least <= observed.budget + 1e-9][-1]
+        self.used = [parts for least, parts in USED if least <= observed.least_budget + 1e-9][-1]
         self.sparse = EVALUATIONS * observed.budget * observed.least_evaluation_steps > observed.free_evaluation_steps
         self.latest = observed.latest()
         self.runs = {each: self._runs(each) for each in experience.configurations if each.method in observed.portfolio}
@@ -119,21 +126,34 @@ class _Race:
 
     def decide(self) -> Ask | Choice:
         """Return the part of a run that promises most, or the choice if the budget pays for no further part."""
+        # One run there must be, if possible with usual steps.
+        attempts = ((True, True),) if self.begun else ((True, True), (False, True), (False, False))
+        found = (self._most_promising(evaluations, costs) for evaluations, costs in attempts)
+        training = next((each for each in found if each is not None), None)
+        if training is None:
+            return self._choose()
+        title = TITLES[max(part for part, stop in enumerate(self.steps) if stop == training.stop)]
+        if training.run.seed != self.observed.seed:
+            title += " with another seed"
+        return Ask(runs=(training,), title=title)
+
+    def _most_promising(self, evaluations: bool, costs: bool) -> Training | None:
+        """Return the part of a run that promises most for its steps; None if the budget pays for none.
+
+        Args:
+          evaluations: whether they count.
+          costs: whether a long step counts more than a usual one.
+        """
         improvement = self._expected_improvement()
         best: tuple[float, Training] | None = None
         for place, configuration in zip(self.places.tolist(), self.runs, strict=True):
-            training = self._next(configuration)
+            training = self._next(configuration, evaluations, costs)
             if training is None:
                 continue
             worth = improvement[place] / ((training.stop - training.start) / training.run.length) ** COST_POWER
             if best is None or worth > best[0]:
                 best = worth, training
-        if best is None:
-            return self._choose()
-        title = TITLES[max(part for part, stop in enumerate(self.steps) if stop == best[1].stop)]
-        if best[1].run.seed != self.observed.seed:
-            title += " with another seed"
-        return Ask(runs=(best[1],), title=title)
+        return None if best is None else best[1]
 
     def _expected_improvement(self) -> np.ndarray:
         """Return (n,) the expected improvement of phi by each configuration."""
@@ -142,7 +162,7 @@ class _Race:
         below = np.array([0.5 * math.erfc(-each / math.sqrt(2)) for each in scaled.tolist()])
         return np.asarray(self.deviations * (scaled * below + np.exp(-0.5 * scaled**2) / math.sqrt(2 * math.pi)))
 
-    def _next(self, configuration: Configuration) -> Training | None:
+    def _next(self, configuration: Configuration, evaluations: bool, costs: bool) -> Training | None:
         """Return the next part of a run; None if all are made, one has diverged, or it costs more than is left."""
         if self._diverged(configuration):
             return None
@@ -153,9 +173,11 @@ class _Race:
                 continue
             passed = tuple(sorted({step for step in self.steps if start < step <= stop}))
             evaluate_at = (stop,) if self.sparse else passed
-            evaluated = len(evaluate_at) * self.observed.evaluation_steps.get(run.method, 0.0)
-            charged = self.observed.charged_steps(evaluated) if self.begun else 0.0  # one run there must be
-            if stop - start + charged > self.observed.left:
+            needed = (stop - start) * (self.observed.step_costs.get(run.method, 1.0) if costs else 1.0)
+            if evaluations:
+                evaluated = len(evaluate_at) * self.observed.evaluation_steps.get(run.method, 0.0)
+                needed += self.observed.charged_evaluation_steps(evaluated)
+            if needed + self.observed.excess_steps > self.observed.left + 1e-6:
                 return None
             return Training(run, stop, start, stop if stop < run.length else 0, evaluate_at)
         return None
@@ -209,15 +231,24 @@ class _Race:
         raise ValueError(_nothing(self.observed, list(self.latest.values())))
 
     def _doubts(self) -> tuple[str, ...]:
-        """Say that evaluations left less time for runs, if they did."""
+        """Say that evaluations and long steps left less time for runs, if they did."""
         observed, steps = self.observed, self.observed.num_steps
-        if not observed.charged_steps():
-            return ()
         evaluated, trained = observed.evaluated_steps / steps, observed.spent / steps
-        return (
-            f"{observed.evaluations} evaluations took as long as {evaluated:.2g} full runs, so only {trained:.2g} of "
-            f"{observed.budget:g} were trained: a smaller held-out set would leave time for more.",
-        )
+        doubts = []
+        if charged := observed.charged_evaluation_steps():
+            doubts.append(
+                f"{observed.evaluations} evaluations took as long as {evaluated:.2g} full runs, which left "
+                f"{charged / steps:.2g} of {observed.budget:g} fewer to be trained: a smaller held-out set would leave "
+                "time for more."
+            )
+        if observed.excess_steps:
+            tried = {each.training.run.method for each in observed.runs}
+            costs = [f"{name} counts {cost:g}" for name, cost in observed.step_costs.items() if name in tried]
+            doubts.append(
+                f"a step of {', of '.join(costs)}, since it takes as long as so many of most methods: {trained:.2g} "
+                f"full runs were trained in the time of {trained + observed.excess_steps / steps:.2g}."
+            )
+        return tuple(doubts)
 
     def _certainty(self, chosen: Configuration) -> Certainty:
         """Return how probable it is that another method is better, by draws of the regrets of all that has begun."""

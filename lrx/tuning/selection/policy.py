@@ -31,7 +31,8 @@ from lrx.tuning.selection.portfolio import MIN_RATE, Method
 
 NUM_SEEDS = 2**31  # seeds are below it
 FREE_SECONDS = 1.0  # of an evaluation; one that takes less is free
-FREE_SHARE = 0.2  # of the budget, for evaluations beside the steps; with compilation, a selection takes about 1.3 of it
+FREE_RUN_SECONDS = 1.0  # of a full run; where it takes less, the steps of all methods count alike
+FREE_SHARE = 0.15  # of the budget, for evaluations beside the steps; with compilation, a selection takes 1.3 of it
 
 
 class Run(NamedTuple):
@@ -164,7 +165,8 @@ class Observed:
 
     Attributes:
       num_steps: length of a full run.
-      budget: upper bound of the steps of all requests, in full runs; a policy may leave steps for long evaluations.
+      budget: upper bound of the steps of all requests, in full runs; a policy may ask for fewer, since evaluations and
+        long steps take time.
       portfolio: name to method.
       metric: name of what is compared by.
       mode: "min" or "max", which metric is better.
@@ -174,6 +176,8 @@ class Observed:
       rounds: the observations of each earlier `Ask` that had runs.
       evaluation_steps: method to how many steps take as long as an evaluation of its runs, as measured before the first
         request; a method is missing if that takes less than `FREE_SECONDS`.
+      step_costs: method to how many usual steps take as long as one of its own, likewise; a method is missing if that
+        is about one, and all are if a full run takes less than `FREE_RUN_SECONDS`.
     """
 
     num_steps: int
@@ -186,6 +190,7 @@ class Observed:
     range_tests: tuple[tuple[RangeProbe, RangeTest], ...] = ()
     rounds: tuple[tuple[Observation, ...], ...] = ()
     evaluation_steps: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    step_costs: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
     @property
     def allowed(self) -> int:
@@ -236,7 +241,18 @@ class Observed:
         each = self.least_evaluation_steps
         return self.budget * (each + FREE_SHARE * (self.num_steps + each))
 
-    def charged_steps(self, more: float = 0.0) -> float:
+    @property
+    def excess_steps(self) -> float:
+        """The usual steps by which the steps of all requests so far have taken longer than as many usual ones."""
+        made = [(each.training.run.method, each.training.stop - each.training.start) for each in self.runs]
+        return sum((self.step_costs.get(method, 1.0) - 1.0) * steps for method, steps in made)
+
+    @property
+    def least_budget(self) -> float:
+        """The budget in full runs of the method whose steps take longest."""
+        return self.budget / max(self.step_costs.values(), default=1.0)
+
+    def charged_evaluation_steps(self, more: float = 0.0) -> float:
         """Return the steps that evaluations take from `left` in a policy that counts them.
 
         Args:
@@ -268,7 +284,11 @@ def _evaluated(run: Observation) -> int:
 
 
 class Policy(Protocol):
-    """The rules by which `select` spends its budget; a frozen dataclass, so that a checkpoint can tell two apart."""
+    """The rules by which `select` spends its budget; a frozen dataclass, so that a checkpoint can tell two apart.
+
+    A policy with an attribute `counts_time` that is true sees `Observed.evaluation_steps` and `Observed.step_costs`;
+    for others the time is saved that it takes to measure them.
+    """
 
     def decide(self, observed: Observed) -> Ask | Choice:
         """Return what to train next, or the choice.

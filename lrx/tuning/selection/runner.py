@@ -100,7 +100,8 @@ class MethodRunner:
         self._places = {name: place for place, name in enumerate(portfolio)}
         self._tested = list(dict.fromkeys(each.range_test_of for each in portfolio.values() if each.range_test_of))
         transformation = _Switched.of(portfolio, self._tested)
-        self._groups = transformation.groups
+        # Method to the number of its update, which is shared by methods that differ in their schedules only.
+        self.groups = dict(zip(portfolio, transformation.groups, strict=False))
         # A point for each step, since range tests look at each.
         points = max(num_steps, LONGEST_LADDER if self._tested else 0)
         self._family = RunFamily(workload, transformation, points, points)
@@ -277,7 +278,7 @@ class MethodRunner:
         """Evaluate a run of a method as it is now."""
         if np.any(np.asarray(runs.diverged)):
             return Scores(math.inf, self._sign * math.inf)
-        place = self._groups[self._places[method]]
+        place = self.groups[method]
 
         def point(state: State, seed: int) -> tuple[Any, Any]:
             params = state.opt_state.evaluation_point(place, state.params)

@@ -57,13 +57,13 @@ def select(
       workload: the model, its data and its loss.
       num_steps: length of the run that the method is chosen for; 10 epochs by default.
       budget: upper bound of all steps, in full runs; compilation and evaluations come on top. With the methods of
-        `PORTFOLIO`, where an evaluation takes a second or more, steps and evaluations together take at most 1.2 times
-        as long as the same number of full runs, each with one evaluation; what else evaluations take is taken from the
-        steps. It is measured before the first run, so the choice may then depend on the machine. A step of every method
-        counts alike, though one of Muon can take several times as long. Below 1, a ninth or a third of a few runs is
-        trained, and how they end is predicted from what did well on other tasks. Below a ninth, and below 1 for other
-        portfolios, no methods are compared: the first method of a fixed order that learns is chosen, with the rate of a
-        range test.
+        `PORTFOLIO`, two more costs count. Where an evaluation takes a second or more, steps and evaluations together
+        take about 1.15 times as long as the same number of full runs, each with one evaluation; what else evaluations
+        take is taken from the steps. Where a full run takes a second or more, a step of a method that takes as
+        long as k of most methods counts k, as one of Muon for a small network. Both are measured before the first run,
+        so the choice may then depend on the machine. Below 1, a ninth or a third of a few runs is trained, and how they
+        end is predicted from what did well on other tasks. Below a ninth, and below 1 for other portfolios, no methods
+        are compared: the first method of a fixed order that learns is chosen, with the rate of a range test.
       portfolio: name to `lrx.tuning.Method`, by default `lrx.tuning.PORTFOLIO`; to add a method,
         `lrx.tuning.PORTFOLIO | {"mine": Method(...)}`.
       policy: the rules by which the budget is spent, an object with a method `decide` as

@@ -79,9 +79,11 @@ class Selector:
             decision = self.policy.decide(observed)
             if isinstance(decision, Ask):
                 self.runner.compile_ahead()
-                costs = Costs(self.runner, seed)
-                if study.made is None:
-                    observed = dataclasses.replace(observed, evaluation_steps=costs.evaluation_steps())
+                costs = Costs(self.runner, seed, observed.allowed)
+                if study.made is None and getattr(self.policy, "counts_time", False):
+                    observed = dataclasses.replace(
+                        observed, evaluation_steps=costs.evaluation_steps(), step_costs=costs.step_costs()
+                    )
                     decision = self.policy.decide(observed)
                 if status.enabled:
                     status.announce(self._estimate(observed, costs))
@@ -113,6 +115,8 @@ class Selector:
             text += f", and evaluations of {show_seconds(costs.evaluation_seconds)}"
             if observed.evaluation_steps:
                 text += " each, which may take the place of some steps"
+        for name, cost in observed.step_costs.items():
+            text += f"; a step of {name} takes as long as {cost:g} of most methods"
         return text
 
     def _answer(self, ask: Ask, observed: Observed, states: _States, status: ProgressMeter) -> Answer:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -18,7 +18,8 @@ def to_arrays(observed: Observed) -> dict[str, np.ndarray]:
     """Return the range tests and the runs as arrays; methods are written as their places in the portfolio."""
     places = {name: place for place, name in enumerate(observed.portfolio)}
     arrays: dict[str, np.ndarray] = {
-        "evaluation_steps": np.array([observed.evaluation_steps.get(name, 0.0) for name in observed.portfolio])
+        "evaluation_steps": np.array([observed.evaluation_steps.get(name, 0.0) for name in observed.portfolio]),
+        "step_costs": np.array([observed.step_costs.get(name, 0.0) for name in observed.portfolio]),
     }
     rows: list[tuple[float, ...]] = []
     scores: list[tuple[float, ...]] = []
@@ -66,7 +67,6 @@ def from_arrays(arrays: Mapping[str, np.ndarray], beginning: Observed) -> Observ
         number, _, field = key.partition("/")
         if field:
             tests.setdefault(int(number), {})[field] = values
-    costs = arrays["evaluation_steps"]
     range_tests = []
     for _, fields in sorted(tests.items()):
         method, seed, num_steps, low, high, extend = fields.pop("probe").tolist()
@@ -76,5 +76,11 @@ def from_arrays(arrays: Mapping[str, np.ndarray], beginning: Observed) -> Observ
         beginning,
         range_tests=tuple(range_tests),
         rounds=tuple(map(tuple, rounds.values())),
-        evaluation_steps={name: float(steps) for name, steps in zip(methods, costs, strict=True) if steps},
+        evaluation_steps=_by_method(methods, arrays["evaluation_steps"]),
+        step_costs=_by_method(methods, arrays["step_costs"]),
     )
+
+
+def _by_method(methods: Sequence[str], values: np.ndarray) -> dict[str, float]:
+    """Return method to value, without zeros, which stand for what is missing."""
+    return {name: value for name, value in zip(methods, values.tolist(), strict=True) if value}

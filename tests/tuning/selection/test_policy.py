@@ -4,12 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import time
 from pathlib import Path
-from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from tuning.line import NOISY_LINE
@@ -17,9 +13,7 @@ from tuning.selection.methods import SMALL
 
 import lrx
 from lrx.training.following import BestBy
-from lrx.tuning.selection.costs import Costs
 from lrx.tuning.selection.policy import Ask, Choice, Observation, Observed, Run, Scores, Training
-from lrx.tuning.selection.portfolio import Method
 from lrx.tuning.selection.selector import Selector
 
 
@@ -118,80 +112,14 @@ def test_a_gain_within_its_noise_is_no_learning() -> None:
     assert found == [True, False]
 
 
-def test_a_policy_knows_how_long_an_evaluation_takes_and_a_resumed_one_too(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    few, seen = {"constant": SMALL["constant"]}, []
-
-    def evaluate(*state: Any) -> dict[str, jax.Array]:
-        time.sleep(0.05)
-        return NOISY_LINE.evaluate(*state)
-
-    class Watching(Stubborn):
-        def decide(self, observed: Observed) -> Ask | Choice:
-            seen.append(observed)
-            return super().decide(observed)
-
-    def select() -> list[Observed]:
-        seen.clear()
-        slow = dataclasses.replace(NOISY_LINE, evaluate=evaluate)
-        policy = Watching("constant")
-        found = lrx.select(
-            slow, num_steps=40, portfolio=few, metric="error", policy=policy, checkpoint=tmp_path / "kept"
-        )
-        assert found.evaluations == seen[-1].evaluations
-        return list(seen)
-
-    monkeypatch.setattr("lrx.tuning.selection.costs.FREE_SECONDS", 0.04)
-    first, *_, last = select()
-    assert first.evaluation_steps == {}
-    assert last.evaluation_steps["constant"] > 1  # a step takes less than 0.05 s
-    assert last.evaluations == 3
-    (resumed,) = select()[1:]
-    assert resumed.evaluation_steps == last.evaluation_steps
-
-
-def test_evaluations_of_less_than_a_second_are_free() -> None:
-    runner = Selector(
-        NOISY_LINE, 40, {"constant": SMALL["constant"]}, BestBy("error", "min"), Stubborn("constant")
-    ).runner
-    runner.initial_scores(0)
-    assert Costs(runner, 0).evaluation_steps() == {}
-
-
-def test_an_evaluation_for_which_batch_statistics_are_recomputed_costs_200_forward_passes(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    def loss_fn(weight: jax.Array, mean: jax.Array, x: jax.Array, key: jax.Array) -> tuple[jax.Array, jax.Array]:
-        del key
-        return jnp.mean((weight * x - 3.0) ** 2), 0.9 * mean + 0.1 * jnp.mean(weight * x)
-
-    workload = lrx.Workload(
-        "mean",
-        lambda key: (jnp.zeros([]), jnp.zeros([])),
-        loss_fn,
-        lrx.Batches(jnp.ones(32), batch_size=8),
-        lambda weight, mean: {"loss": (weight - 3.0) ** 2 + mean},
-    )
-    methods = {
-        "plain": Method(lambda rate, num_steps: lrx.sgd(rate), default=0.1),
-        "averaged": Method(lambda rate, num_steps: lrx.schedule_free_sgd(rate), default=0.1),
-    }
-    runner = Selector(workload, 40, methods, None, Stubborn("plain")).runner
-    runner.initial_scores(0)
-    monkeypatch.setattr("lrx.tuning.selection.costs.FREE_SECONDS", 0.0)
-    steps = Costs(runner, 0).evaluation_steps()
-    assert steps["averaged"] - steps["plain"] == pytest.approx(200 / 3)
-
-
 def test_what_evaluations_take_beyond_their_share_is_charged() -> None:
     observed = Observed(270, 3.0, SMALL, initial=Scores(1.0, 1.0))
     assert observed.evaluated_steps == 0
     long = dataclasses.replace(observed, evaluation_steps=dict.fromkeys(SMALL, 30.0) | {"constant": 80.0})
     assert (long.evaluations, long.evaluated_steps) == (2, 60)
-    assert long.free_evaluation_steps == pytest.approx(3 * (30 + 0.2 * 300))
-    assert long.charged_steps() == 0
-    assert long.charged_steps(240) == pytest.approx(60 + 240 - 270)
+    assert long.free_evaluation_steps == pytest.approx(3 * (30 + 0.15 * 300))
+    assert long.charged_evaluation_steps() == 0
+    assert long.charged_evaluation_steps(240) == pytest.approx(60 + 240 - 225)
     made, lost = (
         Observation(
             Training(Run("constant", rate, 0, 270), 90, evaluate_at=(30, 90)),
@@ -206,3 +134,16 @@ def test_what_evaluations_take_beyond_their_share_is_charged() -> None:
     )
     after = dataclasses.replace(long, rounds=((made,), (lost,)))
     assert (after.evaluations, after.evaluated_steps) == (2 + 2, 60 + 2 * 80)
+
+
+def test_what_long_steps_take_beyond_usual_ones_is_charged() -> None:
+    made = [
+        Observation(Training(Run(method, 0.1, 0, 270), 90, 30), np.zeros(1), 1, {}, 0.5, 1.0, False)
+        for method in ("constant", "late decay")
+    ]
+    observed = Observed(270, 3.0, SMALL, rounds=(tuple(made),), step_costs={"constant": 2.5})
+    assert observed.least_budget == pytest.approx(3 / 2.5)
+    assert observed.excess_steps == pytest.approx(1.5 * 60)
+    assert (observed.spent, observed.left) == (120, 3 * 270 - 120)
+    assert dataclasses.replace(observed, step_costs={}).excess_steps == 0
+    assert dataclasses.replace(observed, step_costs={}).least_budget == 3

@@ -38,9 +38,9 @@ def test_what_was_observed_is_rebuilt_from_its_arrays() -> None:
     observed = observed.extend(
         asked._replace(range_tests=(RangeProbe("late decay", 5, 30, 1e-6, 2.0, True),), runs=()), Answer((test,))
     )
-    observed = dataclasses.replace(observed, evaluation_steps={"late decay": 12.5})
+    observed = dataclasses.replace(observed, evaluation_steps={"late decay": 12.5}, step_costs={"constant": 2.0})
     found = from_arrays(to_arrays(observed), BEGINNING)
-    assert found.evaluation_steps == {"late decay": 12.5}
+    assert (found.evaluation_steps, found.step_costs) == ({"late decay": 12.5}, {"constant": 2.0})
     assert found.spent == observed.spent == 20 + 10 + 20 + 4
     assert found.left == 120 - 54
     assert [[each.training for each in round_] for round_ in found.rounds] == [
