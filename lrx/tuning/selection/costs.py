@@ -17,7 +17,7 @@ from lrx.tuning.selection.policy import FREE_RUN_SECONDS, FREE_SECONDS
 from lrx.tuning.selection.runner import MethodRunner, hyperparameters
 
 FORWARD = 1 / 3  # of a step: a forward pass
-TIMED = (4, 2), (32, 1)  # steps that a step's duration is measured on, and how often; the latter if they are short
+TIMED = (4, 2), (32, 1)  # steps that a step's duration is measured on, and how often; the latter if it is short
 MOMENT = 0.1  # seconds
 COMPARED = 64  # steps of each method by which they are compared, at most, and no more than
 OF_RUN = 0.01  # of a full run, and
@@ -32,7 +32,7 @@ class Costs:
     Args:
       runner: of the methods; it must have evaluated the initial parameters, if its workload can.
       seed: of the run on which steps are measured.
-      allowed: steps of the budget.
+      allowed: steps of the budget, a part of which may be made to compare the methods; 0 to compare none.
     """
 
     def __init__(self, runner: MethodRunner, seed: int, allowed: int) -> None:

@@ -237,15 +237,15 @@ class _Race:
         doubts = []
         if charged := observed.charged_evaluation_steps():
             doubts.append(
-                f"{observed.evaluations} evaluations took as long as {evaluated:.2g} full runs, which left "
-                f"{charged / steps:.2g} of {observed.budget:g} fewer to be trained: a smaller held-out set would leave "
-                "time for more."
+                f"{observed.evaluations} evaluations took as long as {evaluated:.2g} full runs, so "
+                f"{charged / steps:.2g} of {observed.budget:g} full runs were not trained: a smaller "
+                "held-out set would leave time for more."
             )
         if observed.excess_steps:
             tried = {each.training.run.method for each in observed.runs}
             costs = [f"{name} counts {cost:g}" for name, cost in observed.step_costs.items() if name in tried]
             doubts.append(
-                f"a step of {', of '.join(costs)}, since it takes as long as so many of most methods: {trained:.2g} "
+                f"a step of {', of '.join(costs)}, since it takes as long as so many of most methods; {trained:.2g} "
                 f"full runs were trained in the time of {trained + observed.excess_steps / steps:.2g}."
             )
         return tuple(doubts)

@@ -79,8 +79,9 @@ class Selector:
             decision = self.policy.decide(observed)
             if isinstance(decision, Ask):
                 self.runner.compile_ahead()
-                costs = Costs(self.runner, seed, observed.allowed)
-                if study.made is None and getattr(self.policy, "counts_time", False):
+                counts_time = study.made is None and getattr(self.policy, "counts_time", False)
+                costs = Costs(self.runner, seed, observed.allowed if counts_time else 0)
+                if counts_time:
                     observed = dataclasses.replace(
                         observed, evaluation_steps=costs.evaluation_steps(), step_costs=costs.step_costs()
                     )

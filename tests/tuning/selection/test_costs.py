@@ -163,6 +163,25 @@ def test_where_a_full_run_is_short_no_step_is_compared(monkeypatch: pytest.Monke
     assert sum(made) <= 2 + 2 * 5 + 33
 
 
+def test_for_a_policy_that_does_not_count_time_no_step_is_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Indifferent(Watching):
+        counts_time = False
+
+    places: list[int] = []
+
+    def call(costs: Costs, place: int, steps: int) -> tuple[float, int]:
+        del costs
+        places.append(place)
+        return float(steps), steps
+
+    monkeypatch.setattr(Costs, "_call", call)
+    few = {name: SMALL[name] for name in ("constant", "late decay")}
+    for policy, compared in ((Watching(), {0, 1}), (Indifferent(), {0})):
+        places.clear()
+        lrx.select(NOISY_LINE, num_steps=40, portfolio=few, metric="error", policy=policy, progress=True)
+        assert set(places) == compared
+
+
 def test_of_two_methods_the_faster_one_has_the_usual_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     runner = MethodRunner(NOISY_LINE, 4000, {name: SMALL["constant"] for name in ("slow", "fast")}, ERROR)
     runner.groups = {"slow": 0, "fast": 1}

@@ -303,7 +303,7 @@ def test_a_choice_says_that_evaluations_left_little_time() -> None:
     _, choice, end = play(FreezeThaw(experience()), LOSSES, observed(evaluation_steps=dict.fromkeys(NAMES, 135.0)))
     (doubt,) = choice.doubts
     took = end.evaluations * 135 / 270
-    assert doubt.startswith(f"{end.evaluations} evaluations took as long as {took:.2g} full runs, which left ")
+    assert doubt.startswith(f"{end.evaluations} evaluations took as long as {took:.2g} full runs, so ")
 
 
 def test_long_steps_and_long_evaluations_count_together() -> None:
@@ -312,7 +312,7 @@ def test_long_steps_and_long_evaluations_count_together() -> None:
     time = end.spent + end.excess_steps + end.evaluated_steps
     assert time <= (1 + FREE_SHARE) * 3 * (270 + 40) + 1e-6
     of_evaluations, of_steps = choice.doubts
-    assert f"which left {end.charged_evaluation_steps() / 270:.2g} of 3 fewer to be trained" in of_evaluations
+    assert f"so {end.charged_evaluation_steps() / 270:.2g} of 3 full runs were not trained" in of_evaluations
     assert re.match(r"a step of \w+ counts 1.5(, of \w+ counts 1.5)*, since ", of_steps)
 
 
@@ -340,7 +340,7 @@ def test_long_steps_count_as_many_usual_ones(cost: float, budget: float) -> None
     assert tried == (budget * 9 >= cost), "of the method with the least expected regret, at least a ninth is made"
     if tried:
         (doubt,) = choice.doubts
-        assert doubt.startswith(f"a step of third counts {cost:g}, since it takes as long as so many of most methods: ")
+        assert doubt.startswith(f"a step of third counts {cost:g}, since it takes as long as so many of most methods; ")
     else:
         assert choice.doubts == ()
 
